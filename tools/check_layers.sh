@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Fails on an #include "…" that points from a lower room to a higher one (the picture is in README.md),
+# and on a CUDA header outside .cu/.cuh files, engine/device/cuda/ and engine/comm/nccl.cpp.
+set -u
+cd "$(dirname "$0")/.."
+bad=0
+complain() { echo "check-layers: $1"; bad=1; }
+
+# room of a path → the rooms it may include
+allowed() {
+  case "$1" in
+    engine/core/*)    echo 'engine/core/' ;;
+    engine/device/*)  echo 'engine/core/|engine/device/' ;;
+    engine/ops/*)     echo 'engine/core/|engine/device/|engine/ops/|engine/[a-z_]*\.h' ;;
+    engine/comm/*)    echo 'engine/core/|engine/device/|engine/comm/|engine/tensor\.h' ;;
+    engine/*)         echo 'engine/core/|engine/device/|engine/[a-z_]*\.h' ;;
+    nn/*)             echo 'engine/|nn/' ;;
+    moe/*)            echo 'engine/|nn/|moe/' ;;
+    data/*)           echo 'engine/core/|data/' ;;
+    experiments/*)    echo 'engine/|nn/|moe/|data/|experiments/' ;;
+    tools/*)          echo 'engine/|nn/|moe/|data/|experiments/|tools/|tests/op_cases\.h' ;;
+    tests/*)          echo '' ;;
+  esac
+}
+while IFS= read -r file; do
+  rooms=$(allowed "$file")
+  [ -n "$rooms" ] && while IFS=: read -r line text; do
+    target=$(sed -E 's/.*#include "([^"]+)".*/\1/' <<<"$text")
+    grep -qE "^($rooms)" <<<"$target" || complain "$file:$line includes $target"
+  done < <(grep -nE '^ *#include "' "$file")
+  case "$file" in
+    *.cu|*.cuh|engine/device/cuda/*|engine/comm/nccl.cpp) ;;
+    *) while IFS=: read -r line text; do complain "$file:$line includes a CUDA header: $text"; done \
+         < <(grep -nE '^ *#include <(cuda|cublas|curand|nccl|cub/|mma)' "$file") ;;
+  esac
+done < <(git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh')
+[ $bad = 0 ] && echo "check-layers: every include points downwards"
+exit $bad
