@@ -1,4 +1,13 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "engine/core/bfloat16.h"
 #include "engine/core/check.h"
+#include "engine/core/file.h"
+#include "engine/core/rng.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -9,4 +18,64 @@ TEST_CASE("check: throws with the message and the place") {
   const std::string message = error_of([] { CHECK(1 == 2, "softmax: wants {}, got {}", 1, 2); });
   EXPECT(contains(message, "softmax: wants 1, got 2"));
   EXPECT(contains(message, "core_test.cpp"));
+}
+
+TEST_CASE("rng: the known answer of Philox 4x32-10 for key 0 and counter 0") {
+  const PhiloxBlock r = random_block(0, 0, 0, 0);
+  EXPECT(r.word[0] == 0x6627e8d5u);
+  EXPECT(r.word[1] == 0xe169c58du);
+  EXPECT(r.word[2] == 0xbc57ac4cu);
+  EXPECT(r.word[3] == 0x9b00dbd8u);
+}
+
+TEST_CASE("rng: moments of normal, truncated normal and uniform") {
+  const int n = 100000;
+  double sum = 0, square = 0, fourth = 0, uniform = 0, truncated = 0;
+  for (int i = 0; i < n; ++i) {
+    const double z = random_normal(7, purpose::kTest, 3, i), t = random_truncated_normal(7, purpose::kTest, 4, i);
+    sum += z, square += z * z, fourth += z * z * z * z, truncated += t * t;
+    REQUIRE(std::abs(t) <= 2.0);
+    uniform += uniform_from(random_bits(7, purpose::kTest, 5, i));
+  }
+  EXPECT(std::abs(sum / n) < 0.015);
+  EXPECT(std::abs(square / n - 1) < 0.02);
+  EXPECT(std::abs(fourth / n - 3) < 0.12);
+  EXPECT(std::abs(uniform / n - 0.5) < 0.005);
+  EXPECT(std::abs(truncated / n - 0.7737) < 0.01);  // variance of N(0,1) cut at ±2
+}
+
+TEST_CASE("rng: its logarithm and cosine agree with the C library's") {
+  for (int i = 1; i < 4000; ++i) {
+    const double u = i / 4000.0;
+    EXPECT(std::abs(rng_detail::log_exact(u) - std::log(u)) < 4e-15 * std::abs(std::log(u)) + 1e-16);
+    EXPECT(std::abs(rng_detail::cos_two_pi(u) - std::cos(2 * M_PI * u)) < 4e-15);
+  }
+}
+
+TEST_CASE("rng: a permutation holds every index once and depends on its step") {
+  const auto a = random_permutation(1000, 42, purpose::kShuffle, 0), b = random_permutation(1000, 42, purpose::kShuffle, 1);
+  EXPECT(a != b);
+  std::vector<int> seen(1000);
+  for (int i : a) ++seen[i];
+  EXPECT(std::all_of(seen.begin(), seen.end(), [](int c) { return c == 1; }));
+}
+
+TEST_CASE("bfloat16: rounds to nearest even") {
+  EXPECT(bfloat16(1.0f).bits == 0x3f80);
+  EXPECT(bfloat16(1.00390625f).bits == 0x3f80);   // half way, even below
+  EXPECT(bfloat16(1.01171875f).bits == 0x3f82);   // half way, even above
+  EXPECT(std::isnan(static_cast<float>(bfloat16(NAN))));
+}
+
+TEST_CASE("file: an atomic write is read back, and a failed one leaves nothing") {
+  const auto folder = std::filesystem::temp_directory_path() / fmt::format("glia-file-test-{}", getpid());
+  write_file_atomic(folder / "a" / "b.txt", "hello");
+  EXPECT(read_file(folder / "a" / "b.txt") == "hello");
+  EXPECT(contains(error_of([&] { read_file(folder); }), "found a directory"));
+  EXPECT(contains(error_of([&] { read_file(folder / "none"); }), "none: cannot open"));
+  EXPECT(contains(error_of([&] { write_file_atomic(folder / "a", "x"); }), "cannot rename"));
+  EXPECT(std::distance(std::filesystem::directory_iterator(folder), {}) == 1);
+  std::filesystem::remove_all(folder);
+  EXPECT(hash_bytes("abc") != hash_bytes("abd"));
+  EXPECT(hash_bytes("abc", 1) != hash_bytes("abc", 2));
 }

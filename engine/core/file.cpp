@@ -1,0 +1,100 @@
+#include "engine/core/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "engine/core/check.h"
+
+namespace glia {
+namespace {
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::string reason() { return std::strerror(errno); }
+
+void write_all(int fd, std::string_view content, const std::filesystem::path& path) {
+  while (!content.empty()) {
+    const ssize_t n = ::write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_input("{}: cannot write: {}", path.string(), reason());
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+}  // namespace
+
+std::string read_file(const std::filesystem::path& path) {
+  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) fail_input("{}: cannot open: {}", path.string(), reason());
+  struct stat info {};
+  if (::fstat(file.get(), &info) == 0 && S_ISDIR(info.st_mode))
+    fail_input("{}: expected a file, found a directory", path.string());
+  std::string content(static_cast<size_t>(std::max<off_t>(info.st_size, 0)), '\0');
+  size_t size = 0;
+  for (;;) {  // a pipe has no size; a file may have grown
+    if (size == content.size()) content.resize(std::max<size_t>(2 * size, 4096));
+    const ssize_t n = ::read(file.get(), content.data() + size, content.size() - size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_input("{}: cannot read: {}", path.string(), reason());
+    if (n == 0) break;
+    size += static_cast<size_t>(n);
+  }
+  content.resize(size);
+  return content;
+}
+
+void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
+  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
+  // The process id keeps two programs that write the same file from sharing a temporary one.
+  const std::filesystem::path temporary = path.string() + "." + std::to_string(::getpid()) + ".tmp";
+  try {
+    Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    if (file.get() < 0) fail_input("{}: cannot create: {}", temporary.string(), reason());
+    write_all(file.get(), content, temporary);
+    if (::fsync(file.get()) != 0) fail_input("{}: cannot flush: {}", temporary.string(), reason());
+    if (::rename(temporary.c_str(), path.c_str()) != 0)
+      fail_input("{}: cannot rename to {}: {}", temporary.string(), path.string(), reason());
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+uint64_t hash_bytes(std::string_view bytes, uint64_t seed) {
+  constexpr uint64_t kMix = 0x9E3779B97F4A7C15ull;
+  uint64_t h = seed ^ (bytes.size() * kMix);
+  const auto absorb = [&h](uint64_t word) {
+    h = std::rotl((h ^ word) * kMix, 29);
+    h ^= h >> 32;
+  };
+  while (bytes.size() >= 8) {
+    uint64_t word;
+    std::memcpy(&word, bytes.data(), 8);
+    absorb(word);
+    bytes.remove_prefix(8);
+  }
+  uint64_t word = 0;
+  std::memcpy(&word, bytes.data(), bytes.size());
+  absorb(word);
+  absorb(kMix);
+  return h;
+}
+
+}  // namespace glia
