@@ -1,6 +1,6 @@
 // Kernels below the ops: conversion, fill, accumulation, finiteness. n elements each.
 #pragma once
-#include "engine/device/backend.h"
+#include "engine/device/stream.h"
 
 namespace glia {
 

@@ -7,25 +7,9 @@
 #include <string>
 
 #include "engine/device/device.h"
-
-struct CUstream_st;
-struct cublasContext;
-struct cublasLtContext;
+#include "engine/device/stream.h"
 
 namespace glia {
-
-using Stream = CUstream_st*;  // cudaStream_t without its header
-
-// The CUDA side's handles, as ops and kernel launchers get them.
-struct CudaHandles {
-  Stream stream = nullptr;
-  cublasContext* blas = nullptr;
-  cublasLtContext* blas_lt = nullptr;
-  void* workspace = nullptr;  // cuBLAS's own; never shared with kernels
-  int64_t workspace_bytes = 0;
-  int multiprocessors = 0;
-  int capability = 0;  // 90 for sm_90
-};
 
 enum class CopyKind { kHostToDevice, kDeviceToHost, kDeviceToDevice };
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "engine/core/bfloat16.h"
-#include "engine/device/backend.h"
+#include "engine/device/stream.h"
 #include "engine/device/cuda/check.h"
 
 namespace glia::cuda {
