@@ -49,13 +49,8 @@ void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out
   if (wide) partial_kernel<T, W><<<grid, block, 0, stream>>>(x, offsets, partial, rows, n);
   else partial_kernel<T, 1><<<grid, block, 0, stream>>>(x, offsets, partial, rows, n);
   CUDA_CHECK_LAUNCH("column_sum", stream);
-  for_each("column_sum/reduce", groups * n, stream, [=] __device__(int64_t i) {
-    const int64_t g = i / n, j = i % n;
-    A total = 0;
-#pragma unroll 8
-    for (int c = 0; c < kColumnSumChunks; ++c) total += partial[(g * kColumnSumChunks + c) * n + j];
-    out[i] = static_cast<Out>(total);
-  });
+  reduce_chunks("column_sum/reduce", partial, groups, kColumnSumChunks, n, stream,
+                [=] __device__(int64_t i, A total) { out[i] = static_cast<Out>(total); });
 }
 
 template void column_sum(const float*, const int32_t*, float*, float*, int64_t, int64_t, int64_t, Stream);
