@@ -119,6 +119,27 @@ struct Problem {
   const F *q, *kt, *v;     // [n, ld], scaled by 1/√D; Kᵀ [d, ls]; [n, ld]
 };
 
+// Maximum and sum of n padded elements, lane by lane: the compiler may not reorder a plain loop's additions.
+template <class F>
+F largest(const F* x, int n) {
+  Vector<F> lanes = *reinterpret_cast<const Vector<F>*>(x);
+  for (int j = kLanes<F>; j < n; j += kLanes<F>) {
+    const Vector<F> y = *reinterpret_cast<const Vector<F>*>(x + j);
+    lanes = lanes > y ? lanes : y;
+  }
+  F top = lanes[0];
+  for (int l = 1; l < kLanes<F>; ++l) top = std::max(top, lanes[l]);
+  return top;
+}
+template <class F>
+F total(const F* x, int n) {
+  Vector<F> lanes = {};
+  for (int j = 0; j < n; j += kLanes<F>) lanes += *reinterpret_cast<const Vector<F>*>(x + j);
+  F sum = 0;
+  for (int l = 0; l < kLanes<F>; ++l) sum += lanes[l];
+  return sum;
+}
+
 // Keys that query i sees: positions 0 … visible−1.
 inline int visible_keys(const AttentionArgs& args, int keys, int i) {
   return args.causal ? std::min(keys, i + 1) : keys;
@@ -220,10 +241,10 @@ void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumula
     for (int i = 0; i < n; ++i) {
       F* row = s + static_cast<int64_t>(i) * ls;
       const int seen = visible_keys(args, keys, i);
-      F top = -std::numeric_limits<F>::infinity(), sum = 0;
-      for (int j = 0; j < seen; ++j) top = std::max(top, row[j]);
-      for (int j = 0; j < seen; ++j) row[j] = exp_nonpositive(row[j] - top);
-      for (int j = 0; j < seen; ++j) sum += row[j];
+      std::fill(row + seen, row + ls, -std::numeric_limits<F>::infinity());
+      const F top = largest(row, ls);
+      for (int j = 0; j < ls; ++j) row[j] = exp_nonpositive(row[j] - top);  // the padding becomes 0
+      const F sum = total(row, ls);
       lse[(start + i) * args.heads + head] = seen > 0 ? top + std::log(sum) : -std::numeric_limits<F>::infinity();
       const F inverse = seen > 0 ? F(1) / sum : F(0);
       if (args.dropout > 0) {
