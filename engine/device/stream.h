@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 struct CUstream_st;
 struct cublasContext;
@@ -19,6 +20,7 @@ struct CudaHandles {
   int64_t workspace_bytes = 0;
   int multiprocessors = 0;
   int capability = 0;  // 90 for sm_90
+  std::shared_ptr<void> gemm_plans;  // matmul.cu's cache of cuBLASLt algorithms by shape
 };
 
 }  // namespace glia

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "engine/core/bfloat16.h"
 #include "engine/device/stream.h"
@@ -68,6 +69,41 @@ __device__ __forceinline__ T block_sum(T x, T* shared) {
   T total = shared[0];
   for (int w = 1; w < warps; ++w) total += shared[w];
   return total;
+}
+
+// Calls f with the widest pack that rows of `columns` elements allow: an integral_constant of 16 bytes' worth, or 1.
+template <class T, class F>
+void with_pack_width(int64_t columns, F&& f) {
+  constexpr int kWide = 16 / sizeof(T);
+  if (columns % kWide == 0) f(std::integral_constant<int, kWide>{});
+  else f(std::integral_constant<int, 1>{});
+}
+
+// emit(g·n + j, Σ_c partial[g, c, j]), chunks added in a fixed order.     partial [groups, chunks, n]
+// block (32, 8): each of the 8 rows of threads adds every 8th chunk, then their sums are added in order.
+template <class A, class F>
+__global__ void __launch_bounds__(kThreads) reduce_chunks_kernel(const A* partial, int chunks, int64_t n, F emit) {
+  __shared__ A sums[8][33];
+  const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  A sum = 0;
+  if (j < n) {
+    const A* from = partial + blockIdx.y * chunks * n + j;
+#pragma unroll 8
+    for (int c = threadIdx.y; c < chunks; c += 8) sum += from[c * n];
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y == 0 && j < n) {
+    for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
+    emit(blockIdx.y * n + j, sum);
+  }
+}
+
+template <class A, class F>
+void reduce_chunks(const char* name, const A* partial, int64_t groups, int chunks, int64_t n, Stream stream, F emit) {
+  if (n == 0 || groups == 0) return;
+  reduce_chunks_kernel<<<dim3((n + 31) / 32, groups), dim3(32, 8), 0, stream>>>(partial, chunks, n, emit);
+  CUDA_CHECK_LAUNCH(name, stream);
 }
 
 }  // namespace glia::cuda

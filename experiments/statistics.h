@@ -1,0 +1,41 @@
+// Statistics over seeds. A quantity that the sample is too small for (fewer than two values, no spread) is absent,
+// never a made-up number: tables print it as n/a. Distributions are Boost.Math's; tested against scipy's values.
+#pragma once
+#include <optional>
+#include <vector>
+
+namespace glia::statistics {
+
+using Sample = std::vector<double>;
+
+struct Estimate {
+  int n = 0;
+  std::optional<double> mean;             // n >= 1
+  std::optional<double> sd, se;           // n >= 2; ddof = 1, se = sd / √n
+  std::optional<double> ci_low, ci_high;  // n >= 2; 95 %: mean ± t(0.975, n − 1) · se
+};
+Estimate estimate(const Sample& x);
+
+struct TTest {
+  double t = 0, df = 0, p = 1;     // two-sided
+  double ci_low = 0, ci_high = 0;  // 95 % interval of the difference of the means, x − y
+};
+
+// Welch's test of mean(x) = mean(y): variances may differ, df by Satterthwaite. Absent below two values a side, or
+// when neither side varies.
+std::optional<TTest> welch(const Sample& x, const Sample& y);
+
+// Paired test: x[i] and y[i] come from the same seed. Absent below two pairs or when the differences do not vary.
+std::optional<TTest> paired(const Sample& x, const Sample& y);
+
+// Holm's step-down correction over one family: p sorted upwards times m, m − 1, …, 1, made monotone, at most 1.
+// Absent entries stay absent and do not count into m.
+std::vector<std::optional<double>> holm(const std::vector<std::optional<double>>& p);
+
+// Cohen's d: (mean(x) − mean(y)) / pooled standard deviation (variances weighted by n − 1). Absent like welch.
+std::optional<double> cohen_d(const Sample& x, const Sample& y);
+
+// The t of a 100·level % interval: quantile (1 + level) / 2 of Student's distribution.
+double t_quantile(double level, double df);
+
+}  // namespace glia::statistics

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""Writes tests/fixtures/statistics.json: scipy's answers to the questions experiments/statistics.cpp answers.
+
+    python3 tests/peer/statistics_fixture.py > tests/fixtures/statistics.json
+"""
+import json
+import sys
+
+import numpy as np
+import scipy
+from scipy import stats
+
+ACCURACY = [0.9423, 0.9431, 0.9418, 0.9427, 0.9415]
+BASELINE = [0.9431, 0.9433, 0.9428, 0.9436, 0.9427]
+CASES = {
+    "accuracies": (ACCURACY, BASELINE),
+    "unequal sizes": (ACCURACY, BASELINE[:3]),
+    "two seeds": (ACCURACY[:2], BASELINE[:2]),
+    "far apart": ([0.1088, 0.1101, 0.1079, 0.1092, 0.1085], [0.0588, 0.0591, 0.0579, 0.0602, 0.0583]),
+    "one side fixed": ([1.0, 1.0, 1.0], [1.0, 2.0, 4.0]),
+    "large": (list(np.linspace(-3, 5, 40) ** 3), list(np.linspace(-2, 4, 57) ** 2)),
+    "tiny differences": ([1e-9, 2e-9, 4e-9], [1.5e-9, 2.5e-9, 3.5e-9]),
+}
+
+
+def interval(center, se, df):
+    return [float(v) for v in stats.t.interval(0.95, df, loc=center, scale=se)]
+
+
+def case(x, y):
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    n, m = len(x), len(y)
+    vx, vy = x.var(ddof=1) / n, y.var(ddof=1) / m
+    df = (vx + vy) ** 2 / (vx**2 / (n - 1) + vy**2 / (m - 1))
+    test = stats.ttest_ind(x, y, equal_var=False)
+    pooled = np.sqrt(((n - 1) * x.var(ddof=1) + (m - 1) * y.var(ddof=1)) / (n + m - 2))
+    out = {
+        "x": x.tolist(), "y": y.tolist(),
+        "mean": x.mean(), "sd": x.std(ddof=1), "se": stats.sem(x),
+        "interval": interval(x.mean(), stats.sem(x), n - 1) if x.std() > 0 else [x.mean(), x.mean()],
+        "welch": {"t": test.statistic, "df": df, "p": test.pvalue,
+                  "interval": interval(x.mean() - y.mean(), np.sqrt(vx + vy), df)},
+        "cohen_d": (x.mean() - y.mean()) / pooled,
+    }
+    if n == m:
+        test = stats.ttest_rel(x, y)
+        out["paired"] = {"t": test.statistic, "df": n - 1, "p": test.pvalue,
+                         "interval": interval((x - y).mean(), stats.sem(x - y), n - 1)}
+    return out
+
+
+def holm(p):
+    order = np.argsort(p, kind="stable")
+    steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
+    out = np.empty(len(p))
+    out[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return out.tolist()
+
+
+P = [0.298, 0.160, 0.057, 0.096, 0.033, 0.022, 0.019, 0.0004]  # the published column, "<0.001" as 0.0004
+json.dump({"scipy": scipy.__version__,
+           "cases": {name: case(*xy) for name, xy in CASES.items()},
+           "holm": {"p": P, "corrected": holm(P)},
+           "t_quantile": [[df, float(stats.t.ppf(0.975, df))] for df in (1, 2, 4, 7.3, 30, 1000)]},
+          sys.stdout, indent=1)
+print()
