@@ -54,7 +54,7 @@ Var binary(const char* op, F f, const Var& a, const Var& b) {
   return record(op, binary_value(op, f, a, b), {a, b}, [op, f, a = a.value(), b = b.value()](const Tensor& dy, Grads& in) {
     Tensor da = in.wants(0) ? in.buffer(0) : Tensor(), db = in.wants(1) ? in.buffer(1) : Tensor();
     // x · x of one leaf with a gradient buffer: both would be that buffer.
-    if (da.defined() && db.defined() && da.same_storage(db)) db = empty_like(db);
+    if (da.defined() && db.defined() && da.raw() == db.raw()) db = empty_like(db);
     dispatch_floating(dy.dtype(), op, [&](auto tag) {
       using T = typename decltype(tag)::type;
       T *to_a = da.defined() ? da.data<T>() : nullptr, *to_b = db.defined() ? db.data<T>() : nullptr;
