@@ -42,14 +42,14 @@ std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
 std::string results_markdown(const Summary& s) {
   std::string text = "# Results\n\nGenerated from `summary.json` by `./tools/report`; do not edit.\n\n";
   for (const auto& [label, value] : provenance(s))
-    text +=
-        fmt::format("- **{}**: {}\n", label, label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
+    text += fmt::format("- **{}**: {}\n", label,
+                        label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
   if (!s.warnings.empty()) text += "\n### Warnings\n\n";
   for (const std::string& warning : s.warnings) text += "- " + warning + "\n";
   text += "\n";
-  text += as_markdown(accuracy_table(s)) + "\n";
-  if (s.layers > 0) text += as_markdown(specialisation_table(s)) + "\n" + as_markdown(routing_table(s)) + "\n";
-  return text + as_markdown(runs_table(s));
+  for (const Table& table : all_tables(s)) text += as_markdown(table) + "\n";
+  text.pop_back();
+  return text;
 }
 
 void write_results_md(const std::string& path, const Summary& s) { write_file_atomic(path, results_markdown(s)); }

@@ -40,6 +40,22 @@ std::string padded(const std::string& text, size_t to, bool left) {
   return left ? text + space : space + text;
 }
 
+void append_comparison(std::vector<std::string>& row, const ConfigSummary& c, const char* metric,
+                       const char* baseline) {
+  const Comparison* vs = c.against(metric, baseline);
+  const std::string none = c.config == baseline ? kNone : kNotAvailable;
+  row.push_back(vs ? signed_number(vs->difference, 4) : none);
+  row.push_back(vs ? format_p(vs->welch_holm) : none);
+  row.push_back(vs ? format_p(vs->paired_holm) : none);
+  row.push_back(vs ? signed_number(vs->cohen_d, 2) : none);
+}
+
+std::string p_against_softmax(const ConfigSummary& c, const std::string& metric) {
+  if (c.config == kSoftmax) return kNone;
+  const Comparison* vs = c.against(metric, kSoftmax);
+  return vs ? format_p(vs->welch_holm) : std::string(kNotAvailable);
+}
+
 }  // namespace
 
 std::string format_p(const std::optional<double>& p) {
@@ -58,43 +74,45 @@ Table accuracy_table(const Summary& s) {
   Table t;
   t.title = "Test accuracy";
   t.note =
-      "mean ± standard error over seeds, 95 % t interval; Δ and p against dense and softmax-moe, two-sided, "
-      "Holm-corrected over the configurations (Welch; paired by seed); d is Cohen's. The published p is "
-      "uncorrected.";
-  t.header = {"configuration", "seeds", "accuracy",    "95 % interval", "published", "Δ dense", "p Welch",
-              "p paired",      "d",     "p published", "Δ softmax",     "p Welch",   "p paired"};
+      "mean ± standard error over seeds, 95 % t interval; Δ and p against dense, two-sided, Holm-corrected over "
+      "the "
+      "configurations (Welch's test; paired by seed); d is Cohen's. The published p is uncorrected.";
+  t.header = {"configuration", "seeds",    "accuracy", "95 % interval", "published", "Δ dense",
+              "p Welch",       "p paired", "d",        "p publ."};
   for (const ConfigSummary& c : s.configs) {
     const Metric* m = c.find("accuracy");
     const Published* p = published(c.config);
     std::vector<std::string> row = {c.config, std::to_string(c.seeds.size()), mean_se(m, 4),
                                     m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kNone,
                                     p ? number(p->accuracy, 4) : kNone};
-    const auto compare = [&](const char* baseline, bool effect) {
-      const Comparison* vs = c.against("accuracy", baseline);
-      const bool self = c.config == baseline;
-      row.push_back(vs ? signed_number(vs->difference, 4) : self ? kNone : kNotAvailable);
-      row.push_back(vs ? format_p(vs->welch_holm) : self ? kNone : kNotAvailable);
-      row.push_back(vs ? format_p(vs->paired_holm) : self ? kNone : kNotAvailable);
-      if (effect) row.push_back(vs ? signed_number(vs->cohen_d, 2) : self ? kNone : kNotAvailable);
-    };
-    compare(kDense, true);
+    append_comparison(row, c, "accuracy", kDense);
     row.push_back(p && !p->p_vs_dense.empty() ? p->p_vs_dense : kNone);
-    compare(kSoftmax, false);
     t.rows.push_back(std::move(row));
+  }
+  return t;
+}
+
+Table accuracy_softmax_table(const Summary& s) {
+  Table t;
+  t.title = "Test accuracy against softmax-moe";
+  t.note = "Δ and p against softmax-moe: what the routing changes when the experts are there either way.";
+  t.header = {"configuration", "Δ softmax-moe", "p Welch", "p paired", "d"};
+  for (const ConfigSummary& c : s.configs) {
+    t.rows.push_back({c.config});
+    append_comparison(t.rows.back(), c, "accuracy", kSoftmax);
   }
   return t;
 }
 
 Table specialisation_table(const Summary& s) {
   Table t;
-  t.title = "Specialisation";
+  t.title = "Specialisation, all tokens";
   t.note =
       "mean over experts of the standard deviation over topics of the mean gate; mean ± standard error over seeds; "
       "p "
-      "against softmax-moe, Welch, Holm-corrected. CLS: from the CLS rows only — in the last layer the other rows "
-      "cannot change the prediction. In brackets: the value of the study's table where it differs from its figure.";
-  t.header = {"configuration", "first layer", "published", "p", "last layer", "published", "p",
-              "first, CLS",    "p",           "last, CLS", "p"};
+      "against softmax-moe, Welch, Holm-corrected. In brackets: the study's table where it differs from its "
+      "figure.";
+  t.header = {"configuration", "first layer", "published", "p", "last layer", "published", "p"};
   const auto published_value = [](const std::optional<double>& value, const std::optional<double>& table) {
     if (!value) return std::string(kNone);
     return fmt::format("{:.4f}{}", *value, table ? fmt::format(" ({:.4f})", *table) : "");
@@ -102,21 +120,28 @@ Table specialisation_table(const Summary& s) {
   for (const ConfigSummary& c : s.configs) {
     if (!c.moe) continue;
     const Published* p = published(c.config);
-    const auto p_value = [&](const std::string& metric) {
-      if (c.config == kSoftmax) return std::string(kNone);
-      const Comparison* vs = c.against(metric, kSoftmax);
-      return vs ? format_p(vs->welch_holm) : std::string(kNotAvailable);
-    };
-    const auto names = [&](const char* name) {
-      return std::pair(layer_metric(name, 1), layer_metric(name, s.layers));
-    };
-    const auto [first, last] = names("specialisation");
-    const auto [first_cls, last_cls] = names("specialisation_cls");
+    const std::string first = layer_metric("specialisation", 1), last = layer_metric("specialisation", s.layers);
     t.rows.push_back({c.config, mean_se(c.find(first), 4),
-                      p ? published_value(p->first_layer, p->first_table) : kNone, p_value(first),
+                      p ? published_value(p->first_layer, p->first_table) : kNone, p_against_softmax(c, first),
                       mean_se(c.find(last), 4), p ? published_value(p->last_layer, p->last_table) : kNone,
-                      p_value(last), mean_se(c.find(first_cls), 4), p_value(first_cls),
-                      mean_se(c.find(last_cls), 4), p_value(last_cls)});
+                      p_against_softmax(c, last)});
+  }
+  return t;
+}
+
+Table specialisation_cls_table(const Summary& s) {
+  Table t;
+  t.title = "Specialisation, CLS rows only";
+  t.note =
+      "The classifier reads CLS alone: in the last layer the routing of the other tokens cannot change the "
+      "prediction.";
+  t.header = {"configuration", "first layer", "p", "last layer", "p"};
+  for (const ConfigSummary& c : s.configs) {
+    if (!c.moe) continue;
+    const std::string first = layer_metric("specialisation_cls", 1);
+    const std::string last = layer_metric("specialisation_cls", s.layers);
+    t.rows.push_back({c.config, mean_se(c.find(first), 4), p_against_softmax(c, first), mean_se(c.find(last), 4),
+                      p_against_softmax(c, last)});
   }
   return t;
 }
@@ -164,6 +189,14 @@ Table runs_table(const Summary& s) {
     t.rows.push_back(std::move(row));
   }
   return t;
+}
+
+std::vector<Table> all_tables(const Summary& s) {
+  std::vector<Table> tables = {accuracy_table(s), accuracy_softmax_table(s)};
+  if (s.layers > 0)
+    for (auto make : {specialisation_table, specialisation_cls_table, routing_table}) tables.push_back(make(s));
+  tables.push_back(runs_table(s));
+  return tables;
 }
 
 std::string as_text(const Table& t) {
@@ -240,7 +273,10 @@ std::string print_table(const Summary& s) {
   for (const std::string& warning : s.warnings) text += "! " + warning + "\n";
   if (!text.empty()) text += "\n";
   text += as_text(accuracy_table(s));
-  if (s.layers > 0) text += "\n" + as_text(specialisation_table(s));
+  if (s.layers > 0) {
+    text += "\n";
+    text += as_text(specialisation_table(s)) + "\n" + as_text(specialisation_cls_table(s));
+  }
   return text;
 }
 

@@ -15,10 +15,13 @@ struct Table {
 };
 
 // Accuracy and specialisation beside the published numbers (SCIENCE.md 5), then routing by layer, then the runs.
-Table accuracy_table(const Summary& summary);
-Table specialisation_table(const Summary& summary);
+Table accuracy_table(const Summary& summary);          // against dense, as published
+Table accuracy_softmax_table(const Summary& summary);  // against softmax-moe
+Table specialisation_table(const Summary& summary);    // first and last layer, all tokens, against softmax-moe
+Table specialisation_cls_table(const Summary& summary);
 Table routing_table(const Summary& summary);  // per configuration and layer: mutual information, entropy, loads
 Table runs_table(const Summary& summary);
+std::vector<Table> all_tables(const Summary& summary);
 
 std::string as_text(const Table& table);
 std::string as_markdown(const Table& table);

@@ -1,0 +1,107 @@
+// ./tools/heatmap results/seed3 — utilisation matrices as CSV, in the terminal, as SVG and PNG.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <map>
+
+#include "engine/core/check.h"
+#include "experiments/heatmap.h"
+#include "experiments/results.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace glia;
+using namespace glia::results;
+
+struct Arguments {
+  std::string path, out;
+  bool cls = false, quiet = false;
+  int layer = 0;  // 0: all
+  std::vector<std::string> formats = {"text", "csv", "svg", "png"};
+};
+
+bool wants(const Arguments& a, const char* format) {
+  return std::find(a.formats.begin(), a.formats.end(), format) != a.formats.end();
+}
+
+// Beside the seed folders, never inside one: results/heatmaps for results, results/seed3 and
+// results/seed3/astrocyte.
+std::string default_out(const std::string& path) {
+  fs::path p = fs::absolute(path).lexically_normal();
+  if (p.filename().empty()) p = p.parent_path();
+  if (is_run_folder(p.string())) p = p.parent_path();
+  if (p.filename().string().starts_with("seed")) p = p.parent_path();
+  return fs::relative(p / "heatmaps").string();
+}
+
+void show(const Heatmap& map, const Arguments& a, const std::string& folder, const std::string& name) {
+  const std::string stem = fmt::format("{}/{}{}", folder, name, a.cls ? "_cls" : "");
+  if (wants(a, "text")) fmt::print("{}\n", as_text(map, isatty(STDOUT_FILENO) && !std::getenv("NO_COLOR")));
+  if (wants(a, "csv"))
+    for (size_t l = 0; l < map.layers.size(); ++l)
+      write_utilisation(fmt::format("{}_layer{}.csv", stem, map.layer_numbers[l]), map.layers[l], map.topics);
+  const std::string picture = a.layer ? fmt::format("{}_layer{}", stem, a.layer) : stem;
+  if (wants(a, "svg")) draw(map).write_svg(picture + ".svg");
+  if (wants(a, "png")) draw(map).write_png(picture + ".png");
+}
+
+// 0, or 1 when any run could not be shown; the others are shown all the same.
+int run(const Arguments& a) {
+  const Listing listing = list_runs(a.path);
+  const std::string out = a.out.empty() ? default_out(a.path) : a.out;
+  const std::optional<int> layer = a.layer ? std::optional(a.layer) : std::nullopt;
+  int status = 0;
+  const auto complain = [&](const std::string& message) {
+    fmt::print(stderr, "heatmap: {}\n", message);
+    status = 1;
+  };
+  for (const Problem& problem : listing.problems) complain(problem.message);
+  std::map<std::string, std::vector<Run>> by_config;
+  size_t shown = 0;
+  const bool one = is_run_folder(a.path);
+  for (const Run& run : listing.runs) {
+    if (!run.config.moe() && !one) continue;  // dense among others: nothing to show, and nothing wrong
+    try {
+      show(heatmap_of(run, a.cls, layer), a, fmt::format("{}/seed{}", out, run.config.seed_index),
+           run.config.config);
+      by_config[run.config.config].push_back(run);
+      ++shown;
+    } catch (const Error& error) {
+      complain(error.what());
+    }
+  }
+  for (const auto& [config, runs] : by_config)
+    if (runs.size() > 1) try {
+        show(heatmap_of_mean(runs, a.cls, layer), a, out + "/mean", config);
+      } catch (const Error& error) {
+        complain(error.what());
+      }
+  if (shown == 0 && status == 0) complain(fmt::format("{}: has no run with experts", a.path));
+  if (shown > 0 && (wants(a, "csv") || wants(a, "svg") || wants(a, "png")))
+    fmt::print("{} run{} written to {}\n", shown, shown == 1 ? "" : "s", out);
+  return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Arguments a;
+  CLI::App app("Utilisation matrices (topics × experts) of finished runs: CSV, terminal, SVG and PNG.");
+  app.add_option("path", a.path, "a result folder, a seed<i> folder in it, or one run")->required();
+  app.add_flag("--cls", a.cls, "CLS rows only: in the last layer only these can change the prediction");
+  app.add_option("--layer", a.layer, "this layer only, from 1")->check(CLI::PositiveNumber);
+  app.add_option("--format", a.formats, "any of text, csv, svg, png")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"text", "csv", "svg", "png"}));
+  app.add_option("--out", a.out, "folder for the files (default: heatmaps/ beside the seed folders)");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return run(a);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "heatmap: {}\n", error.what());
+    return 1;
+  }
+}
