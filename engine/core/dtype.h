@@ -42,7 +42,9 @@ decltype(auto) dispatch_floating(DType t, const char* op, F&& f) {
 
 }  // namespace glia
 
+// Formatters parse no options of their own: fmt 9's generic parser trips g++ 12's -Wstringop-overflow.
 template <>
-struct fmt::formatter<glia::DType> : fmt::formatter<const char*> {
-  auto format(glia::DType t, fmt::format_context& c) const { return fmt::formatter<const char*>::format(glia::name(t), c); }
+struct fmt::formatter<glia::DType> {
+  constexpr auto parse(fmt::format_parse_context& c) { return c.begin(); }
+  auto format(glia::DType t, fmt::format_context& c) const { return fmt::format_to(c.out(), "{}", glia::name(t)); }
 };

@@ -67,6 +67,7 @@ class Shape {
 }  // namespace glia
 
 template <>
-struct fmt::formatter<glia::Shape> : fmt::formatter<std::string> {
-  auto format(const glia::Shape& s, fmt::format_context& c) const { return fmt::formatter<std::string>::format(s.str(), c); }
+struct fmt::formatter<glia::Shape> {
+  constexpr auto parse(fmt::format_parse_context& c) { return c.begin(); }
+  auto format(const glia::Shape& s, fmt::format_context& c) const { return fmt::format_to(c.out(), "{}", s.str()); }
 };

@@ -1,0 +1,50 @@
+// A WordPiece vocabulary: one token a line, the line's number (from 0) is the id; "##" marks a piece that continues a word.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace glia {
+
+class Vocabulary {
+ public:
+  // Errors, each with path and line: missing or empty file, a directory, invalid UTF-8, an empty or a duplicate token,
+  // no [UNK], [CLS] or [SEP]. White space at a line's end is not part of the token.
+  static Vocabulary from_file(const std::string& path);
+  // `source` stands for the path in messages.
+  static Vocabulary from_tokens(std::vector<std::string> tokens, const std::string& source);
+
+  int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
+  const std::vector<std::string>& tokens() const { return tokens_; }
+  const std::string& token(int32_t id) const;  // CHECKs the range
+  int32_t find(std::string_view token) const;  // -1 when there is none
+
+  int32_t unk() const { return unk_; }
+  int32_t cls() const { return cls_; }
+  int32_t sep() const { return sep_; }
+  int32_t pad() const { return pad_; }    // -1 when the vocabulary has none
+  int32_t mask() const { return mask_; }  // -1 when the vocabulary has none
+  bool is_special(int32_t id) const {
+    return id == unk_ || id == cls_ || id == sep_ || (id >= 0 && (id == pad_ || id == mask_));
+  }
+
+  uint64_t hash() const { return hash_; }  // of the tokens in their order
+  const std::string& source() const { return source_; }
+  void save(const std::string& path) const;
+
+ private:
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view s) const { return std::hash<std::string_view>{}(s); }
+  };
+  std::vector<std::string> tokens_;
+  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> ids_;
+  std::string source_;
+  uint64_t hash_ = 0;
+  int32_t unk_ = -1, cls_ = -1, sep_ = -1, pad_ = -1, mask_ = -1;
+};
+
+}  // namespace glia

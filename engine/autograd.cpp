@@ -1,0 +1,168 @@
+#include "engine/autograd.h"
+
+#include <algorithm>
+#include <queue>
+
+namespace glia {
+
+struct Node {
+  uint64_t id = 0;
+  const char* op = "";
+  bool leaf = false;
+  bool freed = false;
+  Shape shape;
+  DType dtype = DType::kFloat32;
+  Context* context = nullptr;
+  Tensor grad;    // being accumulated; kept after backward for leaves only
+  Tensor buffer;  // leaves: where the gradient should lie, or undefined
+  std::vector<std::shared_ptr<Node>> inputs;  // null where no gradient is wanted
+  BackwardFunction backward;
+
+  // A chain of a million nodes must not be destroyed by a million nested destructors: unlink iteratively.
+  ~Node() {
+    std::vector<std::shared_ptr<Node>> pending;
+    release_into(pending);
+    while (!pending.empty()) {
+      const std::shared_ptr<Node> node = std::move(pending.back());
+      pending.pop_back();
+      if (node.use_count() == 1) node->release_into(pending);
+    }
+  }
+  void release_into(std::vector<std::shared_ptr<Node>>& pending) {
+    for (auto& input : inputs)
+      if (input) pending.push_back(std::move(input));
+    inputs.clear();
+    backward = nullptr;  // captures tensors, never Vars, so it holds no node
+  }
+};
+
+Var Var::parameter(Tensor value, Tensor buffer) {
+  Var v(std::move(value));
+  CHECK(is_floating(v.dtype()), "parameter: wants a floating dtype, got {}", v.dtype());
+  CHECK(!buffer.defined() || (buffer.shape() == v.shape() && buffer.dtype() == v.dtype()),
+        "parameter: gradient buffer must be {} {}", v.dtype(), v.shape());
+  v.node_ = std::make_shared<Node>();
+  v.node_->id = v.context().next_node_id++;
+  v.node_->op = "parameter";
+  v.node_->leaf = true;
+  v.node_->shape = v.shape();
+  v.node_->dtype = v.dtype();
+  v.node_->context = &v.context();
+  v.node_->buffer = std::move(buffer);
+  return v;
+}
+
+Tensor Var::grad() const {
+  CHECK(node_ && node_->leaf, "grad: only leaves keep a gradient");
+  return node_->grad;
+}
+
+void Var::clear_grad() {
+  CHECK(node_ && node_->leaf, "clear_grad: only leaves keep a gradient");
+  node_->grad = {};
+}
+
+Tensor Var::value_as(DType dtype) const {
+  if (dtype == value_.dtype()) return value_;
+  if (copy_.defined() && copy_.dtype() == dtype) return copy_;
+  return cast(value_, dtype);
+}
+
+bool Grads::wants(size_t i) const { return i < node_.inputs.size() && node_.inputs[i] != nullptr; }
+
+Tensor Grads::buffer(size_t i) {
+  CHECK(wants(i), "{}: input {} wants no gradient", node_.op, i);
+  Node& input = *node_.inputs[i];
+  if (input.leaf && input.buffer.defined() && !input.grad.defined()) return input.buffer;
+  return empty(*input.context, input.shape, input.dtype);
+}
+
+void Grads::add(size_t i, Tensor g) {
+  if (!wants(i)) return;
+  Node& input = *node_.inputs[i];
+  CHECK(g.defined(), "gradient of {}: input {} was given an undefined tensor", node_.op, i);
+  CHECK(g.shape() == input.shape && g.dtype() == input.dtype && &g.context() == input.context,
+        "gradient of {}: input {} wants {} {} on {}, got {} {} on {}", node_.op, i, input.dtype, input.shape,
+        input.context->device().str(), g.dtype(), g.shape(), g.device().str());
+  if (!input.grad.defined()) {
+    if (input.leaf && input.buffer.defined() && g.raw() != input.buffer.raw()) {
+      input.buffer.copy_from(g);
+      g = input.buffer;
+    }
+    input.grad = std::move(g);
+  } else if (input.leaf && input.buffer.defined()) {
+    accumulate(input.grad, g);  // the buffer is nobody else's
+  } else {
+    // The first tensor may be shared with another input of its op: never add to it in place.
+    Tensor sum = input.grad.is_unique() ? input.grad : input.grad.clone();
+    accumulate(sum, g);
+    input.grad = std::move(sum);
+  }
+}
+
+Var record(const char* op, Tensor value, std::vector<Var> inputs, BackwardFunction backward) {
+  Context& context = value.context();
+  if (context.check_finite && !all_finite(value))
+    fail_input("{}: the first op whose output is not finite (NaN or Inf); output {} {}", op, value.dtype(), value.shape());
+  Var v(std::move(value));
+  if (!context.grad_enabled || std::none_of(inputs.begin(), inputs.end(), [](const Var& x) { return x.requires_grad(); }))
+    return v;
+  auto node = std::make_shared<Node>();
+  node->id = context.next_node_id++;
+  node->op = op;
+  node->shape = v.shape();
+  node->dtype = v.dtype();
+  node->context = &context;
+  node->inputs.reserve(inputs.size());
+  for (Var& x : inputs) {
+    CHECK(!x.node_ || x.node_->context == &context, "{}: inputs of two contexts", op);
+    CHECK(!x.node_ || !x.node_->freed, "{}: an input's tape was consumed by backward()", op);
+    node->inputs.push_back(std::move(x.node_));
+  }
+  node->backward = std::move(backward);
+  v.node_ = std::move(node);
+  return v;
+}
+
+Var record_without_gradient(const char*, Tensor value) { return Var(std::move(value)); }
+
+void backward(const Var& loss, Tensor dy) {
+  CHECK(loss.requires_grad(), "backward: nothing that wants a gradient led to this value");
+  CHECK(dy.defined() || loss.value().numel() == 1, "backward: a value of shape {} needs a gradient to start from", loss.shape());
+  if (!dy.defined()) dy = full(loss.context(), loss.shape(), 1.0, loss.dtype());
+  CHECK(dy.shape() == loss.shape() && dy.dtype() == loss.dtype(), "backward: wants a gradient {} {}, got {} {}", loss.dtype(),
+        loss.shape(), dy.dtype(), dy.shape());
+
+  const auto older = [](const std::shared_ptr<Node>& a, const std::shared_ptr<Node>& b) { return a->id < b->id; };
+  std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, decltype(older)> queue(older);
+  CHECK(!loss.node_->freed, "backward: this tape was consumed by an earlier backward()");
+  if (loss.node_->leaf) {
+    loss.node_->grad = std::move(dy);
+    return;
+  }
+  loss.node_->grad = std::move(dy);
+  queue.push(loss.node_);
+  while (!queue.empty()) {
+    const std::shared_ptr<Node> node = queue.top();
+    queue.pop();
+    if (node->freed) continue;  // queued once for each consumer
+    node->freed = true;
+    Tensor g = std::move(node->grad);
+    node->grad = {};
+    Grads in(*node);
+    std::vector<bool> had(node->inputs.size());
+    for (size_t i = 0; i < node->inputs.size(); ++i) had[i] = node->inputs[i] && node->inputs[i]->grad.defined();
+    node->backward(g, in);
+    for (size_t i = 0; i < node->inputs.size(); ++i) {
+      const auto& input = node->inputs[i];
+      if (input && !input->leaf && !had[i] && input->grad.defined()) {
+        CHECK(!input->freed, "{}: an input's tape was consumed by an earlier backward()", node->op);
+        queue.push(input);
+      }
+    }
+    node->backward = nullptr;  // frees the saved tensors now
+    node->inputs.clear();
+  }
+}
+
+}  // namespace glia

@@ -1,0 +1,52 @@
+#include "engine/device/context.h"
+
+#include <charconv>
+#include <cstdlib>
+
+namespace glia {
+
+Device Device::parse(std::string_view text) {
+  if (text == "cpu") return cpu();
+  if (text == "cuda") return cuda();
+  if (text.starts_with("cuda:")) {
+    int index = -1;
+    const auto [end, error] = std::from_chars(text.data() + 5, text.data() + text.size(), index);
+    if (error == std::errc{} && end == text.data() + text.size() && index >= 0) return cuda(index);
+  }
+  fail_input("device: expected cpu, cuda or cuda:N, got '{}'", text);
+}
+
+namespace {
+
+std::unique_ptr<Backend> make_backend(Device device) {
+  if (device.is_cpu()) return make_cpu_backend();
+#if GLIA_CUDA
+  const int count = cuda_device_count();
+  if (device.index >= count)
+    fail_input("{}: this machine has {} usable CUDA device{}; use --device cpu", device.str(), count, count == 1 ? "" : "s");
+  return make_cuda_backend(device.index);
+#else
+  fail_input("{}: this build has no CUDA (built with CUDA=0); use --device cpu", device.str());
+#endif
+}
+
+}  // namespace
+
+#if !GLIA_CUDA
+int cuda_device_count() { return 0; }
+#endif
+
+Context::Context(Device device, uint64_t seed)
+    : backend_(make_backend(device)), allocator_(std::make_unique<Allocator>(*backend_)), seed_(seed) {
+  step_ = static_cast<uint32_t*>(backend_->allocate(sizeof(uint32_t)));
+  CHECK(step_, "out of memory on {}: 4 bytes for the step", device.str());
+  set_step(0);
+  const char* finite = std::getenv("GLIA_CHECK_FINITE");
+  check_finite = finite && *finite && std::string_view(finite) != "0";
+}
+
+Context::~Context() { backend_->release(step_); }
+
+void Context::set_step(uint32_t step) { backend_->copy(step_, &step, sizeof step, CopyKind::kHostToDevice); }
+
+}  // namespace glia

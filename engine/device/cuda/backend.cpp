@@ -1,0 +1,136 @@
+// The CUDA backend: one stream, cuBLAS and cuBLASLt handles, device and pinned memory.
+#include <cublasLt.h>
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "engine/device/backend.h"
+#include "engine/device/cuda/check.h"
+
+namespace glia {
+
+void fail_cuda(const char* what, const char* error, const char* file, int line) {
+  throw Error(fmt::format("{}: {} ({}:{})", what, error, file, line));
+}
+
+void check_launch(const char* kernel, cudaStream_t stream, const char* file, int line) {
+  cudaError_t status = cudaGetLastError();
+  static const bool wait = std::getenv("GLIA_CUDA_SYNC") != nullptr;  // read once; never written again
+  if (status == cudaSuccess && wait) status = cudaStreamSynchronize(stream);
+  if (status != cudaSuccess) fail_cuda(kernel, cudaGetErrorString(status), file, line);
+}
+
+namespace {
+
+constexpr int64_t kWorkspaceBytes = 64 << 20;
+
+#define BLAS_CHECK(call)                                                                                       \
+  do {                                                                                                         \
+    const cublasStatus_t status_ = (call);                                                                     \
+    if (status_ != CUBLAS_STATUS_SUCCESS) fail_cuda(#call, cublasGetStatusString(status_), __FILE__, __LINE__); \
+  } while (0)
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int index) : index_(index) {
+    CUDA_CHECK(cudaSetDevice(index));
+    CUDA_CHECK(cudaGetDeviceProperties(&properties_, index));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&handles_.stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaMalloc(&handles_.workspace, kWorkspaceBytes));
+    handles_.workspace_bytes = kWorkspaceBytes;
+    BLAS_CHECK(cublasCreate(&handles_.blas));
+    BLAS_CHECK(cublasLtCreate(&handles_.blas_lt));
+    BLAS_CHECK(cublasSetStream(handles_.blas, handles_.stream));
+    // A workspace of our own keeps cuBLAS from allocating during graph capture and its results the same from run to run.
+    BLAS_CHECK(cublasSetWorkspace(handles_.blas, handles_.workspace, kWorkspaceBytes));
+    handles_.multiprocessors = properties_.multiProcessorCount;
+    handles_.capability = 10 * properties_.major + properties_.minor;
+  }
+  ~CudaBackend() override {
+    // Destructors log, never throw: the driver may be gone already.
+    const auto log = [](cudaError_t status) {
+      if (status != cudaSuccess) std::fprintf(stderr, "glia: closing the GPU: %s\n", cudaGetErrorString(status));
+    };
+    log(cudaStreamSynchronize(handles_.stream));
+    cublasLtDestroy(handles_.blas_lt);
+    cublasDestroy(handles_.blas);
+    log(cudaFree(handles_.workspace));
+    log(cudaStreamDestroy(handles_.stream));
+  }
+
+  Device device() const override { return Device::cuda(index_); }
+  std::string description() const override { return properties_.name; }
+  void* allocate(int64_t bytes) override {
+    void* p = nullptr;
+    const cudaError_t status = cudaMalloc(&p, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // clears it: the allocator trims and asks again
+      return nullptr;
+    }
+    CUDA_CHECK(status);
+    return p;
+  }
+  void release(void* p) noexcept override {
+    if (cudaFree(p) != cudaSuccess) std::fprintf(stderr, "glia: cudaFree failed\n");
+  }
+  void* allocate_pinned(int64_t bytes) override {
+    void* p = nullptr;
+    CUDA_CHECK(cudaMallocHost(&p, bytes));
+    return p;
+  }
+  void release_pinned(void* p) noexcept override {
+    if (cudaFreeHost(p) != cudaSuccess) std::fprintf(stderr, "glia: cudaFreeHost failed\n");
+  }
+  void copy(void* to, const void* from, int64_t bytes, CopyKind kind) override {
+    if (bytes == 0) return;
+    const cudaMemcpyKind cuda_kind = kind == CopyKind::kHostToDevice   ? cudaMemcpyHostToDevice
+                                     : kind == CopyKind::kDeviceToHost ? cudaMemcpyDeviceToHost
+                                                                       : cudaMemcpyDeviceToDevice;
+    CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cuda_kind, handles_.stream));
+    if (kind == CopyKind::kDeviceToHost) synchronize();
+  }
+  void fill_zero(void* p, int64_t bytes) override { CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, handles_.stream)); }
+  void synchronize() override { CUDA_CHECK(cudaStreamSynchronize(handles_.stream)); }
+  int64_t free_bytes() override {
+    size_t available = 0, total = 0;
+    CUDA_CHECK(cudaMemGetInfo(&available, &total));
+    return static_cast<int64_t>(available);
+  }
+  CudaHandles* cuda() override { return &handles_; }
+
+ private:
+  int index_;
+  cudaDeviceProp properties_{};
+  CudaHandles handles_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(int index) { return std::make_unique<CudaBackend>(index); }
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+std::shared_ptr<void> mark_cuda_time(CudaHandles& cuda) {
+  cudaEvent_t event = nullptr;
+  CUDA_CHECK(cudaEventCreate(&event));
+  CUDA_CHECK(cudaEventRecord(event, cuda.stream));
+  return {event, [](void* e) { cudaEventDestroy(static_cast<cudaEvent_t>(e)); }};
+}
+
+double cuda_milliseconds_between(const void* begin, const void* end) {
+  float milliseconds = 0;
+  CUDA_CHECK(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(const_cast<void*>(begin)),
+                                  static_cast<cudaEvent_t>(const_cast<void*>(end))));
+  return milliseconds;
+}
+
+}  // namespace glia

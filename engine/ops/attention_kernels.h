@@ -1,0 +1,95 @@
+// Attention over packed sequences: the kernels of both backends, raw pointers only.
+//
+//   S = scale · Q Kᵀ + mask,  P = softmax(S),  O = (P ∘ M) V,   M = keep / (1 − p),  scale = 1 / √D
+//   dV = (P ∘ M)ᵀ dO,  dP = (dO Vᵀ) ∘ M,  dS = P ∘ (dP − δ),  δ_i = Σ_d dO_id O_id,  dQ = scale · dS K,  dK = scale
+//   · dSᵀ Q
+// (P is computed anew in backward from the saved log-sum-exp: Dao et al., FlashAttention, 2022.)
+//
+//   qkv   [T, 3H]   a row is q | k | v, each H = A heads × D
+//   out   [T, H]    written with `=`; rows from offsets[B] on belong to no sequence and become 0
+//   lse   [T, A]    log Σ_j exp(S_ij), float (double for double); −inf where a query has no valid key (its out row
+//   is 0) dqkv  [T, 3H]   written with `=`; the tail's rows become 0
+//
+// The dropout bit of (query, head, key) is element (query's row · A + head) · 1024 + key's position in its sequence
+// of the Philox stream `key`: it depends on neither padding nor capacity, and backward draws it again instead of
+// storing it. Four consecutive keys share one Philox block. `keep` iff bits >= bernoulli_threshold(p).
+//
+// Every result is bitwise reproducible: no atomics, and the order of each sum depends on the shapes only. The CUDA
+// functions neither allocate nor synchronise and can be captured into a graph.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/core/bfloat16.h"
+#include "engine/core/rng.h"
+#include "engine/device/stream.h"
+
+namespace glia {
+
+struct AttentionArgs {
+  int rows = 0;       // T: rows of the buffers; offsets may describe fewer
+  int sequences = 0;  // B
+  int heads = 0;      // A
+  int head_size = 0;  // D <= 128
+  int max_length =
+      0;  // no sequence is longer; <= 1024. The caller's promise: it sizes the grid and chooses the kernel
+  bool causal = false;
+  double dropout = 0.0;              // p in [0, 1)
+  RandomKey key;                     // read only when dropout > 0
+  const int32_t* offsets = nullptr;  // [B + 1], cumulative, on the kernel's device
+  const int32_t* key_lengths =
+      nullptr;  // [B] or nullptr: only the first key_lengths[b] rows of b are keys (padded layout)
+
+  int hidden() const { return heads * head_size; }  // H
+};
+
+constexpr int kAttentionMaxLength = 1024;  // the stride of a query row in the dropout stream
+constexpr int kAttentionMaxHeadSize = 128;
+
+// Throws unless the sizes are ones that the kernels take; both backends call it first.
+void check_attention_args(const AttentionArgs& args);
+
+// T is float, double or bfloat16 (float32 inside).
+namespace cpu {
+
+template <class T>
+void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse);
+
+template <class T>
+void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
+                        const T* dout, T* dqkv);
+
+}  // namespace cpu
+
+namespace cuda {
+
+// Which kernels run. kTensorCores: bfloat16, D = 64, max_length <= 128 (cuda/attention_sm80.cu). kGeneral:
+// everything else.
+enum class AttentionPath { kGeneral, kTensorCores };
+template <class T>
+AttentionPath attention_path(const AttentionArgs& args);
+
+template <class T>
+void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream);
+
+// Bytes of device memory that attention_backward wants as `workspace`: 0 on the tensor-core path, else δ, [T, A].
+template <class T>
+int64_t attention_backward_workspace_bytes(const AttentionArgs& args);
+
+template <class T>
+void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
+                        const T* dout, T* dqkv, void* workspace, Stream stream);
+
+// The two paths by name, for tests and benchmarks; the functions above choose between them.
+template <class T>
+void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream);
+template <class T>
+void attention_backward_general(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
+                                const T* dout, T* dqkv, Accumulator<T>* delta, Stream stream);
+void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
+                            Stream stream);
+void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
+                             const bfloat16* dout, bfloat16* dqkv, Stream stream);
+
+}  // namespace cuda
+}  // namespace glia

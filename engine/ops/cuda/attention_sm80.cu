@@ -1,0 +1,575 @@
+// Attention for short packed sequences on tensor cores (mma.sync m16n8k16, sm_80 and later): bfloat16, D = 64, at most 128 rows.
+//
+// A block of 8 warps has one sequence and two heads. Up to 64 rows, each half of the block (4 warps, its own named barrier)
+// works on one head; a longer sequence takes all 8 warps, one head after the other. A warp owns 16 query rows and keeps
+// their scores in registers. In backward it puts P ∘ M and dS into shared memory, where K and V are no longer needed, and
+// then owns 16 key rows for dK and dV: no atomics, and nothing is reduced across warps.
+//
+// Shared tiles have rows of 128 bytes whose 16-byte chunks are XORed with the row's low bits: ldmatrix, cp.async and the
+// staging of results are free of bank conflicts. Keys sit permuted in every group of 16 (slot_of_key), so that the two
+// accumulator tiles of a thread hold four consecutive keys of a query row: one Philox block.
+#include <cuda_runtime.h>
+
+#include <cmath>
+
+#include "engine/device/cuda/check.h"
+#include "engine/ops/attention_kernels.h"
+
+namespace glia::cuda {
+namespace {
+
+constexpr int kD = 64, kThreads = 256, kMaxRows = 128, kRowBytes = kD * 2;
+constexpr float kLog2E = 1.4426950408889634f;
+
+struct Params {
+  const bfloat16 *qkv, *out, *dout;  // [T, 3H], [T, H], [T, H]
+  const float* lse;                  // [T, A]
+  bfloat16 *to_out, *to_dqkv;        // forward writes to_out and to_lse, backward to_dqkv
+  float* to_lse;
+  const int32_t *offsets, *key_lengths;
+  int rows, sequences, heads;
+  bool causal, dropout;
+  float scale, inverse_keep;
+  uint32_t threshold;
+  RandomKey key;
+};
+
+// ---- PTX ----------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+// c[16, 8] += a[16, 16] b[16, 8]
+__device__ __forceinline__ void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// 16 bytes to shared memory, or 16 zero bytes.
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+__device__ __forceinline__ uint4 load_shared(uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
+  return x;
+}
+
+// ---- layout -------------------------------------------------------------------------------------------------------
+
+// The warps that work on one head together: half of the block or all of it.
+struct Group {
+  int warp, lane, thread, threads, barrier;
+  uint32_t shared;
+  __device__ __forceinline__ void sync() const {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+  }
+};
+
+// Where 16-byte chunk `chunk` of row `row` lies in a tile with rows of `kBytes`.
+template <int kBytes = kRowBytes>
+__device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) {
+  return tile + row * kBytes + ((chunk ^ (row & 7)) << 4);
+}
+
+// Slots 2t, 2t + 1 and 8 + 2t, 8 + 2t + 1 of a group of 16 hold keys 4t … 4t + 3: what thread t of a quad accumulates.
+__device__ __forceinline__ int slot_of_key(int key) {
+  return (key & ~15) | ((key & 2) << 2) | ((key & 12) >> 1) | (key & 1);
+}
+__device__ __forceinline__ int key_of_slot(int slot) {
+  return (slot & ~15) | ((slot & 6) << 1) | ((slot & 8) >> 2) | (slot & 1);
+}
+
+// A lane's part of the address of its row and 16-byte chunk in a fragment load. Tiles are aligned to a row, so chunk c of the
+// tile is reached by `^ (c << 4)` and 16 rows further by an immediate offset: addresses cost next to nothing.
+struct LaneOffsets {
+  uint32_t a, b;  // matrices in the order (rows 0–7, chunk), (8–15, chunk), (0–7, chunk + 1), … or rows and chunks exchanged
+  __device__ __forceinline__ explicit LaneOffsets(int lane)
+      : a((lane & 15) * kRowBytes + (((lane >> 4) ^ (lane & 7)) << 4)),
+        b(((lane & 7) + ((lane >> 4) << 3)) * kRowBytes + ((((lane >> 3) & 1) ^ (lane & 7)) << 4)) {}
+};
+// A operand (16 × 16) from row-major storage.
+__device__ __forceinline__ void load_a(uint32_t (&r)[4], uint32_t tile, int row, int chunk, const LaneOffsets& at) {
+  load_matrices(r, ((tile + at.a) ^ (chunk << 4)) + row * kRowBytes);
+}
+// The same operand when storage is its transpose: k runs along the rows, which have kBytes.
+template <int kBytes>
+__device__ __forceinline__ void load_a_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk, const LaneOffsets& at) {
+  const uint32_t in_row = at.b & (kRowBytes - 1), row = at.b / kRowBytes;
+  load_matrices_transposed(r, ((tile + row * kBytes + in_row) ^ (chunk << 4)) + k * kBytes);
+}
+// Two B operands (16 × 8 each), n along the rows of storage: r[0], r[1] for n 0–7 and r[2], r[3] for n 8–15.
+__device__ __forceinline__ void load_b(uint32_t (&r)[4], uint32_t tile, int n, int chunk, const LaneOffsets& at) {
+  load_matrices(r, ((tile + at.b) ^ (chunk << 4)) + n * kRowBytes);
+}
+// Two B operands, k along the rows of storage: r[0], r[1] for chunk and r[2], r[3] for chunk + 1.
+__device__ __forceinline__ void load_b_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk, const LaneOffsets& at) {
+  load_matrices_transposed(r, ((tile + at.a) ^ (chunk << 4)) + k * kRowBytes);
+}
+
+// c[16, 64] += a[16, 16] · tile[k … k + 15, 0 … 63]
+__device__ __forceinline__ void multiply_rows(float (&c)[8][4], const uint32_t (&a)[4], uint32_t tile, int k,
+                                              const LaneOffsets& at) {
+#pragma unroll
+  for (int x = 0; x < 8; x += 2) {
+    uint32_t b[4];
+    load_b_transposed(b, tile, k, x, at);
+    multiply(c[x], a, b[0], b[1]);
+    multiply(c[x + 1], a, b[2], b[3]);
+  }
+}
+
+// Accumulators [16, 64] · factor (one a row half) to rows `row` … row + 15 of a shared tile, as bfloat16.
+__device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, float factor1, uint32_t tile, int row, int lane) {
+  const int g = lane >> 2, t = lane & 3;
+#pragma unroll
+  for (int x = 0; x < 8; ++x) {
+    store_shared(chunk_at(tile, row + g, x) + 4 * t, pack(c[x][0] * factor0, c[x][1] * factor0));
+    store_shared(chunk_at(tile, row + g + 8, x) + 4 * t, pack(c[x][2] * factor1, c[x][3] * factor1));
+  }
+}
+// Rows `row` … row + 15 of a shared tile to global memory, 16 bytes a thread; row r goes to `to + position · stride` where
+// position is r, or the key in slot r, and only positions below n exist.
+template <bool kSlots>
+__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int r = row + (lane >> 3) + 4 * i, position = kSlots ? key_of_slot(r) : r;
+    const uint4 x = load_shared(chunk_at(tile, r, lane & 7));
+    if (position < n) *reinterpret_cast<uint4*>(to + position * stride + (lane & 7) * 8) = x;
+  }
+}
+
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+// Element e of a thread's 8 accumulators of a 16 × 16 tile: rows g (e = 0, 1, 4, 5) and g + 8, keys 4t … 4t + 3.
+__device__ __forceinline__ constexpr int upper(int e) { return (e >> 1) & 1; }
+__device__ __forceinline__ constexpr int nth_key(int e) { return (e & 1) | ((e >> 2) << 1); }
+
+// Rows from offsets[B] on: zeros, spread over all blocks.
+template <class T>
+__device__ __forceinline__ void zero_tail(const Params& p, T* to, int width) {
+  const int per_row = width * static_cast<int>(sizeof(T)) / 4;
+  for (int row = p.offsets[p.sequences] + blockIdx.x; row < p.rows; row += gridDim.x) {
+    auto* words = reinterpret_cast<uint32_t*>(to + static_cast<int64_t>(row) * width);
+    for (int i = threadIdx.x; i < per_row; i += kThreads) words[i] = 0;
+  }
+}
+
+// What a block works on. `for_each_problem` calls short(group, head) or tall(group, head) for each of its (up to two) heads.
+template <class Short, class Tall>
+__device__ __forceinline__ void for_each_problem(const Params& p, int n, int first_head, uint32_t shared, uint32_t bytes,
+                                                 Short small, Tall tall) {
+  const int thread = threadIdx.x;
+  if (n <= kMaxRows / 2) {
+    const int half = thread >> 7;
+    if (first_head + half >= p.heads) return;
+    small(Group{(thread >> 5) & 3, thread & 31, thread & 127, 128, 1 + half, shared + half * (bytes / 2)}, first_head + half);
+  } else {
+    const Group all{thread >> 5, thread & 31, thread, 256, 1, shared};
+    for (int head = first_head; head < min(first_head + 2, p.heads); ++head) {
+      if (head != first_head) all.sync();  // the tiles of the first head are read no more
+      tall(all, head);
+    }
+  }
+}
+
+// ---- forward ------------------------------------------------------------------------------------------------------
+
+// kTiles: key tiles of 16 that fit (4 or 8); only those below ⌈keys / 16⌉ are touched.
+template <int kTiles>
+__device__ __forceinline__ void forward_problem(const Params& p, const Group& group, int start, int n, int keys, int head,
+                                                uint32_t step) {
+  constexpr uint32_t kTile = kTiles * 16 * kRowBytes;
+  const uint32_t q_tile = group.shared, k_tile = q_tile + kTile, v_tile = k_tile + kTile;
+  const int lane = group.lane, g = lane >> 2, t = lane & 3, h = p.heads * kD, row0 = group.warp * 16;
+
+  const LaneOffsets at(lane);
+
+  const bfloat16* from = p.qkv + static_cast<int64_t>(start) * 3 * h + head * kD;
+  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
+    const int chunk = group.thread & 7, slot = slot_of_key(row);
+    const bool valid = row < n;  // rows up to the next multiple of 16 are zeros
+    const bfloat16* line = from + static_cast<int64_t>(valid ? row : 0) * 3 * h + chunk * 8;
+    copy_async(chunk_at(q_tile, row, chunk), line, valid);
+    copy_async(chunk_at(k_tile, slot, chunk), line + h, valid);
+    copy_async(chunk_at(v_tile, slot, chunk), line + 2 * h, valid);
+  }
+  wait_for_copies();
+  group.sync();
+  if (row0 >= n) return;
+
+  int tiles = (keys + 15) >> 4;
+  if (p.causal) tiles = min(tiles, group.warp + 1);
+  float s[kTiles][8], top0 = -INFINITY, top1 = -INFINITY;
+  {
+    uint32_t q[4][4];
+#pragma unroll
+    for (int x = 0; x < 4; ++x) load_a(q[x], q_tile, row0, 2 * x, at);
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      if (j >= tiles) continue;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) s[j][e] = 0.0f;
+#pragma unroll
+      for (int x = 0; x < 4; ++x) {
+        uint32_t k[4];
+        load_b(k, k_tile, 16 * j, 2 * x, at);
+        multiply(&s[j][0], q[x], k[0], k[1]);
+        multiply(&s[j][4], q[x], k[2], k[3]);
+      }
+      if (16 * j + 16 > keys || (p.causal && j == group.warp)) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          const int key = 16 * j + 4 * t + nth_key(e), row = row0 + g + 8 * upper(e);
+          if (key >= keys || (p.causal && key > row)) s[j][e] = -INFINITY;
+        }
+      }
+      top0 = fmaxf(top0, fmaxf(fmaxf(s[j][0], s[j][1]), fmaxf(s[j][4], s[j][5])));
+      top1 = fmaxf(top1, fmaxf(fmaxf(s[j][2], s[j][3]), fmaxf(s[j][6], s[j][7])));
+    }
+  }
+  top0 = quad_max(top0), top1 = quad_max(top1);
+  const float c = p.scale * kLog2E;
+  const float shift0 = top0 == -INFINITY ? 0.0f : top0 * c, shift1 = top1 == -INFINITY ? 0.0f : top1 * c;
+
+  float o[8][4] = {}, sum0 = 0.0f, sum1 = 0.0f;
+  const uint64_t block0 = (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
+  const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+    if (j >= tiles) continue;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) s[j][e] = exp2_fast(fmaf(s[j][e], c, -(upper(e) ? shift1 : shift0)));
+    sum0 += (s[j][0] + s[j][1]) + (s[j][4] + s[j][5]);
+    sum1 += (s[j][2] + s[j][3]) + (s[j][6] + s[j][7]);
+    if (p.dropout) {
+      const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, step, block0 + 4 * j);
+      const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, step, block1 + 4 * j);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        if ((upper(e) ? r1 : r0).word[nth_key(e)] < p.threshold) s[j][e] = 0.0f;
+      }
+    }
+    const uint32_t a[4] = {pack(s[j][0], s[j][1]), pack(s[j][2], s[j][3]), pack(s[j][4], s[j][5]), pack(s[j][6], s[j][7])};
+    multiply_rows(o, a, v_tile, 16 * j, at);
+  }
+  sum0 = quad_sum(sum0), sum1 = quad_sum(sum1);
+
+  if (t == 0) {
+    float* lse = p.to_lse + static_cast<int64_t>(start + row0 + g) * p.heads + head;
+    if (row0 + g < n) lse[0] = sum0 > 0.0f ? fmaf(top0, p.scale, logf(sum0)) : -INFINITY;
+    if (row0 + g + 8 < n) lse[8 * p.heads] = sum1 > 0.0f ? fmaf(top1, p.scale, logf(sum1)) : -INFINITY;
+  }
+  // The warp's own query rows are free now: stage the result there and write whole lines.
+  __syncwarp();
+  stage(o, sum0 > 0.0f ? p.inverse_keep / sum0 : 0.0f, sum1 > 0.0f ? p.inverse_keep / sum1 : 0.0f, q_tile, row0, lane);
+  __syncwarp();
+  write_rows<false>(q_tile, row0, n, p.to_out + static_cast<int64_t>(start) * h + head * kD, h, lane);
+}
+
+constexpr uint32_t kForwardBytes = 3 * kMaxRows * kRowBytes;   // Q, K, V
+constexpr uint32_t kBackwardBytes = 4 * kMaxRows * kRowBytes;  // Q, dO, K, V
+
+__global__ __launch_bounds__(kThreads, 2) void forward_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const int pairs = (p.heads + 1) / 2, b = blockIdx.x / pairs, first_head = blockIdx.x % pairs * 2;
+  const int start = p.offsets[b], n = min(p.offsets[b + 1] - start, kMaxRows);
+  const int keys = p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n;
+  const uint32_t step = p.dropout && p.key.step ? *p.key.step : 0;
+  zero_tail(p, p.to_out, p.heads * kD);
+  zero_tail(p, p.to_lse, p.heads);
+  if (n <= 0) return;
+  for_each_problem(
+      p, n, first_head, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kForwardBytes,
+      [&](const Group& group, int head) { forward_problem<4>(p, group, start, n, keys, head, step); },
+      [&](const Group& group, int head) { forward_problem<8>(p, group, start, n, keys, head, step); });
+}
+
+// ---- backward -----------------------------------------------------------------------------------------------------
+
+// One operand of dK and dV: the warp's 16 rows of X (P ∘ M or dS), packed as A fragments, to rows of a shared tile.
+template <int kTiles>
+__device__ __forceinline__ void exchange(const uint32_t (&x)[kTiles][4], uint32_t tile, int row0, int tiles, int lane) {
+  constexpr int kBytes = kTiles * 32;
+  const int g = lane >> 2, t = lane & 3;
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+    if (j >= tiles) continue;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) store_shared(chunk_at<kBytes>(tile, row0 + g + 8 * (i & 1), 2 * j + (i >> 1)) + 4 * t, x[j][i]);
+  }
+}
+// c[16 keys, 64] += Xᵀ Y over the query tiles from `first` on.
+template <int kTiles>
+__device__ __forceinline__ void multiply_transposed(float (&c)[8][4], uint32_t x_tile, uint32_t y_tile, int key_tile, int first,
+                                                    int query_tiles, const LaneOffsets& at) {
+  for (int i = first; i < query_tiles; ++i) {
+    uint32_t a[4];
+    load_a_transposed<kTiles * 32>(a, x_tile, 16 * i, 2 * key_tile, at);
+    multiply_rows(c, a, y_tile, 16 * i, at);
+  }
+}
+
+template <int kTiles>
+__device__ __forceinline__ void backward_problem(const Params& p, const Group& group, int start, int n, int keys, int head,
+                                                 uint32_t step) {
+  constexpr uint32_t kTile = kTiles * 16 * kRowBytes;
+  const uint32_t q_tile = group.shared, g_tile = q_tile + kTile, k_tile = g_tile + kTile, v_tile = k_tile + kTile;
+  const int lane = group.lane, g = lane >> 2, t = lane & 3, h = p.heads * kD, row0 = group.warp * 16;
+  const int64_t column = head * kD;
+
+  const LaneOffsets at(lane);
+
+  const bfloat16* from = p.qkv + static_cast<int64_t>(start) * 3 * h + column;
+  const bfloat16* dout = p.dout + static_cast<int64_t>(start) * h + column;
+  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
+    const int chunk = group.thread & 7, slot = slot_of_key(row);
+    const bool valid = row < n;
+    const int64_t safe = valid ? row : 0;
+    const bfloat16* line = from + safe * 3 * h + chunk * 8;
+    copy_async(chunk_at(q_tile, row, chunk), line, valid);
+    copy_async(chunk_at(g_tile, row, chunk), dout + safe * h + chunk * 8, valid);
+    copy_async(chunk_at(k_tile, slot, chunk), line + h, valid);
+    copy_async(chunk_at(v_tile, slot, chunk), line + 2 * h, valid);
+  }
+  // While they fly: the warp's rows of O for δ, and the saved log-sum-exp.
+  uint4 o[4];
+  float lse0 = 0.0f, lse1 = 0.0f;
+  const bool active = row0 < n;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = row0 + (lane >> 3) + 4 * i;
+    o[i] = make_uint4(0, 0, 0, 0);
+    if (row < n) o[i] = *reinterpret_cast<const uint4*>(p.out + static_cast<int64_t>(start + row) * h + column + (lane & 7) * 8);
+  }
+  if (row0 + g < n) lse0 = p.lse[static_cast<int64_t>(start + row0 + g) * p.heads + head];
+  if (row0 + g + 8 < n) lse1 = p.lse[static_cast<int64_t>(start + row0 + g + 8) * p.heads + head];
+  wait_for_copies();
+  group.sync();
+
+  const int key_tiles = (keys + 15) >> 4, query_tiles = (n + 15) >> 4;
+  uint32_t pm[kTiles][4], ds[kTiles][4], dq[16];  // P ∘ M (without 1 / (1 − p)) and dS as A fragments; dQ, packed
+  if (active) {
+    // δ: lane l has 8 products of row (l >> 3) + 4i; the sums over 8 lanes go to the lanes that own rows g and g + 8.
+    float delta0, delta1;
+    {
+      float sums[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint4 y = load_shared(chunk_at(g_tile, row0 + (lane >> 3) + 4 * i, lane & 7));
+        const uint32_t a[4] = {o[i].x, o[i].y, o[i].z, o[i].w}, b[4] = {y.x, y.y, y.z, y.w};
+        float sum = 0.0f;
+#pragma unroll
+        for (int x = 0; x < 4; ++x) {
+          sum = fmaf(__uint_as_float(a[x] << 16), __uint_as_float(b[x] << 16), sum);
+          sum = fmaf(__uint_as_float(a[x] & 0xffff0000u), __uint_as_float(b[x] & 0xffff0000u), sum);
+        }
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        sums[i] = sum + __shfl_xor_sync(~0u, sum, 4);
+      }
+      const int source = (g & 3) * 8;
+      const float low0 = __shfl_sync(~0u, sums[0], source), high0 = __shfl_sync(~0u, sums[1], source);
+      const float low1 = __shfl_sync(~0u, sums[2], source), high1 = __shfl_sync(~0u, sums[3], source);
+      delta0 = g < 4 ? low0 : high0, delta1 = g < 4 ? low1 : high1;
+    }
+    const int tiles = p.causal ? min(key_tiles, group.warp + 1) : key_tiles;
+    const float c = p.scale * kLog2E;
+    const float shift0 = lse0 * kLog2E, shift1 = lse1 * kLog2E;
+    const uint64_t block0 = (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
+    const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
+    constexpr bool kHold = kTiles == 4;  // the longer rows leave no registers for the fragments of Q and dO
+    uint32_t q[4][4], dO[4][4];
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      if (kHold) load_a(q[x], q_tile, row0, 2 * x, at), load_a(dO[x], g_tile, row0, 2 * x, at);
+    }
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      if (j >= tiles) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pm[j][i] = ds[j][i] = 0;
+        continue;
+      }
+      float s[8] = {}, dp[8] = {};
+#pragma unroll
+      for (int x = 0; x < 4; ++x) {
+        uint32_t b[4];
+        if (!kHold) load_a(q[x], q_tile, row0, 2 * x, at), load_a(dO[x], g_tile, row0, 2 * x, at);
+        load_b(b, k_tile, 16 * j, 2 * x, at);
+        multiply(&s[0], q[x], b[0], b[1]);
+        multiply(&s[4], q[x], b[2], b[3]);
+        load_b(b, v_tile, 16 * j, 2 * x, at);
+        multiply(&dp[0], dO[x], b[0], b[1]);
+        multiply(&dp[4], dO[x], b[2], b[3]);
+      }
+#pragma unroll
+      for (int e = 0; e < 8; ++e) s[e] = exp2_fast(fmaf(s[e], c, -(upper(e) ? shift1 : shift0)));
+      if (16 * j + 16 > keys || (p.causal && j == group.warp)) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          const int key = 16 * j + 4 * t + nth_key(e), row = row0 + g + 8 * upper(e);
+          if (key >= keys || (p.causal && key > row)) s[e] = 0.0f;
+        }
+      }
+      float kept[8];
+#pragma unroll
+      for (int e = 0; e < 8; ++e) kept[e] = s[e];
+      if (p.dropout) {
+        const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, step, block0 + 4 * j);
+        const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, step, block1 + 4 * j);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          const bool keep = (upper(e) ? r1 : r0).word[nth_key(e)] >= p.threshold;
+          dp[e] = keep ? dp[e] * p.inverse_keep : 0.0f;
+          kept[e] = keep ? s[e] : 0.0f;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float delta = (i & 1) ? delta1 : delta0;
+        pm[j][i] = pack(kept[2 * i], kept[2 * i + 1]);
+        ds[j][i] = pack(s[2 * i] * (dp[2 * i] - delta), s[2 * i + 1] * (dp[2 * i + 1] - delta));
+      }
+    }
+    float sum[8][4] = {};
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      if (j < tiles) multiply_rows(sum, ds[j], k_tile, 16 * j, at);
+    }
+#pragma unroll
+    for (int x = 0; x < 8; ++x) {
+      dq[2 * x] = pack(sum[x][0] * p.scale, sum[x][1] * p.scale);
+      dq[2 * x + 1] = pack(sum[x][2] * p.scale, sum[x][3] * p.scale);
+    }
+  }
+
+  // From here on a warp owns 16 key slots. K and V are used up; P ∘ M and dS take their place: both at once where they fit
+  // (64 rows), else one after the other over both tiles.
+  const int first = p.causal ? group.warp : 0;
+  const bool owns_keys = group.warp < key_tiles;
+  float dk[8][4] = {};
+  uint32_t dv[16];
+  group.sync();
+  if (active) {
+    exchange<kTiles>(pm, k_tile, row0, key_tiles, lane);
+    if (kTiles == 4) exchange<kTiles>(ds, v_tile, row0, key_tiles, lane);
+  }
+  group.sync();
+  {
+    float sum[8][4] = {};
+    if (owns_keys) multiply_transposed<kTiles>(sum, k_tile, g_tile, group.warp, first, query_tiles, at);
+#pragma unroll
+    for (int x = 0; x < 8; ++x) {
+      dv[2 * x] = pack(sum[x][0] * p.inverse_keep, sum[x][1] * p.inverse_keep);
+      dv[2 * x + 1] = pack(sum[x][2] * p.inverse_keep, sum[x][3] * p.inverse_keep);
+    }
+  }
+  if (kTiles != 4) {
+    group.sync();
+    if (active) exchange<kTiles>(ds, k_tile, row0, key_tiles, lane);
+    group.sync();
+  }
+  if (owns_keys) multiply_transposed<kTiles>(dk, kTiles == 4 ? v_tile : k_tile, q_tile, group.warp, first, query_tiles, at);
+  group.sync();
+  if (!active) return;
+
+  // All tiles are free: each warp stages its rows of dQ, dK, dV and writes whole lines.
+#pragma unroll
+  for (int x = 0; x < 8; ++x) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      store_shared(chunk_at(q_tile, row0 + g + 8 * i, x) + 4 * t, dq[2 * x + i]);
+      store_shared(chunk_at(k_tile, row0 + g + 8 * i, x) + 4 * t, dv[2 * x + i]);
+    }
+  }
+  stage(dk, p.scale, p.scale, g_tile, row0, lane);
+  __syncwarp();
+  bfloat16* to = p.to_dqkv + static_cast<int64_t>(start) * 3 * h + column;
+  write_rows<false>(q_tile, row0, n, to, 3 * h, lane);
+  write_rows<true>(g_tile, row0, n, to + h, 3 * h, lane);
+  write_rows<true>(k_tile, row0, n, to + 2 * h, 3 * h, lane);
+}
+
+__global__ __launch_bounds__(kThreads, 2) void backward_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const int pairs = (p.heads + 1) / 2, b = blockIdx.x / pairs, first_head = blockIdx.x % pairs * 2;
+  const int start = p.offsets[b], n = min(p.offsets[b + 1] - start, kMaxRows);
+  const int keys = p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n;
+  const uint32_t step = p.dropout && p.key.step ? *p.key.step : 0;
+  zero_tail(p, p.to_dqkv, 3 * p.heads * kD);
+  if (n <= 0) return;
+  for_each_problem(
+      p, n, first_head, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kBackwardBytes,
+      [&](const Group& group, int head) { backward_problem<4>(p, group, start, n, keys, head, step); },
+      [&](const Group& group, int head) { backward_problem<8>(p, group, start, n, keys, head, step); });
+}
+
+Params params_of(const AttentionArgs& args) {
+  Params p{};
+  p.offsets = args.offsets, p.key_lengths = args.key_lengths;
+  p.rows = args.rows, p.sequences = args.sequences, p.heads = args.heads;
+  p.causal = args.causal, p.dropout = args.dropout > 0.0;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(kD));
+  p.inverse_keep = static_cast<float>(1.0 / (1.0 - args.dropout));
+  p.threshold = bernoulli_threshold(args.dropout);
+  p.key = args.key;
+  return p;
+}
+
+template <class Kernel>
+void launch(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs& args, const Params& p, Stream stream) {
+  check_attention_args(args);
+  if (args.sequences == 0) return;  // attention_forward and attention_backward zero the rows then
+  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  kernel<<<args.sequences * ((args.heads + 1) / 2), kThreads, bytes, stream>>>(p);
+  CUDA_CHECK_LAUNCH(name, stream);
+}
+
+}  // namespace
+
+void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse, Stream stream) {
+  Params p = params_of(args);
+  p.qkv = qkv, p.to_out = out, p.to_lse = lse;
+  launch("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);
+}
+
+void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
+                             const bfloat16* dout, bfloat16* dqkv, Stream stream) {
+  Params p = params_of(args);
+  p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv;
+  launch("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
+}
+
+}  // namespace glia::cuda

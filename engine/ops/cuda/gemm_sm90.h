@@ -1,0 +1,85 @@
+// Matrix products for Hopper (sm_90a) over rows that are grouped by expert, bfloat16 in, float32 sums: forward, data
+// gradient and weight gradient, with what surrounds them fused in. A dense layer is the case of one group.
+//
+// Letters: R rows (tokens) of the buffers, E groups, I inputs and O outputs of a layer. Weights are [E, O, I] row-major as
+// in PyTorch's Linear: y = x Wᵀ + b. I and O are multiples of 8, pointers are 16-byte aligned.
+//
+// Rows are sorted by group. `offsets` int32 [E + 1] lies on the DEVICE and is read there only; a group starts at a
+// multiple of 128, so it is padded: padded rows of x and dy hold zeros (padded rows of a result hold whatever follows
+// from that, e.g. the bias). Rows from offsets[E] on are neither read nor written. offsets = nullptr: one group of R rows,
+// R any number ≥ 0.
+//
+// Nothing here allocates, synchronises or looks at device data from the host, so everything can be captured in a CUDA
+// graph. There are no atomics: the same input gives the same bits. Wrong arguments and CUDA errors throw
+// std::runtime_error.
+#pragma once
+
+#include <cstddef>
+
+struct CUstream_st;
+
+namespace glia::cuda {
+
+struct RowGroups {
+  const int* offsets;  // [groups + 1] on the device, multiples of 128; or nullptr
+  int groups;          // E, 1 … 128
+  int rows;            // R, capacity of the row buffers; a multiple of 128 when offsets are given
+};
+
+// How a block cuts the work; kAuto is what was measured fastest. (Rows × columns of a tile.)
+enum class GemmTile {
+  kAuto,
+  kPing,         // 128×128, two warpgroups in turns
+  kPingCluster,  // the same, two blocks share the rows: 128×256
+  kWide,         // 128×256, two warpgroups together
+  kWideCluster,  // the same, two blocks share the rows: 128×512
+};
+
+struct Bias {
+  const void* data = nullptr;  // [E, O]
+  bool bf16 = false;           // otherwise float32
+};
+
+// True when the current device can run these kernels (compute capability 9.0).
+bool gemm_sm90_available();
+
+// y = x Wᵀ + b                               x [R, I], w [E, O, I], bias [E, O] or none → y [R, O] bf16
+void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
+                  CUstream_st* stream, GemmTile tile = GemmTile::kAuto);
+
+// pre = x Wᵀ + b, h = pre Φ(pre) (GELU with erf; from pre in float32, before it is rounded)
+// x [R, I], w [E, O, I], bias [E, O] → pre [R, O] bf16 (nullptr: not wanted), h [R, O] bf16
+void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* pre, void* h, RowGroups groups, int outputs,
+                       int inputs, CUstream_st* stream, GemmTile tile = GemmTile::kAuto);
+
+// dx = dy W                                  dy [R, O], w [E, O, I] → dx [R, I] bf16
+void gemm_data_gradient(const void* dy, const void* w, void* dx, RowGroups groups, int outputs, int inputs,
+                        CUstream_st* stream, GemmTile tile = GemmTile::kAuto);
+
+// dpre = (dy W) ∘ GELU'(pre), and per tile of 128 rows the column sums of dpre (in float32, before it is rounded)
+// dy [R, O], w [E, O, I], pre [R, I] bf16 → dpre [R, I] bf16, partial [⌈R / 128⌉, I] float32
+void gemm_data_gradient_gelu(const void* dy, const void* w, const void* pre, void* dpre, float* partial,
+                             RowGroups groups, int outputs, int inputs, CUstream_st* stream,
+                             GemmTile tile = GemmTile::kAuto);
+
+// partial[t] = Σ of rows 128 t … 128 t + 127 of m      m [R, N] bf16 → partial [⌈R / 128⌉, N] float32
+void column_partials(const void* m, float* partial, RowGroups groups, int columns, CUstream_st* stream);
+
+// db[e] = Σ over the row tiles of group e of partial   partial [⌈R / 128⌉, N] → db [E, N] float32 (=, empty group: 0)
+void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, CUstream_st* stream);
+
+// dw[e] = dy[e]ᵀ x[e] over the rows of group e         dy [R, O], x [R, I] → dw [E, O, I] float32 or bf16 (=, empty
+// group: 0). workspace: gemm_weight_gradient_workspace bytes.
+enum class Split {
+  kAuto,
+  kTiles,   // every tile by one cluster: best when there are many tiles
+  kShares,  // equal shares of the whole depth, partial tiles summed by a second kernel in a fixed order
+};
+void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
+                          int inputs, void* workspace, std::size_t workspace_bytes, CUstream_st* stream,
+                          GemmTile tile = GemmTile::kAuto, Split split = Split::kAuto);
+
+// Bytes, enough for every size and both ways to split on the current device.
+std::size_t gemm_weight_gradient_workspace();
+
+}  // namespace glia::cuda

@@ -1,0 +1,248 @@
+// From the accumulators of a warpgroup to device memory: bias, GELU and its derivative, column sums, staging.
+//
+// Every warp works for itself: it owns four 2 KB chunks (16 rows × 64 columns of bf16, 128-byte swizzle), writes one with
+// stmatrix and hands it to the copy engine, so that stores of a tile overlap the arithmetic and no warp waits for another.
+#pragma once
+
+#include "engine/ops/cuda/gemm_sm90_ptx.cuh"
+#include "engine/ops/cuda/gemm_sm90_schedule.cuh"
+
+namespace glia::cuda::sm90 {
+
+// Φ(−|x|), the normal tail, and exp(−x²/2). With t = 1 / (1 + 0.3275911 |x|/√2):
+// Φ(−|x|) = ½ (a1 t + … + a5 t⁵) exp(−x²/2), absolute error < 1e-7 (Abramowitz & Stegun 7.1.26); the tail keeps its
+// relative accuracy because nothing is subtracted.
+struct NormalTail {
+  float tail, bell;
+};
+__device__ __forceinline__ NormalTail normal_tail(float x) {
+  const float t = reciprocal(fmaf(fabsf(x), 0.3275911f * 0.70710678f, 1.0f));
+  const float bell = exp2_fast(x * x * -0.72134752f);  // −½ log2(e)
+  float poly = fmaf(t, 0.5f * 1.061405429f, 0.5f * -1.453152027f);
+  poly = fmaf(t, poly, 0.5f * 1.421413741f);
+  poly = fmaf(t, poly, 0.5f * -0.284496736f);
+  poly = fmaf(t, poly, 0.5f * 0.254829592f);
+  return {poly * t * bell, bell};
+}
+// x Φ(x) = max(x, 0) − |x| Φ(−|x|)
+__device__ __forceinline__ float gelu(float x) { return fmaf(-fabsf(x), normal_tail(x).tail, fmaxf(x, 0.0f)); }
+// Φ(x) + x φ(x)
+__device__ __forceinline__ float gelu_derivative(float x) {
+  const NormalTail n = normal_tail(x);
+  const float cdf = x >= 0.0f ? 1.0f - n.tail : n.tail;
+  return fmaf(x * 0.39894228f, n.bell, cdf);
+}
+
+// Where a consumer thread stands; buffers in shared-memory addresses.
+struct Consumer {
+  int group, warp, lane;  // warpgroup 0 or 1, warp inside it
+  uint32_t staging;       // this warp's four chunks
+  uint32_t aux_barrier;   // this warp's: its chunks hold the pre-activation
+  float* sums;            // [8 warps][kTileN]
+  int stores = 0;         // bulk stores issued so far; chunk = stores % 4
+};
+
+template <class C>
+__device__ __forceinline__ int chunk_row(const Consumer& c, int mi) {
+  return (C::kCooperative ? c.group * 64 : mi * 64) + c.warp * 16;
+}
+
+// Lane l addresses row l % 8 of 8×8 matrix l / 8; matrices 0, 1 are rows 0–7, 8–15 of the even 8-column group and 2, 3 of
+// the odd one. XOR with (pair << 5) moves on to the next pair of groups: the swizzle is an XOR of bits 4–6 with the row.
+__device__ __forceinline__ uint32_t matrix_address(uint32_t chunk, int lane) {
+  const uint32_t r = lane & 7, m = lane >> 3;
+  return chunk + ((m & 1) * 8 + r) * 128 + (((m >> 1) ^ r) << 4);
+}
+
+// Issued before the multiplications of the tile: the pre-activation comes into the chunks that the result will replace.
+template <class C>
+__device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMap* map, const Work& w) {
+  if (c.lane == 0) {
+    store_wait_read<0>();
+    barrier_expect(c.aux_barrier, 4 * kChunkBytes);
+#pragma unroll
+    for (int mi = 0; mi < C::kM64; ++mi)
+#pragma unroll
+      for (int h = 0; h < C::kHalves; ++h)
+        load_3d(c.staging + (mi * C::kHalves + h) * kChunkBytes, map, c.aux_barrier, w.col + h * 64,
+                w.row + chunk_row<C>(c, mi), 0);
+  }
+}
+
+// Lanes that differ in kBit exchange halves of their 2·kWidth sums: each keeps one half, added over both.
+template <int kWidth, int kBit>
+__device__ __forceinline__ void fold_columns(float (&s)[16], int lane) {
+  const bool upper = lane & kBit;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    const float keep = upper ? s[i + kWidth] : s[i];
+    const float give = upper ? s[i] : s[i + kWidth];
+    s[i] = keep + __shfl_xor_sync(0xffffffffu, give, kBit);
+  }
+}
+
+// Sixteen column sums a lane, over the 8 lanes that hold the same columns, into row[64].
+__device__ __forceinline__ void reduce_columns(float (&s)[16], int lane, float* row) {
+  fold_columns<8, 16>(s, lane);
+  fold_columns<4, 8>(s, lane);
+  fold_columns<2, 4>(s, lane);
+  const int first = (lane >> 4 & 1) * 8 + (lane >> 3 & 1) * 4 + (lane >> 2 & 1) * 2;
+  const int col = (first >> 2) * 16 + (first >> 1 & 1) * 8 + 2 * (lane & 3);
+  *reinterpret_cast<float2*>(row + col) = make_float2(s[0], s[1]);
+}
+
+// float32 accumulators straight to memory: four lanes fill one 32-byte sector. out points at the tile's first element.
+template <class C>
+__device__ __forceinline__ void store_float(const Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], float* out,
+                                            int stride, int rows, int cols) {
+#pragma unroll
+  for (int mi = 0; mi < C::kM64; ++mi) {
+    const int row = chunk_row<C>(c, mi) + (c.lane >> 2);
+#pragma unroll
+    for (int j = 0; j < C::kTileN / 8; ++j) {
+      const int col = j * 8 + 2 * (c.lane & 3);
+      float* at = out + static_cast<long long>(row) * stride + col;
+      if (col < cols && row < rows) *reinterpret_cast<float2*>(at) = make_float2(acc[mi][4 * j], acc[mi][4 * j + 1]);
+      if (col < cols && row + 8 < rows)
+        *reinterpret_cast<float2*>(at + 8ll * stride) = make_float2(acc[mi][4 * j + 2], acc[mi][4 * j + 3]);
+    }
+  }
+}
+
+__device__ __forceinline__ float2 load_bias(const Params& p, int group, int col) {
+  if (col >= p.n) return make_float2(0.0f, 0.0f);
+  const long long at = static_cast<long long>(group) * p.n + col;
+  if (p.bias_bf16) {
+    const uint32_t v = __ldg(reinterpret_cast<const uint32_t*>(static_cast<const __nv_bfloat16*>(p.bias) + at));
+    return make_float2(unpack_low(v), unpack_high(v));
+  }
+  return __ldg(reinterpret_cast<const float2*>(static_cast<const float*>(p.bias) + at));
+}
+
+// Takes a free chunk, fills it with 4 × 8 values a lane from `values(pair, v)`, sends it off.
+template <class F>
+__device__ __forceinline__ void stage_and_store(Consumer& c, const CUtensorMap* map, int x, int y, int z, F&& values) {
+  const uint32_t chunk = c.staging + (c.stores & 3) * kChunkBytes;
+  if (c.lane == 0) store_wait_read<3>();
+  __syncwarp();
+  const uint32_t at = matrix_address(chunk, c.lane);
+#pragma unroll
+  for (int pair = 0; pair < 4; ++pair) {
+    float v[8];
+    values(pair, v);
+    const uint32_t r[4] = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+    store_matrices(at ^ (pair << 5), r);
+  }
+  fence_async_proxy();
+  __syncwarp();
+  if (c.lane == 0) {
+    store_3d(map, chunk, x, y, z);
+    store_commit();
+  }
+  ++c.stores;
+}
+
+// dx · GELU'(pre), the pre-activation read from the chunk and replaced in place; column sums of the result (before it is
+// rounded) into sum[16].
+__device__ __forceinline__ void gelu_gradient_chunk(const Consumer& c, uint32_t chunk, const float* acc,
+                                                    const CUtensorMap* map, int x, int y, float (&sum)[16]) {
+  const uint32_t at = matrix_address(chunk, c.lane);
+#pragma unroll
+  for (int pair = 0; pair < 4; ++pair) {
+    uint32_t r[4];
+    load_matrices(at ^ (pair << 5), r);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float low = acc[pair * 8 + 2 * i] * gelu_derivative(unpack_low(r[i]));
+      const float high = acc[pair * 8 + 2 * i + 1] * gelu_derivative(unpack_high(r[i]));
+      sum[pair * 4 + (i >> 1) * 2] += low;
+      sum[pair * 4 + (i >> 1) * 2 + 1] += high;
+      r[i] = pack_bf16(low, high);
+    }
+    store_matrices(at ^ (pair << 5), r);
+  }
+  fence_async_proxy();
+  __syncwarp();
+  if (c.lane == 0) {
+    store_3d(map, chunk, x, y, 0);
+    store_commit();
+  }
+}
+
+template <class C>
+__device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], const Work& w,
+                                         const Params& p, const CUtensorMap* map_out, const CUtensorMap* map_aux,
+                                         uint32_t aux_parity) {
+  if constexpr (C::kOp == Op::kWeightGradient) {
+    if (w.slot >= 0) {
+      constexpr int kTile = kTileRows * C::kTileN;
+      const int rank = C::kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
+      store_float<C>(c, acc, p.split + static_cast<long long>(w.slot * C::kCluster + rank) * kTile, C::kTileN, kTileRows,
+                     C::kTileN);
+      return;
+    }
+  }
+  if constexpr (C::kEpilogue == Epilogue::kFloat) {
+    float* out = p.direct + (static_cast<long long>(w.group) * p.m + w.row) * p.n + w.col;
+    store_float<C>(c, acc, out, p.n, p.m - w.row, p.n - w.col);
+    return;
+  }
+  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, aux_parity);
+  const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
+#pragma unroll
+  for (int h = 0; h < C::kHalves; ++h) {
+    const int x = w.col + h * 64;
+    float2 bias[8];
+    float sum[16];
+    if constexpr (C::kEpilogue == Epilogue::kBias || C::kEpilogue == Epilogue::kBiasGelu) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) bias[j] = load_bias(p, w.group, x + j * 8 + 2 * (c.lane & 3));
+    }
+    if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
+    }
+#pragma unroll
+    for (int mi = 0; mi < C::kM64; ++mi) {
+      const float* a = &acc[mi][h * 32];
+      const int y = w.row + chunk_row<C>(c, mi);
+      const auto linear = [&](int pair, float (&v)[8]) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          v[i] = a[pair * 8 + i];
+          if constexpr (C::kEpilogue == Epilogue::kBias || C::kEpilogue == Epilogue::kBiasGelu)
+            v[i] += i & 1 ? bias[pair * 2 + (i >> 2)].y : bias[pair * 2 + (i >> 2)].x;
+        }
+      };
+      if constexpr (C::kEpilogue == Epilogue::kBiasGelu) {
+        if (p.write_pre) stage_and_store(c, map_aux, x, y, z, linear);
+        stage_and_store(c, map_out, x, y, z, [&](int pair, float (&v)[8]) {
+          linear(pair, v);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) v[i] = gelu(v[i]);
+        });
+      } else if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
+        gelu_gradient_chunk(c, c.staging + (mi * C::kHalves + h) * kChunkBytes, a, map_out, x, y, sum);
+      } else {
+        stage_and_store(c, map_out, x, y, z, linear);
+      }
+    }
+    if constexpr (C::kEpilogue == Epilogue::kGeluGradient)
+      reduce_columns(sum, c.lane, c.sums + (c.group * 4 + c.warp) * C::kTileN + h * 64);
+  }
+  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
+    // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's writes.
+    constexpr int kSharing = C::kCooperative ? 2 * kWarpgroup : kWarpgroup;
+    const int id = 1 + (C::kCooperative ? 0 : c.group);
+    const float* from = c.sums + (C::kCooperative ? 0 : c.group * 4 * C::kTileN);
+    const int t = (C::kCooperative ? c.group * kWarpgroup : 0) + c.warp * 32 + c.lane;
+    named_sync(id, kSharing);
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kSharing / 32; ++i) total += from[i * C::kTileN + t];
+    if (w.col + t < p.n) p.column_partial[static_cast<long long>(w.row / kTileRows) * p.n + w.col + t] = total;
+    named_sync(id, kSharing);
+  }
+}
+
+}  // namespace glia::cuda::sm90

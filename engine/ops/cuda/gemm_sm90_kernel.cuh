@@ -1,0 +1,188 @@
+// The persistent, warp-specialised GEMM kernel for Hopper (sm_90a): one thread keeps a ring of shared-memory stages
+// filled through the copy engine, two warpgroups multiply out of it with wgmma. One kernel for the forward product, the
+// data gradient and the weight gradient: they differ in which operand is contiguous along the depth, in the order of the
+// tiles (gemm_sm90_schedule.cuh) and in what happens to the accumulators (gemm_sm90_epilogue.cuh).
+#pragma once
+
+#include "engine/ops/cuda/gemm_sm90_epilogue.cuh"
+
+namespace glia::cuda::sm90 {
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// Addresses of everything in shared memory.
+template <class C>
+struct Layout {
+  uint32_t base;
+  __device__ uint32_t a(int s) const { return base + s * C::kStageBytes; }
+  __device__ uint32_t b(int s) const { return a(s) + C::kABytes; }
+  __device__ uint32_t staging() const { return base + C::kStages * C::kStageBytes; }
+  __device__ uint32_t full(int s) const { return barriers() + 8 * s; }
+  __device__ uint32_t empty(int s) const { return barriers() + 8 * (C::kStages + s); }
+  __device__ uint32_t turn(int g) const { return barriers() + 8 * (2 * C::kStages + g); }
+  __device__ uint32_t aux(int w) const { return barriers() + 8 * (2 * C::kStages + 2 + w); }
+  static constexpr int kSumsAt = C::kStages * C::kStageBytes + C::kStagingBytes;
+  static constexpr int kBarriersAt = kSumsAt + C::kSumBytes;
+  static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 10);
+  static_assert(kOffsetsAt + 4 * (kMaxGroups + 1) <= C::kSharedBytes);
+
+ private:
+  __device__ uint32_t barriers() const { return base + kBarriersAt; }
+};
+
+template <class C>
+__device__ __forceinline__ void load_stage(const Layout<C>& at, int s, const CUtensorMap* map_a, const CUtensorMap* map_b,
+                                           const Work& w, int k, uint32_t rank) {
+  const uint32_t full = at.full(s);
+  barrier_expect(full, C::kStageBytes);
+  const int depth = w.k_begin + k * kTileK;
+  // A in two halves of 64 rows (or of 64 columns of dy); in a cluster each block fetches one half for both.
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (C::kCluster == 2 && half != static_cast<int>(rank)) continue;
+    const int x = C::kOp == Op::kWeightGradient ? w.row + half * 64 : depth;
+    const int y = C::kOp == Op::kWeightGradient ? depth : w.row + half * 64;
+    if constexpr (C::kCluster == 2)
+      load_2d_multicast(at.a(s) + half * 8192, map_a, full, x, y, 3);
+    else
+      load_2d(at.a(s) + half * 8192, map_a, full, x, y);
+  }
+  if constexpr (C::kOp == Op::kForward) {
+    load_3d(at.b(s), map_b, full, depth, w.col, w.group);
+  } else {
+    const int z = C::kOp == Op::kDataGradient ? w.group : 0;
+#pragma unroll
+    for (int j = 0; j < C::kTileN / 64; ++j) load_3d(at.b(s) + j * 8192, map_b, full, w.col + j * 64, depth, z);
+  }
+}
+
+template <class C>
+__device__ __forceinline__ void multiply_stage(float (&acc)[C::kM64][C::kTileN / 2], uint64_t a, uint64_t b) {
+  constexpr int kTransA = C::kOp == Op::kWeightGradient ? 1 : 0;
+  constexpr int kTransB = C::kOp == Op::kForward ? 0 : 1;
+  // 16 values of K further on: 32 bytes inside the swizzle atom, or 16 rows of 128 bytes. Units of 16 bytes.
+  constexpr int kStepA = kTransA ? 128 : 2, kStepB = kTransB ? 128 : 2;
+#pragma unroll
+  for (int kk = 0; kk < kTileK / 16; ++kk)
+#pragma unroll
+    for (int mi = 0; mi < C::kM64; ++mi)
+      wgmma<kTransA, kTransB>(acc[mi], a + kk * kStepA + mi * (8192 >> 4), b + kk * kStepB);
+}
+
+#endif  // sm_90a
+
+template <class C>
+__global__ void __launch_bounds__(kThreads, 1)
+    gemm_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
+                const __grid_constant__ CUtensorMap map_out, const __grid_constant__ CUtensorMap map_aux,
+                const __grid_constant__ Params p) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) uint8_t shared[];
+  const Layout<C> at{smem_address(shared)};
+  int* offsets = reinterpret_cast<int*>(shared + Layout<C>::kOffsetsAt);
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32 % 4, 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t rank = C::kCluster == 1 ? 0 : cluster_rank();
+  constexpr int kConsumers = C::kCooperative ? 2 : 1;  // warpgroups that read a stage
+
+  if (threadIdx.x == 0) {
+    if ((at.base & 1023) != 0) __trap();
+    for (int s = 0; s < C::kStages; ++s) {
+      barrier_init(at.full(s), 1);
+      barrier_init(at.empty(s), 4 * kConsumers * C::kCluster);  // one arrival a warp
+    }
+    for (int g = 0; g < 2; ++g) barrier_init(at.turn(g), 1);
+    for (int w = 0; w < 8; ++w) barrier_init(at.aux(w), 1);
+    barrier_init_fence();
+    prefetch_map(&map_a);
+    prefetch_map(&map_b);
+    prefetch_map(&map_out);
+    prefetch_map(&map_aux);
+  }
+  for (int g = threadIdx.x; g <= p.groups; g += kThreads)
+    offsets[g] = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
+  if constexpr (C::kCluster > 1) cluster_sync();
+  __syncthreads();
+
+  Scheduler<C> schedule(p, offsets, static_cast<int>(blockIdx.x) / C::kCluster,
+                        static_cast<int>(gridDim.x) / C::kCluster, static_cast<int>(rank));
+  Work w;
+  if (warpgroup == 0) {
+    registers_shrink<40>();
+    if (warp == 0 && lane == 0) {
+      int s = 0;
+      uint32_t phase = 0;
+      while (schedule.next(w)) {
+        for (int k = 0; k < w.k_iters; ++k) {
+          barrier_wait(at.empty(s), phase ^ 1);
+          load_stage<C>(at, s, &map_a, &map_b, w, k, rank);
+          if (++s == C::kStages) s = 0, phase ^= 1;
+        }
+      }
+    }
+    __syncwarp();
+  } else {
+    registers_grow<232>();
+    const int group = warpgroup - 1;
+    Consumer c{group,
+               warp,
+               lane,
+               at.staging() + (group * 4 + warp) * 4 * kChunkBytes,
+               at.aux(group * 4 + warp),
+               reinterpret_cast<float*>(shared + Layout<C>::kSumsAt)};
+    const uint64_t a0 = matrix_descriptor(at.a(0) + (C::kCooperative ? group * 8192 : 0), 8192);
+    const uint64_t b0 = matrix_descriptor(at.b(0), 8192);
+    const auto release = [&](int stage) {
+      if constexpr (C::kCluster == 1) {
+        if (lane == 0) barrier_arrive(at.empty(stage));
+      } else {
+        if (lane < C::kCluster) barrier_arrive_remote(at.empty(stage), lane);
+      }
+    };
+    uint32_t position = 0;  // stages taken so far by both warpgroups
+    uint32_t own = 0;       // tiles of this warpgroup
+    for (uint32_t tile = 0; schedule.next(w); ++tile) {
+      if (!C::kCooperative && (tile & 1) != static_cast<uint32_t>(group)) {
+        position += w.k_iters;
+        continue;
+      }
+      if constexpr (C::kEpilogue == Epilogue::kGeluGradient) prefetch_pre<C>(c, &map_aux, w);
+      float acc[C::kM64][C::kTileN / 2];
+#pragma unroll
+      for (int mi = 0; mi < C::kM64; ++mi)
+#pragma unroll
+        for (int i = 0; i < C::kTileN / 2; ++i) acc[mi][i] = 0.0f;
+
+      // Ping-pong: multiply in turns, so that the other warpgroup's epilogue falls into this one's multiplications.
+      if (!C::kCooperative && tile > 0) barrier_wait(at.turn(group), (group == 0 ? own - 1 : own) & 1);
+      int s = static_cast<int>(position % C::kStages);
+      uint32_t phase = position / C::kStages & 1;
+      position += w.k_iters;
+      int previous = 0;
+      for (int k = 0; k < w.k_iters; ++k) {
+        barrier_wait(at.full(s), phase);
+        wgmma_fence();
+        const uint32_t step = s * (C::kStageBytes >> 4);
+        multiply_stage<C>(acc, a0 + step, b0 + step);
+        wgmma_commit();
+        wgmma_wait<1>();  // the stage before this one has been read
+        if (k > 0) release(previous);
+        previous = s;
+        if (++s == C::kStages) s = 0, phase ^= 1;
+      }
+      if (!C::kCooperative && warp == 0 && lane == 0) barrier_arrive(at.turn(1 - group));
+      wgmma_wait<0>();
+      if (w.k_iters > 0) release(previous);
+      epilogue<C>(c, acc, w, p, &map_out, &map_aux, own & 1);
+      ++own;
+    }
+    if (lane == 0) store_wait_read<0>();
+    __syncwarp();
+  }
+  // A block's shared memory must outlive the copies and arrivals that its neighbour sends there.
+  if constexpr (C::kCluster > 1) cluster_sync();
+#endif
+}
+
+}  // namespace glia::cuda::sm90

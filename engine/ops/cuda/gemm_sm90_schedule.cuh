@@ -1,0 +1,162 @@
+// What a GEMM kernel computes (its configuration) and in which order its blocks take the tiles. Device only.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/ops/cuda/gemm_sm90.h"
+
+namespace glia::cuda::sm90 {
+
+enum class Op { kForward, kDataGradient, kWeightGradient };
+enum class Epilogue { kStore, kBias, kBiasGelu, kGeluGradient, kFloat };
+
+constexpr int kTileRows = 128;  // rows of a tile; groups start at multiples of it, so no tile spans two groups
+constexpr int kTileK = 64;      // 64 bf16 = 128 bytes: one swizzle atom wide
+constexpr int kWarpgroup = 128;
+constexpr int kThreads = 3 * kWarpgroup;  // one warpgroup loads, two multiply
+constexpr int kMaxGroups = 128;
+constexpr int kSharedLimit = 232448;  // bytes a block may have on compute capability 9.0
+constexpr int kSmallShared = 1024;    // barriers and the group offsets
+constexpr int kChunkBytes = 2048;     // 16 rows × 64 columns of bf16: what one warp stages for one bulk store
+
+// kCooperative: both consumer warpgroups share one 128×256 tile (64 rows each). Otherwise ping-pong: each has its own
+// 128×128 tile, and the epilogue of one overlaps the multiplications of the other.
+// kCluster = 2: two blocks take neighbouring columns of the same rows and share the loads of A by multicast.
+template <Op op, Epilogue epilogue, bool cooperative, int cluster>
+struct Config {
+  static constexpr Op kOp = op;
+  static constexpr Epilogue kEpilogue = epilogue;
+  static constexpr bool kCooperative = cooperative;
+  static constexpr int kCluster = cluster;
+  static constexpr int kTileN = cooperative ? 256 : 128;
+  static constexpr int kUnitN = kTileN * cluster;     // columns that a cluster takes at once
+  static constexpr int kM64 = cooperative ? 1 : 2;    // 64-row blocks of a warpgroup
+  static constexpr int kHalves = kTileN / 64;         // 64-column chunks of a tile
+  static constexpr int kABytes = kTileRows * 128;
+  static constexpr int kBBytes = kTileN * 128;
+  static constexpr int kStageBytes = kABytes + kBBytes;
+  static constexpr int kStagingBytes = epilogue == Epilogue::kFloat ? 0 : 8 * 4 * kChunkBytes;
+  static constexpr int kSumBytes = epilogue == Epilogue::kGeluGradient ? 8 * kTileN * 4 : 0;
+  static constexpr int kFree = kSharedLimit - kSmallShared - kStagingBytes - kSumBytes;
+  static constexpr int kStages = kFree / kStageBytes < 8 ? kFree / kStageBytes : 8;
+  static constexpr int kSharedBytes = kStages * kStageBytes + kStagingBytes + kSumBytes + kSmallShared;
+  static_assert(kStages >= 3 && kSharedBytes <= kSharedLimit);
+};
+
+struct Params {
+  const int* offsets;  // [groups + 1] on the device, or nullptr: one group of `rows` rows
+  int groups;
+  int rows;
+  int m;  // weight gradient only: rows of a dW
+  int n;  // columns of the output
+  int k;  // depth, forward and data gradient
+  const void* bias;
+  int bias_bf16;
+  int write_pre;    // forward with GELU: also store the pre-activation
+  int equal_shares;  // weight gradient: cut the work into equal shares instead of whole tiles
+  float* column_partial;  // [row tiles, n]
+  float* direct;          // [groups, m, n] float32 weight gradient
+  float* split;           // partial tiles of equal_shares
+};
+
+// One tile (or a part of its depth) for a cluster; col already includes the block's own rank.
+struct Work {
+  int group;
+  int row;      // first row of the output tile (weight gradient: of dW[group])
+  int col;
+  int k_begin;  // weight gradient: first row of x and dy
+  int k_iters;
+  int slot;     // weight gradient: partial tile to write, or -1: the tile is complete
+};
+
+// Both the loading and the multiplying warps walk the same list, each on its own.
+template <class C>
+class Scheduler {
+ public:
+  __device__ Scheduler(const Params& p, const int* offsets, int cluster, int clusters, int rank)
+      : p_(p), offsets_(offsets), clusters_(clusters), shift_(rank * C::kTileN) {
+    units_n_ = (p.n + C::kUnitN - 1) / C::kUnitN;
+    if constexpr (C::kOp == Op::kWeightGradient) {
+      tiles_m_ = (p.m + kTileRows - 1) / kTileRows;
+      per_group_ = tiles_m_ * units_n_;
+      if (p.equal_shares) {
+        const long long total = share_total(offsets, p.groups, per_group_);
+        at_ = static_cast<int>(cluster * total / clusters);
+        end_ = static_cast<int>((cluster + 1) * total / clusters);
+        cluster_ = cluster;
+      } else {
+        at_ = cluster;
+        end_ = p.groups * per_group_;
+      }
+    } else {
+      at_ = cluster;
+      end_ = (offsets[p.groups] + kTileRows - 1) / kTileRows * units_n_;
+    }
+  }
+
+  __device__ bool next(Work& w) {
+    if (at_ >= end_) return false;
+    if constexpr (C::kOp == Op::kWeightGradient) {
+      if (p_.equal_shares)
+        next_share(w);
+      else
+        next_gradient_tile(w);
+    } else {
+      // Columns run fastest: the row tiles in flight are few, so A leaves device memory once and W stays in L2.
+      w.row = at_ / units_n_ * kTileRows;
+      w.col = at_ % units_n_ * C::kUnitN + shift_;
+      while (w.row >= offsets_[group_ + 1]) ++group_;
+      w.group = group_;
+      w.k_begin = 0;
+      w.k_iters = (p_.k + kTileK - 1) / kTileK;
+      w.slot = -1;
+      at_ += clusters_;
+    }
+    return true;
+  }
+
+  // Steps of kTileK rows in all tiles of all groups together.
+  static __device__ long long share_total(const int* offsets, int groups, int per_group) {
+    return static_cast<long long>((offsets[groups] + kTileK - 1) / kTileK) * per_group;
+  }
+
+ private:
+  __device__ void place(Work& w, int tile) {
+    // The shorter side runs fastest, so that the blocks in flight share as much of the longer operand as they can.
+    const bool n_fast = units_n_ <= tiles_m_;
+    w.row = (n_fast ? tile / units_n_ : tile % tiles_m_) * kTileRows;
+    w.col = (n_fast ? tile % units_n_ : tile / tiles_m_) * C::kUnitN + shift_;
+  }
+  __device__ void next_gradient_tile(Work& w) {
+    w.group = at_ / per_group_;
+    place(w, at_ % per_group_);
+    w.k_begin = offsets_[w.group];
+    w.k_iters = (offsets_[w.group + 1] - w.k_begin + kTileK - 1) / kTileK;
+    w.slot = -1;
+    at_ += clusters_;
+  }
+  __device__ void next_share(Work& w) {
+    const auto steps = [&](int row) { return (row + kTileK - 1) / kTileK; };
+    while (at_ >= steps(offsets_[group_ + 1]) * per_group_) ++group_;
+    const int first = steps(offsets_[group_]);
+    const int depth = steps(offsets_[group_ + 1]) - first;
+    const int inside = at_ - first * per_group_;
+    const int tile = inside / depth;
+    const int begin = inside % depth;
+    const int iters = min(depth - begin, end_ - at_);
+    w.group = group_;
+    place(w, tile);
+    w.k_begin = offsets_[group_] + begin * kTileK;
+    w.k_iters = iters;
+    w.slot = iters == depth ? -1 : 2 * cluster_ + (begin == 0 ? 1 : 0);
+    at_ += iters;
+  }
+
+  const Params& p_;
+  const int* offsets_;
+  int clusters_, shift_;
+  int units_n_ = 0, tiles_m_ = 0, per_group_ = 0;
+  int at_ = 0, end_ = 0, cluster_ = 0, group_ = 0;
+};
+
+}  // namespace glia::cuda::sm90

@@ -1,0 +1,24 @@
+// Multi-head self-attention; queries, keys and values come from one linear layer.
+#pragma once
+#include "nn/bert_config.h"
+#include "nn/layer_norm.h"
+#include "nn/linear.h"
+#include "nn/pass.h"
+
+namespace glia {
+
+struct SelfAttention {
+  Linear qkv, output;  // [3H, H] = rows of q, k, v; [H, H]
+  LayerNorm norm;
+  int64_t heads;
+  int layer;
+
+  SelfAttention(ParameterSet& set, const std::string& name, const BertConfig& config, int layer);
+
+  // What the heads see, before the output projection.     x [T, H] → [T, H]
+  Var mix(const Var& x, const Pass& pass) const;
+  // layer_norm(x + dropout(output(mixed))).     mixed, x [rows, H] → [rows, H]
+  Var finish(const Var& mixed, const Var& x, const Pass& pass) const;
+};
+
+}  // namespace glia

@@ -1,0 +1,17 @@
+// BERT's input: dropout(layer_norm(word[id] + position[p] + type[0])).     ids, positions int32 [T] → [T, H]
+#pragma once
+#include "nn/bert_config.h"
+#include "nn/layer_norm.h"
+#include "nn/pass.h"
+
+namespace glia {
+
+struct Embeddings {
+  Parameter *word, *position, *type;  // [V, H], [positions, H], [types, H]
+  LayerNorm norm;
+
+  Embeddings(ParameterSet& set, const std::string& name, const BertConfig& config);
+  Var operator()(const Tensor& ids, const Tensor& positions, const Pass& pass) const;
+};
+
+}  // namespace glia

@@ -1,0 +1,60 @@
+#include "nn/encoder.h"
+
+#include "engine/ops/dropout.h"
+#include "engine/ops/elementwise.h"
+#include "engine/ops/rows.h"
+
+namespace glia {
+
+EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const BertConfig& c, int layer,
+                           const MakeFeedForward& make)
+    : attention(set, name + ".attention", c, layer), feed_forward(make(set, name, layer)),
+      norm(set, name + ".norm", c.hidden, c.layer_norm_eps), layer_(layer) {
+  if (feed_forward->second_residual())
+    second_norm = std::make_unique<LayerNorm>(set, name + ".second_norm", c.hidden, c.layer_norm_eps);
+}
+
+FeedForward::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
+  const auto first = [&](const Var& v) { return gather_rows(v, pass.sequences.first_rows); };
+  const bool early = first_rows_only && !feed_forward->reads_all_rows();
+  const Var mixed = attention.mix(input, pass);
+  const Var x = early ? first(input) : input;
+  Var h = attention.finish(early ? first(mixed) : mixed, x, pass);
+  if (second_norm) h = second_norm->residual(h, x, 0, {});
+  auto [y, routing] = feed_forward->forward(h, pass, first_rows_only);
+  if (first_rows_only && !early) h = first(h);
+  const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_));
+  return {norm.residual(y, h, pass.dropout, key), std::move(routing)};
+}
+
+Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedForward& make)
+    : embeddings(set, "embeddings", c),
+      layers([&] {
+        std::vector<EncoderLayer> all;
+        for (int l = 0; l < c.layers; ++l) all.emplace_back(set, fmt::format("encoder.layer.{}", l), c, l, make);
+        return all;
+      }()),
+      pooler(set, "pooler", c.hidden, c.hidden, c.init_std), classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
+
+Bert::Result Bert::forward(const Tensor& ids, const Tensor& positions, const Pass& pass, bool last_layer_first_rows_only) const {
+  Result result;
+  Var x = embeddings(ids, positions, pass);
+  for (const EncoderLayer& layer : layers) {
+    const bool last = &layer == &layers.back();
+    auto [y, routing] = layer.forward(x, pass, last && last_layer_first_rows_only);
+    x = y;
+    result.routings.push_back(std::move(routing));
+  }
+  if (layers.empty() || !last_layer_first_rows_only) x = gather_rows(x, pass.sequences.first_rows);
+  const Var pooled = dropout(tanh(pooler(x)), pass.dropout,
+                             pass.dropout_key(x.context(), dropout_site::pooler(static_cast<int>(layers.size()))));
+  // The classifier is tiny and its output decides: float32, so that neither logits nor loss are rounded to 16 bits.
+  result.logits = classifier(pooled.dtype() == DType::kBFloat16 ? cast(pooled, DType::kFloat32) : pooled);
+  return result;
+}
+
+std::unique_ptr<FeedForward> make_dense(ParameterSet& set, const std::string& layer_name, const BertConfig& config) {
+  return std::make_unique<DenseFeedForward>(set, layer_name + ".ffn", config);
+}
+
+}  // namespace glia

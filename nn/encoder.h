@@ -1,0 +1,49 @@
+// A post-norm transformer encoder layer and BERT's stack of them (Devlin et al. 2019), with pooler and classifier.
+#pragma once
+#include <functional>
+
+#include "nn/attention.h"
+#include "nn/embedding.h"
+#include "nn/feed_forward.h"
+
+namespace glia {
+
+class EncoderLayer {
+ public:
+  using MakeFeedForward = std::function<std::unique_ptr<FeedForward>(ParameterSet&, const std::string& layer_name, int layer)>;
+
+  EncoderLayer(ParameterSet& set, const std::string& name, const BertConfig& config, int layer, const MakeFeedForward& make);
+
+  // x [T, H] → [T, H]; with first_rows_only → [B, H], each sequence's first row. That is exact, not an approximation: the
+  // other rows' outputs are read by nobody after the last layer, and everything after attention works row by row.
+  FeedForward::Result forward(const Var& x, const Pass& pass, bool first_rows_only) const;
+
+  SelfAttention attention;
+  std::unique_ptr<FeedForward> feed_forward;
+  std::unique_ptr<LayerNorm> second_norm;  // where feed_forward->second_residual()
+  LayerNorm norm;
+
+ private:
+  int layer_;
+};
+
+class Bert {
+ public:
+  Bert(ParameterSet& set, const BertConfig& config, const EncoderLayer::MakeFeedForward& make);
+
+  struct Result {
+    Var logits;                     // [B, C], float32 (float64 for float64)
+    std::vector<Routing> routings;  // [L]
+  };
+  // ids, positions int32 [T]
+  Result forward(const Tensor& ids, const Tensor& positions, const Pass& pass, bool last_layer_first_rows_only) const;
+
+  Embeddings embeddings;
+  std::vector<EncoderLayer> layers;
+  Linear pooler, classifier;  // [H, H], [C, H]
+};
+
+// Dense FFNs named "<layer>.ffn".
+std::unique_ptr<FeedForward> make_dense(ParameterSet& set, const std::string& layer_name, const BertConfig& config);
+
+}  // namespace glia

@@ -1,0 +1,23 @@
+// Layer normalisation with its weights, gain [H] = 1 and bias [H] = 0; statistics in float32.     x [.., H] → [.., H]
+#pragma once
+#include "engine/ops/layer_norm.h"
+#include "nn/parameters.h"
+
+namespace glia {
+
+struct LayerNorm {
+  Parameter *gain, *bias;
+  double eps;
+
+  LayerNorm(ParameterSet& set, const std::string& name, int64_t size, double eps)
+      : gain(set.add(name + ".weight", {size}, Init::one(), false)), bias(set.add(name + ".bias", {size}, Init::zero(), false)),
+        eps(eps) {}
+
+  Var operator()(const Var& x) const { return layer_norm(x, gain->var, bias->var, eps); }
+  // layer_norm(residual + dropout(x)), one pass over memory.
+  Var residual(const Var& x, const Var& residual, double dropout, const RandomKey& key) const {
+    return dropout_residual_layer_norm(x, residual, gain->var, bias->var, eps, dropout, key);
+  }
+};
+
+}  // namespace glia

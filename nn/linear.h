@@ -1,0 +1,19 @@
+// y = x wᵀ + b.     x [.., I] → [.., O] in x's dtype; weight [O, I] ~ N(0, std²), bias [O] = 0
+#pragma once
+#include "engine/ops/matmul.h"
+#include "nn/parameters.h"
+
+namespace glia {
+
+struct Linear {
+  Parameter *weight, *bias;
+
+  Linear(ParameterSet& set, const std::string& name, int64_t in, int64_t out, double std)
+      : weight(set.add(name + ".weight", {out, in}, Init::normal(std), true)),
+        bias(set.add(name + ".bias", {out}, Init::zero(), false)) {}
+
+  Var operator()(const Var& x) const { return linear(x, weight->var, bias->var); }
+  Var gelu(const Var& x) const { return linear_gelu(x, weight->var, bias->var); }
+};
+
+}  // namespace glia

@@ -1,0 +1,104 @@
+#include "nn/parameters.h"
+
+#include "engine/core/file.h"
+#include "engine/ops/random_fill.h"
+
+namespace glia {
+namespace {
+
+int64_t padded(int64_t n) { return (n + ParameterSet::kAlign - 1) / ParameterSet::kAlign * ParameterSet::kAlign; }
+
+void initialise(Tensor value, const std::string& name, Init init, uint64_t seed, uint32_t purpose) {
+  // 56 bits of the name's hash select the stream: 24 in the purpose, 32 in the step.
+  const uint64_t h = hash_bytes(name);
+  switch (init.kind) {
+    case Init::Kind::kZero: value.zero(); break;
+    case Init::Kind::kOne: fill(value, 1.0); break;
+    case Init::Kind::kNormal:
+      fill_normal(value, {init.std, seed, purpose + static_cast<uint32_t>(h & 0xffffffu), static_cast<uint32_t>(h >> 32), false});
+  }
+}
+
+}  // namespace
+
+Parameter* ParameterSet::add(std::string name, const Shape& shape, Init init, bool decay) {
+  CHECK(!materialised(), "parameters: '{}' was declared after materialise()", name);
+  CHECK(!find(name), "parameters: '{}' was declared twice", name);
+  CHECK(shape.numel() > 0, "parameters: '{}' is empty: {}", name, shape);
+  parameters_.push_back({std::move(name), shape, init, decay, {}, 0});
+  return &parameters_.back();
+}
+
+void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy) {
+  CHECK(!materialised(), "parameters: materialise() was called twice");
+  CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}", dtype);
+  int64_t end = 0;
+  for (const bool decay : {true, false}) {
+    for (Parameter& p : parameters_)
+      if (p.decay == decay) {
+        p.offset = end;
+        end += padded(p.shape.numel());
+      }
+    if (decay) decayed_size_ = end;
+  }
+  flat_size_ = end;
+  values_ = zeros(context, {flat_size_}, dtype);
+  gradients_ = zeros(context, {flat_size_}, dtype);
+  if (with_copy) copy_ = zeros(context, {flat_size_}, DType::kBFloat16);
+  for (Parameter& p : parameters_) {
+    p.var = Var::parameter(slice(values_, p), slice(gradients_, p));
+    if (with_copy) p.var.set_copy(slice(copy_, p));
+    initialise(p.var.value(), p.name, p.init, seed, purpose::kInit);
+  }
+  refresh_copy();
+}
+
+void ParameterSet::redraw(const Parameter& p, Init init, uint64_t seed) {
+  initialise(p.var.value(), p.name, init, seed, purpose::kWarmStart);
+}
+
+void ParameterSet::bind(std::span<const Var> vars) {
+  CHECK(vars.size() == parameters_.size(), "parameters: bind wants {} leaves, got {}", parameters_.size(), vars.size());
+  for (size_t i = 0; i < vars.size(); ++i) {
+    CHECK(vars[i].shape() == parameters_[i].shape, "parameters: '{}' is {}, got {}", parameters_[i].name,
+          parameters_[i].shape, vars[i].shape());
+    parameters_[i].var = vars[i];
+  }
+}
+
+void ParameterSet::clear_gradients() {
+  for (Parameter& p : parameters_) p.var.clear_grad();
+}
+
+void ParameterSet::complete_gradients() {
+  for (const Parameter& p : parameters_)
+    if (!p.var.grad().defined()) slice(gradients_, p).zero();
+}
+
+void ParameterSet::refresh_copy() {
+  if (copy_.defined()) cast_into(values_, copy_);
+}
+
+const Parameter* ParameterSet::find(std::string_view name) const {
+  for (const Parameter& p : parameters_)
+    if (p.name == name) return &p;
+  return nullptr;
+}
+
+const Parameter& ParameterSet::get(std::string_view name) const {
+  const Parameter* p = find(name);
+  CHECK(p, "parameters: there is no '{}'", name);
+  return *p;
+}
+
+int64_t ParameterSet::count() const {
+  int64_t n = 0;
+  for (const Parameter& p : parameters_) n += p.shape.numel();
+  return n;
+}
+
+Tensor ParameterSet::slice(const Tensor& flat, const Parameter& p) const {
+  return flat.rows(p.offset, p.offset + p.shape.numel()).reshape(p.shape);
+}
+
+}  // namespace glia

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Builds build/device/attention_harness; arguments go to nvcc for the kernels (-DNAME=1, -Xptxas -v).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=${OUT_DIR:-build/device} nvcc=${NVCC:-/usr/local/cuda/bin/nvcc}
+mkdir -p "$out"
+flags=(-std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings
+       -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=x86-64-v3
+       -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=sm_80)
+"$nvcc" "${flags[@]}" "$@" -c engine/ops/cuda/attention_sm80.cu -o "$out/attention_sm80.o"
+"$nvcc" "${flags[@]}" -c engine/ops/attention.cu -o "$out/attention.o" &
+"$nvcc" "${flags[@]}" -c tests/device/attention_harness.cu -o "$out/harness.o" &
+for f in engine/ops/attention_cpu engine/core/check; do
+  g++ -std=c++20 -O3 -march=x86-64-v3 -fno-math-errno -fopenmp -DFMT_HEADER_ONLY -I. -c $f.cpp -o "$out/$(basename $f).o"
+done
+wait %1 && wait %2
+"$nvcc" -cudart static -o "$out/attention_harness" "$out"/{harness,attention,attention_sm80,attention_cpu,check}.o \
+  -Xcompiler -fopenmp,-static-libstdc++
+echo "$out/attention_harness"
