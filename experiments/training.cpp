@@ -119,6 +119,7 @@ void Trainer::work(int64_t tokens) {
   if (!losses_.defined()) {  // the first step, which is never captured
     losses_ = empty(context_, {1 + out.parts.numel()});
     ring_ = empty(context_, {options_.log_every, losses_.numel()});
+    part_names_ = out.part_names;
   }
   losses_.rows(0, 1).copy_from(out.loss.value().reshape({1}));
   losses_.rows(1, losses_.numel()).copy_from(out.parts);

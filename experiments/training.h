@@ -30,7 +30,7 @@ int64_t longest_sequence(const TokenSplit& split);
 
 struct StepLosses {
   double loss = 0;            // total
-  std::vector<double> parts;  // unweighted, in the order of Model::part_names()
+  std::vector<double> parts;  // unweighted, in the order of Trainer::part_names()
 };
 
 class Trainer {
@@ -48,6 +48,7 @@ class Trainer {
   int64_t steps_per_epoch() const { return plans_.front().batches(); }
   int64_t done() const { return done_; }
   int64_t tokens_done() const { return tokens_done_; }  // real ones, by this object
+  const std::vector<std::string>& part_names() const { return part_names_; }  // known after the first step
 
   // The next step() is step number `step` (from 0).
   void seek(int64_t step);
@@ -84,6 +85,7 @@ class Trainer {
   Tensor losses_;                      // float32 [1 + parts], of the last step: fixed memory that graphs write to
   Tensor ring_;                        // float32 [log_every, 1 + parts]
   int64_t unread_ = 0;
+  std::vector<std::string> part_names_;
 };
 
 }  // namespace glia
