@@ -27,5 +27,6 @@ struct OpCase {
 };
 
 std::vector<OpCase> op_cases();
+void add_product_cases(std::vector<OpCase>& cases);  // product_cases.cpp: products, attention, MoE
 
 }  // namespace glia

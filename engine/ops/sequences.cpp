@@ -15,7 +15,7 @@ Sequences make_sequences(Context& context, const std::vector<int32_t>& lengths, 
   std::vector<int32_t> offsets(lengths.size() + 1, 0);
   Sequences s;
   for (int64_t b = 0; b < count; ++b) {
-    CHECK(lengths[b] >= 0, "make_sequences: sequence {} has length {}", b, lengths[b]);
+    CHECK(lengths[b] >= 1, "make_sequences: sequence {} has length {}", b, lengths[b]);
     offsets[b + 1] = offsets[b] + lengths[b];
     s.max_length = std::max<int64_t>(s.max_length, lengths[b]);
   }

@@ -1,0 +1,152 @@
+// Two-layer networks, dense and one an expert. Reference: plain ops. On sm_90 in bfloat16 one op around the fused wgmma kernels:
+//     pre = x w1ᵀ + b1, h = gelu(pre)   one kernel        dpre = (dy w2) ∘ gelu'(pre), Σ rows of dpre   one kernel
+//     y   = h w2ᵀ + b2                  one kernel        dx = dpre w1; dw2 = dyᵀ h; dw1 = dpreᵀ x      one each
+// Saved: x, pre and h in bfloat16.
+#include "engine/ops/feed_forward.h"
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "engine/ops/elementwise.h"
+#include "engine/ops/cuda/gemm_sm90.h"
+#include "engine/ops/matmul.h"
+#include "engine/ops/moe.h"
+
+namespace glia {
+
+Var expert_ffn_reference(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
+  return grouped_linear(gelu(grouped_linear(x, w1, b1, offsets)), w2, b2, offsets);
+}
+
+Var feed_forward_reference(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
+  return linear(gelu(linear(x, w1, b1)), w2, b2);
+}
+
+#if GLIA_CUDA
+
+namespace {
+
+void* raw_or_null(const Tensor& t) { return t.defined() ? t.raw() : nullptr; }
+
+// Everything that the gradient needs, shared by the dense and the grouped op.
+struct FusedFfn {
+  Tensor x, w1, w2, pre, h, offsets;  // offsets undefined: one group of all rows
+  int64_t groups, rows, inputs, hidden, outputs;
+
+  cuda::RowGroups row_groups() const {
+    return {offsets.defined() ? offsets.data<int32_t>() : nullptr, static_cast<int>(groups), static_cast<int>(rows)};
+  }
+  Tensor partial(Context& context, int64_t columns) const { return empty(context, {(rows + 127) / 128, columns}, DType::kFloat32); }
+
+  void gradient(const Tensor& dy, Grads& in) const {
+    Context& context = dy.context();
+    const cuda::RowGroups g = row_groups();
+    const int O = static_cast<int>(outputs), F = static_cast<int>(hidden), I = static_cast<int>(inputs);
+    const Tensor dpre = empty(context, {rows, hidden}, DType::kBFloat16), sums = partial(context, hidden);
+    const auto run = [&](const char* op, auto&& launch) { on_device(context, op, [] {}, launch); };
+    run("feed_forward/dpre", [&](auto& cuda) {
+      cuda::gemm_data_gradient_gelu(dy.raw(), w2.raw(), pre.raw(), dpre.raw(), sums.data<float>(), g, O, F, cuda.stream);
+    });
+    const auto weight_gradient = [&](size_t i, const Tensor& d, const Tensor& from, int outs, int ins) {
+      if (!in.wants(i)) return;
+      Tensor dw = in.buffer(i);
+      const Tensor workspace = empty(context, {static_cast<int64_t>(cuda::gemm_weight_gradient_workspace() / 4)}, DType::kFloat32);
+      run("feed_forward/dw", [&](auto& cuda) {
+        cuda::gemm_weight_gradient(d.raw(), from.raw(), dw.raw(), dw.dtype() == DType::kBFloat16, g, outs, ins, workspace.raw(),
+                                   workspace.bytes(), cuda.stream);
+      });
+      in.add(i, dw);
+    };
+    weight_gradient(3, dy, h, O, F);
+    weight_gradient(1, dpre, x, F, I);
+    // Bias gradients are summed in float32 and rounded only where the bias itself is 16-bit.
+    const auto bias_gradient = [&](size_t i, const Tensor& partials, int columns) {
+      Tensor db = in.buffer(i);
+      const Tensor wide = db.dtype() == DType::kFloat32 ? db : empty(context, db.shape(), DType::kFloat32);
+      run("feed_forward/db", [&](auto& cuda) {
+        cuda::reduce_column_partials(partials.data<float>(), wide.data<float>(), g, columns, cuda.stream);
+      });
+      if (!wide.same_storage(db)) cast_into(wide, db);
+      in.add(i, db);
+    };
+    if (in.wants(2)) bias_gradient(2, sums, F);
+    if (in.wants(4)) {
+      const Tensor dy_sums = partial(context, outputs);
+      run("feed_forward/db", [&](auto& cuda) { cuda::column_partials(dy.raw(), dy_sums.data<float>(), g, O, cuda.stream); });
+      bias_gradient(4, dy_sums, O);
+    }
+    if (in.wants(0)) {
+      Tensor dx = in.buffer(0);
+      run("feed_forward/dx", [&](auto& cuda) { cuda::gemm_data_gradient(dpre.raw(), w1.raw(), dx.raw(), g, F, I, cuda.stream); });
+      in.add(0, dx);
+    }
+  }
+};
+
+bool has_fast_path(Context& context, DType dtype) {
+  return context.device().is_cuda() && context.cuda().capability == 90 && dtype == DType::kBFloat16;
+}
+
+bool multiples_of_8(std::initializer_list<int64_t> sizes) {
+  return std::all_of(sizes.begin(), sizes.end(), [](int64_t n) { return n % 8 == 0; });
+}
+
+cuda::Bias bias_of(const Tensor& b) { return {b.raw(), b.dtype() == DType::kBFloat16}; }
+
+// w1, w2: [E, O, I] or [O, I].
+Var fused_ffn(const char* op, const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
+  Context& context = x.context();
+  FusedFfn f{x.value(), w1.value_as(DType::kBFloat16), w2.value_as(DType::kBFloat16), {}, {}, offsets,
+             w1.rank() == 3 ? w1.size(0) : 1, x.size(0), w1.size(-1), w1.size(-2), w2.size(-2)};
+  const bool training = context.grad_enabled;
+  f.pre = training ? empty(context, {f.rows, f.hidden}, DType::kBFloat16) : Tensor();
+  f.h = empty(context, {f.rows, f.hidden}, DType::kBFloat16);
+  Tensor y = empty(context, {f.rows, f.outputs}, DType::kBFloat16);
+  on_device(context, "feed_forward/up", [] {}, [&](auto& cuda) {
+    cuda::gemm_forward_gelu(f.x.raw(), f.w1.raw(), bias_of(b1.value()), raw_or_null(f.pre), f.h.raw(), f.row_groups(),
+                            static_cast<int>(f.hidden), static_cast<int>(f.inputs), cuda.stream);
+  });
+  on_device(context, "feed_forward/down", [] {}, [&](auto& cuda) {
+    cuda::gemm_forward(f.h.raw(), f.w2.raw(), bias_of(b2.value()), y.raw(), f.row_groups(), static_cast<int>(f.outputs),
+                       static_cast<int>(f.hidden), cuda.stream);
+  });
+  return record(op, y, {x, w1, b1, w2, b2}, [f](const Tensor& dy, Grads& in) { f.gradient(dy, in); });
+}
+
+}  // namespace
+
+#endif
+
+// dx, dw, db as in grouped_linear; dpre = dh ∘ gelu'(pre).
+Var expert_ffn(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
+  CHECK(x.rank() == 2 && w1.rank() == 3 && w2.rank() == 3 && w1.size(2) == x.size(1) && w2.size(2) == w1.size(1) &&
+            w2.size(0) == w1.size(0) && b1.shape() == (Shape{w1.size(0), w1.size(1)}) && b2.shape() == (Shape{w2.size(0), w2.size(1)}),
+        "expert_ffn: wants x [N, H], w1 [E, F, H], b1 [E, F], w2 [E, O, F], b2 [E, O], got {}, {}, {}, {}, {}", x.shape(), w1.shape(),
+        b1.shape(), w2.shape(), b2.shape());
+#if GLIA_CUDA
+  if (has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(1), w2.size(1)}))
+    return fused_ffn("expert_ffn", x, w1, b1, w2, b2, offsets);
+#endif
+  return expert_ffn_reference(x, w1, b1, w2, b2, offsets);
+}
+
+Var feed_forward(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
+  CHECK(x.rank() >= 1 && w1.rank() == 2 && w2.rank() == 2 && w1.size(1) == x.size(-1) && w2.size(1) == w1.size(0) &&
+            b1.shape() == Shape{w1.size(0)} && b2.shape() == Shape{w2.size(0)},
+        "feed_forward: wants x [.., H], w1 [F, H], b1 [F], w2 [O, F], b2 [O], got {}, {}, {}, {}, {}", x.shape(), w1.shape(),
+        b1.shape(), w2.shape(), b2.shape());
+#if GLIA_CUDA
+  if (x.rank() == 2 && has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(0), w2.size(0)}))
+    return fused_ffn("feed_forward", x, w1, b1, w2, b2, {});
+#endif
+  return linear(linear_gelu(x, w1, b1), w2, b2);
+}
+
+int64_t expert_alignment([[maybe_unused]] Context& context, [[maybe_unused]] DType dtype) {
+#if GLIA_CUDA
+  if (has_fast_path(context, dtype)) return 128;
+#endif
+  return 1;
+}
+
+}  // namespace glia
