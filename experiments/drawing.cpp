@@ -106,7 +106,7 @@ Color sequential(double t) {
 
 bool is_dark(Color c) {  // where white text has the higher contrast ratio of the two (WCAG 2, relative luminance)
   const auto linear = [](uint8_t v) { return std::pow(v / 255.0, 2.2); };
-  return 0.2126 * linear(c.r) + 0.7152 * linear(c.g) + 0.0722 * linear(c.b) < 0.2;
+  return 0.2126 * linear(c.r) + 0.7152 * linear(c.g) + 0.0722 * linear(c.b) < 0.24;
 }
 
 Picture::Picture(double width, double height, std::string title)
@@ -287,10 +287,25 @@ double text_width(const std::string& text, double size, bool bold) {
   return extents.x_advance;
 }
 
+std::vector<Picture::Box> Picture::text_boxes() const {
+  std::vector<Box> boxes;
+  for (const auto& shape : shapes_)
+    if (const auto* t = std::get_if<Text>(&shape); t && t->style.degrees == 0) {
+      const double w = text_width(t->text, t->style.size, t->style.bold);
+      const double x = t->at.x - (t->style.anchor == Anchor::middle ? w / 2
+                                  : t->style.anchor == Anchor::end  ? w
+                                                                    : 0);
+      boxes.push_back(
+          {x, t->at.y - 0.76 * t->style.size, w, t->style.size, t->text});  // DejaVu: ascent .76, descent .24
+    }
+  return boxes;
+}
+
 std::vector<double> spread(const std::vector<double>& wanted, double height, double low, double high) {
   std::vector<size_t> order(wanted.size());
   std::iota(order.begin(), order.end(), size_t(0));
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return wanted[a] < wanted[b]; });
+  if (wanted.size() > 1) height = std::min(height, (high - low) / double(wanted.size() - 1));
   // Blocks of touching labels; a block sits at the mean of what its members want, and merges with one it touches.
   struct Block {
     double sum = 0;  // of wanted − offset in the block
@@ -326,7 +341,8 @@ Ticks ticks(double low, double high, int count) {
   for (double factor : {5.0, 2.0, 1.0})
     if (factor * power >= raw * 0.999) step = factor * power;
   out.decimals = std::max(0, int(-std::floor(std::log10(step) + 1e-9)));
-  for (double k = std::ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; ++k) out.at.push_back(k * step);
+  for (double k = std::ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; ++k)
+    out.at.push_back(k * step + 0.0);  // + 0: no "-0"
   return out;
 }
 

@@ -53,6 +53,13 @@ class Picture {
   // One of 8 shapes, so that series differ in more than colour.
   void marker(Point center, int shape, double radius, Color fill, Color stroke = kWhite);
 
+  struct Box {
+    double x, y, width, height;
+    std::string text;
+  };
+  std::vector<Box> text_boxes()
+      const;  // of unrotated texts: the tests look for labels that overlap or leave the page
+
   std::string svg_text() const;                   // <svg …>…</svg>, scales to its container
   void write_svg(const std::string& path) const;  // cairo
   void write_png(const std::string& path, double scale = 2) const;
@@ -85,8 +92,8 @@ class Picture {
 
 double text_width(const std::string& text, double size, bool bold = false);  // of DejaVu Sans, in points
 
-// Moves labels of the given height apart, keeping their order and staying in low … high; returns their new
-// positions.
+// Moves labels of the given height apart, keeping their order and staying in low … high (closer when they are too
+// many); returns their new positions.
 std::vector<double> spread(const std::vector<double>& wanted, double height, double low, double high);
 
 // About `count` round numbers (1, 2 or 5 times a power of ten) that cover low … high from inside, and their

@@ -165,7 +165,9 @@ Picture draw(const Heatmap& map) {
   for (const auto& topic : map.topics) label_w = std::max(label_w, text_width(topic, 11.5));
   const int columns = layers == 1 ? 1 : experts > 32 ? 1 : layers <= 8 ? 2 : 4;
   const int panel_rows = (layers + columns - 1) / columns;
-  const double left = label_w + 22, gap = 26, panel_w = experts * cell_w, panel_h = topics * cell_h;
+  const double left = label_w + 22, gap = 26, panel_h = topics * cell_h;
+  double panel_w = experts * cell_w;
+  for (int l = 0; l < layers; ++l) panel_w = std::max(panel_w, text_width(caption(map, size_t(l)), 12, true));
   const double pitch_h = panel_h + 56, header = 58;
   double width = left + columns * panel_w + (columns - 1) * gap + 16;
   width = std::max({width, text_width(map.title, 15, true) + 32, text_width(map.note, 10.5) + 32});
@@ -197,7 +199,8 @@ Picture draw(const Heatmap& map) {
   const double bar_w = std::min(240.0, width - left - 90), y = height - 34;
   constexpr int steps = 48;
   for (int i = 0; i < steps; ++i)
-    p.rect(left + bar_w * i / steps, y, bar_w * (steps - i) / steps, 11, sequential((i + 0.5) / steps));  // no seams
+    p.rect(left + bar_w * i / steps, y, bar_w * (steps - i) / steps, 11,
+           sequential((i + 0.5) / steps));  // no seams
   for (double value : {0.0, end / 2, end})
     p.text({left + bar_w * value / end, y + 24}, fmt::format("{:g} %", 100 * value),
            {.size = 10.5, .color = kGrey, .anchor = Anchor::middle});

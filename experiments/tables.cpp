@@ -253,8 +253,9 @@ std::string html_escaped(const std::string& text) {
 }
 
 std::string as_html(const Table& t) {
-  std::string text = "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"" + html_escaped(t.title) +
-                     "\"><table>\n<thead><tr>";
+  std::string text = "<h3>" + html_escaped(t.title) + "</h3>\n";
+  text += "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"" + html_escaped(t.title) +
+          "\"><table>\n<thead><tr>";
   for (const auto& cell : t.header) text += "<th scope=\"col\">" + html_escaped(cell) + "</th>";
   text += "</tr></thead>\n<tbody>\n";
   for (const auto& row : t.rows) {
