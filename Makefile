@@ -31,7 +31,7 @@ LIB      := $(BUILD)/libglia.a
 TESTS    := $(BUILD)/run_tests
 
 COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-CXXFLAGS := -std=c++20 -O3 -g1 -march=$(MARCH) -fno-math-errno -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
+CXXFLAGS := -std=c++20 -O3 -g1 -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
             -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=$(MARCH) \
             $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))

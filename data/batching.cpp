@@ -11,9 +11,11 @@ namespace glia {
 
 BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : split_(split), options_(options) {
   CHECK(options.batch_size > 0, "batch plan: wants a batch size of at least 1, got {}", options.batch_size);
-  CHECK(options.epoch >= 0 && options.epoch < (int64_t{1} << 32), "batch plan: wants a 32-bit epoch, got {}", options.epoch);
+  CHECK(options.epoch >= 0 && options.epoch < (int64_t{1} << 32), "batch plan: wants a 32-bit epoch, got {}",
+        options.epoch);
   if (options.shuffle) {
-    order_ = random_permutation(split.size(), options.seed, purpose::kShuffle, static_cast<uint32_t>(options.epoch));
+    order_ =
+        random_permutation(split.size(), options.seed, purpose::kShuffle, static_cast<uint32_t>(options.epoch));
   } else {
     order_.resize(static_cast<size_t>(split.size()));
     std::iota(order_.begin(), order_.end(), 0);
@@ -25,8 +27,8 @@ BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : spl
     for (size_t i = first; i < last; ++i) {
       const int64_t length = split.length(order_[i]);
       if (options.layout == BatchLayout::kPadded)
-        CHECK(length <= options.padded_length, "batch plan: row {} has {} tokens, more than the padded length {}", order_[i],
-              length, options.padded_length);
+        CHECK(length <= options.padded_length, "batch plan: row {} has {} tokens, more than the padded length {}",
+              order_[i], length, options.padded_length);
       tokens += options.layout == BatchLayout::kPadded ? options.padded_length : length;
     }
     CHECK(tokens <= INT32_MAX, "batch plan: {} tokens in a batch do not fit 32-bit offsets", tokens);
@@ -34,27 +36,31 @@ BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : spl
   }
 }
 
-int64_t BatchPlan::max_tokens() const { return tokens_.empty() ? 0 : *std::max_element(tokens_.begin(), tokens_.end()); }
+int64_t BatchPlan::max_tokens() const {
+  return tokens_.empty() ? 0 : *std::max_element(tokens_.begin(), tokens_.end());
+}
 
 int64_t BatchPlan::total_tokens() const { return std::accumulate(tokens_.begin(), tokens_.end(), int64_t{0}); }
 
 std::span<const int32_t> BatchPlan::rows(int64_t batch) const {
   CHECK(batch >= 0 && batch < batches(), "batch plan: wants a batch below {}, got {}", batches(), batch);
   const size_t first = static_cast<size_t>(batch * options_.batch_size);
-  return std::span(order_).subspan(first, std::min(static_cast<size_t>(options_.batch_size), order_.size() - first));
+  return std::span(order_).subspan(first,
+                                   std::min(static_cast<size_t>(options_.batch_size), order_.size() - first));
 }
 
 void BatchPlan::fill(int64_t batch, BatchView& out) const {
   const std::span<const int32_t> rows = this->rows(batch);
   const auto sequences = static_cast<int64_t>(rows.size());
   CHECK(out.token_capacity >= tokens(batch) && out.sequence_capacity >= sequences,
-        "batch plan: batch {} wants room for {} tokens and {} sequences, got {} and {}", batch, tokens(batch), sequences,
-        out.token_capacity, out.sequence_capacity);
+        "batch plan: batch {} wants room for {} tokens and {} sequences, got {} and {}", batch, tokens(batch),
+        sequences, out.token_capacity, out.sequence_capacity);
   const bool padded = options_.layout == BatchLayout::kPadded;
   int64_t at = 0;
   for (int64_t b = 0; b < sequences; ++b) {
     const int64_t row = rows[b], length = split_.length(row), room = padded ? options_.padded_length : length;
-    std::memcpy(out.ids + at, split_.ids.data() + split_.offsets[row], static_cast<size_t>(length) * sizeof(int32_t));
+    std::memcpy(out.ids + at, split_.ids.data() + split_.offsets[row],
+                static_cast<size_t>(length) * sizeof(int32_t));
     std::fill(out.ids + at + length, out.ids + at + room, options_.pad_id);
     std::iota(out.positions + at, out.positions + at + room, 0);
     out.offsets[b] = static_cast<int32_t>(at);
@@ -72,7 +78,7 @@ PackedBatch BatchPlan::make(int64_t batch) const {
   const auto t = static_cast<size_t>(tokens(batch)), b = static_cast<size_t>(sequences(batch));
   made.ids.resize(t), made.positions.resize(t);
   made.offsets.resize(b + 1), made.lengths.resize(b), made.labels.resize(b);
-  BatchView view{made.ids.data(),    made.positions.data(),  made.offsets.data(),     made.lengths.data(),
+  BatchView view{made.ids.data(),    made.positions.data(),   made.offsets.data(),    made.lengths.data(),
                  made.labels.data(), static_cast<int64_t>(t), static_cast<int64_t>(b)};
   fill(batch, view);
   made.tokens = view.tokens, made.sequences = view.sequences;
@@ -155,7 +161,8 @@ std::optional<Prefetcher::Ready> Prefetcher::next() {
 void Prefetcher::release(int64_t slot) {
   {
     const std::lock_guard lock(mutex_);
-    CHECK(slot >= 0 && slot < static_cast<int64_t>(slots_.size()) && std::count(free_.begin(), free_.end(), slot) == 0,
+    CHECK(slot >= 0 && slot < static_cast<int64_t>(slots_.size()) &&
+              std::count(free_.begin(), free_.end(), slot) == 0,
           "prefetcher: slot {} is not in use", slot);
     free_.push_back(slot);
   }

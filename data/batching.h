@@ -1,5 +1,5 @@
-// Batches of a split: packed (no padding token exists) or padded to one length, in an order that depends on (seed, epoch)
-// only. Everything about a batch but its contents is known when the plan is made, so that buffers are sized once.
+// Batches of a split: packed (no padding token exists) or padded to one length, in an order that depends only
+// on (seed, epoch). All about a batch but its contents is known when the plan is made, so buffers are sized once.
 #pragma once
 
 #include <condition_variable>
@@ -25,8 +25,9 @@ struct BatchView {
   int32_t* ids = nullptr;        // [T]
   int32_t* positions = nullptr;  // [T]    0, 1, … in each sequence
   int32_t* offsets = nullptr;    // [B+1]  sequence b is tokens offsets[b] … offsets[b+1]−1
-  int32_t* lengths = nullptr;    // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
-  int32_t* labels = nullptr;     // [B]
+  int32_t* lengths =
+      nullptr;  // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
+  int32_t* labels = nullptr;  // [B]
   int64_t token_capacity = 0, sequence_capacity = 0;
   int64_t tokens = 0, sequences = 0;  // T, B
 };
@@ -76,8 +77,8 @@ class BatchPlan {
 std::vector<BatchPlan> plan_run(const TokenSplit& split, BatchOptions options, int64_t epochs);
 int64_t max_tokens(const std::vector<BatchPlan>& plans);
 
-// Prepares batches on a thread of its own while the caller works on earlier ones. The slots are the caller's memory (two are
-// enough); a slot is refilled only after release(). An error in the thread is thrown by next().
+// Prepares batches on a thread of its own while the caller works on earlier ones. The slots are the caller's memory
+// (two are enough); a slot is refilled only after release(). An error in the thread is thrown by next().
 class Prefetcher {
  public:
   // From batch `first_batch` of plans[0]; the plans must outlive the prefetcher.

@@ -17,7 +17,8 @@ namespace diff = unicode_differences;
 
 template <size_t N>
 bool in(const diff::CodeRange (&table)[N], uint32_t code) {
-  const auto* range = std::partition_point(table, table + N, [&](const diff::CodeRange& r) { return r.last < code; });
+  const auto* range =
+      std::partition_point(table, table + N, [&](const diff::CodeRange& r) { return r.last < code; });
   return range != table + N && range->first <= code;
 }
 
@@ -29,8 +30,8 @@ uint32_t find(const diff::CodePair (&table)[N], uint32_t code, uint32_t otherwis
 
 // White_Space has been stable since Unicode 6.3. U+000B, U+000C and U+0085 are dropped as Cc before it matters.
 bool is_space(uint32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 // The ranges of Hugging Face's Rust code. Google's Python begins extension E at U+2B820; we follow Rust (U+2B920).
@@ -44,12 +45,14 @@ bool is_dropped(uint32_t c, utf8proc_category_t category) {
   if (c == 0 || c == 0xFFFD) return true;
   if (c == '\t' || c == '\n' || c == '\r') return false;
   // Cn (unassigned) stays: the category tables of Hugging Face's crate have no such class.
-  const bool other = category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF || category == UTF8PROC_CATEGORY_CO;
+  const bool other =
+      category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF || category == UTF8PROC_CATEGORY_CO;
   return other ? !in(diff::kNotDropped, c) : in(diff::kDropped, c);
 }
 
 bool is_punctuation(uint32_t c, utf8proc_category_t category) {
-  if (c < 128) return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+  if (c < 128)
+    return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
   const bool p = category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
   return p ? !in(diff::kNotPunctuation, c) : in(diff::kPunctuation, c);
 }
@@ -67,11 +70,12 @@ BertChars::Entry classify(uint32_t c, bool lowercase, bool cjk) {
   if (lowercase) {
     combining = in(diff::kNoClass, c) ? 0 : find(diff::kClass, c, static_cast<uint32_t>(property->combining_class));
     const bool mn = property->category == UTF8PROC_CATEGORY_MN;
-    if (mn ? !in(diff::kNotMark, c) : in(diff::kMark, c)) return entry(combining ? CharKind::kDrop : CharKind::kBarrier);
+    if (mn ? !in(diff::kNotMark, c) : in(diff::kMark, c))
+      return entry(combining ? CharKind::kDrop : CharKind::kBarrier);
     c = find(diff::kLower, c, static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
   }
-  // The class is that of the lower-cased code point, which is what the pre-tokenizer sees. A mark of a class is written
-  // to its sorted place first; none of them is punctuation.
+  // The class is that of the lower-cased code point, which is what the pre-tokenizer sees. A mark of a class is
+  // written to its sorted place first; none of them is punctuation.
   if (cjk) return entry(CharKind::kAlone, c);
   if (combining) {
     CHECK(!is_punctuation(c, category_of(c)), "bert_chars: U+{:04X} is a mark and punctuation", c);
@@ -104,7 +108,8 @@ BertChars::BertChars(bool lowercase) : page_of_(0x1100) {
       if (lowercase && !in(diff::kNotDecomposed, c)) {
         int boundary = 0;
         n = utf8proc_decompose_char(decomposed[0], decomposed, 16,
-                                    static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE), &boundary);
+                                    static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE),
+                                    &boundary);
         CHECK(n >= 1 && n <= 16, "bert_chars: U+{:04X} decomposes into {} code points", c, n);
       }
       if (n == 1) {

@@ -1,6 +1,6 @@
-// What BERT's text clean-up does to each code point, as one table: Hugging Face `tokenizers`' BertNormalizer (clean-up,
-// CJK spacing, NFD without Mn, lower-casing) and the character classes of its BertPreTokenizer, from utf8proc's
-// properties and the code points about which the two disagree (unicode_differences.h).
+// What BERT's text clean-up does to each code point, as one table: Hugging Face `tokenizers`' BertNormalizer
+// (clean-up, CJK spacing, NFD without Mn, lower-casing) and the character classes of its BertPreTokenizer, from
+// utf8proc's properties and the code points about which the two disagree (unicode_differences.h).
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ class BertChars {
     uint32_t payload() const { return bits >> 11; }
   };
 
-  // Built at the first call, about 10 ms each. lowercase: uncased BERT (accents are stripped too); else cased, which keeps
-  // both (`strip_accents=None` means "as lowercase" there).
+  // Built at the first call, about 10 ms each. lowercase: uncased BERT (accents are stripped too); else cased,
+  // which keeps both (`strip_accents=None` means "as lowercase" there).
   static const BertChars& get(bool lowercase);
 
   Entry operator[](uint32_t code) const { return pages_[page_of_[code >> 8]][code & 255]; }  // code <= 0x10FFFF

@@ -149,7 +149,8 @@ CsvReader::Outcome CsvReader::scan_row(CsvRow& row, std::string& message) {
 
   const size_t invalid = utf8::find_invalid(text_.substr(begin_, end - begin_));
   if (invalid != std::string_view::npos) {
-    message = message_at(begin_ + invalid, fmt::format("expected UTF-8, found {}", show_byte(text[begin_ + invalid])));
+    message =
+        message_at(begin_ + invalid, fmt::format("expected UTF-8, found {}", show_byte(text[begin_ + invalid])));
     return Outcome::kBad;
   }
 
@@ -200,9 +201,13 @@ bool CsvReader::next(CsvRow& row) {
   std::string message;
   for (;;) {
     switch (scan_row(row, message)) {
-      case Outcome::kRow: return true;
-      case Outcome::kEnd: return false;
-      case Outcome::kMore: refill(); break;
+      case Outcome::kRow:
+        return true;
+      case Outcome::kEnd:
+        return false;
+      case Outcome::kMore:
+        refill();
+        break;
       case Outcome::kBad:
         bad_rows_.report(message);
         skip_line();

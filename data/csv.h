@@ -1,5 +1,5 @@
-// A streaming reader of RFC 4180 CSV: quotes doubled inside quotes, CRLF or LF, line breaks inside quotes, UTF-8 with or
-// without a byte order mark. Stricter than most: what is not CSV is reported with file, line and column, never guessed.
+// A streaming reader of RFC 4180 CSV: quotes doubled inside quotes, CRLF or LF, line breaks inside quotes, UTF-8
+// with or without a byte order mark. What is not CSV is reported with file, line and column, never guessed.
 #pragma once
 
 #include <cstdint>
@@ -69,13 +69,13 @@ class CsvReader {
   std::string name_;
   BadRows& bad_rows_;
   std::FILE* file_ = nullptr;
-  std::string chunk_;            // a file's bytes in memory: the current row and what follows it
-  std::string_view text_;        // what is scanned: chunk_ or the caller's content
-  std::string unquoted_;         // the fields of the current row that held doubled quotes
+  std::string chunk_;      // a file's bytes in memory: the current row and what follows it
+  std::string_view text_;  // what is scanned: chunk_ or the caller's content
+  std::string unquoted_;   // the fields of the current row that held doubled quotes
   std::vector<Field> fields_;
-  size_t begin_ = 0;             // start of the current row in text_
-  int64_t line_ = 1;             // its line
-  bool complete_ = false;        // text_ reaches the end of the input
+  size_t begin_ = 0;       // start of the current row in text_
+  int64_t line_ = 1;       // its line
+  bool complete_ = false;  // text_ reaches the end of the input
 };
 
 }  // namespace glia

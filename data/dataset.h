@@ -12,7 +12,7 @@
 
 namespace glia {
 
-// --- before the tokenizer -------------------------------------------------------------------------------------------
+// --- before the tokenizer ------------------------------------------------------------
 
 struct TextSplit {
   std::vector<std::string> texts;
@@ -27,14 +27,14 @@ struct TextDataset {
   std::optional<double> bayes_accuracy;  // of the best possible classifier on `test`, where it is known
 };
 
-// --- after it -------------------------------------------------------------------------------------------------------
+// --- after it ------------------------------------------------------------
 
 // N sequences, each [CLS] pieces [SEP], one behind the other.
 struct TokenSplit {
-  std::vector<int32_t> ids;          // [offsets[N]]
-  std::vector<int64_t> offsets{0};   // [N + 1]
-  std::vector<int32_t> labels;       // [N]
-  int64_t cut = 0;                   // sequences that were truncated to max_length
+  std::vector<int32_t> ids;         // [offsets[N]]
+  std::vector<int64_t> offsets{0};  // [N + 1]
+  std::vector<int32_t> labels;      // [N]
+  int64_t cut = 0;                  // sequences that were truncated to max_length
   int64_t size() const { return static_cast<int64_t>(labels.size()); }
   int64_t tokens() const { return offsets.back(); }
   int64_t length(int64_t row) const { return offsets[row + 1] - offsets[row]; }
@@ -56,11 +56,11 @@ struct Dataset {
   const Vocabulary& vocabulary() const { return tokenizer->vocabulary(); }
 };
 
-// --- options --------------------------------------------------------------------------------------------------------
+// --- options ------------------------------------------------------------
 
-// `csv`: any file with a label and one or more text columns. Columns are names of the header line or numbers from 1.
+// `csv`: any file with a label and one or more text columns. Columns: header names or numbers from 1.
 struct CsvOptions {
-  std::string train, test;       // without `test` a stratified test_fraction of train is held out
+  std::string train, test;  // without `test` a stratified test_fraction of train is held out
   double test_fraction = 0.1;
   bool header = true;
   std::string label = "label";
@@ -70,14 +70,15 @@ struct CsvOptions {
 // `synthetic`: see datasets/synthetic.h.
 struct SyntheticOptions {
   int64_t topics = 4, train_rows = 12000, test_rows = 2400;
-  double difficulty = 0.5;  // 0: every word gives the topic away; 1: no word does
+  double difficulty = 0.4;  // 0: every word gives the topic away; 1: no word does
   uint64_t seed = 1;
 };
 
 struct DatasetOptions {
   std::string name = "auto";  // a registry row, or auto: ag_news where its files are, else synthetic
   std::string data_dir;       // --data; default data/ag_news
-  std::string vocab;          // --vocab; default vocab.txt in data_dir, in the folder above it, else trained on the train texts
+  std::string
+      vocab;  // --vocab; default vocab.txt in data_dir, in the folder above it, else trained on the train texts
   int64_t trained_vocab_size = 8000;
   bool lowercase = true;
   int64_t max_length = 128;
@@ -89,7 +90,7 @@ struct DatasetOptions {
   SyntheticOptions synthetic;
 };
 
-// --- the registry (registry.cpp) ------------------------------------------------------------------------------------
+// --- the registry (registry.cpp) ------------------------------------------------------------
 
 struct DatasetRow {
   const char* name;
@@ -105,8 +106,8 @@ const DatasetRow& find_dataset(const std::string& name);  // an unknown name is 
 // The data set's token ids, from the cache where it holds exactly these contents, else made and cached.
 Dataset load_dataset(const DatasetOptions& options);
 
-// The rows of `from` in two stratified parts: `fraction` of each class (rounded; at least one row where the class has two)
-// in the second. Depends on labels and seed only; both parts keep the order of the rows.
+// The rows of `from` in two stratified parts: `fraction` of each class (rounded; at least one row where the class
+// has two) in the second. Depends on labels and seed only; both parts keep the order of the rows.
 struct SplitRows {
   std::vector<int64_t> kept, held_out;
 };

@@ -11,7 +11,7 @@ namespace glia::utf8 {
 constexpr uint32_t kInvalid = 0xFFFFFFFFu;
 
 // Reads one code point at `p` (p < end) and moves past it. An invalid sequence gives kInvalid and moves past its
-// longest valid prefix, at least one byte (the practice of Unicode 15, section 3.9, and of Python's and Rust's decoders).
+// longest valid prefix, at least one byte (Unicode 15, section 3.9; Python and Rust do the same).
 inline uint32_t decode(const char*& p, const char* end) {
   const auto byte = [](const char* q) { return static_cast<uint8_t>(*q); };
   const uint8_t lead = byte(p++);

@@ -15,7 +15,8 @@ Vocabulary Vocabulary::from_tokens(std::vector<std::string> tokens, const std::s
   for (size_t i = 0; i < v.tokens_.size(); ++i) {
     const std::string& token = v.tokens_[i];
     if (token.empty()) fail_input("{}:{}: expected a token, found an empty line", source, i + 1);
-    if (utf8::find_invalid(token) != std::string::npos) fail_input("{}:{}: expected UTF-8, found other bytes", source, i + 1);
+    if (utf8::find_invalid(token) != std::string::npos)
+      fail_input("{}:{}: expected UTF-8, found other bytes", source, i + 1);
     const auto [at, is_new] = v.ids_.try_emplace(token, static_cast<int32_t>(i));
     if (!is_new) fail_input("{}:{}: token \"{}\" was already on line {}", source, i + 1, token, at->second + 1);
     v.hash_ = hash_bytes(token, v.hash_ + i);
@@ -36,7 +37,8 @@ Vocabulary Vocabulary::from_file(const std::string& path) {
     size_t end = content.find('\n', begin);
     if (end == std::string::npos) end = content.size();
     size_t stop = end;
-    while (stop > begin && (content[stop - 1] == ' ' || (content[stop - 1] >= '\t' && content[stop - 1] <= '\r'))) --stop;
+    while (stop > begin && (content[stop - 1] == ' ' || (content[stop - 1] >= '\t' && content[stop - 1] <= '\r')))
+      --stop;
     tokens.emplace_back(content, begin, stop - begin);
     begin = end + 1;
   }

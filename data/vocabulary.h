@@ -1,4 +1,4 @@
-// A WordPiece vocabulary: one token a line, the line's number (from 0) is the id; "##" marks a piece that continues a word.
+// A WordPiece vocabulary: one token a line, the line's number (from 0) is the id; "##" marks a continuation.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace glia {
 
 class Vocabulary {
  public:
-  // Errors, each with path and line: missing or empty file, a directory, invalid UTF-8, an empty or a duplicate token,
-  // no [UNK], [CLS] or [SEP]. White space at a line's end is not part of the token.
+  // Errors, each with path and line: missing or empty file, a directory, invalid UTF-8, an empty or a duplicate
+  // token, no [UNK], [CLS] or [SEP]. White space at a line's end is not part of the token.
   static Vocabulary from_file(const std::string& path);
   // `source` stands for the path in messages.
   static Vocabulary from_tokens(std::vector<std::string> tokens, const std::string& source);

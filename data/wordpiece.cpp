@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "data/utf8.h"
+#include "data/word_builder.h"
 #include "engine/core/check.h"
 
 #ifdef __SSE2__
@@ -21,10 +22,10 @@ struct AsciiTable {
   constexpr AsciiTable() : kind{} {
     for (int c = 0; c < 256; ++c) {
       const bool alnum = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && c < 128);
-      kind[c] = alnum                                                 ? Ascii::kAlnum
+      kind[c] = alnum                                             ? Ascii::kAlnum
                 : c == ' ' || c == '\t' || c == '\n' || c == '\r' ? Ascii::kSpace
-                : c > 32 && c < 127                                   ? Ascii::kPunctuation
-                                                                      : Ascii::kOther;
+                : c > 32 && c < 127                               ? Ascii::kPunctuation
+                                                                  : Ascii::kOther;
     }
   }
 };
@@ -32,7 +33,7 @@ constexpr AsciiTable kAscii;
 
 Ascii ascii_kind(char c) { return kAscii.kind[static_cast<uint8_t>(c)]; }
 
-// The ASCII letters and digits at `p`, up to 16 of them: the bytes, lower-cased on demand and zero behind, and how many.
+// The ASCII letters and digits at `p`, up to 16: their bytes, lower-cased on demand and zero behind, and how many.
 struct Word16 {
   uint64_t low, high;
   uint32_t length;
@@ -75,7 +76,7 @@ Word16 load_word(const char* p, const char* end, bool lowercase) {
 
 }  // namespace
 
-// --- the trie -------------------------------------------------------------------------------------------------------
+// --- the trie ------------------------------------------------------------
 
 PieceTrie::PieceTrie(const Vocabulary& vocabulary) {
   struct Key {
@@ -142,11 +143,11 @@ PieceTrie::PieceTrie(const Vocabulary& vocabulary) {
   }
 }
 
-// --- the scanner ----------------------------------------------------------------------------------------------------
+// --- the scanner ------------------------------------------------------------
 
-// Splits a text into words and the words into pieces. ASCII words take a fast path; whatever touches another byte goes
-// through the table of code points, one at a time.
-// Sink: bool put(int32_t id, const char* begin, const char* end) (false: enough), constexpr bool kOffsets.
+// Splits a text into words and the words into pieces. ASCII words take a fast path; whatever touches another byte
+// goes through the table of code points, one at a time. Sink: bool put(int32_t id, const char* begin, const char*
+// end) (false: enough), constexpr bool kOffsets.
 template <class Sink>
 class WordPieceScanner {
  public:
@@ -168,15 +169,6 @@ class WordPieceScanner {
   }
 
  private:
-  struct Char {
-    uint16_t at;  // its first byte in word_
-    const char *begin, *end;
-  };
-  struct Mark {
-    uint32_t code, order;  // order: its combining class
-    const char *begin, *end;
-  };
-
   const WordPiece::Special* find_special(const char* at, const char* end) const {
     for (const WordPiece::Special& special : w_.specials_)  // the longest first
       if (static_cast<size_t>(end - at) >= special.text.size() &&
@@ -190,7 +182,9 @@ class WordPieceScanner {
     const bool lowercase = w_.lowercase_;
     while (p < end) {
       switch (ascii_kind(*p)) {
-        case Ascii::kSpace: ++p; continue;
+        case Ascii::kSpace:
+          ++p;
+          continue;
         case Ascii::kPunctuation:
           if (!sink_.put(w_.ascii_piece_[static_cast<uint8_t>(*p)], p, p + 1)) return false;
           ++p;
@@ -205,7 +199,8 @@ class WordPieceScanner {
           p = stop;
           continue;
         }
-        case Ascii::kOther: break;
+        case Ascii::kOther:
+          break;
       }
       p = long_way(p, end);
       if (enough_) return false;
@@ -217,9 +212,8 @@ class WordPieceScanner {
     char bytes[16];
     std::memcpy(bytes, &word.low, 8);
     std::memcpy(bytes + 8, &word.high, 8);
-    return split(bytes, word.length, source, source + word.length, [source](size_t from, size_t to) {
-      return std::pair(source + from, source + to);
-    });
+    return split(bytes, word.length, source, source + word.length,
+                 [source](size_t from, size_t to) { return std::pair(source + from, source + to); });
   }
 
   // Greedy longest match; a part that is in no piece makes the whole word [UNK].
@@ -232,7 +226,8 @@ class WordPieceScanner {
     Part parts[WordPiece::kMaxWord];
     size_t n = 0;
     for (size_t at = 0; at < length;) {
-      const auto match = w_.trie_.longest(at == 0 ? w_.trie_.word_root() : w_.trie_.continuation_root(), word + at, word + length);
+      const auto match =
+          w_.trie_.longest(at == 0 ? w_.trie_.word_root() : w_.trie_.continuation_root(), word + at, word + length);
       if (match.id < 0) return sink_.put(w_.vocabulary_.unk(), begin, end);
       parts[n++] = {match.id, static_cast<uint32_t>(at), static_cast<uint32_t>(at + match.length)};
       at += match.length;
@@ -250,96 +245,41 @@ class WordPieceScanner {
 
   // From the beginning of a word to a place where an ASCII word may begin, or to the end.
   const char* long_way(const char* p, const char* const end) {
+    const auto on_word = [this] { word(); };
     do {
       const char* const at = p;
       const uint32_t code = utf8::decode(p, end);
-      if (code != utf8::kInvalid) take(w_.chars_[code], at, p);
-    } while (p < end && !enough_ && !(chars_ == 0 && marks_.empty() && ascii_kind(*p) != Ascii::kOther));
-    if (p == end) end_word();
+      if (code != utf8::kInvalid) builder_.take(w_.chars_[code], at, p, on_word);
+    } while (p < end && !enough_ && !(builder_.idle() && ascii_kind(*p) != Ascii::kOther));
+    if (p == end) builder_.end_word(on_word);
     return p;
   }
 
-  void take(BertChars::Entry e, const char* begin, const char* end) {
-    switch (e.kind()) {
-      case CharKind::kWord:
-        place_marks();
-        add(e.payload(), begin, end);
-        break;
-      case CharKind::kAlone:
-        end_word();
-        add(e.payload(), begin, end);
-        end_word();
-        break;
-      case CharKind::kSpace: end_word(); break;
-      case CharKind::kDrop: break;
-      case CharKind::kBarrier: place_marks(); break;
-      case CharKind::kMark: marks_.push_back({e.payload(), e.aux(), begin, end}); break;
-      case CharKind::kSequence: {
-        const BertChars::Entry* part = w_.chars_.sequence(e);
-        for (uint32_t i = 0; i < e.aux(); ++i) take(part[i], begin, end);
-        break;
-      }
-    }
-  }
-
-  // The canonical order of a run of marks (Unicode 15, section 3.11), at the first code point of class 0 after it.
-  void place_marks() {
-    if (marks_.empty()) return;
-    std::stable_sort(marks_.begin(), marks_.end(), [](const Mark& a, const Mark& b) { return a.order < b.order; });
-    for (const Mark& mark : marks_) add(mark.code, mark.begin, mark.end);
-    marks_.clear();
-  }
-
-  void add(uint32_t code, const char* begin, const char* end) {
-    if (chars_ < WordPiece::kMaxWord) {
-      if constexpr (Sink::kOffsets) places_[chars_] = {static_cast<uint16_t>(bytes_), begin, end};
-      bytes_ += static_cast<size_t>(utf8::encode(code, word_ + bytes_));
-    }
-    begin_ = chars_ == 0 ? begin : std::min(begin_, begin);
-    end_ = chars_ == 0 ? end : std::max(end_, end);
-    ++chars_;
-  }
-
-  void end_word() {
-    place_marks();
-    if (chars_ == 0) return;
-    const size_t chars = chars_, bytes = bytes_;
-    chars_ = bytes_ = 0;
+  void word() {
     if (enough_) return;
-    if (chars > WordPiece::kMaxWord) {
-      enough_ = !sink_.put(w_.vocabulary_.unk(), begin_, end_);
+    const std::string_view bytes = builder_.word();
+    if (builder_.chars() > WordPiece::kMaxWord) {
+      enough_ = !sink_.put(w_.vocabulary_.unk(), builder_.begin(), builder_.end());
       return;
     }
-    if (bytes <= 16) {
+    if (bytes.size() <= 16) {
       uint64_t low = 0, high = 0;
-      std::memcpy(&low, word_, std::min<size_t>(bytes, 8));
-      if (bytes > 8) std::memcpy(&high, word_ + 8, bytes - 8);
+      std::memcpy(&low, bytes.data(), std::min<size_t>(bytes.size(), 8));
+      if (bytes.size() > 8) std::memcpy(&high, bytes.data() + 8, bytes.size() - 8);
       const int32_t id = w_.find_word(low, high);
       if (id >= 0) {
-        enough_ = !sink_.put(id, begin_, end_);
+        enough_ = !sink_.put(id, builder_.begin(), builder_.end());
         return;
       }
     }
-    enough_ = !split(word_, bytes, begin_, end_, [&](size_t from, size_t to) {
-      const char *first = nullptr, *last = nullptr;
-      for (size_t i = 0; i < chars; ++i) {
-        if (places_[i].at < from || places_[i].at >= to) continue;
-        first = first ? std::min(first, places_[i].begin) : places_[i].begin;
-        last = last ? std::max(last, places_[i].end) : places_[i].end;
-      }
-      return std::pair(first, last);
-    });
+    enough_ = !split(bytes.data(), bytes.size(), builder_.begin(), builder_.end(),
+                     [&](size_t from, size_t to) { return builder_.source(from, to); });
   }
 
   const WordPiece& w_;
   Sink& sink_;
   bool enough_ = false;
-  // The word in the making.
-  size_t chars_ = 0, bytes_ = 0;  // chars_ counts on past kMaxWord, the bytes stop there
-  const char *begin_ = nullptr, *end_ = nullptr;
-  char word_[4 * WordPiece::kMaxWord + 16];
-  Char places_[Sink::kOffsets ? WordPiece::kMaxWord : 1];
-  std::vector<Mark> marks_;  // read, and waiting for the end of their run
+  WordBuilder<Sink::kOffsets> builder_{w_.chars_};
 };
 
 namespace {
@@ -379,10 +319,13 @@ struct PieceSink {
 
 }  // namespace
 
-// --- the tokenizer --------------------------------------------------------------------------------------------------
+// --- the tokenizer ------------------------------------------------------------
 
 WordPiece::WordPiece(Vocabulary vocabulary, bool lowercase)
-    : vocabulary_(std::move(vocabulary)), lowercase_(lowercase), chars_(BertChars::get(lowercase)), trie_(vocabulary_) {
+    : vocabulary_(std::move(vocabulary)),
+      lowercase_(lowercase),
+      chars_(BertChars::get(lowercase)),
+      trie_(vocabulary_) {
   size_t slots = 64;
   while (slots < 3 * static_cast<size_t>(vocabulary_.size())) slots *= 2;
   slots_.resize(slots);
@@ -391,16 +334,19 @@ WordPiece::WordPiece(Vocabulary vocabulary, bool lowercase)
   for (int32_t id = 0; id < vocabulary_.size(); ++id) {
     const std::string& token = vocabulary_.token(id);
     // A zero byte never comes out of the clean-up, and a zero first half means an empty slot.
-    if (token.size() > 16 || token.find('\0') != std::string::npos || (token.size() > 2 && token.starts_with("##"))) continue;
+    if (token.size() > 16 || token.find('\0') != std::string::npos || (token.size() > 2 && token.starts_with("##")))
+      continue;
     Slot slot{0, 0, id};
     std::memcpy(&slot.low, token.data(), std::min<size_t>(token.size(), 8));
     if (token.size() > 8) std::memcpy(&slot.high, token.data() + 8, token.size() - 8);
     size_t at = slot_of(slot.low, slot.high);
     while (slots_[at].low != 0) at = (at + 1) & slot_mask_;
     slots_[at] = slot;
-    if (token.size() == 1 && static_cast<uint8_t>(token[0]) < 128) ascii_piece_[static_cast<uint8_t>(token[0])] = id;
+    if (token.size() == 1 && static_cast<uint8_t>(token[0]) < 128)
+      ascii_piece_[static_cast<uint8_t>(token[0])] = id;
   }
-  for (const int32_t id : {vocabulary_.unk(), vocabulary_.sep(), vocabulary_.cls(), vocabulary_.pad(), vocabulary_.mask()})
+  for (const int32_t id :
+       {vocabulary_.unk(), vocabulary_.sep(), vocabulary_.cls(), vocabulary_.pad(), vocabulary_.mask()})
     if (id >= 0) specials_.push_back({vocabulary_.token(id), id});
   std::stable_sort(specials_.begin(), specials_.end(),
                    [](const Special& a, const Special& b) { return a.text.size() > b.text.size(); });

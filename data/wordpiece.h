@@ -1,16 +1,17 @@
-// BERT's tokenizer: text → ids of word pieces, the same ids as Hugging Face `tokenizers` BertWordPieceTokenizer on every
-// input.  J. Devlin et al., "BERT", NAACL 2019; the algorithm is that of Y. Wu et al., arXiv:1609.08144.
+// BERT's tokenizer: text → ids of word pieces, the same ids as Hugging Face `tokenizers` BertWordPieceTokenizer on
+// every input.  J. Devlin et al., "BERT", NAACL 2019; the algorithm is that of Y. Wu et al., arXiv:1609.08144.
 //
-// Where implementations disagree we follow Hugging Face's Rust code (0.23), not Google's Python nor `transformers`' slow one:
+// Where implementations disagree we follow Hugging Face's Rust code (0.23), not Google's Python nor the slow one of
+// `transformers`:
 //  * special tokens ([UNK] [CLS] [SEP] [PAD] [MASK]) written in the raw text, in exactly that case, become their ids
 //    (Google splits them into "[", "cls", "]"); each stretch between them is normalised on its own;
-//  * unassigned code points (Cn) stay; Google and the slow one drop every C*. Cc, Cf and Co go, as do U+0000 and U+FFFD;
+//  * unassigned code points (Cn) stay (Google and the slow one drop every C*); Cc, Cf, Co, U+0000 and U+FFFD go;
 //  * CJK extension E begins at U+2B920 (Google: U+2B820);
-//  * lower-casing comes after NFD and the removal of Mn, one code point at a time: a final sigma stays σ
-//    (Python's lower() makes it ς, and Google lower-cases before NFD);
-//  * Mn and P* are those of Hugging Face's category tables, which are older than Unicode's newest: the code points that
-//    differ from utf8proc are listed in unicode_differences.h;
-//  * only white space of Unicode's White_Space property separates words; U+000B, U+000C, U+0085 are dropped as controls.
+//  * lower-casing comes after NFD and the removal of Mn, one code point at a time: a final sigma stays σ (Python's
+//    lower() makes it ς, and Google lower-cases before NFD);
+//  * Mn and P* are those of Hugging Face's category tables, which are older than the newest Unicode; the code points
+//    that differ from utf8proc are listed in unicode_differences.h;
+//  * words are separated by Unicode's White_Space; of its controls U+000B, U+000C, U+0085 are dropped before that.
 // Bytes that are not UTF-8, which Hugging Face cannot be given, count as U+FFFD: dropped.
 #pragma once
 
@@ -24,7 +25,7 @@
 
 namespace glia {
 
-// The vocabulary as a double-array trie with two roots, one for the beginnings of words and one for what continues them.
+// The vocabulary as a double-array trie with two roots: one for how words begin, one for what continues them.
 class PieceTrie {
  public:
   explicit PieceTrie(const Vocabulary& vocabulary);
@@ -56,7 +57,7 @@ class PieceTrie {
 
 class WordPiece {
  public:
-  static constexpr int kMaxWord = 100;  // code points; a longer word is [UNK]
+  static constexpr size_t kMaxWord = 100;  // code points; a longer word is [UNK]
 
   // lowercase: as for the uncased models. Else the cased mode: nothing is lower-cased and no accent stripped.
   explicit WordPiece(Vocabulary vocabulary, bool lowercase = true);
@@ -68,7 +69,7 @@ class WordPiece {
   void encode(std::string_view text, std::vector<int32_t>& ids, size_t limit = SIZE_MAX) const;
   std::vector<int32_t> encode(std::string_view text) const;
 
-  // Appends [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids; true when something was cut.
+  // Appends [CLS] pieces [SEP], the pieces cut so that there are at most max_length ids; true when some were cut.
   bool encode_sequence(std::string_view text, int64_t max_length, std::vector<int32_t>& ids) const;
 
   // Pieces with the bytes [begin, end) of the original text they come from (of the whole word for [UNK]).

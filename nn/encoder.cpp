@@ -14,17 +14,16 @@ EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const Ber
     second_norm = std::make_unique<LayerNorm>(set, name + ".second_norm", c.hidden, c.layer_norm_eps);
 }
 
-FeedForward::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
+EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
   const auto first = [&](const Var& v) { return gather_rows(v, pass.sequences.first_rows); };
   const bool early = first_rows_only && !feed_forward->reads_all_rows();
   const Var mixed = attention.mix(input, pass);
   const Var x = early ? first(input) : input;
   Var h = attention.finish(early ? first(mixed) : mixed, x, pass);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
-  auto [y, routing] = feed_forward->forward(h, pass, first_rows_only);
-  if (first_rows_only && !early) h = first(h);
+  FeedForward::Result r = feed_forward->forward(h, pass, first_rows_only);
   const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_));
-  return {norm.residual(y, h, pass.dropout, key), std::move(routing)};
+  return {norm.residual(r.y, r.x, pass.dropout, key), std::move(r.routing)};
 }
 
 Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedForward& make)
@@ -41,9 +40,9 @@ Bert::Result Bert::forward(const Tensor& ids, const Tensor& positions, const Pas
   Var x = embeddings(ids, positions, pass);
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
-    auto [y, routing] = layer.forward(x, pass, last && last_layer_first_rows_only);
-    x = y;
-    result.routings.push_back(std::move(routing));
+    EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_first_rows_only);
+    x = r.y;
+    result.routings.push_back(std::move(r.routing));
   }
   if (layers.empty() || !last_layer_first_rows_only) x = gather_rows(x, pass.sequences.first_rows);
   const Var pooled = dropout(tanh(pooler(x)), pass.dropout,

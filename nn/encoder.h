@@ -16,7 +16,11 @@ class EncoderLayer {
 
   // x [T, H] → [T, H]; with first_rows_only → [B, H], each sequence's first row. That is exact, not an approximation: the
   // other rows' outputs are read by nobody after the last layer, and everything after attention works row by row.
-  FeedForward::Result forward(const Var& x, const Pass& pass, bool first_rows_only) const;
+  struct Result {
+    Var y;
+    Routing routing;
+  };
+  Result forward(const Var& x, const Pass& pass, bool first_rows_only) const;
 
   SelfAttention attention;
   std::unique_ptr<FeedForward> feed_forward;

@@ -40,6 +40,7 @@ class FeedForward {
   virtual bool second_residual() const { return false; }
   struct Result {
     Var y;
+    Var x;  // the rows of the input that y belongs to: what the residual adds
     Routing routing;
   };
   // x [T, H] → [T, H]. With first_rows_only: → [B, H], the first row of each sequence; x then is [T, H] where

@@ -13,7 +13,6 @@ struct Linear {
         bias(set.add(name + ".bias", {out}, Init::zero(), false)) {}
 
   Var operator()(const Var& x) const { return linear(x, weight->var, bias->var); }
-  Var gelu(const Var& x) const { return linear_gelu(x, weight->var, bias->var); }
 };
 
 }  // namespace glia

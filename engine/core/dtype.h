@@ -15,6 +15,8 @@ constexpr const char* name(DType t) {
   return t == DType::kFloat32 ? "float32" : t == DType::kFloat64 ? "float64" : t == DType::kBFloat16 ? "bfloat16" : "int32";
 }
 constexpr bool is_floating(DType t) { return t != DType::kInt32; }
+// In which sums over t are kept: float64 for float64, else float32.
+constexpr DType accumulation_dtype(DType t) { return t == DType::kFloat64 ? t : DType::kFloat32; }
 
 template <class T> constexpr DType dtype_of();
 template <> constexpr DType dtype_of<float>() { return DType::kFloat32; }

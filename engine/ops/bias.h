@@ -6,7 +6,7 @@
 namespace glia {
 
 Var bias_add(const Var& x, const Var& b);
-Var bias_gelu(const Var& x, const Var& b);            // fused; saves x + b only
+Var bias_gelu(const Var& x, const Var& b);            // fused; saves x (which nobody else keeps) and b
 Var bias_gelu_reference(const Var& x, const Var& b);  // gelu(bias_add(x, b))
 
 }  // namespace glia

@@ -59,19 +59,21 @@ struct FusedFfn {
     };
     weight_gradient(3, dy, h, O, F);
     weight_gradient(1, dpre, x, F, I);
-    if (in.wants(2)) {
-      Tensor db = in.buffer(2);
-      run("feed_forward/db", [&](auto& cuda) { cuda::reduce_column_partials(sums.data<float>(), db.data<float>(), g, F, cuda.stream); });
-      in.add(2, db);
-    }
-    if (in.wants(4)) {
-      Tensor db = in.buffer(4);
-      const Tensor dy_sums = partial(context, outputs);
+    // Bias gradients are summed in float32 and rounded only where the bias itself is 16-bit.
+    const auto bias_gradient = [&](size_t i, const Tensor& partials, int columns) {
+      Tensor db = in.buffer(i);
+      const Tensor wide = db.dtype() == DType::kFloat32 ? db : empty(context, db.shape(), DType::kFloat32);
       run("feed_forward/db", [&](auto& cuda) {
-        cuda::column_partials(dy.raw(), dy_sums.data<float>(), g, O, cuda.stream);
-        cuda::reduce_column_partials(dy_sums.data<float>(), db.data<float>(), g, O, cuda.stream);
+        cuda::reduce_column_partials(partials.data<float>(), wide.data<float>(), g, columns, cuda.stream);
       });
-      in.add(4, db);
+      if (!wide.same_storage(db)) cast_into(wide, db);
+      in.add(i, db);
+    };
+    if (in.wants(2)) bias_gradient(2, sums, F);
+    if (in.wants(4)) {
+      const Tensor dy_sums = partial(context, outputs);
+      run("feed_forward/db", [&](auto& cuda) { cuda::column_partials(dy.raw(), dy_sums.data<float>(), g, O, cuda.stream); });
+      bias_gradient(4, dy_sums, O);
     }
     if (in.wants(0)) {
       Tensor dx = in.buffer(0);

@@ -1,6 +1,6 @@
 // The CUDA attention kernels on a GPU, without the rest of Glia: values and gradients against float64 on the CPU with the same
 // dropout mask, guards, poisoned tails, bitwise repeats, graph replay, and times at the lengths of AG News.
-//   tests/device/build_attention.sh && build/device/attention_harness [--check | --time | --sanitize]
+//   tests/device/build_attention.sh && build/device/attention_harness [--references | --check | --time | --brief | --sanitize | --profile]
 // The rule: an error may be twice (gradients: three times) that of plain attention that rounds every op's result to the dtype.
 #include <cuda_runtime.h>
 
@@ -452,6 +452,23 @@ void time_case(const char* name, const std::vector<int>& lengths, double dropout
               8 * row / b.median / 1e3);
 }
 
+std::vector<int> agnews_lengths() {  // mean 52, deviation about 20, in [10, 128]
+  std::vector<int> lengths;
+  for (int i = 0; i < 192; ++i) {
+    lengths.push_back(std::clamp(static_cast<int>(std::lround(52.3 + 20 * random_normal(3, 1, 0, i))), 10, 128));
+  }
+  lengths[17] = 128, lengths[101] = 121;
+  return lengths;
+}
+
+// One forward and one backward launch, for a profiler.
+void profile() {
+  const Case<bfloat16> c({"profile", agnews_lengths(), 8, 64, false, false, 0.1});
+  Device<bfloat16> device(c, false);
+  for (int i = 0; i < 2; ++i) device.launch(nullptr);
+  CUDA_CHECK(cudaDeviceSynchronize());
+}
+
 void time_all(bool brief) {
   {
     DeviceArray<char> a(512 << 20), b(512 << 20);
@@ -461,9 +478,7 @@ void time_all(bool brief) {
     });
     std::printf("copy of 512 MiB: %.0f GB/s (read and written)\n", 2.0 * (512 << 20) / t.median / 1e3);
   }
-  std::vector<int> agnews;  // mean 52, deviation 16, in [10, 128]
-  for (int i = 0; i < 192; ++i) agnews.push_back(std::clamp(static_cast<int>(std::lround(52.3 + 20 * random_normal(3, 1, 0, i))), 10, 128));
-  agnews[17] = 128, agnews[101] = 121;
+  const std::vector<int> agnews = agnews_lengths();
   time_case("AG News lengths", agnews, 0.0, false, 4, false);
   time_case("AG News lengths", agnews, 0.1, false, 4, false);
   time_case("AG News lengths, in the cache", agnews, 0.1, false, 1, false);
@@ -481,6 +496,8 @@ int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   glia::check_references();
   if (mode == "--references") {
+  } else if (mode == "--profile") {
+    glia::profile();
   } else if (mode == "--sanitize") {
     glia::check_all(true);
   } else {

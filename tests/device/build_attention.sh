@@ -4,9 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${OUT_DIR:-build/device} nvcc=${NVCC:-/usr/local/cuda/bin/nvcc}
 mkdir -p "$out"
+archs=${CUDA_ARCHS:-90a 80}
 flags=(-std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings
        -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=x86-64-v3
-       -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=sm_80)
+       $(for a in $archs; do echo "-gencode arch=compute_$a,code=sm_$a"; done))
 "$nvcc" "${flags[@]}" "$@" -c engine/ops/cuda/attention_sm80.cu -o "$out/attention_sm80.o"
 "$nvcc" "${flags[@]}" -c engine/ops/attention.cu -o "$out/attention.o" &
 "$nvcc" "${flags[@]}" -c tests/device/attention_harness.cu -o "$out/harness.o" &

@@ -1,13 +1,14 @@
-// Attention for short packed sequences on tensor cores (mma.sync m16n8k16, sm_80 and later): bfloat16, D = 64, at most 128 rows.
+// Attention for short packed sequences on tensor cores (mma.sync m16n8k16, sm_80 and later): bfloat16, D = 64, at
+// most 128 rows.
 //
-// A block of 8 warps has one sequence and two heads. Up to 64 rows, each half of the block (4 warps, its own named barrier)
-// works on one head; a longer sequence takes all 8 warps, one head after the other. A warp owns 16 query rows and keeps
-// their scores in registers. In backward it puts P ∘ M and dS into shared memory, where K and V are no longer needed, and
+// A block of 8 warps works on one head of a sequence of 65 to 128 rows, or on two heads of a shorter one, a head
+// for each half of the block (4 warps with a named barrier of their own). A warp owns 16 query rows and keeps their
+// scores in registers. In backward it puts P ∘ M and dS into shared memory, where K and V are no longer needed, and
 // then owns 16 key rows for dK and dV: no atomics, and nothing is reduced across warps.
 //
-// Shared tiles have rows of 128 bytes whose 16-byte chunks are XORed with the row's low bits: ldmatrix, cp.async and the
-// staging of results are free of bank conflicts. Keys sit permuted in every group of 16 (slot_of_key), so that the two
-// accumulator tiles of a thread hold four consecutive keys of a query row: one Philox block.
+// Shared tiles have rows of 128 bytes whose 16-byte chunks are XORed with the row's low bits: ldmatrix, cp.async
+// and the staging of results are free of bank conflicts. Keys sit permuted in every group of 16 (slot_of_key), so
+// that the two accumulator tiles of a thread hold four consecutive keys of a query row: one Philox block.
 #include <cuda_runtime.h>
 
 #include <cmath>
@@ -18,6 +19,7 @@
 namespace glia::cuda {
 namespace {
 
+constexpr int kForwardBlocks = 2, kBackwardBlocks = 2;
 constexpr int kD = 64, kThreads = 256, kMaxRows = 128, kRowBytes = kD * 2;
 constexpr float kLog2E = 1.4426950408889634f;
 
@@ -34,7 +36,7 @@ struct Params {
   RandomKey key;
 };
 
-// ---- PTX ----------------------------------------------------------------------------------------------------------
+// ---- PTX
 
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -50,13 +52,15 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint3
 }
 // c[16, 8] += a[16, 16] b[16, 8]
 __device__ __forceinline__ void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 // 16 bytes to shared memory, or 16 zero bytes.
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
 }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 __device__ __forceinline__ uint32_t pack(float low, float high) {
@@ -74,11 +78,14 @@ __device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
 }
 __device__ __forceinline__ uint4 load_shared(uint32_t address) {
   uint4 x;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address)
+               : "memory");
   return x;
 }
 
-// ---- layout -------------------------------------------------------------------------------------------------------
+// ---- layout
 
 // The warps that work on one head together: half of the block or all of it.
 struct Group {
@@ -95,7 +102,8 @@ __device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) 
   return tile + row * kBytes + ((chunk ^ (row & 7)) << 4);
 }
 
-// Slots 2t, 2t + 1 and 8 + 2t, 8 + 2t + 1 of a group of 16 hold keys 4t … 4t + 3: what thread t of a quad accumulates.
+// Slots 2t, 2t + 1 and 8 + 2t, 8 + 2t + 1 of a group of 16 hold keys 4t … 4t + 3: what thread t of a quad
+// accumulates.
 __device__ __forceinline__ int slot_of_key(int key) {
   return (key & ~15) | ((key & 2) << 2) | ((key & 12) >> 1) | (key & 1);
 }
@@ -103,10 +111,12 @@ __device__ __forceinline__ int key_of_slot(int slot) {
   return (slot & ~15) | ((slot & 6) << 1) | ((slot & 8) >> 2) | (slot & 1);
 }
 
-// A lane's part of the address of its row and 16-byte chunk in a fragment load. Tiles are aligned to a row, so chunk c of the
-// tile is reached by `^ (c << 4)` and 16 rows further by an immediate offset: addresses cost next to nothing.
+// A lane's part of the address of its row and 16-byte chunk in a fragment load. Tiles are aligned to a row, so
+// chunk c of the tile is reached by `^ (c << 4)` and 16 rows further by an immediate offset: addresses cost next to
+// nothing.
 struct LaneOffsets {
-  uint32_t a, b;  // matrices in the order (rows 0–7, chunk), (8–15, chunk), (0–7, chunk + 1), … or rows and chunks exchanged
+  uint32_t a, b;  // matrices in the order (rows 0–7, chunk), (8–15, chunk), (0–7, chunk + 1), … or rows and chunks
+                  // exchanged
   __device__ __forceinline__ explicit LaneOffsets(int lane)
       : a((lane & 15) * kRowBytes + (((lane >> 4) ^ (lane & 7)) << 4)),
         b(((lane & 7) + ((lane >> 4) << 3)) * kRowBytes + ((((lane >> 3) & 1) ^ (lane & 7)) << 4)) {}
@@ -117,7 +127,8 @@ __device__ __forceinline__ void load_a(uint32_t (&r)[4], uint32_t tile, int row,
 }
 // The same operand when storage is its transpose: k runs along the rows, which have kBytes.
 template <int kBytes>
-__device__ __forceinline__ void load_a_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk, const LaneOffsets& at) {
+__device__ __forceinline__ void load_a_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk,
+                                                  const LaneOffsets& at) {
   const uint32_t in_row = at.b & (kRowBytes - 1), row = at.b / kRowBytes;
   load_matrices_transposed(r, ((tile + row * kBytes + in_row) ^ (chunk << 4)) + k * kBytes);
 }
@@ -126,7 +137,8 @@ __device__ __forceinline__ void load_b(uint32_t (&r)[4], uint32_t tile, int n, i
   load_matrices(r, ((tile + at.b) ^ (chunk << 4)) + n * kRowBytes);
 }
 // Two B operands, k along the rows of storage: r[0], r[1] for chunk and r[2], r[3] for chunk + 1.
-__device__ __forceinline__ void load_b_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk, const LaneOffsets& at) {
+__device__ __forceinline__ void load_b_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk,
+                                                  const LaneOffsets& at) {
   load_matrices_transposed(r, ((tile + at.a) ^ (chunk << 4)) + k * kRowBytes);
 }
 
@@ -143,7 +155,8 @@ __device__ __forceinline__ void multiply_rows(float (&c)[8][4], const uint32_t (
 }
 
 // Accumulators [16, 64] · factor (one a row half) to rows `row` … row + 15 of a shared tile, as bfloat16.
-__device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, float factor1, uint32_t tile, int row, int lane) {
+__device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, float factor1, uint32_t tile, int row,
+                                      int lane) {
   const int g = lane >> 2, t = lane & 3;
 #pragma unroll
   for (int x = 0; x < 8; ++x) {
@@ -151,8 +164,8 @@ __device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, flo
     store_shared(chunk_at(tile, row + g + 8, x) + 4 * t, pack(c[x][2] * factor1, c[x][3] * factor1));
   }
 }
-// Rows `row` … row + 15 of a shared tile to global memory, 16 bytes a thread; row r goes to `to + position · stride` where
-// position is r, or the key in slot r, and only positions below n exist.
+// Rows `row` … row + 15 of a shared tile to global memory, 16 bytes a thread; row r goes to `to + position ·
+// stride` where position is r, or the key in slot r, and only positions below n exist.
 template <bool kSlots>
 __device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane) {
 #pragma unroll
@@ -186,32 +199,70 @@ __device__ __forceinline__ void zero_tail(const Params& p, T* to, int width) {
   }
 }
 
-// What a block works on. `for_each_problem` calls short(group, head) or tall(group, head) for each of its (up to two) heads.
-template <class Short, class Tall>
-__device__ __forceinline__ void for_each_problem(const Params& p, int n, int first_head, uint32_t shared, uint32_t bytes,
-                                                 Short small, Tall tall) {
-  const int thread = threadIdx.x;
-  if (n <= kMaxRows / 2) {
-    const int half = thread >> 7;
-    if (first_head + half >= p.heads) return;
-    small(Group{(thread >> 5) & 3, thread & 31, thread & 127, 128, 1 + half, shared + half * (bytes / 2)}, first_head + half);
-  } else {
-    const Group all{thread >> 5, thread & 31, thread, 256, 1, shared};
-    for (int head = first_head; head < min(first_head + 2, p.heads); ++head) {
-      if (head != first_head) all.sync();  // the tiles of the first head are read no more
-      tall(all, head);
-    }
+// The block's work: one head of a sequence of more than 64 rows, or two heads of a shorter one. The long ones come
+// first, since one that started last would leave the other multiprocessors idle; blocks beyond the work (the grid
+// is for the worst case) find n = 0. `scratch` is 12 ints of shared memory.
+struct Place {
+  int first_head, start, n, keys;
+  uint32_t step;
+  bool tall;
+};
+__device__ __forceinline__ Place place_of(const Params& p, int* scratch) {
+  const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5, pairs = (p.heads + 1) / 2;
+  int tall = 0;
+  for (int b = thread; b - thread < p.sequences; b += kThreads) {
+    tall += __syncthreads_count(b < p.sequences && p.offsets[b + 1] - p.offsets[b] > kMaxRows / 2);
   }
+  const int block = blockIdx.x;
+  const bool wants_tall = block < tall * p.heads;
+  const int item = wants_tall ? block : block - tall * p.heads, per_sequence = wants_tall ? p.heads : pairs;
+  const int head = item % per_sequence * (wants_tall ? 1 : 2);
+  int wanted = item / per_sequence;  // among the sequences of its kind
+  if (!wants_tall && wanted >= p.sequences - tall) return {};
+  for (int b = thread; b - thread < p.sequences && wanted >= 0; b += kThreads) {
+    const int start = b < p.sequences ? p.offsets[b] : 0, n = b < p.sequences ? p.offsets[b + 1] - start : 0;
+    const bool member = b < p.sequences && (n > kMaxRows / 2) == wants_tall;
+    const uint32_t votes = __ballot_sync(~0u, member);
+    if (lane == 0) scratch[warp] = __popc(votes);
+    __syncthreads();
+    int rank = __popc(votes & ((1u << lane) - 1)), total = 0;
+#pragma unroll
+    for (int w = 0; w < kThreads / 32; ++w) {
+      const int count = scratch[w];
+      rank += w < warp ? count : 0;
+      total += count;
+    }
+    if (member && rank == wanted) scratch[8] = b, scratch[9] = start, scratch[10] = n;
+    __syncthreads();
+    wanted -= total;
+  }
+  const int n = min(scratch[10], kMaxRows), keys = p.key_lengths ? max(0, min(p.key_lengths[scratch[8]], n)) : n;
+  return {head, scratch[9], n, keys, p.dropout && p.key.step ? *p.key.step : 0u, wants_tall};
 }
 
-// ---- forward ------------------------------------------------------------------------------------------------------
+// Calls small(group, head) in each half of the block, or tall(group, head) in all of it.
+template <class Small, class Tall>
+__device__ __forceinline__ void for_each_problem(const Params& p, const Place& place, uint32_t shared,
+                                                 uint32_t bytes, Small small, Tall tall) {
+  const int thread = threadIdx.x;
+  if (place.n <= 0) return;
+  if (place.tall) {
+    tall(Group{thread >> 5, thread & 31, thread, 256, 1, shared}, place.first_head);
+    return;
+  }
+  const int half = thread >> 7, head = place.first_head + half;
+  const Group group{(thread >> 5) & 3, thread & 31, thread & 127, 128, 1 + half, shared + half * (bytes / 2)};
+  if (head < p.heads) small(group, head);
+}
+
+// ---- forward
 
 // kTiles: key tiles of 16 that fit (4 or 8); only those below ⌈keys / 16⌉ are touched.
 template <int kTiles>
-__device__ __forceinline__ void forward_problem(const Params& p, const Group& group, int start, int n, int keys, int head,
-                                                uint32_t step) {
+__device__ __forceinline__ void forward_problem(const Params& p, const Group& group, const Place& place, int head) {
   constexpr uint32_t kTile = kTiles * 16 * kRowBytes;
   const uint32_t q_tile = group.shared, k_tile = q_tile + kTile, v_tile = k_tile + kTile;
+  const int start = place.start, n = place.n, keys = place.keys;
   const int lane = group.lane, g = lane >> 2, t = lane & 3, h = p.heads * kD, row0 = group.warp * 16;
 
   const LaneOffsets at(lane);
@@ -263,8 +314,10 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
   const float c = p.scale * kLog2E;
   const float shift0 = top0 == -INFINITY ? 0.0f : top0 * c, shift1 = top1 == -INFINITY ? 0.0f : top1 * c;
 
-  float o[8][4] = {}, sum0 = 0.0f, sum1 = 0.0f;
-  const uint64_t block0 = (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
+  float sum0 = 0.0f, sum1 = 0.0f;
+  uint32_t weights[kTiles][4];  // P ∘ M, not yet normalised, as A fragments
+  const uint64_t block0 =
+      (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
   const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
@@ -274,15 +327,20 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
     sum0 += (s[j][0] + s[j][1]) + (s[j][4] + s[j][5]);
     sum1 += (s[j][2] + s[j][3]) + (s[j][6] + s[j][7]);
     if (p.dropout) {
-      const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, step, block0 + 4 * j);
-      const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, step, block1 + 4 * j);
+      const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, place.step, block0 + 4 * j);
+      const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, place.step, block1 + 4 * j);
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         if ((upper(e) ? r1 : r0).word[nth_key(e)] < p.threshold) s[j][e] = 0.0f;
       }
     }
-    const uint32_t a[4] = {pack(s[j][0], s[j][1]), pack(s[j][2], s[j][3]), pack(s[j][4], s[j][5]), pack(s[j][6], s[j][7])};
-    multiply_rows(o, a, v_tile, 16 * j, at);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) weights[j][i] = pack(s[j][2 * i], s[j][2 * i + 1]);
+  }
+  float o[8][4] = {};
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+    if (j < tiles) multiply_rows(o, weights[j], v_tile, 16 * j, at);
   }
   sum0 = quad_sum(sum0), sum1 = quad_sum(sum1);
 
@@ -293,47 +351,48 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
   }
   // The warp's own query rows are free now: stage the result there and write whole lines.
   __syncwarp();
-  stage(o, sum0 > 0.0f ? p.inverse_keep / sum0 : 0.0f, sum1 > 0.0f ? p.inverse_keep / sum1 : 0.0f, q_tile, row0, lane);
+  stage(o, sum0 > 0.0f ? p.inverse_keep / sum0 : 0.0f, sum1 > 0.0f ? p.inverse_keep / sum1 : 0.0f, q_tile, row0,
+        lane);
   __syncwarp();
   write_rows<false>(q_tile, row0, n, p.to_out + static_cast<int64_t>(start) * h + head * kD, h, lane);
 }
 
+constexpr uint32_t kScratchBytes = 64;                         // place_of's, after the tiles
 constexpr uint32_t kForwardBytes = 3 * kMaxRows * kRowBytes;   // Q, K, V
 constexpr uint32_t kBackwardBytes = 4 * kMaxRows * kRowBytes;  // Q, dO, K, V
 
-__global__ __launch_bounds__(kThreads, 2) void forward_kernel(const __grid_constant__ Params p) {
+__global__ __launch_bounds__(kThreads, kForwardBlocks) void forward_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  const int pairs = (p.heads + 1) / 2, b = blockIdx.x / pairs, first_head = blockIdx.x % pairs * 2;
-  const int start = p.offsets[b], n = min(p.offsets[b + 1] - start, kMaxRows);
-  const int keys = p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n;
-  const uint32_t step = p.dropout && p.key.step ? *p.key.step : 0;
+  const Place place = place_of(p, reinterpret_cast<int*>(memory + kForwardBytes));
+  for_each_problem(
+      p, place, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kForwardBytes,
+      [&](const Group& group, int head) { forward_problem<4>(p, group, place, head); },
+      [&](const Group& group, int head) { forward_problem<8>(p, group, place, head); });
   zero_tail(p, p.to_out, p.heads * kD);
   zero_tail(p, p.to_lse, p.heads);
-  if (n <= 0) return;
-  for_each_problem(
-      p, n, first_head, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kForwardBytes,
-      [&](const Group& group, int head) { forward_problem<4>(p, group, start, n, keys, head, step); },
-      [&](const Group& group, int head) { forward_problem<8>(p, group, start, n, keys, head, step); });
 }
 
-// ---- backward -----------------------------------------------------------------------------------------------------
+// ---- backward
 
 // One operand of dK and dV: the warp's 16 rows of X (P ∘ M or dS), packed as A fragments, to rows of a shared tile.
 template <int kTiles>
-__device__ __forceinline__ void exchange(const uint32_t (&x)[kTiles][4], uint32_t tile, int row0, int tiles, int lane) {
+__device__ __forceinline__ void exchange(const uint32_t (&x)[kTiles][4], uint32_t tile, int row0, int tiles,
+                                         int lane) {
   constexpr int kBytes = kTiles * 32;
   const int g = lane >> 2, t = lane & 3;
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     if (j >= tiles) continue;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) store_shared(chunk_at<kBytes>(tile, row0 + g + 8 * (i & 1), 2 * j + (i >> 1)) + 4 * t, x[j][i]);
+    for (int i = 0; i < 4; ++i)
+      store_shared(chunk_at<kBytes>(tile, row0 + g + 8 * (i & 1), 2 * j + (i >> 1)) + 4 * t, x[j][i]);
   }
 }
 // c[16 keys, 64] += Xᵀ Y over the query tiles from `first` on.
 template <int kTiles>
-__device__ __forceinline__ void multiply_transposed(float (&c)[8][4], uint32_t x_tile, uint32_t y_tile, int key_tile, int first,
-                                                    int query_tiles, const LaneOffsets& at) {
+__device__ __forceinline__ void multiply_transposed(float (&c)[8][4], uint32_t x_tile, uint32_t y_tile,
+                                                    int key_tile, int first, int query_tiles,
+                                                    const LaneOffsets& at) {
   for (int i = first; i < query_tiles; ++i) {
     uint32_t a[4];
     load_a_transposed<kTiles * 32>(a, x_tile, 16 * i, 2 * key_tile, at);
@@ -342,10 +401,11 @@ __device__ __forceinline__ void multiply_transposed(float (&c)[8][4], uint32_t x
 }
 
 template <int kTiles>
-__device__ __forceinline__ void backward_problem(const Params& p, const Group& group, int start, int n, int keys, int head,
-                                                 uint32_t step) {
+__device__ __forceinline__ void backward_problem(const Params& p, const Group& group, const Place& place,
+                                                 int head) {
   constexpr uint32_t kTile = kTiles * 16 * kRowBytes;
   const uint32_t q_tile = group.shared, g_tile = q_tile + kTile, k_tile = g_tile + kTile, v_tile = k_tile + kTile;
+  const int start = place.start, n = place.n, keys = place.keys;
   const int lane = group.lane, g = lane >> 2, t = lane & 3, h = p.heads * kD, row0 = group.warp * 16;
   const int64_t column = head * kD;
 
@@ -371,7 +431,9 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   for (int i = 0; i < 4; ++i) {
     const int row = row0 + (lane >> 3) + 4 * i;
     o[i] = make_uint4(0, 0, 0, 0);
-    if (row < n) o[i] = *reinterpret_cast<const uint4*>(p.out + static_cast<int64_t>(start + row) * h + column + (lane & 7) * 8);
+    if (row < n)
+      o[i] =
+          *reinterpret_cast<const uint4*>(p.out + static_cast<int64_t>(start + row) * h + column + (lane & 7) * 8);
   }
   if (row0 + g < n) lse0 = p.lse[static_cast<int64_t>(start + row0 + g) * p.heads + head];
   if (row0 + g + 8 < n) lse1 = p.lse[static_cast<int64_t>(start + row0 + g + 8) * p.heads + head];
@@ -381,7 +443,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   const int key_tiles = (keys + 15) >> 4, query_tiles = (n + 15) >> 4;
   uint32_t pm[kTiles][4], ds[kTiles][4], dq[16];  // P ∘ M (without 1 / (1 − p)) and dS as A fragments; dQ, packed
   if (active) {
-    // δ: lane l has 8 products of row (l >> 3) + 4i; the sums over 8 lanes go to the lanes that own rows g and g + 8.
+    // δ: lane l has 8 products of row (l >> 3) + 4i; the sums over 8 lanes go to the lanes that own rows g and g
+    // + 8.
     float delta0, delta1;
     {
       float sums[4];
@@ -407,7 +470,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     const int tiles = p.causal ? min(key_tiles, group.warp + 1) : key_tiles;
     const float c = p.scale * kLog2E;
     const float shift0 = lse0 * kLog2E, shift1 = lse1 * kLog2E;
-    const uint64_t block0 = (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
+    const uint64_t block0 =
+        (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
     const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
     constexpr bool kHold = kTiles == 4;  // the longer rows leave no registers for the fragments of Q and dO
     uint32_t q[4][4], dO[4][4];
@@ -447,8 +511,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 #pragma unroll
       for (int e = 0; e < 8; ++e) kept[e] = s[e];
       if (p.dropout) {
-        const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, step, block0 + 4 * j);
-        const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, step, block1 + 4 * j);
+        const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, place.step, block0 + 4 * j);
+        const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, place.step, block1 + 4 * j);
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
           const bool keep = (upper(e) ? r1 : r0).word[nth_key(e)] >= p.threshold;
@@ -475,8 +539,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     }
   }
 
-  // From here on a warp owns 16 key slots. K and V are used up; P ∘ M and dS take their place: both at once where they fit
-  // (64 rows), else one after the other over both tiles.
+  // From here on a warp owns 16 key slots. K and V are used up; P ∘ M and dS take their place: both at once where
+  // they fit (64 rows), else one after the other over both tiles.
   const int first = p.causal ? group.warp : 0;
   const bool owns_keys = group.warp < key_tiles;
   float dk[8][4] = {};
@@ -501,11 +565,12 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     if (active) exchange<kTiles>(ds, k_tile, row0, key_tiles, lane);
     group.sync();
   }
-  if (owns_keys) multiply_transposed<kTiles>(dk, kTiles == 4 ? v_tile : k_tile, q_tile, group.warp, first, query_tiles, at);
+  if (owns_keys)
+    multiply_transposed<kTiles>(dk, kTiles == 4 ? v_tile : k_tile, q_tile, group.warp, first, query_tiles, at);
   group.sync();
   if (!active) return;
 
-  // All tiles are free: each warp stages its rows of dQ, dK, dV and writes whole lines.
+    // All tiles are free: each warp stages its rows of dQ, dK, dV and writes whole lines.
 #pragma unroll
   for (int x = 0; x < 8; ++x) {
 #pragma unroll
@@ -522,18 +587,14 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   write_rows<true>(k_tile, row0, n, to + 2 * h, 3 * h, lane);
 }
 
-__global__ __launch_bounds__(kThreads, 2) void backward_kernel(const __grid_constant__ Params p) {
+__global__ __launch_bounds__(kThreads, kBackwardBlocks) void backward_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  const int pairs = (p.heads + 1) / 2, b = blockIdx.x / pairs, first_head = blockIdx.x % pairs * 2;
-  const int start = p.offsets[b], n = min(p.offsets[b + 1] - start, kMaxRows);
-  const int keys = p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n;
-  const uint32_t step = p.dropout && p.key.step ? *p.key.step : 0;
-  zero_tail(p, p.to_dqkv, 3 * p.heads * kD);
-  if (n <= 0) return;
+  const Place place = place_of(p, reinterpret_cast<int*>(memory + kBackwardBytes));
   for_each_problem(
-      p, n, first_head, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kBackwardBytes,
-      [&](const Group& group, int head) { backward_problem<4>(p, group, start, n, keys, head, step); },
-      [&](const Group& group, int head) { backward_problem<8>(p, group, start, n, keys, head, step); });
+      p, place, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kBackwardBytes,
+      [&](const Group& group, int head) { backward_problem<4>(p, group, place, head); },
+      [&](const Group& group, int head) { backward_problem<8>(p, group, place, head); });
+  zero_tail(p, p.to_dqkv, 3 * p.heads * kD);
 }
 
 Params params_of(const AttentionArgs& args) {
@@ -549,17 +610,20 @@ Params params_of(const AttentionArgs& args) {
 }
 
 template <class Kernel>
-void launch(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs& args, const Params& p, Stream stream) {
+void launch(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs& args, const Params& p,
+            Stream stream) {
   check_attention_args(args);
   if (args.sequences == 0) return;  // attention_forward and attention_backward zero the rows then
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  kernel<<<args.sequences * ((args.heads + 1) / 2), kThreads, bytes, stream>>>(p);
+  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(bytes + kScratchBytes)));
+  kernel<<<args.sequences*((args.heads + 1) / 2), kThreads, bytes + kScratchBytes, stream>>>(p);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
 }  // namespace
 
-void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse, Stream stream) {
+void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
+                            Stream stream) {
   Params p = params_of(args);
   p.qkv = qkv, p.to_out = out, p.to_lse = lse;
   launch("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);

@@ -31,6 +31,8 @@ enum class GemmTile {
   kAuto,
   kPing,         // 128×128, two warpgroups in turns
   kPingCluster,  // the same, two blocks share the rows: 128×256
+  kQuad,         // 128×128, two pairs of warpgroups in turns
+  kQuadCluster,  // the same, two blocks share the rows
   kWide,         // 128×256, two warpgroups together
   kWideCluster,  // the same, two blocks share the rows: 128×512
 };

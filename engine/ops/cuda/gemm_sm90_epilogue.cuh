@@ -1,6 +1,6 @@
 // From the accumulators of a warpgroup to device memory: bias, GELU and its derivative, column sums, staging.
 //
-// Every warp works for itself: it owns four 2 KB chunks (16 rows × 64 columns of bf16, 128-byte swizzle), writes one with
+// Every warp works for itself: it owns a few 2 KB chunks (16 rows × 64 columns of bf16, 128-byte swizzle), writes one with
 // stmatrix and hands it to the copy engine, so that stores of a tile overlap the arithmetic and no warp waits for another.
 #pragma once
 
@@ -35,16 +35,25 @@ __device__ __forceinline__ float gelu_derivative(float x) {
 
 // Where a consumer thread stands; buffers in shared-memory addresses.
 struct Consumer {
-  int group, warp, lane;  // warpgroup 0 or 1, warp inside it
-  uint32_t staging;       // this warp's four chunks
-  uint32_t aux_barrier;   // this warp's: its chunks hold the pre-activation
-  float* sums;            // [8 warps][kTileN]
-  int stores = 0;         // bulk stores issued so far; chunk = stores % 4
+  int team, member, warp, lane;  // team, warpgroup inside it, warp inside that
+  uint32_t staging;              // this warp's chunks
+  uint32_t aux_barrier;          // this warp's: its chunks hold the pre-activation
+  float* sums;                   // [warps of the team][kTileN]
+  float* bias;                   // [2][kTileN] of the team, used in turns
+  int stores = 0;                // bulk stores issued so far; chunk = stores % kChunks
 };
 
 template <class C>
 __device__ __forceinline__ int chunk_row(const Consumer& c, int mi) {
-  return (C::kCooperative ? c.group * 64 : mi * 64) + c.warp * 16;
+  return (c.member + mi) * 64 + c.warp * 16;  // one of the two is always 0
+}
+template <class C>
+__device__ __forceinline__ int thread_in_team(const Consumer& c) {
+  return c.member * kWarpgroup + c.warp * 32 + c.lane;
+}
+template <class C>
+__device__ __forceinline__ void team_sync(const Consumer& c) {
+  named_sync(1 + c.team, C::kTeamSize * kWarpgroup);
 }
 
 // Lane l addresses row l % 8 of 8×8 matrix l / 8; matrices 0, 1 are rows 0–7, 8–15 of the even 8-column group and 2, 3 of
@@ -59,7 +68,7 @@ template <class C>
 __device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMap* map, const Work& w) {
   if (c.lane == 0) {
     store_wait_read<0>();
-    barrier_expect(c.aux_barrier, 4 * kChunkBytes);
+    barrier_expect(c.aux_barrier, C::kChunks * kChunkBytes);
 #pragma unroll
     for (int mi = 0; mi < C::kM64; ++mi)
 #pragma unroll
@@ -109,28 +118,29 @@ __device__ __forceinline__ void store_float(const Consumer& c, const float (&acc
   }
 }
 
-__device__ __forceinline__ float2 load_bias(const Params& p, int group, int col) {
-  if (col >= p.n) return make_float2(0.0f, 0.0f);
-  const long long at = static_cast<long long>(group) * p.n + col;
-  if (p.bias_bf16) {
-    const uint32_t v = __ldg(reinterpret_cast<const uint32_t*>(static_cast<const __nv_bfloat16*>(p.bias) + at));
-    return make_float2(unpack_low(v), unpack_high(v));
-  }
-  return __ldg(reinterpret_cast<const float2*>(static_cast<const float*>(p.bias) + at));
+// This thread's column of the tile's bias; fetched before the multiplications, shared after them.
+template <class C>
+__device__ __forceinline__ float load_bias(const Consumer& c, const Params& p, const Work& w) {
+  const int t = thread_in_team<C>(c), col = w.col + t;
+  if (t >= C::kTileN || col >= p.n) return 0.0f;
+  const long long at = static_cast<long long>(w.group) * p.n + col;
+  return p.bias_bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(p.bias)[at])
+                     : static_cast<const float*>(p.bias)[at];
 }
 
-// Takes a free chunk, fills it with 4 × 8 values a lane from `values(pair, v)`, sends it off.
-template <class F>
-__device__ __forceinline__ void stage_and_store(Consumer& c, const CUtensorMap* map, int x, int y, int z, F&& values) {
-  const uint32_t chunk = c.staging + (c.stores & 3) * kChunkBytes;
-  if (c.lane == 0) store_wait_read<3>();
+// Takes a free chunk, writes 32 values a lane (4 pairs of 8-column groups), sends it off.
+template <class C>
+__device__ __forceinline__ void stage_and_store(Consumer& c, const CUtensorMap* map, int x, int y, int z,
+                                                const float (&v)[32]) {
+  const uint32_t chunk = c.staging + c.stores % C::kChunks * kChunkBytes;
+  if (c.lane == 0) store_wait_read<C::kChunks - 1>();
   __syncwarp();
   const uint32_t at = matrix_address(chunk, c.lane);
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
-    float v[8];
-    values(pair, v);
-    const uint32_t r[4] = {pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+    uint32_t r[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) r[i] = pack_bf16(v[pair * 8 + 2 * i], v[pair * 8 + 2 * i + 1]);
     store_matrices(at ^ (pair << 5), r);
   }
   fence_async_proxy();
@@ -147,20 +157,21 @@ __device__ __forceinline__ void stage_and_store(Consumer& c, const CUtensorMap* 
 __device__ __forceinline__ void gelu_gradient_chunk(const Consumer& c, uint32_t chunk, const float* acc,
                                                     const CUtensorMap* map, int x, int y, float (&sum)[16]) {
   const uint32_t at = matrix_address(chunk, c.lane);
+  uint32_t r[4][4];
 #pragma unroll
-  for (int pair = 0; pair < 4; ++pair) {
-    uint32_t r[4];
-    load_matrices(at ^ (pair << 5), r);
+  for (int pair = 0; pair < 4; ++pair) load_matrices(at ^ (pair << 5), r[pair]);
+#pragma unroll
+  for (int pair = 0; pair < 4; ++pair)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float low = acc[pair * 8 + 2 * i] * gelu_derivative(unpack_low(r[i]));
-      const float high = acc[pair * 8 + 2 * i + 1] * gelu_derivative(unpack_high(r[i]));
+      const float low = acc[pair * 8 + 2 * i] * gelu_derivative(unpack_low(r[pair][i]));
+      const float high = acc[pair * 8 + 2 * i + 1] * gelu_derivative(unpack_high(r[pair][i]));
       sum[pair * 4 + (i >> 1) * 2] += low;
       sum[pair * 4 + (i >> 1) * 2 + 1] += high;
-      r[i] = pack_bf16(low, high);
+      r[pair][i] = pack_bf16(low, high);
     }
-    store_matrices(at ^ (pair << 5), r);
-  }
+#pragma unroll
+  for (int pair = 0; pair < 4; ++pair) store_matrices(at ^ (pair << 5), r[pair]);
   fence_async_proxy();
   __syncwarp();
   if (c.lane == 0) {
@@ -169,10 +180,11 @@ __device__ __forceinline__ void gelu_gradient_chunk(const Consumer& c, uint32_t 
   }
 }
 
+// `tile` counts this team's tiles; `bias` is what load_bias gave.
 template <class C>
 __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], const Work& w,
                                          const Params& p, const CUtensorMap* map_out, const CUtensorMap* map_aux,
-                                         uint32_t aux_parity) {
+                                         uint32_t tile, float bias) {
   if constexpr (C::kOp == Op::kWeightGradient) {
     if (w.slot >= 0) {
       constexpr int kTile = kTileRows * C::kTileN;
@@ -187,17 +199,19 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     store_float<C>(c, acc, out, p.n, p.m - w.row, p.n - w.col);
     return;
   }
-  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, aux_parity);
+  const float* shared_bias = c.bias + (tile & 1) * C::kTileN;
+  if constexpr (C::kHasBias) {
+    // Two buffers in turns: whoever writes the one has seen everybody leave it at the last tile's barrier.
+    const int t = thread_in_team<C>(c);
+    if (t < C::kTileN) c.bias[(tile & 1) * C::kTileN + t] = bias;
+    team_sync<C>(c);
+  }
+  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, tile & 1);
   const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
 #pragma unroll
   for (int h = 0; h < C::kHalves; ++h) {
     const int x = w.col + h * 64;
-    float2 bias[8];
     float sum[16];
-    if constexpr (C::kEpilogue == Epilogue::kBias || C::kEpilogue == Epilogue::kBiasGelu) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) bias[j] = load_bias(p, w.group, x + j * 8 + 2 * (c.lane & 3));
-    }
     if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
@@ -206,42 +220,39 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     for (int mi = 0; mi < C::kM64; ++mi) {
       const float* a = &acc[mi][h * 32];
       const int y = w.row + chunk_row<C>(c, mi);
-      const auto linear = [&](int pair, float (&v)[8]) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          v[i] = a[pair * 8 + i];
-          if constexpr (C::kEpilogue == Epilogue::kBias || C::kEpilogue == Epilogue::kBiasGelu)
-            v[i] += i & 1 ? bias[pair * 2 + (i >> 2)].y : bias[pair * 2 + (i >> 2)].x;
-        }
-      };
-      if constexpr (C::kEpilogue == Epilogue::kBiasGelu) {
-        if (p.write_pre) stage_and_store(c, map_aux, x, y, z, linear);
-        stage_and_store(c, map_out, x, y, z, [&](int pair, float (&v)[8]) {
-          linear(pair, v);
-#pragma unroll
-          for (int i = 0; i < 8; ++i) v[i] = gelu(v[i]);
-        });
-      } else if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
+      if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
         gelu_gradient_chunk(c, c.staging + (mi * C::kHalves + h) * kChunkBytes, a, map_out, x, y, sum);
       } else {
-        stage_and_store(c, map_out, x, y, z, linear);
+        float v[32];
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          float2 b = make_float2(0.0f, 0.0f);
+          if constexpr (C::kHasBias) b = *reinterpret_cast<const float2*>(shared_bias + h * 64 + j * 8 + 2 * (c.lane & 3));
+          v[4 * j] = a[4 * j] + b.x, v[4 * j + 1] = a[4 * j + 1] + b.y;
+          v[4 * j + 2] = a[4 * j + 2] + b.x, v[4 * j + 3] = a[4 * j + 3] + b.y;
+        }
+        if constexpr (C::kEpilogue == Epilogue::kBiasGelu) {
+          if (p.write_pre) stage_and_store<C>(c, map_aux, x, y, z, v);
+#pragma unroll
+          for (int i = 0; i < 32; ++i) v[i] = gelu(v[i]);
+        }
+        stage_and_store<C>(c, map_out, x, y, z, v);
       }
     }
     if constexpr (C::kEpilogue == Epilogue::kGeluGradient)
-      reduce_columns(sum, c.lane, c.sums + (c.group * 4 + c.warp) * C::kTileN + h * 64);
+      reduce_columns(sum, c.lane, c.sums + (c.member * 4 + c.warp) * C::kTileN + h * 64);
   }
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
     // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's writes.
-    constexpr int kSharing = C::kCooperative ? 2 * kWarpgroup : kWarpgroup;
-    const int id = 1 + (C::kCooperative ? 0 : c.group);
-    const float* from = c.sums + (C::kCooperative ? 0 : c.group * 4 * C::kTileN);
-    const int t = (C::kCooperative ? c.group * kWarpgroup : 0) + c.warp * 32 + c.lane;
-    named_sync(id, kSharing);
-    float total = 0.0f;
+    const int t = thread_in_team<C>(c);
+    team_sync<C>(c);
+    if (t < C::kTileN) {
+      float total = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kSharing / 32; ++i) total += from[i * C::kTileN + t];
-    if (w.col + t < p.n) p.column_partial[static_cast<long long>(w.row / kTileRows) * p.n + w.col + t] = total;
-    named_sync(id, kSharing);
+      for (int i = 0; i < 4 * C::kTeamSize; ++i) total += c.sums[i * C::kTileN + t];
+      if (w.col + t < p.n) p.column_partial[static_cast<long long>(w.row / kTileRows) * p.n + w.col + t] = total;
+    }
+    team_sync<C>(c);
   }
 }
 

@@ -21,9 +21,11 @@ struct Layout {
   __device__ uint32_t empty(int s) const { return barriers() + 8 * (C::kStages + s); }
   __device__ uint32_t turn(int g) const { return barriers() + 8 * (2 * C::kStages + g); }
   __device__ uint32_t aux(int w) const { return barriers() + 8 * (2 * C::kStages + 2 + w); }
+  static constexpr int kAuxBarriers = 4 * C::kConsumers;
   static constexpr int kSumsAt = C::kStages * C::kStageBytes + C::kStagingBytes;
-  static constexpr int kBarriersAt = kSumsAt + C::kSumBytes;
-  static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 10);
+  static constexpr int kBiasAt = kSumsAt + C::kSumBytes;
+  static constexpr int kBarriersAt = kBiasAt + C::kBiasBytes;
+  static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 2 + kAuxBarriers);
   static_assert(kOffsetsAt + 4 * (kMaxGroups + 1) <= C::kSharedBytes);
 
  private:
@@ -72,7 +74,7 @@ __device__ __forceinline__ void multiply_stage(float (&acc)[C::kM64][C::kTileN /
 #endif  // sm_90a
 
 template <class C>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(C::kThreads, 1)
     gemm_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
                 const __grid_constant__ CUtensorMap map_out, const __grid_constant__ CUtensorMap map_aux,
                 const __grid_constant__ Params p) {
@@ -84,23 +86,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32 % 4, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const uint32_t rank = C::kCluster == 1 ? 0 : cluster_rank();
-  constexpr int kConsumers = C::kCooperative ? 2 : 1;  // warpgroups that read a stage
 
   if (threadIdx.x == 0) {
     if ((at.base & 1023) != 0) __trap();
     for (int s = 0; s < C::kStages; ++s) {
       barrier_init(at.full(s), 1);
-      barrier_init(at.empty(s), 4 * kConsumers * C::kCluster);  // one arrival a warp
+      barrier_init(at.empty(s), 4 * C::kTeamSize * C::kCluster);  // one arrival a warp
     }
-    for (int g = 0; g < 2; ++g) barrier_init(at.turn(g), 1);
-    for (int w = 0; w < 8; ++w) barrier_init(at.aux(w), 1);
+    for (int g = 0; g < 2; ++g) barrier_init(at.turn(g), C::kTeamSize);
+    for (int w = 0; w < Layout<C>::kAuxBarriers; ++w) barrier_init(at.aux(w), 1);
     barrier_init_fence();
     prefetch_map(&map_a);
     prefetch_map(&map_b);
     prefetch_map(&map_out);
     prefetch_map(&map_aux);
   }
-  for (int g = threadIdx.x; g <= p.groups; g += kThreads)
+  for (int g = threadIdx.x; g <= p.groups; g += C::kThreads)
     offsets[g] = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
   if constexpr (C::kCluster > 1) cluster_sync();
   __syncthreads();
@@ -109,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                         static_cast<int>(gridDim.x) / C::kCluster, static_cast<int>(rank));
   Work w;
   if (warpgroup == 0) {
-    registers_shrink<40>();
+    registers_shrink<C::kProducerRegisters>();
     if (warp == 0 && lane == 0) {
       int s = 0;
       uint32_t phase = 0;
@@ -123,15 +124,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncwarp();
   } else {
-    registers_grow<232>();
-    const int group = warpgroup - 1;
-    Consumer c{group,
+    registers_grow<C::kConsumerRegisters>();
+    const int team = (warpgroup - 1) / C::kTeamSize, member = (warpgroup - 1) % C::kTeamSize;
+    const int consumer_warp = (warpgroup - 1) * 4 + warp;
+    Consumer c{team,
+               member,
                warp,
                lane,
-               at.staging() + (group * 4 + warp) * 4 * kChunkBytes,
-               at.aux(group * 4 + warp),
-               reinterpret_cast<float*>(shared + Layout<C>::kSumsAt)};
-    const uint64_t a0 = matrix_descriptor(at.a(0) + (C::kCooperative ? group * 8192 : 0), 8192);
+               at.staging() + consumer_warp * C::kChunks * kChunkBytes,
+               at.aux(consumer_warp),
+               reinterpret_cast<float*>(shared + Layout<C>::kSumsAt) + team * C::kTeamSize * 4 * C::kTileN,
+               reinterpret_cast<float*>(shared + Layout<C>::kBiasAt) + team * 2 * C::kTileN};
+    const uint64_t a0 = matrix_descriptor(at.a(0) + member * 8192, 8192);
     const uint64_t b0 = matrix_descriptor(at.b(0), 8192);
     const auto release = [&](int stage) {
       if constexpr (C::kCluster == 1) {
@@ -140,13 +144,15 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (lane < C::kCluster) barrier_arrive_remote(at.empty(stage), lane);
       }
     };
-    uint32_t position = 0;  // stages taken so far by both warpgroups
-    uint32_t own = 0;       // tiles of this warpgroup
+    uint32_t position = 0;  // stages taken so far by all teams
+    uint32_t own = 0;       // tiles of this team
     for (uint32_t tile = 0; schedule.next(w); ++tile) {
-      if (!C::kCooperative && (tile & 1) != static_cast<uint32_t>(group)) {
+      if (C::kTeams == 2 && (tile & 1) != static_cast<uint32_t>(team)) {
         position += w.k_iters;
         continue;
       }
+      float bias = 0.0f;
+      if constexpr (C::kHasBias) bias = load_bias<C>(c, p, w);
       if constexpr (C::kEpilogue == Epilogue::kGeluGradient) prefetch_pre<C>(c, &map_aux, w);
       float acc[C::kM64][C::kTileN / 2];
 #pragma unroll
@@ -154,8 +160,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int i = 0; i < C::kTileN / 2; ++i) acc[mi][i] = 0.0f;
 
-      // Ping-pong: multiply in turns, so that the other warpgroup's epilogue falls into this one's multiplications.
-      if (!C::kCooperative && tile > 0) barrier_wait(at.turn(group), (group == 0 ? own - 1 : own) & 1);
+      // Ping-pong: multiply in turns, so that the other team's epilogue falls into this one's multiplications.
+      if (C::kTeams == 2 && tile > 0) barrier_wait(at.turn(team), (team == 0 ? own - 1 : own) & 1);
       int s = static_cast<int>(position % C::kStages);
       uint32_t phase = position / C::kStages & 1;
       position += w.k_iters;
@@ -171,10 +177,10 @@ __global__ void __launch_bounds__(kThreads, 1)
         previous = s;
         if (++s == C::kStages) s = 0, phase ^= 1;
       }
-      if (!C::kCooperative && warp == 0 && lane == 0) barrier_arrive(at.turn(1 - group));
+      if (C::kTeams == 2 && warp == 0 && lane == 0) barrier_arrive(at.turn(1 - team));
       wgmma_wait<0>();
       if (w.k_iters > 0) release(previous);
-      epilogue<C>(c, acc, w, p, &map_out, &map_aux, own & 1);
+      epilogue<C>(c, acc, w, p, &map_out, &map_aux, own, bias);
       ++own;
     }
     if (lane == 0) store_wait_read<0>();

@@ -79,7 +79,7 @@ void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, 
   const long long clusters = clusters_on_device(C::kCluster);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>((units < clusters ? units : clusters) * C::kCluster));
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(C::kThreads);
   config.dynamicSmemBytes = C::kSharedBytes;
   config.stream = stream;
   cudaLaunchAttribute attribute;
@@ -94,10 +94,12 @@ void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, 
 template <Op op, Epilogue epilogue, class F>
 void with_config(GemmTile tile, F&& f) {
   switch (tile) {
-    case GemmTile::kPing: return f(Config<op, epilogue, false, 1>{});
-    case GemmTile::kWide: return f(Config<op, epilogue, true, 1>{});
-    case GemmTile::kWideCluster: return f(Config<op, epilogue, true, 2>{});
-    default: return f(Config<op, epilogue, false, 2>{});
+    case GemmTile::kPing: return f(Config<op, epilogue, Ping, 1>{});
+    case GemmTile::kPingCluster: return f(Config<op, epilogue, Ping, 2>{});
+    case GemmTile::kQuad: return f(Config<op, epilogue, Quad, 1>{});
+    case GemmTile::kQuadCluster: return f(Config<op, epilogue, Quad, 2>{});
+    case GemmTile::kWideCluster: return f(Config<op, epilogue, Wide, 2>{});
+    default: return f(Config<op, epilogue, Wide, 1>{});
   }
 }
 

@@ -32,11 +32,12 @@ __device__ __forceinline__ void barrier_expect(uint32_t bar, uint32_t bytes) {
 __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// Arrives at the barrier that lies at the same offset in the block `rank` of this cluster.
+// Arrives at the barrier that lies at the same offset in the block `rank` of this cluster. (Without .cluster in its scope:
+// that would flush the whole block's memory traffic first, and nothing but "read" is announced here.)
 __device__ __forceinline__ void barrier_arrive_remote(uint32_t bar, uint32_t rank) {
   asm volatile(
       "{\n .reg .b32 remote;\n mapa.shared::cluster.u32 remote, %0, %1;\n"
-      " mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
+      " mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
       "r"(rank)
       : "memory");
 }

@@ -13,33 +13,46 @@ enum class Epilogue { kStore, kBias, kBiasGelu, kGeluGradient, kFloat };
 constexpr int kTileRows = 128;  // rows of a tile; groups start at multiples of it, so no tile spans two groups
 constexpr int kTileK = 64;      // 64 bf16 = 128 bytes: one swizzle atom wide
 constexpr int kWarpgroup = 128;
-constexpr int kThreads = 3 * kWarpgroup;  // one warpgroup loads, two multiply
 constexpr int kMaxGroups = 128;
 constexpr int kSharedLimit = 232448;  // bytes a block may have on compute capability 9.0
 constexpr int kSmallShared = 1024;    // barriers and the group offsets
 constexpr int kChunkBytes = 2048;     // 16 rows × 64 columns of bf16: what one warp stages for one bulk store
 
-// kCooperative: both consumer warpgroups share one 128×256 tile (64 rows each). Otherwise ping-pong: each has its own
-// 128×128 tile, and the epilogue of one overlaps the multiplications of the other.
+// Who computes a tile. Two teams multiply in turns (ping-pong), so that the epilogue of one overlaps the multiplications
+// of the other; a single team takes the larger tile.
+struct Ping {
+  static constexpr int kTeams = 2, kTeamSize = 1, kTileN = 128, kProducerRegisters = 40, kConsumerRegisters = 232;
+};
+struct Quad {  // as Ping, but two warpgroups a team: half the accumulators a thread, twice the warps in an epilogue
+  static constexpr int kTeams = 2, kTeamSize = 2, kTileN = 128, kProducerRegisters = 24, kConsumerRegisters = 112;
+};
+struct Wide {
+  static constexpr int kTeams = 1, kTeamSize = 2, kTileN = 256, kProducerRegisters = 40, kConsumerRegisters = 232;
+};
+
 // kCluster = 2: two blocks take neighbouring columns of the same rows and share the loads of A by multicast.
-template <Op op, Epilogue epilogue, bool cooperative, int cluster>
-struct Config {
+template <Op op, Epilogue epilogue, class Teams, int cluster>
+struct Config : Teams {
+  using Teams::kTeams, Teams::kTeamSize, Teams::kTileN;
   static constexpr Op kOp = op;
   static constexpr Epilogue kEpilogue = epilogue;
-  static constexpr bool kCooperative = cooperative;
   static constexpr int kCluster = cluster;
-  static constexpr int kTileN = cooperative ? 256 : 128;
-  static constexpr int kUnitN = kTileN * cluster;     // columns that a cluster takes at once
-  static constexpr int kM64 = cooperative ? 1 : 2;    // 64-row blocks of a warpgroup
-  static constexpr int kHalves = kTileN / 64;         // 64-column chunks of a tile
+  static constexpr int kConsumers = kTeams * kTeamSize;         // warpgroups that multiply
+  static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;  // and one that loads
+  static constexpr int kUnitN = kTileN * cluster;               // columns that a cluster takes at once
+  static constexpr int kM64 = kTileRows / 64 / kTeamSize;       // 64-row blocks of a warpgroup
+  static constexpr int kHalves = kTileN / 64;                   // 64-column chunks of a tile
+  static constexpr int kChunks = kM64 * kHalves;                // staging chunks of a warp
+  static constexpr bool kHasBias = epilogue == Epilogue::kBias || epilogue == Epilogue::kBiasGelu;
   static constexpr int kABytes = kTileRows * 128;
   static constexpr int kBBytes = kTileN * 128;
   static constexpr int kStageBytes = kABytes + kBBytes;
-  static constexpr int kStagingBytes = epilogue == Epilogue::kFloat ? 0 : 8 * 4 * kChunkBytes;
-  static constexpr int kSumBytes = epilogue == Epilogue::kGeluGradient ? 8 * kTileN * 4 : 0;
-  static constexpr int kFree = kSharedLimit - kSmallShared - kStagingBytes - kSumBytes;
+  static constexpr int kStagingBytes = epilogue == Epilogue::kFloat ? 0 : kConsumers * 4 * kChunks * kChunkBytes;
+  static constexpr int kSumBytes = epilogue == Epilogue::kGeluGradient ? kConsumers * 4 * kTileN * 4 : 0;
+  static constexpr int kBiasBytes = kHasBias ? 2 * kTeams * kTileN * 4 : 0;
+  static constexpr int kFree = kSharedLimit - kSmallShared - kStagingBytes - kSumBytes - kBiasBytes;
   static constexpr int kStages = kFree / kStageBytes < 8 ? kFree / kStageBytes : 8;
-  static constexpr int kSharedBytes = kStages * kStageBytes + kStagingBytes + kSumBytes + kSmallShared;
+  static constexpr int kSharedBytes = kStages * kStageBytes + kStagingBytes + kSumBytes + kBiasBytes + kSmallShared;
   static_assert(kStages >= 3 && kSharedBytes <= kSharedLimit);
 };
 

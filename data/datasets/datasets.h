@@ -1,0 +1,19 @@
+// The loaders that registry.cpp lists; what each means is said there and in their files.
+#pragma once
+
+#include "data/dataset.h"
+
+namespace glia::datasets {
+
+TextDataset load_ag_news(const DatasetOptions& options, BadRows& bad_rows);
+uint64_t ag_news_key(const DatasetOptions& options);
+bool ag_news_is_there(const DatasetOptions& options);
+std::string ag_news_dir(const DatasetOptions& options);
+
+TextDataset load_csv(const DatasetOptions& options, BadRows& bad_rows);
+uint64_t csv_key(const DatasetOptions& options);
+
+TextDataset load_synthetic(const DatasetOptions& options, BadRows& bad_rows);
+uint64_t synthetic_key(const DatasetOptions& options);
+
+}  // namespace glia::datasets

@@ -1,0 +1,40 @@
+// The dropout mask on a GPU, drawn four elements at a time.
+#pragma once
+#include "engine/core/rng.h"
+#include "engine/ops/cuda/packs.cuh"
+
+namespace glia::cuda {
+
+// What a thread needs; made once a thread, so that the step is read once.
+template <class A>
+struct DropoutMask {
+  uint64_t seed;
+  uint32_t purpose, step, threshold;
+  A scale;
+
+  __device__ DropoutMask(const RandomKey& key, uint32_t threshold, A scale)
+      : seed(key.seed), purpose(key.purpose), step(key.step ? *key.step : 0u), threshold(threshold), scale(scale) {}
+
+  // v[k] *= keep / (1 − p) for the elements i … i + W − 1; i is a multiple of W, W is 1, 2, 4 or 8.
+  template <int W>
+  __device__ __forceinline__ void apply(int64_t i, A (&v)[W]) const {
+    constexpr int kBlocks = W > 4 ? W / 4 : 1, kEach = W > 4 ? 4 : W;
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      const PhiloxBlock r = random_block(seed, purpose, step, static_cast<uint64_t>(i) / 4 + b);
+      const int offset = W >= 4 ? 0 : static_cast<int>(i % 4);
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) {
+        // Selects, not an index: an indexed array would go to local memory.
+        uint32_t word = r.word[k];
+        if (W < 4) {
+#pragma unroll
+          for (int w = 0; w < 4; ++w) word = offset + k == w ? r.word[w] : word;
+        }
+        v[4 * b + k] = word < threshold ? A{0} : v[4 * b + k] * scale;
+      }
+    }
+  }
+};
+
+}  // namespace glia::cuda

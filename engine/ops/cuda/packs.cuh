@@ -1,0 +1,55 @@
+// Element-wise kernels by packs of 16 bytes: what every memory-bound op on a GPU needs.
+#pragma once
+#include "engine/device/cuda/launch.cuh"
+
+namespace glia::cuda {
+
+template <class T>
+inline constexpr int kPackWidth = 16 / sizeof(T);
+
+template <class T>
+using Wide = Pack<T, kPackWidth<T>>;
+
+inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+template <class... P>
+bool aligned16(const void* p, const P*... more) {
+  return aligned16(p) && (aligned16(more) && ...);
+}
+
+// W values of T at p converted to the accumulation type, and back.
+template <int W, class T>
+__device__ __forceinline__ void load(const T* p, Accumulator<T> (&v)[W]) {
+  const Pack<T, W> pack = *reinterpret_cast<const Pack<T, W>*>(p);
+#pragma unroll
+  for (int k = 0; k < W; ++k) v[k] = static_cast<Accumulator<T>>(pack.v[k]);
+}
+template <int W, class T, class A>
+__device__ __forceinline__ void store(T* p, const A (&v)[W]) {
+  Pack<T, W> pack;
+#pragma unroll
+  for (int k = 0; k < W; ++k) pack.v[k] = static_cast<T>(v[k]);
+  *reinterpret_cast<Pack<T, W>*>(p) = pack;
+}
+
+template <int W>
+struct Width {
+  static constexpr int value = W;
+};
+
+// f(Width<W>{}, i) for i = 0, W, 2W, …; what is left over, one by one, as f(Width<1>{}, i).
+template <int W, class F>
+__global__ void __launch_bounds__(kThreads) for_each_pack_kernel(int64_t n, F f) {
+  const int64_t packs = n / W, first = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  for (int64_t i = first; i < packs; i += static_cast<int64_t>(gridDim.x) * blockDim.x) f(Width<W>{}, i * W);
+  if (W > 1 && packs * W + first < n) f(Width<1>{}, packs * W + first);
+}
+
+template <int W, class F>
+void for_each_pack(const char* name, int64_t n, bool aligned, Stream stream, F f) {
+  if (n == 0) return;
+  if (aligned) for_each_pack_kernel<W><<<grid_for((n + W - 1) / W), kThreads, 0, stream>>>(n, f);
+  else for_each_pack_kernel<1><<<grid_for(n), kThreads, 0, stream>>>(n, f);
+  CUDA_CHECK_LAUNCH(name, stream);
+}
+
+}  // namespace glia::cuda

@@ -1,0 +1,222 @@
+#include "engine/ops/layer_norm.h"
+
+#include <cmath>
+#include <vector>
+
+#include "engine/core/parallel.h"
+#include "engine/ops/checks.h"
+#include "engine/ops/dropout.h"
+#include "engine/ops/dropout_kernels.h"
+#include "engine/ops/elementwise.h"
+#include "engine/ops/layer_norm_kernels.h"
+
+namespace glia {
+namespace {
+
+// y = gain ∘ ŝ + bias, ŝ = (s − mean) rstd, s = residual + dropout(x).
+// g = dy ∘ gain;  ds = rstd (g − mean(g) − ŝ mean(g ∘ ŝ));  dgain = Σ_rows dy ∘ ŝ, dbias = Σ_rows dy.
+// s is computed again from x and residual: as many bytes as storing it would move, and no rounding.
+Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain, const Var& bias, LayerNormShape shape) {
+  check_along_last(op, "a gain", x, gain);
+  check_along_last(op, "a bias", x, bias);
+  CHECK(x.size(-1) >= 1, "{}: wants [.., N] with N >= 1, got {}", op, x.shape());
+  CHECK(shape.eps >= 0, "{}: wants eps >= 0, got {}", op, shape.eps);
+  shape.rows = leading_rows(x.value()), shape.n = x.size(-1);
+  const DType sums = accumulation_dtype(x.dtype());
+  const Tensor from = x.value(), skip = residual.defined() ? residual.value() : Tensor();
+  const Tensor scale = gain.value_as(sums), shift = bias.value_as(sums);
+  Tensor y = empty_like(from), mean = empty(x.context(), {shape.rows}, sums), rstd = empty_like(mean);
+  dispatch_floating(x.dtype(), op, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = Accumulator<T>;
+    const T* r = skip.defined() ? skip.data<T>() : nullptr;
+    on_device(x.context(), op,
+              [&] {
+                cpu::layer_norm(shape, from.data<T>(), r, scale.data<A>(), shift.data<A>(), y.data<T>(), mean.data<A>(),
+                                rstd.data<A>());
+              },
+              [&](auto& cuda) {
+                cuda::layer_norm(shape, from.data<T>(), r, scale.data<A>(), shift.data<A>(), y.data<T>(), mean.data<A>(),
+                                 rstd.data<A>(), cuda.stream);
+              });
+  });
+  return record(op, y, {x, gain, bias, residual},
+                [shape, from, skip, scale, mean, rstd, type = gain.dtype(), bias_type = bias.dtype()](const Tensor& dy, Grads& in) {
+    // Without dropout both summands have the same gradient: one tensor, shared, so it must not be a leaf's own buffer.
+    const bool shared = shape.p == 0 && in.wants(3);
+    Tensor dx = in.wants(0) && !shared ? in.buffer(0) : empty_like(from);
+    Tensor dskip = in.wants(3) && !shared ? in.buffer(3) : Tensor();
+    Tensor dgain = in.wants(1) && type == scale.dtype() ? in.buffer(1) : empty_like(scale);
+    Tensor dbias = in.wants(2) && bias_type == scale.dtype() ? in.buffer(2) : empty_like(scale);
+    if (dskip.defined() && dskip.raw() == dx.raw()) dskip = empty_like(dx);  // one leaf twice, with one buffer
+    if (dbias.raw() == dgain.raw()) dbias = empty_like(dgain);
+    dispatch_floating(dy.dtype(), "layer_norm", [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      using A = Accumulator<T>;
+      const T* r = skip.defined() ? skip.data<T>() : nullptr;
+      T* dr = dskip.defined() ? dskip.data<T>() : nullptr;
+      on_device(dy.context(), "layer_norm/gradient",
+                [&] {
+                  cpu::layer_norm_gradient(shape, from.data<T>(), r, scale.data<A>(), mean.data<A>(), rstd.data<A>(), dy.data<T>(),
+                                           dx.data<T>(), dr, dgain.data<A>(), dbias.data<A>());
+                },
+                [&](auto& cuda) {
+                  Tensor partial = empty(dy.context(), {cuda::layer_norm_chunks(shape.rows), 2, shape.n}, scale.dtype());
+                  cuda::layer_norm_gradient(shape, from.data<T>(), r, scale.data<A>(), mean.data<A>(), rstd.data<A>(),
+                                            dy.data<T>(), dx.data<T>(), dr, partial.data<A>(), dgain.data<A>(),
+                                            dbias.data<A>(), cuda.stream);
+                });
+    });
+    in.add(0, dx);
+    if (in.wants(1)) in.add(1, cast(dgain, type));
+    if (in.wants(2)) in.add(2, cast(dbias, bias_type));
+    if (in.wants(3)) in.add(3, shared ? dx : dskip);
+  });
+}
+
+}  // namespace
+
+Var layer_norm(const Var& x, const Var& gain, const Var& bias, double eps) {
+  LayerNormShape shape;
+  shape.eps = eps;
+  return normalise("layer_norm", x, {}, gain, bias, shape);
+}
+
+Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps, double p,
+                                const RandomKey& key) {
+  const char* op = "dropout_residual_layer_norm";
+  check_same(op, x, residual);
+  CHECK(p >= 0 && p < 1, "{}: wants 0 <= p < 1, got {}", op, p);
+  LayerNormShape shape;
+  shape.eps = eps, shape.p = p, shape.key = key;
+  return normalise(op, x, residual, gain, bias, shape);
+}
+
+Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps,
+                                          double p, const RandomKey& key) {
+  return layer_norm(add(residual, dropout(x, p, key)), gain, bias, eps);
+}
+
+namespace cpu {
+namespace {
+
+constexpr int64_t kRows = 32;  // of a chunk: the unit of work and of the parameter gradients' partial sums
+
+// s of one row.
+template <class T>
+void sum_row(const LayerNormShape& shape, const T* x, const T* residual, int64_t row, Accumulator<T>* s) {
+  using A = Accumulator<T>;
+  const int64_t n = shape.n, offset = row * n;
+  const T* from = x + offset;
+  if (shape.p > 0) {
+    const uint32_t threshold = bernoulli_threshold(shape.p);
+    const A scale = static_cast<A>(1 / (1 - shape.p));
+    for_each_drawn(shape.key, offset, offset + n, [=](int64_t first, int64_t count, const uint32_t* words) {
+      A* to = s + (first - offset);
+      const T* piece = x + first;
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) to[i] = words[i] < threshold ? A{0} : static_cast<A>(piece[i]) * scale;
+    });
+  } else {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) s[j] = static_cast<A>(from[j]);
+  }
+  if (residual) {
+    const T* r = residual + offset;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) s[j] += static_cast<A>(r[j]);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void layer_norm(const LayerNormShape& shape, const T* x, const T* residual, const Accumulator<T>* gain,
+                const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
+  using A = Accumulator<T>;
+  const int64_t n = shape.n;
+  parallel_for(shape.rows, kRows, [&, n](int64_t begin, int64_t end) {
+    std::vector<A> row(static_cast<size_t>(n));
+    A* s = row.data();
+    for (int64_t r = begin; r < end; ++r) {
+      sum_row(shape, x, residual, r, s);
+      A sum = 0, square = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < n; ++j) sum += s[j];
+      const A m = sum / static_cast<A>(n);
+#pragma omp simd reduction(+ : square)
+      for (int64_t j = 0; j < n; ++j) square += (s[j] - m) * (s[j] - m);
+      const A inverse = A{1} / std::sqrt(square / static_cast<A>(n) + static_cast<A>(shape.eps));
+      T* to = y + r * n;
+#pragma omp simd
+      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((s[j] - m) * inverse * gain[j] + bias[j]);
+      mean[r] = m, rstd[r] = inverse;
+    }
+  });
+}
+
+template <class T>
+void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* residual, const Accumulator<T>* gain,
+                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, T* dx, T* dresidual,
+                         Accumulator<T>* dgain, Accumulator<T>* dbias) {
+  using A = Accumulator<T>;
+  const int64_t n = shape.n, chunks = (shape.rows + kRows - 1) / kRows;
+  std::vector<A> partial(static_cast<size_t>(chunks * 2 * n), A{0});
+  parallel_for(shape.rows, kRows, [&, n, gain](int64_t begin, int64_t end) {
+    std::vector<A> row(static_cast<size_t>(n));
+    A *s = row.data(), *gain_sum = &partial[begin / kRows * 2 * n], *bias_sum = gain_sum + n;
+    for (int64_t r = begin; r < end; ++r) {
+      sum_row(shape, x, residual, r, s);
+      const T* d = dy + r * n;
+      const A m = mean[r], inverse = rstd[r];
+      A sum = 0, dot = 0;
+#pragma omp simd reduction(+ : sum, dot)
+      for (int64_t j = 0; j < n; ++j) {
+        s[j] = (s[j] - m) * inverse;
+        const A dj = static_cast<A>(d[j]), g = dj * gain[j];
+        sum += g, dot += g * s[j];
+        gain_sum[j] += dj * s[j];
+        bias_sum[j] += dj;
+      }
+      sum /= static_cast<A>(n), dot /= static_cast<A>(n);
+      T* to = dx + r * n;
+      if (shape.p == 0) {
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((static_cast<A>(d[j]) * gain[j] - sum - s[j] * dot) * inverse);
+      } else {
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j) s[j] = (static_cast<A>(d[j]) * gain[j] - sum - s[j] * dot) * inverse;
+        if (dresidual) {
+          T* skip = dresidual + r * n;
+#pragma omp simd
+          for (int64_t j = 0; j < n; ++j) skip[j] = static_cast<T>(s[j]);
+        }
+        const uint32_t threshold = bernoulli_threshold(shape.p);
+        const A scale = static_cast<A>(1 / (1 - shape.p));
+        for_each_drawn(shape.key, r * n, (r + 1) * n, [=](int64_t first, int64_t count, const uint32_t* words) {
+          const A* from = s + (first - r * n);
+          T* piece = dx + first;
+#pragma omp simd
+          for (int64_t i = 0; i < count; ++i) piece[i] = static_cast<T>(words[i] < threshold ? A{0} : from[i] * scale);
+        });
+      }
+    }
+  });
+  std::fill(dgain, dgain + n, A{0});
+  std::fill(dbias, dbias + n, A{0});
+  for (int64_t c = 0; c < chunks; ++c)
+    for (int64_t j = 0; j < n; ++j) dgain[j] += partial[2 * c * n + j], dbias[j] += partial[(2 * c + 1) * n + j];
+}
+
+#define INSTANTIATE(T)                                                                                                       \
+  template void layer_norm(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, T*,      \
+                           Accumulator<T>*, Accumulator<T>*);                                                                \
+  template void layer_norm_gradient(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, \
+                                    const Accumulator<T>*, const T*, T*, T*, Accumulator<T>*, Accumulator<T>*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+INSTANTIATE(bfloat16)
+#undef INSTANTIATE
+
+}  // namespace cpu
+}  // namespace glia

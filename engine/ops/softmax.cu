@@ -1,0 +1,283 @@
+#include <limits>
+
+#include "engine/core/math.h"
+#include "engine/ops/cuda/packs.cuh"
+#include "engine/ops/softmax_kernels.h"
+
+namespace glia::cuda {
+namespace {
+
+// A row is the work of one warp where it is short, of one block of 256 threads where it is long. Its elements are read
+// again for each pass over the row: they lie in the cache by then.
+constexpr int kLongRow = 1024;
+
+template <int kTeam, class A>
+__device__ __forceinline__ A team_sum(A x, A* shared) {
+  if constexpr (kTeam == 32) return warp_sum(x);
+  else return block_sum(x, shared);
+}
+
+template <int kTeam, class A>
+__device__ __forceinline__ A team_max(A x, A* shared) {
+  x = warp_max(x);
+  if constexpr (kTeam > 32) {
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = shared[0];
+#pragma unroll
+    for (int w = 1; w < kTeam / 32; ++w) x = shared[w] > x ? shared[w] : x;
+  }
+  return x;
+}
+
+template <int kTeam, int W, class T>
+__device__ __forceinline__ Accumulator<T> row_max(const T* x, int64_t n, Accumulator<T>* shared) {
+  using A = Accumulator<T>;
+  A m = -std::numeric_limits<A>::infinity();
+  for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+    A v[W];
+    load<W>(x + j, v);
+#pragma unroll
+    for (int k = 0; k < W; ++k) m = v[k] > m ? v[k] : m;
+  }
+  return team_max<kTeam>(m, shared);
+}
+
+template <int kTeam, int W, class T>
+__device__ __forceinline__ Accumulator<T> row_exp_sum(const T* x, int64_t n, Accumulator<T> m, Accumulator<T>* shared) {
+  using A = Accumulator<T>;
+  A sum = 0;
+  for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+    A v[W];
+    load<W>(x + j, v);
+#pragma unroll
+    for (int k = 0; k < W; ++k) sum += math::exp(v[k] - m);
+  }
+  return team_sum<kTeam>(sum, shared);
+}
+
+// Each kernel's row functor: run<kTeam, W>(row, shared) by all threads of the team.
+template <class T>
+struct Softmax {
+  using A = Accumulator<T>;
+  const T* x;
+  T* y;
+  int64_t n;
+  template <int kTeam, int W>
+  __device__ void run(int64_t r, A* shared) const {
+    const T* from = x + r * n;
+    const A m = row_max<kTeam, W>(from, n, shared), inverse = A{1} / row_exp_sum<kTeam, W>(from, n, m, shared);
+    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+      A v[W];
+      load<W>(from + j, v);
+#pragma unroll
+      for (int k = 0; k < W; ++k) v[k] = math::exp(v[k] - m) * inverse;
+      store<W>(y + r * n + j, v);
+    }
+  }
+};
+
+template <class T>
+struct SoftmaxGradient {
+  using A = Accumulator<T>;
+  const T *y, *dy;
+  T* dx;
+  int64_t n;
+  template <int kTeam, int W>
+  __device__ void run(int64_t r, A* shared) const {
+    A dot = 0;
+    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+      A p[W], d[W];
+      load<W>(y + r * n + j, p);
+      load<W>(dy + r * n + j, d);
+#pragma unroll
+      for (int k = 0; k < W; ++k) dot += p[k] * d[k];
+    }
+    dot = team_sum<kTeam>(dot, shared);
+    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+      A p[W], d[W];
+      load<W>(y + r * n + j, p);
+      load<W>(dy + r * n + j, d);
+#pragma unroll
+      for (int k = 0; k < W; ++k) d[k] = p[k] * (d[k] - dot);
+      store<W>(dx + r * n + j, d);
+    }
+  }
+};
+
+// y = x − lse; or, where y is nullptr, lse alone (to `lse` and, rounded, to `out`), and with labels the row's loss.
+template <class T>
+struct LogSumExp {
+  using A = Accumulator<T>;
+  const T* x;
+  T *y, *out;
+  A* lse;
+  const int32_t* labels;
+  A* losses;
+  int64_t n;
+  template <int kTeam, int W>
+  __device__ void run(int64_t r, A* shared) const {
+    const T* from = x + r * n;
+    const A m = row_max<kTeam, W>(from, n, shared);
+    A s = m;
+    if (m > -std::numeric_limits<A>::infinity()) s = m + math::log(row_exp_sum<kTeam, W>(from, n, m, shared));
+    if (y) {
+      for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+        A v[W];
+        load<W>(from + j, v);
+#pragma unroll
+        for (int k = 0; k < W; ++k) v[k] -= s;
+        store<W>(y + r * n + j, v);
+      }
+    }
+    if (threadIdx.x % kTeam) return;
+    if (lse) lse[r] = s;
+    if (out) out[r] = static_cast<T>(s);
+    if (labels) {
+      const int32_t c = labels[r];
+      losses[r] = c >= 0 && c < n ? s - static_cast<A>(from[c]) : std::numeric_limits<A>::quiet_NaN();
+    }
+  }
+};
+
+template <class T>
+struct LogSoftmaxGradient {
+  using A = Accumulator<T>;
+  const T *y, *dy;
+  T* dx;
+  int64_t n;
+  template <int kTeam, int W>
+  __device__ void run(int64_t r, A* shared) const {
+    A sum = 0;
+    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+      A d[W];
+      load<W>(dy + r * n + j, d);
+#pragma unroll
+      for (int k = 0; k < W; ++k) sum += d[k];
+    }
+    sum = team_sum<kTeam>(sum, shared);
+    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+      A p[W], d[W];
+      load<W>(y + r * n + j, p);
+      load<W>(dy + r * n + j, d);
+#pragma unroll
+      for (int k = 0; k < W; ++k) d[k] -= math::exp(p[k]) * sum;
+      store<W>(dx + r * n + j, d);
+    }
+  }
+};
+
+template <class T, class D>
+struct LogSumExpGradient {
+  using A = Accumulator<T>;
+  const T* x;
+  const A* lse;
+  const D* dy;
+  const int32_t* labels;
+  A scale;
+  T* dx;
+  int64_t n;
+  template <int kTeam, int W>
+  __device__ void run(int64_t r, A*) const {
+    const A d = static_cast<A>(dy[labels ? 0 : r]) * scale, s = lse[r];
+    const int32_t label = labels ? labels[r] : -1;
+    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
+      A v[W];
+      load<W>(x + r * n + j, v);
+#pragma unroll
+      for (int k = 0; k < W; ++k) v[k] = (math::exp(v[k] - s) - (j + k == label ? A{1} : A{0})) * d;
+      store<W>(dx + r * n + j, v);
+    }
+  }
+};
+
+template <int kTeam, int W, class F>
+__global__ void __launch_bounds__(kThreads) for_each_row_kernel(int64_t rows, F f) {
+  __shared__ typename F::A shared[32];
+  constexpr int kTeams = kThreads / kTeam;
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * kTeams + threadIdx.x / kTeam; r < rows;
+       r += static_cast<int64_t>(gridDim.x) * kTeams)
+    f.template run<kTeam, W>(r, shared);
+}
+
+template <class T, class F>
+void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f) {
+  if (rows == 0) return;
+  with_pack_width<T>(n, [&](auto width) {
+    constexpr int W = decltype(width)::value;
+    if (n <= kLongRow) for_each_row_kernel<32, W><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(rows, f);
+    else for_each_row_kernel<kThreads, W><<<grid_for(rows, 1), kThreads, 0, stream>>>(rows, f);
+  });
+  CUDA_CHECK_LAUNCH(name, stream);
+}
+
+// One block: the mean of n values, thread t adding every 256th.
+template <class A>
+__global__ void __launch_bounds__(kThreads) mean_kernel(const A* x, A* y, int64_t n) {
+  __shared__ A shared[32];
+  A sum = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += x[i];
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) *y = sum / static_cast<A>(n);
+}
+
+}  // namespace
+
+template <class T>
+void softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("softmax", rows, n, stream, Softmax<T>{x, y, n});
+}
+
+template <class T>
+void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("softmax/gradient", rows, n, stream, SoftmaxGradient<T>{y, dy, dx, n});
+}
+
+template <class T>
+void log_softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("log_softmax", rows, n, stream, LogSumExp<T>{x, y, nullptr, nullptr, nullptr, nullptr, n});
+}
+
+template <class T>
+void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("log_softmax/gradient", rows, n, stream, LogSoftmaxGradient<T>{y, dy, dx, n});
+}
+
+template <class T>
+void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("logsumexp", rows, n, stream, LogSumExp<T>{x, nullptr, y, lse, nullptr, nullptr, n});
+}
+
+template <class T, class D>
+void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels, Accumulator<T> scale, T* dx,
+                        int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("logsumexp/gradient", rows, n, stream, LogSumExpGradient<T, D>{x, lse, dy, labels, scale, dx, n});
+}
+
+template <class T>
+void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* losses, Accumulator<T>* loss,
+                   int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("cross_entropy", rows, n, stream, LogSumExp<T>{x, nullptr, nullptr, lse, labels, losses, n});
+  mean_kernel<<<1, kThreads, 0, stream>>>(losses, loss, rows);
+  CUDA_CHECK_LAUNCH("cross_entropy/mean", stream);
+}
+
+#define INSTANTIATE(T)                                                                                   \
+  template void softmax(const T*, T*, int64_t, int64_t, Stream);                                         \
+  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                      \
+  template void log_softmax(const T*, T*, int64_t, int64_t, Stream);                                     \
+  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                  \
+  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t, Stream);                      \
+  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, int64_t, \
+                                   int64_t, Stream);                                                     \
+  template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, Accumulator<T>*, int64_t, int64_t, \
+                              Stream);
+INSTANTIATE(float)
+INSTANTIATE(double)
+INSTANTIATE(bfloat16)
+#undef INSTANTIATE
+template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*, int64_t, int64_t,
+                                 Stream);
+
+}  // namespace glia::cuda

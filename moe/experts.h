@@ -1,0 +1,18 @@
+// E two-layer FFNs in four tensors.     up [E, F, H], [E, F]; down [E, H, F], [E, H]
+#pragma once
+#include "nn/parameters.h"
+
+namespace glia {
+
+struct Experts {
+  Parameter *up_weight, *up_bias, *down_weight, *down_bias;
+  int64_t count;
+
+  Experts(ParameterSet& set, const std::string& name, int64_t count, int64_t hidden, int64_t ffn, double std)
+      : up_weight(set.add(name + ".up.weight", {count, ffn, hidden}, Init::normal(std), true)),
+        up_bias(set.add(name + ".up.bias", {count, ffn}, Init::zero(), false)),
+        down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true)),
+        down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)), count(count) {}
+};
+
+}  // namespace glia

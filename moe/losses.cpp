@@ -1,0 +1,12 @@
+#include "moe/losses.h"
+
+#include "engine/ops/moe.h"
+
+namespace glia {
+
+void add_load_losses(Routing& r, const RouterOptions& o, const Sequences& sequences) {
+  if (r.n_experts < 2) return;  // the variance of one number is 0 / 0
+  r.losses.push_back({{"balance", "energy"}, {o.balance, o.energy}, load_losses(r.gates, r.experts, r.n_experts, sequences)});
+}
+
+}  // namespace glia

@@ -1,0 +1,34 @@
+#include "moe/moe_layer.h"
+
+#include "engine/ops/moe.h"
+#include "engine/ops/rows.h"
+#include "engine/ops/statistics.h"
+
+namespace glia {
+
+MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeConfig& c, const BertConfig& bert, int layer)
+    : router_(make_router(c.router, set, layer_name + ".moe.router",
+                          {bert.hidden, c.n_experts, c.top_k, c.balance, c.energy, bert.init_std, layer})),
+      experts_(set, layer_name + ".moe.experts", c.n_experts, bert.hidden, bert.ffn, bert.init_std),
+      second_residual_(c.second_residual) {}
+
+FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
+  Result r;
+  r.routing = router_->route(input, pass);
+  r.x = input;
+  Var gates = r.routing.gates;           // [rows, K]
+  Tensor chosen = r.routing.experts;     // [rows, K]
+  if (first_rows_only) {
+    const Tensor& first = pass.sequences.first_rows;
+    r.x = gather_rows(r.x, first);
+    gates = gather_rows(gates, first);
+    chosen = gather_index_rows(chosen, first);
+  }
+  const Dispatch d = make_dispatch(chosen, experts_.count, expert_alignment(input.context(), input.dtype()));
+  const Var z = expert_ffn(dispatch_rows(r.x, d), experts_.up_weight->var, experts_.up_bias->var, experts_.down_weight->var,
+                           experts_.down_bias->var, d.offsets);
+  r.y = combine_rows(z, gates, d);
+  return r;
+}
+
+}  // namespace glia

@@ -1,0 +1,27 @@
+// l_s = (W x_s + b) * sigmoid(W_a mean(x) + b_a): the mean of the sequence's rows, CLS left out, gates the logits.
+#include "moe/routers/top_k_router.h"
+
+namespace glia {
+namespace {
+
+class MeanPoolRouter : public TopKRouter {
+ public:
+  MeanPoolRouter(ParameterSet& set, const std::string& name, const RouterOptions& options)
+      : TopKRouter(set, name, options, ContextMode::kGate) {}
+
+ protected:
+  Var context_rows(const Var& x, const Pass& pass) const override {
+    // In the padded layout of the published code padding enters the mean (SCIENCE.md 6); packed rows have no padding.
+    Sequences all = pass.sequences;
+    all.key_lengths = {};
+    return sequence_mean(x, all, true);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Router> make_astrocyte_meanpool_router(ParameterSet& set, const std::string& name, const RouterOptions& options) {
+  return std::make_unique<MeanPoolRouter>(set, name, options);
+}
+
+}  // namespace glia

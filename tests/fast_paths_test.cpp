@@ -1,0 +1,97 @@
+// The fused kernels of one GPU generation against the plain ops they replace, by the rule of HOUSE.md 14: measured against
+// float64, the fused path may err at most twice as much as the plain path in the same precision (gradients 3×).
+#include <cmath>
+#include <cstdlib>
+
+#include "engine/ops/feed_forward.h"
+#include "engine/ops/moe.h"
+#include "tests/test.h"
+
+using namespace glia;
+
+namespace {
+
+using Vars = std::vector<Var>;
+using Run = std::function<Var(const Vars&)>;
+
+bool on_gpu() {
+  const char* device = std::getenv("GLIA_TEST_DEVICE");
+  return device && std::string_view(device).starts_with("cuda") && cuda_device_count() > 0;
+}
+
+// The value and every gradient, in double, of a run whose inputs are `values` in `dtype`; dy is random and fixed.
+std::vector<std::vector<double>> evaluate(const Run& run, const std::vector<Tensor>& values, DType dtype) {
+  Vars inputs;
+  for (const Tensor& v : values) inputs.push_back(Var::parameter(cast(v, dtype)));
+  const Var y = run(inputs);
+  std::vector<std::vector<double>> results = {y.value().to_vector<double>()};
+  backward(y, cast(random_normal(y.context(), y.shape(), 1, 9, purpose::kTest, 99), y.dtype()));
+  for (const Var& x : inputs) results.push_back(x.grad().to_vector<double>());
+  return results;
+}
+
+double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+  return std::sqrt(error / (size + 1e-300));
+}
+
+void compare(const Run& fused, const Run& plain, const std::vector<Tensor>& values) {
+  // Inputs are rounded to bfloat16 first, so that all three runs see the same numbers.
+  std::vector<Tensor> rounded;
+  for (const Tensor& v : values) rounded.push_back(cast(cast(v, DType::kBFloat16), DType::kFloat32));
+  const auto exact = evaluate(plain, rounded, DType::kFloat64), reference = evaluate(plain, rounded, DType::kBFloat16),
+             got = evaluate(fused, rounded, DType::kBFloat16);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const double error = distance(got[i], exact[i]), allowed = (i == 0 ? 2 : 3) * distance(reference[i], exact[i]);
+    INFO("result ", i, ": error ", error, ", allowed ", allowed);
+    EXPECT(error <= allowed);
+    EXPECT(error > 0);  // bfloat16 against float64: an exact zero means that nothing was compared
+  }
+  for (int repeat = 0; repeat < 20; ++repeat) EXPECT(evaluate(fused, rounded, DType::kBFloat16) == got);
+}
+
+}  // namespace
+
+TEST_CASE("fast paths: the dense feed-forward network agrees with linear, gelu, linear") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  for (const auto [rows, hidden, inner] : {std::array<int64_t, 3>{200, 512, 2048}, {1, 64, 128}, {333, 72, 200}, {129, 8, 8}}) {
+    INFO("rows ", rows, " hidden ", hidden, " inner ", inner);
+    const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 3, purpose::kTest, i); };
+    compare([](const Vars& x) { return feed_forward(x[0], x[1], x[2], x[3], x[4]); },
+            [](const Vars& x) { return feed_forward_reference(x[0], x[1], x[2], x[3], x[4]); },
+            {normal({rows, hidden}, 1, 1), normal({inner, hidden}, 0.05, 2), normal({inner}, 0.1, 3), normal({hidden, inner}, 0.05, 4),
+             normal({hidden}, 0.1, 5)});
+  }
+}
+
+TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever the routing") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  const int64_t tokens = 300, E = 4;
+  for (const int routing : {0, 1, 2}) {  // spread; all to one expert; one expert has a single row, one has none
+    std::vector<int32_t> chosen;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int32_t spread = static_cast<int32_t>(random_below(E, 5, purpose::kTest, 1, t));
+      const int32_t first = routing == 0 ? spread : routing == 1 ? 2 : t == 7 ? 0 : 3;
+      chosen.push_back(first), chosen.push_back(routing == 0 ? (first + 1) % E : -1);
+    }
+    const Tensor experts = from_vector(c, chosen, {tokens, 2});
+    for (const auto [hidden, inner] : {std::array<int64_t, 2>{512, 2048}, {72, 136}}) {
+      INFO("routing ", routing, " hidden ", hidden);
+      const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 4, purpose::kTest, i); };
+      const Tensor gates = random_uniform(c, {tokens, 2}, 0.1, 0.9, 4, purpose::kTest, 8);
+      const auto through = [&](auto&& ffn) -> Run {
+        return [&, ffn](const Vars& x) {
+          const Dispatch d = make_dispatch(experts, E, 128);
+          const DType gate_type = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+          return combine_rows(ffn(dispatch_rows(x[0], d), x[1], x[2], x[3], x[4], d.offsets), cast(gates, gate_type), d);
+        };
+      };
+      compare(through(expert_ffn), through(expert_ffn_reference),
+              {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2), normal({E, inner}, 0.1, 3),
+               normal({E, hidden, inner}, 0.05, 4), normal({E, hidden}, 0.1, 5)});
+    }
+  }
+}

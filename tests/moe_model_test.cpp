@@ -1,0 +1,241 @@
+// Oracles of whole models.
+#include "engine/ops/statistics.h"
+#include "experiments/configurations.h"
+#include "moe/model.h"
+#include "moe/utilisation.h"
+#include "nn/optimizer.h"
+#include "tests/nn_helpers.h"
+
+namespace glia::test {
+namespace {
+
+std::vector<std::string> model_kinds() {
+  std::vector<std::string> all = {"none"};
+  for (const RouterRow& row : router_registry()) all.push_back(row.name);
+  return all;
+}
+
+TEST_CASE("model: last-layer experts (or FFN) on CLS rows only is exact: logits and losses bit for bit, gradients to rounding") {
+  for (const std::string& kind : model_kinds())
+    for (const bool second_residual : {false, true}) {
+      INFO(kind);
+      std::vector<double> logits[2], parts[2], gradients[2];
+      for (const bool only : {false, true}) {
+        Context context(test_device());
+        ModelConfig config = tiny_config(kind);
+        config.last_layer_cls_only = only;
+        config.moe.second_residual = second_residual;
+        Model model(context, config, 11);
+        const Model::Output out = model.forward(tiny_batch(context, {6, 3, 9, 1}, config.bert, 2, 21), true);
+        backward(out.loss);
+        model.parameters().complete_gradients();
+        logits[only] = values(out.logits.value());
+        parts[only] = values(out.parts);
+        gradients[only] = values(model.parameters().gradients());
+      }
+      EXPECT(logits[0] == logits[1]);
+      EXPECT(parts[0] == parts[1]);
+      EXPECT(largest_difference(gradients[0], gradients[1]) < 1e-14 * std::max(1.0, largest(gradients[0])) * 10);
+    }
+}
+
+TEST_CASE("model: a longer tail changes no bit of logits, losses and gradients") {
+  for (const DType compute : {DType::kFloat32, DType::kFloat64})
+    for (const std::string& kind : model_kinds()) {
+      INFO(kind);
+      std::vector<double> logits[2], gradients[2], parts[2];
+      for (const int tail : {0, 1}) {
+        Context context(test_device());
+        const ModelConfig config = tiny_config(kind, compute);
+        Model model(context, config, 11);
+        const Model::Output out = model.forward(tiny_batch(context, {6, 3, 9}, config.bert, 2, tail ? 31 : 0), true);
+        backward(out.loss);
+        model.parameters().complete_gradients();
+        logits[tail] = values(out.logits.value());
+        parts[tail] = values(out.parts);
+        gradients[tail] = values(model.parameters().gradients());
+      }
+      // Rows do not mix, but a product's inner sum over more (zero) rows may be split differently: rounding, not more.
+      const double ulp = compute == DType::kFloat64 ? 1e-13 : 1e-4;
+      EXPECT(largest_difference(logits[0], logits[1]) <= ulp);
+      EXPECT(largest_difference(parts[0], parts[1]) <= ulp);
+      EXPECT(largest_difference(gradients[0], gradients[1]) <= ulp * std::max(1.0, largest(gradients[0])));
+    }
+}
+
+TEST_CASE("model: in the padded layout padding is masked in attention but routed and counted (SCIENCE.md 6)") {
+  Context context(test_device());
+  const ModelConfig config = tiny_config("softmax");
+  Model model(context, config, 11);
+  // Two sequences of 4 and 6 real tokens, padded to 8.
+  const Batch padded = tiny_batch(context, {8, 8}, config.bert, 2, 0, {4, 6});
+  const Batch packed = tiny_batch(context, {4, 6}, config.bert, 2);
+  const Model::Output a = model.forward(padded, false), b = model.forward(packed, false);
+  EXPECT(largest_difference(values(a.logits.value()), values(b.logits.value())) < 1e-12);
+  EXPECT(a.routings[0].gates.size(0) == 16);
+  EXPECT(largest_difference(values(a.parts), values(b.parts)) > 1e-6);
+  for (const double g : values(a.routings[0].gates.value())) EXPECT(g > 0);  // no row is skipped
+}
+
+TEST_CASE("model: the loss is CE plus the weighted auxiliary losses averaged over layers, once") {
+  Context context(test_device());
+  const ModelConfig config = tiny_config("astrocyte-hierarchical");
+  Model model(context, config, 11);
+  const Model::Output out = model.forward(tiny_batch(context, {6, 3, 9}, config.bert), true);
+  REQUIRE(out.part_names == std::vector<std::string>{"ce", "balance", "energy"});
+  const std::vector<double> parts = values(out.parts), l0 = values(out.routings[0].losses[0].values.value()),
+                            l1 = values(out.routings[1].losses[0].values.value());
+  EXPECT(std::abs(parts[1] - (l0[0] + l1[0]) / 2) < 1e-15);
+  EXPECT(std::abs(parts[2] - (l0[1] + l1[1]) / 2) < 1e-15);
+  EXPECT(std::abs(out.loss.value().item() - (parts[0] + 0.1 * parts[1] + 0.2 * parts[2])) < 1e-15);
+}
+
+TEST_CASE("model: no memory is held after a step, and a second step asks the device for none") {
+  Context context(test_device());
+  const ModelConfig config = tiny_config("astrocyte-meanpool", DType::kFloat32);
+  Model model(context, config, 11);
+  AdamW optimiser(model.parameters(), {});
+  const Batch batch = tiny_batch(context, {6, 3, 9}, config.bert);
+  const auto step = [&] {
+    model.parameters().clear_gradients();
+    backward(model.forward(batch, true).loss);
+    optimiser.step();
+    model.parameters().clear_gradients();
+  };
+  step();
+  const MemoryStats before = context.allocator().stats();
+  step();
+  EXPECT(context.allocator().stats().active == before.active);
+  EXPECT(context.allocator().stats().system_allocations == before.system_allocations);
+}
+
+TEST_CASE("utilisation: agrees with a loop over tokens; rows sum to 1; CLS rows and padding are told apart") {
+  Context context(test_device());
+  ModelConfig config = tiny_config("astrocyte");
+  Model model(context, config, 11);
+  Utilisation u(context, 2, 3, 4);
+  std::vector<double> sums(2 * 2 * 3 * 4), rows(2 * 3);
+  const std::vector<std::vector<int32_t>> layouts = {{6, 3, 9, 2}, {1, 8}};
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    const bool padded = i == 1;
+    const std::vector<int32_t> keys = padded ? std::vector<int32_t>{1, 5} : std::vector<int32_t>{};
+    const Batch batch = tiny_batch(context, layouts[i], config.bert, 3 + i, padded ? 0 : 25, keys);
+    const Model::Output out = model.forward(batch, false);
+    u.add(out.routings, batch.labels, batch.sequences);
+    const auto labels = batch.labels.to_vector<int32_t>();
+    for (int l = 0; l < 2; ++l) {
+      const auto experts = out.routings[l].experts.to_vector<int32_t>();
+      const auto gates = values(out.routings[l].gates.value());
+      size_t t = 0;
+      for (size_t b = 0; b < layouts[i].size(); ++b)
+        for (int32_t p = 0; p < layouts[i][b]; ++p, ++t) {
+          if (padded && p >= keys[b]) continue;
+          for (int view = 0; view < (p == 0 ? 2 : 1); ++view) {
+            if (l == 0) rows[view * 3 + labels[b]] += 1;
+            for (int k = 0; k < 2; ++k) sums[((l * 2 + view) * 3 + labels[b]) * 4 + experts[t * 2 + k]] += gates[t * 2 + k];
+          }
+        }
+    }
+  }
+  const std::vector<Utilisation::Layer> read = u.read();
+  for (int l = 0; l < 2; ++l)
+    for (int view = 0; view < 2; ++view) {
+      const Utilisation::Table& table = view ? read[l].cls : read[l].all;
+      for (int c = 0; c < 3; ++c) {
+        EXPECT(table.rows[c] == rows[view * 3 + c]);
+        double total = 0;
+        for (int e = 0; e < 4; ++e) {
+          const double expected = rows[view * 3 + c] > 0 ? sums[((l * 2 + view) * 3 + c) * 4 + e] / rows[view * 3 + c] : 0;
+          EXPECT(std::abs(table.mean[c * 4 + e] - expected) < 1e-7);
+          total += table.mean[c * 4 + e];
+        }
+        EXPECT((rows[view * 3 + c] == 0 || std::abs(total - 1) < 1e-6));
+      }
+    }
+}
+
+TEST_CASE("confusion counts and gathered indices") {
+  Context context(test_device());
+  const Tensor logits = from_vector<float>(context, {1, 2, 2, 5, 0, 0, 0, 0, 1, 9, 9, 9}, {4, 3});
+  const Tensor labels = from_vector<int32_t>(context, {1, 0, 2, -1}, {4}), counts = zeros(context, {3, 3}, DType::kFloat64);
+  accumulate_confusion(logits, labels, counts);
+  accumulate_confusion(logits, labels, counts);
+  EXPECT(values(counts) == std::vector<double>{2, 0, 0, 0, 2, 0, 0, 0, 2});
+  const Tensor table = from_vector<int32_t>(context, {1, 2, 3, 4, 5, 6}, {3, 2});
+  EXPECT(gather_index_rows(table, from_vector<int32_t>(context, {2, -1, 0}, {3})).to_vector<int32_t>() ==
+         std::vector<int32_t>{5, 6, -1, -1, 1, 2});
+}
+
+TEST_CASE("configurations: nine, each with a router that exists; dense-random-ffn differs from dense in the FFN alone") {
+  EXPECT(configurations().size() == 9);
+  for (const Configuration& c : configurations()) {
+    const MoeConfig moe = c.moe(8, 2, false);
+    if (moe.dense()) continue;
+    ParameterSet set;
+    make_router(moe.router, set, "r", {16, moe.n_experts, moe.top_k, moe.balance, moe.energy, 0.02, 0});
+    EXPECT(set.count() > 0);
+  }
+  EXPECT(contains(error_of([] { configuration("desne"); }), "expected one of dense, dense-random-ffn"));
+  Context context(test_device());
+  Model dense(context, tiny_config("none"), 42), random(context, tiny_config("none"), 42);
+  random.randomise_ffn(42);
+  for (size_t i = 0; i < dense.parameters().all().size(); ++i) {
+    const Parameter &a = dense.parameters().all()[i], &b = random.parameters().all()[i];
+    const bool changes = contains(a.name, ".ffn.") && contains(a.name, "weight");
+    EXPECT((values(a.var.value()) == values(b.var.value())) != changes);
+  }
+}
+
+// Class c is the sequence in which token c + 1 occurs; CLS is token 0.
+Batch toy_batch(Context& context, uint32_t step, const BertConfig& bert) {
+  std::vector<int32_t> lengths;
+  for (uint64_t b = 0; b < 24; ++b) lengths.push_back(3 + static_cast<int32_t>(random_below(6, 1, purpose::kTest, step, b)));
+  Batch batch = tiny_batch(context, lengths, bert, 100 + step);
+  auto ids = batch.ids.to_vector<int32_t>(), labels = batch.labels.to_vector<int32_t>();
+  size_t t = 0;
+  for (size_t b = 0; b < lengths.size(); ++b) {
+    for (int32_t p = 0; p < lengths[b]; ++p) ids[t + p] = p == 0 ? 0 : 4 + ids[t + p] % 30;
+    ids[t + 1 + random_below(static_cast<uint64_t>(lengths[b] - 1), 2, purpose::kTest, step, b)] = labels[b] + 1;
+    t += static_cast<size_t>(lengths[b]);
+  }
+  batch.ids = from_vector(context, ids, {static_cast<int64_t>(ids.size())});
+  return batch;
+}
+
+TEST_CASE("model: learns a toy task, dense and with every router, in float32 and bfloat16") {
+  for (const std::string& kind : model_kinds())
+    for (const DType compute : {DType::kFloat32, DType::kBFloat16}) {
+      if (compute == DType::kBFloat16 && kind != "none" && kind != "astrocyte-hierarchical") continue;
+      INFO(kind);
+      Context context(test_device(), 42);
+      ModelConfig config = tiny_config(kind, compute);
+      config.bert.hidden = 32, config.bert.ffn = 64, config.bert.heads = 4, config.bert.dropout = 0.1, config.bert.init_std = 0.05;
+      config.moe.balance = config.moe.energy = 0.01;
+      Model model(context, config, 42);
+      AdamWOptions o;
+      o.learning_rate = 3e-3, o.warmup_steps = 10, o.total_steps = 100;
+      AdamW optimiser(model.parameters(), o);
+      for (uint32_t i = 0; i < 100; ++i) {
+        context.set_step(i);
+        model.parameters().clear_gradients();
+        backward(model.forward(toy_batch(context, i, config.bert), true).loss);
+        optimiser.step();
+      }
+      EXPECT(optimiser.report().skipped == 0);
+      NoGrad no_grad(context);
+      const Tensor counts = zeros(context, {3, 3}, DType::kFloat64);
+      double ce = 0;
+      for (uint32_t i = 0; i < 4; ++i) {
+        const Batch batch = toy_batch(context, 1000 + i, config.bert);
+        const Model::Output out = model.forward(batch, false);
+        accumulate_confusion(out.logits.value(), batch.labels, counts);
+        ce += values(out.parts)[0] / 4;
+      }
+      const std::vector<double> n = values(counts);
+      EXPECT((n[0] + n[4] + n[8]) / 96 > 0.9);
+      EXPECT(ce < 0.4);
+    }
+}
+
+}  // namespace
+}  // namespace glia::test
