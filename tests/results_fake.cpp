@@ -47,8 +47,11 @@ Matrix fake_matrix(Noise& noise, int topics, int experts, double strength) {
 
 }  // namespace
 
+// In memory where there is such a place: every file of a result folder is flushed to the disk when it is written.
 TemporaryFolder::TemporaryFolder(const std::string& name)
-    : path(fmt::format("{}/glia-{}-{}", std::filesystem::temp_directory_path().string(), name, getpid())) {
+    : path(fmt::format("{}/glia-{}-{}",
+                       access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path().string(),
+                       name, getpid())) {
   std::filesystem::remove_all(path);
   std::filesystem::create_directories(path);
 }

@@ -3,8 +3,9 @@
 #include <fstream>
 
 #include "engine/core/file.h"
+#include "engine/core/rng.h"
 #include "experiments/published.h"
-#include "experiments/results.h"
+#include "experiments/summary.h"
 #include "tests/results_fake.h"
 #include "tests/test.h"
 
@@ -244,4 +245,37 @@ TEST_CASE("results: one summary never mixes protocols, data or training settings
     b.config.train["epochs"] = 3;
     EXPECT(contains(message(), "the same train.epochs, got 6 and 3"));
   }
+}
+
+TEST_CASE("results: damaged files give a named error or a value, never anything else") {
+  TemporaryFolder tmp("results-fuzz");
+  write_fake_run(tmp.path, fake_config("astrocyte", 0, 2, 4), 3);
+  const std::string folder = run_folder(tmp.path, 0, "astrocyte");
+  const std::vector<std::string> files = {"config.json", "eval.json", "metrics.jsonl", "timing.json",
+                                          "utilization_layer1.csv"};
+  std::vector<std::string> good;
+  for (const auto& file : files) good.push_back(read_file(folder + "/" + file));
+  const char alphabet[] = "{}[]\",:.-0123456789eEntu \n\x00\xff";
+  int errors = 0;
+  for (uint32_t trial = 0; trial < 1500; ++trial) {
+    const size_t which = trial % files.size();
+    std::string bad = good[which];
+    for (uint32_t k = 0; k <= trial % 3; ++k) {
+      const PhiloxBlock r = random_block(11, purpose::kTest, trial, k);
+      const size_t at = r.word[0] % bad.size();
+      if (r.word[1] % 8 == 0) bad.resize(at + 1);
+      else bad[at] = alphabet[r.word[2] % (sizeof alphabet - 1)];
+    }
+    put(folder + "/" + files[which], bad);
+    try {
+      read_metrics(folder);
+      summarise(list_runs(tmp.path));
+      read_run_utilisation(read_run(folder), false);
+    } catch (const Error& error) {
+      ++errors;
+      EXPECT(contains(error.what(), tmp.path));
+    }
+    put(folder + "/" + files[which], good[which]);
+  }
+  EXPECT(errors > 500);
 }
