@@ -14,7 +14,8 @@ CUDA_ARCHS ?= 90a 80
 CUDA_HOME  ?= $(patsubst %/bin/nvcc,%,$(NVCC))
 ONEDNN     ?= 1
 MARCH      ?= x86-64-v3
-CXX        := g++
+CCACHE     ?= $(shell command -v ccache 2>/dev/null)
+CXX        := $(CCACHE) g++
 VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)
 BUILD      ?= build/$(VARIANT)
 
@@ -31,7 +32,7 @@ LIB      := $(BUILD)/libglia.a
 TESTS    := $(BUILD)/run_tests
 
 COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-CXXFLAGS := -std=c++20 -O3 -g1 -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
+CXXFLAGS := -std=c++20 -g1 -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
             -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=$(MARCH) \
             $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
@@ -58,12 +59,12 @@ packages $(BUILD)/packages.stamp: tools/install_packages.sh
 $(BUILD)/%.cpp.o: %.cpp | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
 	@echo "  c++   $<"
-	@$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
+	@$(CXX) $(CXXFLAGS) $(if $(filter engine/% data/%,$<),-O3,-O2) -MMD -MP -c $< -o $@
 
 $(BUILD)/%.cu.o: %.cu | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
 	@echo "  nvcc  $<"
-	@$(NVCC) $(NVFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	@$(CCACHE) $(NVCC) $(NVFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 # The commit is compiled into one small file, and only that file is rebuilt when it changes.
 $(BUILD)/commit: FORCE

@@ -13,10 +13,11 @@ struct Node {
   Shape shape;
   DType dtype = DType::kFloat32;
   Context* context = nullptr;
-  Tensor grad;    // being accumulated; kept after backward for leaves only
-  Tensor buffer;  // leaves: where the gradient should lie, or undefined
+  std::vector<Tensor> terms;  // what the consumers have added so far, in their order; not for leaves
+  Tensor grad;                // leaves: the gradient
+  Tensor buffer;              // leaves: where the gradient should lie, or undefined
   std::vector<std::shared_ptr<Node>> inputs;  // null where no gradient is wanted
-  BackwardFunction backward;
+  SummingBackwardFunction backward;
 
   // A chain of a million nodes must not be destroyed by a million nested destructors: unlink iteratively.
   ~Node() {
@@ -84,16 +85,18 @@ void Grads::add(size_t i, Tensor g) {
   CHECK(g.shape() == input.shape && g.dtype() == input.dtype && &g.context() == input.context,
         "gradient of {}: input {} wants {} {} on {}, got {} {} on {}", node_.op, i, input.dtype, input.shape,
         input.context->device().str(), g.dtype(), g.shape(), g.device().str());
-  if (!input.grad.defined()) {
-    if (input.leaf && input.buffer.defined() && g.raw() != input.buffer.raw()) {
+  if (!input.leaf) {
+    input.terms.push_back(std::move(g));
+  } else if (!input.grad.defined()) {
+    if (input.buffer.defined() && g.raw() != input.buffer.raw()) {
       input.buffer.copy_from(g);
       g = input.buffer;
     }
     input.grad = std::move(g);
-  } else if (input.leaf && input.buffer.defined()) {
+  } else if (input.buffer.defined()) {
     accumulate(input.grad, g);  // the buffer is nobody else's
   } else {
-    // The first tensor may be shared with another input of its op: never add to it in place.
+    // The first tensor may be another input's gradient too: add to it in place only when nobody else holds it.
     Tensor sum = input.grad.is_unique() ? input.grad : input.grad.clone();
     accumulate(sum, g);
     input.grad = std::move(sum);
@@ -101,6 +104,12 @@ void Grads::add(size_t i, Tensor g) {
 }
 
 Var record(const char* op, Tensor value, std::vector<Var> inputs, BackwardFunction backward) {
+  return record_summing(op, std::move(value), std::move(inputs), [backward = std::move(backward)](std::span<const Tensor> dy, Grads& in) {
+    backward(dy.size() == 1 ? dy[0] : sum_of(dy), in);
+  });
+}
+
+Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, SummingBackwardFunction backward) {
   Context& context = value.context();
   if (context.check_finite && !all_finite(value))
     fail_input("{}: the first op whose output is not finite (NaN or Inf); output {} {}", op, value.dtype(), value.shape());
@@ -140,25 +149,28 @@ void backward(const Var& loss, Tensor dy) {
     loss.node_->grad = std::move(dy);
     return;
   }
-  loss.node_->grad = std::move(dy);
+  loss.node_->terms.push_back(std::move(dy));
   queue.push(loss.node_);
   while (!queue.empty()) {
     const std::shared_ptr<Node> node = queue.top();
     queue.pop();
-    if (node->freed) continue;  // queued once for each consumer
     node->freed = true;
-    Tensor g = std::move(node->grad);
-    node->grad = {};
+    std::vector<Tensor> terms = std::move(node->terms);
+    node->terms.clear();
+    while (terms.size() > kMaxTerms) {  // the first four become one
+      const Tensor sum = sum_of(std::span(terms).first(kMaxTerms));
+      terms.erase(terms.begin(), terms.begin() + kMaxTerms - 1);
+      terms.front() = sum;
+    }
     Grads in(*node);
-    std::vector<bool> had(node->inputs.size());
-    for (size_t i = 0; i < node->inputs.size(); ++i) had[i] = node->inputs[i] && node->inputs[i]->grad.defined();
-    node->backward(g, in);
+    std::vector<bool> queued(node->inputs.size());
+    for (size_t i = 0; i < node->inputs.size(); ++i) queued[i] = node->inputs[i] && !node->inputs[i]->terms.empty();
+    node->backward(terms, in);
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const auto& input = node->inputs[i];
-      if (input && !input->leaf && !had[i] && input->grad.defined()) {
-        CHECK(!input->freed, "{}: an input's tape was consumed by an earlier backward()", node->op);
-        queue.push(input);
-      }
+      if (!input || input->leaf || queued[i] || input->terms.empty()) continue;
+      CHECK(!input->freed, "{}: an input's tape was consumed by an earlier backward()", node->op);
+      if (std::find(node->inputs.begin(), node->inputs.begin() + i, input) == node->inputs.begin() + i) queue.push(input);
     }
     node->backward = nullptr;  // frees the saved tensors now
     node->inputs.clear();

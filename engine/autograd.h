@@ -27,8 +27,7 @@ class Grads {
   // Uninitialised memory of input i's shape and dtype, to be overwritten (=) and then passed to add(i, …). For a parameter
   // it is its own gradient buffer where possible, which saves a copy.
   Tensor buffer(size_t i);
-  // dL/d(input i) += g. Checks shape, dtype and context; keeps g itself where it is the first, so g must not be written
-  // to afterwards and must not be given to a second input unless it is a fresh tensor.
+  // dL/d(input i) += g. Checks shape, dtype and context. g itself is kept, so it must not be written to afterwards.
   void add(size_t i, Tensor g);
 
  private:
@@ -36,6 +35,10 @@ class Grads {
 };
 
 using BackwardFunction = std::function<void(const Tensor& dy, Grads& in)>;
+// For ops whose gradient kernel can add on load: the output's gradient as the sum of 1 … kMaxTerms tensors, one a consumer,
+// which saves writing the sum and reading it again.
+constexpr size_t kMaxTerms = kMostTerms;
+using SummingBackwardFunction = std::function<void(std::span<const Tensor> dy, Grads& in)>;
 
 class Var {
  public:
@@ -63,7 +66,7 @@ class Var {
   Tensor value_as(DType dtype) const;
 
  private:
-  friend Var record(const char*, Tensor, std::vector<Var>, BackwardFunction);
+  friend Var record_summing(const char*, Tensor, std::vector<Var>, SummingBackwardFunction);
   friend Var record_without_gradient(const char*, Tensor);
   friend void backward(const Var&, Tensor);
   Tensor value_, copy_;
@@ -73,6 +76,8 @@ class Var {
 // The op's output. Where no input wants a gradient (or under NoGrad) the lambda is dropped and the result is a constant.
 // `op` must outlive the tape: a string literal.
 Var record(const char* op, Tensor value, std::vector<Var> inputs, BackwardFunction backward);
+
+Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, SummingBackwardFunction backward);
 
 // For ops that have no gradient (top-k's indices, argmax): the result is a constant. The op's name is what
 // tools/gradcheck reports as "declares no gradient".

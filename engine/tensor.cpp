@@ -193,6 +193,22 @@ void accumulate(const Tensor& sum, const Tensor& term) {
   });
 }
 
+Tensor sum_of(std::span<const Tensor> terms) {
+  CHECK(!terms.empty() && terms.size() <= kMostTerms, "sum_of: wants 1 to {} terms, got {}", kMostTerms, terms.size());
+  Tensor y = empty_like(terms[0]);
+  dispatch_floating(y.dtype(), "sum_of", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Terms<T> list{{}, static_cast<int>(terms.size())};
+    for (size_t i = 0; i < terms.size(); ++i) {
+      CHECK(terms[i].shape() == y.shape(), "sum_of: terms of shapes {} and {}", y.shape(), terms[i].shape());
+      list.term[i] = terms[i].template data<T>();
+    }
+    on_device(y.context(), "accumulate", [&] { cpu::sum_of(list, y.data<T>(), y.numel()); },
+              [&](auto& cuda) { cuda::sum_of(list, y.data<T>(), y.numel(), cuda.stream); });
+  });
+  return y;
+}
+
 void fill(const Tensor& x, double value) {
   const auto run = [&]<class T>(TypeTag<T>) {
     on_device(x.context(), "fill", [&] { cpu::fill(x.data<T>(), value, x.numel()); },

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/core/dtype.h"
 #include "engine/core/shape.h"
 #include "engine/device/context.h"
+#include "engine/tensor_kernels.h"
 
 namespace glia {
 
@@ -97,6 +99,7 @@ Tensor random_uniform(Context& context, const Shape& shape, double low, double h
 Tensor cast(const Tensor& x, DType dtype);
 void cast_into(const Tensor& x, const Tensor& y);        // y = x, y's dtype
 void accumulate(const Tensor& sum, const Tensor& term);  // sum += term
+Tensor sum_of(std::span<const Tensor> terms);            // a new tensor; 1 … 4 terms of one shape and dtype, added in order
 void fill(const Tensor& x, double value);
 bool all_finite(const Tensor& x);  // waits for the device
 

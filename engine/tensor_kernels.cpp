@@ -26,6 +26,18 @@ void accumulate(T* sum, const T* term, int64_t n) {
 }
 
 template <class T>
+void sum_of(const Terms<T>& terms, T* y, int64_t n) {
+  using A = Accumulator<T>;
+  parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      A sum = static_cast<A>(terms.term[0][i]);
+      for (int k = 1; k < terms.count; ++k) sum += static_cast<A>(terms.term[k][i]);
+      y[i] = static_cast<T>(sum);
+    }
+  });
+}
+
+template <class T>
 void fill(T* x, double value, int64_t n) {
   const T v = static_cast<T>(value);
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) { std::fill(x + begin, x + end, v); });
@@ -46,6 +58,7 @@ bool all_finite(const T* x, int64_t n) {
   template void cast(const T*, double*, int64_t);            \
   template void cast(const T*, bfloat16*, int64_t);          \
   template void accumulate(T*, const T*, int64_t);           \
+  template void sum_of(const Terms<T>&, T*, int64_t);        \
   template void fill(T*, double, int64_t);                   \
   template bool all_finite(const T*, int64_t);
 INSTANTIATE(float)

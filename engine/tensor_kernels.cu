@@ -27,6 +27,33 @@ void accumulate(T* sum, const T* term, int64_t n, Stream stream) {
 }
 
 template <class T>
+void sum_of(const Terms<T>& terms, T* y, int64_t n, Stream stream) {
+  using A = Accumulator<T>;
+  constexpr int kWidth = 16 / sizeof(T);
+  uintptr_t bits = reinterpret_cast<uintptr_t>(y);
+  for (int k = 0; k < terms.count; ++k) bits |= reinterpret_cast<uintptr_t>(terms.term[k]);
+  const int64_t packs = bits % 16 ? 0 : n / kWidth, done = packs * kWidth;
+  for_each("sum_of", packs, stream, [=] __device__(int64_t i) {
+    using P = Pack<T, kWidth>;
+    A sum[kWidth] = {};
+    for (int t = 0; t < terms.count; ++t) {
+      const P p = reinterpret_cast<const P*>(terms.term[t])[i];
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) sum[k] += static_cast<A>(p.v[k]);
+    }
+    P out;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) out.v[k] = static_cast<T>(sum[k]);
+    reinterpret_cast<P*>(y)[i] = out;
+  });
+  for_each("sum_of", n - done, stream, [=] __device__(int64_t i) {
+    A sum = 0;
+    for (int t = 0; t < terms.count; ++t) sum += static_cast<A>(terms.term[t][done + i]);
+    y[done + i] = static_cast<T>(sum);
+  });
+}
+
+template <class T>
 void fill(T* x, double value, int64_t n, Stream stream) {
   const T v = static_cast<T>(value);
   for_each("fill", n, stream, [=] __device__(int64_t i) { x[i] = v; });
@@ -44,6 +71,7 @@ void count_not_finite(const T* x, int* count, int64_t n, Stream stream) {
   template void cast(const T*, double*, int64_t, Stream);       \
   template void cast(const T*, bfloat16*, int64_t, Stream);     \
   template void accumulate(T*, const T*, int64_t, Stream);      \
+  template void sum_of(const Terms<T>&, T*, int64_t, Stream);   \
   template void fill(T*, double, int64_t, Stream);              \
   template void count_not_finite(const T*, int*, int64_t, Stream);
 INSTANTIATE(float)

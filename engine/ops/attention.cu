@@ -1,8 +1,10 @@
-// Attention over packed sequences on CUDA: the choice of the path, and the general kernels (any head size up to 128, any
-// length up to 1024, float, double, bfloat16). They are tiled and share every load between rows, but use no tensor cores.
+// Attention over packed sequences on CUDA: the choice of the path, and the general kernels (any head size up to
+// 128, any length up to 1024, float, double, bfloat16). They are tiled and share every load between rows, but use
+// no tensor cores.
 //
-// A warp owns four rows (queries in forward and dQ, keys in dK/dV) and walks over tiles of 32 positions of the other kind:
-// lane l scores position l, then holds dimensions l, l + 32, … of the results, to which the tile's weights come by shuffles.
+// A warp owns four rows (queries in forward and dQ, keys in dK/dV) and walks over tiles of 32 positions of the
+// other kind: lane l scores position l, then holds dimensions l, l + 32, … of the results, to which the tile's
+// weights come by shuffles.
 #include <cuda_runtime.h>
 
 #include <cmath>
@@ -42,13 +44,18 @@ struct Place {
 template <class T>
 __device__ Place place_of(const Params<T>& p) {
   const int b = blockIdx.z, start = p.offsets[b], n = p.offsets[b + 1] - start;
-  return {start, n, p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n, static_cast<int>(blockIdx.y),
-          static_cast<int>(blockIdx.x) * kBlockRows, p.dropout && p.key.step ? *p.key.step : 0u};
+  return {start,
+          n,
+          p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n,
+          static_cast<int>(blockIdx.y),
+          static_cast<int>(blockIdx.x) * kBlockRows,
+          p.dropout && p.key.step ? *p.key.step : 0u};
 }
 
 template <class T, class To>
 __device__ void zero_tail(const Params<T>& p, To* to, int width) {
-  const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x, blocks = gridDim.x * gridDim.y * gridDim.z;
+  const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x,
+            blocks = gridDim.x * gridDim.y * gridDim.z;
   for (int64_t row = p.offsets[p.sequences] + block; row < p.rows; row += blocks) {
     for (int i = threadIdx.x; i < width; i += kThreads) to[row * width + i] = static_cast<To>(0.0f);
   }
@@ -86,7 +93,8 @@ __device__ void dot_rows(F (&scores)[kOwn], const F* own, int own_ld, const F* l
 }
 // sum[r][c] += Σ_l weights[r] of lane l · tile[l][lane + 32 c]
 template <int kColumns, class F>
-__device__ void add_rows(F (&sum)[kOwn][kColumns], const F (&weights)[kOwn], const F* tile, int ld, int d, int lane) {
+__device__ void add_rows(F (&sum)[kOwn][kColumns], const F (&weights)[kOwn], const F* tile, int ld, int d,
+                         int lane) {
   for (int l = 0; l < kTile; ++l) {
     F w[kOwn];
 #pragma unroll
@@ -101,8 +109,8 @@ __device__ void add_rows(F (&sum)[kOwn][kColumns], const F (&weights)[kOwn], con
   }
 }
 template <int kColumns, class T, class F>
-__device__ void write_rows(const F (&sum)[kOwn][kColumns], const F (&factor)[kOwn], T* to, int64_t stride, int d, int row, int n,
-                           int lane) {
+__device__ void write_rows(const F (&sum)[kOwn][kColumns], const F (&factor)[kOwn], T* to, int64_t stride, int d,
+                           int row, int n, int lane) {
   for (int r = 0; r < kOwn; ++r) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
@@ -112,8 +120,8 @@ __device__ void write_rows(const F (&sum)[kOwn][kColumns], const F (&factor)[kOw
   }
 }
 
-// Bit r of the result: query row + r keeps key k0 + lane. Four lanes share the four Philox blocks of (4 queries, 4 keys): each
-// draws one query's block and passes the bits on.
+// Bit r of the result: query row + r keeps key k0 + lane. Four lanes share the four Philox blocks of (4 queries, 4
+// keys): each draws one query's block and passes the bits on.
 template <class T>
 __device__ uint32_t keep_bits_of_queries(const Params<T>& p, const Place& at, int row, int k0, int lane) {
   if (!p.dropout) return 15u;
@@ -131,9 +139,9 @@ __device__ uint32_t keep_bits_of_queries(const Params<T>& p, const Place& at, in
 template <class T>
 __device__ uint32_t keep_bits_of_keys(const Params<T>& p, const Place& at, int query, int key) {
   if (!p.dropout) return 15u;
-  const PhiloxBlock block =
-      random_block(p.key.seed, p.key.purpose, at.step,
-                   (static_cast<uint64_t>(at.start + query) * p.heads + at.head) * (kAttentionMaxLength / 4) + key / 4);
+  const PhiloxBlock block = random_block(
+      p.key.seed, p.key.purpose, at.step,
+      (static_cast<uint64_t>(at.start + query) * p.heads + at.head) * (kAttentionMaxLength / 4) + key / 4);
   uint32_t bits = 0;
 #pragma unroll
   for (int r = 0; r < 4; ++r) bits |= static_cast<uint32_t>(block.word[r] >= p.threshold) << r;
@@ -302,10 +310,12 @@ Params<T> params_of(const AttentionArgs& args) {
 
 // own: tiles of the block's own rows; every kernel has two tiles of 32 rows besides.
 template <class T, class Kernel>
-void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args, const Params<T>& p, Stream stream) {
-  const int bytes =
-      (own * kBlockRows * args.head_size + 2 * kTile * (args.head_size + 1)) * static_cast<int>(sizeof(Accumulator<T>));
-  if (bytes > 48 << 10) CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args, const Params<T>& p,
+            Stream stream) {
+  const int bytes = (own * kBlockRows * args.head_size + 2 * kTile * (args.head_size + 1)) *
+                    static_cast<int>(sizeof(Accumulator<T>));
+  if (bytes > 48 << 10)
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const int blocks = args.max_length > 0 ? (args.max_length + kBlockRows - 1) / kBlockRows : 1;
   kernel<<<dim3(blocks, args.heads, args.sequences), kThreads, bytes, stream>>>(p);
   CUDA_CHECK_LAUNCH(name, stream);
@@ -322,7 +332,8 @@ void with_columns(int d, F f) {
 }  // namespace
 
 template <class T>
-void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream) {
+void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse,
+                               Stream stream) {
   Params<T> p = params_of<T>(args);
   p.qkv = qkv, p.to_out = out, p.to_lse = lse;
   with_columns(args.head_size, [&](auto c) {
@@ -331,8 +342,8 @@ void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, 
 }
 
 template <class T>
-void attention_backward_general(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse, const T* dout,
-                                T* dqkv, Accumulator<T>* delta, Stream stream) {
+void attention_backward_general(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
+                                const T* dout, T* dqkv, Accumulator<T>* delta, Stream stream) {
   Params<T> p = params_of<T>(args);
   p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv, p.delta = delta;
   with_columns(args.head_size, [&](auto c) {
@@ -355,11 +366,13 @@ void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumula
   check_attention_args(args);
   if (args.sequences == 0) {
     CUDA_CHECK(cudaMemsetAsync(out, 0, sizeof(T) * args.rows * static_cast<int64_t>(args.hidden()), stream));
-    CUDA_CHECK(cudaMemsetAsync(lse, 0, sizeof(Accumulator<T>) * args.rows * static_cast<int64_t>(args.heads), stream));
+    CUDA_CHECK(
+        cudaMemsetAsync(lse, 0, sizeof(Accumulator<T>) * args.rows * static_cast<int64_t>(args.heads), stream));
     return;
   }
   if constexpr (sizeof(T) == 2) {
-    if (attention_path<T>(args) == AttentionPath::kTensorCores) return attention_forward_sm80(args, qkv, out, lse, stream);
+    if (attention_path<T>(args) == AttentionPath::kTensorCores)
+      return attention_forward_sm80(args, qkv, out, lse, stream);
   }
   attention_forward_general<T>(args, qkv, out, lse, stream);
 }
@@ -371,8 +384,8 @@ int64_t attention_backward_workspace_bytes(const AttentionArgs& args) {
 }
 
 template <class T>
-void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse, const T* dout, T* dqkv,
-                        void* workspace, Stream stream) {
+void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
+                        const T* dout, T* dqkv, void* workspace, Stream stream) {
   check_attention_args(args);
   if (args.sequences == 0) {
     CUDA_CHECK(cudaMemsetAsync(dqkv, 0, sizeof(T) * args.rows * static_cast<int64_t>(3 * args.hidden()), stream));
@@ -386,15 +399,15 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
   attention_backward_general<T>(args, qkv, out, lse, dout, dqkv, static_cast<Accumulator<T>*>(workspace), stream);
 }
 
-#define INSTANTIATE(T)                                                                                                      \
-  template AttentionPath attention_path<T>(const AttentionArgs&);                                                           \
-  template int64_t attention_backward_workspace_bytes<T>(const AttentionArgs&);                                             \
-  template void attention_forward<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*, Stream);                          \
-  template void attention_backward<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*, const T*, T*, void*, \
-                                      Stream);                                                                              \
-  template void attention_forward_general<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*, Stream);                  \
-  template void attention_backward_general<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*, const T*,    \
-                                              T*, Accumulator<T>*, Stream);
+#define INSTANTIATE(T)                                                                                           \
+  template AttentionPath attention_path<T>(const AttentionArgs&);                                                \
+  template int64_t attention_backward_workspace_bytes<T>(const AttentionArgs&);                                  \
+  template void attention_forward<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*, Stream);               \
+  template void attention_backward<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*, const T*, \
+                                      T*, void*, Stream);                                                        \
+  template void attention_forward_general<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*, Stream);       \
+  template void attention_backward_general<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*,   \
+                                              const T*, T*, Accumulator<T>*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

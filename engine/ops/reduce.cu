@@ -1,77 +1,152 @@
-#include "engine/device/cuda/launch.cuh"
+#include "engine/ops/cuda/packs.cuh"
 #include "engine/ops/reduce_kernels.h"
 
 namespace glia::cuda {
 namespace {
 
-// One block an output element: threads take every kThreads-th input, then their sums are added in a fixed order.
+// inner = 1: one warp a (row, chunk).     partial [outer, chunks]
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_kernel(ReduceShape s, const T* x, double factor, T* y) {
+__global__ void __launch_bounds__(kThreads) row_sum_kernel(AxisShape s, int64_t chunks, const T* x, Accumulator<T>* partial) {
   using A = Accumulator<T>;
-  __shared__ A shared[32];
-  const int64_t r = blockIdx.x;
-  const T* from = x + r / s.inner * s.n * s.inner + r % s.inner;
-  A sum = 0;
-  for (int64_t i = threadIdx.x; i < s.n; i += kThreads) sum += static_cast<A>(from[i * s.inner]);
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) y[r] = static_cast<T>(static_cast<A>(factor) * sum);
+  constexpr int W = kPackWidth<T>;
+  const int lane = threadIdx.x % 32;
+  for (int64_t c = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; c < s.outer * chunks;
+       c += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+    const int64_t per = ((s.n + chunks - 1) / chunks + W - 1) / W * W, first = c % chunks * per, last = min(s.n, first + per);
+    const T* from = x + c / chunks * s.n;
+    A sum = 0;
+    if (reinterpret_cast<uintptr_t>(from) % 16 == 0) {
+      int64_t i = first + lane * W;
+#pragma unroll 4
+      for (; i + W <= last; i += 32 * W) {
+        A v[W];
+        load<W>(from + i, v);
+#pragma unroll
+        for (int k = 0; k < W; ++k) sum += v[k];
+      }
+      for (; i < last; ++i) sum += static_cast<A>(from[i]);  // at most one lane has a last, partial pack
+    } else {
+      for (int64_t i = first + lane; i < last; i += 32) sum += static_cast<A>(from[i]);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) partial[c] = sum;
+  }
 }
+
+// One warp a row of partial sums.     partial [outer, chunks] → y [outer]
+template <class T, class A>
+__global__ void __launch_bounds__(kThreads) finish_rows_kernel(int64_t outer, int64_t chunks, const A* partial, A factor, T* y) {
+  const int lane = threadIdx.x % 32;
+  for (int64_t o = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; o < outer;
+       o += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+    A sum = 0;
+#pragma unroll 8
+    for (int64_t c = lane; c < chunks; c += 32) sum += partial[o * chunks + c];
+    sum = warp_sum(sum);
+    if (lane == 0) y[o] = static_cast<T>(sum * factor);
+  }
+}
+
+template <class T, class A>
+struct Finish {
+  T* y;
+  A factor;
+  __device__ void operator()(int64_t i, A total) const { y[i] = static_cast<T>(total * factor); }
+};
 
 }  // namespace
 
 template <class T>
-void sum(const ReduceShape& s, const T* x, double factor, T* y, Stream stream) {
+void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* partial, T* y, Stream stream) {
   using A = Accumulator<T>;
-  const int64_t outputs = s.outer * s.inner;
-  if (outputs == 0) return;
-  if (s.n > 64 && outputs < (1 << 16)) {
-    sum_kernel<<<static_cast<int>(outputs), kThreads, 0, stream>>>(s, x, factor, y);
-    CUDA_CHECK_LAUNCH("sum", stream);
-    return;
+  const int64_t chunks = axis_chunks(s), columns = s.outer * s.inner;
+  if (columns == 0) return;
+  const A f = static_cast<A>(factor);
+  if (s.inner == 1) {
+    row_sum_kernel<<<grid_for(s.outer * chunks, kThreads / 32), kThreads, 0, stream>>>(s, chunks, x, partial);
+    CUDA_CHECK_LAUNCH("axis_sum", stream);
+    finish_rows_kernel<<<grid_for(s.outer, kThreads / 32), kThreads, 0, stream>>>(s.outer, chunks, partial, f, y);
+    return CUDA_CHECK_LAUNCH("axis_sum/chunks", stream);
   }
-  for_each("sum", outputs, stream, [=] __device__(int64_t r) {
-    const T* from = x + r / s.inner * s.n * s.inner + r % s.inner;
+  // One thread a (row, chunk, column).
+  const int64_t per = (s.n + chunks - 1) / chunks;
+  for_each("axis_sum", columns * chunks, stream, [=] __device__(int64_t i) {
+    const int64_t k = i % s.inner, c = i / s.inner % chunks, o = i / s.inner / chunks;
+    const T* from = x + (o * s.n) * s.inner + k;
+    A sum = 0;
+#pragma unroll 8
+    for (int64_t j = c * per; j < min(s.n, (c + 1) * per); ++j) sum += static_cast<A>(from[j * s.inner]);
+    partial[i] = sum;
+  });
+  if (chunks > 1 && s.outer <= 65535)
+    return reduce_chunks("axis_sum/chunks", partial, s.outer, static_cast<int>(chunks), s.inner, stream, Finish<T, A>{y, f});
+  for_each("axis_sum/chunks", columns, stream, [=] __device__(int64_t i) {
+    const int64_t k = i % s.inner, o = i / s.inner;
     A total = 0;
-    for (int64_t i = 0; i < s.n; ++i) total += static_cast<A>(from[i * s.inner]);
-    y[r] = static_cast<T>(static_cast<A>(factor) * total);
+#pragma unroll 8
+    for (int64_t c = 0; c < chunks; ++c) total += partial[(o * chunks + c) * s.inner + k];
+    y[i] = static_cast<T>(total * f);
   });
 }
 
 template <class T>
-void sum_gradient(const ReduceShape& s, const T* dy, double factor, T* dx, Stream stream) {
+void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream stream) {
   using A = Accumulator<T>;
-  for_each("sum/gradient", s.outer * s.n * s.inner, stream, [=] __device__(int64_t i) {
-    const int64_t row = i / s.inner;
-    dx[i] = static_cast<T>(static_cast<A>(factor) * static_cast<A>(dy[row / s.n * s.inner + i % s.inner]));
+  const A f = static_cast<A>(factor);
+  for_each("axis_spread", s.outer * s.n * s.inner, stream, [=] __device__(int64_t i) {
+    dx[i] = static_cast<T>(static_cast<A>(dy[i / (s.n * s.inner) * s.inner + i % s.inner]) * f);
   });
 }
 
+// One warp a column: its lanes look at every 32nd element, then the first of the largest wins.
 template <class T>
-void max(const ReduceShape& s, const T* x, T* y, int32_t* where, Stream stream) {
+__global__ void __launch_bounds__(kThreads) axis_max_kernel(AxisShape s, const T* x, T* y, int32_t* at) {
   using A = Accumulator<T>;
-  for_each("max", s.outer * s.inner, stream, [=] __device__(int64_t r) {
-    const T* from = x + r / s.inner * s.n * s.inner + r % s.inner;
-    int64_t best = 0;
-    for (int64_t i = 1; i < s.n; ++i)
-      if (static_cast<A>(from[i * s.inner]) > static_cast<A>(from[best * s.inner])) best = i;
-    y[r] = from[best * s.inner];
-    where[r] = static_cast<int32_t>(best);
-  });
+  const int lane = threadIdx.x % 32;
+  for (int64_t c = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; c < s.outer * s.inner;
+       c += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+    const T* from = x + c / s.inner * s.n * s.inner + c % s.inner;
+    int32_t best = lane < s.n ? lane : 0;
+    A value = static_cast<A>(from[best * s.inner]);
+    const auto better = [](A v, int64_t i, A than, int64_t than_i) {
+      if (v != v || than != than) return v != v && (than == than || i < than_i);
+      return v > than || (v == than && i < than_i);
+    };
+    for (int64_t i = lane + 32; i < s.n; i += 32) {
+      const A v = static_cast<A>(from[i * s.inner]);
+      if (better(v, i, value, best)) value = v, best = static_cast<int32_t>(i);
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) {
+      const A v = __shfl_xor_sync(0xffffffffu, value, offset);
+      const int32_t i = __shfl_xor_sync(0xffffffffu, best, offset);
+      if (better(v, i, value, best)) value = v, best = i;
+    }
+    if (lane == 0) y[c] = from[best * s.inner], at[c] = best;
+  }
 }
 
 template <class T>
-void max_gradient(const ReduceShape& s, const T* dy, const int32_t* where, T* dx, Stream stream) {
-  for_each("max/gradient", s.outer * s.n * s.inner, stream, [=] __device__(int64_t i) {
-    const int64_t j = i % s.inner, k = i / s.inner % s.n, r = i / s.inner / s.n * s.inner + j;
-    dx[i] = k == where[r] ? dy[r] : static_cast<T>(0.0f);
+void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at, Stream stream) {
+  const int64_t columns = s.outer * s.inner;
+  if (columns == 0) return;
+  axis_max_kernel<<<grid_for(columns, kThreads / 32), kThreads, 0, stream>>>(s, x, y, at);
+  CUDA_CHECK_LAUNCH("axis_max", stream);
+}
+
+template <class T>
+void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx, Stream stream) {
+  for_each("axis_max/gradient", s.outer * s.n * s.inner, stream, [=] __device__(int64_t i) {
+    const int64_t column = i / (s.n * s.inner) * s.inner + i % s.inner;
+    dx[i] = at[column] == i / s.inner % s.n ? dy[column] : static_cast<T>(0.0f);
   });
 }
 
-#define INSTANTIATE(T)                                                                     \
-  template void sum(const ReduceShape&, const T*, double, T*, Stream);                     \
-  template void sum_gradient(const ReduceShape&, const T*, double, T*, Stream);            \
-  template void max(const ReduceShape&, const T*, T*, int32_t*, Stream);                   \
-  template void max_gradient(const ReduceShape&, const T*, const int32_t*, T*, Stream);
+#define INSTANTIATE(T)                                                                          \
+  template void axis_sum(const AxisShape&, const T*, double, Accumulator<T>*, T*, Stream);      \
+  template void axis_spread(const AxisShape&, const T*, double, T*, Stream);                    \
+  template void axis_max(const AxisShape&, const T*, T*, int32_t*, Stream);                     \
+  template void axis_max_gradient(const AxisShape&, const int32_t*, const T*, T*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

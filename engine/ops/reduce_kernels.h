@@ -1,5 +1,6 @@
-// x [outer, n, inner] → y [outer, inner]; one output element sums (or compares) its n inputs in order.
+// Reductions of the middle axis.     x [outer, n, inner] → y [outer, inner]
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "engine/core/bfloat16.h"
@@ -7,22 +8,36 @@
 
 namespace glia {
 
-struct ReduceShape {
-  int64_t outer, n, inner;
+struct AxisShape {
+  int64_t outer = 1, n = 1, inner = 1;
 };
 
 namespace cpu {
-template <class T> void sum(const ReduceShape& s, const T* x, double factor, T* y);                  // y = factor · Σ
-template <class T> void sum_gradient(const ReduceShape& s, const T* dy, double factor, T* dx);       // dx = factor · dy
-template <class T> void max(const ReduceShape& s, const T* x, T* y, int32_t* where);                 // where: first maximum
-template <class T> void max_gradient(const ReduceShape& s, const T* dy, const int32_t* where, T* dx);
+// y = factor · Σ x
+template <class T> void axis_sum(const AxisShape& s, const T* x, double factor, T* y);
+// dx[o, i, k] = factor · dy[o, k]
+template <class T> void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx);
+// The largest and its first position; NaN wins over all.
+template <class T> void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at);
+// dx[o, at[o, k], k] = dy[o, k], 0 elsewhere
+template <class T> void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx);
 }  // namespace cpu
 
 namespace cuda {
-template <class T> void sum(const ReduceShape& s, const T* x, double factor, T* y, Stream stream);
-template <class T> void sum_gradient(const ReduceShape& s, const T* dy, double factor, T* dx, Stream stream);
-template <class T> void max(const ReduceShape& s, const T* x, T* y, int32_t* where, Stream stream);
-template <class T> void max_gradient(const ReduceShape& s, const T* dy, const int32_t* where, T* dx, Stream stream);
+// partial [outer, axis_chunks(s), inner] is scratch
+template <class T>
+void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* partial, T* y, Stream stream);
+template <class T> void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream stream);
+template <class T> void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at, Stream stream);
+template <class T> void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx, Stream stream);
+
+// In how many pieces the axis is cut so that a GPU is busy; depends on the shape only.
+inline int64_t axis_chunks(const AxisShape& s) {
+  const int64_t columns = std::max<int64_t>(1, s.outer * s.inner);
+  // A warp a row: 2048 warps; or a thread a column: 2^18 threads.
+  if (s.inner == 1) return std::clamp<int64_t>(2048 / columns, 1, std::max<int64_t>(1, s.n / 256));
+  return std::clamp<int64_t>((1 << 18) / columns, 1, std::max<int64_t>(1, std::min<int64_t>(256, s.n / 32)));
+}
 }  // namespace cuda
 
 }  // namespace glia

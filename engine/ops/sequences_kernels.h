@@ -1,4 +1,4 @@
-// x [T, H], offsets int32 [B + 1], limits int32 [B] or nullptr (rows of a sequence that count), sequence_of int32 [T].
+// Sums over the rows of packed sequences.     x [tokens, h], sequence b is rows offsets[b] … offsets[b + 1] − 1
 #pragma once
 #include <cstdint>
 
@@ -7,24 +7,25 @@
 
 namespace glia {
 
-struct SequenceMean {
-  int64_t sequences, tokens, hidden;
-  const int32_t *offsets, *limits, *sequence_of;
-  bool skip_first;
+// Which rows of a sequence count: all but the first `skip`, and only the first key_lengths[b] where given.
+struct SequenceRows {
+  const int32_t* offsets = nullptr;
+  const int32_t* key_lengths = nullptr;
+  int skip = 0;
+  bool mean = false;  // divided by the number of rows that count
+  int64_t count = 0, tokens = 0, h = 0;
 };
 
 namespace cpu {
-template <class T> void sequence_mean(const SequenceMean& s, const T* x, T* y);               // y [B, H] =
-template <class T> void sequence_mean_gradient(const SequenceMean& s, const T* dy, T* dx);    // dx [T, H] =
-template <class T> void sequence_broadcast(const SequenceMean& s, const T* x, T* y);          // y [T, H] =
-template <class T> void sequence_sum(const SequenceMean& s, const T* x, T* y);                // y [B, H] = Σ of all rows
+// y[b] = Σ or mean over the rows that count, 0 where none does.       y [count, h]
+template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y);
+// dx[t] = dy[b], or dy[b] / number of rows, in the rows that count; 0 elsewhere, tail included.       dx [tokens, h]
+template <class T> void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx);
 }  // namespace cpu
 
 namespace cuda {
-template <class T> void sequence_mean(const SequenceMean& s, const T* x, T* y, Stream stream);
-template <class T> void sequence_mean_gradient(const SequenceMean& s, const T* dy, T* dx, Stream stream);
-template <class T> void sequence_broadcast(const SequenceMean& s, const T* x, T* y, Stream stream);
-template <class T> void sequence_sum(const SequenceMean& s, const T* x, T* y, Stream stream);
+template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y, Stream stream);
+template <class T> void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

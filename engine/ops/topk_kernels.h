@@ -1,5 +1,5 @@
-// x [T, N] → values [T, K], indices int32 [T, K]; scatter: y [T, N] = 0 but for y[t, indices[t, k]] = values[t, k] (a negative
-// index is nobody); gather: values[t, k] = x[t, indices[t, k]] (0 for a negative index).
+// The k largest of each row, and rows scattered to chosen columns.     x [rows, n], values [rows, k], indices int32 [rows, k]
+// Order: larger first, then the lower index; NaN counts as −∞. An index outside [0, n) is skipped.
 #pragma once
 #include <cstdint>
 
@@ -9,15 +9,18 @@
 namespace glia {
 
 namespace cpu {
-template <class T> void top_k(const T* x, int64_t rows, int64_t n, int64_t k, T* values, int32_t* indices);
-template <class T> void scatter_last(const T* values, const int32_t* indices, int64_t rows, int64_t n, int64_t k, T* y);
-template <class T> void gather_last(const T* x, const int32_t* indices, int64_t rows, int64_t n, int64_t k, T* values);
+template <class T> void top_k(const T* x, T* values, int32_t* indices, int64_t rows, int64_t n, int64_t k);
+template <class T> void scatter_last(const T* values, const int32_t* indices, T* y, int64_t rows, int64_t n, int64_t k);
+// values[r, i] = x[r, indices[r, i]], 0 for a skipped index
+template <class T> void gather_last(const T* x, const int32_t* indices, T* values, int64_t rows, int64_t n, int64_t k);
 }  // namespace cpu
 
 namespace cuda {
-template <class T> void top_k(const T* x, int64_t rows, int64_t n, int64_t k, T* values, int32_t* indices, Stream stream);
-template <class T> void scatter_last(const T* values, const int32_t* indices, int64_t rows, int64_t n, int64_t k, T* y, Stream stream);
-template <class T> void gather_last(const T* x, const int32_t* indices, int64_t rows, int64_t n, int64_t k, T* values, Stream stream);
+template <class T> void top_k(const T* x, T* values, int32_t* indices, int64_t rows, int64_t n, int64_t k, Stream stream);
+template <class T>
+void scatter_last(const T* values, const int32_t* indices, T* y, int64_t rows, int64_t n, int64_t k, Stream stream);
+template <class T>
+void gather_last(const T* x, const int32_t* indices, T* values, int64_t rows, int64_t n, int64_t k, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

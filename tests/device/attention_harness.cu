@@ -1,7 +1,10 @@
-// The CUDA attention kernels on a GPU, without the rest of Glia: values and gradients against float64 on the CPU with the same
-// dropout mask, guards, poisoned tails, bitwise repeats, graph replay, and times at the lengths of AG News.
-//   tests/device/build_attention.sh && build/device/attention_harness [--references | --check | --time | --brief | --sanitize | --profile]
-// The rule: an error may be twice (gradients: three times) that of plain attention that rounds every op's result to the dtype.
+// The CUDA attention kernels on a GPU, without the rest of Glia: values and gradients against float64 on the CPU
+// with the same dropout mask, guards, poisoned tails, bitwise repeats, graph replay, and times at the lengths of AG
+// News.
+//   tests/device/build_attention.sh && build/device/attention_harness [--references | --check | --time | --brief |
+//   --sanitize | --profile]
+// The rule: an error may be twice (gradients: three times) that of plain attention that rounds every op's result to
+// the dtype.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -42,7 +45,9 @@ class DeviceArray {
   DeviceArray(DeviceArray&& o) noexcept : p_(o.p_), n_(o.n_) { o.p_ = nullptr; }
   ~DeviceArray() { cudaFree(p_); }
   T* get() const { return p_; }
-  void set(const std::vector<T>& v) { CUDA_CHECK(cudaMemcpy(p_, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice)); }
+  void set(const std::vector<T>& v) {
+    CUDA_CHECK(cudaMemcpy(p_, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+  }
   void poison() { CUDA_CHECK(cudaMemset(p_, 0xff, n_ * sizeof(T))); }  // NaN in every floating type
   std::vector<T> host() const {
     std::vector<T> v(n_);
@@ -122,7 +127,8 @@ void plain(const Case<T>& c, std::vector<double>& out, std::vector<double>& dqkv
         p[i * n + j] = round(round(s) / std::sqrt(static_cast<F>(d)));
         top = std::max(top, p[i * n + j]);
         const uint64_t element = (static_cast<uint64_t>(start + i) * a.heads + head) * 1024 + j;
-        const bool keep = random_bits(a.key.seed, a.key.purpose, *a.key.step, element) >= bernoulli_threshold(a.dropout);
+        const bool keep =
+            random_bits(a.key.seed, a.key.purpose, *a.key.step, element) >= bernoulli_threshold(a.dropout);
         m[i * n + j] = a.dropout > 0 ? (keep ? static_cast<F>(1 / (1 - a.dropout)) : F(0)) : F(1);
       }
       for (int64_t j = 0; j < seen; ++j) sum += p[i * n + j] = std::exp(p[i * n + j] - top);
@@ -158,7 +164,8 @@ void plain(const Case<T>& c, std::vector<double>& out, std::vector<double>& dqkv
 struct Error {
   double relative = 0, largest = 0;  // ‖x − y‖ / ‖y‖ and max |x − y|
 };
-// Columns [from, to) of rows of `width`; x starts after its guard. NaN makes the error NaN, which no comparison passes.
+// Columns [from, to) of rows of `width`; x starts after its guard. NaN makes the error NaN, which no comparison
+// passes.
 template <class T>
 Error error_of(const T* x, const std::vector<double>& y, int64_t rows, int64_t width, int64_t from, int64_t to) {
   double difference = 0, norm = 0, largest = 0;
@@ -204,10 +211,18 @@ struct Device {
   AttentionArgs args;
 
   Device(const Case<T>& c, bool general)
-      : c(c), general(general), offsets(c.offsets), key_lengths(c.key_lengths), step(std::vector<uint32_t>{c.step}), qkv(c.qkv),
-        dout(c.dout), out(c.dout.size() + 2 * kGuard), dqkv(c.qkv.size() + 2 * kGuard),
+      : c(c),
+        general(general),
+        offsets(c.offsets),
+        key_lengths(c.key_lengths),
+        step(std::vector<uint32_t>{c.step}),
+        qkv(c.qkv),
+        dout(c.dout),
+        out(c.dout.size() + 2 * kGuard),
+        dqkv(c.qkv.size() + 2 * kGuard),
         lse(static_cast<size_t>(c.args.rows) * c.args.heads + 2 * kGuard),
-        workspace(static_cast<size_t>(c.args.rows) * c.args.heads * sizeof(F)), args(c.args) {
+        workspace(static_cast<size_t>(c.args.rows) * c.args.heads * sizeof(F)),
+        args(c.args) {
     args.offsets = offsets.get(), args.key.step = step.get();
     if (c.args.key_lengths) args.key_lengths = key_lengths.get();
   }
@@ -216,7 +231,8 @@ struct Device {
     F* l = lse.get() + kGuard;
     if (general) {
       cuda::attention_forward_general<T>(args, qkv.get(), o, l, stream);
-      cuda::attention_backward_general<T>(args, qkv.get(), o, l, dout.get(), dq, reinterpret_cast<F*>(workspace.get()), stream);
+      cuda::attention_backward_general<T>(args, qkv.get(), o, l, dout.get(), dq,
+                                          reinterpret_cast<F*>(workspace.get()), stream);
     } else {
       cuda::attention_forward<T>(args, qkv.get(), o, l, stream);
       cuda::attention_backward<T>(args, qkv.get(), o, l, dout.get(), dq, workspace.get(), stream);
@@ -249,7 +265,8 @@ void check(const Shape& s, int repeats) {
   const Case<T> c(s);
   const AttentionArgs& a = c.args;
   const int64_t h = a.hidden(), live = c.offsets.back();
-  std::vector<double> qkv = in_double(c.qkv), dout = in_double(c.dout), out(a.rows * h), lse(a.rows * a.heads), dqkv(3 * a.rows * h);
+  std::vector<double> qkv = in_double(c.qkv), dout = in_double(c.dout), out(a.rows * h), lse(a.rows * a.heads),
+                      dqkv(3 * a.rows * h);
   cpu::attention_forward<double>(a, qkv.data(), out.data(), lse.data());
   cpu::attention_backward<double>(a, qkv.data(), out.data(), lse.data(), dout.data(), dqkv.data());
   std::vector<double> plain_out, plain_dqkv;
@@ -261,12 +278,13 @@ void check(const Shape& s, int repeats) {
   std::printf("%-34s", s.name);
   // Double has no plain implementation to compare with: rounding of a few hundred terms.
   const double floor = sizeof(T) == 8 ? 1e-13 : sizeof(T) == 4 ? 2e-7 : 0.0;
-  const auto rule = [&](const char* what, const T* x, const std::vector<double>& y, const std::vector<double>& p, int64_t width,
-                        int64_t from, int64_t to, double factor) {
+  const auto rule = [&](const char* what, const T* x, const std::vector<double>& y, const std::vector<double>& p,
+                        int64_t width, int64_t from, int64_t to, double factor) {
     const Error mine = error_of(x, y, live, width, from, to), other = error_of(p.data(), y, live, width, from, to);
     std::printf(" %s %.1e/%.1e", what, mine.relative, other.relative);
     expect(mine.relative <= std::max(factor * other.relative, floor), s.name, what);
-    expect(mine.largest <= std::max(factor * other.largest, floor * 100), s.name, (std::string(what) + " (largest)").c_str());
+    expect(mine.largest <= std::max(factor * other.largest, floor * 100), s.name,
+           (std::string(what) + " (largest)").c_str());
   };
   rule("out", o, out, plain_out, h, 0, h, 2);
   rule("dq", dq, dqkv, plain_dqkv, 3 * h, 0, h, 3);
@@ -321,14 +339,16 @@ void check_graph() {
     return Run<bfloat16>{device.out.host(), device.dqkv.host(), device.lse.host()};
   };
   const Run<bfloat16> same = replay(c.step), other = replay(c.step + 1);
-  expect(same_bits(first.out, same.out, 0, first.out.size()) && same_bits(first.dqkv, same.dqkv, 0, first.dqkv.size()), s.name,
-         "a replay differs from a launch");
+  expect(
+      same_bits(first.out, same.out, 0, first.out.size()) && same_bits(first.dqkv, same.dqkv, 0, first.dqkv.size()),
+      s.name, "a replay differs from a launch");
   expect(!same_bits(first.out, other.out, 0, first.out.size()), s.name, "the step is not read at replay");
   ++c.step;
   Device<bfloat16> fresh(c, false);
   const Run<bfloat16> want = fresh.run();
-  expect(same_bits(want.out, other.out, 0, want.out.size()) && same_bits(want.dqkv, other.dqkv, 0, want.dqkv.size()), s.name,
-         "a replay with another step differs from a launch with it");
+  expect(
+      same_bits(want.out, other.out, 0, want.out.size()) && same_bits(want.dqkv, other.dqkv, 0, want.dqkv.size()),
+      s.name, "a replay with another step differs from a launch with it");
   std::printf("%-34s done\n", s.name);
   CUDA_CHECK(cudaGraphExecDestroy(exec));
   CUDA_CHECK(cudaGraphDestroy(graph));
@@ -338,10 +358,12 @@ void check_graph() {
 // The plain implementation against the kernels' reference, both in double: needs no GPU.
 void check_references() {
   for (int bits = 0; bits < 8; ++bits) {
-    const Shape s{"references", {1, 20, 7, 3, 9, 2, 6, 5}, 3, 10, (bits & 1) != 0, (bits & 2) != 0, bits & 4 ? 0.3 : 0.0, 5};
+    const Shape s{"references",    {1, 20, 7, 3, 9, 2, 6, 5}, 3, 10, (bits & 1) != 0,
+                  (bits & 2) != 0, bits & 4 ? 0.3 : 0.0,      5};
     const Case<double> c(s);
     const int64_t h = c.args.hidden(), live = c.offsets.back();
-    std::vector<double> out(c.args.rows * h), lse(c.args.rows * c.args.heads), dqkv(3 * c.args.rows * h), out2, dqkv2;
+    std::vector<double> out(c.args.rows * h), lse(c.args.rows * c.args.heads), dqkv(3 * c.args.rows * h), out2,
+        dqkv2;
     cpu::attention_forward<double>(c.args, c.qkv.data(), out.data(), lse.data());
     cpu::attention_backward<double>(c.args, c.qkv.data(), out.data(), lse.data(), c.dout.data(), dqkv.data());
     plain(c, out2, dqkv2);
@@ -360,11 +382,15 @@ void check_all(bool quick) {
       if (quick && (heads == 8 || bits == 1 || bits == 2 || bits == 4)) continue;
       names.push_back("bf16 short A" + std::to_string(heads) + (causal ? " causal" : "") + (keys ? " keys" : "") +
                       (dropout ? " p=0.1" : ""));
-      check<bfloat16>({names.back().c_str(), quick ? std::vector<int>{1, 17, 64, 65, 128} : mixed, heads, 64, causal, keys, dropout ? 0.1 : 0.0},
+      check<bfloat16>({names.back().c_str(), quick ? std::vector<int>{1, 17, 64, 65, 128} : mixed, heads, 64,
+                       causal, keys, dropout ? 0.1 : 0.0},
                       quick ? 0 : 20);
     }
   }
   const int repeats = quick ? 0 : 3;
+  std::vector<int> many;  // more sequences than a block has threads
+  for (int i = 0; i < 300; ++i) many.push_back(i % 50 == 7 ? 0 : i % 11 == 3 ? 66 + i % 40 : 1 + i % 20);
+  if (!quick) check<bfloat16>({"bf16 short, 300 sequences", many, 3, 64, false, false, 0.1}, repeats);
   check<bfloat16>({"bf16 short, general kernel", mixed, 4, 64, true, true, 0.1, 37, true}, repeats);
   check<bfloat16>({"bf16 D64 long", {1, 129, 300, 64}, 2, 64, false, false, 0.1}, repeats);
   check<bfloat16>({"bf16 D40", {33, 129, 2}, 3, 40, false, true, 0.0}, repeats);
@@ -376,7 +402,8 @@ void check_all(bool quick) {
   check_graph();
 }
 
-// ---- times --------------------------------------------------------------------------------------------------------
+// ---- times
+// --------------------------------------------------------------------------------------------------------
 
 struct Timing {
   double median, least, most;
@@ -413,7 +440,8 @@ Timing time_graph(int items, const std::function<void(int, cudaStream_t)>& body)
   return {times[times.size() / 2], times.front(), times.back()};
 }
 
-void time_case(const char* name, const std::vector<int>& lengths, double dropout, bool general, int sets, bool padded) {
+void time_case(const char* name, const std::vector<int>& lengths, double dropout, bool general, int sets,
+               bool padded) {
   constexpr int kHeads = 8, kD = 64, kItems = 16;
   Shape s{name, lengths, kHeads, kD, false, false, dropout};
   const int used = [&] {
@@ -425,31 +453,36 @@ void time_case(const char* name, const std::vector<int>& lengths, double dropout
   Case<bfloat16> c(s);
   std::vector<int32_t> real;
   if (padded) {  // every sequence fills its row; the keys have the real lengths
-    for (size_t i = 0; i < lengths.size(); ++i) real.push_back(std::clamp(20 + static_cast<int>(i * 37 % 70), 10, 128));
+    for (size_t i = 0; i < lengths.size(); ++i)
+      real.push_back(std::clamp(20 + static_cast<int>(i * 37 % 70), 10, 128));
     c.key_lengths = real, c.args.key_lengths = c.key_lengths.data();
   }
   std::vector<Device<bfloat16>> buffers;
   for (int i = 0; i < sets; ++i) buffers.emplace_back(c, general);
   const auto forward = [&](int i, cudaStream_t stream) {
     auto& b = buffers[i % sets];
-    if (general) cuda::attention_forward_general<bfloat16>(b.args, b.qkv.get(), b.out.get() + kGuard, b.lse.get() + kGuard, stream);
+    if (general)
+      cuda::attention_forward_general<bfloat16>(b.args, b.qkv.get(), b.out.get() + kGuard, b.lse.get() + kGuard,
+                                                stream);
     else cuda::attention_forward<bfloat16>(b.args, b.qkv.get(), b.out.get() + kGuard, b.lse.get() + kGuard, stream);
   };
   const auto backward = [&](int i, cudaStream_t stream) {
     auto& b = buffers[i % sets];
     if (general) {
-      cuda::attention_backward_general<bfloat16>(b.args, b.qkv.get(), b.out.get() + kGuard, b.lse.get() + kGuard, b.dout.get(),
-                                                 b.dqkv.get() + kGuard, reinterpret_cast<float*>(b.workspace.get()), stream);
+      cuda::attention_backward_general<bfloat16>(b.args, b.qkv.get(), b.out.get() + kGuard, b.lse.get() + kGuard,
+                                                 b.dout.get(), b.dqkv.get() + kGuard,
+                                                 reinterpret_cast<float*>(b.workspace.get()), stream);
     } else {
-      cuda::attention_backward<bfloat16>(b.args, b.qkv.get(), b.out.get() + kGuard, b.lse.get() + kGuard, b.dout.get(),
-                                         b.dqkv.get() + kGuard, b.workspace.get(), stream);
+      cuda::attention_backward<bfloat16>(b.args, b.qkv.get(), b.out.get() + kGuard, b.lse.get() + kGuard,
+                                         b.dout.get(), b.dqkv.get() + kGuard, b.workspace.get(), stream);
     }
   };
   const Timing f = time_graph(kItems, forward), b = time_graph(kItems, backward);
   const double h = kHeads * kD, row = 2.0 * h * c.args.rows;
-  std::printf("%-36s T=%5d p=%.1f sets=%d  fwd %6.1f µs (%.1f-%.1f, %4.0f GB/s)  bwd %6.1f µs (%.1f-%.1f, %4.0f GB/s)\n", name,
-              c.args.rows, dropout, sets, f.median, f.least, f.most, 4 * row / f.median / 1e3, b.median, b.least, b.most,
-              8 * row / b.median / 1e3);
+  std::printf(
+      "%-36s T=%5d p=%.1f sets=%d  fwd %6.1f µs (%.1f-%.1f, %4.0f GB/s)  bwd %6.1f µs (%.1f-%.1f, %4.0f GB/s)\n",
+      name, c.args.rows, dropout, sets, f.median, f.least, f.most, 4 * row / f.median / 1e3, b.median, b.least,
+      b.most, 8 * row / b.median / 1e3);
 }
 
 std::vector<int> agnews_lengths() {  // mean 52, deviation about 20, in [10, 128]
@@ -482,8 +515,11 @@ void time_all(bool brief) {
   time_case("AG News lengths", agnews, 0.0, false, 4, false);
   time_case("AG News lengths", agnews, 0.1, false, 4, false);
   time_case("AG News lengths, in the cache", agnews, 0.1, false, 1, false);
-  if (brief) return;
+  std::vector<int> sorted = agnews;
+  std::sort(sorted.rbegin(), sorted.rend());
+  time_case("AG News lengths, longest first", sorted, 0.1, false, 4, false);
   time_case("all 64", std::vector<int>(160, 64), 0.1, false, 4, false);
+  if (brief) return;
   time_case("all 128", std::vector<int>(80, 128), 0.1, false, 4, false);
   time_case("padded 192 x 128, key lengths", std::vector<int>(192, 128), 0.1, false, 2, true);
   time_case("AG News lengths, general kernels", agnews, 0.1, true, 2, false);

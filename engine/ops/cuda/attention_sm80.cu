@@ -5,22 +5,23 @@
 // for each half of the block (4 warps with a named barrier of their own). A warp owns 16 query rows and keeps their
 // scores in registers. In backward it puts P ∘ M and dS into shared memory, where K and V are no longer needed, and
 // then owns 16 key rows for dK and dV: no atomics, and nothing is reduced across warps.
-//
-// Shared tiles have rows of 128 bytes whose 16-byte chunks are XORed with the row's low bits: ldmatrix, cp.async
-// and the staging of results are free of bank conflicts. Keys sit permuted in every group of 16 (slot_of_key), so
-// that the two accumulator tiles of a thread hold four consecutive keys of a query row: one Philox block.
 #include <cuda_runtime.h>
 
 #include <cmath>
 
 #include "engine/device/cuda/check.h"
 #include "engine/ops/attention_kernels.h"
+#include "engine/ops/cuda/attention_tiles.cuh"
 
 namespace glia::cuda {
 namespace {
 
-constexpr int kForwardBlocks = 2, kBackwardBlocks = 2;
-constexpr int kD = 64, kThreads = 256, kMaxRows = 128, kRowBytes = kD * 2;
+using namespace attention_tiles;
+
+// Blocks a multiprocessor: 80 registers are enough for forward (spills in the long path only), too few for
+// backward.
+constexpr int kForwardBlocks = 3, kBackwardBlocks = 2;
+constexpr int kThreads = 256, kMaxRows = 128;
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct Params {
@@ -36,159 +37,6 @@ struct Params {
   RandomKey key;
 };
 
-// ---- PTX
-
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-// c[16, 8] += a[16, 16] b[16, 8]
-__device__ __forceinline__ void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-// 16 bytes to shared memory, or 16 zero bytes.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
-__device__ __forceinline__ uint4 load_shared(uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(address)
-               : "memory");
-  return x;
-}
-
-// ---- layout
-
-// The warps that work on one head together: half of the block or all of it.
-struct Group {
-  int warp, lane, thread, threads, barrier;
-  uint32_t shared;
-  __device__ __forceinline__ void sync() const {
-    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-  }
-};
-
-// Where 16-byte chunk `chunk` of row `row` lies in a tile with rows of `kBytes`.
-template <int kBytes = kRowBytes>
-__device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) {
-  return tile + row * kBytes + ((chunk ^ (row & 7)) << 4);
-}
-
-// Slots 2t, 2t + 1 and 8 + 2t, 8 + 2t + 1 of a group of 16 hold keys 4t … 4t + 3: what thread t of a quad
-// accumulates.
-__device__ __forceinline__ int slot_of_key(int key) {
-  return (key & ~15) | ((key & 2) << 2) | ((key & 12) >> 1) | (key & 1);
-}
-__device__ __forceinline__ int key_of_slot(int slot) {
-  return (slot & ~15) | ((slot & 6) << 1) | ((slot & 8) >> 2) | (slot & 1);
-}
-
-// A lane's part of the address of its row and 16-byte chunk in a fragment load. Tiles are aligned to a row, so
-// chunk c of the tile is reached by `^ (c << 4)` and 16 rows further by an immediate offset: addresses cost next to
-// nothing.
-struct LaneOffsets {
-  uint32_t a, b;  // matrices in the order (rows 0–7, chunk), (8–15, chunk), (0–7, chunk + 1), … or rows and chunks
-                  // exchanged
-  __device__ __forceinline__ explicit LaneOffsets(int lane)
-      : a((lane & 15) * kRowBytes + (((lane >> 4) ^ (lane & 7)) << 4)),
-        b(((lane & 7) + ((lane >> 4) << 3)) * kRowBytes + ((((lane >> 3) & 1) ^ (lane & 7)) << 4)) {}
-};
-// A operand (16 × 16) from row-major storage.
-__device__ __forceinline__ void load_a(uint32_t (&r)[4], uint32_t tile, int row, int chunk, const LaneOffsets& at) {
-  load_matrices(r, ((tile + at.a) ^ (chunk << 4)) + row * kRowBytes);
-}
-// The same operand when storage is its transpose: k runs along the rows, which have kBytes.
-template <int kBytes>
-__device__ __forceinline__ void load_a_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk,
-                                                  const LaneOffsets& at) {
-  const uint32_t in_row = at.b & (kRowBytes - 1), row = at.b / kRowBytes;
-  load_matrices_transposed(r, ((tile + row * kBytes + in_row) ^ (chunk << 4)) + k * kBytes);
-}
-// Two B operands (16 × 8 each), n along the rows of storage: r[0], r[1] for n 0–7 and r[2], r[3] for n 8–15.
-__device__ __forceinline__ void load_b(uint32_t (&r)[4], uint32_t tile, int n, int chunk, const LaneOffsets& at) {
-  load_matrices(r, ((tile + at.b) ^ (chunk << 4)) + n * kRowBytes);
-}
-// Two B operands, k along the rows of storage: r[0], r[1] for chunk and r[2], r[3] for chunk + 1.
-__device__ __forceinline__ void load_b_transposed(uint32_t (&r)[4], uint32_t tile, int k, int chunk,
-                                                  const LaneOffsets& at) {
-  load_matrices_transposed(r, ((tile + at.a) ^ (chunk << 4)) + k * kRowBytes);
-}
-
-// c[16, 64] += a[16, 16] · tile[k … k + 15, 0 … 63]
-__device__ __forceinline__ void multiply_rows(float (&c)[8][4], const uint32_t (&a)[4], uint32_t tile, int k,
-                                              const LaneOffsets& at) {
-#pragma unroll
-  for (int x = 0; x < 8; x += 2) {
-    uint32_t b[4];
-    load_b_transposed(b, tile, k, x, at);
-    multiply(c[x], a, b[0], b[1]);
-    multiply(c[x + 1], a, b[2], b[3]);
-  }
-}
-
-// Accumulators [16, 64] · factor (one a row half) to rows `row` … row + 15 of a shared tile, as bfloat16.
-__device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, float factor1, uint32_t tile, int row,
-                                      int lane) {
-  const int g = lane >> 2, t = lane & 3;
-#pragma unroll
-  for (int x = 0; x < 8; ++x) {
-    store_shared(chunk_at(tile, row + g, x) + 4 * t, pack(c[x][0] * factor0, c[x][1] * factor0));
-    store_shared(chunk_at(tile, row + g + 8, x) + 4 * t, pack(c[x][2] * factor1, c[x][3] * factor1));
-  }
-}
-// Rows `row` … row + 15 of a shared tile to global memory, 16 bytes a thread; row r goes to `to + position ·
-// stride` where position is r, or the key in slot r, and only positions below n exist.
-template <bool kSlots>
-__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int r = row + (lane >> 3) + 4 * i, position = kSlots ? key_of_slot(r) : r;
-    const uint4 x = load_shared(chunk_at(tile, r, lane & 7));
-    if (position < n) *reinterpret_cast<uint4*>(to + position * stride + (lane & 7) * 8) = x;
-  }
-}
-
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ __forceinline__ float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
-// Element e of a thread's 8 accumulators of a 16 × 16 tile: rows g (e = 0, 1, 4, 5) and g + 8, keys 4t … 4t + 3.
-__device__ __forceinline__ constexpr int upper(int e) { return (e >> 1) & 1; }
-__device__ __forceinline__ constexpr int nth_key(int e) { return (e & 1) | ((e >> 2) << 1); }
-
 // Rows from offsets[B] on: zeros, spread over all blocks.
 template <class T>
 __device__ __forceinline__ void zero_tail(const Params& p, T* to, int width) {
@@ -199,59 +47,36 @@ __device__ __forceinline__ void zero_tail(const Params& p, T* to, int width) {
   }
 }
 
-// The block's work: one head of a sequence of more than 64 rows, or two heads of a shorter one. The long ones come
-// first, since one that started last would leave the other multiprocessors idle; blocks beyond the work (the grid
-// is for the worst case) find n = 0. `scratch` is 12 ints of shared memory.
+// The block's work. The grid has a block for every (sequence, head): it takes that head if the sequence has more
+// than 64 rows, else two heads if its own is even and none (n = 0) if odd. An empty block costs less than finding
+// the n-th piece of work in blocks that know only the offsets; longest sequences first, by the batch's own order,
+// gains another 4 %.
 struct Place {
   int first_head, start, n, keys;
   uint32_t step;
   bool tall;
 };
-__device__ __forceinline__ Place place_of(const Params& p, int* scratch) {
-  const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5, pairs = (p.heads + 1) / 2;
-  int tall = 0;
-  for (int b = thread; b - thread < p.sequences; b += kThreads) {
-    tall += __syncthreads_count(b < p.sequences && p.offsets[b + 1] - p.offsets[b] > kMaxRows / 2);
-  }
-  const int block = blockIdx.x;
-  const bool wants_tall = block < tall * p.heads;
-  const int item = wants_tall ? block : block - tall * p.heads, per_sequence = wants_tall ? p.heads : pairs;
-  const int head = item % per_sequence * (wants_tall ? 1 : 2);
-  int wanted = item / per_sequence;  // among the sequences of its kind
-  if (!wants_tall && wanted >= p.sequences - tall) return {};
-  for (int b = thread; b - thread < p.sequences && wanted >= 0; b += kThreads) {
-    const int start = b < p.sequences ? p.offsets[b] : 0, n = b < p.sequences ? p.offsets[b + 1] - start : 0;
-    const bool member = b < p.sequences && (n > kMaxRows / 2) == wants_tall;
-    const uint32_t votes = __ballot_sync(~0u, member);
-    if (lane == 0) scratch[warp] = __popc(votes);
-    __syncthreads();
-    int rank = __popc(votes & ((1u << lane) - 1)), total = 0;
-#pragma unroll
-    for (int w = 0; w < kThreads / 32; ++w) {
-      const int count = scratch[w];
-      rank += w < warp ? count : 0;
-      total += count;
-    }
-    if (member && rank == wanted) scratch[8] = b, scratch[9] = start, scratch[10] = n;
-    __syncthreads();
-    wanted -= total;
-  }
-  const int n = min(scratch[10], kMaxRows), keys = p.key_lengths ? max(0, min(p.key_lengths[scratch[8]], n)) : n;
-  return {head, scratch[9], n, keys, p.dropout && p.key.step ? *p.key.step : 0u, wants_tall};
+__device__ __forceinline__ Place place_of(const Params& p) {
+  const int b = blockIdx.x / p.heads, head = blockIdx.x % p.heads, start = uniform(p.offsets[b]);
+  const int n = min(uniform(p.offsets[b + 1]) - start, kMaxRows);
+  const int keys = p.key_lengths ? max(0, min(uniform(p.key_lengths[b]), n)) : n;
+  const bool tall = n > kMaxRows / 2;
+  if (!tall && (head & 1)) return {};
+  return {head, start, n, keys, p.dropout && p.key.step ? *p.key.step : 0u, tall};
 }
 
 // Calls small(group, head) in each half of the block, or tall(group, head) in all of it.
 template <class Small, class Tall>
 __device__ __forceinline__ void for_each_problem(const Params& p, const Place& place, uint32_t shared,
                                                  uint32_t bytes, Small small, Tall tall) {
-  const int thread = threadIdx.x;
+  const int thread = threadIdx.x, warp = uniform(thread >> 5);
   if (place.n <= 0) return;
   if (place.tall) {
-    tall(Group{thread >> 5, thread & 31, thread, 256, 1, shared}, place.first_head);
+    tall(Group{warp, thread & 31, thread, 256, 1, shared}, place.first_head);
     return;
   }
-  const int half = thread >> 7, head = place.first_head + half;
-  const Group group{(thread >> 5) & 3, thread & 31, thread & 127, 128, 1 + half, shared + half * (bytes / 2)};
+  const int half = warp >> 2, head = place.first_head + half;
+  const Group group{warp & 3, thread & 31, thread & 127, 128, 1 + half, shared + half * (bytes / 2)};
   if (head < p.heads) small(group, head);
 }
 
@@ -274,11 +99,22 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
     const bfloat16* line = from + static_cast<int64_t>(valid ? row : 0) * 3 * h + chunk * 8;
     copy_async(chunk_at(q_tile, row, chunk), line, valid);
     copy_async(chunk_at(k_tile, slot, chunk), line + h, valid);
-    copy_async(chunk_at(v_tile, slot, chunk), line + 2 * h, valid);
   }
-  wait_for_copies();
+  commit_copies();
+  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
+    const int chunk = group.thread & 7;
+    const bool valid = row < n;
+    const bfloat16* line = from + static_cast<int64_t>(valid ? row : 0) * 3 * h + chunk * 8;
+    copy_async(chunk_at(v_tile, slot_of_key(row), chunk), line + 2 * h, valid);
+  }
+  commit_copies();
+  wait_for_all_but<1>();
   group.sync();
-  if (row0 >= n) return;
+  if (row0 >= n) {  // the others still need this warp's part of V
+    wait_for_all_but<0>();
+    group.sync();
+    return;
+  }
 
   int tiles = (keys + 15) >> 4;
   if (p.causal) tiles = min(tiles, group.warp + 1);
@@ -337,6 +173,8 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
 #pragma unroll
     for (int i = 0; i < 4; ++i) weights[j][i] = pack(s[j][2 * i], s[j][2 * i + 1]);
   }
+  wait_for_all_but<0>();
+  group.sync();
   float o[8][4] = {};
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
@@ -357,13 +195,12 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
   write_rows<false>(q_tile, row0, n, p.to_out + static_cast<int64_t>(start) * h + head * kD, h, lane);
 }
 
-constexpr uint32_t kScratchBytes = 64;                         // place_of's, after the tiles
 constexpr uint32_t kForwardBytes = 3 * kMaxRows * kRowBytes;   // Q, K, V
 constexpr uint32_t kBackwardBytes = 4 * kMaxRows * kRowBytes;  // Q, dO, K, V
 
 __global__ __launch_bounds__(kThreads, kForwardBlocks) void forward_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  const Place place = place_of(p, reinterpret_cast<int*>(memory + kForwardBytes));
+  const Place place = place_of(p);
   for_each_problem(
       p, place, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kForwardBytes,
       [&](const Group& group, int head) { forward_problem<4>(p, group, place, head); },
@@ -437,7 +274,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   }
   if (row0 + g < n) lse0 = p.lse[static_cast<int64_t>(start + row0 + g) * p.heads + head];
   if (row0 + g + 8 < n) lse1 = p.lse[static_cast<int64_t>(start + row0 + g + 8) * p.heads + head];
-  wait_for_copies();
+  commit_copies();
+  wait_for_all_but<0>();
   group.sync();
 
   const int key_tiles = (keys + 15) >> 4, query_tiles = (n + 15) >> 4;
@@ -589,7 +427,7 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 
 __global__ __launch_bounds__(kThreads, kBackwardBlocks) void backward_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  const Place place = place_of(p, reinterpret_cast<int*>(memory + kBackwardBytes));
+  const Place place = place_of(p);
   for_each_problem(
       p, place, static_cast<uint32_t>(__cvta_generic_to_shared(memory)), kBackwardBytes,
       [&](const Group& group, int head) { backward_problem<4>(p, group, place, head); },
@@ -614,9 +452,8 @@ void launch(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs
             Stream stream) {
   check_attention_args(args);
   if (args.sequences == 0) return;  // attention_forward and attention_backward zero the rows then
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(bytes + kScratchBytes)));
-  kernel<<<args.sequences*((args.heads + 1) / 2), kThreads, bytes + kScratchBytes, stream>>>(p);
+  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  kernel<<<args.sequences * args.heads, kThreads, bytes, stream>>>(p);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 

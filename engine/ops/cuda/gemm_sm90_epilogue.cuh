@@ -40,13 +40,19 @@ struct Consumer {
   uint32_t aux_barrier;          // this warp's: its chunks hold the pre-activation
   float* sums;                   // [warps of the team][kTileN]
   float* bias;                   // [2][kTileN] of the team, used in turns
-  int stores = 0;                // bulk stores issued so far; chunk = stores % kChunks
+  int stores = 0;                // pairs of chunks sent off so far; the next pair = stores % (kChunks / 2)
 };
 
 template <class C>
 __device__ __forceinline__ int chunk_row(const Consumer& c, int mi) {
   return (c.member + mi) * 64 + c.warp * 16;  // one of the two is always 0
 }
+// Chunks are handled in pairs (one fence for both): two row blocks of the same columns, or two column blocks of a row.
+template <class C>
+__device__ __forceinline__ constexpr int pair_mi(int e) { return C::kM64 == 2 ? e : 0; }
+template <class C>
+__device__ __forceinline__ constexpr int pair_half(int q, int e) { return C::kM64 == 2 ? q : 2 * q + e; }
+
 template <class C>
 __device__ __forceinline__ int thread_in_team(const Consumer& c) {
   return c.member * kWarpgroup + c.warp * 32 + c.lane;
@@ -70,11 +76,11 @@ __device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMa
     store_wait_read<0>();
     barrier_expect(c.aux_barrier, C::kChunks * kChunkBytes);
 #pragma unroll
-    for (int mi = 0; mi < C::kM64; ++mi)
+    for (int q = 0; q < C::kChunks / 2; ++q)
 #pragma unroll
-      for (int h = 0; h < C::kHalves; ++h)
-        load_3d(c.staging + (mi * C::kHalves + h) * kChunkBytes, map, c.aux_barrier, w.col + h * 64,
-                w.row + chunk_row<C>(c, mi), 0);
+      for (int e = 0; e < 2; ++e)
+        load_3d(c.staging + (2 * q + e) * kChunkBytes, map, c.aux_barrier, w.col + pair_half<C>(q, e) * 64,
+                w.row + chunk_row<C>(c, pair_mi<C>(e)), 0);
   }
 }
 
@@ -128,14 +134,17 @@ __device__ __forceinline__ float load_bias(const Consumer& c, const Params& p, c
                      : static_cast<const float*>(p.bias)[at];
 }
 
-// Takes a free chunk, writes 32 values a lane (4 pairs of 8-column groups), sends it off.
+// The next pair of staging chunks, once the copy engine has read what was there.
 template <class C>
-__device__ __forceinline__ void stage_and_store(Consumer& c, const CUtensorMap* map, int x, int y, int z,
-                                                const float (&v)[32]) {
-  const uint32_t chunk = c.staging + c.stores % C::kChunks * kChunkBytes;
-  if (c.lane == 0) store_wait_read<C::kChunks - 1>();
+__device__ __forceinline__ uint32_t take_pair(Consumer& c) {
+  const uint32_t pair = c.staging + c.stores++ % (C::kChunks / 2) * (2 * kChunkBytes);
+  if (c.lane == 0) store_wait_read<C::kChunks / 2 - 1>();
   __syncwarp();
-  const uint32_t at = matrix_address(chunk, c.lane);
+  return pair;
+}
+
+// 32 values a lane (4 pairs of 8-column groups) into a chunk.
+__device__ __forceinline__ void stage(uint32_t at, const float (&v)[32]) {
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
     uint32_t r[4];
@@ -143,20 +152,11 @@ __device__ __forceinline__ void stage_and_store(Consumer& c, const CUtensorMap* 
     for (int i = 0; i < 4; ++i) r[i] = pack_bf16(v[pair * 8 + 2 * i], v[pair * 8 + 2 * i + 1]);
     store_matrices(at ^ (pair << 5), r);
   }
-  fence_async_proxy();
-  __syncwarp();
-  if (c.lane == 0) {
-    store_3d(map, chunk, x, y, z);
-    store_commit();
-  }
-  ++c.stores;
 }
 
 // dx · GELU'(pre), the pre-activation read from the chunk and replaced in place; column sums of the result (before it is
-// rounded) into sum[16].
-__device__ __forceinline__ void gelu_gradient_chunk(const Consumer& c, uint32_t chunk, const float* acc,
-                                                    const CUtensorMap* map, int x, int y, float (&sum)[16]) {
-  const uint32_t at = matrix_address(chunk, c.lane);
+// rounded) added to sum[16].
+__device__ __forceinline__ void gelu_gradient_chunk(uint32_t at, const float* acc, float (&sum)[16]) {
   uint32_t r[4][4];
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) load_matrices(at ^ (pair << 5), r[pair]);
@@ -172,12 +172,6 @@ __device__ __forceinline__ void gelu_gradient_chunk(const Consumer& c, uint32_t 
     }
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) store_matrices(at ^ (pair << 5), r[pair]);
-  fence_async_proxy();
-  __syncwarp();
-  if (c.lane == 0) {
-    store_3d(map, chunk, x, y, 0);
-    store_commit();
-  }
 }
 
 // `tile` counts this team's tiles; `bias` is what load_bias gave.
@@ -208,20 +202,30 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
   }
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, tile & 1);
   const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
+  const uint32_t lane_at = matrix_address(0, c.lane);
 #pragma unroll
-  for (int h = 0; h < C::kHalves; ++h) {
-    const int x = w.col + h * 64;
+  for (int q = 0; q < C::kChunks / 2; ++q) {
+    // Without a second output one pair of chunks goes off together, with one each chunk's two versions do.
+    constexpr bool kTwo = C::kEpilogue == Epilogue::kBiasGelu;
+    uint32_t pair = 0;
+    if constexpr (C::kEpilogue == Epilogue::kGeluGradient)
+      pair = c.staging + q * (2 * kChunkBytes);
+    else if constexpr (!kTwo)
+      pair = take_pair<C>(c);
     float sum[16];
-    if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
 #pragma unroll
-      for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
-    }
-#pragma unroll
-    for (int mi = 0; mi < C::kM64; ++mi) {
+    for (int e = 0; e < 2; ++e) {
+      const int mi = pair_mi<C>(e), h = pair_half<C>(q, e);
       const float* a = &acc[mi][h * 32];
-      const int y = w.row + chunk_row<C>(c, mi);
+      const int x = w.col + h * 64, y = w.row + chunk_row<C>(c, mi);
       if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
-        gelu_gradient_chunk(c, c.staging + (mi * C::kHalves + h) * kChunkBytes, a, map_out, x, y, sum);
+        if (e == 0 || C::kM64 == 1) {
+#pragma unroll
+          for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
+        }
+        gelu_gradient_chunk(pair + e * kChunkBytes + lane_at, a, sum);
+        if (e == 1 || C::kM64 == 1)
+          reduce_columns(sum, c.lane, c.sums + (c.member * 4 + c.warp) * C::kTileN + h * 64);
       } else {
         float v[32];
 #pragma unroll
@@ -231,16 +235,35 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
           v[4 * j] = a[4 * j] + b.x, v[4 * j + 1] = a[4 * j + 1] + b.y;
           v[4 * j + 2] = a[4 * j + 2] + b.x, v[4 * j + 3] = a[4 * j + 3] + b.y;
         }
-        if constexpr (C::kEpilogue == Epilogue::kBiasGelu) {
-          if (p.write_pre) stage_and_store<C>(c, map_aux, x, y, z, v);
+        if constexpr (kTwo) {
+          pair = take_pair<C>(c);
+          if (p.write_pre) stage(pair + lane_at, v);
 #pragma unroll
           for (int i = 0; i < 32; ++i) v[i] = gelu(v[i]);
+          stage(pair + kChunkBytes + lane_at, v);
+          fence_async_proxy();
+          __syncwarp();
+          if (c.lane == 0) {
+            if (p.write_pre) store_3d(map_aux, pair, x, y, z);
+            store_3d(map_out, pair + kChunkBytes, x, y, z);
+            store_commit();
+          }
+        } else {
+          stage(pair + e * kChunkBytes + lane_at, v);
         }
-        stage_and_store<C>(c, map_out, x, y, z, v);
       }
     }
-    if constexpr (C::kEpilogue == Epilogue::kGeluGradient)
-      reduce_columns(sum, c.lane, c.sums + (c.member * 4 + c.warp) * C::kTileN + h * 64);
+    if constexpr (!kTwo) {
+      fence_async_proxy();
+      __syncwarp();
+      if (c.lane == 0) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          store_3d(map_out, pair + e * kChunkBytes, w.col + pair_half<C>(q, e) * 64,
+                   w.row + chunk_row<C>(c, pair_mi<C>(e)), z);
+        store_commit();
+      }
+    }
   }
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
     // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's writes.

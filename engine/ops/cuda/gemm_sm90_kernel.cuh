@@ -59,7 +59,7 @@ __device__ __forceinline__ void load_stage(const Layout<C>& at, int s, const CUt
 }
 
 template <class C>
-__device__ __forceinline__ void multiply_stage(float (&acc)[C::kM64][C::kTileN / 2], uint64_t a, uint64_t b) {
+__device__ __forceinline__ void multiply_stage(float (&acc)[C::kM64][C::kTileN / 2], uint32_t a, uint32_t b) {
   constexpr int kTransA = C::kOp == Op::kWeightGradient ? 1 : 0;
   constexpr int kTransB = C::kOp == Op::kForward ? 0 : 1;
   // 16 values of K further on: 32 bytes inside the swizzle atom, or 16 rows of 128 bytes. Units of 16 bytes.
@@ -68,7 +68,8 @@ __device__ __forceinline__ void multiply_stage(float (&acc)[C::kM64][C::kTileN /
   for (int kk = 0; kk < kTileK / 16; ++kk)
 #pragma unroll
     for (int mi = 0; mi < C::kM64; ++mi)
-      wgmma<kTransA, kTransB>(acc[mi], a + kk * kStepA + mi * (8192 >> 4), b + kk * kStepB);
+      wgmma<kTransA, kTransB>(acc[mi], full_descriptor(a + kk * kStepA + mi * (8192 >> 4)),
+                              full_descriptor(b + kk * kStepB));
 }
 
 #endif  // sm_90a
@@ -82,8 +83,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   extern __shared__ __align__(1024) uint8_t shared[];
   const Layout<C> at{smem_address(shared)};
   int* offsets = reinterpret_cast<int*>(shared + Layout<C>::kOffsetsAt);
-  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
-  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32 % 4, 0);
+  const int warpgroup = uniform(static_cast<int>(threadIdx.x) / kWarpgroup);
+  const int warp = uniform(static_cast<int>(threadIdx.x) / 32 % 4);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const uint32_t rank = C::kCluster == 1 ? 0 : cluster_rank();
 
@@ -111,13 +112,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   Work w;
   if (warpgroup == 0) {
     registers_shrink<C::kProducerRegisters>();
-    if (warp == 0 && lane == 0) {
+    if (warp == 0) {
       int s = 0;
       uint32_t phase = 0;
       while (schedule.next(w)) {
         for (int k = 0; k < w.k_iters; ++k) {
           barrier_wait(at.empty(s), phase ^ 1);
-          load_stage<C>(at, s, &map_a, &map_b, w, k, rank);
+          if (lane == 0) load_stage<C>(at, s, &map_a, &map_b, w, k, rank);
+          __syncwarp();
           if (++s == C::kStages) s = 0, phase ^= 1;
         }
       }
@@ -135,8 +137,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                at.aux(consumer_warp),
                reinterpret_cast<float*>(shared + Layout<C>::kSumsAt) + team * C::kTeamSize * 4 * C::kTileN,
                reinterpret_cast<float*>(shared + Layout<C>::kBiasAt) + team * 2 * C::kTileN};
-    const uint64_t a0 = matrix_descriptor(at.a(0) + member * 8192, 8192);
-    const uint64_t b0 = matrix_descriptor(at.b(0), 8192);
+    const uint32_t a0 = matrix_descriptor(at.a(0) + member * 8192, 8192);
+    const uint32_t b0 = matrix_descriptor(at.b(0), 8192);
     const auto release = [&](int stage) {
       if constexpr (C::kCluster == 1) {
         if (lane == 0) barrier_arrive(at.empty(stage));

@@ -20,6 +20,9 @@ __device__ __forceinline__ uint32_t smem_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// The same value in every lane, told to the compiler: it can then use the scalar registers that wgmma and TMA read from.
+__device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
+
 // --- mbarrier -------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals));
@@ -157,9 +160,12 @@ __device__ __forceinline__ float unpack_high(uint32_t v) { return __uint_as_floa
 //   K-major:  rows are M (or N), 64 values of K a row. SBO = 1024 between groups of 8 rows; LBO unused.
 //   MN-major: rows are K, 64 values of M (or N) a row. SBO = 1024 between groups of 8 K; LBO = `mn_stride` between
 //             blocks of 64 M (or N).
-__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t addr, uint32_t mn_stride) {
-  return static_cast<uint64_t>((addr & 0x3ffff) >> 4) | static_cast<uint64_t>(mn_stride >> 4) << 16 |
-         static_cast<uint64_t>(1024 >> 4) << 32 | static_cast<uint64_t>(1) << 62;
+// The address is in units of 16 bytes in the low word, so a tile further on is one 32-bit addition; the high word is fixed.
+__device__ __forceinline__ uint32_t matrix_descriptor(uint32_t addr, uint32_t mn_stride) {
+  return (addr & 0x3ffff) >> 4 | (mn_stride >> 4) << 16;
+}
+__device__ __forceinline__ uint64_t full_descriptor(uint32_t low) {
+  return static_cast<uint64_t>((1024 >> 4) | 1u << 30) << 32 | low;
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "engine/ops/cuda/gemm_sm90.h"
+#include "engine/ops/cuda/gemm_sm90_ptx.cuh"
 
 namespace glia::cuda::sm90 {
 
@@ -82,7 +83,8 @@ struct Work {
   int slot;     // weight gradient: partial tile to write, or -1: the tile is complete
 };
 
-// Both the loading and the multiplying warps walk the same list, each on its own.
+// Both the loading and the multiplying warps walk the same list, each on its own. All lanes call together: what comes from
+// memory is passed through uniform(), without which all loops and addresses downstream live in vector registers.
 template <class C>
 class Scheduler {
  public:
@@ -94,8 +96,8 @@ class Scheduler {
       per_group_ = tiles_m_ * units_n_;
       if (p.equal_shares) {
         const long long total = share_total(offsets, p.groups, per_group_);
-        at_ = static_cast<int>(cluster * total / clusters);
-        end_ = static_cast<int>((cluster + 1) * total / clusters);
+        at_ = uniform(static_cast<int>(cluster * total / clusters));
+        end_ = uniform(static_cast<int>((cluster + 1) * total / clusters));
         cluster_ = cluster;
       } else {
         at_ = cluster;
@@ -103,7 +105,7 @@ class Scheduler {
       }
     } else {
       at_ = cluster;
-      end_ = (offsets[p.groups] + kTileRows - 1) / kTileRows * units_n_;
+      end_ = uniform((offsets[p.groups] + kTileRows - 1) / kTileRows) * units_n_;
     }
   }
 
@@ -119,7 +121,7 @@ class Scheduler {
       w.row = at_ / units_n_ * kTileRows;
       w.col = at_ % units_n_ * C::kUnitN + shift_;
       while (w.row >= offsets_[group_ + 1]) ++group_;
-      w.group = group_;
+      group_ = w.group = uniform(group_);
       w.k_begin = 0;
       w.k_iters = (p_.k + kTileK - 1) / kTileK;
       w.slot = -1;
@@ -143,23 +145,25 @@ class Scheduler {
   __device__ void next_gradient_tile(Work& w) {
     w.group = at_ / per_group_;
     place(w, at_ % per_group_);
-    w.k_begin = offsets_[w.group];
-    w.k_iters = (offsets_[w.group + 1] - w.k_begin + kTileK - 1) / kTileK;
+    w.k_begin = uniform(offsets_[w.group]);
+    w.k_iters = (uniform(offsets_[w.group + 1]) - w.k_begin + kTileK - 1) / kTileK;
     w.slot = -1;
     at_ += clusters_;
   }
   __device__ void next_share(Work& w) {
     const auto steps = [&](int row) { return (row + kTileK - 1) / kTileK; };
     while (at_ >= steps(offsets_[group_ + 1]) * per_group_) ++group_;
-    const int first = steps(offsets_[group_]);
-    const int depth = steps(offsets_[group_ + 1]) - first;
+    group_ = uniform(group_);
+    const int begin_row = uniform(offsets_[group_]);
+    const int first = steps(begin_row);
+    const int depth = steps(uniform(offsets_[group_ + 1])) - first;
     const int inside = at_ - first * per_group_;
     const int tile = inside / depth;
     const int begin = inside % depth;
     const int iters = min(depth - begin, end_ - at_);
     w.group = group_;
     place(w, tile);
-    w.k_begin = offsets_[group_] + begin * kTileK;
+    w.k_begin = begin_row + begin * kTileK;
     w.k_iters = iters;
     w.slot = iters == depth ? -1 : 2 * cluster_ + (begin == 0 ? 1 : 0);
     at_ += iters;

@@ -1,0 +1,181 @@
+#include <cub/device/device_radix_sort.cuh>
+#include <limits>
+
+#include "engine/ops/cuda/packs.cuh"
+#include "engine/ops/rows_kernels.h"
+
+namespace glia::cuda {
+namespace {
+
+// One warp a row.
+template <class T, class Out, int W>
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(const T* x, const int32_t* index, Out* y, int64_t n, int64_t rows, int64_t h) {
+  using A = Accumulator<T>;
+  const int lane = threadIdx.x % 32;
+  for (int64_t m = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; m < rows;
+       m += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+    const int64_t i = index[m];
+    const bool inside = i >= 0 && i < n;
+    const A other = i == -1 ? A{0} : std::numeric_limits<A>::quiet_NaN();
+    for (int64_t j = lane * W; j < h; j += 32 * W) {
+      A v[W];
+#pragma unroll
+      for (int k = 0; k < W; ++k) v[k] = other;
+      if (inside) load<W>(x + i * h + j, v);
+      store<W>(y + m * h + j, v);
+    }
+  }
+}
+
+// grid (chunks, columns / (blockDim.x·W)): one chunk of sorted entries, each thread W columns.
+template <class T, class Out, int W>
+__global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial, Out* y, int32_t n,
+                               int64_t rows, int64_t h) {
+  using A = Accumulator<T>;
+  constexpr int kAhead = 8;  // rows in flight
+  const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * W;
+  if (j >= h) return;
+  const int64_t begin = blockIdx.x * kScatterChunk, end = min(rows, begin + kScatterChunk);
+  const int32_t before = begin > 0 ? keys[begin - 1] : -1, after = end < rows ? keys[end] : -1;
+  A sum[W];
+  int32_t run = -1;
+  bool first = true;  // no key of this chunk has ended yet
+  const auto flush = [&](bool at_end) {
+    if (run < 0 || run >= n) return;
+    if (first && run == before) store<W>(partial + (blockIdx.x * 2) * h + j, sum);
+    else if (at_end && run == after) store<W>(partial + (blockIdx.x * 2 + 1) * h + j, sum);
+    else store<W>(y + run * h + j, sum);
+  };
+  for (int64_t e = begin; e < end; e += kAhead) {
+    A v[kAhead][W];
+    int32_t key[kAhead];
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      key[a] = e + a < end ? keys[e + a] : -1;
+      if (key[a] >= 0 && key[a] < n) load<W>(x + order[e + a] * h + j, v[a]);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      if (key[a] < 0 || key[a] >= n) continue;  // past the end, or an index of nobody: these come last
+      if (key[a] != run) {
+        if (run >= 0) {
+          flush(false);
+          first = false;
+        }
+        run = key[a];
+#pragma unroll
+        for (int k = 0; k < W; ++k) sum[k] = A{0};
+      }
+#pragma unroll
+      for (int k = 0; k < W; ++k) sum[k] += v[a][k];
+    }
+  }
+  flush(true);
+}
+
+// The chunk where a crossing run begins adds the pieces of the chunks that follow.
+template <class A, class Out, int W>
+__global__ void scatter_crossing_kernel(const int32_t* keys, const A* partial, Out* y, int32_t n, int64_t rows, int64_t h) {
+  const int64_t begin = blockIdx.x * kScatterChunk, end = begin + kScatterChunk;
+  if (end >= rows) return;
+  const int32_t key = keys[end - 1];
+  if (key >= n || keys[end] != key) return;                                        // the last run ends here
+  if (begin > 0 && keys[begin] == key && keys[begin - 1] == key) return;           // it began in an earlier chunk
+  const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * W;
+  if (j >= h) return;
+  A sum[W];
+  load<W>(partial + (blockIdx.x * 2 + 1) * h + j, sum);
+  for (int64_t c = blockIdx.x + 1; c * kScatterChunk < rows && keys[c * kScatterChunk] == key; ++c) {
+    A v[W];
+    load<W>(partial + c * 2 * h + j, v);
+#pragma unroll
+    for (int k = 0; k < W; ++k) sum[k] += v[k];
+  }
+  store<W>(y + key * h + j, sum);
+}
+
+struct SortSizes {
+  int bits;
+  size_t cub_bytes;
+  int64_t lists;  // bytes of one list of int32, a multiple of 256
+};
+
+SortSizes sort_sizes(int64_t rows, int64_t n) {
+  SortSizes s{1, 0, (rows * 4 + 255) / 256 * 256};
+  while (s.bits < 32 && (int64_t{1} << s.bits) <= n) ++s.bits;  // keys go up to n, which stands for "nobody"
+  const uint32_t* keys = nullptr;
+  const int32_t* values = nullptr;
+  CUDA_CHECK(cub::DeviceRadixSort::SortPairs(nullptr, s.cub_bytes, keys, const_cast<uint32_t*>(keys), values,
+                                             const_cast<int32_t*>(values), static_cast<int>(rows), 0, s.bits));
+  return s;
+}
+
+}  // namespace
+
+template <class T, class Out>
+void gather_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t rows, int64_t h, Stream stream) {
+  if (rows == 0 || h == 0) return;
+  using Narrow = std::conditional_t<sizeof(T) < sizeof(Out), T, Out>;
+  with_pack_width<Narrow>(h, [&](auto width) {
+    constexpr int W = decltype(width)::value;
+    gather_kernel<T, Out, W><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, index, y, n, rows, h);
+  });
+  CUDA_CHECK_LAUNCH("gather_rows", stream);
+}
+
+int64_t sort_workspace(int64_t rows, int64_t n) {
+  const SortSizes s = sort_sizes(rows, n);
+  return 2 * s.lists + static_cast<int64_t>(s.cub_bytes);
+}
+
+void sort_by_index(const int32_t* index, int32_t* keys, int32_t* order, int64_t rows, int64_t n, void* workspace,
+                   Stream stream) {
+  if (rows == 0) return;
+  SortSizes s = sort_sizes(rows, n);
+  auto* unsorted = static_cast<uint32_t*>(workspace);
+  auto* iota = reinterpret_cast<int32_t*>(static_cast<char*>(workspace) + s.lists);
+  for_each("sort_by_index/keys", rows, stream, [=] __device__(int64_t m) {
+    const int32_t i = index[m];
+    unsorted[m] = static_cast<uint32_t>(i >= 0 && i < n ? i : n);
+    iota[m] = static_cast<int32_t>(m);
+  });
+  CUDA_CHECK(cub::DeviceRadixSort::SortPairs(static_cast<char*>(workspace) + 2 * s.lists, s.cub_bytes,
+                                             static_cast<const uint32_t*>(unsorted), reinterpret_cast<uint32_t*>(keys),
+                                             static_cast<const int32_t*>(iota), order, static_cast<int>(rows), 0, s.bits, stream));
+  CUDA_CHECK_LAUNCH("sort_by_index", stream);
+}
+
+template <class T, class Out>
+void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial, Out* y, int64_t n, int64_t rows,
+                  int64_t h, Stream stream) {
+  if (rows == 0 || h == 0 || n == 0) return;
+  using A = Accumulator<T>;
+  const int64_t chunks = (rows + kScatterChunk - 1) / kScatterChunk;
+  const auto run = [&](auto width) {
+    constexpr int W = decltype(width)::value;
+    const int64_t packs = (h + W - 1) / W;
+    const int threads = static_cast<int>(std::min<int64_t>(128, (packs + 31) / 32 * 32));
+    const dim3 grid(chunks, (packs + threads - 1) / threads);
+    scatter_kernel<T, Out, W><<<grid, threads, 0, stream>>>(x, keys, order, partial, y, static_cast<int32_t>(n), rows, h);
+    CUDA_CHECK_LAUNCH("scatter_rows", stream);
+    if (chunks > 1)
+      scatter_crossing_kernel<A, Out, W><<<grid, threads, 0, stream>>>(keys, partial, y, static_cast<int32_t>(n), rows, h);
+    CUDA_CHECK_LAUNCH("scatter_rows/crossing", stream);
+  };
+  // 4 columns a thread keep eight rows of packs in registers.
+  if (h % 4 == 0) run(std::integral_constant<int, 4>{});
+  else run(std::integral_constant<int, 1>{});
+}
+
+#define INSTANTIATE(T, Out)                                                                                                \
+  template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);                            \
+  template void scatter_rows(const T*, const int32_t*, const int32_t*, Accumulator<T>*, Out*, int64_t, int64_t, int64_t, Stream);
+INSTANTIATE(float, float)
+INSTANTIATE(double, double)
+INSTANTIATE(bfloat16, bfloat16)
+INSTANTIATE(float, bfloat16)
+INSTANTIATE(bfloat16, float)
+#undef INSTANTIATE
+
+}  // namespace glia::cuda
