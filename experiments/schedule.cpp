@@ -223,7 +223,7 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   omp_set_num_threads(threads);
 
   StepEstimate estimate;
-  if (options.estimate && !open.empty()) {
+  if (options.estimate && !open.empty()) try {
     estimate = estimate_steps(open, data, devices[0]);
     double seconds = 0;
     for (const RunSpec& spec : open) seconds += estimate.run_seconds(spec, data);
@@ -234,6 +234,8 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
     fmt::print(out, "estimate   {} a step here, measured on a few; about {} for {} run{}\n", parts, clock_text(seconds / parallel),
                open.size(), open.size() == 1 ? "" : "s");
     std::fflush(out);
+  } catch (const Error& error) {  // each run says so itself
+    fmt::print(out, "estimate   none: {}\n", error.what());
   }
   if (options.dry_run) return 0;
 

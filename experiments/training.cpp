@@ -136,7 +136,7 @@ void Trainer::step() {
   // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
   Bucket& bucket = buckets_[tokens];
   if (options_.graphs && bucket.warm && !bucket.graph) bucket.graph = capture_graph(context_, [&] { work(tokens); });
-  if (bucket.graph)
+  if (options_.graphs && bucket.graph)
     bucket.graph->replay();
   else
     work(tokens);

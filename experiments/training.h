@@ -59,6 +59,8 @@ class Trainer {
 
   // Milliseconds of each of `count` further steps, as the device sees them; for estimates and tools/bench.
   std::vector<double> timed_steps(int64_t count);
+  // Off: eager steps from here on, whatever was captured. The bits are the same.
+  void use_graphs(bool on) { options_.graphs = on; }
 
  private:
   static constexpr int64_t kRunAhead = 32;
