@@ -51,7 +51,7 @@ std::string write_saved_run(const std::string& out, const std::string& router) {
 TEST_CASE("route: every router's choices are traced, and agree with the model's") {
   TemporaryFolder tmp("saved-model");
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     const Run run = read_run(write_saved_run(tmp.path, row.name));
     Context context(Device::cpu());
     const auto model = load_saved_model(context, run, DType::kFloat32);
