@@ -26,7 +26,7 @@ Options saved_options(const results::Run& run) {
               : value.is_boolean() ? (value.get<bool>() ? "on" : "off")
                                    : value.dump());
   }
-  if (c.data.options.empty()) o.dataset = c.data.name;  // config.json of an earlier version
+  if (o.dataset == "auto") o.dataset = c.data.name;  // what it turned out to be
   if (const auto it = c.train.find("max_length"); it != c.train.end() && it->is_number_integer())
     o.max_length = it->get<int64_t>();
   return o;
