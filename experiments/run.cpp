@@ -337,6 +337,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);
+  c.data.options = to_json(o, Flag::Part::kData);
   c.commit = build_commit();
   c.device = device;
   c.command = command;

@@ -208,6 +208,8 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
   }
+  // With it a checkpoint can be used without the data (tools/route).
+  if (!options.dry_run && !open.empty()) data.vocabulary().save(options.out + "/vocab.txt");
   const int64_t steps = total_steps(options, data);
   fmt::print(out, "runs       {} configuration{} × {} seed{} = {}, {} of them finished before; {} steps each, batch {}\n", configs.size(),
              configs.size() == 1 ? "" : "s", specs.size() / configs.size(), specs.size() == configs.size() ? "" : "s", specs.size(),
