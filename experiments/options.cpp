@@ -67,7 +67,7 @@ const std::vector<Flag>& flags() {
       {"precision", &O::precision, kNone, "float32, bfloat16, or auto: bfloat16 on a GPU"},
       {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
-      {"jobs", &O::jobs, kNone, "runs side by side; 0: one on a CPU, two on each GPU", run_all},
+      {"jobs", &O::jobs, kNone, "runs side by side; 0: two on each GPU; on a CPU one, or with --preset quick one a core", run_all},
       {"threads", &O::threads, kNone, "CPU threads of each run; 0: all cores shared by the runs side by side"},
       {"graphs", &O::graphs, kNone, "replay each training step as a CUDA graph"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},

@@ -13,9 +13,9 @@ namespace {
 const std::array<FlagSet, 3> kPresets{{
     {"quick", "minutes on two CPU cores: a small model on the synthetic corpus",
      {{"seeds", "2"}, {"layers", "4"}, {"hidden", "64"}, {"heads", "4"}, {"ffn", "128"}, {"synthetic-rows", "3000"},
-      {"synthetic-test-rows", "1200"}, {"vocab-size", "2000"}, {"max-rows", "3000"}, {"max-test-rows", "1200"}, {"epochs", "4"},
-      {"batch", "32"}, {"eval-batch", "128"}, {"lr", "0.002"}, {"warmup", "0.1"}, {"eval-every", "0"}, {"log-every", "10"},
-      {"validation-fraction", "0.1"}}},
+      {"synthetic-test-rows", "1200"}, {"difficulty", "0.3"}, {"vocab-size", "2000"}, {"max-rows", "3000"},
+      {"max-test-rows", "1200"}, {"epochs", "4"}, {"batch", "16"}, {"eval-batch", "64"}, {"lr", "0.001"}, {"warmup", "0.1"},
+      {"eval-every", "0"}, {"log-every", "25"}, {"validation-fraction", "0.1"}}},
     {"small", "an hour or so on two CPU cores: a smaller model on real data",
      {{"seeds", "2"}, {"layers", "4"}, {"hidden", "128"}, {"heads", "4"}, {"ffn", "512"}, {"max-rows", "10000"},
       {"synthetic-rows", "11000"}, {"epochs", "4"}, {"batch", "32"}, {"eval-batch", "128"}, {"lr", "0.0005"},
