@@ -36,6 +36,11 @@ BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : spl
   }
 }
 
+int64_t BatchPlan::tokens(int64_t batch) const {
+  CHECK(batch >= 0 && batch < batches(), "batch plan: wants a batch below {}, got {}", batches(), batch);
+  return tokens_[static_cast<size_t>(batch)];
+}
+
 int64_t BatchPlan::max_tokens() const {
   return tokens_.empty() ? 0 : *std::max_element(tokens_.begin(), tokens_.end());
 }

@@ -55,7 +55,8 @@ class BatchPlan {
   BatchPlan(const TokenSplit& split, const BatchOptions& options);
 
   int64_t batches() const { return static_cast<int64_t>(tokens_.size()); }
-  int64_t tokens(int64_t batch) const { return tokens_.at(static_cast<size_t>(batch)); }
+  int64_t tokens(int64_t batch) const;
+
   int64_t sequences(int64_t batch) const { return static_cast<int64_t>(rows(batch).size()); }
   int64_t max_tokens() const;
   int64_t total_tokens() const;

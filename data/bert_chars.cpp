@@ -105,7 +105,9 @@ BertChars::BertChars(bool lowercase) : page_of_(0x1100) {
       }
       utf8proc_int32_t decomposed[16] = {static_cast<utf8proc_int32_t>(c)};
       utf8proc_ssize_t n = 1;
-      if (lowercase && !in(diff::kNotDecomposed, c)) {
+      const utf8proc_property_t* property = utf8proc_get_property(decomposed[0]);
+      const bool whole = property->decomp_seqindex == UINT16_MAX && !(c >= 0xAC00 && c <= 0xD7A3);  // Hangul is computed
+      if (lowercase && !whole && !in(diff::kNotDecomposed, c)) {
         int boundary = 0;
         n = utf8proc_decompose_char(decomposed[0], decomposed, 16,
                                     static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE),

@@ -17,13 +17,11 @@ namespace {
 
 constexpr uint64_t kTokenizerVersion = 1;  // to be raised when the tokenizer's or a loader's output changes
 
-std::string find_vocabulary(const DatasetOptions& options, bool is_synthetic) {
-  if (!options.vocab.empty()) return options.vocab;
-  if (is_synthetic) return "";  // made-up words want pieces of their own
-  const std::filesystem::path dir = datasets::ag_news_dir(options);
-  for (const std::filesystem::path& path : {dir / "vocab.txt", dir / ".." / "vocab.txt"})
-    if (std::filesystem::is_regular_file(path)) return path.string();
-  return "";
+constexpr const char* kTrained = "trained on the train texts";
+
+// Made-up words want pieces of their own, unless the user says otherwise.
+std::string vocabulary_path(const DatasetOptions& options, bool is_synthetic) {
+  return is_synthetic ? options.vocab : find_vocabulary(options);
 }
 
 TokenSplit select_rows(const TokenSplit& from, const std::vector<int64_t>& rows) {
@@ -32,27 +30,30 @@ TokenSplit select_rows(const TokenSplit& from, const std::vector<int64_t>& rows)
   return split;
 }
 
-CachedTokens make_tokens(const DatasetRow& row, const DatasetOptions& options, const std::string& vocab_path,
-                         std::shared_ptr<const WordPiece>& tokenizer, BadRows& bad_rows) {
-  const TextDataset text = row.load(options, bad_rows);
-  CachedTokens tokens;
-  if (vocab_path.empty()) {
-    VocabTrainer trainer(options.lowercase);
-    for (const std::string& t : text.train.texts) trainer.add(t);
-    tokens.vocabulary = trainer.train({.size = options.trained_vocab_size});
-    tokenizer = std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens.vocabulary, "trained vocabulary"),
-                                            options.lowercase);
-  }
-  tokens.class_names = text.class_names;
-  tokens.source = text.source;
-  tokens.is_synthetic = text.is_synthetic;
-  tokens.bayes_accuracy = text.bayes_accuracy;
-  tokens.train = tokenize_split(text.train, *tokenizer, options.max_length);
-  tokens.test = tokenize_split(text.test, *tokenizer, options.max_length);
-  return tokens;
+}  // namespace
+
+std::string find_vocabulary(const DatasetOptions& options) {
+  if (!options.vocab.empty()) return options.vocab;
+  const std::filesystem::path dir = datasets::ag_news_dir(options);
+  for (const std::filesystem::path& path : {dir / "vocab.txt", dir / ".." / "vocab.txt"})
+    if (std::filesystem::is_regular_file(path)) return path.string();
+  return "";
 }
 
-}  // namespace
+std::string dataset_name(const DatasetOptions& options) {
+  if (options.name != "auto") return options.name;
+  // A folder that was asked for and holds nothing is a mistake to report, not a reason to generate text.
+  return datasets::ag_news_is_there(options) || !options.data_dir.empty() ? "ag_news" : "synthetic";
+}
+
+WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data) {
+  const std::string path = vocabulary_path(options, data.is_synthetic);
+  if (!path.empty()) return WordPiece(Vocabulary::from_file(path), options.lowercase);
+  VocabTrainer trainer(options.lowercase);
+  for (const std::string& text : data.train.texts) trainer.add(text);
+  return WordPiece(Vocabulary::from_tokens(trainer.train({.size = options.trained_vocab_size}), kTrained),
+                   options.lowercase);
+}
 
 void TokenSplit::append(const TokenSplit& from, int64_t row) {
   ids.insert(ids.end(), from.ids.begin() + from.offsets[row], from.ids.begin() + from.offsets[row + 1]);
@@ -68,7 +69,6 @@ TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, in
   struct Part {
     std::vector<int32_t> ids;
     std::vector<int64_t> lengths;
-    int64_t cut = 0;
   };
   const auto rows = static_cast<int64_t>(texts.texts.size());
   std::vector<Part> parts(static_cast<size_t>((rows + kChunk - 1) / kChunk));
@@ -76,7 +76,7 @@ TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, in
     for (int64_t row = begin; row < end; ++row) {
       Part& part = parts[static_cast<size_t>(row / kChunk)];
       const size_t before = part.ids.size();
-      part.cut += tokenizer.encode_sequence(texts.texts[static_cast<size_t>(row)], max_length, part.ids);
+      tokenizer.encode_sequence(texts.texts[static_cast<size_t>(row)], max_length, part.ids);
       part.lengths.push_back(static_cast<int64_t>(part.ids.size() - before));
     }
   });
@@ -88,7 +88,6 @@ TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, in
   for (const Part& part : parts) {
     split.ids.insert(split.ids.end(), part.ids.begin(), part.ids.end());
     for (const int64_t length : part.lengths) split.offsets.push_back(split.offsets.back() + length);
-    split.cut += part.cut;
   }
   split.labels = texts.labels;
   return split;
@@ -119,18 +118,13 @@ SplitRows stratified_split(const std::vector<int32_t>& labels, double fraction, 
 }
 
 Dataset load_dataset(const DatasetOptions& options) {
-  std::string name = options.name;
-  if (name == "auto") {
-    // A folder that was asked for and holds nothing is a mistake to report, not a reason to generate text.
-    name = datasets::ag_news_is_there(options) || !options.data_dir.empty() ? "ag_news" : "synthetic";
-  }
-  const DatasetRow& row = find_dataset(name);
+  const DatasetRow& row = find_dataset(dataset_name(options));
   Dataset data;
   data.name = row.name;
   data.max_length = options.max_length;
   data.bad_rows = BadRows(options.skip_bad_rows);
 
-  const std::string vocab_path = find_vocabulary(options, name == "synthetic");
+  const std::string vocab_path = vocabulary_path(options, data.name == "synthetic");
   uint64_t vocab_key = hash_bytes("trained", static_cast<uint64_t>(options.trained_vocab_size));
   if (!vocab_path.empty()) {
     data.tokenizer = std::make_shared<WordPiece>(Vocabulary::from_file(vocab_path), options.lowercase);
@@ -139,19 +133,31 @@ Dataset load_dataset(const DatasetOptions& options) {
   const std::string rest =
       fmt::format("{}|{}|{}|{}", options.lowercase, options.max_length, options.skip_bad_rows, kTokenizerVersion);
   const uint64_t key =
-      hash_bytes(rest, hash_bytes(name, row.content_key(options) ^ vocab_key * 0x9E3779B97F4A7C15ull));
+      hash_bytes(data.name + "|" + rest, hash_bytes(std::to_string(vocab_key), row.content_key(options)));
 
   std::optional<CachedTokens> tokens;
-  if (!options.cache_dir.empty()) tokens = read_token_cache(options.cache_dir, name, key);
+  if (!options.cache_dir.empty()) tokens = read_token_cache(options.cache_dir, data.name, key);
   data.from_cache = tokens.has_value();
-  if (!tokens) {
-    tokens = make_tokens(row, options, vocab_path, data.tokenizer, data.bad_rows);
-    // Rows that were skipped are reported at each load, so such ids are not cached.
+  if (tokens) {
+    if (!data.tokenizer)
+      data.tokenizer =
+          std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, kTrained), options.lowercase);
+  } else {
+    const TextDataset text = row.load(options, data.bad_rows);
+    tokens.emplace();
+    if (!data.tokenizer) {
+      data.tokenizer = std::make_shared<WordPiece>(tokenizer_for(options, text));
+      tokens->vocabulary = data.vocabulary().tokens();
+    }
+    tokens->class_names = text.class_names;
+    tokens->source = text.source;
+    tokens->is_synthetic = text.is_synthetic;
+    tokens->bayes_accuracy = text.bayes_accuracy;
+    tokens->train = tokenize_split(text.train, *data.tokenizer, options.max_length);
+    tokens->test = tokenize_split(text.test, *data.tokenizer, options.max_length);
+    // Rows that were skipped are to be listed at each load, so such ids are not cached.
     if (!options.cache_dir.empty() && data.bad_rows.count() == 0)
-      write_token_cache(options.cache_dir, name, key, *tokens);
-  } else if (vocab_path.empty()) {
-    data.tokenizer = std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, "trained vocabulary"),
-                                                 options.lowercase);
+      data.cache_note = write_token_cache(options.cache_dir, data.name, key, *tokens);
   }
   data.source = tokens->source;
   data.is_synthetic = tokens->is_synthetic;

@@ -34,7 +34,6 @@ struct TokenSplit {
   std::vector<int32_t> ids;         // [offsets[N]]
   std::vector<int64_t> offsets{0};  // [N + 1]
   std::vector<int32_t> labels;      // [N]
-  int64_t cut = 0;                  // sequences that were truncated to max_length
   int64_t size() const { return static_cast<int64_t>(labels.size()); }
   int64_t tokens() const { return offsets.back(); }
   int64_t length(int64_t row) const { return offsets[row + 1] - offsets[row]; }
@@ -50,7 +49,8 @@ struct Dataset {
   std::shared_ptr<const WordPiece> tokenizer;
   int64_t max_length = 0;
   bool from_cache = false;
-  BadRows bad_rows;  // what --skip-bad-rows left out (empty when the ids came from the cache)
+  std::string cache_note;  // why the ids could not be cached; "" when all went well
+  BadRows bad_rows;        // what --skip-bad-rows left out (empty when the ids came from the cache)
 
   int64_t classes() const { return static_cast<int64_t>(class_names.size()); }
   const Vocabulary& vocabulary() const { return tokenizer->vocabulary(); }
@@ -102,6 +102,15 @@ struct DatasetRow {
 
 const std::vector<DatasetRow>& dataset_rows();
 const DatasetRow& find_dataset(const std::string& name);  // an unknown name is an error that lists the known ones
+
+// `auto` resolved: ag_news where its files are or where a folder is named, else synthetic.
+std::string dataset_name(const DatasetOptions& options);
+
+// The tokenizer of a data set: with the vocabulary that is found, else with one trained on its train texts.
+WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data);
+
+// Where the vocabulary is: options.vocab, or vocab.txt in the data folder or above it; "" when there is none.
+std::string find_vocabulary(const DatasetOptions& options);
 
 // The data set's token ids, from the cache where it holds exactly these contents, else made and cached.
 Dataset load_dataset(const DatasetOptions& options);

@@ -42,7 +42,7 @@ class Writer {
     number<uint64_t>(values.size());
     bytes.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
   }
-  void split(const TokenSplit& s) { numbers(s.ids), numbers(s.offsets), numbers(s.labels), number(s.cut); }
+  void split(const TokenSplit& s) { numbers(s.ids), numbers(s.offsets), numbers(s.labels); }
   std::string bytes;
 };
 
@@ -75,8 +75,7 @@ class Reader {
   }
   TokenSplit split() {
     TokenSplit s;
-    s.ids = numbers<int32_t>(), s.offsets = numbers<int64_t>(), s.labels = numbers<int32_t>(),
-    s.cut = number<int64_t>();
+    s.ids = numbers<int32_t>(), s.offsets = numbers<int64_t>(), s.labels = numbers<int32_t>();
     CHECK(s.offsets.size() == s.labels.size() + 1 && s.offsets.front() == 0 &&
               s.offsets.back() == static_cast<int64_t>(s.ids.size()),
           "token cache: {} offsets for {} labels", s.offsets.size(), s.labels.size());

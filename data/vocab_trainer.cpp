@@ -19,8 +19,10 @@ struct Word {
 
 class Merger {
  public:
-  // `pieces`: the single characters, those at the beginning of a word first in no particular sense; ids are indices.
-  Merger(std::vector<Word> words, std::vector<std::string> pieces) : words_(std::move(words)), pieces_(std::move(pieces)) {
+  // `pieces`: the single characters, those at the beginning of a word first in no particular sense; ids are
+  // indices.
+  Merger(std::vector<Word> words, std::vector<std::string> pieces)
+      : words_(std::move(words)), pieces_(std::move(pieces)) {
     counts_.resize(pieces_.size());
     touching_.resize(pieces_.size());
     for (int32_t w = 0; w < static_cast<int32_t>(words_.size()); ++w) {
@@ -71,8 +73,8 @@ class Merger {
   };
 
   int32_t pair_of(int32_t left, int32_t right) {
-    const auto [at, is_new] = by_pieces_.try_emplace(static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right),
-                                                     static_cast<int32_t>(pairs_.size()));
+    const auto [at, is_new] = by_pieces_.try_emplace(
+        static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right), static_cast<int32_t>(pairs_.size()));
     if (is_new) {
       pairs_.push_back({left, right, 0, 0, {}});
       touching_[left].push_back(at->second);
@@ -92,7 +94,8 @@ class Merger {
     ++pair.version;
     if (pair.count <= 0) return;
     const double together = static_cast<double>(pair.count);
-    const double ratio = static_cast<double>(counts_[pair.left]) * static_cast<double>(counts_[pair.right]) / (together * total_);
+    const double ratio =
+        static_cast<double>(counts_[pair.left]) * static_cast<double>(counts_[pair.right]) / (together * total_);
     if (ratio >= 1) return;  // seen together less often than by chance
     heap_.push({-together * rng_detail::log_exact(ratio), p, pair.version});
   }
@@ -123,7 +126,8 @@ class Merger {
       word.pieces = std::move(after);
     }
     // Counts of the three pieces went into the gain of every pair that they are part of.
-    for (const int32_t piece : {left, right, merged}) touched.insert(touched.end(), touching_[piece].begin(), touching_[piece].end());
+    for (const int32_t piece : {left, right, merged})
+      touched.insert(touched.end(), touching_[piece].begin(), touching_[piece].end());
     std::sort(touched.begin(), touched.end());
     touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
     for (const int32_t t : touched) push(t);
@@ -146,10 +150,8 @@ void VocabTrainer::add(std::string_view text) {
   for_each_word(text, lowercase_, [&](std::string_view word) {
     ++words_;
     const auto at = counts_.find(word);
-    if (at != counts_.end())
-      ++at->second;
-    else
-      counts_.emplace(word, 1);
+    if (at != counts_.end()) ++at->second;
+    else counts_.emplace(word, 1);
   });
 }
 
@@ -166,7 +168,8 @@ std::vector<std::string> VocabTrainer::train(const VocabTrainerOptions& options)
   for (const auto& [code, count] : characters)
     if (count >= options.min_count) frequent.emplace_back(-count, code);
   std::sort(frequent.begin(), frequent.end());
-  if (static_cast<int64_t>(frequent.size()) > options.max_characters) frequent.resize(static_cast<size_t>(options.max_characters));
+  if (static_cast<int64_t>(frequent.size()) > options.max_characters)
+    frequent.resize(static_cast<size_t>(options.max_characters));
   std::vector<uint32_t> alphabet;
   for (const auto& [count, code] : frequent) alphabet.push_back(code);
   std::sort(alphabet.begin(), alphabet.end());
@@ -174,7 +177,8 @@ std::vector<std::string> VocabTrainer::train(const VocabTrainerOptions& options)
   std::vector<std::string> tokens{"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}, pieces;
   const auto needed = static_cast<int64_t>(tokens.size() + 2 * alphabet.size());
   if (options.size < needed)
-    fail_input("vocabulary trainer: expected a size of at least {} (the characters and special tokens), got {}", needed, options.size);
+    fail_input("vocabulary trainer: expected a size of at least {} (the characters and special tokens), got {}",
+               needed, options.size);
   std::map<uint32_t, int32_t> index;
   for (const bool continues : {false, true})
     for (const uint32_t code : alphabet) {
@@ -192,7 +196,8 @@ std::vector<std::string> VocabTrainer::train(const VocabTrainerOptions& options)
     for (const char *p = text.data(), *end = p + text.size(); p < end && known;) {
       const auto at = index.find(utf8::decode(p, end));
       known = at != index.end();
-      if (known) word.pieces.push_back(at->second + (word.pieces.empty() ? 0 : static_cast<int32_t>(alphabet.size())));
+      if (known)
+        word.pieces.push_back(at->second + (word.pieces.empty() ? 0 : static_cast<int32_t>(alphabet.size())));
     }
     if (known && word.pieces.size() > 1) words.push_back(std::move(word));
   }

@@ -1,8 +1,8 @@
 // Learns a WordPiece vocabulary. Pieces begin as single characters; the pair of neighbours whose merge raises the
-// likelihood of the training text most becomes a piece, again and again (M. Schuster, K. Nakajima, "Japanese and Korean
-// voice search", ICASSP 2012). Under a unigram model a merge of a and b gains about n_ab · ln(n_ab · N / (n_a · n_b));
-// N, the number of pieces in the text, is held at its first value. Deterministic: ties go to the pair found first in
-// the sorted words, and the logarithm is our own.
+// likelihood of the training text most becomes a piece, again and again (M. Schuster, K. Nakajima, "Japanese and
+// Korean voice search", ICASSP 2012). Under a unigram model a merge of a and b gains about n_ab · ln(n_ab · N /
+// (n_a · n_b)); N, the number of pieces in the text, is held at its first value. Deterministic: ties go to the pair
+// found first in the sorted words, and the logarithm is our own.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 namespace glia {
 
 struct VocabTrainerOptions {
-  int64_t size = 30000;          // tokens at most, the five special ones and the characters included
-  int64_t min_count = 2;         // of a pair that is merged, and of a character
-  int64_t max_characters = 1000; // the most frequent ones; words with others are left out
+  int64_t size = 30000;           // tokens at most, the five special ones and the characters included
+  int64_t min_count = 2;          // of a pair that is merged, and of a character
+  int64_t max_characters = 1000;  // the most frequent ones; words with others are left out
   std::function<void(int64_t done, int64_t of)> progress{};
 };
 

@@ -1,5 +1,5 @@
-// A word in the making: code points go in as the entries of BertChars, whole normalised words come out. The slow, general
-// way of the tokenizer, and the vocabulary trainer's only one.
+// A word in the making: code points go in as the entries of BertChars, whole normalised words come out. The slow,
+// general way of the tokenizer, and the vocabulary trainer's only one.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,8 @@ class WordBuilder {
 
   explicit WordBuilder(const BertChars& chars) : table_(chars) {}
 
-  // `on_word` is called, without arguments, for each word that this code point completes; the accessors below tell which.
+  // `on_word` is called, without arguments, for each word that this code point completes; the accessors below tell
+  // which.
   template <class F>
   void take(BertChars::Entry entry, const char* begin, const char* end, F&& on_word) {
     switch (entry.kind()) {
@@ -33,10 +34,17 @@ class WordBuilder {
         add(entry.payload(), begin, end);
         end_word(on_word);
         break;
-      case CharKind::kSpace: end_word(on_word); break;
-      case CharKind::kDrop: break;
-      case CharKind::kBarrier: place_marks(); break;
-      case CharKind::kMark: marks_.push_back({entry.payload(), entry.aux(), begin, end}); break;
+      case CharKind::kSpace:
+        end_word(on_word);
+        break;
+      case CharKind::kDrop:
+        break;
+      case CharKind::kBarrier:
+        place_marks();
+        break;
+      case CharKind::kMark:
+        marks_.push_back({entry.payload(), entry.aux(), begin, end});
+        break;
       case CharKind::kSequence: {
         const BertChars::Entry* part = table_.sequence(entry);
         for (uint32_t i = 0; i < entry.aux(); ++i) take(part[i], begin, end, on_word);

@@ -104,7 +104,7 @@ PieceTrie::PieceTrie(const Vocabulary& vocabulary) {
     std::sort(keys[root].begin(), keys[root].end());
     queue.push_back({root, root, 0, keys[root].size(), 0});
   }
-  int32_t first_free = 2;
+  int32_t first_free = 256, several_from = 0;  // places below 256 would need a negative base
   std::vector<uint8_t> bytes;
   for (size_t q = 0; q < queue.size(); ++q) {
     const Range range = queue[q];
@@ -127,11 +127,16 @@ PieceTrie::PieceTrie(const Vocabulary& vocabulary) {
       ++first_free;
       grow(first_free);
     }
-    int32_t base = std::max(0, first_free - bytes[0]);
+    // An only child takes the first free place. Several look on from where the last long search ended: what is left
+    // before that is nearly full.
+    int32_t base = first_free - bytes[0];
+    if (bytes.size() > 1) base = std::max(base, several_from);
+    const int32_t from = base;
     for (;; ++base) {
       grow(base);
       if (std::all_of(bytes.begin(), bytes.end(), [&](uint8_t b) { return nodes_[base + b].check < 0; })) break;
     }
+    if (base - from > 128) several_from = base;
     nodes_[range.node].base = base;
     for (const uint8_t byte : bytes) {
       size_t last = first;

@@ -3,13 +3,15 @@
 //
 // Where implementations disagree we follow Hugging Face's Rust code (0.23), not Google's Python nor the slow one of
 // `transformers`:
-//  * special tokens ([UNK] [CLS] [SEP] [PAD] [MASK]) written in the raw text, in exactly that case, become their ids
+//  * special tokens ([UNK] [CLS] [SEP] [PAD] [MASK]) written in the raw text, in exactly that case, become their
+//  ids
 //    (Google splits them into "[", "cls", "]"); each stretch between them is normalised on its own;
 //  * unassigned code points (Cn) stay (Google and the slow one drop every C*); Cc, Cf, Co, U+0000 and U+FFFD go;
 //  * CJK extension E begins at U+2B920 (Google: U+2B820);
 //  * lower-casing comes after NFD and the removal of Mn, one code point at a time: a final sigma stays σ (Python's
 //    lower() makes it ς, and Google lower-cases before NFD);
-//  * Mn and P* are those of Hugging Face's category tables, which are older than the newest Unicode; the code points
+//  * Mn and P* are those of Hugging Face's category tables, which are older than the newest Unicode; the code
+//  points
 //    that differ from utf8proc are listed in unicode_differences.h;
 //  * words are separated by Unicode's White_Space; of its controls U+000B, U+000C, U+0085 are dropped before that.
 // Bytes that are not UTF-8, which Hugging Face cannot be given, count as U+FFFD: dropped.

@@ -99,7 +99,8 @@ TEST_CASE("data batches: padded layout") {
     }
   }
   options.padded_length = 5;
-  EXPECT(contains(error_of([&] { BatchPlan(split, options); }), "row 4 has 6 tokens, more than the padded length 5"));
+  EXPECT(
+      contains(error_of([&] { BatchPlan(split, options); }), "row 4 has 6 tokens, more than the padded length 5"));
 }
 
 TEST_CASE("data batches: fill() refuses memory that is too small") {
@@ -108,8 +109,13 @@ TEST_CASE("data batches: fill() refuses memory that is too small") {
   options.batch_size = 6;
   const BatchPlan plan(split, options);
   PackedBatch memory = plan.make(0);
-  BatchView view{memory.ids.data(),    memory.positions.data(), memory.offsets.data(), memory.lengths.data(),
-                 memory.labels.data(), plan.tokens(0) - 1,      6};
+  BatchView view{memory.ids.data(),
+                 memory.positions.data(),
+                 memory.offsets.data(),
+                 memory.lengths.data(),
+                 memory.labels.data(),
+                 plan.tokens(0) - 1,
+                 6};
   EXPECT(contains(error_of([&] { plan.fill(0, view); }), "wants room for"));
   EXPECT(contains(error_of([&] { plan.make(1); }), "wants a batch below 1, got 1"));
 }
@@ -127,7 +133,8 @@ TEST_CASE("data batches: the prefetcher gives what make() gives, in order, from 
     for (PackedBatch& m : memory) {
       m.ids.resize(static_cast<size_t>(room)), m.positions.resize(static_cast<size_t>(room));
       m.offsets.resize(8), m.lengths.resize(7), m.labels.resize(7);
-      slots.push_back({m.ids.data(), m.positions.data(), m.offsets.data(), m.lengths.data(), m.labels.data(), room, 7});
+      slots.push_back(
+          {m.ids.data(), m.positions.data(), m.offsets.data(), m.lengths.data(), m.labels.data(), room, 7});
     }
     Prefetcher prefetcher(plans, slots, first);
     for (int64_t p = 0; p < 3; ++p)
@@ -153,8 +160,13 @@ TEST_CASE("data batches: the prefetcher passes on errors, and may be dropped hal
   options.batch_size = 7;
   const std::vector<BatchPlan> plans = plan_run(split, options, 1);
   PackedBatch memory = plans[0].make(0);
-  const BatchView small{memory.ids.data(),    memory.positions.data(), memory.offsets.data(), memory.lengths.data(),
-                        memory.labels.data(), 1,                       7};
+  const BatchView small{memory.ids.data(),
+                        memory.positions.data(),
+                        memory.offsets.data(),
+                        memory.lengths.data(),
+                        memory.labels.data(),
+                        1,
+                        7};
   Prefetcher prefetcher(plans, {small});
   EXPECT(contains(error_of([&] { prefetcher.next(); }), "wants room for"));
 }

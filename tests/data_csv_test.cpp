@@ -29,7 +29,8 @@ Rows read(std::string_view text) {
 
 struct TempFile {
   std::string path;
-  explicit TempFile(std::string_view content) : path(std::filesystem::temp_directory_path() / "glia_data_csv_test.csv") {
+  explicit TempFile(std::string_view content)
+      : path(std::filesystem::temp_directory_path() / "glia_data_csv_test.csv") {
     std::ofstream(path, std::ios::binary) << content;
   }
   ~TempFile() { std::filesystem::remove(path); }
@@ -61,7 +62,8 @@ TEST_CASE("data csv: what is broken is reported with file, line and column") {
   EXPECT(contains(error_of([] { read("a\xED\xA0\x80\n"); }), "x.csv:1:2: expected UTF-8"));  // a surrogate
   EXPECT(contains(error_of([] { read("a\xC0\xAF\n"); }), "x.csv:1:2: expected UTF-8"));      // overlong
   BadRows bad;
-  EXPECT(contains(error_of([&] { CsvReader("/nowhere/x.csv", bad); }), "/nowhere/x.csv: cannot open: No such file"));
+  EXPECT(
+      contains(error_of([&] { CsvReader("/nowhere/x.csv", bad); }), "/nowhere/x.csv: cannot open: No such file"));
   EXPECT(contains(error_of([&] { CsvReader("/tmp", bad); }), "/tmp: expected a CSV file, found a directory"));
 }
 
@@ -128,7 +130,8 @@ TEST_CASE("data csv: labels and texts by column name or number") {
   EXPECT(contains(error_of([&] { read_labelled_csv(file.path, format, bad); }),
                   ":1:1: expected a column \"Subject\", found id, Topic, Title, Body"));
   format.header = false;
-  EXPECT(contains(error_of([&] { read_labelled_csv(file.path, format, bad); }), "expected a column number from 1 to 4"));
+  EXPECT(contains(error_of([&] { read_labelled_csv(file.path, format, bad); }),
+                  "expected a column number from 1 to 4"));
 }
 
 TEST_CASE("data csv: labels are ordered as numbers when they are numbers") {
@@ -146,6 +149,7 @@ TEST_CASE("data utf8: decode and encode are inverse, and nothing else decodes") 
     REQUIRE(p == text.data() + text.size());
     if (text.size() > 1) REQUIRE(utf8::find_invalid(text.substr(0, text.size() - 1)) == 0);
   }
-  for (const char* bad : {"\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xBF\xBF", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5"})
+  for (const char* bad :
+       {"\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xBF\xBF", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5"})
     EXPECT(utf8::find_invalid(bad) == 0);
 }

@@ -40,7 +40,7 @@ TextDataset load_ag_news(const DatasetOptions& options, BadRows& bad_rows) {
   LabelledCsv format;
   format.columns = 3;
   format.label = std::string("1");  // a plain literal trips -Wrestrict in g++ 12
-  format.text = {"2", "3"};  // title + " " + description, trimmed: a third of the rows have no title
+  format.text = {"2", "3"};         // title + " " + description, trimmed: a third of the rows have no title
   format.labels = {"1", "2", "3", "4"};
   const std::string train = file_of(options, "train.csv"), test = file_of(options, "test.csv");
   TextDataset data;

@@ -41,7 +41,10 @@ struct SharedLists {
 
 const SharedLists& shared() {
   static const SharedLists lists{{split_words(kNouns), split_words(kVerbs), split_words(kAdjectives)},
-                                 split_words(kAdverbs), split_words(kOnsets), split_words(kVowels), split_words(kCodas)};
+                                 split_words(kAdverbs),
+                                 split_words(kOnsets),
+                                 split_words(kVowels),
+                                 split_words(kCodas)};
   return lists;
 }
 
@@ -69,18 +72,20 @@ SyntheticCorpus::SyntheticCorpus(const SyntheticOptions& options) : options_(opt
   if (!(options.difficulty >= 0 && options.difficulty <= 1))
     fail_input("synthetic corpus: expected a difficulty from 0 to 1, got {}", options.difficulty);
   if (options.train_rows < options.topics || options.test_rows < options.topics)
-    fail_input("synthetic corpus: expected at least one row a topic, got {} train and {} test rows", options.train_rows,
-               options.test_rows);
+    fail_input("synthetic corpus: expected at least one row a topic, got {} train and {} test rows",
+               options.train_rows, options.test_rows);
 
   std::set<std::string> taken;
   const auto take = [&](const std::vector<std::string>& words) {
-    for (const std::string& word : words) CHECK(taken.insert(word).second, "synthetic corpus: \"{}\" stands in two lists", word);
+    for (const std::string& word : words)
+      CHECK(taken.insert(word).second, "synthetic corpus: \"{}\" stands in two lists", word);
   };
   for (const auto& list : shared().parts) take(list);
   take(shared().adverbs);
   for (const char* pattern : kSentences)
     for (const std::string& word : split_words(pattern))
-      if (word.size() > 1) CHECK(!taken.contains(word), "synthetic corpus: \"{}\" stands in a list and a pattern", word);
+      if (word.size() > 1)
+        CHECK(!taken.contains(word), "synthetic corpus: \"{}\" stands in a list and a pattern", word);
   const std::vector<std::string> ambiguous = split_words(kAmbiguous);
   take(ambiguous);
   for (const TopicWords& topic : kTopics)
@@ -112,7 +117,8 @@ SyntheticCorpus::SyntheticCorpus(const SyntheticOptions& options) : options_(opt
     }
     topics_.push_back(std::move(topic));
     std::vector<std::string> both;
-    for (size_t i = t * kSharedByTwo; i < (t + 1) * kSharedByTwo && i < ambiguous.size(); ++i) both.push_back(ambiguous[i]);
+    for (size_t i = t * kSharedByTwo; i < (t + 1) * kSharedByTwo && i < ambiguous.size(); ++i)
+      both.push_back(ambiguous[i]);
     ambiguous_.push_back(both.empty() ? make_up(kSharedByTwo, "") : both);
   }
 
@@ -129,7 +135,9 @@ SyntheticCorpus::SyntheticCorpus(const SyntheticOptions& options) : options_(opt
       }
     }
     const size_t next = (source + 1) % topics, before = (source + topics - 1) % topics;
-    const auto reach = [&](size_t a, size_t b) { return static_cast<double>(ambiguous_[a].size() + ambiguous_[b].size()); };
+    const auto reach = [&](size_t a, size_t b) {
+      return static_cast<double>(ambiguous_[a].size() + ambiguous_[b].size());
+    };
     for (const std::string& word : ambiguous_[source]) {
       auto& likelihood = log_likelihood_[word];
       for (size_t t = 0; t < topics; ++t)
@@ -190,7 +198,8 @@ SyntheticCorpus::Row SyntheticCorpus::row(uint32_t stream, int64_t row) const {
   Row made{"", static_cast<int32_t>(row % options_.topics)};
   sentence(draw, kTitles[draw.below(std::size(kTitles))], made.topic, made.text);
   made.text += " -";
-  // Words of the body: most rows near 37, one in sixteen up to three times as long (AG News: median 50 pieces, 0.7 % past 128).
+  // Words of the body: most rows near 37, one in sixteen up to three times as long (AG News: median 50 pieces, 0.7
+  // % past 128).
   double words = 37 + 9 * draw.normal();
   if (draw.chance(1.0 / 16)) words *= 1 + 2 * static_cast<double>(draw.below(1000)) / 1000;
   const auto wanted = static_cast<int64_t>(std::clamp(words, 8.0, 160.0));
@@ -217,7 +226,8 @@ std::vector<double> SyntheticCorpus::posterior(std::string_view text) const {
 
 uint64_t synthetic_key(const DatasetOptions& options) {
   const SyntheticOptions& o = options.synthetic;
-  return hash_bytes(fmt::format("synthetic 1|{}|{}|{}|{}|{}", o.topics, o.train_rows, o.test_rows, o.difficulty, o.seed));
+  return hash_bytes(
+      fmt::format("synthetic 1|{}|{}|{}|{}|{}", o.topics, o.train_rows, o.test_rows, o.difficulty, o.seed));
 }
 
 TextDataset load_synthetic(const DatasetOptions& options, BadRows&) {

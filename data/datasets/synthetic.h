@@ -1,12 +1,12 @@
-// Text on made-up topics, from word lists and sentence patterns of our own: what the system learns on when no real data
-// is there, and a yardstick, since the best possible accuracy is known.
+// Text on made-up topics, from word lists and sentence patterns of our own: what the system learns on when no real
+// data is there, and a yardstick, since the best possible accuracy is known.
 //
-// A row is a title and some sentences; patterns and lengths know nothing of the topic. Each noun, verb and adjective is
-// topical with probability kTopicalShare, else from shared lists. A topical word comes from the row's topic with
-// probability 1 − d + d / C and from each other topic with d / C (d: the difficulty, C: the topics); within a topic it
-// is uniform over its own words, or, with probability kAmbiguousShare, over the words that it shares with a neighbour.
-// No word stands in two lists, so a text's likelihood under a topic is Π P(word | topic) times what all topics have in
-// common: the posterior is exact, and no classifier beats its argmax.
+// A row is a title and some sentences; patterns and lengths know nothing of the topic. Each noun, verb and
+// adjective is topical with probability kTopicalShare, else from shared lists. A topical word comes from the row's
+// topic with probability 1 − d + d / C and from each other topic with d / C (d: the difficulty, C: the topics);
+// within a topic it is uniform over its own words, or, with probability kAmbiguousShare, over the words that it
+// shares with a neighbour. No word stands in two lists, so a text's likelihood under a topic is Π P(word | topic)
+// times what all topics have in common: the posterior is exact, and no classifier beats its argmax.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,63 @@
+// Learns a WordPiece vocabulary:  ./tools/train_vocab --out vocab.txt --size 30000 text.txt more.txt
+// Without files it takes the train texts of the data set that the flags choose.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+
+#include "data/dataset_cli.h"
+#include "data/vocab_trainer.h"
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+
+using namespace glia;
+
+namespace {
+
+void run(const std::vector<std::string>& files, const std::string& out, const DatasetOptions& data,
+         VocabTrainerOptions options) {
+  const auto start = std::chrono::steady_clock::now();
+  VocabTrainer trainer(data.lowercase);
+  if (files.empty()) {
+    BadRows bad(data.skip_bad_rows);
+    const DatasetRow& row = find_dataset(dataset_name(data));
+    const TextDataset texts = row.load(data, bad);
+    for (const std::string& text : texts.train.texts) trainer.add(text);
+    fmt::print("{}: {}\n{}", row.name, texts.source, bad.summary());
+  }
+  for (const std::string& file : files) trainer.add(read_file(file));
+  fmt::print("{} words, {} distinct\n", trainer.words(), trainer.distinct_words());
+  if (isatty(STDERR_FILENO))
+    options.progress = [](int64_t done, int64_t of) {
+      if (done % 100 == 0 || done == of)
+        fmt::print(stderr, "\r{} of {} tokens{}", done, of, done == of ? "\r" + std::string(40, ' ') + "\r" : "");
+    };
+  const Vocabulary vocabulary = Vocabulary::from_tokens(trainer.train(options), out);
+  vocabulary.save(out);
+  fmt::print("{}: {} tokens in {:.1f} s\n", out, vocabulary.size(),
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> files;
+  std::string out = "vocab.txt";
+  DatasetOptions data;
+  VocabTrainerOptions options;
+  CLI::App app{"Learns a WordPiece vocabulary from text files, or from a data set's train texts."};
+  app.add_option("files", files, "text files");
+  app.add_option("--out", out, "the vocabulary")->capture_default_str();
+  app.add_option("--size", options.size, "tokens at most")->capture_default_str();
+  app.add_option("--min-count", options.min_count, "of a pair or a character that becomes a token")
+      ->capture_default_str();
+  add_dataset_flags(app, data);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(files, out, data, options);
+    return 0;
+  } catch (const Error& e) {
+    fmt::print(stderr, "train_vocab: {}\n", e.what());
+    return 1;
+  }
+}
