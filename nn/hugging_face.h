@@ -1,6 +1,5 @@
-// The names that Hugging Face's BertForSequenceClassification gives the same weights
-// (bert.encoder.layer.0.attention.self.query .weight, …). Ours keep query, key and value in one tensor; theirs are
-// three.
+// The names that Hugging Face's BertForSequenceClassification gives the same weights, such as
+// bert.encoder.layer.0.attention.self.query.weight. We keep query, key and value in one tensor, they in three.
 #pragma once
 #include "nn/parameters.h"
 #include "nn/safetensors.h"

@@ -1,5 +1,4 @@
-// Layer normalisation with its weights, gain [H] = 1 and bias [H] = 0; statistics in float32.     x [.., H] → [..,
-// H]
+// Layer normalisation with its weights, gain [H] = 1 and bias [H] = 0.     x [.., H] → [.., H]
 #pragma once
 #include "engine/ops/layer_norm.h"
 #include "nn/parameters.h"

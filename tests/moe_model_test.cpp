@@ -41,7 +41,7 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("model: a longer tail changes no bit of logits, losses and gradients") {
+TEST_CASE("model: a longer tail changes logits, losses and gradients by rounding at most") {
   for (const DType compute : {DType::kFloat32, DType::kFloat64})
     for (const std::string& kind : model_kinds()) {
       INFO(kind);
