@@ -8,8 +8,9 @@ namespace glia {
 void fill_normal(const Tensor& x, const NormalFill& f) {
   dispatch_floating(x.dtype(), "fill_normal", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    on_device(x.context(), "fill_normal", [&] { cpu::fill_normal(x.data<T>(), x.numel(), f); },
-              [&](auto& cuda) { cuda::fill_normal(x.data<T>(), x.numel(), f, cuda.stream); });
+    on_device(
+        x.context(), "fill_normal", [&] { cpu::fill_normal(x.data<T>(), x.numel(), f); },
+        [&](auto& cuda) { cuda::fill_normal(x.data<T>(), x.numel(), f, cuda.stream); });
   });
 }
 

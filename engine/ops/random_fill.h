@@ -1,4 +1,5 @@
-// Fills memory with normal numbers on the device where it lies: what initialises 88 million weights in a millisecond.
+// Fills memory with normal numbers on the device where it lies: what initialises 88 million weights in a
+// millisecond.
 #pragma once
 #include "engine/ops/random_fill_kernels.h"
 #include "engine/tensor.h"

@@ -1,4 +1,5 @@
-// x = N(0, std²), or x += N(0, std²) when add; element i is drawn at (seed, purpose, step, i), the same on both devices.
+// x = N(0, std²), or x += N(0, std²) when add; element i is drawn at (seed, purpose, step, i), the same on both
+// devices.
 #pragma once
 #include <cstdint>
 
@@ -14,10 +15,12 @@ struct NormalFill {
 };
 
 namespace cpu {
-template <class T> void fill_normal(T* x, int64_t n, const NormalFill& f);
+template <class T>
+void fill_normal(T* x, int64_t n, const NormalFill& f);
 }
 namespace cuda {
-template <class T> void fill_normal(T* x, int64_t n, const NormalFill& f, Stream stream);
+template <class T>
+void fill_normal(T* x, int64_t n, const NormalFill& f, Stream stream);
 }
 
 }  // namespace glia
