@@ -94,12 +94,36 @@ inline std::vector<int32_t> slow_encode(const WordPiece& tokenizer, std::string_
   return ids;
 }
 
-// The first line: more tokens for the vocabulary. The rest: a text. Fast and slow encoders agree (words of more
-// than 100 code points apart, which the slow one leaves out), offsets are inside the text, truncation is a prefix.
+// Fast and slow encoders agree (on texts without words of more than 100 code points, which the slow one leaves
+// out), offsets are inside the text, truncation gives a prefix, decode takes the ids.
+inline void wordpiece(const WordPiece& tokenizer, std::string_view text) {
+  const std::vector<int32_t> ids = tokenizer.encode(text);
+  if (text.size() <= WordPiece::kMaxWord) {
+    const std::vector<int32_t> slow = slow_encode(tokenizer, text);
+    CHECK(ids == slow, "wordpiece: {} ids, by definition {}", ids.size(), slow.size());
+  }
+  std::vector<int32_t> of_pieces, some;
+  for (const WordPiece::Piece& p : tokenizer.pieces(text)) {
+    CHECK(p.begin < p.end && p.end <= text.size(), "wordpiece: a piece at {}-{} of {} bytes", p.begin, p.end,
+          text.size());
+    of_pieces.push_back(p.id);
+  }
+  CHECK(of_pieces == ids, "wordpiece: pieces() and encode() differ");
+  tokenizer.encode(text, some, ids.size() / 2);
+  CHECK(std::equal(some.begin(), some.end(), ids.begin()) && some.size() == ids.size() / 2,
+        "wordpiece: a limit is no prefix");
+  tokenizer.decode(ids.data(), ids.size());
+}
+
+// The first line: more tokens for the vocabulary. The rest: a text.
 inline void wordpiece(std::string_view input) {
+  static const std::vector<std::string> basic{"[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "a", "##a",
+                                              "b",     "##b",   "ab",    "##ba",  "1",      "!", "\xC3\xA9"};
+  static const Vocabulary vocabulary = Vocabulary::from_tokens(basic, "fuzz");
+  static const WordPiece uncased(vocabulary, true), cased(vocabulary, false);
   const size_t line = std::min(input.find('\n'), input.size());
-  std::vector<std::string> tokens{"[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "a", "##a",
-                                  "b",     "##b",   "ab",    "##ba",  "1",      "!", "\xC3\xA9"};
+  const std::string_view text = input.substr(std::min(line + 1, input.size()));
+  std::vector<std::string> tokens = basic;
   std::set<std::string> known(tokens.begin(), tokens.end());
   for (size_t at = 0; at < line;) {
     const size_t end = std::min(input.find(' ', at), line);
@@ -108,26 +132,10 @@ inline void wordpiece(std::string_view input) {
       tokens.push_back(token);
     at = end + 1;
   }
-  const std::string_view text = input.substr(std::min(line + 1, input.size()));
-  const Vocabulary vocabulary = Vocabulary::from_tokens(tokens, "fuzz");
-  for (const bool lowercase : {true, false}) {
-    const WordPiece tokenizer(vocabulary, lowercase);
-    const std::vector<int32_t> ids = tokenizer.encode(text), slow = slow_encode(tokenizer, text);
-    if (text.size() <= WordPiece::kMaxWord)
-      CHECK(ids == slow, "wordpiece: {} ids, by definition {}", ids.size(), slow.size());
-    std::vector<int32_t> of_pieces;
-    for (const WordPiece::Piece& p : tokenizer.pieces(text)) {
-      CHECK(p.begin < p.end && p.end <= text.size(), "wordpiece: a piece at {}-{} of {} bytes", p.begin, p.end,
-            text.size());
-      of_pieces.push_back(p.id);
-    }
-    CHECK(of_pieces == ids, "wordpiece: pieces() and encode() differ");
-    std::vector<int32_t> some;
-    tokenizer.encode(text, some, ids.size() / 2);
-    CHECK(std::equal(some.begin(), some.end(), ids.begin()) && some.size() == ids.size() / 2,
-          "wordpiece: a limit is no prefix");
-    tokenizer.decode(ids.data(), ids.size());
-  }
+  wordpiece(uncased, text);
+  wordpiece(cased, text);
+  if (tokens.size() > basic.size())
+    wordpiece(WordPiece(Vocabulary::from_tokens(tokens, "fuzz"), text.size() % 2 == 0), text);
 }
 
 }  // namespace glia::fuzz

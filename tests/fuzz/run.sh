@@ -16,7 +16,7 @@ for target in "${targets[@]}"; do
     "tests/fuzz/$target.cc" data/{csv,wordpiece,vocabulary,bert_chars}.cpp engine/core/{check,file}.cpp -lutf8proc -o "$binary"
   corpus=build/fuzz/$target
   mkdir -p "$corpus"
-  "$binary" -max_total_time="$seconds" -max_len=256 -timeout=5 -rss_limit_mb=2000 -print_final_stats=1 -verbosity=0 \
+  "$binary" -max_total_time="$seconds" -max_len=160 -timeout=5 -rss_limit_mb=2000 -print_final_stats=1 -verbosity=0 \
     -artifact_prefix=build/fuzz/ "$corpus" "tests/fixtures/data/fuzz/$target"
   if [ $keep = 1 ]; then
     small=tests/fixtures/data/fuzz/$target
