@@ -23,9 +23,11 @@ BUILD      ?= build/$(VARIANT)
 ROOMS    := engine nn moe data experiments tools
 CPP      := $(shell find $(ROOMS) -name '*.cpp' | LC_ALL=C sort)
 MAINS    := $(shell grep -lE '^int main\b' $(CPP))
+# The table of cases and its gradient checker, which tests and tools/gradcheck share: part of the library.
+CASE_CPP := $(wildcard tests/*_cases.cpp tests/gradcheck.cpp)
 CU       := $(if $(filter 1,$(CUDA)),$(shell find $(ROOMS) -name '*.cu' | LC_ALL=C sort))
-LIB_CPP  := $(filter-out $(MAINS) $(if $(filter 0,$(CUDA)),engine/device/cuda/% engine/comm/nccl.cpp),$(CPP))
-TEST_CPP := $(shell find tests -name '*.cpp' | LC_ALL=C sort)
+LIB_CPP  := $(filter-out $(MAINS) $(if $(filter 0,$(CUDA)),engine/device/cuda/% engine/comm/nccl.cpp),$(CPP)) $(CASE_CPP)
+TEST_CPP := $(filter-out $(CASE_CPP),$(shell find tests -name '*.cpp' | LC_ALL=C sort))
 PROGRAMS := $(MAINS:.cpp=)
 OBJ       = $(patsubst %,$(BUILD)/%.o,$(1))
 LIB      := $(BUILD)/libglia.a
@@ -113,4 +115,4 @@ format:
 clean:
 	rm -rf build $(PROGRAMS)
 
--include $(patsubst %.o,%.d,$(call OBJ,$(CPP) $(CU) $(TEST_CPP)))
+-include $(patsubst %.o,%.d,$(call OBJ,$(CPP) $(CU) $(CASE_CPP) $(TEST_CPP)))

@@ -113,7 +113,7 @@ Picture::Picture(double width, double height, std::string title)
     : width_(width), height_(height), title_(std::move(title)) {}
 
 void Picture::rect(double x, double y, double w, double h, Color fill, Color stroke, double line) {
-  shapes_.push_back(Path{{{x, y}, {x + w, y}, {x + w, y + h}, {x, y + h}}, true, fill, stroke, line, {}});
+  shapes_.emplace_back(std::in_place_type<Path>, Path{{{x, y}, {x + w, y}, {x + w, y + h}, {x, y + h}}, true, fill, stroke, line, {}});
 }
 
 void Picture::line(Point a, Point b, Color color, double line, std::vector<double> dashes) {
@@ -122,19 +122,19 @@ void Picture::line(Point a, Point b, Color color, double line, std::vector<doubl
 
 void Picture::polyline(std::vector<Point> points, Color color, double line, std::vector<double> dashes) {
   if (points.size() >= 2)
-    shapes_.push_back(Path{std::move(points), false, kNothing, color, line, std::move(dashes)});
+    shapes_.emplace_back(std::in_place_type<Path>, Path{std::move(points), false, kNothing, color, line, std::move(dashes)});
 }
 
 void Picture::polygon(std::vector<Point> points, Color fill, Color stroke, double line) {
-  shapes_.push_back(Path{std::move(points), true, fill, stroke, line, {}});
+  shapes_.emplace_back(std::in_place_type<Path>, Path{std::move(points), true, fill, stroke, line, {}});
 }
 
 void Picture::circle(Point center, double radius, Color fill, Color stroke, double line) {
-  shapes_.push_back(Disc{center, radius, fill, stroke, line});
+  shapes_.emplace_back(std::in_place_type<Disc>, Disc{center, radius, fill, stroke, line});
 }
 
 void Picture::text(Point baseline, const std::string& text, TextStyle style) {
-  if (!text.empty()) shapes_.push_back(Text{baseline, text, style});
+  if (!text.empty()) shapes_.emplace_back(std::in_place_type<Text>, Text{baseline, text, style});
 }
 
 void Picture::marker(Point c, int shape, double r, Color fill, Color stroke) {

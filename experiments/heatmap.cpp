@@ -119,7 +119,10 @@ Matrix matched_mean(const std::vector<Matrix>& matrices) {
 }
 
 Heatmap heatmap_of(const Run& run, bool cls, std::optional<int> layer) {
-  RunUtilisation u = read_run_utilisation(run, cls);
+  return heatmap_of(run, read_run_utilisation(run, cls), cls, layer);
+}
+
+Heatmap heatmap_of(const Run& run, RunUtilisation u, bool cls, std::optional<int> layer) {
   Heatmap map;
   map.title =
       fmt::format("{}, seed{}: {}", run.config.config, run.config.seed_index, cls ? "CLS rows only" : "all tokens");

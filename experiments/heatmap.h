@@ -27,6 +27,8 @@ struct Heatmap {
 };
 
 Heatmap heatmap_of(const Run& run, bool cls, std::optional<int> layer = {});
+Heatmap heatmap_of(const Run& run, RunUtilisation utilisation, bool cls,
+                   std::optional<int> layer);  // not of its files
 // Mean over the runs of one configuration, experts matched per layer. One run: that run.
 Heatmap heatmap_of_mean(const std::vector<Run>& runs, bool cls, std::optional<int> layer = {});
 

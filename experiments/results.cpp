@@ -170,6 +170,7 @@ Json to_json(const RunConfig& c) {
           {"test_rows", c.data.test_rows},
           {"class_names", c.data.class_names}};
   if (c.data.bayes_accuracy) data["bayes_accuracy"] = *c.data.bayes_accuracy;
+  if (!c.data.options.empty()) data["options"] = c.data.options;
   json["commit"] = c.commit;
   json["device"] = c.device;
   json["command"] = c.command;
@@ -203,6 +204,7 @@ RunConfig run_config_from(const Json& json, const std::string& from) {
   c.data.test_rows = data.get<int64_t>("test_rows");
   c.data.class_names = data.list<std::string>("class_names");
   if (data_json.contains("bayes_accuracy")) c.data.bayes_accuracy = data.get<double>("bayes_accuracy");
+  if (data_json.contains("options")) c.data.options = data.object("options");
   const Fields model{c.model, from};
   if (model.get<int>("layers") < 1) fail_input("{}: expected model.layers >= 1", from);
   if (model.get<int>("experts") < 0) fail_input("{}: expected model.experts >= 0", from);

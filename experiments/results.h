@@ -8,6 +8,8 @@
 //                          model.safetensors         (nn/checkpoint writes it)
 //                          failed.json               {reason, step} of a run that failed
 //                          eval.json                 the test evaluation; written last: a run that has it is done
+//   <out>/vocab.txt                                  the word pieces of all its runs: with it a checkpoint can be used
+//   <out>/summary.json, summary.csv, report.html     of all runs (summary.h, report.h)
 //
 // Every file is written to a temporary name and renamed, so a reader sees all of it or nothing. Errors are
 // glia::Error with the path (and line) in front.
@@ -31,6 +33,7 @@ struct DataInfo {
   int64_t train_rows = 0, validation_rows = 0, test_rows = 0;
   std::vector<std::string> class_names;  // [C]
   std::optional<double> bayes_accuracy;  // of synthetic data whose best possible accuracy is known
+  Json options = Json::object();         // the flags it was loaded with: enough to load it again
 };
 
 struct RunConfig {

@@ -98,10 +98,11 @@ void check_trace(const RoutingTrace& t) {
   for (size_t l = 0; l < t.layers.size(); ++l) {
     const LayerTrace& layer = t.layers[l];
     const size_t tokens = t.tokens.size();
-    CHECK(layer.token_logits.rows == int(tokens) && layer.logits.rows == int(tokens) &&
-              layer.logits.cols == layer.token_logits.cols,
-          "routing trace: layer {}: logits [{}, {}] and [{}, {}] for {} tokens", l + 1, layer.token_logits.rows,
-          layer.token_logits.cols, layer.logits.rows, layer.logits.cols, tokens);
+    const bool none = layer.token_logits.rows == 0 && layer.logits.rows == 0 && layer.kind == ContextKind::none;
+    for (const Matrix* m : {&layer.token_logits, &layer.logits})
+      CHECK(none || (m->rows == int(tokens) && m->cols == layer.n_experts),
+            "routing trace: layer {}: logits [{}, {}] for {} tokens and {} experts", l + 1, m->rows, m->cols,
+            tokens, layer.n_experts);
     CHECK(layer.experts.size() == tokens && layer.gates.size() == tokens,
           "routing trace: layer {}: choices of {} and gates of {} for {} tokens", l + 1, layer.experts.size(),
           layer.gates.size(), tokens);
@@ -110,10 +111,10 @@ void check_trace(const RoutingTrace& t) {
             "routing trace: layer {}, token {}: {} experts, {} gates", l + 1, s, layer.experts[s].size(),
             layer.gates[s].size());
       for (int e : layer.experts[s])
-        CHECK(e >= 0 && e < layer.logits.cols, "routing trace: layer {}, token {}: expert {} of {}", l + 1, s, e,
-              layer.logits.cols);
+        CHECK(e >= 0 && e < layer.n_experts, "routing trace: layer {}, token {}: expert {} of {}", l + 1, s, e,
+              layer.n_experts);
     }
-    const size_t context = layer.kind == ContextKind::none ? 0 : size_t(layer.logits.cols);
+    const size_t context = layer.kind == ContextKind::none ? 0 : size_t(layer.n_experts);
     CHECK(layer.context.size() == context, "routing trace: layer {}: wants {} context values, got {}", l + 1,
           context, layer.context.size());
   }
@@ -153,7 +154,8 @@ Decider decided_by(const LayerTrace& layer, int token, int expert) {
 
 std::string as_text(const RoutingTrace& t, bool color) {
   check_trace(t);
-  std::string text = fmt::format("{}\n", t.config);
+  std::string text =
+      fmt::format("{}{}\n", t.config, t.truncated ? fmt::format(" (cut to {} tokens)", t.tokens.size()) : "");
   std::vector<size_t> order(t.topics.size());
   std::iota(order.begin(), order.end(), size_t(0));
   std::stable_sort(order.begin(), order.end(),
@@ -167,7 +169,7 @@ std::string as_text(const RoutingTrace& t, bool color) {
   }
   if (t.layers.empty()) text += "\nno experts, no routing\n";
   for (size_t l = 0; l < t.layers.size(); ++l) text += layer_text(t, l, color);
-  // Two cents for the whole text: over all layers, who decided the chosen experts.
+  // Over all layers: how often the context mattered, and who decided the chosen experts.
   int by_token = 0, by_context = 0, changed = 0, tokens = 0;
   bool any = false;
   for (const LayerTrace& layer : t.layers) {
@@ -189,7 +191,7 @@ std::string as_text(const RoutingTrace& t, bool color) {
 
 Json as_json(const RoutingTrace& t) {
   check_trace(t);
-  Json json = {{"config", t.config}, {"text", t.text}, {"tokens", t.tokens}};
+  Json json = {{"config", t.config}, {"text", t.text}, {"truncated", t.truncated}, {"tokens", t.tokens}};
   size_t best = 0;
   for (size_t i = 0; i < t.topics.size(); ++i) {
     json["probabilities"][t.topics[i]] = t.probabilities[i];
@@ -218,11 +220,12 @@ Json as_json(const RoutingTrace& t) {
     out["tokens"] = Json::array();
     for (int s = 0; s < int(t.tokens.size()); ++s) {
       Json& token = out["tokens"].emplace_back();
-      token = {{"token", t.tokens[size_t(s)]},
-               {"experts", layer.experts[size_t(s)]},
-               {"gates", layer.gates[size_t(s)]},
-               {"token_logits", row(layer.token_logits, s)},
-               {"logits", row(layer.logits, s)}};
+      token = {
+          {"token", t.tokens[size_t(s)]}, {"experts", layer.experts[size_t(s)]}, {"gates", layer.gates[size_t(s)]}};
+      if (layer.logits.rows > 0) {
+        token["token_logits"] = row(layer.token_logits, s);
+        token["logits"] = row(layer.logits, s);
+      }
       if (layer.kind != ContextKind::none) token["without_context"] = choice_without_context(layer, s);
       if (layer.kind == ContextKind::added)
         for (int e : layer.experts[size_t(s)])

@@ -12,16 +12,19 @@ namespace glia::results {
 enum class ContextKind { none, added, multiplied };
 
 struct LayerTrace {
+  int n_experts = 0;
+  // Both empty for routers whose logits are not a function of the token changed by the context.
   Matrix token_logits;  // [S, E] W_r x + b_r, before the context
+  Matrix logits;        // [S, E] what the choice was made from
   ContextKind kind = ContextKind::none;
   std::vector<double> context;             // [E] the bias or factor; empty for none
-  Matrix logits;                           // [S, E] what the choice was made from
   std::vector<std::vector<int>> experts;   // [S][k] chosen, best first
   std::vector<std::vector<double>> gates;  // [S][k]
 };
 
 struct RoutingTrace {
   std::string config, text;
+  bool truncated = false;             // the text was longer than the model reads
   std::vector<std::string> tokens;    // [S] with [CLS] and [SEP]
   std::vector<LayerTrace> layers;     // [L]; empty for dense
   std::vector<std::string> topics;    // [C]

@@ -52,10 +52,10 @@ std::vector<double> widen(const char* from, size_t n, Convert convert) {
 }  // namespace
 
 void write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors, const Metadata& metadata) {
-  Json header;
-  Json& meta = header["__metadata__"] = Json::object();
+  Json header, meta = Json::object();
   for (const auto& [key, value] : metadata) meta[key] = value;
   meta["checksum"] = "";
+  header["__metadata__"] = meta;
   size_t bytes = 0;
   for (const NamedTensor& t : tensors) {
     CHECK(!header.contains(t.name), "safetensors: '{}' twice", t.name);
@@ -66,7 +66,7 @@ void write_safetensors(const std::string& path, const std::vector<NamedTensor>& 
     bytes = end;
   }
   const Json without = header;
-  meta["checksum"] = std::string(16, '0');
+  header["__metadata__"]["checksum"] = std::string(16, '0');
   const size_t header_bytes = (header.dump().size() + 7) / 8 * 8, data = 8 + header_bytes;
   std::string content(data + bytes, ' ');
   size_t at = data;
@@ -74,7 +74,7 @@ void write_safetensors(const std::string& path, const std::vector<NamedTensor>& 
     t.tensor.context().backend().copy(content.data() + at, t.tensor.raw(), t.tensor.bytes(), CopyKind::kDeviceToHost);
     at += static_cast<size_t>(t.tensor.bytes());
   }
-  meta["checksum"] = checksum(without, std::string_view(content).substr(data));
+  header["__metadata__"]["checksum"] = checksum(without, std::string_view(content).substr(data));
   const std::string text = header.dump();
   const uint64_t length = header_bytes;
   std::memcpy(content.data(), &length, 8);

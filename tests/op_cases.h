@@ -28,5 +28,9 @@ struct OpCase {
 
 std::vector<OpCase> op_cases();
 void add_product_cases(std::vector<OpCase>& cases);  // product_cases.cpp: products, attention, MoE
+void add_layer_cases(std::vector<OpCase>& cases);    // layer_cases.cpp: layers, routers, models
+
+// The inputs of a row: drawn from the seed, rounded to bfloat16, so the same numbers in every dtype and on every device.
+std::vector<Tensor> make_inputs(Context& context, const OpCase& c, DType dtype, uint64_t seed);
 
 }  // namespace glia

@@ -19,6 +19,7 @@ RoutingTrace fake_trace(ContextKind kind = ContextKind::added) {
   t.topics = {"World", "Business"};
   t.probabilities = {0.2, 0.8};
   LayerTrace layer;
+  layer.n_experts = 3;
   layer.token_logits = Matrix(3, 3);
   layer.token_logits.values = {2, 1,  0,    // [CLS]: alone 0 1
                                3, -1, 2.5,  // stöcks: alone 0 2

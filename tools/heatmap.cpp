@@ -3,11 +3,13 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <filesystem>
 #include <map>
 
 #include "engine/core/check.h"
 #include "experiments/heatmap.h"
+#include "experiments/recompute.h"
 #include "experiments/results.h"
 
 namespace {
@@ -18,7 +20,8 @@ using namespace glia::results;
 
 struct Arguments {
   std::string path, out;
-  bool cls = false, quiet = false;
+  bool cls = false, recompute = false;
+  std::string data, vocabulary, cache = "data/cache", device = "cpu";
   int layer = 0;  // 0: all
   std::vector<std::string> formats = {"text", "csv", "svg", "png"};
 };
@@ -35,6 +38,29 @@ std::string default_out(const std::string& path) {
   if (is_run_folder(p.string())) p = p.parent_path();
   if (p.filename().string().starts_with("seed")) p = p.parent_path();
   return fs::relative(p / "heatmaps").string();
+}
+
+// From the checkpoint and the data instead of the run's own files; says how far those are from it.
+Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer) {
+  if (!run.config.moe()) fail_input("{}: has no experts ({}), so no utilisation", run.folder, run.config.router);
+  Options options = saved_options(run);
+  options.data = a.data, options.cache = a.cache;
+  options.vocab = a.vocabulary;
+  Measured measured = recompute(run, options, Device::parse(a.device));
+  RunUtilisation u{run.config.data.class_names, {}};
+  for (LayerUtilisation& l : measured.utilisation) u.layers.push_back(std::move(a.cls ? l.cls : l.all));
+  fmt::print("{}: recomputed on {} rows, accuracy {:.4f}", run.folder, measured.rows, measured.accuracy);
+  if (run.state == RunState::done) {
+    const RunUtilisation stored = read_run_utilisation(run, a.cls);
+    double largest = 0;
+    for (size_t l = 0; l < u.layers.size(); ++l)
+      for (size_t i = 0; i < u.layers[l].values.size(); ++i)
+        largest = std::max(largest, std::abs(u.layers[l].values[i] - stored.layers[l].values[i]));
+    fmt::print("; from the run's own files: accuracy {:.4f}, shares differ by at most {:.2g}",
+               run.evaluation->accuracy, largest);
+  }
+  fmt::print("\n");
+  return heatmap_of(run, std::move(u), a.cls, layer);
 }
 
 void show(const Heatmap& map, const Arguments& a, const std::string& folder, const std::string& name) {
@@ -65,8 +91,8 @@ int run(const Arguments& a) {
   for (const Run& run : listing.runs) {
     if (!run.config.moe() && !one) continue;  // dense among others: nothing to show, and nothing wrong
     try {
-      show(heatmap_of(run, a.cls, layer), a, fmt::format("{}/seed{}", out, run.config.seed_index),
-           run.config.config);
+      show(a.recompute ? recomputed(run, a, layer) : heatmap_of(run, a.cls, layer), a,
+           fmt::format("{}/seed{}", out, run.config.seed_index), run.config.config);
       by_config[run.config.config].push_back(run);
       ++shown;
     } catch (const Error& error) {
@@ -74,7 +100,7 @@ int run(const Arguments& a) {
     }
   }
   for (const auto& [config, runs] : by_config)
-    if (runs.size() > 1) try {
+    if (runs.size() > 1 && !a.recompute) try {
         show(heatmap_of_mean(runs, a.cls, layer), a, out + "/mean", config);
       } catch (const Error& error) {
         complain(error.what());
@@ -97,6 +123,12 @@ int main(int argc, char** argv) {
       ->delimiter(',')
       ->check(CLI::IsMember({"text", "csv", "svg", "png"}));
   app.add_option("--out", a.out, "folder for the files (default: heatmaps/ beside the seed folders)");
+  app.add_flag("--recompute", a.recompute,
+               "from model.safetensors and the data, not from the run's utilisation files");
+  app.add_option("--data", a.data, "--recompute: folder of the data set");
+  app.add_option("--vocab", a.vocabulary, "--recompute: the vocabulary");
+  app.add_option("--cache", a.cache, "--recompute: folder for token ids");
+  app.add_option("--device", a.device, "--recompute: cpu, cuda or cuda:N");
   CLI11_PARSE(app, argc, argv);
   try {
     return run(a);

@@ -4,33 +4,31 @@
 // stmatrix and hands it to the copy engine, so that stores of a tile overlap the arithmetic and no warp waits for another.
 #pragma once
 
-#include "engine/ops/cuda/gemm_sm90_ptx.cuh"
 #include "engine/ops/cuda/gemm_sm90_schedule.cuh"
 
 namespace glia::cuda::sm90 {
 
-// Φ(−|x|), the normal tail, and exp(−x²/2). With t = 1 / (1 + 0.3275911 |x|/√2):
-// Φ(−|x|) = ½ (a1 t + … + a5 t⁵) exp(−x²/2), absolute error < 1e-7 (Abramowitz & Stegun 7.1.26); the tail keeps its
-// relative accuracy because nothing is subtracted.
-struct NormalTail {
-  float tail, bell;
-};
-__device__ __forceinline__ NormalTail normal_tail(float x) {
-  const float t = reciprocal(fmaf(fabsf(x), 0.3275911f * 0.70710678f, 1.0f));
-  const float bell = exp2_fast(x * x * -0.72134752f);  // −½ log2(e)
-  float poly = fmaf(t, 0.5f * 1.061405429f, 0.5f * -1.453152027f);
-  poly = fmaf(t, poly, 0.5f * 1.421413741f);
-  poly = fmaf(t, poly, 0.5f * -0.284496736f);
-  poly = fmaf(t, poly, 0.5f * 0.254829592f);
-  return {poly * t * bell, bell};
+// Φ(−|x|) = exp2(polynomial in |x|): log2 of the normal tail is so smooth that degree 5 gives it to 1.6e-4 of its own value
+// (a tenth of bf16's rounding), far out as well: own minimax fit on [0, 5], falling for ever beyond.
+__device__ __forceinline__ float normal_tail(float x) {
+  const float a = fabsf(x);
+  float p = fmaf(a, -0.0002699187877f, 0.005297360763f);
+  p = fmaf(a, p, -0.04631938981f);
+  p = fmaf(a, p, -0.4669073727f);
+  p = fmaf(a, p, -1.147788939f);
+  return exp2_fast(fmaf(a, p, -1.00022834f));
 }
 // x Φ(x) = max(x, 0) − |x| Φ(−|x|)
-__device__ __forceinline__ float gelu(float x) { return fmaf(-fabsf(x), normal_tail(x).tail, fmaxf(x, 0.0f)); }
-// Φ(x) + x φ(x)
+__device__ __forceinline__ float gelu(float x) { return fmaf(-fabsf(x), normal_tail(x), fmaxf(x, 0.0f)); }
+// Φ(x) + x φ(x). With the tail q = Φ(−|x|) and r = 1 − |x| φ(x) / q (fit of degree 4, 3e-5 of the result):
+// q r for x < 0 and 1 − q r for x > 0.
 __device__ __forceinline__ float gelu_derivative(float x) {
-  const NormalTail n = normal_tail(x);
-  const float cdf = x >= 0.0f ? 1.0f - n.tail : n.tail;
-  return fmaf(x * 0.39894228f, n.bell, cdf);
+  const float a = fabsf(x);
+  float r = fmaf(a, 0.01124128245f, -0.09363080398f);
+  r = fmaf(a, r, -0.6467482866f);
+  r = fmaf(a, r, -0.7957735745f);
+  r = fmaf(a, r, 0.9999359033f);
+  return 0.5f + copysignf(fmaf(-normal_tail(x), r, 0.5f), x);
 }
 
 // Where a consumer thread stands; buffers in shared-memory addresses.
@@ -72,7 +70,7 @@ __device__ __forceinline__ uint32_t matrix_address(uint32_t chunk, int lane) {
 // Issued before the multiplications of the tile: the pre-activation comes into the chunks that the result will replace.
 template <class C>
 __device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMap* map, const Work& w) {
-  if (c.lane == 0) {
+  if (elected()) {
     store_wait_read<0>();
     barrier_expect(c.aux_barrier, C::kChunks * kChunkBytes);
 #pragma unroll
@@ -138,7 +136,7 @@ __device__ __forceinline__ float load_bias(const Consumer& c, const Params& p, c
 template <class C>
 __device__ __forceinline__ uint32_t take_pair(Consumer& c) {
   const uint32_t pair = c.staging + c.stores++ % (C::kChunks / 2) * (2 * kChunkBytes);
-  if (c.lane == 0) store_wait_read<C::kChunks / 2 - 1>();
+  if (elected()) store_wait_read<C::kChunks / 2 - 1>();
   __syncwarp();
   return pair;
 }
@@ -154,10 +152,10 @@ __device__ __forceinline__ void stage(uint32_t at, const float (&v)[32]) {
   }
 }
 
-// dx · GELU'(pre), the pre-activation read from the chunk and replaced in place; column sums of the result (before it is
-// rounded) added to sum[16].
-__device__ __forceinline__ void gelu_gradient_chunk(uint32_t at, const float* acc, float (&sum)[16]) {
-  uint32_t r[4][4];
+// r = dx · GELU'(pre) of a chunk, the pre-activation read from it; column sums of the result (before it is rounded) added to
+// sum[16].
+__device__ __forceinline__ void gelu_gradient_chunk(uint32_t at, const float* acc, uint32_t (&r)[4][4],
+                                                    float (&sum)[16]) {
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) load_matrices(at ^ (pair << 5), r[pair]);
 #pragma unroll
@@ -170,8 +168,6 @@ __device__ __forceinline__ void gelu_gradient_chunk(uint32_t at, const float* ac
       sum[pair * 4 + (i >> 1) * 2 + 1] += high;
       r[pair][i] = pack_bf16(low, high);
     }
-#pragma unroll
-  for (int pair = 0; pair < 4; ++pair) store_matrices(at ^ (pair << 5), r[pair]);
 }
 
 // `tile` counts this team's tiles; `bias` is what load_bias gave.
@@ -201,70 +197,78 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     team_sync<C>(c);
   }
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, tile & 1);
+  // The chunks of a pair are written and sent off one step later, behind the arithmetic of the next pair, when the fence
+  // has nothing left to wait for. Without a second output a pair is two chunks; with one, a chunk and its GELU.
   const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
   const uint32_t lane_at = matrix_address(0, c.lane);
+  constexpr bool kTwo = C::kEpilogue == Epilogue::kBiasGelu;
+  uint32_t pair = 0;
+  const auto send = [&](int step) {
+    fence_async_proxy();
+    __syncwarp();
+    if (elected()) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int q = kTwo ? step / 2 : step, part = kTwo ? step % 2 : e;
+        const int x = w.col + pair_half<C>(q, part) * 64, y = w.row + chunk_row<C>(c, pair_mi<C>(part));
+        if (kTwo && e == 0) {
+          if (p.write_pre) store_3d(map_aux, pair, x, y, z);
+        } else {
+          store_3d(map_out, pair + e * kChunkBytes, x, y, z);
+        }
+      }
+      store_commit();
+    }
+  };
 #pragma unroll
   for (int q = 0; q < C::kChunks / 2; ++q) {
-    // Without a second output one pair of chunks goes off together, with one each chunk's two versions do.
-    constexpr bool kTwo = C::kEpilogue == Epilogue::kBiasGelu;
-    uint32_t pair = 0;
-    if constexpr (C::kEpilogue == Epilogue::kGeluGradient)
-      pair = c.staging + q * (2 * kChunkBytes);
-    else if constexpr (!kTwo)
-      pair = take_pair<C>(c);
     float sum[16];
+    float v[2][32];
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int mi = pair_mi<C>(e), h = pair_half<C>(q, e);
       const float* a = &acc[mi][h * 32];
-      const int x = w.col + h * 64, y = w.row + chunk_row<C>(c, mi);
       if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
+        const uint32_t chunk = c.staging + (2 * q + e) * kChunkBytes + lane_at;
         if (e == 0 || C::kM64 == 1) {
 #pragma unroll
           for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
         }
-        gelu_gradient_chunk(pair + e * kChunkBytes + lane_at, a, sum);
+        uint32_t r[4][4];
+        gelu_gradient_chunk(chunk, a, r, sum);
+        if (q > 0 && e == 0) send(q - 1);
+        if (e == 0) pair = c.staging + 2 * q * kChunkBytes;
+#pragma unroll
+        for (int g = 0; g < 4; ++g) store_matrices(chunk ^ (g << 5), r[g]);
         if (e == 1 || C::kM64 == 1)
           reduce_columns(sum, c.lane, c.sums + (c.member * 4 + c.warp) * C::kTileN + h * 64);
       } else {
-        float v[32];
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           float2 b = make_float2(0.0f, 0.0f);
           if constexpr (C::kHasBias) b = *reinterpret_cast<const float2*>(shared_bias + h * 64 + j * 8 + 2 * (c.lane & 3));
-          v[4 * j] = a[4 * j] + b.x, v[4 * j + 1] = a[4 * j + 1] + b.y;
-          v[4 * j + 2] = a[4 * j + 2] + b.x, v[4 * j + 3] = a[4 * j + 3] + b.y;
+          v[e][4 * j] = a[4 * j] + b.x, v[e][4 * j + 1] = a[4 * j + 1] + b.y;
+          v[e][4 * j + 2] = a[4 * j + 2] + b.x, v[e][4 * j + 3] = a[4 * j + 3] + b.y;
         }
         if constexpr (kTwo) {
-          pair = take_pair<C>(c);
-          if (p.write_pre) stage(pair + lane_at, v);
+          float g[32];
 #pragma unroll
-          for (int i = 0; i < 32; ++i) v[i] = gelu(v[i]);
-          stage(pair + kChunkBytes + lane_at, v);
-          fence_async_proxy();
-          __syncwarp();
-          if (c.lane == 0) {
-            if (p.write_pre) store_3d(map_aux, pair, x, y, z);
-            store_3d(map_out, pair + kChunkBytes, x, y, z);
-            store_commit();
-          }
-        } else {
-          stage(pair + e * kChunkBytes + lane_at, v);
+          for (int i = 0; i < 32; ++i) g[i] = gelu(v[e][i]);
+          if (q > 0 || e > 0) send(2 * q + e - 1);
+          pair = take_pair<C>(c);
+          if (p.write_pre) stage(pair + lane_at, v[e]);
+          stage(pair + kChunkBytes + lane_at, g);
         }
       }
     }
-    if constexpr (!kTwo) {
-      fence_async_proxy();
-      __syncwarp();
-      if (c.lane == 0) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-          store_3d(map_out, pair + e * kChunkBytes, w.col + pair_half<C>(q, e) * 64,
-                   w.row + chunk_row<C>(c, pair_mi<C>(e)), z);
-        store_commit();
-      }
+    if constexpr (!kTwo && C::kEpilogue != Epilogue::kGeluGradient) {
+      if (q > 0) send(q - 1);
+      pair = take_pair<C>(c);
+      stage(pair + lane_at, v[0]);
+      stage(pair + kChunkBytes + lane_at, v[1]);
     }
   }
+  send(kTwo ? C::kChunks - 1 : C::kChunks / 2 - 1);
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
     // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's writes.
     const int t = thread_in_team<C>(c);

@@ -107,18 +107,18 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if constexpr (C::kCluster > 1) cluster_sync();
   __syncthreads();
 
-  Scheduler<C> schedule(p, offsets, static_cast<int>(blockIdx.x) / C::kCluster,
-                        static_cast<int>(gridDim.x) / C::kCluster, static_cast<int>(rank));
+  const int cluster = static_cast<int>(blockIdx.x) / C::kCluster, clusters = static_cast<int>(gridDim.x) / C::kCluster;
   Work w;
   if (warpgroup == 0) {
     registers_shrink<C::kProducerRegisters>();
     if (warp == 0) {
+      Scheduler<C> schedule(p, offsets, cluster, clusters, static_cast<int>(rank), 0, 1);
       int s = 0;
       uint32_t phase = 0;
       while (schedule.next(w)) {
         for (int k = 0; k < w.k_iters; ++k) {
           barrier_wait(at.empty(s), phase ^ 1);
-          if (lane == 0) load_stage<C>(at, s, &map_a, &map_b, w, k, rank);
+          if (elected()) load_stage<C>(at, s, &map_a, &map_b, w, k, rank);
           __syncwarp();
           if (++s == C::kStages) s = 0, phase ^= 1;
         }
@@ -146,10 +146,15 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         if (lane < C::kCluster) barrier_arrive_remote(at.empty(stage), lane);
       }
     };
+    // In a weight gradient every team sees every tile; otherwise only its own, all of the same depth.
+    constexpr bool kAll = C::kOp == Op::kWeightGradient;
+    Scheduler<C> schedule(p, offsets, cluster, clusters, static_cast<int>(rank), team, C::kTeams);
     uint32_t position = 0;  // stages taken so far by all teams
     uint32_t own = 0;       // tiles of this team
-    for (uint32_t tile = 0; schedule.next(w); ++tile) {
-      if (C::kTeams == 2 && (tile & 1) != static_cast<uint32_t>(team)) {
+    for (uint32_t tile = kAll ? 0 : team; schedule.next(w); tile += kAll ? 1 : C::kTeams) {
+      if constexpr (!kAll) {
+        position = tile * w.k_iters;
+      } else if (C::kTeams == 2 && (tile & 1) != static_cast<uint32_t>(team)) {
         position += w.k_iters;
         continue;
       }
@@ -179,13 +184,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         previous = s;
         if (++s == C::kStages) s = 0, phase ^= 1;
       }
-      if (C::kTeams == 2 && warp == 0 && lane == 0) barrier_arrive(at.turn(1 - team));
+      if (C::kTeams == 2 && warp == 0 && elected()) barrier_arrive(at.turn(1 - team));
       wgmma_wait<0>();
       if (w.k_iters > 0) release(previous);
       epilogue<C>(c, acc, w, p, &map_out, &map_aux, own, bias);
       ++own;
     }
-    if (lane == 0) store_wait_read<0>();
+    if (elected()) store_wait_read<0>();
     __syncwarp();
   }
   // A block's shared memory must outlive the copies and arrivals that its neighbour sends there.

@@ -23,6 +23,14 @@ __device__ __forceinline__ uint32_t smem_address(const void* p) {
 // The same value in every lane, told to the compiler: it can then use the scalar registers that wgmma and TMA read from.
 __device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 
+// True in one lane of a converged warp, always the same one; ptxas knows that it is one, so that the operands of a bulk copy
+// behind it need no loop over lanes.
+__device__ __forceinline__ bool elected() {
+  uint32_t yes = 0;
+  asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xffffffff;\n @p mov.u32 %0, 1;\n}" : "+r"(yes));
+  return yes != 0;
+}
+
 // --- mbarrier -------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals));

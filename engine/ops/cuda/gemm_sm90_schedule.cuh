@@ -83,13 +83,14 @@ struct Work {
   int slot;     // weight gradient: partial tile to write, or -1: the tile is complete
 };
 
-// Both the loading and the multiplying warps walk the same list, each on its own. All lanes call together: what comes from
-// memory is passed through uniform(), without which all loops and addresses downstream live in vector registers.
+// The list of tiles of a cluster. The loading warp walks all of it, a team of a forward or data-gradient kernel only its
+// own part (every `teams`-th, from `team` on); in a weight gradient everybody walks all, because depths differ.
+// All lanes call together: what comes from memory is passed through uniform().
 template <class C>
 class Scheduler {
  public:
-  __device__ Scheduler(const Params& p, const int* offsets, int cluster, int clusters, int rank)
-      : p_(p), offsets_(offsets), clusters_(clusters), shift_(rank * C::kTileN) {
+  __device__ Scheduler(const Params& p, const int* offsets, int cluster, int clusters, int rank, int team, int teams)
+      : p_(p), offsets_(offsets), shift_(rank * C::kTileN) {
     units_n_ = (p.n + C::kUnitN - 1) / C::kUnitN;
     if constexpr (C::kOp == Op::kWeightGradient) {
       tiles_m_ = (p.m + kTileRows - 1) / kTileRows;
@@ -101,11 +102,16 @@ class Scheduler {
         cluster_ = cluster;
       } else {
         at_ = cluster;
+        step_ = clusters;
         end_ = p.groups * per_group_;
       }
     } else {
-      at_ = cluster;
-      end_ = uniform((offsets[p.groups] + kTileRows - 1) / kTileRows) * units_n_;
+      // Columns run fastest: the row tiles in flight are few, so A leaves device memory once and W stays in L2.
+      // at_ counts row tiles, unit_ the column units; both step without a division.
+      const int first = cluster + team * clusters, stride = clusters * teams;
+      at_ = first / units_n_, unit_ = first % units_n_;
+      step_ = stride / units_n_, unit_step_ = stride % units_n_;
+      end_ = uniform((offsets[p.groups] + kTileRows - 1) / kTileRows);
     }
   }
 
@@ -117,15 +123,16 @@ class Scheduler {
       else
         next_gradient_tile(w);
     } else {
-      // Columns run fastest: the row tiles in flight are few, so A leaves device memory once and W stays in L2.
-      w.row = at_ / units_n_ * kTileRows;
-      w.col = at_ % units_n_ * C::kUnitN + shift_;
+      w.row = at_ * kTileRows;
+      w.col = unit_ * C::kUnitN + shift_;
       while (w.row >= offsets_[group_ + 1]) ++group_;
       group_ = w.group = uniform(group_);
       w.k_begin = 0;
       w.k_iters = (p_.k + kTileK - 1) / kTileK;
       w.slot = -1;
-      at_ += clusters_;
+      at_ += step_;
+      unit_ += unit_step_;
+      if (unit_ >= units_n_) unit_ -= units_n_, ++at_;
     }
     return true;
   }
@@ -148,7 +155,7 @@ class Scheduler {
     w.k_begin = uniform(offsets_[w.group]);
     w.k_iters = (uniform(offsets_[w.group + 1]) - w.k_begin + kTileK - 1) / kTileK;
     w.slot = -1;
-    at_ += clusters_;
+    at_ += step_;
   }
   __device__ void next_share(Work& w) {
     const auto steps = [&](int row) { return (row + kTileK - 1) / kTileK; };
@@ -171,9 +178,9 @@ class Scheduler {
 
   const Params& p_;
   const int* offsets_;
-  int clusters_, shift_;
+  int shift_;
   int units_n_ = 0, tiles_m_ = 0, per_group_ = 0;
-  int at_ = 0, end_ = 0, cluster_ = 0, group_ = 0;
+  int at_ = 0, step_ = 0, end_ = 0, unit_ = 0, unit_step_ = 0, cluster_ = 0, group_ = 0;
 };
 
 }  // namespace glia::cuda::sm90

@@ -1,0 +1,17 @@
+// Trains one configuration with every knob: ./experiments/train --help
+#include "experiments/presets.h"
+#include "experiments/schedule.h"
+
+int main(int argc, char** argv) {
+  try {
+    glia::CommandLine line = glia::parse_command_line(argc, argv, glia::Flag::kTrainOnly,
+                                                      "Trains one configuration, by its name or by its parts.");
+    if (line.done) return 0;
+    if (line.given.insert("seeds").second) glia::set_value(line.options, glia::find_flag("seeds"), "1");
+    const glia::Options options = glia::resolve(line);
+    return glia::run_experiment(options, {options.config}, glia::command_text(argc, argv));
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "train: {}\n", error.what());
+    return 2;
+  }
+}

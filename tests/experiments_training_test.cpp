@@ -1,0 +1,206 @@
+// Training, evaluation and the files of a run, on a model of a few thousand weights.
+#include <cmath>
+#include <filesystem>
+
+#include <unistd.h>
+
+#include "engine/core/file.h"
+#include "experiments/data_source.h"
+#include "experiments/evaluation.h"
+#include "experiments/presets.h"
+#include "experiments/run.h"
+#include "experiments/schedule.h"
+#include "experiments/summary.h"
+#include "tests/test.h"
+
+namespace fs = std::filesystem;
+using namespace glia;
+using namespace glia::test;
+
+namespace {
+
+Options tiny(std::vector<const char*> more = {}) {
+  std::vector<const char*> words{"run_all",    "--device",  "cpu", "--dataset", "synthetic", "--cache", "",  "--synthetic-rows", "160",
+                                 "--synthetic-test-rows", "48", "--vocab-size", "400", "--layers", "2", "--hidden", "16", "--heads", "2",
+                                 "--ffn", "24", "--experts", "4", "--batch", "8", "--eval-batch", "20", "--epochs", "1", "--lr", "0.003",
+                                 "--log-every", "4", "--eval-every", "9", "--progress", "off", "--difficulty", "0.1"};
+  words.insert(words.end(), more.begin(), more.end());
+  return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
+}
+
+struct Folder {
+  std::string path;
+  explicit Folder(const std::string& name) : path(fs::temp_directory_path() / ("glia-" + name + "-" + std::to_string(::getpid()))) {
+    fs::remove_all(path);
+  }
+  ~Folder() { fs::remove_all(path); }
+};
+
+RunOutcome run_one(Options options, const std::string& config, const Dataset& data) {
+  Progress progress(Progress::Mode::kOff, stdout);
+  options.configs = config;
+  const RunSpec spec = plan_runs(options, {config}).at(0);
+  const int id = progress.start(spec.title(), 1);
+  return execute_run(spec, data, data_fingerprint(data), Device::cpu(), "test", progress, id);
+}
+
+}  // namespace
+
+TEST_CASE("experiment: all nine configurations train and leave complete files, clean and paper") {
+  for (const char* protocol : {"clean", "paper"}) {
+    INFO(protocol);
+    const Folder out(std::string("nine-") + protocol);
+    Options o = tiny({"--protocol", protocol, "--max-steps", "6", "--utilisation-rows", "24", "--max-length", "80"});
+    o.out = out.path;
+    const Dataset data = load_data(o);
+    for (const std::string& config : parse_configs("all")) {
+      INFO(config);
+      const RunOutcome outcome = run_one(o, config, data);
+      EXPECT(outcome.failure == "");
+    }
+    const results::Listing listing = results::list_runs(o.out);
+    EXPECT(listing.problems.empty());
+    REQUIRE(listing.runs.size() == 9);
+    for (const results::Run& run : listing.runs) {
+      INFO(run.folder);
+      REQUIRE(run.state == results::RunState::done);
+      EXPECT(run.evaluation->rows == 48);
+      EXPECT(fs::exists(run.folder + "/model.safetensors"));
+      EXPECT(!fs::exists(run.folder + "/checkpoint.safetensors"));
+      const results::Metrics metrics = results::read_metrics(run.folder);
+      REQUIRE(metrics.train.size() == 2);  // steps 4 and 6
+      EXPECT(metrics.train.back().step == 6);
+      EXPECT(std::isfinite(metrics.train.back().loss));
+      const results::TrainPoint& p = metrics.train.back();
+      EXPECT(p.loss == doctest::Approx(p.ce + run.config.balance * p.balance + run.config.energy * p.energy).epsilon(1e-5));
+      REQUIRE(metrics.evals.size() == 1);
+      EXPECT(metrics.evals.back().split == (std::string(protocol) == "paper" ? "test" : "validation"));
+      if (!run.config.moe()) continue;
+      for (const bool cls : {false, true})
+        for (const results::Matrix& u : results::read_run_utilisation(run, cls).layers)
+          for (int c = 0; c < u.rows; ++c) {
+            double sum = 0;
+            for (int e = 0; e < u.cols; ++e) sum += u(c, e);
+            EXPECT(sum == doctest::Approx(1).epsilon(1e-5));
+          }
+    }
+    results::write_summary(o.out, results::summarise(o.out));
+    EXPECT(results::read_summary(o.out).configs.size() == 9);
+  }
+}
+
+TEST_CASE("experiment: a small model learns the synthetic corpus, and the best model is the one that counts") {
+  const Folder out("learns");
+  Options o = tiny({"--synthetic-rows", "800", "--epochs", "4", "--eval-every", "0", "--hidden", "32", "--difficulty", "0"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+  const results::Metrics metrics = results::read_metrics(run.folder);
+  EXPECT(metrics.train.back().ce < 0.7 * metrics.train.front().ce);
+  EXPECT(run.evaluation->accuracy > 0.5);
+  double best = 0;
+  int64_t best_step = 0;
+  for (const results::EvalPoint& p : metrics.evals)
+    if (p.accuracy > best) best = p.accuracy, best_step = p.step;
+  EXPECT(run.evaluation->step == best_step);
+  EXPECT(run.evaluation->validation_accuracy == best);
+}
+
+TEST_CASE("training: rows of nobody behind a batch change nothing, and the same seed gives the same bits") {
+  Options o = tiny();
+  const Dataset data = load_data(o);
+  const RunModel run = run_model(o, configuration("astrocyte-hierarchical"));
+  const auto losses = [&](int64_t bucket, uint64_t seed) {
+    Options with = o;
+    with.bucket = bucket;
+    Context context(Device::cpu(), seed);
+    Trainer trainer(context, data, with, run, seed);
+    for (int i = 0; i < 4; ++i) trainer.step();
+    return trainer.read_losses();
+  };
+  const auto exact = losses(1, 42), again = losses(1, 42), rounded = losses(512, 42), other = losses(1, 43);
+  REQUIRE(exact.size() == 4);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT(exact[i].loss == again[i].loss);
+    EXPECT(exact[i].loss == doctest::Approx(rounded[i].loss).epsilon(1e-4));
+    EXPECT(exact[i].loss != other[i].loss);
+    EXPECT(exact[i].parts.size() == 3);  // ce, balance, energy
+  }
+}
+
+TEST_CASE("training: a step in the middle of an epoch is the same whether one came there by steps or by seek()") {
+  Options o = tiny({"--epochs", "2"});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  Trainer trainer(context, data, o, run_model(o, configuration("dense")), 42);
+  const int64_t per_epoch = trainer.steps_per_epoch();
+  trainer.step();
+  trainer.seek(per_epoch + 1);
+  EXPECT(trainer.done() == per_epoch + 1);
+  trainer.step();
+  EXPECT(trainer.done() == per_epoch + 2);
+  EXPECT(trainer.read_losses().size() == 1);
+  EXPECT(contains(error_of([&] { trainer.seek(trainer.total() + 1); }), "step"));
+  // Past the last batch there is none.
+  trainer.seek(trainer.total());
+  EXPECT(contains(error_of([&] { trainer.step(); }), "no batch is left"));
+}
+
+TEST_CASE("evaluation: accuracy, loss and utilisation agree with a row-by-row count") {
+  Options o = tiny({"--eval-batch", "7"});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  const RunModel run = run_model(o, configuration("astrocyte"));
+  Model model(context, model_config(o, run, data), 42);
+  const Measured m = Evaluator(model, data.test, o, 0).measure();
+  EXPECT(m.rows == data.test.size());
+  Options single = o;
+  single.eval_batch = 1;
+  single.bucket = 1;
+  const Measured one = Evaluator(model, data.test, single, 0).measure();
+  EXPECT(m.accuracy == one.accuracy);
+  EXPECT(m.loss == doctest::Approx(one.loss).epsilon(1e-5));
+  REQUIRE(m.layers.size() == 2);
+  for (size_t l = 0; l < 2; ++l)
+    EXPECT(m.layers[l].specialisation == doctest::Approx(one.layers[l].specialisation).epsilon(1e-3));
+  double mean = 0;
+  for (const double a : m.class_accuracy) mean += a / static_cast<double>(m.class_accuracy.size());
+  EXPECT(mean == doctest::Approx(m.accuracy));  // the test set is balanced
+  const Measured part = Evaluator(model, data.test, o, 0, 11).measure();
+  EXPECT(part.rows == 11);
+}
+
+TEST_CASE("experiment: results of other settings are refused, not overwritten") {
+  const Folder out("refuse");
+  Options o = tiny({"--max-steps", "2"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  const RunSpec spec = plan_runs(o, {"dense"}).at(0);
+  REQUIRE(run_one(o, "dense", data).failure == "");
+  const std::string before = read_file(spec.folder + "/eval.json");
+  RunSpec other = spec;
+  other.options.lr = 0.5;
+  const uint64_t hash = data_fingerprint(data);
+  EXPECT(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash, "another cpu", "another command")); }) == "");
+  const std::string error = error_of([&] { require_same_run(spec.folder, run_config(other, data, hash, "cpu", "x")); });
+  EXPECT(contains(error, "train.lr is 0.003, and 0.5 is asked for"));
+  EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }), "data_hash"));
+  EXPECT(read_file(spec.folder + "/eval.json") == before);
+}
+
+TEST_CASE("experiment: a loss that is not a number ends the run with its reason, and the run only") {
+  const Folder out("nan");
+  Options o = tiny({"--lr", "1e30", "--clip", "0", "--warmup", "0"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  const RunOutcome outcome = run_one(o, "dense", data);
+  EXPECT(!outcome.ok);
+  EXPECT(contains(outcome.failure, "nan at step"));
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "dense"));
+  REQUIRE(run.state == results::RunState::failed);
+  EXPECT(run.failure->reason == outcome.failure);
+  o = tiny({"--max-steps", "2"});
+  o.out = out.path;
+  EXPECT(run_one(o, "softmax-moe", data).ok);
+}
