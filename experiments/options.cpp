@@ -192,6 +192,7 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
            },
            fmt::format("{} [{}]", flag.help, value_text(Options{}, flag)))
         ->group(section)
+        ->take_last()  // a flag that is typed twice: the later one counts
         ->type_name("");
   }
   try {

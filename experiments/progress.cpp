@@ -32,8 +32,8 @@ std::string short_count(double n) {
 std::string progress_line(const std::string& title, const RunProgress& p) {
   std::string line = fmt::format("{:<29} {:>5}/{:<5} ep {:<5.2f} loss {:<7.4f} ce {:<7.4f}", title, p.step, p.total, p.epoch,
                                  p.loss, p.ce);
-  line += p.moe ? fmt::format(" bal {:<7.4f} en {:<6.4f}", p.balance, p.energy) : std::string(23, ' ');
-  line += p.accuracy ? fmt::format(" {} {:.4f}", p.split == "validation" ? "val" : p.split, *p.accuracy) : std::string(11, ' ');
+  line += p.moe ? fmt::format(" bal {:<7.4f} en {:<6.4f}", p.balance, p.energy) : std::string(22, ' ');
+  line += p.accuracy ? fmt::format(" {:>4} {:.4f}", p.split == "validation" ? "val" : p.split, *p.accuracy) : std::string(12, ' ');
   return line + fmt::format(" {:>6} tok/s  left {}", short_count(p.tokens_per_second), clock_text(p.seconds_left));
 }
 

@@ -389,6 +389,7 @@ RunOutcome execute_run(const RunSpec& spec, const Dataset& data, uint64_t finger
         if (entry.path().extension() == ".tmp") fs::remove(entry.path());
     Context context(device, spec.seed());
     const results::RunConfig config = run_config(spec, data, fingerprint, context.backend().description(), command);
+    if (!results::is_run_folder(spec.folder)) results::begin_run(spec.folder, config, false);  // also for a run that fails at once
     const auto attempt = [&] {
       Sitting sitting(spec, data, config, context, progress, progress_id);
       try {
