@@ -13,6 +13,8 @@ BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : spl
   CHECK(options.batch_size > 0, "batch plan: wants a batch size of at least 1, got {}", options.batch_size);
   CHECK(options.epoch >= 0 && options.epoch < (int64_t{1} << 32), "batch plan: wants a 32-bit epoch, got {}",
         options.epoch);
+  CHECK(options.layout == BatchLayout::kPacked || options.pad_id >= 0,
+        "batch plan: the padded layout wants a [PAD] token, the vocabulary has none (pad id {})", options.pad_id);
   if (options.shuffle) {
     order_ =
         random_permutation(split.size(), options.seed, purpose::kShuffle, static_cast<uint32_t>(options.epoch));

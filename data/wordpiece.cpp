@@ -332,7 +332,7 @@ WordPiece::WordPiece(Vocabulary vocabulary, bool lowercase)
       chars_(BertChars::get(lowercase)),
       trie_(vocabulary_) {
   size_t slots = 64;
-  while (slots < 3 * static_cast<size_t>(vocabulary_.size())) slots *= 2;
+  while (slots < 2 * static_cast<size_t>(vocabulary_.size())) slots *= 2;
   slots_.resize(slots);
   slot_mask_ = slots - 1;
   std::fill(std::begin(ascii_piece_), std::end(ascii_piece_), vocabulary_.unk());

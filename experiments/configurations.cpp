@@ -13,7 +13,8 @@ constexpr Configuration kConfigurations[] = {
     {"astrocyte", "astrocyte", 0.01, 0.01, false, "astrocyte-E8-LB0.01-EN0.01"},
     {"astrocyte-no-energy", "astrocyte", 0.01, 0, false, "astrocyte-E8-LB0.01-EN0.0"},
     {"astrocyte-unleashed", "astrocyte", 0, 0.05, false, "astrocyte-E8-LB0.0-EN0.05"},
-    {"astrocyte-hierarchical", "astrocyte-hierarchical", 0.01, 0.01, false, "astrocyte-hierarchical-E8-LB0.01-EN0.01"},
+    {"astrocyte-hierarchical", "astrocyte-hierarchical", 0.01, 0.01, false,
+     "astrocyte-hierarchical-E8-LB0.01-EN0.01"},
     {"astrocyte-meanpool", "astrocyte-meanpool", 0.01, 0.01, false, "astrocyte-meanpool-E8-LB0.01-EN0.01"},
 };
 

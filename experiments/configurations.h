@@ -9,13 +9,14 @@ namespace glia {
 
 struct Configuration {
   const char* name;
-  const char* router;     // of the registry; "none": dense
+  const char* router;      // of the registry; "none": dense
   double balance, energy;  // α, β
-  bool random_ffn;        // the dense FFN gets fresh numbers from a stream of its own, also where pretrained weights are given
+  bool random_ffn;  // the dense FFN gets fresh numbers from a stream of its own, also where pretrained weights are
+                    // given
   const char* published;  // its name in the published results
 
   MoeConfig moe(int64_t n_experts, int64_t top_k, bool second_residual) const {
-    return {router, n_experts, top_k, balance, energy, second_residual};
+    return {router, n_experts, top_k, balance, energy, 0, second_residual};
   }
 };
 

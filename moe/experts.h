@@ -12,7 +12,8 @@ struct Experts {
       : up_weight(set.add(name + ".up.weight", {count, ffn, hidden}, Init::normal(std), true)),
         up_bias(set.add(name + ".up.bias", {count, ffn}, Init::zero(), false)),
         down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true)),
-        down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)), count(count) {}
+        down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)),
+        count(count) {}
 };
 
 }  // namespace glia

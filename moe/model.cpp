@@ -9,23 +9,28 @@ namespace glia {
 
 Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : context_(context), config_(config) {
   const BertConfig& b = config_.bert;
-  bert_ = std::make_unique<Bert>(parameters_, b, [&](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
-    if (config_.moe.dense()) return make_dense(set, name, b);
-    return std::make_unique<MoeLayer>(set, name, config_.moe, b, layer);
-  });
+  bert_ = std::make_unique<Bert>(
+      parameters_, b, [&](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
+        if (config_.moe.dense()) return make_dense(set, name, b);
+        return std::make_unique<MoeLayer>(set, name, config_.moe, b, layer);
+      });
   const bool doubles = config_.compute == DType::kFloat64;
-  parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32, config_.compute == DType::kBFloat16);
+  parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,
+                          config_.compute == DType::kBFloat16);
 }
 
 const Sequences& Model::first_rows(int64_t count) const {
   auto found = first_rows_.find(count);
   if (found == first_rows_.end())
-    found = first_rows_.emplace(count, make_sequences(context_, std::vector<int32_t>(static_cast<size_t>(count), 1))).first;
+    found =
+        first_rows_.emplace(count, make_sequences(context_, std::vector<int32_t>(static_cast<size_t>(count), 1)))
+            .first;
   return found->second;
 }
 
 Model::Output Model::forward(const Batch& batch, bool training) const {
-  Pass pass{batch.sequences, first_rows(batch.sequences.count), training, config_.compute, training ? config_.bert.dropout : 0};
+  Pass pass{batch.sequences, first_rows(batch.sequences.count), training, config_.compute,
+            training ? config_.bert.dropout : 0};
   Bert::Result r = bert_->forward(batch.ids, batch.positions, pass, config_.last_layer_cls_only);
   Output out;
   out.logits = std::move(r.logits);
@@ -46,7 +51,8 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
           names.push_back(losses.names[i]);
           weights.push_back(losses.weights[i]);
         }
-        CHECK(weights[term.part.back()] == losses.weights[i], "model: layers weigh '{}' differently", losses.names[i]);
+        CHECK(weights[term.part.back()] == losses.weights[i], "model: layers weigh '{}' differently",
+              losses.names[i]);
       }
       terms.push_back(std::move(term));
     }
@@ -60,7 +66,8 @@ std::vector<Statistic> Model::router_state() const {
   std::vector<Statistic> all;
   for (size_t l = 0; l < bert_->layers.size(); ++l)
     if (const auto* moe = dynamic_cast<const MoeLayer*>(bert_->layers[l].feed_forward.get()))
-      for (Statistic& s : moe->router().state()) all.push_back({fmt::format("encoder.layer.{}.moe.router.{}", l, s.name), s.value});
+      for (Statistic& s : moe->router().state())
+        all.push_back({fmt::format("encoder.layer.{}.moe.router.{}", l, s.name), s.value});
   return all;
 }
 

@@ -1,4 +1,5 @@
-// The classifier that the experiments train: BERT with dense FFNs or experts, its losses and its weights, in one object.
+// The classifier that the experiments train: BERT with dense FFNs or experts, its losses and its weights, in one
+// object.
 #pragma once
 #include <map>
 
@@ -10,8 +11,9 @@ namespace glia {
 struct ModelConfig {
   BertConfig bert;
   MoeConfig moe;
-  DType compute = DType::kFloat32;        // bfloat16: float32 masters with a bfloat16 copy; float64: everything, for tests
-  bool last_layer_cls_only = true;        // exact (SCIENCE.md 6.2); false computes the rows that nobody reads
+  DType compute =
+      DType::kFloat32;  // bfloat16: float32 masters with a bfloat16 copy; float64: everything, for tests
+  bool last_layer_cls_only = true;  // exact (SCIENCE.md 6.2); false computes the rows that nobody reads
 };
 
 struct Batch {
@@ -28,14 +30,14 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   struct Output {
-    Var logits;                     // [B, C] float32 (float64)
-    Var loss;                       // [] cross-entropy + weighted auxiliary losses averaged over layers; undefined without labels
-    Tensor parts;                   // [P], unweighted, auxiliary ones averaged over layers
+    Var logits;    // [B, C] float32 (float64)
+    Var loss;      // [] cross-entropy + weighted auxiliary losses averaged over layers; undefined without labels
+    Tensor parts;  // [P], unweighted, auxiliary ones averaged over layers
     std::vector<std::string> part_names;  // [P]: "ce", then what the router has: "balance", "energy", …
     std::vector<Routing> routings;        // [L]; n_experts 0 for a dense layer
   };
-  // Dropout and router noise in training, with the context's step as their key. Nothing waits for the device, except that the
-  // first pass with a new B uploads the layout of B rows: run one before capturing a CUDA graph.
+  // Dropout and router noise in training, with the context's step as their key. Nothing waits for the device,
+  // except that the first pass with a new B uploads the layout of B rows: run one before capturing a CUDA graph.
   Output forward(const Batch& batch, bool training) const;
 
   ParameterSet& parameters() { return parameters_; }

@@ -6,9 +6,11 @@
 
 namespace glia {
 
-MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeConfig& c, const BertConfig& bert, int layer)
-    : router_(make_router(c.router, set, layer_name + ".moe.router",
-                          {bert.hidden, c.n_experts, c.top_k, c.balance, c.energy, bert.init_std, layer})),
+MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeConfig& c, const BertConfig& bert,
+                   int layer)
+    : router_(
+          make_router(c.router, set, layer_name + ".moe.router",
+                      {bert.hidden, c.n_experts, c.top_k, c.balance, c.energy, c.z_loss, bert.init_std, layer})),
       experts_(set, layer_name + ".moe.experts", c.n_experts, bert.hidden, bert.ffn, bert.init_std),
       second_residual_(c.second_residual) {}
 
@@ -16,8 +18,8 @@ FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool f
   Result r;
   r.routing = router_->route(input, pass);
   r.x = input;
-  Var gates = r.routing.gates;           // [rows, K]
-  Tensor chosen = r.routing.experts;     // [rows, K]
+  Var gates = r.routing.gates;        // [rows, K]
+  Tensor chosen = r.routing.experts;  // [rows, K]
   if (first_rows_only) {
     const Tensor& first = pass.sequences.first_rows;
     r.x = gather_rows(r.x, first);
@@ -25,8 +27,8 @@ FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool f
     chosen = gather_index_rows(chosen, first);
   }
   const Dispatch d = make_dispatch(chosen, experts_.count, expert_alignment(input.context(), input.dtype()));
-  const Var z = expert_ffn(dispatch_rows(r.x, d), experts_.up_weight->var, experts_.up_bias->var, experts_.down_weight->var,
-                           experts_.down_bias->var, d.offsets);
+  const Var z = expert_ffn(dispatch_rows(r.x, d), experts_.up_weight->var, experts_.up_bias->var,
+                           experts_.down_weight->var, experts_.down_bias->var, d.offsets);
   r.y = combine_rows(z, gates, d);
   return r;
 }

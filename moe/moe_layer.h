@@ -1,5 +1,5 @@
-// A mixture of experts in the FFN's place: y_s = Σ_k g_sk Expert_{e_sk}(x_s). Dropless and deterministic: rows are grouped by
-// expert in a stable order and each token gathers its K results.
+// A mixture of experts in the FFN's place: y_s = Σ_k g_sk Expert_{e_sk}(x_s). Dropless and deterministic: rows are
+// grouped by expert in a stable order and each token gathers its K results.
 #pragma once
 #include "moe/experts.h"
 #include "moe/router.h"
@@ -7,10 +7,11 @@
 namespace glia {
 
 struct MoeConfig {
-  std::string router = "none";     // a name of the registry; "none": dense
+  std::string router = "none";  // a name of the registry; "none": dense
   int64_t n_experts = 8, top_k = 2;
   double balance = 0, energy = 0;  // α, β
-  bool second_residual = false;    // the published code's extra residual and norm (SCIENCE.md 6)
+  double z_loss = 0;
+  bool second_residual = false;  // the published code's extra residual and norm (SCIENCE.md 6)
 
   bool dense() const { return router == "none"; }
 };
@@ -18,7 +19,8 @@ struct MoeConfig {
 class MoeLayer : public FeedForward {
  public:
   // Parameters "<layer_name>.moe.router.…" and "<layer_name>.moe.experts.…".
-  MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeConfig& config, const BertConfig& bert, int layer);
+  MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeConfig& config, const BertConfig& bert,
+           int layer);
 
   bool reads_all_rows() const override { return true; }
   bool second_residual() const override { return second_residual_; }

@@ -8,12 +8,13 @@ Utilisation::Utilisation(Context& context, int64_t layers, int64_t classes, int6
     : sums_(zeros(context, {layers, 2, classes, n_experts + 1}, DType::kFloat64)) {}
 
 void Utilisation::add(const std::vector<Routing>& routings, const Tensor& labels, const Sequences& sequences) {
-  CHECK(static_cast<int64_t>(routings.size()) == sums_.size(0), "utilisation: wants {} layers, got {}", sums_.size(0),
-        routings.size());
+  CHECK(static_cast<int64_t>(routings.size()) == sums_.size(0), "utilisation: wants {} layers, got {}",
+        sums_.size(0), routings.size());
   const Shape one = sums_.shape().without(0);
   for (int64_t l = 0; l < sums_.size(0); ++l) {
     const Routing& r = routings[static_cast<size_t>(l)];
-    CHECK(r.n_experts == sums_.size(3) - 1, "utilisation: layer {} has {} experts, not {}", l, r.n_experts, sums_.size(3) - 1);
+    CHECK(r.n_experts == sums_.size(3) - 1, "utilisation: layer {} has {} experts, not {}", l, r.n_experts,
+          sums_.size(3) - 1);
     accumulate_utilisation(r.gates.value(), r.experts, labels, sequences, sums_.rows(l, l + 1).reshape(one));
   }
 }
@@ -26,7 +27,8 @@ std::vector<Utilisation::Layer> Utilisation::read() const {
     for (int64_t c = 0; c < classes; ++c) {
       const double* row = sums.data() + ((l * 2 + view) * classes + c) * (experts + 1);
       t.rows.push_back(row[experts]);
-      for (int64_t e = 0; e < experts; ++e) t.mean[static_cast<size_t>(c * experts + e)] = row[experts] > 0 ? row[e] / row[experts] : 0;
+      for (int64_t e = 0; e < experts; ++e)
+        t.mean[static_cast<size_t>(c * experts + e)] = row[experts] > 0 ? row[e] / row[experts] : 0;
     }
     return t;
   };

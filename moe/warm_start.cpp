@@ -9,7 +9,8 @@ namespace {
 
 void read(const SafetensorsFile& file, const std::string& name, const Tensor& to) {
   if (!read_weight(file, name, to))
-    fail_input("{}: expected '{}' ('{}' in Hugging Face's naming), found neither", file.path(), name, hugging_face_names(name)[0]);
+    fail_input("{}: expected '{}' ('{}' in Hugging Face's naming), found neither", file.path(), name,
+               hugging_face_names(name)[0]);
 }
 
 }  // namespace
@@ -21,7 +22,8 @@ WarmStartReport warm_start(Model& model, const SafetensorsFile& file, const Warm
     const Tensor value = p.var.value();
     const size_t experts = p.name.find(".moe.experts."), second = p.name.find(".second_norm.");
     const bool ffn = experts != std::string::npos || p.name.find(".ffn.") != std::string::npos;
-    if (p.name.starts_with("classifier.") || p.name.find(".moe.router.") != std::string::npos || (ffn && !o.copy_ffn)) {
+    if (p.name.starts_with("classifier.") || p.name.find(".moe.router.") != std::string::npos ||
+        (ffn && !o.copy_ffn)) {
       report.fresh.push_back(p.name);
       continue;
     }
@@ -36,7 +38,8 @@ WarmStartReport warm_start(Model& model, const SafetensorsFile& file, const Warm
         else to.reshape({1, -1}).copy_from(flat.rows(0, 1));
       }
       const uint64_t h = hash_bytes(p.name);
-      fill_normal(value, {o.noise, o.seed, purpose::kWarmStart + static_cast<uint32_t>(h & 0xffffffu), static_cast<uint32_t>(h >> 32), true});
+      fill_normal(value, {o.noise, o.seed, purpose::kWarmStart + static_cast<uint32_t>(h & 0xffffffu),
+                          static_cast<uint32_t>(h >> 32), true});
     } else if (second != std::string::npos) {  // a copy of the first norm after attention
       std::string first = p.name;
       first.replace(second, 13, ".attention.norm.");

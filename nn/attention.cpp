@@ -5,8 +5,11 @@
 namespace glia {
 
 SelfAttention::SelfAttention(ParameterSet& set, const std::string& name, const BertConfig& c, int layer)
-    : qkv(set, name + ".qkv", c.hidden, 3 * c.hidden, c.init_std), output(set, name + ".output", c.hidden, c.hidden, c.init_std),
-      norm(set, name + ".norm", c.hidden, c.layer_norm_eps), heads(c.heads), layer(layer) {
+    : qkv(set, name + ".qkv", c.hidden, 3 * c.hidden, c.init_std),
+      output(set, name + ".output", c.hidden, c.hidden, c.init_std),
+      norm(set, name + ".norm", c.hidden, c.layer_norm_eps),
+      heads(c.heads),
+      layer(layer) {
   CHECK(c.hidden % c.heads == 0, "attention: hidden size {} is not a multiple of {} heads", c.hidden, c.heads);
 }
 
@@ -19,7 +22,8 @@ Var SelfAttention::mix(const Var& x, const Pass& pass) const {
 }
 
 Var SelfAttention::finish(const Var& mixed, const Var& x, const Pass& pass) const {
-  return norm.residual(output(mixed), x, pass.dropout, pass.dropout_key(x.context(), dropout_site::attention_output(layer)));
+  return norm.residual(output(mixed), x, pass.dropout,
+                       pass.dropout_key(x.context(), dropout_site::attention_output(layer)));
 }
 
 }  // namespace glia

@@ -20,7 +20,8 @@ T parse(const SafetensorsFile& file, const std::string& key) {
 }
 
 // Every tensor of a checkpoint with its place in memory: saving and loading walk the same list.
-std::vector<NamedTensor> layout(const ParameterSet& parameters, const AdamW* optimiser, const std::vector<Statistic>& state) {
+std::vector<NamedTensor> layout(const ParameterSet& parameters, const AdamW* optimiser,
+                                const std::vector<Statistic>& state) {
   std::vector<NamedTensor> all;
   for (const Parameter& p : parameters.all()) all.push_back({p.name, parameters.slice(parameters.values(), p)});
   for (const Statistic& s : state) all.push_back({"state." + s.name, s.value});
@@ -39,8 +40,11 @@ std::vector<NamedTensor> layout(const ParameterSet& parameters, const AdamW* opt
 void save_checkpoint(const std::string& path, const ParameterSet& parameters, const AdamW* optimiser,
                      const std::vector<Statistic>& state, const CheckpointInfo& info) {
   write_safetensors(path, layout(parameters, optimiser, state),
-                    {{"format", kFormat}, {"step", std::to_string(info.step)}, {"seed", std::to_string(info.seed)},
-                     {"config", info.config}, {"progress", info.progress}});
+                    {{"format", kFormat},
+                     {"step", std::to_string(info.step)},
+                     {"seed", std::to_string(info.seed)},
+                     {"config", info.config},
+                     {"progress", info.progress}});
 }
 
 CheckpointInfo load_checkpoint(const std::string& path, ParameterSet& parameters, AdamW* optimiser,
@@ -50,7 +54,8 @@ CheckpointInfo load_checkpoint(const std::string& path, ParameterSet& parameters
   const std::vector<NamedTensor> wanted = layout(parameters, optimiser, state);
   for (const NamedTensor& t : wanted) {
     const auto& e = file.entry(t.name);
-    if (e.shape != t.tensor.shape()) fail_input("{}: '{}': expected {}, got {}", path, t.name, t.tensor.shape(), e.shape);
+    if (e.shape != t.tensor.shape())
+      fail_input("{}: '{}': expected {}, got {}", path, t.name, t.tensor.shape(), e.shape);
   }
   for (const auto& [name, entry] : file.entries())
     if (!name.starts_with("adamw.") && !name.starts_with("state.") && !parameters.find(name))
@@ -66,7 +71,8 @@ CheckpointInfo checkpoint_info(const SafetensorsFile& file) {
     return found == file.metadata().end() ? std::string() : found->second;
   };
   if (text("format") != kFormat || !file.has_checksum())
-    fail_input("{}: expected a checkpoint ({}), got a safetensors file of format '{}'", file.path(), kFormat, text("format"));
+    fail_input("{}: expected a checkpoint ({}), got a safetensors file of format '{}'", file.path(), kFormat,
+               text("format"));
   return {parse<int64_t>(file, "step"), parse<uint64_t>(file, "seed"), text("config"), text("progress")};
 }
 

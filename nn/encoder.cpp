@@ -8,8 +8,10 @@ namespace glia {
 
 EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const BertConfig& c, int layer,
                            const MakeFeedForward& make)
-    : attention(set, name + ".attention", c, layer), feed_forward(make(set, name, layer)),
-      norm(set, name + ".norm", c.hidden, c.layer_norm_eps), layer_(layer) {
+    : attention(set, name + ".attention", c, layer),
+      feed_forward(make(set, name, layer)),
+      norm(set, name + ".norm", c.hidden, c.layer_norm_eps),
+      layer_(layer) {
   if (feed_forward->second_residual())
     second_norm = std::make_unique<LayerNorm>(set, name + ".second_norm", c.hidden, c.layer_norm_eps);
 }
@@ -33,9 +35,11 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
         for (int l = 0; l < c.layers; ++l) all.emplace_back(set, fmt::format("encoder.layer.{}", l), c, l, make);
         return all;
       }()),
-      pooler(set, "pooler", c.hidden, c.hidden, c.init_std), classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
+      pooler(set, "pooler", c.hidden, c.hidden, c.init_std),
+      classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
 
-Bert::Result Bert::forward(const Tensor& ids, const Tensor& positions, const Pass& pass, bool last_layer_first_rows_only) const {
+Bert::Result Bert::forward(const Tensor& ids, const Tensor& positions, const Pass& pass,
+                           bool last_layer_first_rows_only) const {
   Result result;
   Var x = embeddings(ids, positions, pass);
   for (const EncoderLayer& layer : layers) {
@@ -52,7 +56,8 @@ Bert::Result Bert::forward(const Tensor& ids, const Tensor& positions, const Pas
   return result;
 }
 
-std::unique_ptr<FeedForward> make_dense(ParameterSet& set, const std::string& layer_name, const BertConfig& config) {
+std::unique_ptr<FeedForward> make_dense(ParameterSet& set, const std::string& layer_name,
+                                        const BertConfig& config) {
   return std::make_unique<DenseFeedForward>(set, layer_name + ".ffn", config);
 }
 

@@ -10,12 +10,15 @@ namespace glia {
 
 class EncoderLayer {
  public:
-  using MakeFeedForward = std::function<std::unique_ptr<FeedForward>(ParameterSet&, const std::string& layer_name, int layer)>;
+  using MakeFeedForward =
+      std::function<std::unique_ptr<FeedForward>(ParameterSet&, const std::string& layer_name, int layer)>;
 
-  EncoderLayer(ParameterSet& set, const std::string& name, const BertConfig& config, int layer, const MakeFeedForward& make);
+  EncoderLayer(ParameterSet& set, const std::string& name, const BertConfig& config, int layer,
+               const MakeFeedForward& make);
 
-  // x [T, H] → [T, H]; with first_rows_only → [B, H], each sequence's first row. That is exact, not an approximation: the
-  // other rows' outputs are read by nobody after the last layer, and everything after attention works row by row.
+  // x [T, H] → [T, H]; with first_rows_only → [B, H], each sequence's first row. That is exact, not an
+  // approximation: the other rows' outputs are read by nobody after the last layer, and everything after attention
+  // works row by row.
   struct Result {
     Var y;
     Routing routing;
@@ -40,7 +43,8 @@ class Bert {
     std::vector<Routing> routings;  // [L]
   };
   // ids, positions int32 [T]
-  Result forward(const Tensor& ids, const Tensor& positions, const Pass& pass, bool last_layer_first_rows_only) const;
+  Result forward(const Tensor& ids, const Tensor& positions, const Pass& pass,
+                 bool last_layer_first_rows_only) const;
 
   Embeddings embeddings;
   std::vector<EncoderLayer> layers;

@@ -1,5 +1,5 @@
-// The second half of an encoder layer: a dense FFN here, a mixture of experts in moe/. What a layer has to report beside its
-// output is returned, never stored: losses kept in a global list leak from one model into another.
+// The second half of an encoder layer: a dense FFN here, a mixture of experts in moe/. What a layer has to report
+// beside its output is returned, never stored: losses kept in a global list leak from one model into another.
 #pragma once
 #include <memory>
 #include <vector>
@@ -14,7 +14,7 @@ namespace glia {
 struct AuxiliaryLosses {
   std::vector<std::string> names;  // "balance", "energy", "z", …
   std::vector<double> weights;
-  Var values;                      // [names.size()], unweighted, float32 or float64
+  Var values;  // [names.size()], unweighted, float32 or float64
 };
 
 struct Statistic {
@@ -24,11 +24,11 @@ struct Statistic {
 
 // Who goes where.
 struct Routing {
-  Tensor experts;  // int32 [T, K]; −1: nobody (the tail; fewer than K chosen)
-  Var gates;       // [T, K], float32 or float64; 0 where nobody
-  int64_t n_experts = 0;                // 0: a dense layer, which routes nothing
+  Tensor experts;         // int32 [T, K]; −1: nobody (the tail; fewer than K chosen)
+  Var gates;              // [T, K], float32 or float64; 0 where nobody
+  int64_t n_experts = 0;  // 0: a dense layer, which routes nothing
   std::vector<AuxiliaryLosses> losses;
-  std::vector<Statistic> statistics;    // anything worth logging
+  std::vector<Statistic> statistics;  // anything worth logging
 };
 
 class FeedForward {

@@ -63,7 +63,8 @@ bool read_weight(const SafetensorsFile& file, const std::string& name, Tensor to
     if (const auto f = find(file, n)) found.push_back(*f);
   if (found.empty()) return false;
   if (found.size() != theirs.size())
-    fail_input("{}: '{}' wants {} tensors ({}, …), found {}", file.path(), name, theirs.size(), theirs[0], found.size());
+    fail_input("{}: '{}' wants {} tensors ({}, …), found {}", file.path(), name, theirs.size(), theirs[0],
+               found.size());
   const int64_t parts = static_cast<int64_t>(found.size()), rows = to.size(0) / parts;
   for (int64_t i = 0; i < parts; ++i) file.read_into(found[i], to.rows(i * rows, (i + 1) * rows));
   return true;

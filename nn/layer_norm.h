@@ -1,4 +1,4 @@
-// Layer normalisation with its weights, gain [H] = 1 and bias [H] = 0; statistics in float32.     x [.., H] → [.., H]
+// Layer normalisation with its weights, gain [H] = 1 and bias [H] = 0.     x [.., H] → [.., H]
 #pragma once
 #include "engine/ops/layer_norm.h"
 #include "nn/parameters.h"
@@ -10,7 +10,8 @@ struct LayerNorm {
   double eps;
 
   LayerNorm(ParameterSet& set, const std::string& name, int64_t size, double eps)
-      : gain(set.add(name + ".weight", {size}, Init::one(), false)), bias(set.add(name + ".bias", {size}, Init::zero(), false)),
+      : gain(set.add(name + ".weight", {size}, Init::one(), false)),
+        bias(set.add(name + ".bias", {size}, Init::zero(), false)),
         eps(eps) {}
 
   Var operator()(const Var& x) const { return layer_norm(x, gain->var, bias->var, eps); }

@@ -1,5 +1,6 @@
-// AdamW over a ParameterSet's flat buffers: decoupled weight decay on the parameters that ask for it, clipping by the global
-// norm, linear warm-up and decay. Norm, rate and bias corrections are computed on the device from the context's step.
+// AdamW over a ParameterSet's flat buffers: decoupled weight decay on the parameters that ask for it, clipping by
+// the global norm, linear warm-up and decay. Norm, rate and bias corrections are computed on the device from the
+// context's step.
 #pragma once
 #include "engine/ops/adamw.h"
 #include "nn/parameters.h"
@@ -17,7 +18,7 @@ class AdamW {
   struct Report {
     double gradient_norm = 0;  // before clipping
     double learning_rate = 0;
-    int64_t skipped = 0;       // steps whose gradient was not finite, since the start
+    int64_t skipped = 0;  // steps whose gradient was not finite, since the start
   };
   Report report() const;
 

@@ -12,10 +12,15 @@ void initialise(Tensor value, const std::string& name, Init init, uint64_t seed,
   // 56 bits of the name's hash select the stream: 24 in the purpose, 32 in the step.
   const uint64_t h = hash_bytes(name);
   switch (init.kind) {
-    case Init::Kind::kZero: value.zero(); break;
-    case Init::Kind::kOne: fill(value, 1.0); break;
+    case Init::Kind::kZero:
+      value.zero();
+      break;
+    case Init::Kind::kOne:
+      fill(value, 1.0);
+      break;
     case Init::Kind::kNormal:
-      fill_normal(value, {init.std, seed, purpose + static_cast<uint32_t>(h & 0xffffffu), static_cast<uint32_t>(h >> 32), false});
+      fill_normal(value, {init.std, seed, purpose + static_cast<uint32_t>(h & 0xffffffu),
+                          static_cast<uint32_t>(h >> 32), false});
   }
 }
 
@@ -31,7 +36,8 @@ Parameter* ParameterSet::add(std::string name, const Shape& shape, Init init, bo
 
 void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy) {
   CHECK(!materialised(), "parameters: materialise() was called twice");
-  CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}", dtype);
+  CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}",
+        dtype);
   int64_t end = 0;
   for (const bool decay : {true, false}) {
     for (Parameter& p : parameters_)
@@ -58,7 +64,8 @@ void ParameterSet::redraw(const Parameter& p, Init init, uint64_t seed) {
 }
 
 void ParameterSet::bind(std::span<const Var> vars) {
-  CHECK(vars.size() == parameters_.size(), "parameters: bind wants {} leaves, got {}", parameters_.size(), vars.size());
+  CHECK(vars.size() == parameters_.size(), "parameters: bind wants {} leaves, got {}", parameters_.size(),
+        vars.size());
   for (size_t i = 0; i < vars.size(); ++i) {
     CHECK(vars[i].shape() == parameters_[i].shape, "parameters: '{}' is {}, got {}", parameters_[i].name,
           parameters_[i].shape, vars[i].shape());

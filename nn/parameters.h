@@ -1,6 +1,6 @@
-// The weights of a model. Modules declare what they need; materialise() then lays all of it into flat arenas: first the
-// parameters that weight decay applies to, then the others, every tensor padded with zeros to kAlign elements. The optimiser,
-// the gradient norm, clipping and checkpoints each walk one flat buffer.
+// The weights of a model. Modules declare what they need; materialise() then lays all of it into flat arenas: first
+// the parameters that weight decay applies to, then the others, every tensor padded with zeros to kAlign elements.
+// The optimiser, the gradient norm, clipping and checkpoints each walk one flat buffer.
 #pragma once
 #include <deque>
 #include <span>
@@ -40,8 +40,9 @@ class ParameterSet {
   // The pointer stays valid as long as the set. A name that is taken is an error.
   Parameter* add(std::string name, const Shape& shape, Init init, bool decay);
 
-  // float32 (float64 in tests) values and gradients; with_copy adds bfloat16 weights for mixed precision. A parameter's
-  // numbers depend on the seed, its name and its shape, not on which other modules exist or on the device.
+  // float32 (float64 in tests) values and gradients; with_copy adds bfloat16 weights for mixed precision. A
+  // parameter's numbers depend on the seed, its name and its shape, not on which other modules exist or on the
+  // device.
   void materialise(Context& context, uint64_t seed, DType dtype = DType::kFloat32, bool with_copy = false);
   bool materialised() const { return values_.defined(); }
   // Draws one parameter again from another stream: purpose kWarmStart. For models whose FFN is re-initialised.
@@ -53,7 +54,8 @@ class ParameterSet {
   void clear_gradients();
   // After backward(): zeroes what no path reached, so that the flat gradient is complete.
   void complete_gradients();
-  // The bfloat16 weights := the values. The optimiser does it as it goes; call it after values were set in another way.
+  // The bfloat16 weights := the values. The optimiser does it as it goes; call it after values were set in another
+  // way.
   void refresh_copy();
 
   const std::deque<Parameter>& all() const { return parameters_; }
@@ -61,12 +63,12 @@ class ParameterSet {
   const Parameter* find(std::string_view name) const;  // nullptr when there is none
 
   Context& context() const { return values_.context(); }
-  const Tensor& values() const { return values_; }        // [flat_size]
-  const Tensor& gradients() const { return gradients_; }  // [flat_size]
-  const Tensor& copy() const { return copy_; }            // [flat_size] bfloat16, or undefined
-  int64_t flat_size() const { return flat_size_; }        // with padding
-  int64_t decayed_size() const { return decayed_size_; }  // [0, decayed_size) decays, a multiple of kAlign
-  int64_t count() const;                                  // scalars, without padding
+  const Tensor& values() const { return values_; }             // [flat_size]
+  const Tensor& gradients() const { return gradients_; }       // [flat_size]
+  const Tensor& copy() const { return copy_; }                 // [flat_size] bfloat16, or undefined
+  int64_t flat_size() const { return flat_size_; }             // with padding
+  int64_t decayed_size() const { return decayed_size_; }       // [0, decayed_size) decays, a multiple of kAlign
+  int64_t count() const;                                       // scalars, without padding
   Tensor slice(const Tensor& flat, const Parameter& p) const;  // p's part of a flat buffer, in p's shape
 
  private:

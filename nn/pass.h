@@ -1,21 +1,25 @@
-// What one forward pass needs to know beside its input. Made for each pass and handed down; nothing is kept in globals.
+// What one forward pass needs to know beside its input. Made for each pass and handed down; nothing is kept in
+// globals.
 #pragma once
 #include "engine/ops/sequences.h"
 
 namespace glia {
 
 struct Pass {
-  const Sequences& sequences;        // the rows' layout
-  const Sequences& first_rows;       // the same sequences reduced to their first rows: row b is sequence b
-  bool training = false;             // dropout, router noise
-  DType compute = DType::kFloat32;   // of activations: bfloat16, float32, or float64 in tests
-  double dropout = 0;                // 0 when not training
+  const Sequences& sequences;       // the rows' layout
+  const Sequences& first_rows;      // the same sequences reduced to their first rows: row b is sequence b
+  bool training = false;            // dropout, router noise
+  DType compute = DType::kFloat32;  // of activations: bfloat16, float32, or float64 in tests
+  double dropout = 0;               // 0 when not training
 
   // Each place that drops elements has a number of its own, counted through the model.
-  RandomKey dropout_key(Context& context, uint32_t site) const { return context.random_key(purpose::kDropout + site); }
+  RandomKey dropout_key(Context& context, uint32_t site) const {
+    return context.random_key(purpose::kDropout + site);
+  }
 };
 
-// Dropout sites: embeddings 0; layer l: attention probabilities 1 + 3l, attention output 2 + 3l, FFN output 3 + 3l; then pooler.
+// Dropout sites: embeddings 0; layer l: attention probabilities 1 + 3l, attention output 2 + 3l, FFN output 3 + 3l;
+// then pooler.
 namespace dropout_site {
 constexpr uint32_t kEmbedding = 0;
 constexpr uint32_t attention(int layer) { return 1 + 3 * static_cast<uint32_t>(layer); }

@@ -17,9 +17,9 @@ const char* format_name(DType t) {
 }
 
 size_t element_size(const std::string& dtype) {
-  static const std::map<std::string, size_t> sizes = {{"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4}, {"I32", 4}, {"U32", 4},
-                                                      {"F16", 2}, {"BF16", 2}, {"I16", 2}, {"U16", 2}, {"I8", 1}, {"U8", 1},
-                                                      {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+  static const std::map<std::string, size_t> sizes = {
+      {"F64", 8}, {"I64", 8}, {"U64", 8}, {"F32", 4}, {"I32", 4},  {"U32", 4},     {"F16", 2},    {"BF16", 2},
+      {"I16", 2}, {"U16", 2}, {"I8", 1},  {"U8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
   const auto found = sizes.find(dtype);
   return found == sizes.end() ? 0 : found->second;
 }
@@ -71,7 +71,8 @@ void write_safetensors(const std::string& path, const std::vector<NamedTensor>& 
   std::string content(data + bytes, ' ');
   size_t at = data;
   for (const NamedTensor& t : tensors) {
-    t.tensor.context().backend().copy(content.data() + at, t.tensor.raw(), t.tensor.bytes(), CopyKind::kDeviceToHost);
+    t.tensor.context().backend().copy(content.data() + at, t.tensor.raw(), t.tensor.bytes(),
+                                      CopyKind::kDeviceToHost);
     at += static_cast<size_t>(t.tensor.bytes());
   }
   header["__metadata__"]["checksum"] = checksum(without, std::string_view(content).substr(data));
@@ -83,11 +84,14 @@ void write_safetensors(const std::string& path, const std::vector<NamedTensor>& 
 }
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), content_(read_file(path)) {
-  const auto refuse = [&](const std::string& why) { fail_input("{}: not a usable safetensors file: {}", path_, why); };
+  const auto refuse = [&](const std::string& why) {
+    fail_input("{}: not a usable safetensors file: {}", path_, why);
+  };
   if (content_.size() < 8) refuse(fmt::format("it has {} bytes", content_.size()));
   uint64_t header_bytes;
   std::memcpy(&header_bytes, content_.data(), 8);
-  if (header_bytes > kMaxHeader || header_bytes < 2) refuse(fmt::format("its header would have {} bytes", header_bytes));
+  if (header_bytes > kMaxHeader || header_bytes < 2)
+    refuse(fmt::format("its header would have {} bytes", header_bytes));
   if (8 + header_bytes > content_.size())
     refuse(fmt::format("cut short: the header has {} bytes, the file {}", header_bytes, content_.size()));
   data_ = 8 + header_bytes;
@@ -112,11 +116,13 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), content
           refuse(fmt::format("'{}' has an impossible shape", name));
         elements *= static_cast<size_t>(extent);
       }
-      if (shape.size() > Shape::kMaxRank || offsets.size() != 2) refuse(fmt::format("'{}' has a malformed entry", name));
+      if (shape.size() > Shape::kMaxRank || offsets.size() != 2)
+        refuse(fmt::format("'{}' has a malformed entry", name));
       e.shape = Shape(shape.data(), static_cast<int>(shape.size()));
       e.begin = offsets[0], e.end = offsets[1];
       if (e.begin > e.end) refuse(fmt::format("'{}' ends before it begins", name));
-      if (e.end > size) refuse(fmt::format("cut short: '{}' ends at byte {} of the data, which has {}", name, e.end, size));
+      if (e.end > size)
+        refuse(fmt::format("cut short: '{}' ends at byte {} of the data, which has {}", name, e.end, size));
       if (element_size(e.dtype) == 0) refuse(fmt::format("'{}' has the unknown dtype {}", name, e.dtype));
       if (e.end - e.begin != elements * element_size(e.dtype))
         refuse(fmt::format("'{}' is {} {}, but has {} bytes", name, e.dtype, e.shape, e.end - e.begin));
@@ -129,8 +135,9 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), content
   std::sort(spans.begin(), spans.end());
   size_t end = 0;
   for (const auto& span : spans) {
-    if (span.first != end) refuse(fmt::format("bytes {} to {} of the data are {}", std::min(end, span.first), std::max(end, span.first),
-                                              span.first > end ? "nobody's" : "claimed twice"));
+    if (span.first != end)
+      refuse(fmt::format("bytes {} to {} of the data are {}", std::min(end, span.first), std::max(end, span.first),
+                         span.first > end ? "nobody's" : "claimed twice"));
     end = span.second;
   }
   if (end != size) refuse(fmt::format("{} bytes follow the last tensor", size - end));

@@ -1,5 +1,6 @@
-// The safetensors format (huggingface.co/docs/safetensors): an 8-byte length, a JSON header, the elements. Ours carry a checksum
-// over header and data in the metadata, so that an altered file is noticed; files of other programs need none.
+// The safetensors format (huggingface.co/docs/safetensors): an 8-byte length, a JSON header, the elements. Ours
+// carry a checksum over header and data in the metadata, so that an altered file is noticed; files of other
+// programs need none.
 #pragma once
 #include <map>
 #include <string>
@@ -21,8 +22,8 @@ void write_safetensors(const std::string& path, const std::vector<NamedTensor>& 
 
 class SafetensorsFile {
  public:
-  // Reads and checks everything: a file that is cut, altered (where it has a checksum) or of another kind is an error that
-  // names the path and what is wrong.
+  // Reads and checks everything: a file that is cut, altered (where it has a checksum) or of another kind is an
+  // error that names the path and what is wrong.
   explicit SafetensorsFile(const std::string& path);
 
   struct Entry {

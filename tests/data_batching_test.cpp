@@ -84,7 +84,7 @@ TEST_CASE("data batches: padded layout") {
   options.batch_size = 3;
   options.layout = BatchLayout::kPadded;
   options.padded_length = 7;
-  options.pad_id = -5;
+  options.pad_id = 9;
   const BatchPlan plan(split, options);
   const PackedBatch batch = plan.make(1);
   EXPECT(batch.tokens == 21);
@@ -94,13 +94,15 @@ TEST_CASE("data batches: padded layout") {
     const int32_t row = plan.rows(1)[static_cast<size_t>(s)];
     EXPECT(batch.lengths[s] == 2 + row % 5);
     for (int32_t i = 0; i < 7; ++i) {
-      EXPECT(batch.ids[7 * s + i] == (i < batch.lengths[s] ? 100 * row + i : -5));
+      EXPECT(batch.ids[7 * s + i] == (i < batch.lengths[s] ? 100 * row + i : 9));
       EXPECT(batch.positions[7 * s + i] == i);
     }
   }
   options.padded_length = 5;
   EXPECT(
       contains(error_of([&] { BatchPlan(split, options); }), "row 4 has 6 tokens, more than the padded length 5"));
+  options.pad_id = -1;
+  EXPECT(contains(error_of([&] { BatchPlan(split, options); }), "wants a [PAD] token"));
 }
 
 TEST_CASE("data batches: fill() refuses memory that is too small") {

@@ -1,9 +1,10 @@
-// Rows of the table for layers, every router of the registry, the MoE layer and whole models: each parameter that a module
-// declares is an input whose gradient is checked.
+// Rows of the table for layers, every router of the registry, the MoE layer and whole models: each parameter that a
+// module declares is an input whose gradient is checked.
 #include "engine/ops/elementwise.h"
 #include "engine/ops/loss_sum.h"
 #include "engine/ops/reduce.h"
 #include "engine/ops/softmax.h"
+#include "engine/ops/z_loss.h"
 #include "moe/moe_layer.h"
 #include "nn/encoder.h"
 #include "tests/op_cases.h"
@@ -44,7 +45,8 @@ OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const 
             ParameterSet set;
             const Forward forward = make(set);
             set.bind(std::span(x).subspan(own));
-            const Sequences sequences = make_sequences(context, {4, 5}, kTokens), first = make_sequences(context, {1, 1});
+            const Sequences sequences = make_sequences(context, {4, 5}, kTokens),
+                            first = make_sequences(context, {1, 1});
             const Pass pass{sequences, first, false, x[0].dtype(), 0};
             return forward(pass, Vars(x.begin(), x.begin() + static_cast<int64_t>(own)));
           },
@@ -81,10 +83,11 @@ void add_dense(std::vector<OpCase>& cases) {
     return [layer](const Pass& p, const Vars& v) { return layer.finish(layer.mix(v[0], p), v[0], p); };
   }));
   for (const bool first_rows : {false, true})
-    cases.push_back(layer_case(first_rows ? "layer/encoder/first_rows" : "layer/encoder", {x}, [=](ParameterSet& set) -> Forward {
-      const auto layer = std::make_shared<EncoderLayer>(set, "l", small_bert(), 0, maker("none"));
-      return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, first_rows).y; };
-    }));
+    cases.push_back(layer_case(
+        first_rows ? "layer/encoder/first_rows" : "layer/encoder", {x}, [=](ParameterSet& set) -> Forward {
+          const auto layer = std::make_shared<EncoderLayer>(set, "l", small_bert(), 0, maker("none"));
+          return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, first_rows).y; };
+        }));
 }
 
 // Gates, the layer's output, and both with the losses, for every router there is.
@@ -92,7 +95,8 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
   const CaseInput x{{kTokens, 8}};
   const auto make = [router](ParameterSet& set) {
     const MoeConfig m = small_moe(router);
-    return std::shared_ptr<Router>(make_router(router, set, "r", {8, m.n_experts, m.top_k, m.balance, m.energy, 0.02, 0}));
+    return std::shared_ptr<Router>(
+        make_router(router, set, "r", {8, m.n_experts, m.top_k, m.balance, m.energy, 0.1, 0.02, 0}));
   };
   cases.push_back(layer_case("router/" + router + "/gates", {x}, [=](ParameterSet& set) -> Forward {
     return [r = make(set)](const Pass& p, const Vars& v) { return r->route(v[0], p).gates; };
@@ -110,7 +114,8 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
       return std::make_shared<MoeLayer>(set, "l", small_moe(router), small_bert(), 0);
     };
     cases.push_back(layer_case(name, {x}, [=](ParameterSet& set) -> Forward {
-      return [l = layer(set), first_rows](const Pass& p, const Vars& v) { return l->forward(v[0], p, first_rows).y; };
+      return
+          [l = layer(set), first_rows](const Pass& p, const Vars& v) { return l->forward(v[0], p, first_rows).y; };
     }));
     cases.push_back(layer_case(name + "/with_losses", {x}, [=](ParameterSet& set) -> Forward {
       return [l = layer(set), first_rows](const Pass& p, const Vars& v) {
@@ -140,9 +145,17 @@ void add_model(std::vector<OpCase>& cases, const std::string& router) {
 }  // namespace
 
 void add_layer_cases(std::vector<OpCase>& cases) {
-  cases.push_back({"sum_losses", {{{}}, {{2}}, {{3}}},
-                   [](Context&, const Vars& v) {
-                     return sum_losses({{v[0], {0}, 1}, {v[1], {1, 2}, 0.25}, {v[2], {2, 1, 2}, 0.5}}, {1, 0.1, -3}).total;
+  cases.push_back(
+      {"sum_losses",
+       {{{}}, {{2}}, {{3}}},
+       [](Context&, const Vars& v) {
+         return sum_losses({{v[0], {0}, 1}, {v[1], {1, 2}, 0.25}, {v[2], {2, 1, 2}, 0.5}}, {1, 0.1, -3}).total;
+       },
+       false});
+  cases.push_back({"z_loss",
+                   {{{kTokens, 5}, -3, 3}},
+                   [](Context& c, const Vars& v) {
+                     return z_loss(v[0], make_sequences(c, {4, 5}, kTokens));
                    },
                    false});
   add_dense(cases);

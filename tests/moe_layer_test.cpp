@@ -3,6 +3,7 @@
 #include "engine/ops/feed_forward.h"
 #include "engine/ops/rows.h"
 #include "engine/ops/softmax.h"
+#include "engine/ops/z_loss.h"
 #include "moe/model.h"
 #include "tests/nn_helpers.h"
 
@@ -18,10 +19,10 @@ struct Bench {
   std::unique_ptr<MoeLayer> layer;
   Sequences sequences, first;
 
-  explicit Bench(const std::string& router, int64_t experts = 4, int64_t top_k = 2, const std::vector<int32_t>& lengths = {5, 1, 7},
-                 int64_t capacity = 0) {
+  explicit Bench(const std::string& router, int64_t experts = 4, int64_t top_k = 2,
+                 const std::vector<int32_t>& lengths = {5, 1, 7}, int64_t capacity = 0) {
     BertConfig bert = tiny_config(router).bert;
-    MoeConfig moe{router, experts, top_k, 0.1, 0.2, false};
+    MoeConfig moe{router, experts, top_k, 0.1, 0.2, 0, false};
     layer = std::make_unique<MoeLayer>(set, "l", moe, bert, 0);
     set.materialise(context, 5, DType::kFloat64);
     // Biases other than 0, so that a forgotten one is seen.
@@ -44,11 +45,13 @@ struct Bench {
 double erf_gelu(double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); }
 
 // Every token on its own, from the formulas of SCIENCE.md 1.
-std::vector<double> naive_layer(Bench& bench, const std::string& router, const std::vector<double>& x, const std::vector<int32_t>& lengths,
-                                int64_t experts, int64_t top_k, double* balance, double* energy) {
+std::vector<double> naive_layer(Bench& bench, const std::string& router, const std::vector<double>& x,
+                                const std::vector<int32_t>& lengths, int64_t experts, int64_t top_k,
+                                double* balance, double* energy) {
   const auto wr = bench.weights("l.moe.router.token.weight"), br = bench.weights("l.moe.router.token.bias");
   std::vector<double> wa, ba;
-  if (router != "softmax") wa = bench.weights("l.moe.router.context.weight"), ba = bench.weights("l.moe.router.context.bias");
+  if (router != "softmax")
+    wa = bench.weights("l.moe.router.context.weight"), ba = bench.weights("l.moe.router.context.bias");
   const auto w1 = bench.weights("l.moe.experts.up.weight"), b1 = bench.weights("l.moe.experts.up.bias"),
              w2 = bench.weights("l.moe.experts.down.weight"), b2 = bench.weights("l.moe.experts.down.bias");
   std::vector<double> y(x.size(), 0.0), importance(static_cast<size_t>(experts));
@@ -105,7 +108,8 @@ std::vector<double> naive_layer(Bench& bench, const std::string& router, const s
   return y;
 }
 
-TEST_CASE("moe: every router of the registry agrees with a loop over tokens, for K = 2 … E, with and without a tail") {
+TEST_CASE(
+    "moe: every router of the registry agrees with a loop over tokens, for K = 2 … E, with and without a tail") {
   for (const RouterRow& row : router_registry())
     for (const int64_t top_k : {2, 3, 4})
       for (const int64_t capacity : {0, 17}) {
@@ -131,8 +135,8 @@ Var dense_with(Bench& bench, const Var& x, int64_t e) {
   const auto part = [&](const char* name, Shape shape) {
     return Var(bench.set.get(std::string("l.moe.experts.") + name).var.value().rows(e, e + 1).reshape(shape));
   };
-  return feed_forward(x, part("up.weight", {kFfn, kHidden}), part("up.bias", {kFfn}), part("down.weight", {kHidden, kFfn}),
-                      part("down.bias", {kHidden}));
+  return feed_forward(x, part("up.weight", {kFfn, kHidden}), part("up.bias", {kFfn}),
+                      part("down.weight", {kHidden, kFfn}), part("down.bias", {kHidden}));
 }
 
 TEST_CASE("moe: one expert is the dense FFN, bit for bit") {
@@ -163,7 +167,8 @@ TEST_CASE("moe: permuting the experts permutes their numbers and nothing else") 
     }
     const FeedForward::Result a = before.run(before.input()), b = after.run(after.input());
     EXPECT(largest_difference(values(a.y.value()), values(b.y.value())) < 1e-13);
-    EXPECT(largest_difference(values(a.routing.losses[0].values.value()), values(b.routing.losses[0].values.value())) < 1e-13);
+    EXPECT(largest_difference(values(a.routing.losses[0].values.value()),
+                              values(b.routing.losses[0].values.value())) < 1e-13);
     const auto ea = a.routing.experts.to_vector<int32_t>(), eb = b.routing.experts.to_vector<int32_t>();
     bool same = true;
     for (size_t i = 0; i < ea.size(); ++i) same = same && ea[i] == order[static_cast<size_t>(eb[i])];
@@ -206,7 +211,8 @@ TEST_CASE("moe: K = 1 is refused where the gates are renormalised; unknown route
   for (const RouterRow& row : router_registry()) {
     ParameterSet fresh;
     std::string error = error_of([&] {
-      if (make_router(row.name, fresh, "r", o)->renormalises()) FAIL("a router that renormalises was made with K = 1");
+      if (make_router(row.name, fresh, "r", o)->renormalises())
+        FAIL("a router that renormalises was made with K = 1");
     });
     EXPECT((error.empty() || contains(error, "gets no gradient")));
   }
@@ -214,6 +220,15 @@ TEST_CASE("moe: K = 1 is refused where the gates are renormalised; unknown route
   EXPECT(contains(error_of([&] { make_router("softmax", set, "r", o); }), "1 <= top_k <= experts"));
   o.top_k = 2;
   EXPECT(contains(error_of([&] { make_router("sofmax", set, "r", o); }), "expected one of softmax, astrocyte"));
+}
+
+TEST_CASE("moe: z-loss is the mean squared logsumexp over real rows") {
+  Context context(test_device());
+  const Tensor logits = random_normal(context, {9, 5}, 3, 1, purpose::kTest, 0, DType::kFloat64);
+  const Var loss = z_loss(logits, make_sequences(context, {3, 4}, 9));
+  double expected = 0;
+  for (const double z : values(logsumexp(logits.rows(0, 7)).value())) expected += z * z / 7;
+  EXPECT(std::abs(values(loss.value())[0] - expected) < 1e-13);
 }
 
 }  // namespace

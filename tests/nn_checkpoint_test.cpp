@@ -32,7 +32,8 @@ struct Trainer {
   Context context{test_device(), 42};
   Model model;
   AdamW optimiser;
-  Trainer(const ModelConfig& config, uint64_t seed) : model(context, config, seed), optimiser(model.parameters(), options()) {}
+  Trainer(const ModelConfig& config, uint64_t seed)
+      : model(context, config, seed), optimiser(model.parameters(), options()) {}
   static AdamWOptions options() {
     AdamWOptions o;
     o.learning_rate = 0.01, o.warmup_steps = 2, o.total_steps = 20;
@@ -48,14 +49,17 @@ struct Trainer {
   }
 };
 
-TEST_CASE("checkpoint: save, run, load, run again gives the same bits; values, moments, step and configuration come back") {
+TEST_CASE(
+    "checkpoint: save, run, load, run again gives the same bits; values, moments, step and configuration come "
+    "back") {
   const Folder folder("resume");
   for (const DType compute : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
     const ModelConfig config = with_dropout("astrocyte-hierarchical", compute);
     const std::string path = folder / "model.safetensors";
     Trainer a(config, 42);
     a.run(0, 4);
-    save_checkpoint(path, a.model.parameters(), &a.optimiser, a.model.router_state(), {4, 42, R"({"x": "ä"})", "p"});
+    save_checkpoint(path, a.model.parameters(), &a.optimiser, a.model.router_state(),
+                    {4, 42, R"({"x": "ä"})", "p"});
     a.run(4, 8);
     Trainer b(config, 43);  // other numbers, all of which must be replaced
     const CheckpointInfo info = load_checkpoint(path, b.model.parameters(), &b.optimiser, b.model.router_state());
@@ -67,7 +71,8 @@ TEST_CASE("checkpoint: save, run, load, run again gives the same bits; values, m
     EXPECT(values(a.model.parameters().values()) == values(b.model.parameters().values()));
     EXPECT(values(a.optimiser.m()) == values(b.optimiser.m()));
     EXPECT(values(a.optimiser.v()) == values(b.optimiser.v()));
-    if (compute == DType::kBFloat16) EXPECT(values(a.model.parameters().copy()) == values(b.model.parameters().copy()));
+    if (compute == DType::kBFloat16)
+      EXPECT(values(a.model.parameters().copy()) == values(b.model.parameters().copy()));
     // The same run twice writes the same bytes.
     save_checkpoint(folder / "a", a.model.parameters(), &a.optimiser, {}, {8, 42, "", ""});
     save_checkpoint(folder / "b", b.model.parameters(), &b.optimiser, {}, {8, 42, "", ""});
@@ -75,7 +80,9 @@ TEST_CASE("checkpoint: save, run, load, run again gives the same bits; values, m
   }
 }
 
-TEST_CASE("checkpoint: cut anywhere, altered anywhere, or not one of ours: refused with the path, and nothing is loaded") {
+TEST_CASE(
+    "checkpoint: cut anywhere, altered anywhere, or not one of ours: refused with the path, and nothing is "
+    "loaded") {
   const Folder folder("damage");
   Trainer t(tiny_config("softmax", DType::kFloat32), 42);
   const std::string path = folder / "good", bad = folder / "bad";
@@ -110,15 +117,19 @@ TEST_CASE("checkpoint: another model's file is refused by name and shape; withou
   Trainer dense(tiny_config("none", DType::kFloat32), 1), moe(tiny_config("softmax", DType::kFloat32), 1);
   const std::string path = folder / "dense";
   save_checkpoint(path, dense.model.parameters(), nullptr, {}, {});
-  EXPECT(contains(error_of([&] { load_checkpoint(path, moe.model.parameters(), nullptr, {}); }), "expected a tensor"));
-  EXPECT(contains(error_of([&] { load_checkpoint(path, dense.model.parameters(), &dense.optimiser, {}); }), "'adamw.m."));
+  EXPECT(
+      contains(error_of([&] { load_checkpoint(path, moe.model.parameters(), nullptr, {}); }), "expected a tensor"));
+  EXPECT(contains(error_of([&] { load_checkpoint(path, dense.model.parameters(), &dense.optimiser, {}); }),
+                  "'adamw.m."));
   ModelConfig wider = tiny_config("none", DType::kFloat32);
   wider.bert.classes = 5;
   Trainer other(wider, 1);
-  EXPECT(contains(error_of([&] { load_checkpoint(path, other.model.parameters(), nullptr, {}); }), "expected [5, 8], got [3, 8]"));
+  EXPECT(contains(error_of([&] { load_checkpoint(path, other.model.parameters(), nullptr, {}); }),
+                  "expected [5, 8], got [3, 8]"));
   Trainer more(tiny_config("astrocyte", DType::kFloat32), 1);
   save_checkpoint(path, more.model.parameters(), nullptr, {}, {});
-  EXPECT(contains(error_of([&] { load_checkpoint(path, moe.model.parameters(), nullptr, {}); }), "not in this model"));
+  EXPECT(
+      contains(error_of([&] { load_checkpoint(path, moe.model.parameters(), nullptr, {}); }), "not in this model"));
 }
 
 // A hand-made file: header text, then data.
@@ -129,7 +140,9 @@ void write_raw(const std::string& path, const std::string& header, const std::st
   write_file_atomic(path, content + header + data);
 }
 
-TEST_CASE("safetensors: files of other programs: half, bfloat16 and float64 are converted; malformed headers are refused") {
+TEST_CASE(
+    "safetensors: files of other programs: half, bfloat16 and float64 are converted; malformed headers are "
+    "refused") {
   const Folder folder("format");
   const std::string path = folder / "f";
   Context context(test_device());
@@ -137,8 +150,11 @@ TEST_CASE("safetensors: files of other programs: half, bfloat16 and float64 are 
   const double wide[] = {1, -2, 0.25, 128};
   std::string data(reinterpret_cast<const char*>(half), 8);
   data.append(reinterpret_cast<const char*>(brain), 8).append(reinterpret_cast<const char*>(wide), 32);
-  write_raw(path, R"({"h":{"dtype":"F16","shape":[4],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[2,2],"data_offsets":[8,16]},)"
-                  R"("d":{"dtype":"F64","shape":[4],"data_offsets":[16,48]}}   )", data);
+  write_raw(
+      path,
+      R"({"h":{"dtype":"F16","shape":[4],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[2,2],"data_offsets":[8,16]},)"
+      R"("d":{"dtype":"F64","shape":[4],"data_offsets":[16,48]}}   )",
+      data);
   const SafetensorsFile file(path);
   const auto read = [&](const char* name, Shape shape) {
     Tensor t = empty(context, shape);
@@ -159,7 +175,8 @@ TEST_CASE("safetensors: files of other programs: half, bfloat16 and float64 are 
       {R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", "impossible shape"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", "cut short"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "nobody's"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "claimed twice"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+       "claimed twice"},
       {R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", "malformed header"},
   };
   for (const auto& [header, message] : malformed) {
@@ -169,7 +186,9 @@ TEST_CASE("safetensors: files of other programs: half, bfloat16 and float64 are 
   }
 }
 
-TEST_CASE("hugging face: exported names, and an export loads back to the same bits, with and without 'bert.' and with gamma/beta") {
+TEST_CASE(
+    "hugging face: exported names, and an export loads back to the same bits, with and without 'bert.' and with "
+    "gamma/beta") {
   const Folder folder("hf");
   const std::string path = folder / "hf", stripped = folder / "stripped";
   Trainer a(tiny_config("none", DType::kFloat32), 1), b(tiny_config("none", DType::kFloat32), 2);
@@ -177,15 +196,17 @@ TEST_CASE("hugging face: exported names, and an export loads back to the same bi
   export_hugging_face(path, a.model.parameters(), {});
   const SafetensorsFile file(path);
   for (const char* name :
-       {"bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight", "bert.embeddings.LayerNorm.bias",
-        "bert.embeddings.token_type_embeddings.weight", "bert.encoder.layer.1.attention.self.query.weight",
-        "bert.encoder.layer.0.attention.self.value.bias", "bert.encoder.layer.0.attention.output.dense.weight",
+       {"bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight",
+        "bert.embeddings.LayerNorm.bias", "bert.embeddings.token_type_embeddings.weight",
+        "bert.encoder.layer.1.attention.self.query.weight", "bert.encoder.layer.0.attention.self.value.bias",
+        "bert.encoder.layer.0.attention.output.dense.weight",
         "bert.encoder.layer.1.attention.output.LayerNorm.weight", "bert.encoder.layer.0.intermediate.dense.bias",
-        "bert.encoder.layer.1.output.dense.weight", "bert.encoder.layer.1.output.LayerNorm.bias", "bert.pooler.dense.weight",
-        "classifier.weight"})
+        "bert.encoder.layer.1.output.dense.weight", "bert.encoder.layer.1.output.LayerNorm.bias",
+        "bert.pooler.dense.weight", "classifier.weight"})
     EXPECT(file.contains(name));
   EXPECT(file.entries().size() == a.model.parameters().all().size() + 2 * 2 * 2);
-  const std::vector<double> qkv = values(a.model.parameters().get("encoder.layer.0.attention.qkv.weight").var.value());
+  const std::vector<double> qkv =
+      values(a.model.parameters().get("encoder.layer.0.attention.qkv.weight").var.value());
   Tensor key = empty(a.context, {8, 8});
   file.read_into("bert.encoder.layer.0.attention.self.key.weight", key);
   EXPECT(values(key) == std::vector<double>(qkv.begin() + 64, qkv.begin() + 128));
@@ -210,7 +231,9 @@ TEST_CASE("hugging face: exported names, and an export loads back to the same bi
   }
 }
 
-TEST_CASE("warm start: every expert is the dense FFN plus N(0, 1e-4), routers stay fresh, the second norm copies the first") {
+TEST_CASE(
+    "warm start: every expert is the dense FFN plus N(0, 1e-4), routers stay fresh, the second norm copies the "
+    "first") {
   const Folder folder("warm");
   const std::string path = folder / "hf";
   Trainer dense(tiny_config("none", DType::kFloat32), 1);
@@ -220,9 +243,12 @@ TEST_CASE("warm start: every expert is the dense FFN plus N(0, 1e-4), routers st
   config.moe.second_residual = true;
   Trainer moe(config, 2), untouched(config, 2);
   warm_start(moe.model, SafetensorsFile(path), {});
-  const auto of = [](Trainer& t, const std::string& name) { return values(t.model.parameters().get(name).var.value()); };
+  const auto of = [](Trainer& t, const std::string& name) {
+    return values(t.model.parameters().get(name).var.value());
+  };
   for (const std::string part : {"up.weight", "up.bias", "down.weight", "down.bias"}) {
-    const std::vector<double> one = of(dense, "encoder.layer.1.ffn." + part), all = of(moe, "encoder.layer.1.moe.experts." + part);
+    const std::vector<double> one = of(dense, "encoder.layer.1.ffn." + part),
+                              all = of(moe, "encoder.layer.1.moe.experts." + part);
     REQUIRE(all.size() == 4 * one.size());
     double squares = 0;
     for (size_t i = 0; i < all.size(); ++i) squares += std::pow(all[i] - one[i % one.size()], 2);
@@ -231,7 +257,8 @@ TEST_CASE("warm start: every expert is the dense FFN plus N(0, 1e-4), routers st
     EXPECT(std < 1.3e-4);
   }
   EXPECT(of(moe, "encoder.layer.0.second_norm.weight") == of(dense, "encoder.layer.0.attention.norm.weight"));
-  EXPECT(of(moe, "encoder.layer.0.moe.router.token.weight") == of(untouched, "encoder.layer.0.moe.router.token.weight"));
+  EXPECT(of(moe, "encoder.layer.0.moe.router.token.weight") ==
+         of(untouched, "encoder.layer.0.moe.router.token.weight"));
   EXPECT(of(moe, "embeddings.word.weight") == of(dense, "embeddings.word.weight"));
   EXPECT(values(moe.model.parameters().copy()) == values(cast(moe.model.parameters().values(), DType::kBFloat16)));
 
@@ -243,7 +270,8 @@ TEST_CASE("warm start: every expert is the dense FFN plus N(0, 1e-4), routers st
   EXPECT(of(fresh, "pooler.weight") == of(dense, "pooler.weight"));
 
   write_safetensors(path, {{"bert.pooler.dense.weight", full(dense.context, {8, 8}, 1)}}, {});
-  EXPECT(contains(error_of([&] { warm_start(fresh.model, SafetensorsFile(path), {}); }), "bert.embeddings.word_embeddings.weight"));
+  EXPECT(contains(error_of([&] { warm_start(fresh.model, SafetensorsFile(path), {}); }),
+                  "bert.embeddings.word_embeddings.weight"));
 }
 
 }  // namespace

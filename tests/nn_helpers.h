@@ -27,9 +27,10 @@ inline ModelConfig tiny_config(const std::string& router, DType compute = DType:
   return c;
 }
 
-// Sequences of these lengths, packed; capacity > Σ lengths leaves a tail. Ids and labels depend on (seed, sequence, place) only.
-inline Batch tiny_batch(Context& context, const std::vector<int32_t>& lengths, const BertConfig& bert, uint64_t seed = 1,
-                        int64_t capacity = 0, const std::vector<int32_t>& key_lengths = {}) {
+// Sequences of these lengths, packed; capacity > Σ lengths leaves a tail. Ids and labels depend on (seed, sequence,
+// place) only.
+inline Batch tiny_batch(Context& context, const std::vector<int32_t>& lengths, const BertConfig& bert,
+                        uint64_t seed = 1, int64_t capacity = 0, const std::vector<int32_t>& key_lengths = {}) {
   Batch b;
   b.sequences = make_sequences(context, lengths, capacity, key_lengths);
   std::vector<int32_t> ids(static_cast<size_t>(b.sequences.tokens)), positions(ids.size()), labels;
@@ -37,9 +38,11 @@ inline Batch tiny_batch(Context& context, const std::vector<int32_t>& lengths, c
   for (size_t i = 0; i < lengths.size(); ++i) {
     for (int32_t p = 0; p < lengths[i]; ++p, ++t) {
       positions[t] = p;
-      ids[t] = static_cast<int32_t>(random_below(static_cast<uint64_t>(bert.vocabulary), seed, purpose::kTest, static_cast<uint32_t>(i), p));
+      ids[t] = static_cast<int32_t>(
+          random_below(static_cast<uint64_t>(bert.vocabulary), seed, purpose::kTest, static_cast<uint32_t>(i), p));
     }
-    labels.push_back(static_cast<int32_t>(random_below(static_cast<uint64_t>(bert.classes), seed, purpose::kTest + 1, 0, i)));
+    labels.push_back(
+        static_cast<int32_t>(random_below(static_cast<uint64_t>(bert.classes), seed, purpose::kTest + 1, 0, i)));
   }
   const auto tokens = static_cast<int64_t>(ids.size()), count = static_cast<int64_t>(labels.size());
   b.ids = from_vector(context, ids, {tokens});
@@ -53,7 +56,8 @@ inline std::vector<double> values(const Tensor& t) { return t.to_vector<double>(
 inline double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   REQUIRE(a.size() == b.size());
   double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) worst = std::isnan(a[i] - b[i]) ? INFINITY : std::max(worst, std::abs(a[i] - b[i]));
+  for (size_t i = 0; i < a.size(); ++i)
+    worst = std::isnan(a[i] - b[i]) ? INFINITY : std::max(worst, std::abs(a[i] - b[i]));
   return worst;
 }
 

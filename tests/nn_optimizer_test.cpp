@@ -26,7 +26,8 @@ struct Bench {
     std::vector<double> all;
     Var loss;
     for (Parameter* p : {w, b}) {
-      const Tensor g = random_normal(context, p->shape, size, 3, purpose::kTest, static_cast<uint32_t>(2 * i + (p == b)), p->var.dtype());
+      const Tensor g = random_normal(context, p->shape, size, 3, purpose::kTest,
+                                     static_cast<uint32_t>(2 * i + (p == b)), p->var.dtype());
       if (bad) fill(g.reshape({-1}).rows(0, 1), *bad);
       const Var term = sum(mul(p->var, g));
       loss = loss.defined() ? add(loss, term) : term;
@@ -47,7 +48,9 @@ struct Reference {
     const double clip = o.clip > 0 ? std::min(1.0, o.clip / (std::sqrt(norm) + 1e-6)) : 1;
     double lr = o.learning_rate;
     if (i < o.warmup_steps) lr *= static_cast<double>(i) / static_cast<double>(o.warmup_steps);
-    else if (o.total_steps) lr *= std::max(0.0, static_cast<double>(o.total_steps - i) / static_cast<double>(o.total_steps - o.warmup_steps));
+    else if (o.total_steps)
+      lr *= std::max(0.0,
+                     static_cast<double>(o.total_steps - i) / static_cast<double>(o.total_steps - o.warmup_steps));
     for (size_t k = 0; k < p.size(); ++k) {
       const double x = g[k] * clip;
       if (k < decayed) p[k] -= lr * o.weight_decay * p[k];
@@ -84,7 +87,8 @@ TEST_CASE("adamw: flat steps agree with a scalar reference (clipping, warm-up, d
     mine.insert(mine.end(), rest.begin(), rest.end());
     EXPECT(largest_difference(mine, r.p) < (dtype == DType::kFloat64 ? 1e-13 : 2e-6));
     EXPECT(optimiser.report().learning_rate == 0);  // step 9 lies behind the schedule's end
-    if (bench.set.copy().defined()) EXPECT(values(bench.set.copy()) == values(cast(bench.set.values(), DType::kBFloat16)));
+    if (bench.set.copy().defined())
+      EXPECT(values(bench.set.copy()) == values(cast(bench.set.values(), DType::kBFloat16)));
   }
 }
 

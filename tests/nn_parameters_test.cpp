@@ -41,7 +41,8 @@ TEST_CASE("parameters: the numbers depend on seed and name, not on the other mod
   EXPECT(draw(context, 42, false) != draw(context, 43, false));
 }
 
-TEST_CASE("parameters: a gradient lies in the arena; one that no path reached is zeroed before the optimiser sees it") {
+TEST_CASE(
+    "parameters: a gradient lies in the arena; one that no path reached is zeroed before the optimiser sees it") {
   Context context(test_device());
   ParameterSet set;
   Parameter* a = set.add("a", {4}, Init::one(), true);

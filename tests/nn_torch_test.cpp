@@ -1,4 +1,5 @@
-// The same small models as tests/peer/torch_fixture.py: PyTorch computed tests/fixtures/torch_model.json, we compute it again.
+// The same small models as tests/peer/torch_fixture.py: PyTorch computed tests/fixtures/torch_model.json, we
+// compute it again.
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -22,7 +23,9 @@ uint32_t salt(std::string_view name) {
   return h;
 }
 double uniform(std::string_view name, uint32_t i) { return mixed(salt(name) + i) / 2147483648.0 - 1.0; }
-int32_t below(std::string_view name, uint32_t i, uint32_t n) { return static_cast<int32_t>(mixed(salt(name) + i) % n); }
+int32_t below(std::string_view name, uint32_t i, uint32_t n) {
+  return static_cast<int32_t>(mixed(salt(name) + i) % n);
+}
 
 constexpr uint32_t kBatch = 4, kPositions = 12, kSteps = 10;
 
@@ -53,8 +56,8 @@ Batch peer_batch(Context& context, uint32_t step) {
     labels.push_back(below("label", b, 3));
   }
   const auto n = static_cast<int64_t>(ids.size());
-  return {from_vector(context, ids, {n}), from_vector(context, positions, {n}), from_vector(context, labels, {kBatch}),
-          make_sequences(context, lengths)};
+  return {from_vector(context, ids, {n}), from_vector(context, positions, {n}),
+          from_vector(context, labels, {kBatch}), make_sequences(context, lengths)};
 }
 
 // The largest error in units of the largest value: one tensor's entries share a scale.
@@ -103,8 +106,10 @@ TEST_CASE("torch: logits, losses, gradients and ten AdamW steps of a dense and a
         INFO(p.name);
         std::vector<double> mine = values(p.var.value());
         const auto theirs = peer.at("weights").at(p.name).get<std::vector<double>>();
-        // A key's bias shifts all scores of a query alike, so its gradient is 0 but for rounding, which Adam scales up.
-        if (!wide && p.name.ends_with("qkv.bias")) std::copy(theirs.begin() + 8, theirs.begin() + 16, mine.begin() + 8);
+        // A key's bias shifts all scores of a query alike, so its gradient is 0 but for rounding, which Adam scales
+        // up.
+        if (!wide && p.name.ends_with("qkv.bias"))
+          std::copy(theirs.begin() + 8, theirs.begin() + 16, mine.begin() + 8);
         EXPECT(relative_error(mine, theirs) < later);
       }
     }

@@ -5,6 +5,8 @@
 
 namespace glia {
 
+constexpr int64_t kMargin = 256;  // of a guarded block, at both ends; keeps the alignment
+
 Allocator::~Allocator() {
   trim();
   for (auto& [bytes, list] : free_[1])
@@ -19,7 +21,7 @@ int64_t Allocator::size_class(int64_t bytes) {
 }
 
 Allocator::Block Allocator::allocate(int64_t bytes) {
-  Block block{nullptr, size_class(bytes), pool_};
+  Block block{nullptr, size_class(guard_ ? bytes + 2 * kMargin : bytes), pool_};
   auto& list = free_[pool_][block.bytes];
   if (!list.empty()) {
     block.data = list.back();
@@ -39,10 +41,30 @@ Allocator::Block Allocator::allocate(int64_t bytes) {
   }
   stats_.active += block.bytes;
   stats_.peak = std::max(stats_.peak, stats_.active);
+  if (guard_) fill_guarded(block, bytes);
   return block;
 }
 
+void Allocator::fill_guarded(Block& block, int64_t bytes) {
+  const std::vector<char> ones(static_cast<size_t>(block.bytes), static_cast<char>(0xff));
+  backend_.copy(block.data, ones.data(), block.bytes, CopyKind::kHostToDevice);
+  backend_.synchronize();
+  block.data = static_cast<char*>(block.data) + kMargin;
+  block.guarded = bytes;
+}
+
+void Allocator::check_guarded(Block& block) noexcept {
+  block.data = static_cast<char*>(block.data) - kMargin;
+  std::vector<char> now(static_cast<size_t>(block.bytes));
+  backend_.copy(now.data(), block.data, block.bytes, CopyKind::kDeviceToHost);
+  const auto intact = [](char c) { return c == static_cast<char>(0xff); };
+  if (!std::all_of(now.begin(), now.begin() + kMargin, intact) || !std::all_of(now.begin() + kMargin + block.guarded, now.end(), intact))
+    ++overwritten_;
+  block.guarded = -1;
+}
+
 void Allocator::release(Block block) noexcept {
+  if (block.guarded >= 0) check_guarded(block);
   stats_.active -= block.bytes;
   stats_.cached += block.bytes;
   free_[block.pool][block.bytes].push_back(block.data);

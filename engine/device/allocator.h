@@ -28,6 +28,7 @@ class Allocator {
     void* data = nullptr;
     int64_t bytes = 0;  // of the size class
     int pool = 0;
+    int64_t guarded = -1;  // with guard(): the bytes asked for
   };
   // Out of memory is an error that names the request, the counters and what to lower.
   Block allocate(int64_t bytes);
@@ -36,6 +37,11 @@ class Allocator {
   // Blocks allocated while a CUDA graph is captured belong to pool 1 for ever: a later replay writes to them, so no tensor
   // outside a capture may get them.
   void use_pool(int pool) { pool_ = pool; }
+
+  // For tests: blocks are handed out full of ones (NaN in every floating type, so that what is read before it is written
+  // shows), between two margins of ones that must still be there when the block comes back. Waits for the device each time.
+  void guard(bool on) { guard_ = on; }
+  int64_t overwritten() const { return overwritten_; }  // blocks that came back with a broken margin
 
   void trim();  // gives the free lists back to the device
   void reset_peak() { stats_.peak = stats_.active; }
@@ -49,6 +55,11 @@ class Allocator {
   std::map<int64_t, std::vector<void*>> free_[2];
   MemoryStats stats_;
   int pool_ = 0;
+  bool guard_ = false;
+  int64_t overwritten_ = 0;
+
+  void fill_guarded(Block& block, int64_t bytes);
+  void check_guarded(Block& block) noexcept;
 };
 
 }  // namespace glia

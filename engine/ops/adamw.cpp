@@ -8,14 +8,15 @@ namespace glia {
 
 void adamw_step(const AdamWBuffers& b, const AdamWOptions& o) {
   const int64_t n = b.p.numel();
-  CHECK(n % 64 == 0 && b.decayed % 64 == 0 && b.decayed <= n, "adamw: wants multiples of 64, got {} and {}", n, b.decayed);
+  CHECK(n % 64 == 0 && b.decayed % 64 == 0 && b.decayed <= n, "adamw: wants multiples of 64, got {} and {}", n,
+        b.decayed);
   for (const Tensor* t : {&b.m, &b.v, &b.g})
-    CHECK(t->numel() == n && t->dtype() == b.p.dtype(), "adamw: wants four buffers {} [{}], got {} {}", b.p.dtype(), n, t->dtype(),
-          t->shape());
+    CHECK(t->numel() == n && t->dtype() == b.p.dtype(), "adamw: wants four buffers {} [{}], got {} {}", b.p.dtype(),
+          n, t->dtype(), t->shape());
   CHECK(!b.copy.defined() || b.copy.numel() == n, "adamw: wants a copy [{}], got {}", n, b.copy.shape());
   const int64_t chunks = norm_chunks(n);
-  CHECK(b.partial.numel() == chunks && b.factors.numel() == adamw_factor::kCount, "adamw: wrong scratch sizes {} and {}",
-        b.partial.shape(), b.factors.shape());
+  CHECK(b.partial.numel() == chunks && b.factors.numel() == adamw_factor::kCount,
+        "adamw: wrong scratch sizes {} and {}", b.partial.shape(), b.factors.shape());
   Context& context = b.p.context();
   double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
   bfloat16* copy = b.copy.defined() ? b.copy.data<bfloat16>() : nullptr;
@@ -54,15 +55,16 @@ void squared_sums(const T* g, int64_t n, double* partial) {
   });
 }
 
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks, double* factors) {
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
+                   double* factors) {
   double sum = 0;
   for (int64_t c = 0; c < chunks; ++c) sum += partial[c];
   glia::adamw_factors(o, *step, sum, factors);
 }
 
 template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy, int64_t decayed,
-                  int64_t n) {
+void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy,
+                  int64_t decayed, int64_t n) {
   if (factors[adamw_factor::kApply] == 0) return;
   const AdamWUpdate<T> update(o, factors);
   parallel_for(n, kNormChunk, [=](int64_t begin, int64_t end) {
@@ -76,8 +78,8 @@ void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v
   });
 }
 
-#define INSTANTIATE(T)                                              \
-  template void squared_sums(const T*, int64_t, double*);           \
+#define INSTANTIATE(T)                                    \
+  template void squared_sums(const T*, int64_t, double*); \
   template void adamw_update(const AdamWOptions&, const double*, T*, T*, T*, const T*, bfloat16*, int64_t, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

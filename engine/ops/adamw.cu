@@ -6,7 +6,8 @@ namespace {
 
 // One chunk a block; the order of the additions is fixed by the thread's number.
 template <class T>
-__global__ void __launch_bounds__(kThreads) squared_sums_kernel(const T* __restrict__ g, int64_t n, double* __restrict__ partial) {
+__global__ void __launch_bounds__(kThreads)
+    squared_sums_kernel(const T* __restrict__ g, int64_t n, double* __restrict__ partial) {
   constexpr int kWidth = 16 / sizeof(T);
   using P = Pack<T, kWidth>;
   __shared__ double shared[32];
@@ -22,8 +23,8 @@ __global__ void __launch_bounds__(kThreads) squared_sums_kernel(const T* __restr
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(1024) factors_kernel(AdamWOptions o, const uint32_t* step, const double* partial, int64_t chunks,
-                                                       double* factors) {
+__global__ void __launch_bounds__(1024)
+    factors_kernel(AdamWOptions o, const uint32_t* step, const double* partial, int64_t chunks, double* factors) {
   __shared__ double shared[32];
   double sum = 0;
   for (int64_t c = threadIdx.x; c < chunks; c += blockDim.x) sum += partial[c];
@@ -33,9 +34,10 @@ __global__ void __launch_bounds__(1024) factors_kernel(AdamWOptions o, const uin
 
 // 16 bytes of each of p, m, v and g a thread and turn, two turns in flight.
 template <class T>
-__global__ void __launch_bounds__(kThreads) update_kernel(AdamWOptions o, const double* __restrict__ factors, T* __restrict__ p,
-                                                          T* __restrict__ m, T* __restrict__ v, const T* __restrict__ g,
-                                                          bfloat16* __restrict__ copy, int64_t decayed, int64_t n) {
+__global__ void __launch_bounds__(kThreads)
+    update_kernel(AdamWOptions o, const double* __restrict__ factors, T* __restrict__ p, T* __restrict__ m,
+                  T* __restrict__ v, const T* __restrict__ g, bfloat16* __restrict__ copy, int64_t decayed,
+                  int64_t n) {
   if (factors[adamw_factor::kApply] == 0) return;
   constexpr int kWidth = 16 / sizeof(T), kTurns = 2;
   using P = Pack<T, kWidth>;
@@ -79,25 +81,26 @@ void squared_sums(const T* g, int64_t n, double* partial, Stream stream) {
   CUDA_CHECK_LAUNCH("squared_sums", stream);
 }
 
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks, double* factors,
-                   Stream stream) {
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
+                   double* factors, Stream stream) {
   factors_kernel<<<1, 1024, 0, stream>>>(o, step, partial, chunks, factors);
   CUDA_CHECK_LAUNCH("adamw_factors", stream);
 }
 
 template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy, int64_t decayed,
-                  int64_t n, Stream stream) {
+void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy,
+                  int64_t decayed, int64_t n, Stream stream) {
   if (n == 0) return;
   constexpr int64_t kPerBlock = kThreads * 2 * (16 / sizeof(T));
-  update_kernel<<<static_cast<int>((n + kPerBlock - 1) / kPerBlock), kThreads, 0, stream>>>(o, factors, p, m, v, g, copy, decayed,
-                                                                                            n);
+  update_kernel<<<static_cast<int>((n + kPerBlock - 1) / kPerBlock), kThreads, 0, stream>>>(o, factors, p, m, v, g,
+                                                                                            copy, decayed, n);
   CUDA_CHECK_LAUNCH("adamw_update", stream);
 }
 
-#define INSTANTIATE(T)                                                     \
-  template void squared_sums(const T*, int64_t, double*, Stream);          \
-  template void adamw_update(const AdamWOptions&, const double*, T*, T*, T*, const T*, bfloat16*, int64_t, int64_t, Stream);
+#define INSTANTIATE(T)                                                                                     \
+  template void squared_sums(const T*, int64_t, double*, Stream);                                          \
+  template void adamw_update(const AdamWOptions&, const double*, T*, T*, T*, const T*, bfloat16*, int64_t, \
+                             int64_t, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -15,8 +15,8 @@ struct AdamWBuffers {
 
 inline int64_t norm_chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk; }
 
-// Reads the step number from Context::step_pointer(), so a replayed CUDA graph advances its own schedule. A gradient whose
-// norm is not finite leaves p, m and v alone and is counted in factors[kSkipped].
+// Reads the step number from Context::step_pointer(), so a replayed CUDA graph advances its own schedule. A
+// gradient whose norm is not finite leaves p, m and v alone and is counted in factors[kSkipped].
 void adamw_step(const AdamWBuffers& b, const AdamWOptions& options);
 
 }  // namespace glia

@@ -1,5 +1,5 @@
-// AdamW over flat buffers (Loshchilov & Hutter 2019), the maths once for both devices. Three passes: the gradient's squared
-// norm by chunks, one small step that turns it into the factors of this step, and the update.
+// AdamW over flat buffers (Loshchilov & Hutter 2019), the maths once for both devices. Three passes: the gradient's
+// squared norm by chunks, one small step that turns it into the factors of this step, and the update.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -22,7 +22,8 @@ namespace adamw_factor {
 enum : int { kNorm, kLearningRate, kClip, kApply, kSkipped, kStepSize, kRootCorrection, kCount };
 }
 
-// The rate of step i = 0, 1, …: i / warmup, then (total − i) / (total − warmup), as in Hugging Face's linear schedule.
+// The rate of step i = 0, 1, …: i / warmup, then (total − i) / (total − warmup), as in Hugging Face's linear
+// schedule.
 GLIA_HD double scheduled_rate(const AdamWOptions& o, uint32_t step) {
   const double i = step, warmup = static_cast<double>(o.warmup_steps), total = static_cast<double>(o.total_steps);
   if (i < warmup) return o.learning_rate * (i / warmup);
@@ -52,11 +53,15 @@ struct AdamWUpdate {
   T clip, step_size, root_correction, keep, beta1, beta2, one_minus_beta1, one_minus_beta2, eps;
 
   GLIA_HD AdamWUpdate(const AdamWOptions& o, const double* f)
-      : clip(static_cast<T>(f[adamw_factor::kClip])), step_size(static_cast<T>(f[adamw_factor::kStepSize])),
+      : clip(static_cast<T>(f[adamw_factor::kClip])),
+        step_size(static_cast<T>(f[adamw_factor::kStepSize])),
         root_correction(static_cast<T>(f[adamw_factor::kRootCorrection])),
-        keep(static_cast<T>(1 - f[adamw_factor::kLearningRate] * o.weight_decay)), beta1(static_cast<T>(o.beta1)),
-        beta2(static_cast<T>(o.beta2)), one_minus_beta1(static_cast<T>(1 - o.beta1)),
-        one_minus_beta2(static_cast<T>(1 - o.beta2)), eps(static_cast<T>(o.eps)) {}
+        keep(static_cast<T>(1 - f[adamw_factor::kLearningRate] * o.weight_decay)),
+        beta1(static_cast<T>(o.beta1)),
+        beta2(static_cast<T>(o.beta2)),
+        one_minus_beta1(static_cast<T>(1 - o.beta1)),
+        one_minus_beta2(static_cast<T>(1 - o.beta2)),
+        eps(static_cast<T>(o.eps)) {}
 
   // m = β1 m + (1 − β1) g;  v = β2 v + (1 − β2) g²;  p = p (1 − η λ) − η m̂ / (√v̂ + ε)
   GLIA_HD void apply(T& p, T& m, T& v, T g, bool decay) const {
@@ -71,22 +76,25 @@ constexpr int64_t kNormChunk = 1 << 14;  // elements a partial sum; the number o
 
 namespace cpu {
 // partial[c] = Σ g² over chunk c
-template <class T> void squared_sums(const T* g, int64_t n, double* partial);
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks, double* factors);
-// p, m, v += …; copy (=, where not null) is p in bfloat16. Elements below `decayed` decay. All 16-byte aligned; decayed and n
-// multiples of 64.
 template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy, int64_t decayed,
-                  int64_t n);
+void squared_sums(const T* g, int64_t n, double* partial);
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
+                   double* factors);
+// p, m, v += …; copy (=, where not null) is p in bfloat16. Elements below `decayed` decay. All 16-byte aligned;
+// decayed and n multiples of 64.
+template <class T>
+void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy,
+                  int64_t decayed, int64_t n);
 }  // namespace cpu
 
 namespace cuda {
-template <class T> void squared_sums(const T* g, int64_t n, double* partial, Stream stream);
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks, double* factors,
-                   Stream stream);
 template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy, int64_t decayed,
-                  int64_t n, Stream stream);
+void squared_sums(const T* g, int64_t n, double* partial, Stream stream);
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
+                   double* factors, Stream stream);
+template <class T>
+void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy,
+                  int64_t decayed, int64_t n, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

@@ -56,14 +56,14 @@ struct Gelu {
 };
 struct GeluTanh {  // x σ(2u), u = √(2/π) (x + 0.044715 x³), which is ½ x (1 + tanh u)
   static constexpr bool kFromOutput = false;
-  template <class A> static GLIA_HD A twice_u(A x) {
-    return static_cast<A>(1.5957691216057308) * (x + static_cast<A>(0.044715) * x * x * x);
-  }
+  static constexpr double kLinear = 1.5957691216057308, kCubic = 0.044715 * kLinear;
+  template <class A> static GLIA_HD A twice_u(A x) { return x * (static_cast<A>(kLinear) + static_cast<A>(kCubic) * (x * x)); }
   template <class A> GLIA_HD A value(A x) const { return x * Sigmoid{}.value(twice_u(x)); }
   template <class A> GLIA_HD A derivative(A x) const {
-    const A s = Sigmoid{}.value(twice_u(x));
-    const A du = static_cast<A>(1.5957691216057308) * (A{1} + static_cast<A>(3 * 0.044715) * x * x);
-    return s + x * s * (A{1} - s) * du;
+    const A u = twice_u(x), slope = static_cast<A>(kLinear) + static_cast<A>(3 * kCubic) * (x * x);
+    // σ and 1 − σ from one exponential: the difference would cancel, and x · slope makes that large.
+    const A e = math::exp(u > A{0} ? -u : u), large = A{1} / (A{1} + e), small = e * large;
+    return (u > A{0} ? large : small) + x * slope * (small * large);
   }
 };
 struct Square {

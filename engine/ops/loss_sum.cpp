@@ -25,17 +25,20 @@ LossTerms<T> pack(const std::vector<LossTerm>& terms, const std::vector<double>&
 // d value = dtotal · weight[part] · scale
 LossSum sum_losses(const std::vector<LossTerm>& terms, const std::vector<double>& weights) {
   CHECK(!terms.empty() && terms.size() <= kMaxLossTerms && weights.size() <= kMaxLossParts,
-        "sum_losses: wants 1 to {} terms and at most {} parts, got {} and {}", kMaxLossTerms, kMaxLossParts, terms.size(),
-        weights.size());
+        "sum_losses: wants 1 to {} terms and at most {} parts, got {} and {}", kMaxLossTerms, kMaxLossParts,
+        terms.size(), weights.size());
   const DType dtype = terms[0].values.dtype();
-  CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "sum_losses: wants float32 or float64, got {}", dtype);
+  CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "sum_losses: wants float32 or float64, got {}",
+        dtype);
   std::vector<Var> inputs;
   std::vector<Shape> shapes;
   for (const LossTerm& t : terms) {
     CHECK(t.values.dtype() == dtype && t.values.rank() <= 1 && t.values.value().numel() <= kMaxLossElements &&
               t.values.value().numel() == static_cast<int64_t>(t.part.size()),
-          "sum_losses: a term of {} {} with {} parts among {}", t.values.dtype(), t.values.shape(), t.part.size(), dtype);
-    for (const int p : t.part) CHECK(p >= 0 && p < static_cast<int>(weights.size()), "sum_losses: there is no part {}", p);
+          "sum_losses: a term of {} {} with {} parts among {}", t.values.dtype(), t.values.shape(), t.part.size(),
+          dtype);
+    for (const int p : t.part)
+      CHECK(p >= 0 && p < static_cast<int>(weights.size()), "sum_losses: there is no part {}", p);
     inputs.push_back(t.values);
     shapes.push_back(t.values.shape());
   }
@@ -46,13 +49,15 @@ LossSum sum_losses(const std::vector<LossTerm>& terms, const std::vector<double>
   const auto run = [&]<class T>(TypeTag<T>) {
     const LossTerms<T> l = pack<T>(terms, weights);
     T *sum = total.data<T>(), *parts = result.parts.data<T>();
-    on_device(context, "sum_losses", [&] { cpu::sum_losses(l, sum, parts); },
-              [&](auto& cuda) { cuda::sum_losses(l, sum, parts, cuda.stream); });
+    on_device(
+        context, "sum_losses", [&] { cpu::sum_losses(l, sum, parts); },
+        [&](auto& cuda) { cuda::sum_losses(l, sum, parts, cuda.stream); });
     result.total = record("sum_losses", total, inputs, [l, shapes](const Tensor& dy, Grads& in) {
       Tensor all = empty(dy.context(), {l.terms, kMaxLossElements}, dy.dtype());
       const T* d = dy.data<T>();
-      on_device(dy.context(), "sum_losses_backward", [&] { cpu::sum_losses_backward(l, d, all.data<T>()); },
-                [&](auto& cuda) { cuda::sum_losses_backward(l, d, all.data<T>(), cuda.stream); });
+      on_device(
+          dy.context(), "sum_losses_backward", [&] { cpu::sum_losses_backward(l, d, all.data<T>()); },
+          [&](auto& cuda) { cuda::sum_losses_backward(l, d, all.data<T>(), cuda.stream); });
       const Tensor flat = all.reshape({-1});
       for (int i = 0; i < l.terms; ++i) {
         const int64_t first = i * kMaxLossElements;

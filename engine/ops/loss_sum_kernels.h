@@ -20,12 +20,16 @@ struct LossTerms {
 };
 
 namespace cpu {
-template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts);                    // =; parts [l.parts]
-template <class T> void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues);  // =; [terms, kMaxLossElements]
+template <class T>
+void sum_losses(const LossTerms<T>& l, T* total, T* parts);  // =; parts [l.parts]
+template <class T>
+void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues);  // =; [terms, kMaxLossElements]
 }  // namespace cpu
 namespace cuda {
-template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream);
-template <class T> void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream);
+template <class T>
+void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream);
+template <class T>
+void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

@@ -259,12 +259,12 @@ template <class T>
 void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* loss, int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   logsumexp(x, static_cast<T*>(nullptr), lse, rows, n);
-  A sum = 0;
+  double sum = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const bool valid = labels[r] >= 0 && labels[r] < n;
-    sum += valid ? lse[r] - static_cast<A>(x[r * n + labels[r]]) : std::numeric_limits<A>::quiet_NaN();
+    sum += valid ? static_cast<double>(lse[r] - static_cast<A>(x[r * n + labels[r]])) : std::numeric_limits<double>::quiet_NaN();
   }
-  *loss = sum / static_cast<A>(rows);
+  *loss = static_cast<A>(sum / static_cast<double>(rows));
 }
 
 #define INSTANTIATE(T)                                                                                               \

@@ -11,7 +11,8 @@ class MeanPoolRouter : public TopKRouter {
 
  protected:
   Var context_rows(const Var& x, const Pass& pass) const override {
-    // In the padded layout of the published code padding enters the mean (SCIENCE.md 6); packed rows have no padding.
+    // In the padded layout of the published code padding enters the mean (SCIENCE.md 6); packed rows have no
+    // padding.
     Sequences all = pass.sequences;
     all.key_lengths = {};
     return sequence_mean(x, all, true);
@@ -20,7 +21,8 @@ class MeanPoolRouter : public TopKRouter {
 
 }  // namespace
 
-std::unique_ptr<Router> make_astrocyte_meanpool_router(ParameterSet& set, const std::string& name, const RouterOptions& options) {
+std::unique_ptr<Router> make_astrocyte_meanpool_router(ParameterSet& set, const std::string& name,
+                                                       const RouterOptions& options) {
   return std::make_unique<MeanPoolRouter>(set, name, options);
 }
 

@@ -3,7 +3,8 @@
 
 namespace glia {
 
-std::unique_ptr<Router> make_softmax_router(ParameterSet& set, const std::string& name, const RouterOptions& options) {
+std::unique_ptr<Router> make_softmax_router(ParameterSet& set, const std::string& name,
+                                            const RouterOptions& options) {
   return std::make_unique<TopKRouter>(set, name, options, ContextMode::kNone);
 }
 

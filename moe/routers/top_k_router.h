@@ -1,5 +1,5 @@
-// What softmax and the astrocyte routers share: linear logits, optionally modulated by a context of the sequence, a softmax over
-// the K largest, and the load losses.
+// What softmax and the astrocyte routers share: linear logits, optionally modulated by a context of the sequence, a
+// softmax over the K largest, and the load losses.
 #pragma once
 #include "engine/ops/moe.h"
 #include "moe/router.h"

@@ -18,13 +18,17 @@ done
 g++ "${flags[@]}" tools/tokenize.cpp "$objects"/*.o -o "$out/tokenize" "${static[@]}"
 printf '#include "tools/bench_tokenizer.h"\nint main(int argc, char** argv) { return bench_tokenizer(argc, argv); }\n' |
   g++ "${flags[@]}" -x c++ - -x none "$objects"/*.o -o "$out/bench_tokenizer" "${static[@]}"
-cp -f "$data/vocab.txt" "$out/" && chmod u+w "$out/vocab.txt"
-for split in train test; do xz -6 -T0 -c "$data/ag_news/$split.csv" > "$out/$split.csv.xz"; done
+[ -e "$out/vocab.txt" ] || install -m 644 "$data/vocab.txt" "$out/"
+for split in train test; do
+  [ -e "$out/$split.csv.xz" ] || xz -6 -T0 -c "$data/ag_news/$split.csv" > "$out/$split.csv.xz"
+done
 # The corpora, every one whole but CNN/DailyMail: every third document of it fits the 64 MiB that can be carried.
 for corpus in "$data"/corpus/*.txt.xz; do
+  target=$out/$(basename "$corpus")
+  [ -e "$target" ] && continue
   case "$corpus" in
-    *cnndm*) xz -dc "$corpus" | awk 'NR % 3 == 0' | xz -1 -T0 > "$out/$(basename "$corpus")" ;;
-    *) cp -f "$corpus" "$out/" && chmod u+w "$out/$(basename "$corpus")" ;;
+    *cnndm*) xz -dc "$corpus" | awk 'NR % 3 == 0' | xz -1 -T0 > "$target" ;;
+    *) install -m 644 "$corpus" "$target" ;;
   esac
 done
 ldd "$out/tokenize"
