@@ -1,0 +1,36 @@
+// bench ops | tokenizer | step: how fast, beside what this machine can reach at all, measured in the same run.
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "tools/bench_ops.h"
+#include "tools/bench_step.h"
+#include "tools/bench_tokenizer.h"
+
+namespace {
+
+struct Command {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* help;
+};
+constexpr Command kCommands[] = {
+    {"ops", bench_ops, "every op at the experiment's shapes"},
+    {"tokenizer", bench_tokenizer, "WordPiece, pieces and bytes a second"},
+    {"step", bench_step, "whole training steps"},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  for (const Command& c : kCommands)
+    if (argc > 1 && std::strcmp(argv[1], c.name) == 0) {
+      argv[1] = argv[0];
+      return c.run(argc - 1, argv + 1);
+    }
+  const bool asked = argc > 1 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0);
+  if (argc > 1 && !asked) fmt::print(stderr, "bench: there is no '{}'\n", argv[1]);
+  fmt::print(asked ? stdout : stderr, "usage: bench COMMAND [flags]; bench COMMAND --help\n");
+  for (const Command& c : kCommands) fmt::print(asked ? stdout : stderr, "  {:<10} {}\n", c.name, c.help);
+  return asked ? 0 : 2;
+}
