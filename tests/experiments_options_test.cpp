@@ -41,7 +41,8 @@ TEST_CASE("options: every flag has one row, a help text, and goes through text a
       }
 }
 
-TEST_CASE("options: what is typed wins over the protocol, the protocol over the preset, the preset over the default") {
+TEST_CASE(
+    "options: what is typed wins over the protocol, the protocol over the preset, the preset over the default") {
   const Options quick = resolved({"--preset", "quick"});
   EXPECT(quick.hidden == 64);
   EXPECT(quick.validation_fraction == 0.1);
@@ -90,7 +91,8 @@ TEST_CASE("options: seeds and configurations") {
   EXPECT(parse_seeds("3") == std::vector<int>{0, 1, 2});
   EXPECT(parse_seeds("3,") == std::vector<int>{3});
   EXPECT(parse_seeds("0,4-6,5") == std::vector<int>{0, 4, 5, 6});
-  for (const char* bad : {"", "0", "-1", "a", "5-3", "1,x"}) EXPECT(contains(error_of([&] { parse_seeds(bad); }), "--seeds"));
+  for (const char* bad : {"", "0", "-1", "a", "5-3", "1,x"})
+    EXPECT(contains(error_of([&] { parse_seeds(bad); }), "--seeds"));
   EXPECT(parse_configs("all").size() == 9);
   EXPECT(parse_configs("dense,softmax-moe,dense") == std::vector<std::string>{"dense", "softmax-moe"});
   EXPECT(contains(error_of([] { parse_configs("dense,sotfmax"); }), "softmax-moe"));
