@@ -24,8 +24,8 @@ class Grads {
   explicit Grads(Node& node) : node_(node) {}
   // Whether input i wants a gradient; computing one that nobody wants is wasted, adding it is harmless.
   bool wants(size_t i) const;
-  // Uninitialised memory of input i's shape and gradient dtype (its own dtype but for some leaves), to be overwritten (=) and then passed to add(i, …). For a parameter
-  // it is its own gradient buffer where possible, which saves a copy.
+  // Uninitialised memory of input i's shape and gradient dtype (its own dtype, but for some leaves), to be overwritten (=)
+  // and then passed to add(i, …). For a parameter it is its own gradient buffer where possible, which saves a copy.
   Tensor buffer(size_t i);
   // dL/d(input i) += g. Checks shape, gradient dtype and context. g itself is kept, so it must not be written to afterwards.
   void add(size_t i, Tensor g);

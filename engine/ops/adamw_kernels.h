@@ -80,8 +80,8 @@ template <class T>
 void squared_sums(const T* g, int64_t n, double* partial);
 void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
                    double* factors);
-// G, the gradient's type: T or bfloat16. p, m, v += …; copy (=, where not null) is p in bfloat16. Elements below `decayed` decay. All 16-byte aligned;
-// decayed and n multiples of 64.
+// p, m, v += …; copy (=, where not null) is p in bfloat16. G, the gradient's type: T or bfloat16. Elements below
+// `decayed` decay. All 16-byte aligned; decayed and n multiples of 64.
 template <class T, class G>
 void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
                   int64_t decayed, int64_t n);
