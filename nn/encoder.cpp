@@ -38,10 +38,10 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
       pooler(set, "pooler", c.hidden, c.hidden, c.init_std),
       classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
 
-Bert::Result Bert::forward(const Tensor& ids, const Tensor& positions, const Pass& pass,
+Bert::Result Bert::forward(const Tensor& ids, const Pass& pass,
                            bool last_layer_first_rows_only) const {
   Result result;
-  Var x = embeddings(ids, positions, pass);
+  Var x = embeddings(ids, pass);
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
     EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_first_rows_only);
