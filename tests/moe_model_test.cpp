@@ -16,8 +16,8 @@ std::vector<std::string> model_kinds() {
 }
 
 TEST_CASE(
-    "model: last-layer experts (or FFN) on CLS rows only is exact: logits and losses bit for bit, gradients to "
-    "rounding") {
+    "model: last-layer experts (or FFN) on CLS rows only is exact: logits and losses bit for bit (CUDA: to "
+    "rounding), gradients to rounding") {
   for (const std::string& kind : model_kinds())
     for (const bool second_residual : {false, true}) {
       INFO(kind);
@@ -35,8 +35,13 @@ TEST_CASE(
         parts[only] = values(out.parts);
         gradients[only] = values(model.parameters().gradients());
       }
-      EXPECT(logits[0] == logits[1]);
-      EXPECT(parts[0] == parts[1]);
+      if (test_device().is_cpu()) {
+        EXPECT(logits[0] == logits[1]);
+        EXPECT(parts[0] == parts[1]);
+      } else {  // cuBLAS may take another kernel for fewer rows, which adds in another order
+        EXPECT(largest_difference(logits[0], logits[1]) < 1e-14 * std::max(1.0, largest(logits[0])));
+        EXPECT(largest_difference(parts[0], parts[1]) < 1e-14 * std::max(1.0, largest(parts[0])));
+      }
       EXPECT(largest_difference(gradients[0], gradients[1]) < 1e-14 * std::max(1.0, largest(gradients[0])) * 10);
     }
 }
