@@ -5,7 +5,6 @@
 
 #include "engine/core/check.h"
 #include "engine/ops/moe.h"
-#include "engine/ops/rows.h"
 #include "nn/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -56,7 +55,7 @@ void fill_logits(LayerTrace& trace, const Model& model, const LogitFamily& famil
   Var context;
   if (family.mode != ContextMode::kNone) {
     const Var rows =
-        family.pooled ? sequence_mean(x, pass.sequences, true) : gather_rows(x, pass.sequences.first_rows);
+        family.pooled ? sequence_mean(x, pass.sequences, true) : first_rows(x, pass.sequences);
     context = router_logits(rows, parameter("context.weight"), parameter("context.bias"), {}, ContextMode::kNone,
                             pass.first_rows);
     trace.context = context.value().to_vector<double>();
