@@ -66,6 +66,7 @@ const std::vector<Flag>& flags() {
 
       {"device", &O::device, kNone, "cpu, cuda (all GPUs), cuda:N, or auto", all, "Where and how"},
       {"precision", &O::precision, kNone, "float32, bfloat16, or auto: bfloat16 on a GPU"},
+      {"gradients", &O::gradients, kNone, "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
       {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
       {"jobs", &O::jobs, kNone,
@@ -246,6 +247,8 @@ void check_options(const Options& o) {
   };
   one_of("protocol", o.protocol, {"clean", "paper"});
   one_of("precision", o.precision, {"float32", "bfloat16"});
+  one_of("gradients", o.gradients, {"float32", "bfloat16"});
+  want(o.gradients == "float32" || o.precision == "bfloat16", "gradients", "float32 with --precision float32", o.gradients);
   one_of("progress", o.progress, {"auto", "live", "lines", "off"});
   one_of("padding", o.padding, {"packed", "padded"});
   one_of("select", o.select, {"validation", "test", "last"});

@@ -348,6 +348,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.model["vocabulary"] = data.vocabulary().size();
   c.train = to_json(o, Flag::Part::kTrain);
   c.train["max_length"] = o.max_length;
+  if (o.gradients == "bfloat16") c.train["gradients"] = o.gradients;  // float32: as runs have it from before there was a choice
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);

@@ -27,6 +27,7 @@ ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& d
   m.bert.dropout = o.dropout;
   m.moe = run.moe;
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+  m.bfloat16_gradients = o.gradients == "bfloat16";
   m.last_layer_cls_only = o.last_layer_cls;
   return m;
 }

@@ -48,6 +48,9 @@ TEST_CASE(
   EXPECT(quick.validation_fraction == 0.1);
   EXPECT(quick.select == "validation");
   EXPECT(quick.precision == "float32");
+  EXPECT(quick.gradients == "float32");
+  EXPECT(resolved({"--precision", "bfloat16"}).gradients == "float32");  // auto means bfloat16 on a GPU only
+  EXPECT(resolved({"--precision", "bfloat16", "--gradients", "bfloat16"}).gradients == "bfloat16");
   const Options paper = resolved({"--preset", "quick", "--protocol", "paper", "--hidden", "32"});
   EXPECT(paper.hidden == 32);
   EXPECT(paper.validation_fraction == 0);
@@ -76,6 +79,8 @@ TEST_CASE("options: mistakes are named, with what was expected") {
   EXPECT(contains(error({"--protocol", "mine"}), "clean, paper"));
   EXPECT(contains(error_of([] { resolve(parse({"--device", "tpu"})); }), "cpu, cuda"));
   EXPECT(contains(error({"--heads", "7"}), "--heads: expected a divisor"));
+  EXPECT(contains(error({"--gradients", "bfloat16"}), "--gradients: expected float32 with --precision float32"));
+  EXPECT(contains(error({"--gradients", "half"}), "float32, bfloat16"));
   EXPECT(contains(error({"--validation-fraction", "0"}), "--select validation"));
   EXPECT(contains(error({"--config", "dense"}), "--config"));  // a flag of ./experiments/train
   EXPECT(contains(error({"dense"}), "dense"));                 // no positional arguments
