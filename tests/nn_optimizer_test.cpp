@@ -95,7 +95,7 @@ TEST_CASE("adamw: flat steps agree with a scalar reference (clipping, warm-up, d
 TEST_CASE("adamw: gradients of two dtypes, bfloat16 for the first elements, agree with the scalar reference") {
   constexpr int64_t n = 64 * 601;  // some chunks of the norm, the last one of each segment not full
   for (const DType dtype : {DType::kFloat64, DType::kFloat32})
-    for (const auto [split, decayed] :
+    for (const auto& [split, decayed] :
          {std::pair<int64_t, int64_t>{64 * 299, 64 * 400}, {64 * 299, 64 * 100}, {64, n}, {n, 64 * 7}, {0, 64 * 400}}) {
       INFO("split ", split, " decayed ", decayed);
       Context context(test_device());
