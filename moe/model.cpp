@@ -16,7 +16,7 @@ Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : conte
       });
   const bool doubles = config_.compute == DType::kFloat64;
   parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,
-                          config_.compute == DType::kBFloat16);
+                          config_.compute == DType::kBFloat16, config_.bfloat16_gradients);
 }
 
 const Sequences& Model::first_rows(int64_t count) const {

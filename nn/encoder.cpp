@@ -35,7 +35,7 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
         for (int l = 0; l < c.layers; ++l) all.emplace_back(set, fmt::format("encoder.layer.{}", l), c, l, make);
         return all;
       }()),
-      pooler(set, "pooler", c.hidden, c.hidden, c.init_std),
+      pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
       classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
 
 Bert::Result Bert::forward(const Tensor& ids, const Pass& pass,

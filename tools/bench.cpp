@@ -1,32 +1,36 @@
-// ./tools/bench SUBJECT [FLAGS]: times one part of the system; each subject has --help and --json of its own.
-#include <fmt/core.h>
+// bench ops | tokenizer | step: how fast, beside what this machine can reach at all, measured in the same run.
+#include <fmt/format.h>
 
-#include <string_view>
+#include <cstring>
 
+#include "tools/bench_ops.h"
 #include "tools/bench_step.h"
 #include "tools/bench_tokenizer.h"
 
 namespace {
 
-struct Subject {
+struct Command {
   const char* name;
   int (*run)(int argc, char** argv);
-  const char* what;
+  const char* help;
 };
-
-constexpr Subject kSubjects[] = {
-    {"tokenizer", bench_tokenizer, "WordPiece on AG News text: pieces/s, MB/s"},
-    {"step", bench_step, "a training step: ms, tokens/s, TFLOP/s, memory, and where the time goes"},
+constexpr Command kCommands[] = {
+    {"ops", bench_ops, "every op at the experiment's shapes"},
+    {"tokenizer", bench_tokenizer, "WordPiece, pieces and bytes a second"},
+    {"step", bench_step, "whole training steps"},
 };
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (const Subject& subject : kSubjects)
-    if (argc > 1 && std::string_view(argv[1]) == subject.name) return subject.run(argc - 1, argv + 1);
-  const bool help = argc > 1 && std::string_view(argv[1]) == "--help";
-  if (argc > 1 && !help) fmt::print(stderr, "bench: unknown subject '{}'\n", argv[1]);
-  fmt::print(help ? stdout : stderr, "usage: bench SUBJECT [FLAGS]\n");
-  for (const Subject& subject : kSubjects) fmt::print(help ? stdout : stderr, "  {:<10} {}\n", subject.name, subject.what);
-  return help ? 0 : 2;
+  for (const Command& c : kCommands)
+    if (argc > 1 && std::strcmp(argv[1], c.name) == 0) {
+      argv[1] = argv[0];
+      return c.run(argc - 1, argv + 1);
+    }
+  const bool asked = argc > 1 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0);
+  if (argc > 1 && !asked) fmt::print(stderr, "bench: there is no '{}'\n", argv[1]);
+  fmt::print(asked ? stdout : stderr, "usage: bench COMMAND [flags]; bench COMMAND --help\n");
+  for (const Command& c : kCommands) fmt::print(asked ? stdout : stderr, "  {:<10} {}\n", c.name, c.help);
+  return asked ? 0 : 2;
 }

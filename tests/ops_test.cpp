@@ -1,0 +1,234 @@
+// What the table cannot say: exact values and ties, fused ops against their references, edge cases, error messages.
+#include <cmath>
+
+#include "engine/ops/bias.h"
+#include "engine/ops/dropout.h"
+#include "engine/ops/elementwise.h"
+#include "engine/ops/layer_norm.h"
+#include "engine/ops/reduce.h"
+#include "engine/ops/rows.h"
+#include "engine/ops/sequences.h"
+#include "engine/ops/softmax.h"
+#include "engine/ops/topk.h"
+#include "tests/device.h"
+#include "tests/test.h"
+
+using namespace glia;
+using glia::test::contains;
+using glia::test::error_of;
+
+namespace {
+
+using Vars = std::vector<Var>;
+using Values = std::vector<double>;
+using Run = std::function<Var(const Vars&)>;
+
+Tensor ints(Context& c, const std::vector<int32_t>& v) { return from_vector(c, v, {static_cast<int64_t>(v.size())}); }
+Var matrix(Context& c, const Values& v, const Shape& shape) { return from_vector(c, v, shape, DType::kFloat32); }
+
+std::vector<Values> evaluate(const Run& run, const std::vector<Tensor>& values, DType dtype) {
+  Vars inputs;
+  for (const Tensor& v : values) inputs.push_back(Var::parameter(cast(v, dtype)));
+  const Var y = run(inputs);
+  std::vector<Values> results = {y.value().to_vector<double>()};
+  backward(y, cast(random_normal(y.context(), y.shape(), 1, 9, purpose::kTest, 99), y.dtype()));
+  for (const Var& x : inputs) results.push_back(x.grad().to_vector<double>());
+  return results;
+}
+
+double distance(const Values& a, const Values& b) {
+  double error = 0;
+  for (size_t i = 0; i < a.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(error);
+}
+
+// HOUSE.md 14: against float64, the fused op errs at most twice as much as the plain ops in the same precision, its
+// gradients three times. Inputs fit bfloat16, so that all runs see the same numbers.
+void compare(const char* what, const Run& fused, const Run& plain, const std::vector<Tensor>& values) {
+  std::vector<Tensor> inputs;
+  for (const Tensor& v : values) inputs.push_back(cast(cast(v, DType::kBFloat16), DType::kFloat64));
+  const auto exact = evaluate(plain, inputs, DType::kFloat64), fused_exact = evaluate(fused, inputs, DType::kFloat64);
+  for (size_t i = 0; i < exact.size(); ++i) EXPECT(distance(fused_exact[i], exact[i]) <= 1e-12 * distance(exact[i], Values(exact[i].size())));
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const auto reference = evaluate(plain, inputs, dtype), got = evaluate(fused, inputs, dtype);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const double error = distance(got[i], exact[i]), allowed = (i ? 3 : 2) * distance(reference[i], exact[i]);
+      INFO(what, " in ", std::string(name(dtype)), ", result ", i, ": error ", error, ", allowed ", allowed);
+      EXPECT(error <= allowed);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("fused: bias + GELU, and dropout + residual + layer norm, err no more than the plain ops") {
+  Context c(test::device(), 3);
+  for (const auto& [rows, n] : {std::pair<int64_t, int64_t>{40, 512}, {33, 200}, {7, 33}, {5, 2056}}) {
+    const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 3, purpose::kTest, i); };
+    compare("bias_gelu", [](const Vars& v) { return bias_gelu(v[0], v[1]); },
+            [](const Vars& v) { return bias_gelu_reference(v[0], v[1]); }, {normal({rows, n}, 2, 1), normal({n}, 0.5, 2)});
+    const RandomKey key = c.random_key(purpose::kDropout);
+    for (const double p : {0.0, 0.1})
+      compare("dropout_residual_layer_norm",
+              [&](const Vars& v) { return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-12, p, key); },
+              [&](const Vars& v) { return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key); },
+              {normal({rows, n}, 1, 1), normal({rows, n}, 1, 2), normal({n}, 0.3, 3), normal({n}, 0.3, 4)});
+  }
+}
+
+TEST_CASE("bias, layer norm, embedding: float32 masters under bfloat16 activations") {
+  Context c(test::device());
+  const Var x = Var::parameter(random_normal(c, {6, 64}, 1, 1, purpose::kTest, 1, DType::kBFloat16));
+  const Var b = Var::parameter(random_normal(c, {64}, 1, 1, purpose::kTest, 2)), g = Var::parameter(full(c, {64}, 1));
+  const Var table = Var::parameter(random_normal(c, {5, 64}, 1, 1, purpose::kTest, 3));
+  const Var words = embedding(table, ints(c, {4, 0, 4, 1, 2, 2}), DType::kBFloat16);
+  const Var y = layer_norm(bias_gelu(bias_add(add(x, words), b), b), g, b, 1e-12);
+  EXPECT(y.dtype() == DType::kBFloat16);
+  backward(y, full(c, y.shape(), 1, DType::kBFloat16));
+  EXPECT(x.grad().dtype() == DType::kBFloat16);
+  EXPECT(b.grad().dtype() == DType::kFloat32);
+  EXPECT(table.grad().dtype() == DType::kFloat32);
+  EXPECT(table.grad().rows(3, 4).to_vector<double>() == Values(64, 0.0));  // never looked up
+  // The master's conversion happens once: in the lookup.
+  EXPECT(words.value().rows(0, 1).to_vector<double>() == cast(table.value().rows(4, 5), DType::kBFloat16).to_vector<double>());
+}
+
+TEST_CASE("embedding: frequent ids are added in chunks, in ascending order, and counted exactly") {
+  Context c(test::device());
+  std::vector<int32_t> ids;
+  std::vector<double> count(40, 0);
+  for (int i = 0; i < 3000; ++i) {
+    const int32_t id = i % 3 ? 17 : static_cast<int32_t>(random_below(40, 8, purpose::kTest, 0, i));
+    ids.push_back(id), ++count[id];
+  }
+  const Var table = Var::parameter(zeros(c, {40, 3}));
+  backward(sum(embedding(table, ints(c, ids), DType::kFloat32)));
+  const auto g = table.grad().to_vector<double>();
+  for (int i = 0; i < 40; ++i) REQUIRE(g[3 * i + 1] == count[i]);
+}
+
+TEST_CASE("rows: −1 is nobody, anything else outside is NaN") {
+  Context c(test::device());
+  const Var x = matrix(c, {1, 2, 3, 4, 5, 6}, {3, 2});
+  const auto y = gather_rows(x, ints(c, {2, -1, 3, -2})).value().to_vector<double>();
+  EXPECT(Values(y.begin(), y.begin() + 4) == Values{5, 6, 0, 0});
+  EXPECT(std::isnan(y[4]));
+  EXPECT(std::isnan(y[7]));
+  EXPECT(scatter_rows(x, ints(c, {1, 1, -1}), 3).value().to_vector<double>() == Values{0, 0, 4, 6, 0, 0});
+  EXPECT(scatter_rows(matrix(c, {}, {0, 2}), ints(c, {}), 2).value().to_vector<double>() == Values(4, 0.0));
+}
+
+TEST_CASE("top_k: of equal values the lower index comes first; infinities and NaN come last") {
+  Context c(test::device());
+  const double inf = INFINITY;
+  const TopK top = top_k(matrix(c, {1, 3, 3, 2, 3, 0, 0, 0, 0, 0, -inf, NAN, 5, -inf, NAN}, {3, 5}), 4);
+  EXPECT(top.indices.to_vector<int32_t>() == std::vector<int32_t>{1, 2, 4, 3, 0, 1, 2, 3, 2, 0, 1, 3});
+  EXPECT(top.values.value().to_vector<double>()[3] == 2);
+  EXPECT(std::isnan(top.values.value().to_vector<double>()[10]));
+  std::vector<double> wide(1000, 0.0);
+  wide[997] = wide[500] = 1;
+  EXPECT(top_k(matrix(c, wide, {1, 1000}), 3).indices.to_vector<int32_t>() == std::vector<int32_t>{500, 997, 0});
+}
+
+TEST_CASE("max: the gradient goes to the first maximum; NaN wins") {
+  Context c(test::device());
+  const Var x = Var::parameter(from_vector<double>(c, {1, 5, 5, 2, 2, 2}, {2, 3}));
+  backward(sum(max(x, 1)));
+  EXPECT(x.grad().to_vector<double>() == Values{0, 1, 0, 1, 0, 0});
+  EXPECT(std::isnan(max(matrix(c, {1, NAN, 3}, {3}), 0).value().item()));
+}
+
+TEST_CASE("softmax: large and infinite logits") {
+  Context c(test::device());
+  const double inf = INFINITY;
+  EXPECT(softmax(matrix(c, {1000, 1000, -1000}, {3})).value().to_vector<double>() == Values{0.5, 0.5, 0});
+  EXPECT(softmax(matrix(c, {0, -inf}, {2})).value().to_vector<double>() == Values{1, 0});
+  EXPECT(logsumexp(matrix(c, {-inf, -inf}, {2})).value().item() == -inf);
+  EXPECT(logsumexp(matrix(c, {88, 88}, {2})).value().item() == doctest::Approx(88 + std::log(2)));
+  EXPECT(cross_entropy(matrix(c, {0, 0, 0, 100}, {2, 2}), ints(c, {0, 0})).value().item() == doctest::Approx((std::log(2) + 100) / 2));
+}
+
+TEST_CASE("cross_entropy: a label outside the classes makes the loss NaN; bfloat16 logits give a float32 loss") {
+  Context c(test::device());
+  const Var logits = cast(matrix(c, {1, 2, 3, 4}, {2, 2}), DType::kBFloat16);
+  EXPECT(std::isnan(cross_entropy(logits, ints(c, {0, 2})).value().item()));
+  EXPECT(std::isnan(cross_entropy(logits, ints(c, {0, -1})).value().item()));
+  const Var loss = cross_entropy(logits, ints(c, {0, 1}));
+  EXPECT(loss.dtype() == DType::kFloat32);
+  EXPECT(loss.value().item() == doctest::Approx((std::log(1 + M_E) + std::log(1 + 1 / M_E)) / 2).epsilon(1e-6));
+}
+
+TEST_CASE("sequences: means count what they should") {
+  Context c(test::device());
+  const Sequences s = make_sequences(c, {1, 3}, 6);
+  EXPECT(s.sequence_of.to_vector<int32_t>() == std::vector<int32_t>{0, 1, 1, 1, -1, -1});
+  EXPECT(s.first_rows.to_vector<int32_t>() == std::vector<int32_t>{0, 1});
+  EXPECT(s.max_length == 3);
+  const Var x = matrix(c, {7, 1, 2, 6, 100, 100}, {6, 1});
+  EXPECT(sequence_mean(x, s, false).value().to_vector<double>() == Values{7, 3});
+  EXPECT(sequence_mean(x, s, true).value().to_vector<double>() == Values{0, 4});
+  const Sequences padded = make_sequences(c, {3, 3}, 0, {2, 3});
+  EXPECT(sequence_mean(x, padded, true).value().to_vector<double>() == Values{1, 100});
+  EXPECT(sequence_broadcast(matrix(c, {5, 8}, {2, 1}), s).value().to_vector<double>() == Values{5, 8, 8, 8, 0, 0});
+}
+
+TEST_CASE("empty tensors pass through") {
+  Context c(test::device());
+  const Var x = Var::parameter(empty(c, {0, 8})), b = Var::parameter(zeros(c, {8}));
+  const Var y = layer_norm(bias_gelu(softmax(exp(x)), b), b, b, 1e-5);
+  EXPECT(y.shape() == Shape{0, 8});
+  backward(sum(y));
+  EXPECT(x.grad().numel() == 0);
+  EXPECT(b.grad().to_vector<double>() == Values(8, 0.0));
+  EXPECT(sum(x, 0).value().to_vector<double>() == Values(8, 0.0));
+}
+
+TEST_CASE("views: a row that does not begin at a multiple of 16 bytes takes the narrow path and gives the same numbers") {
+  Context c(test::device());
+  const Tensor x = random_normal(c, {9, 7}, 1, 1, purpose::kTest);
+  const Tensor view = x.rows(1, 9), copy = view.clone();
+  EXPECT(gelu(view).value().to_vector<float>() == gelu(copy).value().to_vector<float>());
+  EXPECT(mul(view, copy).value().to_vector<float>() == mul(copy, copy).value().to_vector<float>());
+  EXPECT(softmax(view).value().to_vector<float>() == softmax(copy).value().to_vector<float>());
+  const RandomKey key{1, 2, nullptr};
+  EXPECT(dropout(view, 0.5, key).value().to_vector<float>() == dropout(copy, 0.5, key).value().to_vector<float>());
+}
+
+TEST_CASE("errors name the op, what it wanted and what came") {
+  Context c(test::device());
+  const Var x = zeros(c, {2, 3}), y = zeros(c, {3, 2}), wide = zeros(c, {2, 3}, DType::kFloat64);
+  const Tensor i = ints(c, {0, 1}), labels3 = ints(c, {0, 1, 2});
+  const auto says = [](auto&& f, const char* op, const char* wanted, const char* got) {
+    const std::string message = error_of(f);
+    INFO(message);
+    EXPECT(message.starts_with(op));
+    EXPECT(contains(message, wanted));
+    EXPECT(contains(message, got));
+  };
+  says([&] { add(x, y); }, "add:", "one shape", "float32 [3, 2]");
+  says([&] { mul(x, wide); }, "mul:", "one shape, dtype", "float64 [2, 3]");
+  says([&] { exp(Var(i)); }, "exp:", "wants float32, float64 or bfloat16", "int32");
+  says([&] { bias_add(x, zeros(c, {2})); }, "bias_add:", "a bias [N]", "[2]");
+  says([&] { bias_gelu(x, zeros(c, {3}, DType::kFloat64)); }, "bias_gelu:", "in float32", "float64");
+  says([&] { dropout(x, 1.0, {}); }, "dropout:", "p < 1", "got 1");
+  says([&] { sum(x, 2); }, "sum:", "axis 2", "[2, 3]");
+  says([&] { max(zeros(c, {2, 0}), 1); }, "max:", "axis 1", "empty");
+  says([&] { softmax(zeros(c, {})); }, "softmax:", "wants [.., N]", "[]");
+  says([&] { cross_entropy(x, labels3); }, "cross_entropy:", "labels int32 [2]", "int32 [3]");
+  says([&] { cross_entropy(x, zeros(c, {2})); }, "cross_entropy:", "int32", "float32 [2]");
+  says([&] { layer_norm(x, zeros(c, {2}), zeros(c, {3}), 1e-5); }, "layer_norm:", "a gain [N]", "[2]");
+  says([&] { dropout_residual_layer_norm(x, y, zeros(c, {3}), zeros(c, {3}), 1e-5, 0, {}); }, "dropout_residual_layer_norm:",
+       "one shape", "[3, 2]");
+  says([&] { gather_rows(x, x.value()); }, "gather_rows:", "int32", "float32");
+  says([&] { scatter_rows(x, labels3, 4); }, "scatter_rows:", "int32 [2]", "[3]");
+  says([&] { embedding(zeros(c, {4}), i, DType::kFloat32); }, "embedding:", "[V, H]", "[4]");
+  says([&] { embedding(wide, i, DType::kBFloat16); }, "embedding:", "float64", "bfloat16");
+  says([&] { top_k(x, 4); }, "top_k:", "1 <= k <= 3", "got 4");
+  says([&] { scatter_last(x, i, 5); }, "scatter_last:", "int32 [2, 3]", "int32 [2]");
+  says([&] { sequence_mean(x, make_sequences(c, {1, 2}), false); }, "sequence_mean:", "T = 3", "[2, 3]");
+  says([&] { make_sequences(c, {3, 4}, 5); }, "make_sequences:", "7 rows", "5");
+  says([&] { reshape(x, {4, 2}); }, "reshape:", "[2, 3] has 6", "[4, 2] has 8");
+  says([&] { rows(x, 1, 3); }, "rows:", "<= 2", "3");
+  Context other(Device::cpu());
+  says([&] { add(x, zeros(other, {2, 3})); }, "add:", "device", "cpu");
+}
