@@ -18,7 +18,7 @@ struct ModelConfig {
 };
 
 struct Batch {
-  Tensor ids, positions;  // int32 [T]; anything valid in the tail
+  Tensor ids, positions;  // int32 [T]; anything valid in the tail. The model takes positions from `sequences`
   Tensor labels;          // int32 [B], or undefined: no loss
   Sequences sequences;
 };
