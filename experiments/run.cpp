@@ -31,6 +31,7 @@ double seconds_since(Clock::time_point begin) {
 // What of config.json says what is computed; the rest may differ between two sittings of one run.
 Json identity(Json json) {
   for (const char* key : {"commit", "device", "command"}) json.erase(key);
+  if (json.contains("train")) json["train"].emplace("gradients", "float32");  // kept only where it is something else
   return json;
 }
 
@@ -348,7 +349,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.model["vocabulary"] = data.vocabulary().size();
   c.train = to_json(o, Flag::Part::kTrain);
   c.train["max_length"] = o.max_length;
-  if (o.gradients == "bfloat16") c.train["gradients"] = o.gradients;  // float32: as runs have it from before there was a choice
+  if (o.gradients != "float32") c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);

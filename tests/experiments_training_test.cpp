@@ -152,11 +152,12 @@ TEST_CASE("training: rows of nobody behind a batch change nothing, and the same 
 TEST_CASE("training: on a GPU, replayed graphs have the bits of eager steps, and the CPU agrees") {
   if (cuda_device_count() == 0) SKIP("no GPU here");
   for (const char* config : {"dense", "astrocyte-hierarchical", "astrocyte-meanpool"})
-    for (const char* precision : {"float32", "bfloat16"}) {
-      INFO(config << " " << precision);
+    for (const auto& [precision, gradients] :
+         {std::pair{"float32", "float32"}, {"bfloat16", "float32"}, {"bfloat16", "bfloat16"}}) {
+      INFO(config << " " << precision << ", gradients " << gradients);
       Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128",
                         "--log-every", "100"});
-      o.precision = precision;
+      o.precision = precision, o.gradients = gradients;
       const Dataset data = load_data(o);
       const RunModel run = run_model(o, configuration(config));
       const auto losses = [&](Device device, bool graphs) {
@@ -238,6 +239,15 @@ TEST_CASE("experiment: results of other settings are refused, not overwritten") 
   const std::string error =
       error_of([&] { require_same_run(spec.folder, run_config(other, data, hash, "cpu", "x")); });
   EXPECT(contains(error, "train.lr is 0.003, and 0.5 is asked for"));
+  RunSpec low = spec;  // a choice that config.json leaves out where it is float32: noticed in both directions
+  low.options.gradients = "bfloat16";
+  const auto low_config = run_config(low, data, hash, "cpu", "x");
+  EXPECT(contains(error_of([&] { require_same_run(spec.folder, low_config); }), "train.gradients is \"float32\""));
+  const std::string low_folder = results::run_folder(o.out, 1, "dense");
+  results::begin_run(low_folder, low_config, false);
+  EXPECT(error_of([&] { require_same_run(low_folder, low_config); }) == "");
+  EXPECT(contains(error_of([&] { require_same_run(low_folder, run_config(spec, data, hash, "cpu", "x")); }),
+                  "train.gradients is \"bfloat16\""));
   EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }),
                   "data_hash"));
   EXPECT(read_file(spec.folder + "/eval.json") == before);
