@@ -52,7 +52,7 @@ __device__ __forceinline__ Accumulator<T> row_exp_sum(const T* x, int64_t n, Acc
     A v[W];
     load<W>(x + j, v);
 #pragma unroll
-    for (int k = 0; k < W; ++k) sum += math::exp(v[k] - m);
+    for (int k = 0; k < W; ++k) sum += math::exp_negative(v[k] - m);
   }
   return team_sum<kTeam>(sum, shared);
 }
@@ -72,7 +72,7 @@ struct Softmax {
       A v[W];
       load<W>(from + j, v);
 #pragma unroll
-      for (int k = 0; k < W; ++k) v[k] = math::exp(v[k] - m) * inverse;
+      for (int k = 0; k < W; ++k) v[k] = math::exp_negative(v[k] - m) * inverse;
       store<W>(y + r * n + j, v);
     }
   }
@@ -162,7 +162,7 @@ struct LogSoftmaxGradient {
       load<W>(y + r * n + j, p);
       load<W>(dy + r * n + j, d);
 #pragma unroll
-      for (int k = 0; k < W; ++k) d[k] -= math::exp(p[k]) * sum;
+      for (int k = 0; k < W; ++k) d[k] -= math::exp_negative(p[k]) * sum;
       store<W>(dx + r * n + j, d);
     }
   }
