@@ -11,7 +11,7 @@ struct Node {
   bool leaf = false;
   bool freed = false;
   Shape shape;
-  DType dtype = DType::kFloat32;
+  DType dtype = DType::kFloat32;  // of the gradient
   Context* context = nullptr;
   std::vector<Tensor> terms;  // what the consumers have added so far, in their order; not for leaves
   Tensor grad;                // leaves: the gradient
@@ -40,14 +40,15 @@ struct Node {
 Var Var::parameter(Tensor value, Tensor buffer) {
   Var v(std::move(value));
   CHECK(is_floating(v.dtype()), "parameter: wants a floating dtype, got {}", v.dtype());
-  CHECK(!buffer.defined() || (buffer.shape() == v.shape() && buffer.dtype() == v.dtype()),
-        "parameter: gradient buffer must be {} {}", v.dtype(), v.shape());
+  CHECK(!buffer.defined() || (buffer.shape() == v.shape() &&
+                              (buffer.dtype() == v.dtype() || buffer.dtype() == DType::kBFloat16)),
+        "parameter: gradient buffer must be {} (or bfloat16) {}, got {} {}", v.dtype(), v.shape(), buffer.dtype(), buffer.shape());
   v.node_ = std::make_shared<Node>();
   v.node_->id = v.context().next_node_id++;
   v.node_->op = "parameter";
   v.node_->leaf = true;
   v.node_->shape = v.shape();
-  v.node_->dtype = v.dtype();
+  v.node_->dtype = buffer.defined() ? buffer.dtype() : v.dtype();
   v.node_->context = &v.context();
   v.node_->buffer = std::move(buffer);
   return v;
@@ -146,6 +147,7 @@ void backward(const Var& loss, Tensor dy) {
   std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, decltype(older)> queue(older);
   CHECK(!loss.node_->freed, "backward: this tape was consumed by an earlier backward()");
   if (loss.node_->leaf) {
+    CHECK(dy.dtype() == loss.node_->dtype, "backward: this leaf keeps a {} gradient, got {}", loss.node_->dtype, dy.dtype());
     loss.node_->grad = std::move(dy);
     return;
   }

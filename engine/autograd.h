@@ -24,10 +24,10 @@ class Grads {
   explicit Grads(Node& node) : node_(node) {}
   // Whether input i wants a gradient; computing one that nobody wants is wasted, adding it is harmless.
   bool wants(size_t i) const;
-  // Uninitialised memory of input i's shape and dtype, to be overwritten (=) and then passed to add(i, …). For a parameter
+  // Uninitialised memory of input i's shape and gradient dtype (its own dtype but for some leaves), to be overwritten (=) and then passed to add(i, …). For a parameter
   // it is its own gradient buffer where possible, which saves a copy.
   Tensor buffer(size_t i);
-  // dL/d(input i) += g. Checks shape, dtype and context. g itself is kept, so it must not be written to afterwards.
+  // dL/d(input i) += g. Checks shape, gradient dtype and context. g itself is kept, so it must not be written to afterwards.
   void add(size_t i, Tensor g);
 
  private:
@@ -44,7 +44,8 @@ class Var {
  public:
   Var() = default;
   Var(Tensor value) : value_(std::move(value)) {}  // a constant: implicit on purpose, so ops take tensors
-  // A leaf that collects a gradient. `buffer`, where given, is the memory its gradient is written to.
+  // A leaf that collects a gradient. `buffer`, where given, is the memory its gradient is written to. A bfloat16 buffer
+  // makes a wider leaf's gradient bfloat16: only ops that compute it in that dtype (the weights of products) then take it.
   static Var parameter(Tensor value, Tensor buffer = {});
 
   bool defined() const { return value_.defined(); }

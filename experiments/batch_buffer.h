@@ -1,5 +1,5 @@
-// A batch on its way to the device: everything that a step reads lies in one int32 buffer at fixed places, so that one copy
-// moves it and a captured graph finds it.
+// A batch on its way to the device: everything that a step reads lies in one int32 buffer at fixed places, so that
+// one copy moves it and a captured graph finds it.
 #pragma once
 #include "data/batching.h"
 #include "moe/model.h"
@@ -8,15 +8,15 @@ namespace glia {
 
 class BatchBuffer {
  public:
-  // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`: the batches
-  // hold padding tokens, and attention's keys end at the real lengths.
+  // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`:
+  // the batches hold padding tokens, and attention's keys end at the real lengths.
   BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded);
 
   int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
   // A slot's view for BatchPlan::fill.
   BatchView view(int32_t* slot) const;
-  // Completes a filled slot (rows from view.tokens to `tokens` belong to no sequence) and copies it to the device, in the
-  // stream's order. The slot may be written to again when the copy is done: after synchronize().
+  // Completes a filled slot (rows from view.tokens to `tokens` belong to no sequence) and copies it to the device,
+  // in the stream's order. The slot may be written to again when the copy is done: after synchronize().
   void upload(int32_t* slot, const BatchView& view, int64_t tokens);
   // Views of the buffer: T = tokens, B = sequences.
   Batch batch(int64_t tokens, int64_t sequences) const;
@@ -28,7 +28,7 @@ class BatchBuffer {
   int64_t tokens_, sequences_, max_length_;
   bool padded_;
   int64_t labels_, offsets_, lengths_, first_, ids_, positions_, sequence_of_, ints_;  // where each part begins
-  Tensor device_;  // int32 [ints_]
+  Tensor device_;                                                                      // int32 [ints_]
 };
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

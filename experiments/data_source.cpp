@@ -58,15 +58,15 @@ Dataset load_data(const Options& options) {
   Dataset data = load_dataset(dataset_options(options));
   cut(data.train, options.max_rows);
   cut(data.test, options.max_test_rows);
-  CHECK(data.train.size() > 0 && data.test.size() > 0, "data: {} training and {} test rows are too few", data.train.size(),
-        data.test.size());
+  CHECK(data.train.size() > 0 && data.test.size() > 0, "data: {} training and {} test rows are too few",
+        data.train.size(), data.test.size());
   if (options.select == "validation" && data.validation.size() == 0)
     fail_input("--validation-fraction {}: leaves no row for validation", options.validation_fraction);
   return data;
 }
 
 results::DataInfo data_info(const Dataset& data) {
-  return {data.name,        data.is_synthetic, data.train.size(),    data.validation.size(),
+  return {data.name,        data.is_synthetic, data.train.size(),  data.validation.size(),
           data.test.size(), data.class_names,  data.bayes_accuracy};
 }
 

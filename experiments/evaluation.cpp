@@ -23,7 +23,8 @@ std::vector<double> loads_of(const Utilisation::Table& table) {
   std::vector<double> loads(static_cast<size_t>(table.n_experts), 0.0);
   for (int64_t c = 0; c < table.classes; ++c)
     for (int64_t e = 0; e < table.n_experts; ++e)
-      loads[static_cast<size_t>(e)] += table.rows[static_cast<size_t>(c)] * table.mean[static_cast<size_t>(c * table.n_experts + e)];
+      loads[static_cast<size_t>(e)] +=
+          table.rows[static_cast<size_t>(c)] * table.mean[static_cast<size_t>(c * table.n_experts + e)];
   return loads;
 }
 
@@ -94,7 +95,8 @@ Measured Evaluator::measure() {
   if (!moe) return m;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});
-    m.layers.push_back(results::layer_metrics(m.utilisation.back().all, m.utilisation.back().cls, loads_of(layer.all)));
+    m.layers.push_back(
+        results::layer_metrics(m.utilisation.back().all, m.utilisation.back().cls, loads_of(layer.all)));
   }
   return m;
 }

@@ -8,8 +8,8 @@ namespace glia {
 
 struct Measured {
   int64_t rows = 0;
-  double accuracy = 0, loss = 0;       // loss: cross-entropy alone
-  std::vector<double> class_accuracy;  // [C]
+  double accuracy = 0, loss = 0;                       // loss: cross-entropy alone
+  std::vector<double> class_accuracy;                  // [C]
   std::vector<results::LayerUtilisation> utilisation;  // [L]; empty for dense
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };

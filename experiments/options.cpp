@@ -59,15 +59,18 @@ const std::vector<Flag>& flags() {
       {"configs", &O::configs, kNone, "configurations, separated by commas, or all", run_all, "What is run"},
       {"config", &O::config, kNone, "the configuration", train, "What is run"},
       {"name", &O::name, kNone, "name of the run's folder, where it is not the configuration's", train},
-      {"seeds", &O::seeds, kNone, "how many seeds (5: seed0 … seed4), or which (0,2 or 3-5); seed i is random seed 42 + i"},
+      {"seeds", &O::seeds, kNone,
+       "how many seeds (5: seed0 … seed4), or which (0,2 or 3-5); seed i is random seed 42 + i"},
       {"protocol", &O::protocol, kNone, "clean, or paper: as the published code does it"},
       {"preset", &O::preset, kNone, "quick, small, paper, or auto: from device and data"},
 
       {"device", &O::device, kNone, "cpu, cuda (all GPUs), cuda:N, or auto", all, "Where and how"},
       {"precision", &O::precision, kNone, "float32, bfloat16, or auto: bfloat16 on a GPU"},
+      {"gradients", &O::gradients, kNone, "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
       {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
-      {"jobs", &O::jobs, kNone, "runs side by side; 0: one on a CPU, two on each GPU", run_all},
+      {"jobs", &O::jobs, kNone,
+       "runs side by side; 0: two on each GPU; on a CPU one, or with --preset quick one a core", run_all},
       {"threads", &O::threads, kNone, "CPU threads of each run; 0: all cores shared by the runs side by side"},
       {"graphs", &O::graphs, kNone, "replay each training step as a CUDA graph"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},
@@ -78,7 +81,8 @@ const std::vector<Flag>& flags() {
       {"dry-run", &O::dry_run, kNone, "on: say what would be run and how long it takes, and stop"},
       {"report", &O::report, kNone, "on: pictures, report.html and TensorBoard events beside the tables"},
 
-      {"dataset", &O::dataset, kData, "ag_news, csv, synthetic, or auto: AG News where it lies, else synthetic", all, "Data"},
+      {"dataset", &O::dataset, kData, "ag_news, csv, synthetic, or auto: AG News where it lies, else synthetic",
+       all, "Data"},
       {"data", &O::data, kNone, "folder of the data set"},
       {"vocab", &O::vocab, kNone, "WordPiece vocabulary; without: beside the data, else trained on the spot"},
       {"vocab-size", &O::vocab_size, kData, "tokens of a vocabulary that is trained on the spot"},
@@ -86,7 +90,8 @@ const std::vector<Flag>& flags() {
       {"max-length", &O::max_length, kData, "tokens of a sequence, [CLS] and [SEP] included"},
       {"max-rows", &O::max_rows, kData, "training rows, a stratified part; 0: all"},
       {"max-test-rows", &O::max_test_rows, kData, "test rows, a stratified part; 0: all"},
-      {"validation-fraction", &O::validation_fraction, kProtocol, "part of the training rows held out for model selection"},
+      {"validation-fraction", &O::validation_fraction, kProtocol,
+       "part of the training rows held out for model selection"},
       {"split-seed", &O::split_seed, kData, "fixes the validation rows, whatever the run's seed"},
       {"skip-bad-rows", &O::skip_bad_rows, kData, "on: leave out malformed rows of a file, else they are errors"},
       {"csv-train", &O::csv_train, kData, "--dataset csv: the training file"},
@@ -110,9 +115,11 @@ const std::vector<Flag>& flags() {
       {"router", &O::router, kNone, "a router of the registry, or none: instead of the configuration's", train},
       {"balance", &O::balance, kNone, "weight α of the balance loss; below 0: the configuration's", train},
       {"energy", &O::energy, kNone, "weight β of the energy loss; below 0: the configuration's", train},
-      {"last-layer-cls", &O::last_layer_cls, kNone, "run the last layer's experts on CLS rows only, which is exact"},
+      {"last-layer-cls", &O::last_layer_cls, kNone,
+       "run the last layer's experts on CLS rows only, which is exact"},
       {"init", &O::init, kTrain, "pretrained weights (safetensors, Hugging Face's BERT names or ours)"},
-      {"init-noise", &O::init_noise, kTrain, "standard deviation of the noise on each expert's copy of the pretrained FFN"},
+      {"init-noise", &O::init_noise, kTrain,
+       "standard deviation of the noise on each expert's copy of the pretrained FFN"},
 
       {"epochs", &O::epochs, kTrain, "epochs", all, "Training"},
       {"max-steps", &O::max_steps, kTrain, "stop after so many steps; 0: all epochs"},
@@ -125,11 +132,14 @@ const std::vector<Flag>& flags() {
       {"eval-batch", &O::eval_batch, kTrain, "sequences of an evaluation batch"},
       {"log-every", &O::log_every, kTrain, "steps that a line of metrics.jsonl averages over"},
 
-      {"padding", &O::padding, kProtocol, "packed: no padding token exists; padded: every sequence has --max-length tokens", all,
+      {"padding", &O::padding, kProtocol,
+       "packed: no padding token exists; padded: every sequence has --max-length tokens", all,
        "What the protocols differ in"},
       {"select", &O::select, kProtocol, "the model that counts: best on validation, best on test, or last"},
-      {"second-residual", &O::second_residual, kProtocol, "MoE layers add the residual and a second norm after attention"},
-      {"utilisation-rows", &O::utilisation_rows, kProtocol, "shuffled test rows for the specialisation; 0: the whole test set"},
+      {"second-residual", &O::second_residual, kProtocol,
+       "MoE layers add the residual and a second norm after attention"},
+      {"utilisation-rows", &O::utilisation_rows, kProtocol,
+       "shuffled test rows for the specialisation; 0: the whole test set"},
   };
   return table;
 }
@@ -144,10 +154,8 @@ std::string value_text(const Options& options, const Flag& flag) {
   return std::visit(
       [&](auto member) -> std::string {
         const auto& value = options.*member;
-        if constexpr (std::is_same_v<std::decay_t<decltype(value)>, bool>)
-          return value ? "on" : "off";
-        else
-          return fmt::format("{}", value);
+        if constexpr (std::is_same_v<std::decay_t<decltype(value)>, bool>) return value ? "on" : "off";
+        else return fmt::format("{}", value);
       },
       flag.member);
 }
@@ -157,14 +165,10 @@ void set_value(Options& options, const Flag& flag, const std::string& text) {
       [&](auto member) {
         auto& value = options.*member;
         using T = std::decay_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, std::string>)
-          value = text;
-        else if constexpr (std::is_same_v<T, bool>)
-          value = parse_switch(flag, text);
-        else if constexpr (std::is_same_v<T, int64_t>)
-          value = parse_number<T>(flag, text, "a whole number");
-        else
-          value = parse_number<T>(flag, text, "a number");
+        if constexpr (std::is_same_v<T, std::string>) value = text;
+        else if constexpr (std::is_same_v<T, bool>) value = parse_switch(flag, text);
+        else if constexpr (std::is_same_v<T, int64_t>) value = parse_number<T>(flag, text, "a whole number");
+        else value = parse_number<T>(flag, text, "a number");
       },
       flag.member);
 }
@@ -172,11 +176,13 @@ void set_value(Options& options, const Flag& flag, const std::string& text) {
 nlohmann::ordered_json to_json(const Options& options, Flag::Part part) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const Flag& flag : flags())
-    if (flag.part == part) std::visit([&](auto member) { json[json_key(flag.name)] = options.*member; }, flag.member);
+    if (flag.part == part)
+      std::visit([&](auto member) { json[json_key(flag.name)] = options.*member; }, flag.member);
   return json;
 }
 
-CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs programs, const std::string& description) {
+CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs programs,
+                               const std::string& description) {
   CommandLine line;
   CLI::App app(description);
   app.get_formatter()->column_width(34);
@@ -221,7 +227,8 @@ std::string echo(const Options& options) {
   const Options defaults;
   for (const Flag& flag : flags()) {
     const std::string value = value_text(options, flag);
-    if (value != value_text(defaults, flag)) text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, value);
+    if (value != value_text(defaults, flag))
+      text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, value);
   }
   return text;
 }
@@ -240,18 +247,32 @@ void check_options(const Options& o) {
   };
   one_of("protocol", o.protocol, {"clean", "paper"});
   one_of("precision", o.precision, {"float32", "bfloat16"});
+  one_of("gradients", o.gradients, {"float32", "bfloat16"});
+  want(o.gradients == "float32" || o.precision == "bfloat16", "gradients", "float32 with --precision float32", o.gradients);
   one_of("progress", o.progress, {"auto", "live", "lines", "off"});
   one_of("padding", o.padding, {"packed", "padded"});
   one_of("select", o.select, {"validation", "test", "last"});
-  for (const auto& [name, value] :
-       {std::pair{"layers", o.layers}, {"hidden", o.hidden}, {"heads", o.heads}, {"ffn", o.ffn}, {"experts", o.experts},
-        {"top-k", o.top_k}, {"epochs", o.epochs}, {"batch", o.batch}, {"eval-batch", o.eval_batch},
-        {"log-every", o.log_every}, {"topics", o.topics}})
+  for (const auto& [name, value] : {std::pair{"layers", o.layers},
+                                    {"hidden", o.hidden},
+                                    {"heads", o.heads},
+                                    {"ffn", o.ffn},
+                                    {"experts", o.experts},
+                                    {"top-k", o.top_k},
+                                    {"epochs", o.epochs},
+                                    {"batch", o.batch},
+                                    {"eval-batch", o.eval_batch},
+                                    {"log-every", o.log_every},
+                                    {"topics", o.topics}})
     want(value >= 1, name, "at least 1", value);
-  for (const auto& [name, value] : {std::pair{"jobs", o.jobs}, {"threads", o.threads}, {"bucket", o.bucket},
-                                    {"checkpoint-every", o.checkpoint_every}, {"max-rows", o.max_rows},
-                                    {"max-test-rows", o.max_test_rows}, {"max-steps", o.max_steps},
-                                    {"eval-every", o.eval_every}, {"utilisation-rows", o.utilisation_rows}})
+  for (const auto& [name, value] : {std::pair{"jobs", o.jobs},
+                                    {"threads", o.threads},
+                                    {"bucket", o.bucket},
+                                    {"checkpoint-every", o.checkpoint_every},
+                                    {"max-rows", o.max_rows},
+                                    {"max-test-rows", o.max_test_rows},
+                                    {"max-steps", o.max_steps},
+                                    {"eval-every", o.eval_every},
+                                    {"utilisation-rows", o.utilisation_rows}})
     want(value >= 0, name, "0 or more", value);
   want(o.max_length >= 3 && o.max_length <= 512, "max-length", "3 … 512", o.max_length);
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
@@ -262,7 +283,8 @@ void check_options(const Options& o) {
   want(o.weight_decay >= 0, "weight-decay", "0 or more", o.weight_decay);
   want(o.clip >= 0, "clip", "0 or more", o.clip);
   want(o.checkpoint_seconds >= 0, "checkpoint-seconds", "0 or more", o.checkpoint_seconds);
-  want(o.validation_fraction >= 0 && o.validation_fraction < 1, "validation-fraction", "0 … below 1", o.validation_fraction);
+  want(o.validation_fraction >= 0 && o.validation_fraction < 1, "validation-fraction", "0 … below 1",
+       o.validation_fraction);
   if (o.select == "validation" && o.validation_fraction == 0)
     fail_input("--select validation: wants --validation-fraction above 0");
   if (o.out.empty()) fail_input("--out: expected a folder, got ''");
@@ -285,7 +307,8 @@ std::vector<int> parse_seeds(const std::string& text) {
   for (const std::string& part : split(text, ',')) {
     if (part.empty() && !seeds.empty()) continue;  // "3," is a list of one
     const size_t dash = part.find('-');
-    const int first = number(part.substr(0, dash)), last = dash == std::string::npos ? first : number(part.substr(dash + 1));
+    const int first = number(part.substr(0, dash)),
+              last = dash == std::string::npos ? first : number(part.substr(dash + 1));
     if (last < first) fail_input("--seeds: expected a range from the lower to the higher seed, got '{}'", part);
     for (int i = first; i <= last; ++i)
       if (std::find(seeds.begin(), seeds.end(), i) == seeds.end()) seeds.push_back(i);

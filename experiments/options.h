@@ -1,6 +1,6 @@
-// Everything a person can choose, in one table of flags {name, member, help}: it drives parsing, --help, the echo at the start
-// and what config.json keeps. A flag that was not given takes its value from the protocol, then from the preset, then from the
-// default written at the member.
+// Everything a person can choose, in one table of flags {name, member, help}: it drives parsing, --help, the echo
+// at the start and what config.json keeps. A flag that was not given takes its value from the protocol, then from
+// the preset, then from the default written at the member.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -16,7 +16,7 @@ struct Options {
   std::string configs = "all", config = "astrocyte-hierarchical", name;
   std::string seeds = "2", protocol = "clean", preset = "auto";
   // where and how
-  std::string device = "auto", precision = "auto", out = "results", progress = "auto";
+  std::string device = "auto", precision = "auto", gradients = "auto", out = "results", progress = "auto";
   int64_t jobs = 0, threads = 0, bucket = 0;
   bool graphs = true, fresh = false, dry_run = false, estimate = true, report = true;
   double checkpoint_seconds = 60;
@@ -33,7 +33,7 @@ struct Options {
   // model
   int64_t layers = 4, hidden = 512, heads = 8, ffn = 2048, experts = 8, top_k = 2;
   double dropout = 0.1;
-  std::string router;  // "": the configuration's
+  std::string router;                // "": the configuration's
   double balance = -1, energy = -1;  // below 0: the configuration's
   bool last_layer_cls = true;
   std::string init;
@@ -76,7 +76,8 @@ struct CommandLine {
 };
 
 // Throws Error for unknown flags and bad values. `programs` chooses the flags.
-CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs programs, const std::string& description);
+CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs programs,
+                               const std::string& description);
 
 // The command as it was typed.
 std::string command_text(int argc, const char* const* argv);

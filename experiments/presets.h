@@ -17,8 +17,8 @@ struct FlagSet {
 std::span<const FlagSet> presets();
 std::span<const FlagSet> protocols();
 
-// Fills in what was not given on the command line: device, preset, protocol, precision. Afterwards nothing is "auto" but
-// what depends on the number of runs. Checks the result.
+// Fills in what was not given on the command line: device, preset, protocol, precision, gradients. Afterwards
+// nothing is "auto" but what depends on the number of runs. Checks the result.
 Options resolve(const CommandLine& line);
 
 }  // namespace glia

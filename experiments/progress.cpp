@@ -30,10 +30,11 @@ std::string short_count(double n) {
 }
 
 std::string progress_line(const std::string& title, const RunProgress& p) {
-  std::string line = fmt::format("{:<29} {:>5}/{:<5} ep {:<5.2f} loss {:<7.4f} ce {:<7.4f}", title, p.step, p.total, p.epoch,
-                                 p.loss, p.ce);
+  std::string line = fmt::format("{:<29} {:>5}/{:<5} ep {:<5.2f} loss {:<7.4f} ce {:<7.4f}", title, p.step, p.total,
+                                 p.epoch, p.loss, p.ce);
   line += p.moe ? fmt::format(" bal {:<7.4f} en {:<6.4f}", p.balance, p.energy) : std::string(22, ' ');
-  line += p.accuracy ? fmt::format(" {:>4} {:.4f}", p.split == "validation" ? "val" : p.split, *p.accuracy) : std::string(12, ' ');
+  line += p.accuracy ? fmt::format(" {:>4} {:.4f}", p.split == "validation" ? "val" : p.split, *p.accuracy)
+                     : std::string(12, ' ');
   return line + fmt::format(" {:>6} tok/s  left {}", short_count(p.tokens_per_second), clock_text(p.seconds_left));
 }
 
@@ -52,7 +53,8 @@ void Progress::plan(int runs, double work) {
 std::string Progress::overall() const {
   double done = work_done_;
   for (const auto& [id, row] : rows_)
-    if (row.now.total > 0) done += row.work * static_cast<double>(row.now.step) / static_cast<double>(row.now.total);
+    if (row.now.total > 0)
+      done += row.work * static_cast<double>(row.now.step) / static_cast<double>(row.now.total);
   const double elapsed = std::chrono::duration<double>(Clock::now() - begin_).count(), here = done - work_begun_;
   const double left = here > 0 ? elapsed * (work_ - done) / here : -1;
   return fmt::format("{} of {} runs done, {:.0f} % of the work, {} gone, {} left", finished_, runs_,
@@ -71,9 +73,11 @@ void Progress::draw(bool force) {
   last_draw_ = now;
   erase();
   winsize size{};
-  const size_t width = ::ioctl(::fileno(out_), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col - 1u : 119u;
+  const size_t width =
+      ::ioctl(::fileno(out_), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col - 1u : 119u;
   for (const auto& [id, row] : rows_) {
-    fmt::print(out_, "{}\n", (row.any ? progress_line(row.title, row.now) : row.title + "  starting").substr(0, width));
+    fmt::print(out_, "{}\n",
+               (row.any ? progress_line(row.title, row.now) : row.title + "  starting").substr(0, width));
     ++drawn_;
   }
   fmt::print(out_, "{}\n", overall().substr(0, width));
@@ -105,7 +109,8 @@ void Progress::update(int run, const RunProgress& now, bool evaluated) {
   row.now = now;
   row.any = true;
   const auto time = Clock::now();
-  if (mode_ == Mode::kLines && now.tokens_per_second > 0 && (evaluated || time - row.printed > std::chrono::seconds(5))) {
+  if (mode_ == Mode::kLines && now.tokens_per_second > 0 &&
+      (evaluated || time - row.printed > std::chrono::seconds(5))) {
     row.printed = time;
     fmt::print(out_, "{} | {}\n", progress_line(row.title, now), overall());
     std::fflush(out_);

@@ -1,5 +1,5 @@
-// What a person sees while runs are under way: on a terminal a block of lines that is drawn again and again, elsewhere plain
-// lines now and then. Thread-safe.
+// What a person sees while runs are under way: on a terminal a block of lines that is drawn again and again,
+// elsewhere plain lines now and then. Thread-safe.
 #pragma once
 #include <chrono>
 #include <cstdio>
@@ -59,7 +59,8 @@ class Progress {
   std::mutex mutex_;
   std::map<int, Row> rows_;
   int next_ = 0, runs_ = 0, finished_ = 0, drawn_ = 0;
-  double work_ = 0, work_done_ = 0, work_begun_ = 0;  // work_begun_: what was done of runs before they were resumed here
+  double work_ = 0, work_done_ = 0,
+         work_begun_ = 0;  // work_begun_: what was done of runs before they were resumed here
   Clock::time_point begin_ = Clock::now(), last_draw_{};
 };
 

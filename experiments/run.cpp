@@ -24,7 +24,9 @@ namespace {
 using results::Json;
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 // What of config.json says what is computed; the rest may differ between two sittings of one run.
 Json identity(Json json) {
@@ -46,7 +48,8 @@ std::string first_difference(const Json& old_json, const Json& new_json, const s
   return "";
 }
 
-// metrics.jsonl and, where wanted, TensorBoard's events; complete on the disk after every add(), since a checkpoint may follow.
+// metrics.jsonl and, where wanted, TensorBoard's events; complete on the disk after every add(), since a checkpoint
+// may follow.
 class RunLog {
  public:
   RunLog(const std::string& folder, int64_t resume_step, bool tensorboard) : metrics_(folder, resume_step) {
@@ -71,10 +74,16 @@ class RunLog {
 // One run under way.
 class Sitting {
  public:
-  Sitting(const RunSpec& spec, const Dataset& data, const results::RunConfig& config, Context& context, Progress& progress,
-          int progress_id)
-      : spec_(spec), options_(spec.options), data_(data), config_(config), context_(context), progress_(progress),
-        progress_id_(progress_id), trainer_(context, data, spec.options, spec.model, spec.seed()),
+  Sitting(const RunSpec& spec, const Dataset& data, const results::RunConfig& config, Context& context,
+          Progress& progress, int progress_id)
+      : spec_(spec),
+        options_(spec.options),
+        data_(data),
+        config_(config),
+        context_(context),
+        progress_(progress),
+        progress_id_(progress_id),
+        trainer_(context, data, spec.options, spec.model, spec.seed()),
         config_text_(identity(results::to_json(config)).dump()) {}
 
   int64_t done() const { return trainer_.done(); }
@@ -88,8 +97,7 @@ class Sitting {
   void evaluate(RunLog& log, Evaluator& evaluator, const char* split);
   void restore_best();
   void show(bool evaluated);
-  std::vector<Statistic> state() const { return trainer_model().router_state(); }
-  Model& trainer_model() const { return const_cast<Trainer&>(trainer_).model(); }
+  std::vector<Statistic> state() { return trainer_.model().router_state(); }
 
   const RunSpec& spec_;
   const Options& options_;
@@ -107,9 +115,9 @@ class Sitting {
   std::vector<Statistic> best_;  // the flat weights, then the router state
 
   RunProgress now_;
-  int64_t first_step_ = 0;           // of this sitting
-  double seconds_before_ = 0;        // of earlier sittings
-  double evaluation_seconds_ = 0;    // of this one
+  int64_t first_step_ = 0;         // of this sitting
+  double seconds_before_ = 0;      // of earlier sittings
+  double evaluation_seconds_ = 0;  // of this one
   Clock::time_point begin_ = Clock::now();
 };
 
@@ -144,7 +152,9 @@ bool Sitting::resume() {
 void Sitting::save() {
   std::vector<Statistic> tensors = state();
   if (best_step_ > 0) tensors.insert(tensors.end(), best_.begin(), best_.end());
-  Json progress = {{"best_step", best_step_}, {"best_accuracy", best_accuracy_}, {"seconds", seconds_before_ + seconds_since(begin_)}};
+  Json progress = {{"best_step", best_step_},
+                   {"best_accuracy", best_accuracy_},
+                   {"seconds", seconds_before_ + seconds_since(begin_)}};
   if (now_.accuracy) progress["accuracy"] = *now_.accuracy;
   save_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(), tensors,
                   {trainer_.done(), spec_.seed(), config_text_, progress.dump()});
@@ -167,9 +177,11 @@ void Sitting::log_losses(RunLog& log) {
   StepLosses mean{0, std::vector<double>(steps.front().parts.size(), 0.0)};
   for (size_t i = 0; i < steps.size(); ++i) {
     if (!std::isfinite(steps[i].loss))
-      fail_input("the loss is {} at step {} (learning rate {})", steps[i].loss, first + static_cast<int64_t>(i), options_.lr);
+      fail_input("the loss is {} at step {} (learning rate {})", steps[i].loss, first + static_cast<int64_t>(i),
+                 options_.lr);
     mean.loss += steps[i].loss / static_cast<double>(steps.size());
-    for (size_t p = 0; p < mean.parts.size(); ++p) mean.parts[p] += steps[i].parts[p] / static_cast<double>(steps.size());
+    for (size_t p = 0; p < mean.parts.size(); ++p)
+      mean.parts[p] += steps[i].parts[p] / static_cast<double>(steps.size());
   }
   results::TrainPoint point;
   point.step = trainer_.done();
@@ -185,7 +197,8 @@ void Sitting::log_losses(RunLog& log) {
   point.lr = report.learning_rate;
   point.grad_norm = report.gradient_norm;
   if (!std::isfinite(report.gradient_norm))
-    fail_input("the gradient's norm is {} at step {} (learning rate {})", report.gradient_norm, point.step, options_.lr);
+    fail_input("the gradient's norm is {} at step {} (learning rate {})", report.gradient_norm, point.step,
+               options_.lr);
   log.add(point);
 }
 
@@ -280,24 +293,25 @@ RunOutcome Sitting::run() {
   outcome.ok = true;
   outcome.seconds = seconds_before_ + seconds_since(begin_);
   const double steps = static_cast<double>(trainer_.done() - first_step_);
-  results::write_timing(spec_.folder, {{"seconds", outcome.seconds},
-                                       {"ms_per_step", steps > 0 ? 1e3 * training_seconds / steps : 0.0},
-                                       {"tokens_per_second", static_cast<double>(trainer_.tokens_done()) / training_seconds},
-                                       {"sequences_per_second", steps * static_cast<double>(options_.batch) / training_seconds},
-                                       {"peak_bytes", context_.allocator().stats().peak},
-                                       {"parameters", trainer_.model().parameters().count()},
-                                       {"resumed_at_step", first_step_},
-                                       {"machine", context_.backend().description()},
-                                       {"commit", build_commit()}});
+  results::write_timing(spec_.folder,
+                        {{"seconds", outcome.seconds},
+                         {"ms_per_step", steps > 0 ? 1e3 * training_seconds / steps : 0.0},
+                         {"tokens_per_second", static_cast<double>(trainer_.tokens_done()) / training_seconds},
+                         {"sequences_per_second", steps * static_cast<double>(options_.batch) / training_seconds},
+                         {"peak_bytes", context_.allocator().stats().peak},
+                         {"parameters", trainer_.model().parameters().count()},
+                         {"resumed_at_step", first_step_},
+                         {"machine", context_.backend().description()},
+                         {"commit", build_commit()}});
   results::write_evaluation(spec_.folder, evaluation, test.utilisation, data_.class_names);
   fs::remove(checkpoint_path());
 
   outcome.line = fmt::format("{:<29} test {:.4f}", spec_.title(), test.accuracy);
   if (evaluation.validation_accuracy) outcome.line += fmt::format("  val {:.4f}", *evaluation.validation_accuracy);
   if (!test.layers.empty())
-    outcome.line += fmt::format("  specialisation {:.4f} … {:.4f}, CLS {:.4f} … {:.4f}", test.layers.front().specialisation,
-                                test.layers.back().specialisation, test.layers.front().specialisation_cls,
-                                test.layers.back().specialisation_cls);
+    outcome.line += fmt::format("  specialisation {:.4f} … {:.4f}, CLS {:.4f} … {:.4f}",
+                                test.layers.front().specialisation, test.layers.back().specialisation,
+                                test.layers.front().specialisation_cls, test.layers.back().specialisation_cls);
   outcome.line += fmt::format("  {:.1f} s", outcome.seconds);
   return outcome;
 }
@@ -315,8 +329,8 @@ std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::st
   return specs;
 }
 
-results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint, const std::string& device,
-                              const std::string& command) {
+results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
+                              const std::string& device, const std::string& command) {
   const Options& o = spec.options;
   results::RunConfig c;
   c.config = spec.model.name;
@@ -334,6 +348,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.model["vocabulary"] = data.vocabulary().size();
   c.train = to_json(o, Flag::Part::kTrain);
   c.train["max_length"] = o.max_length;
+  if (o.gradients == "bfloat16") c.train["gradients"] = o.gradients;  // float32: as runs have it from before there was a choice
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);
@@ -351,8 +366,9 @@ void require_same_run(const std::string& folder, const results::RunConfig& confi
   if (!old_json.is_object()) fail_input("{}: expected a run's configuration, got something else", path);
   const std::string difference = first_difference(identity(old_json), identity(results::to_json(config)), "");
   if (!difference.empty())
-    fail_input("{}: this run was made with other settings: its {}; choose another --out, or --fresh on to begin it anew",
-               folder, difference);
+    fail_input(
+        "{}: this run was made with other settings: its {}; choose another --out, or --fresh on to begin it anew",
+        folder, difference);
 }
 
 RunLock::RunLock(const std::string& out, const std::string& title) {
@@ -389,7 +405,8 @@ RunOutcome execute_run(const RunSpec& spec, const Dataset& data, uint64_t finger
         if (entry.path().extension() == ".tmp") fs::remove(entry.path());
     Context context(device, spec.seed());
     const results::RunConfig config = run_config(spec, data, fingerprint, context.backend().description(), command);
-    if (!results::is_run_folder(spec.folder)) results::begin_run(spec.folder, config, false);  // also for a run that fails at once
+    if (!results::is_run_folder(spec.folder))
+      results::begin_run(spec.folder, config, false);  // also for a run that fails at once
     const auto attempt = [&] {
       Sitting sitting(spec, data, config, context, progress, progress_id);
       try {

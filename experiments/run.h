@@ -1,8 +1,8 @@
 // One run from its first step to its files: begun, resumed from its checkpoint, or found finished.
 //
-// A checkpoint holds weights, moments, router state, the step and the best model so far; it is written now and then at a step
-// whose log lines are already written, and removed after eval.json. Since every number of a run is a function of seed and
-// step, a run that is killed and resumed writes the bytes that an undisturbed one writes.
+// A checkpoint holds weights, moments, router state, the step and the best model so far; it is written now and then
+// at a step whose log lines are already written, and removed after eval.json. Since every number of a run is a
+// function of seed and step, a run that is killed and resumed writes the bytes that an undisturbed one writes.
 #pragma once
 #include "experiments/progress.h"
 #include "experiments/results.h"
@@ -23,8 +23,8 @@ struct RunSpec {
 // One spec a seed and configuration, seeds first: after the first nine runs there is a first table.
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs);
 
-results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint, const std::string& device,
-                              const std::string& command);
+results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
+                              const std::string& device, const std::string& command);
 
 // Throws when the folder holds a run of other settings, naming the first difference: nothing of it is touched.
 void require_same_run(const std::string& folder, const results::RunConfig& config);

@@ -3,11 +3,13 @@
 #include "experiments/schedule.h"
 
 int main(int argc, char** argv) {
+  glia::settle_threads(argv);
   try {
-    const glia::CommandLine line = glia::parse_command_line(
-        argc, argv, glia::Flag::kRunAll,
-        "Trains the configurations over the seeds, side by side where there is room, and prints the table of accuracies and\n"
-        "specialisations. Killed and started again it goes on where it was.");
+    const glia::CommandLine line =
+        glia::parse_command_line(argc, argv, glia::Flag::kRunAll,
+                                 "Trains the configurations over the seeds, side by side where there is room, and "
+                                 "prints the table of accuracies and\n"
+                                 "specialisations. Killed and started again it goes on where it was.");
     if (line.done) return 0;
     const glia::Options options = glia::resolve(line);
     return glia::run_experiment(options, glia::parse_configs(options.configs), glia::command_text(argc, argv));

@@ -5,7 +5,6 @@
 
 #include "engine/core/check.h"
 #include "engine/ops/moe.h"
-#include "engine/ops/rows.h"
 #include "nn/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -56,7 +55,7 @@ void fill_logits(LayerTrace& trace, const Model& model, const LogitFamily& famil
   Var context;
   if (family.mode != ContextMode::kNone) {
     const Var rows =
-        family.pooled ? sequence_mean(x, pass.sequences, true) : gather_rows(x, pass.sequences.first_rows);
+        family.pooled ? sequence_mean(x, pass.sequences, true) : first_rows(x, pass.sequences);
     context = router_logits(rows, parameter("context.weight"), parameter("context.bias"), {}, ContextMode::kNone,
                             pass.first_rows);
     trace.context = context.value().to_vector<double>();
@@ -157,20 +156,15 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   trace.topics = run.config.data.class_names;
   std::vector<int32_t> ids;
   trace.truncated = tokenizer.encode_sequence(text, max_length, ids);
-  std::vector<int32_t> positions(ids.size());
-  for (size_t s = 0; s < ids.size(); ++s) {
-    positions[s] = int32_t(s);
-    trace.tokens.push_back(tokenizer.vocabulary().token(ids[s]));
-  }
+  for (const int32_t id : ids) trace.tokens.push_back(tokenizer.vocabulary().token(id));
   const int64_t count = int64_t(ids.size());
-  const Tensor id_tensor = from_vector(context, ids, {count}),
-               position_tensor = from_vector(context, positions, {count});
+  const Tensor id_tensor = from_vector(context, ids, {count});
   const Sequences sequences = make_sequences(context, {int32_t(count)}), one = make_sequences(context, {1});
 
   // The layers one by one through their public parts: a router's input is known nowhere else. Model::forward then
   // has to agree with what comes out.
   const Pass pass{sequences, one, false, model.config().compute, 0};
-  Var x = model.bert().embeddings(id_tensor, position_tensor, pass);
+  Var x = model.bert().embeddings(id_tensor, pass);
   const std::optional<LogitFamily> family = family_of(model.config().moe.router);
   for (size_t l = 0; l < model.bert().layers.size(); ++l) {
     const EncoderLayer& layer = model.bert().layers[l];
@@ -184,7 +178,7 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
     x = layer.norm.residual(r.y, r.x, 0, {});
   }
 
-  const Model::Output out = model.forward({id_tensor, position_tensor, {}, sequences}, false);
+  const Model::Output out = model.forward({id_tensor, {}, {}, sequences}, false);
   for (size_t l = 0; l < trace.layers.size(); ++l)
     CHECK(layer_trace(out.routings[l]).experts == trace.layers[l].experts,
           "trace: layer {} routes differently than the model", l + 1);

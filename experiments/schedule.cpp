@@ -1,9 +1,11 @@
 #include "experiments/schedule.h"
 
 #include <omp.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -132,11 +134,14 @@ class Schedule {
 
 void print_data(const Dataset& data, std::FILE* out) {
   const double mean = static_cast<double>(data.train.tokens()) / static_cast<double>(data.train.size());
-  fmt::print(out, "data       {}{}: {} training, {} validation, {} test rows, {} classes, {:.1f} tokens a row, {} pieces\n",
-             data.name, data.is_synthetic ? " (generated)" : "", data.train.size(), data.validation.size(), data.test.size(),
-             data.classes(), mean, data.vocabulary().size());
+  fmt::print(
+      out,
+      "data       {}{}: {} training, {} validation, {} test rows, {} classes, {:.1f} tokens a row, {} pieces\n",
+      data.name, data.is_synthetic ? " (generated)" : "", data.train.size(), data.validation.size(),
+      data.test.size(), data.classes(), mean, data.vocabulary().size());
   if (!data.source.empty()) fmt::print(out, "           {}\n", data.source);
-  if (data.bayes_accuracy) fmt::print(out, "           no classifier is better than {:.4f} on this test set\n", *data.bayes_accuracy);
+  if (data.bayes_accuracy)
+    fmt::print(out, "           no classifier is better than {:.4f} on this test set\n", *data.bayes_accuracy);
   if (data.bad_rows.count() > 0) fmt::print(out, "           {}\n", data.bad_rows.summary());
 }
 
@@ -147,8 +152,10 @@ double StepEstimate::run_seconds(const RunSpec& spec, const Dataset& data) const
   const double step = spec.model.moe.dense() ? (dense_ms > 0 ? dense_ms : 1) : (moe_ms > 0 ? moe_ms : 1);
   const double steps = static_cast<double>(total_steps(o, data));
   // An evaluated row costs a forward pass, a third of a trained one.
-  const double every = o.eval_every > 0 ? static_cast<double>(o.eval_every) : static_cast<double>(data.train.size() / o.batch);
-  const double rows = static_cast<double>(o.select == "test" ? data.test.size() : data.validation.size()) * std::ceil(steps / every);
+  const double every =
+      o.eval_every > 0 ? static_cast<double>(o.eval_every) : static_cast<double>(data.train.size() / o.batch);
+  const double rows = static_cast<double>(o.select == "test" ? data.test.size() : data.validation.size()) *
+                      std::ceil(steps / every);
   const double evaluated = (rows + static_cast<double>(data.test.size())) / static_cast<double>(o.batch);
   return 1e-3 * step * (steps + evaluated / 3);
 }
@@ -167,14 +174,24 @@ std::vector<Device> devices_of(const Options& options) {
   std::vector<Device> devices;
   if (options.device == "cuda" && cuda_device_count() > 1)
     for (int i = 0; i < cuda_device_count(); ++i) devices.push_back(Device::cuda(i));
-  else
-    devices.push_back(Device::parse(options.device));
+  else devices.push_back(Device::parse(options.device));
   return devices;
 }
 
 int64_t jobs_of(const Options& options, size_t devices) {
   if (options.jobs > 0) return options.jobs;
-  return options.device == "cpu" ? 1 : 2 * static_cast<int64_t>(devices);
+  if (options.device != "cpu") return 2 * static_cast<int64_t>(devices);
+  // The quick model's steps are too short to be worth sharing: a run a core is faster than a run on all cores.
+  return options.preset == "quick" ? std::clamp<int64_t>(omp_get_num_procs(), 1, 8) : 1;
+}
+
+void settle_threads(char** argv) {
+  // Between two parallel loops libgomp's threads spin, for milliseconds: with other programs on the cores each loop
+  // then waits for a thread that is not running (measured: 890 ms a step, 160 with sleeping threads). It reads its
+  // settings before main().
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  ::setenv("GOMP_SPINCOUNT", "10000", 1);
+  ::execv("/proc/self/exe", argv);  // where that is not possible, everything still works
 }
 
 int run_experiment(const Options& options, const std::vector<std::string>& configs, const std::string& command) {
@@ -184,13 +201,14 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
   std::string device_text;
   {
-    const Context context(devices[0]);  // a device that is not there is an error before anything else
-    device_text = const_cast<Context&>(context).backend().description();
+    Context context(devices[0]);  // a device that is not there is an error before anything else
+    device_text = context.backend().description();
   }
   fmt::print(out, "command    {}\n", command);
   fmt::print(out, "commit     {} ({})\n", build_commit(), build_variant());
   fmt::print(out, "device     {}{}, {}, {} run{} side by side\n", device_text,
-             devices.size() > 1 ? fmt::format(" and {} more", devices.size() - 1) : "", options.precision, jobs, jobs == 1 ? "" : "s");
+             devices.size() > 1 ? fmt::format(" and {} more", devices.size() - 1) : "", options.precision, jobs,
+             jobs == 1 ? "" : "s");
   fmt::print(out, "flags      {}\n", echo(options));
   std::fflush(out);
 
@@ -211,34 +229,39 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   // With it a checkpoint can be used without the data (tools/route).
   if (!options.dry_run && !open.empty()) data.vocabulary().save(options.out + "/vocab.txt");
   const int64_t steps = total_steps(options, data);
-  fmt::print(out, "runs       {} configuration{} × {} seed{} = {}, {} of them finished before; {} steps each, batch {}\n", configs.size(),
-             configs.size() == 1 ? "" : "s", specs.size() / configs.size(), specs.size() == configs.size() ? "" : "s", specs.size(),
-             specs.size() - open.size(), steps, options.batch);
+  fmt::print(
+      out, "runs       {} configuration{} × {} seed{} = {}, {} of them finished before; {} steps each, batch {}\n",
+      configs.size(), configs.size() == 1 ? "" : "s", specs.size() / configs.size(),
+      specs.size() == configs.size() ? "" : "s", specs.size(), specs.size() - open.size(), steps, options.batch);
   std::string seed_text;
-  for (const int seed : parse_seeds(options.seeds)) seed_text += fmt::format("{}seed{} is {}", seed_text.empty() ? "" : ", ", seed, 42 + seed);
+  for (const int seed : parse_seeds(options.seeds))
+    seed_text += fmt::format("{}seed{} is {}", seed_text.empty() ? "" : ", ", seed, 42 + seed);
   fmt::print(out, "seeds      {}\n", seed_text);
   std::fflush(out);
 
   // Before the threads and the libraries' pools are made.
   const int64_t cores = omp_get_num_procs();
-  const int threads = static_cast<int>(options.threads > 0 ? options.threads : std::max<int64_t>(1, cores / std::max<int64_t>(1, jobs)));
+  const int threads = static_cast<int>(
+      options.threads > 0 ? options.threads : std::max<int64_t>(1, cores / std::max<int64_t>(1, jobs)));
   omp_set_num_threads(threads);
 
   StepEstimate estimate;
   if (options.estimate && !open.empty()) try {
-    estimate = estimate_steps(open, data, devices[0]);
-    double seconds = 0;
-    for (const RunSpec& spec : open) seconds += estimate.run_seconds(spec, data);
-    const double parallel = static_cast<double>(std::min<int64_t>(static_cast<int64_t>(devices.size()), jobs));
-    std::string parts;
-    if (estimate.dense_ms > 0) parts += fmt::format("dense {:.3g} ms", estimate.dense_ms);
-    if (estimate.moe_ms > 0) parts += fmt::format("{}MoE {:.3g} ms", parts.empty() ? "" : ", ", estimate.moe_ms);
-    fmt::print(out, "estimate   {} a step here, measured on a few; about {} for {} run{}\n", parts, clock_text(seconds / parallel),
-               open.size(), open.size() == 1 ? "" : "s");
-    std::fflush(out);
-  } catch (const Error& error) {  // each run says so itself
-    fmt::print(out, "estimate   none: {}\n", error.what());
-  }
+      estimate = estimate_steps(open, data, devices[0]);
+      double seconds = 0;
+      for (const RunSpec& spec : open) seconds += estimate.run_seconds(spec, data);
+      // Runs on one GPU share it; on a CPU each run was measured with the threads that it will have.
+      const double parallel = static_cast<double>(
+          devices[0].is_cpu() ? jobs : std::min<int64_t>(static_cast<int64_t>(devices.size()), jobs));
+      std::string parts;
+      if (estimate.dense_ms > 0) parts += fmt::format("dense {:.3g} ms", estimate.dense_ms);
+      if (estimate.moe_ms > 0) parts += fmt::format("{}MoE {:.3g} ms", parts.empty() ? "" : ", ", estimate.moe_ms);
+      fmt::print(out, "estimate   {} a step here, measured on a few; about {} for {} run{}\n", parts,
+                 clock_text(seconds / parallel), open.size(), open.size() == 1 ? "" : "s");
+      std::fflush(out);
+    } catch (const Error& error) {  // each run says so itself
+      fmt::print(out, "estimate   none: {}\n", error.what());
+    }
   if (options.dry_run) return 0;
 
   int failed = 0;

@@ -3,6 +3,7 @@
 #include "experiments/schedule.h"
 
 int main(int argc, char** argv) {
+  glia::settle_threads(argv);
   try {
     glia::CommandLine line = glia::parse_command_line(argc, argv, glia::Flag::kTrainOnly,
                                                       "Trains one configuration, by its name or by its parts.");

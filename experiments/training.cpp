@@ -27,6 +27,7 @@ ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& d
   m.bert.dropout = o.dropout;
   m.moe = run.moe;
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+  m.bfloat16_gradients = o.gradients == "bfloat16";
   m.last_layer_cls_only = o.last_layer_cls;
   return m;
 }
@@ -36,7 +37,8 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
   a.learning_rate = o.lr;
   a.weight_decay = o.weight_decay;
   a.clip = o.clip;
-  a.warmup_steps = o.warmup < 1 ? std::llround(o.warmup * static_cast<double>(total_steps)) : std::llround(o.warmup);
+  a.warmup_steps =
+      o.warmup < 1 ? std::llround(o.warmup * static_cast<double>(total_steps)) : std::llround(o.warmup);
   a.total_steps = total_steps;
   return a;
 }
@@ -73,7 +75,10 @@ int64_t upper_length(const Options& o, const Dataset& data) {
 }  // namespace
 
 Trainer::Trainer(Context& context, const Dataset& data, const Options& options, const RunModel& run, uint64_t seed)
-    : context_(context), options_(options), plans_(training_plans(options, data, seed)), total_(total_steps(options, data)),
+    : context_(context),
+      options_(options),
+      plans_(training_plans(options, data, seed)),
+      total_(total_steps(options, data)),
       model_(context, model_config(options, run, data), seed),
       optimiser_(model_.parameters(), optimiser_options(options, total_)),
       buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch, upper_length(options, data),
@@ -82,7 +87,8 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
   if (!options.init.empty())
     warm_start(model_, SafetensorsFile(options.init), {seed, options.init_noise, !run.random_ffn});
   if (run.random_ffn) model_.randomise_ffn(seed);
-  slots_ = static_cast<int32_t*>(context.backend().allocate_pinned(2 * kRunAhead * buffer_.ints() * int64_t{sizeof(int32_t)}));
+  slots_ = static_cast<int32_t*>(
+      context.backend().allocate_pinned(2 * kRunAhead * buffer_.ints() * int64_t{sizeof(int32_t)}));
   CHECK(slots_, "out of memory: host memory for {} batches", 2 * kRunAhead);
   seek(0);
 }
@@ -106,7 +112,8 @@ void Trainer::seek(int64_t step) {
   unread_ = 0;
   const int64_t epoch = std::min(step / steps_per_epoch(), static_cast<int64_t>(plans_.size()) - 1);
   std::vector<BatchView> views;
-  for (int64_t slot = 0; slot < 2 * kRunAhead; ++slot) views.push_back(buffer_.view(slots_ + slot * buffer_.ints()));
+  for (int64_t slot = 0; slot < 2 * kRunAhead; ++slot)
+    views.push_back(buffer_.view(slots_ + slot * buffer_.ints()));
   prefetcher_ = std::make_unique<Prefetcher>(std::span<const BatchPlan>(plans_).subspan(epoch), std::move(views),
                                              step - epoch * steps_per_epoch());
 }
@@ -135,11 +142,10 @@ void Trainer::step() {
 
   // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
   Bucket& bucket = buckets_[tokens];
-  if (options_.graphs && bucket.warm && !bucket.graph) bucket.graph = capture_graph(context_, [&] { work(tokens); });
-  if (options_.graphs && bucket.graph)
-    bucket.graph->replay();
-  else
-    work(tokens);
+  if (options_.graphs && bucket.warm && !bucket.graph)
+    bucket.graph = capture_graph(context_, [&] { work(tokens); });
+  if (options_.graphs && bucket.graph) bucket.graph->replay();
+  else work(tokens);
   bucket.warm = true;
 
   ring_.rows(unread_ % options_.log_every, unread_ % options_.log_every + 1).copy_from(losses_.reshape({1, -1}));

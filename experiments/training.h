@@ -1,5 +1,6 @@
-// Training steps. The same code runs everywhere: a batch goes into fixed device memory, then forward, backward and optimiser
-// run, eagerly or as a replayed CUDA graph, and nothing waits for the device. Losses stay there until read_losses().
+// Training steps. The same code runs everywhere: a batch goes into fixed device memory, then forward, backward and
+// optimiser run, eagerly or as a replayed CUDA graph, and nothing waits for the device. Losses stay there until
+// read_losses().
 #pragma once
 #include <deque>
 #include <map>
@@ -14,7 +15,7 @@ namespace glia {
 
 // What of the options makes the model: a configuration with the overrides of ./experiments/train.
 struct RunModel {
-  std::string name;    // of the run's folder
+  std::string name;  // of the run's folder
   MoeConfig moe;
   bool random_ffn = false;
 };
@@ -47,7 +48,7 @@ class Trainer {
   int64_t total() const { return total_; }
   int64_t steps_per_epoch() const { return plans_.front().batches(); }
   int64_t done() const { return done_; }
-  int64_t tokens_done() const { return tokens_done_; }  // real ones, by this object
+  int64_t tokens_done() const { return tokens_done_; }                        // real ones, by this object
   const std::vector<std::string>& part_names() const { return part_names_; }  // known after the first step
 
   // The next step() is step number `step` (from 0).

@@ -9,9 +9,9 @@ struct Experts {
   int64_t count;
 
   Experts(ParameterSet& set, const std::string& name, int64_t count, int64_t hidden, int64_t ffn, double std)
-      : up_weight(set.add(name + ".up.weight", {count, ffn, hidden}, Init::normal(std), true)),
+      : up_weight(set.add(name + ".up.weight", {count, ffn, hidden}, Init::normal(std), true, true)),
         up_bias(set.add(name + ".up.bias", {count, ffn}, Init::zero(), false)),
-        down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true)),
+        down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true, true)),
         down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)),
         count(count) {}
 };

@@ -16,7 +16,7 @@ Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : conte
       });
   const bool doubles = config_.compute == DType::kFloat64;
   parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,
-                          config_.compute == DType::kBFloat16);
+                          config_.compute == DType::kBFloat16, config_.bfloat16_gradients);
 }
 
 const Sequences& Model::first_rows(int64_t count) const {
@@ -31,7 +31,7 @@ const Sequences& Model::first_rows(int64_t count) const {
 Model::Output Model::forward(const Batch& batch, bool training) const {
   Pass pass{batch.sequences, first_rows(batch.sequences.count), training, config_.compute,
             training ? config_.bert.dropout : 0};
-  Bert::Result r = bert_->forward(batch.ids, batch.positions, pass, config_.last_layer_cls_only);
+  Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
   Output out;
   out.logits = std::move(r.logits);
   out.routings = std::move(r.routings);

@@ -13,11 +13,12 @@ struct ModelConfig {
   MoeConfig moe;
   DType compute =
       DType::kFloat32;  // bfloat16: float32 masters with a bfloat16 copy; float64: everything, for tests
+  bool bfloat16_gradients = false;  // with bfloat16: the gradients of the products' weights too (ParameterSet)
   bool last_layer_cls_only = true;  // exact (SCIENCE.md 6.2); false computes the rows that nobody reads
 };
 
 struct Batch {
-  Tensor ids, positions;  // int32 [T]; anything valid in the tail
+  Tensor ids, positions;  // int32 [T]; anything valid in the tail. The model takes positions from `sequences`
   Tensor labels;          // int32 [B], or undefined: no loss
   Sequences sequences;
 };

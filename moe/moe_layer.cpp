@@ -1,7 +1,6 @@
 #include "moe/moe_layer.h"
 
 #include "engine/ops/moe.h"
-#include "engine/ops/rows.h"
 #include "engine/ops/statistics.h"
 
 namespace glia {
@@ -21,10 +20,9 @@ FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool f
   Var gates = r.routing.gates;        // [rows, K]
   Tensor chosen = r.routing.experts;  // [rows, K]
   if (first_rows_only) {
-    const Tensor& first = pass.sequences.first_rows;
-    r.x = gather_rows(r.x, first);
-    gates = gather_rows(gates, first);
-    chosen = gather_index_rows(chosen, first);
+    r.x = first_rows(r.x, pass.sequences);
+    gates = first_rows(gates, pass.sequences);
+    chosen = gather_index_rows(chosen, pass.sequences.first_rows);
   }
   const Dispatch d = make_dispatch(chosen, experts_.count, expert_alignment(input.context(), input.dtype()));
   const Var z = expert_ffn(dispatch_rows(r.x, d), experts_.up_weight->var, experts_.up_bias->var,

@@ -5,8 +5,8 @@
 namespace glia {
 
 SelfAttention::SelfAttention(ParameterSet& set, const std::string& name, const BertConfig& c, int layer)
-    : qkv(set, name + ".qkv", c.hidden, 3 * c.hidden, c.init_std),
-      output(set, name + ".output", c.hidden, c.hidden, c.init_std),
+    : qkv(set, name + ".qkv", c.hidden, 3 * c.hidden, c.init_std, true),
+      output(set, name + ".output", c.hidden, c.hidden, c.init_std, true),
       norm(set, name + ".norm", c.hidden, c.layer_norm_eps),
       heads(c.heads),
       layer(layer) {

@@ -1,4 +1,4 @@
-// BERT's input: dropout(layer_norm(word[id] + position[p] + type[0])).     ids, positions int32 [T] → [T, H]
+// BERT's input: dropout(layer_norm(word[id] + position[p] + type[0])).     ids int32 [T] → [T, H]
 #pragma once
 #include "nn/bert_config.h"
 #include "nn/layer_norm.h"
@@ -11,7 +11,7 @@ struct Embeddings {
   LayerNorm norm;
 
   Embeddings(ParameterSet& set, const std::string& name, const BertConfig& config);
-  Var operator()(const Tensor& ids, const Tensor& positions, const Pass& pass) const;
+  Var operator()(const Tensor& ids, const Pass& pass) const;
 };
 
 }  // namespace glia

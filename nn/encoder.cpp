@@ -2,7 +2,7 @@
 
 #include "engine/ops/dropout.h"
 #include "engine/ops/elementwise.h"
-#include "engine/ops/rows.h"
+#include "engine/ops/sequences.h"
 
 namespace glia {
 
@@ -17,7 +17,7 @@ EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const Ber
 }
 
 EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
-  const auto first = [&](const Var& v) { return gather_rows(v, pass.sequences.first_rows); };
+  const auto first = [&](const Var& v) { return first_rows(v, pass.sequences); };
   const bool early = first_rows_only && !feed_forward->reads_all_rows();
   const Var mixed = attention.mix(input, pass);
   const Var x = early ? first(input) : input;
@@ -35,20 +35,20 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
         for (int l = 0; l < c.layers; ++l) all.emplace_back(set, fmt::format("encoder.layer.{}", l), c, l, make);
         return all;
       }()),
-      pooler(set, "pooler", c.hidden, c.hidden, c.init_std),
+      pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
       classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
 
-Bert::Result Bert::forward(const Tensor& ids, const Tensor& positions, const Pass& pass,
+Bert::Result Bert::forward(const Tensor& ids, const Pass& pass,
                            bool last_layer_first_rows_only) const {
   Result result;
-  Var x = embeddings(ids, positions, pass);
+  Var x = embeddings(ids, pass);
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
     EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_first_rows_only);
     x = r.y;
     result.routings.push_back(std::move(r.routing));
   }
-  if (layers.empty() || !last_layer_first_rows_only) x = gather_rows(x, pass.sequences.first_rows);
+  if (layers.empty() || !last_layer_first_rows_only) x = first_rows(x, pass.sequences);
   const Var pooled = dropout(tanh(pooler(x)), pass.dropout,
                              pass.dropout_key(x.context(), dropout_site::pooler(static_cast<int>(layers.size()))));
   // The classifier is tiny and its output decides: float32, so that neither logits nor loss are rounded to 16 bits.

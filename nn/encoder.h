@@ -42,8 +42,8 @@ class Bert {
     Var logits;                     // [B, C], float32 (float64 for float64)
     std::vector<Routing> routings;  // [L]
   };
-  // ids, positions int32 [T]
-  Result forward(const Tensor& ids, const Tensor& positions, const Pass& pass,
+  // ids int32 [T]; positions follow from the pass's sequences
+  Result forward(const Tensor& ids, const Pass& pass,
                  bool last_layer_first_rows_only) const;
 
   Embeddings embeddings;

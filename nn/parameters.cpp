@@ -26,33 +26,36 @@ void initialise(Tensor value, const std::string& name, Init init, uint64_t seed,
 
 }  // namespace
 
-Parameter* ParameterSet::add(std::string name, const Shape& shape, Init init, bool decay) {
+Parameter* ParameterSet::add(std::string name, const Shape& shape, Init init, bool decay, bool product) {
   CHECK(!materialised(), "parameters: '{}' was declared after materialise()", name);
   CHECK(!find(name), "parameters: '{}' was declared twice", name);
   CHECK(shape.numel() > 0, "parameters: '{}' is empty: {}", name, shape);
-  parameters_.push_back({std::move(name), shape, init, decay, {}, 0});
+  parameters_.push_back({std::move(name), shape, init, decay, product, {}, 0});
   return &parameters_.back();
 }
 
-void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy) {
+void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy, bool bfloat16_gradients) {
   CHECK(!materialised(), "parameters: materialise() was called twice");
   CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}",
         dtype);
+  CHECK(with_copy || !bfloat16_gradients, "parameters: bfloat16 gradients are for weights with a bfloat16 copy");
+  // Bfloat16 gradients first, then what else decays, then what does not.
+  const auto part = [&](const Parameter& p) { return !p.decay ? 2 : bfloat16_gradients && p.product ? 0 : 1; };
   int64_t end = 0;
-  for (const bool decay : {true, false}) {
+  for (const int i : {0, 1, 2}) {
     for (Parameter& p : parameters_)
-      if (p.decay == decay) {
+      if (part(p) == i) {
         p.offset = end;
         end += padded(p.shape.numel());
       }
-    if (decay) decayed_size_ = end;
+    (i == 0 ? low_size_ : i == 1 ? decayed_size_ : flat_size_) = end;
   }
-  flat_size_ = end;
   values_ = zeros(context, {flat_size_}, dtype);
-  gradients_ = zeros(context, {flat_size_}, dtype);
+  if (low_size_) low_gradients_ = zeros(context, {low_size_}, DType::kBFloat16);
+  gradients_ = zeros(context, {flat_size_ - low_size_}, dtype);
   if (with_copy) copy_ = zeros(context, {flat_size_}, DType::kBFloat16);
   for (Parameter& p : parameters_) {
-    p.var = Var::parameter(slice(values_, p), slice(gradients_, p));
+    p.var = Var::parameter(slice(values_, p), gradient(p));
     if (with_copy) p.var.set_copy(slice(copy_, p));
     initialise(p.var.value(), p.name, p.init, seed, purpose::kInit);
   }
@@ -79,7 +82,7 @@ void ParameterSet::clear_gradients() {
 
 void ParameterSet::complete_gradients() {
   for (const Parameter& p : parameters_)
-    if (!p.var.grad().defined()) slice(gradients_, p).zero();
+    if (!p.var.grad().defined()) gradient(p).zero();
 }
 
 void ParameterSet::refresh_copy() {
@@ -102,6 +105,12 @@ int64_t ParameterSet::count() const {
   int64_t n = 0;
   for (const Parameter& p : parameters_) n += p.shape.numel();
   return n;
+}
+
+Tensor ParameterSet::gradient(const Parameter& p) const {
+  if (p.offset < low_size_) return slice(low_gradients_, p);
+  const int64_t begin = p.offset - low_size_;
+  return gradients_.rows(begin, begin + p.shape.numel()).reshape(p.shape);
 }
 
 Tensor ParameterSet::slice(const Tensor& flat, const Parameter& p) const {

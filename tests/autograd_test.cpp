@@ -2,6 +2,7 @@
 #include "engine/autograd.h"
 
 #include "engine/ops/elementwise.h"
+#include "engine/ops/matmul.h"
 #include "engine/ops/reduce.h"
 #include "tests/device.h"
 #include "tests/test.h"
@@ -31,6 +32,29 @@ TEST_CASE("autograd: a chain of a million nodes trains and dies cleanly") {
     for (int i = 0; i < 1000000; ++i) abandoned = reshape(abandoned, {1});
   }
   EXPECT(c.allocator().stats().active == active);
+}
+
+TEST_CASE("autograd: a float32 leaf with a bfloat16 gradient buffer takes bfloat16 gradients, and no others") {
+  Context c(test::device());
+  const Tensor value = full(c, {2, 3}, 1.5), buffer = full(c, {2, 3}, 9, DType::kBFloat16);
+  const Tensor x = full(c, {4, 3}, 1, DType::kBFloat16);
+  const auto loss = [](const Var& y) { return sum(cast(y, DType::kFloat32)); };
+  Var w = Var::parameter(value, buffer);
+  EXPECT(w.dtype() == DType::kFloat32);
+  backward(loss(linear(x, w)));
+  EXPECT(w.grad().dtype() == DType::kBFloat16);
+  EXPECT(w.grad().raw() == buffer.raw());
+  EXPECT(buffer.to_vector<double>() == std::vector<double>(6, 4));
+  w.clear_grad();
+  backward(add(loss(linear(x, w)), loss(linear(x, w))));  // two consumers
+  EXPECT(buffer.to_vector<double>() == std::vector<double>(6, 8));
+  w.clear_grad();
+  EXPECT(contains(error_of([&] { backward(sum(scale(w, 2))); }), "bfloat16"));
+  EXPECT(contains(error_of([&] { backward(sum(linear(full(c, {4, 3}, 1), w))); }), "bfloat16"));
+  EXPECT(contains(error_of([&] { backward(w, full(c, {2, 3}, 1)); }), "bfloat16"));
+  EXPECT(!w.grad().defined());
+  EXPECT(contains(error_of([&] { Var::parameter(value, zeros(c, {2, 3}, DType::kFloat64)); }), "gradient buffer"));
+  EXPECT(contains(error_of([&] { Var::parameter(value, zeros(c, {3, 2}, DType::kBFloat16)); }), "gradient buffer"));
 }
 
 TEST_CASE("autograd: gradients of several consumers add up, at leaves and inside") {

@@ -41,12 +41,16 @@ TEST_CASE("options: every flag has one row, a help text, and goes through text a
       }
 }
 
-TEST_CASE("options: what is typed wins over the protocol, the protocol over the preset, the preset over the default") {
+TEST_CASE(
+    "options: what is typed wins over the protocol, the protocol over the preset, the preset over the default") {
   const Options quick = resolved({"--preset", "quick"});
   EXPECT(quick.hidden == 64);
   EXPECT(quick.validation_fraction == 0.1);
   EXPECT(quick.select == "validation");
   EXPECT(quick.precision == "float32");
+  EXPECT(quick.gradients == "float32");
+  EXPECT(resolved({"--precision", "bfloat16"}).gradients == "float32");  // auto means bfloat16 on a GPU only
+  EXPECT(resolved({"--precision", "bfloat16", "--gradients", "bfloat16"}).gradients == "bfloat16");
   const Options paper = resolved({"--preset", "quick", "--protocol", "paper", "--hidden", "32"});
   EXPECT(paper.hidden == 32);
   EXPECT(paper.validation_fraction == 0);
@@ -75,6 +79,8 @@ TEST_CASE("options: mistakes are named, with what was expected") {
   EXPECT(contains(error({"--protocol", "mine"}), "clean, paper"));
   EXPECT(contains(error_of([] { resolve(parse({"--device", "tpu"})); }), "cpu, cuda"));
   EXPECT(contains(error({"--heads", "7"}), "--heads: expected a divisor"));
+  EXPECT(contains(error({"--gradients", "bfloat16"}), "--gradients: expected float32 with --precision float32"));
+  EXPECT(contains(error({"--gradients", "half"}), "float32, bfloat16"));
   EXPECT(contains(error({"--validation-fraction", "0"}), "--select validation"));
   EXPECT(contains(error({"--config", "dense"}), "--config"));  // a flag of ./experiments/train
   EXPECT(contains(error({"dense"}), "dense"));                 // no positional arguments
@@ -85,7 +91,8 @@ TEST_CASE("options: seeds and configurations") {
   EXPECT(parse_seeds("3") == std::vector<int>{0, 1, 2});
   EXPECT(parse_seeds("3,") == std::vector<int>{3});
   EXPECT(parse_seeds("0,4-6,5") == std::vector<int>{0, 4, 5, 6});
-  for (const char* bad : {"", "0", "-1", "a", "5-3", "1,x"}) EXPECT(contains(error_of([&] { parse_seeds(bad); }), "--seeds"));
+  for (const char* bad : {"", "0", "-1", "a", "5-3", "1,x"})
+    EXPECT(contains(error_of([&] { parse_seeds(bad); }), "--seeds"));
   EXPECT(parse_configs("all").size() == 9);
   EXPECT(parse_configs("dense,softmax-moe,dense") == std::vector<std::string>{"dense", "softmax-moe"});
   EXPECT(contains(error_of([] { parse_configs("dense,sotfmax"); }), "softmax-moe"));

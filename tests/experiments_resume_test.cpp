@@ -42,10 +42,27 @@ struct Place {
 
 // fork and exec at once: OpenMP's threads do not survive a fork.
 pid_t start(const Place& place, const std::vector<std::string>& more, const std::function<void()>& in_child = {}) {
-  std::vector<std::string> words{program(), "--device", "cpu", "--dataset", "synthetic", "--cache", "", "--synthetic-rows", "160",
-                                 "--synthetic-test-rows", "24", "--vocab-size", "300", "--layers", "2", "--hidden", "16", "--heads", "2",
-                                 "--ffn", "24", "--experts", "4", "--batch", "8", "--epochs", "2", "--log-every", "2", "--eval-every", "5",
-                                 "--checkpoint-every", "4", "--estimate", "off", "--threads", "1", "--seeds", "1", "--max-length", "40"};
+  std::vector<std::string> words{program(),   "--device",
+                                 "cpu",       "--dataset",
+                                 "synthetic", "--cache",
+                                 "",          "--synthetic-rows",
+                                 "160",       "--synthetic-test-rows",
+                                 "24",        "--vocab-size",
+                                 "300",       "--layers",
+                                 "2",         "--hidden",
+                                 "16",        "--heads",
+                                 "2",         "--ffn",
+                                 "24",        "--experts",
+                                 "4",         "--batch",
+                                 "8",         "--epochs",
+                                 "2",         "--log-every",
+                                 "2",         "--eval-every",
+                                 "5",         "--checkpoint-every",
+                                 "4",         "--estimate",
+                                 "off",       "--threads",
+                                 "1",         "--seeds",
+                                 "1",         "--max-length",
+                                 "40"};
   words.insert(words.end(), more.begin(), more.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -73,7 +90,8 @@ std::map<std::string, std::string> files(const Place& place) {
   std::map<std::string, std::string> all;
   for (const auto& entry : fs::recursive_directory_iterator(place.path / "results")) {
     const std::string name = fs::relative(entry.path(), place.path / "results").string();
-    if (entry.is_regular_file() && name.starts_with("seed") && !name.ends_with("/timing.json")) all[name] = read_file(entry.path());
+    if (entry.is_regular_file() && name.starts_with("seed") && !name.ends_with("/timing.json"))
+      all[name] = read_file(entry.path());
   }
   return all;
 }
@@ -109,9 +127,13 @@ const Place& undisturbed() {
 TEST_CASE("run_all: killed at any moment and started again, it ends with the same bytes") {
   if (!fs::exists(program())) SKIP("experiments/run_all is not built");
   const Place place("killed");
-  // Each attempt is shot when the log of the named run has so many lines: before and after checkpoints, in both runs.
-  const std::vector<std::pair<std::string, int64_t>> moments{
-      {"seed0/dense", 1}, {"seed0/dense", 8}, {"seed0/dense", 17}, {"seed0/astrocyte-hierarchical", 7}, {"seed0/astrocyte-hierarchical", 20}};
+  // Each attempt is shot when the log of the named run has so many lines: before and after checkpoints, in both
+  // runs.
+  const std::vector<std::pair<std::string, int64_t>> moments{{"seed0/dense", 1},
+                                                             {"seed0/dense", 8},
+                                                             {"seed0/dense", 17},
+                                                             {"seed0/astrocyte-hierarchical", 7},
+                                                             {"seed0/astrocyte-hierarchical", 20}};
   for (const auto& [title, count] : moments) {
     const pid_t pid = start(place, kTwo);
     int status = 0;
@@ -122,7 +144,8 @@ TEST_CASE("run_all: killed at any moment and started again, it ends with the sam
   }
   EXPECT(wait_for(start(place, kTwo)) == 0);
   expect_same(undisturbed(), place);
-  const results::Json timing = results::Json::parse(read_file(place.run("seed0/astrocyte-hierarchical") / "timing.json"));
+  const results::Json timing =
+      results::Json::parse(read_file(place.run("seed0/astrocyte-hierarchical") / "timing.json"));
   EXPECT(timing.at("resumed_at_step").get<int64_t>() > 0);  // else this test tests nothing
   // A finished folder is left as it is.
   const std::string before = read_file(place.run("seed0/dense") / "timing.json");
@@ -136,7 +159,8 @@ TEST_CASE("run_all: a damaged checkpoint costs time, not the run") {
   const pid_t pid = start(place, kTwo);
   const fs::path checkpoint = place.run("seed0/dense") / "checkpoint.safetensors";
   int status = 0;
-  while (!fs::exists(checkpoint) && ::waitpid(pid, &status, WNOHANG) == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (!fs::exists(checkpoint) && ::waitpid(pid, &status, WNOHANG) == 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   ::kill(pid, SIGKILL);
   ::waitpid(pid, &status, 0);
   if (fs::exists(checkpoint)) {
@@ -165,7 +189,8 @@ TEST_CASE("run_all: side by side in one program, the same bytes") {
   words.insert(words.end(), {"--jobs", "2"});
   EXPECT(wait_for(start(place, words)) == 0);
   auto x = files(undisturbed()), y = files(place);
-  for (auto* all : {&x, &y}) std::erase_if(*all, [](const auto& f) { return f.first.ends_with("config.json"); });  // the command
+  for (auto* all : {&x, &y})
+    std::erase_if(*all, [](const auto& f) { return f.first.ends_with("config.json"); });  // the command
   EXPECT(x == y);
 }
 

@@ -20,17 +20,34 @@ using namespace glia::test;
 namespace {
 
 Options tiny(std::vector<const char*> more = {}) {
-  std::vector<const char*> words{"run_all",    "--device",  "cpu", "--dataset", "synthetic", "--cache", "",  "--synthetic-rows", "160",
-                                 "--synthetic-test-rows", "48", "--vocab-size", "400", "--layers", "2", "--hidden", "16", "--heads", "2",
-                                 "--ffn", "24", "--experts", "4", "--batch", "8", "--eval-batch", "20", "--epochs", "1", "--lr", "0.003",
-                                 "--log-every", "4", "--eval-every", "9", "--progress", "off", "--difficulty", "0.1"};
+  std::vector<const char*> words{"run_all",   "--device",
+                                 "cpu",       "--dataset",
+                                 "synthetic", "--cache",
+                                 "",          "--synthetic-rows",
+                                 "160",       "--synthetic-test-rows",
+                                 "48",        "--vocab-size",
+                                 "400",       "--layers",
+                                 "2",         "--hidden",
+                                 "16",        "--heads",
+                                 "2",         "--ffn",
+                                 "24",        "--experts",
+                                 "4",         "--batch",
+                                 "8",         "--eval-batch",
+                                 "20",        "--epochs",
+                                 "1",         "--lr",
+                                 "0.003",     "--log-every",
+                                 "4",         "--eval-every",
+                                 "9",         "--progress",
+                                 "off",       "--difficulty",
+                                 "0.1"};
   words.insert(words.end(), more.begin(), more.end());
   return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
 }
 
 struct Folder {
   std::string path;
-  explicit Folder(const std::string& name) : path(fs::temp_directory_path() / ("glia-" + name + "-" + std::to_string(::getpid()))) {
+  explicit Folder(const std::string& name)
+      : path(fs::temp_directory_path() / ("glia-" + name + "-" + std::to_string(::getpid()))) {
     fs::remove_all(path);
   }
   ~Folder() { fs::remove_all(path); }
@@ -50,7 +67,8 @@ TEST_CASE("experiment: all nine configurations train and leave complete files, c
   for (const char* protocol : {"clean", "paper"}) {
     INFO(protocol);
     const Folder out(std::string("nine-") + protocol);
-    Options o = tiny({"--protocol", protocol, "--max-steps", "6", "--utilisation-rows", "24", "--max-length", "80"});
+    Options o =
+        tiny({"--protocol", protocol, "--max-steps", "6", "--utilisation-rows", "24", "--max-length", "80"});
     o.out = out.path;
     const Dataset data = load_data(o);
     for (const std::string& config : parse_configs("all")) {
@@ -72,7 +90,8 @@ TEST_CASE("experiment: all nine configurations train and leave complete files, c
       EXPECT(metrics.train.back().step == 6);
       EXPECT(std::isfinite(metrics.train.back().loss));
       const results::TrainPoint& p = metrics.train.back();
-      EXPECT(p.loss == doctest::Approx(p.ce + run.config.balance * p.balance + run.config.energy * p.energy).epsilon(1e-5));
+      EXPECT(p.loss ==
+             doctest::Approx(p.ce + run.config.balance * p.balance + run.config.energy * p.energy).epsilon(1e-5));
       REQUIRE(metrics.evals.size() == 1);
       EXPECT(metrics.evals.back().split == (std::string(protocol) == "paper" ? "test" : "validation"));
       if (!run.config.moe()) continue;
@@ -91,7 +110,8 @@ TEST_CASE("experiment: all nine configurations train and leave complete files, c
 
 TEST_CASE("experiment: a small model learns the synthetic corpus, and the best model is the one that counts") {
   const Folder out("learns");
-  Options o = tiny({"--synthetic-rows", "800", "--epochs", "4", "--eval-every", "0", "--hidden", "32", "--difficulty", "0"});
+  Options o = tiny(
+      {"--synthetic-rows", "800", "--epochs", "4", "--eval-every", "0", "--hidden", "32", "--difficulty", "0"});
   o.out = out.path;
   const Dataset data = load_data(o);
   REQUIRE(run_one(o, "softmax-moe", data).failure == "");
@@ -127,6 +147,36 @@ TEST_CASE("training: rows of nobody behind a batch change nothing, and the same 
     EXPECT(exact[i].loss != other[i].loss);
     EXPECT(exact[i].parts.size() == 3);  // ce, balance, energy
   }
+}
+
+TEST_CASE("training: on a GPU, replayed graphs have the bits of eager steps, and the CPU agrees") {
+  if (cuda_device_count() == 0) SKIP("no GPU here");
+  for (const char* config : {"dense", "astrocyte-hierarchical", "astrocyte-meanpool"})
+    for (const char* precision : {"float32", "bfloat16"}) {
+      INFO(config << " " << precision);
+      Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128",
+                        "--log-every", "100"});
+      o.precision = precision;
+      const Dataset data = load_data(o);
+      const RunModel run = run_model(o, configuration(config));
+      const auto losses = [&](Device device, bool graphs) {
+        Options with = o;
+        with.graphs = graphs;
+        Context context(device, 42);
+        Trainer trainer(context, data, with, run, 42);
+        for (int i = 0; i < 40; ++i) trainer.step();  // few buckets, so most steps are replays
+        return trainer.read_losses();
+      };
+      const auto eager = losses(Device::cuda(), false), replayed = losses(Device::cuda(), true);
+      REQUIRE(eager.size() == 40);
+      for (size_t i = 0; i < eager.size(); ++i) {
+        EXPECT(eager[i].loss == replayed[i].loss);
+        EXPECT(eager[i].parts == replayed[i].parts);
+      }
+      const auto cpu = losses(Device::cpu(), false);
+      const double tolerance = o.precision == "float32" ? 1e-3 : 3e-2;  // dropout drops the same elements on both
+      for (size_t i = 0; i < 5; ++i) EXPECT(eager[i].loss == doctest::Approx(cpu[i].loss).epsilon(tolerance));
+    }
 }
 
 TEST_CASE("training: a step in the middle of an epoch is the same whether one came there by steps or by seek()") {
@@ -182,10 +232,14 @@ TEST_CASE("experiment: results of other settings are refused, not overwritten") 
   RunSpec other = spec;
   other.options.lr = 0.5;
   const uint64_t hash = data_fingerprint(data);
-  EXPECT(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash, "another cpu", "another command")); }) == "");
-  const std::string error = error_of([&] { require_same_run(spec.folder, run_config(other, data, hash, "cpu", "x")); });
+  EXPECT(error_of([&] {
+           require_same_run(spec.folder, run_config(spec, data, hash, "another cpu", "another command"));
+         }) == "");
+  const std::string error =
+      error_of([&] { require_same_run(spec.folder, run_config(other, data, hash, "cpu", "x")); });
   EXPECT(contains(error, "train.lr is 0.003, and 0.5 is asked for"));
-  EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }), "data_hash"));
+  EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }),
+                  "data_hash"));
   EXPECT(read_file(spec.folder + "/eval.json") == before);
 }
 

@@ -1,8 +1,10 @@
 // The fused kernels of one GPU generation against the plain ops they replace, by the rule of HOUSE.md 14: measured against
 // float64, the fused path may err at most twice as much as the plain path in the same precision (gradients 3×).
+#include <array>
 #include <cmath>
 #include <cstdlib>
 
+#include "engine/ops/elementwise.h"
 #include "engine/ops/feed_forward.h"
 #include "engine/ops/moe.h"
 #include "tests/test.h"
@@ -92,6 +94,43 @@ TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever th
       compare(through(expert_ffn), through(expert_ffn_reference),
               {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2), normal({E, inner}, 0.1, 3),
                normal({E, hidden, inner}, 0.05, 4), normal({E, hidden}, 0.1, 5)});
+    }
+  }
+}
+
+TEST_CASE("fast paths: the router's kernels agree with the plain ops at the sizes of training") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  // Several rows in flight a thread; several tiles a chunk; columns that blocks fill in part; two passes of experts.
+  for (const auto [tokens, hidden, experts] :
+       {std::array<int64_t, 3>{10240, 512, 8}, {40000, 512, 8}, {5000, 776, 4}, {9000, 512, 12}, {3000, 131, 8}}) {
+    INFO("tokens ", tokens, " hidden ", hidden, " experts ", experts);
+    std::vector<int32_t> lengths;
+    for (int64_t left = tokens - 100; left > 0; left -= lengths.back())
+      lengths.push_back(static_cast<int32_t>(std::min<int64_t>(left, 1 + static_cast<int64_t>(lengths.size()) * 37 % 127)));
+    const Sequences sequences = make_sequences(c, lengths, tokens);
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return cast(cast(random_normal(c, s, std, 5, purpose::kTest, i), DType::kBFloat16), DType::kFloat32);
+    };
+    const std::vector<Tensor> values = {normal({tokens, hidden}, 1, 1), normal({experts, hidden}, 0.05, 2), normal({experts}, 0.1, 3),
+                                        normal({sequences.count, experts}, 1, 4)};
+    for (const ContextMode mode : {ContextMode::kNone, ContextMode::kAdd, ContextMode::kGate}) {
+      const auto through = [&](auto&& router) -> Run {
+        return [&, router](const Vars& x) {
+          const DType a = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+          const Var context = mode == ContextMode::kNone ? Var() : cast(x[3], a);
+          return router(x[0], cast(x[1], a), cast(x[2], a), context, mode, sequences);
+        };
+      };
+      const std::vector<Tensor> used(values.begin(), values.end() - (mode == ContextMode::kNone ? 1 : 0));
+      const auto exact = evaluate(through(router_logits_reference), used, DType::kFloat64),
+                 got = evaluate(through(router_logits), used, DType::kBFloat16);
+      for (size_t i = 0; i < exact.size(); ++i) {
+        const double error = distance(got[i], exact[i]);
+        INFO("mode ", static_cast<int>(mode), " result ", i, ": error ", error);
+        EXPECT(error <= (i == 0 ? 1e-5 : 0x1p-8));  // logits are float32, every gradient is rounded to bfloat16
+      }
+      EXPECT(evaluate(through(router_logits), used, DType::kBFloat16) == got);
     }
   }
 }

@@ -54,7 +54,6 @@ OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const 
 }
 
 Tensor ids(Context& c) { return from_vector<int32_t>(c, {1, 7, 7, 3, 1, 10, 0, 7, 2, 0, 0}, {kTokens}); }
-Tensor positions(Context& c) { return from_vector<int32_t>(c, {0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 0}, {kTokens}); }
 
 EncoderLayer::MakeFeedForward maker(const std::string& router) {
   return [router](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
@@ -75,7 +74,7 @@ void add_dense(std::vector<OpCase>& cases) {
     const Embeddings layer(set, "e", small_bert());
     return [layer](const Pass& p, const Vars&) {
       Context& c = layer.word->var.context();
-      return layer(ids(c), positions(c), p);
+      return layer(ids(c), p);
     };
   }));
   cases.push_back(layer_case("layer/attention", {x}, [](ParameterSet& set) -> Forward {
@@ -133,7 +132,7 @@ void add_model(std::vector<OpCase>& cases, const std::string& router) {
     const auto bert = std::make_shared<Bert>(set, small_bert(), maker(router));
     return [bert](const Pass& p, const Vars&) {
       Context& c = bert->embeddings.word->var.context();
-      const Bert::Result r = bert->forward(ids(c), positions(c), p, true);
+      const Bert::Result r = bert->forward(ids(c), p, true);
       std::vector<LossTerm> terms = {{cross_entropy(r.logits, from_vector<int32_t>(c, {2, 0}, {2})), {0}, 1}};
       for (const Routing& routing : r.routings)
         for (const AuxiliaryLosses& a : routing.losses) terms.push_back(auxiliary(a, 0.5));

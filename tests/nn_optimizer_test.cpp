@@ -92,6 +92,68 @@ TEST_CASE("adamw: flat steps agree with a scalar reference (clipping, warm-up, d
   }
 }
 
+TEST_CASE("adamw: gradients of two dtypes, bfloat16 for the first elements, agree with the scalar reference") {
+  constexpr int64_t n = 64 * 601;  // some chunks of the norm, the last one of each segment not full
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32})
+    for (const auto& [split, decayed] :
+         {std::pair<int64_t, int64_t>{64 * 299, 64 * 400}, {64 * 299, 64 * 100}, {64, n}, {n, 64 * 7}, {0, 64 * 400}}) {
+      INFO("split ", split, " decayed ", decayed);
+      Context context(test_device());
+      AdamWBuffers b;
+      b.p = random_normal(context, {n}, 1, 3, purpose::kTest, 50, dtype);
+      b.m = zeros_like(b.p), b.v = zeros_like(b.p);
+      b.copy = zeros(context, {n}, DType::kBFloat16);
+      b.decayed = decayed;
+      b.partial = zeros(context, {norm_chunks(split) + norm_chunks(n - split)}, DType::kFloat64);
+      b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
+      AdamWOptions o;
+      o.learning_rate = 0.01, o.weight_decay = 0.1;
+      Reference r;
+      r.p = values(b.p);
+      r.m.resize(r.p.size()), r.v.resize(r.p.size());
+      for (int i = 0; i < 6; ++i) {
+        const auto step = static_cast<uint32_t>(i);
+        const double size = i % 2 ? 1e-3 : 1;  // below and above the clip
+        if (split) b.low = random_normal(context, {split}, size, 4, purpose::kTest, step, DType::kBFloat16);
+        b.g = random_normal(context, {n - split}, size, 5, purpose::kTest, step, dtype);
+        std::vector<double> g = split ? values(b.low) : std::vector<double>{};
+        const std::vector<double> rest = values(b.g);
+        g.insert(g.end(), rest.begin(), rest.end());
+        context.set_step(step);
+        adamw_step(b, o);
+        r.step(o, i, g, static_cast<size_t>(decayed));
+        double norm = 0;
+        for (const double x : g) norm += x * x;
+        EXPECT(std::abs(values(b.factors)[adamw_factor::kNorm] - std::sqrt(norm)) < 1e-6 * std::sqrt(norm));
+      }
+      EXPECT(largest_difference(values(b.p), r.p) < (dtype == DType::kFloat64 ? 1e-13 : 2e-6));
+      EXPECT(values(b.copy) == values(cast(b.p, DType::kBFloat16)));
+      // Inf in either segment skips the step.
+      const std::vector<double> before = values(b.p);
+      for (const Tensor& t : {b.low, b.g})
+        if (t.defined() && t.numel()) {
+          fill(t.rows(t.numel() - 1, t.numel()), INFINITY);
+          adamw_step(b, o);
+          fill(t.rows(t.numel() - 1, t.numel()), 0);
+        }
+      EXPECT(values(b.p) == before);
+      EXPECT(values(b.factors)[adamw_factor::kSkipped] == (split == 0 || split == n ? 1 : 2));
+    }
+}
+
+TEST_CASE("adamw: bfloat16 gradients of the wrong dtype or size are errors") {
+  Context context(test_device());
+  AdamWBuffers b;
+  b.p = zeros(context, {256}), b.m = zeros_like(b.p), b.v = zeros_like(b.p);
+  b.partial = zeros(context, {2}, DType::kFloat64), b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
+  b.low = zeros(context, {128}), b.g = zeros(context, {128});
+  EXPECT(contains(error_of([&] { adamw_step(b, {}); }), "bfloat16"));
+  b.low = zeros(context, {128}, DType::kBFloat16), b.g = zeros(context, {256});
+  EXPECT(contains(error_of([&] { adamw_step(b, {}); }), "gradients [128]"));
+  b.low = zeros(context, {96}, DType::kBFloat16), b.g = zeros(context, {160});
+  EXPECT(contains(error_of([&] { adamw_step(b, {}); }), "multiples of 64"));
+}
+
 TEST_CASE("adamw: a gradient that is not finite changes nothing and is counted") {
   Bench bench(DType::kFloat32, true);
   AdamW optimiser(bench.set, {});

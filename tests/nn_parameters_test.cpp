@@ -1,4 +1,5 @@
 #include "engine/ops/elementwise.h"
+#include "engine/ops/matmul.h"
 #include "engine/ops/reduce.h"
 #include "nn/parameters.h"
 #include "tests/nn_helpers.h"
@@ -56,6 +57,48 @@ TEST_CASE(
   set.complete_gradients();
   EXPECT(values(set.gradients())[3] == 2);
   EXPECT(values(set.gradients())[64] == 0);
+}
+
+TEST_CASE("parameters: bfloat16 gradients lie first; values, and everything without them, stay as they were") {
+  Context context(test_device());
+  std::vector<double> drawn[2];
+  int64_t bytes[2];
+  for (const bool low : {false, true}) {
+    ParameterSet set;
+    Parameter* table = set.add("table", {10, 8}, Init::normal(1), true);
+    Parameter* b = set.add("b", {7}, Init::one(), false);
+    Parameter* w = set.add("w", {1024, 1024}, Init::normal(1), true, true);
+    Parameter* unused = set.add("unused", {3, 8}, Init::normal(1), true, true);
+    const int64_t before = context.allocator().stats().active;
+    set.materialise(context, 42, DType::kFloat32, true, low);
+    bytes[low] = context.allocator().stats().active - before;
+    drawn[low] = values(w->var.value());
+    EXPECT(table->offset == (low ? 1024 * 1024 + 64 : 0));
+    EXPECT(w->offset == (low ? 0 : 128));
+    EXPECT(set.decayed_size() == 128 + 1024 * 1024 + 64);
+    EXPECT(b->offset == set.decayed_size());
+    EXPECT(set.low_size() == (low ? 1024 * 1024 + 64 : 0));
+    EXPECT(set.low_gradients().defined() == low);
+    EXPECT(set.gradients().numel() == set.flat_size() - set.low_size());
+    // Each gradient lies where gradient() says, and what no path reached is zeroed there.
+    if (low) fill(set.low_gradients(), 7);
+    fill(set.gradients(), 7);
+    const Tensor x = full(context, {2, 1024}, 1, DType::kBFloat16);
+    backward(add(sum(cast(linear(x, w->var), DType::kFloat32)), add(sum(scale(table->var, 3)), sum(scale(b->var, 5)))));
+    set.complete_gradients();
+    EXPECT(w->var.grad().dtype() == (low ? DType::kBFloat16 : DType::kFloat32));
+    EXPECT(w->var.grad().raw() == set.gradient(*w).raw());
+    EXPECT(values(set.gradient(*w)) == std::vector<double>(1024 * 1024, 2));
+    EXPECT(values(set.gradient(*unused)) == std::vector<double>(24, 0));
+    EXPECT(values(set.gradient(*table)) == std::vector<double>(80, 3));
+    EXPECT(values(set.gradient(*b)) == std::vector<double>(7, 5));
+    EXPECT(set.gradient(*table).dtype() == DType::kFloat32);
+  }
+  EXPECT(drawn[0] == drawn[1]);
+  EXPECT(std::abs(bytes[0] - bytes[1] - 2 * 1024 * 1024) < 4096);  // 2 bytes a weight; blocks are rounded up
+  ParameterSet set;
+  set.add("w", {2}, Init::zero(), true, true);
+  EXPECT(contains(error_of([&] { set.materialise(context, 1, DType::kFloat32, false, true); }), "bfloat16 copy"));
 }
 
 TEST_CASE("parameters: a name that is taken, and declaring too late, are errors") {

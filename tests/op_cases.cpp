@@ -200,6 +200,10 @@ void add_sequences(Cases& cases) {
     cases.push_back({"sequence_mean/keys" + s, {tokens}, [](Context& c, const Vars& x) {
                        return sequence_mean(x[0], make_sequences(c, {6, 6, 6}, 18, {6, 1, 4}), true);
                      }});
+    cases.push_back({"position_embedding" + s, {{{13, h}}}, [of](Context& c, const Vars& x) {
+                       return position_embedding(x[0], of(c), x[0].dtype());
+                     }});
+    cases.push_back({"first_rows" + s, {tokens}, [of](Context& c, const Vars& x) { return first_rows(x[0], of(c)); }});
     cases.push_back({"sequence_broadcast" + s, {one_each}, [of](Context& c, const Vars& x) {
                        return sequence_broadcast(x[0], of(c));
                      }});

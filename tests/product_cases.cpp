@@ -1,4 +1,6 @@
 // Rows of the table for products, attention and the MoE path.
+#include <tuple>
+
 #include "engine/ops/attention.h"
 #include "engine/ops/elementwise.h"
 #include "engine/ops/feed_forward.h"
@@ -83,6 +85,19 @@ void add_moe(std::vector<OpCase>& cases) {
       return router_logits(x[0], x[1], x[2], x.size() > 3 ? x[3] : Var(), mode, two_sequences(context));
     };
     cases.push_back(c);
+  }
+  // Several chunks, tiles and blocks of columns on a GPU; odd: no packs; 11 experts: two passes. w, b and the context are cast
+  // to the accumulation type, so that the rows run in bfloat16 too.
+  for (const auto& [name, hidden, experts] : {std::tuple{"router_logits/long", 520, 8}, {"router_logits/odd", 77, 3},
+                                              {"router_logits/many_experts", 36, 11}}) {
+    const int64_t tokens = std::string(name) == "router_logits/long" ? 701 : 75;
+    cases.push_back({name, {{{tokens, hidden}}, {{experts, hidden}}, {{experts}}, {{3, experts}}},
+                     [tokens](Context& c, const Vars& x) {
+                       const DType a = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+                       const int32_t last = static_cast<int32_t>(tokens) - 45;
+                       return router_logits(x[0], cast(x[1], a), cast(x[2], a), cast(x[3], a), ContextMode::kGate,
+                                            make_sequences(c, {1, 37, last}, tokens));
+                     }});
   }
   for (const int64_t k : {1, 2, 4}) {
     CaseInput logits{{10, 4}};

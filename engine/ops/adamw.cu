@@ -32,18 +32,20 @@ __global__ void __launch_bounds__(1024)
   if (threadIdx.x == 0) glia::adamw_factors(o, *step, sum, factors);
 }
 
-// 16 bytes of each of p, m, v and g a thread and turn, two turns in flight.
-template <class T>
+// 16 bytes of each of p, m, v and g (8 of a bfloat16 g, a whole 32-byte sector every four threads) a thread and turn, two
+// turns in flight.
+template <class T, class G>
 __global__ void __launch_bounds__(kThreads)
     update_kernel(AdamWOptions o, const double* __restrict__ factors, T* __restrict__ p, T* __restrict__ m,
-                  T* __restrict__ v, const T* __restrict__ g, bfloat16* __restrict__ copy, int64_t decayed,
+                  T* __restrict__ v, const G* __restrict__ g, bfloat16* __restrict__ copy, int64_t decayed,
                   int64_t n) {
   if (factors[adamw_factor::kApply] == 0) return;
   constexpr int kWidth = 16 / sizeof(T), kTurns = 2;
   using P = Pack<T, kWidth>;
   const AdamWUpdate<T> update(o, factors);
   const int64_t base = (blockIdx.x * static_cast<int64_t>(kThreads) * kTurns + threadIdx.x) * kWidth;
-  P a[kTurns], b[kTurns], c[kTurns], d[kTurns];
+  P a[kTurns], b[kTurns], c[kTurns];
+  Pack<G, kWidth> d[kTurns];
 #pragma unroll
   for (int t = 0; t < kTurns; ++t) {
     const int64_t i = base + t * kThreads * kWidth;
@@ -51,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
     a[t] = *reinterpret_cast<const P*>(p + i);
     b[t] = *reinterpret_cast<const P*>(m + i);
     c[t] = *reinterpret_cast<const P*>(v + i);
-    d[t] = *reinterpret_cast<const P*>(g + i);
+    d[t] = *reinterpret_cast<const Pack<G, kWidth>*>(g + i);
   }
 #pragma unroll
   for (int t = 0; t < kTurns; ++t) {
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
     if (i >= n) break;
     const bool decay = i < decayed;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) update.apply(a[t].v[k], b[t].v[k], c[t].v[k], d[t].v[k], decay);
+    for (int k = 0; k < kWidth; ++k) update.apply(a[t].v[k], b[t].v[k], c[t].v[k], static_cast<T>(d[t].v[k]), decay);
     *reinterpret_cast<P*>(p + i) = a[t];
     *reinterpret_cast<P*>(m + i) = b[t];
     *reinterpret_cast<P*>(v + i) = c[t];
@@ -87,8 +89,8 @@ void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* pa
   CUDA_CHECK_LAUNCH("adamw_factors", stream);
 }
 
-template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy,
+template <class T, class G>
+void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
                   int64_t decayed, int64_t n, Stream stream) {
   if (n == 0) return;
   constexpr int64_t kPerBlock = kThreads * 2 * (16 / sizeof(T));
@@ -97,12 +99,17 @@ void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v
   CUDA_CHECK_LAUNCH("adamw_update", stream);
 }
 
-#define INSTANTIATE(T)                                                                                     \
-  template void squared_sums(const T*, int64_t, double*, Stream);                                          \
-  template void adamw_update(const AdamWOptions&, const double*, T*, T*, T*, const T*, bfloat16*, int64_t, \
+template void squared_sums(const bfloat16*, int64_t, double*, Stream);
+#define INSTANTIATE(T, G)                                                                                  \
+  template void adamw_update(const AdamWOptions&, const double*, T*, T*, T*, const G*, bfloat16*, int64_t, \
                              int64_t, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
+#define INSTANTIATE_BOTH(T)                                       \
+  template void squared_sums(const T*, int64_t, double*, Stream); \
+  INSTANTIATE(T, T)                                               \
+  INSTANTIATE(T, bfloat16)
+INSTANTIATE_BOTH(float)
+INSTANTIATE_BOTH(double)
+#undef INSTANTIATE_BOTH
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

@@ -6,10 +6,12 @@
 namespace glia {
 
 struct AdamWBuffers {
-  Tensor p, m, v, g;    // [n], float32 or float64, n a multiple of 64
+  Tensor p, m, v;       // [n], float32 or float64, n a multiple of 64
+  Tensor low;           // [s] bfloat16, or undefined (s = 0): gradients of elements [0, s), s a multiple of 64
+  Tensor g;             // [n − s] gradients of the others, p's dtype
   Tensor copy;          // [n] bfloat16, or undefined
   int64_t decayed = 0;  // elements [0, decayed) decay; a multiple of 64
-  Tensor partial;       // float64 [norm_chunks(n)], scratch
+  Tensor partial;       // float64 [norm_chunks(s) + norm_chunks(n − s)], scratch
   Tensor factors;       // float64 [adamw_factor::kCount], zero before the first step
 };
 

@@ -75,15 +75,15 @@ struct AdamWUpdate {
 constexpr int64_t kNormChunk = 1 << 14;  // elements a partial sum; the number of partial sums depends on n only
 
 namespace cpu {
-// partial[c] = Σ g² over chunk c
+// partial[c] = Σ g² over chunk c; T: float, double or bfloat16
 template <class T>
 void squared_sums(const T* g, int64_t n, double* partial);
 void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
                    double* factors);
-// p, m, v += …; copy (=, where not null) is p in bfloat16. Elements below `decayed` decay. All 16-byte aligned;
+// G, the gradient's type: T or bfloat16. p, m, v += …; copy (=, where not null) is p in bfloat16. Elements below `decayed` decay. All 16-byte aligned;
 // decayed and n multiples of 64.
-template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy,
+template <class T, class G>
+void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
                   int64_t decayed, int64_t n);
 }  // namespace cpu
 
@@ -92,8 +92,8 @@ template <class T>
 void squared_sums(const T* g, int64_t n, double* partial, Stream stream);
 void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
                    double* factors, Stream stream);
-template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const T* g, bfloat16* copy,
+template <class T, class G>
+void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
                   int64_t decayed, int64_t n, Stream stream);
 }  // namespace cuda
 

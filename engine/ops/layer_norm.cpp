@@ -40,8 +40,8 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
                                  rstd.data<A>(), cuda.stream);
               });
   });
-  return record(op, y, {x, gain, bias, residual},
-                [shape, from, skip, scale, mean, rstd, type = gain.dtype(), bias_type = bias.dtype()](const Tensor& dy, Grads& in) {
+  return record_summing(op, y, {x, gain, bias, residual},
+                [shape, from, skip, scale, mean, rstd, type = gain.dtype(), bias_type = bias.dtype()](std::span<const Tensor> dy, Grads& in) {
     // Without dropout both summands have the same gradient: one tensor, shared, so it must not be a leaf's own buffer.
     const bool shared = shape.p == 0 && in.wants(3);
     Tensor dx = in.wants(0) && !shared ? in.buffer(0) : empty_like(from);
@@ -50,20 +50,22 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
     Tensor dbias = in.wants(2) && bias_type == scale.dtype() ? in.buffer(2) : empty_like(scale);
     if (dskip.defined() && dskip.raw() == dx.raw()) dskip = empty_like(dx);  // one leaf twice, with one buffer
     if (dbias.raw() == dgain.raw()) dbias = empty_like(dgain);
-    dispatch_floating(dy.dtype(), "layer_norm", [&](auto tag) {
+    dispatch_floating(from.dtype(), "layer_norm", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using A = Accumulator<T>;
+      Terms<T> terms{{}, static_cast<int>(dy.size())};
+      for (size_t i = 0; i < dy.size(); ++i) terms.term[i] = dy[i].template data<T>();
       const T* r = skip.defined() ? skip.data<T>() : nullptr;
       T* dr = dskip.defined() ? dskip.data<T>() : nullptr;
-      on_device(dy.context(), "layer_norm/gradient",
+      on_device(from.context(), "layer_norm/gradient",
                 [&] {
-                  cpu::layer_norm_gradient(shape, from.data<T>(), r, scale.data<A>(), mean.data<A>(), rstd.data<A>(), dy.data<T>(),
+                  cpu::layer_norm_gradient(shape, from.data<T>(), r, scale.data<A>(), mean.data<A>(), rstd.data<A>(), terms,
                                            dx.data<T>(), dr, dgain.data<A>(), dbias.data<A>());
                 },
                 [&](auto& cuda) {
-                  Tensor partial = empty(dy.context(), {cuda::layer_norm_chunks(shape.rows), 2, shape.n}, scale.dtype());
+                  Tensor partial = empty(from.context(), {cuda::layer_norm_chunks(shape.rows), 2, shape.n}, scale.dtype());
                   cuda::layer_norm_gradient(shape, from.data<T>(), r, scale.data<A>(), mean.data<A>(), rstd.data<A>(),
-                                            dy.data<T>(), dx.data<T>(), dr, partial.data<A>(), dgain.data<A>(),
+                                            terms, dx.data<T>(), dr, partial.data<A>(), dgain.data<A>(),
                                             dbias.data<A>(), cuda.stream);
                 });
     });
@@ -166,7 +168,7 @@ void layer_norm(const LayerNormShape& shape, const T* x, const T* residual, cons
 
 template <class T>
 void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* residual, const Accumulator<T>* gain,
-                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, T* dx, T* dresidual,
+                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T>& dy, T* dx, T* dresidual,
                          Accumulator<T>* dgain, Accumulator<T>* dbias) {
   using A = Accumulator<T>;
   const int64_t n = shape.n, chunks = (shape.rows + kRows - 1) / kRows;
@@ -175,16 +177,21 @@ void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* resid
   std::vector<A> partial(static_cast<size_t>(chunks * 2 * n), A{0});
   parallel_for(shape.rows, kRows, [&, n, gain](int64_t begin, int64_t end) {
     RowBuffers<A> buffers(shape);
-    A *s = buffers.sums.data(), *gain_sum = &partial[begin / kRows * 2 * n], *bias_sum = gain_sum + n;
+    std::vector<A> gradient(static_cast<size_t>(n));
+    A *s = buffers.sums.data(), *d = gradient.data(), *gain_sum = &partial[begin / kRows * 2 * n], *bias_sum = gain_sum + n;
     for (int64_t r = begin; r < end; ++r) {
       const uint32_t* words = sum_row(shape, x, residual, r, buffers);
-      const T* d = dy + r * n;
+      for (int t = 0; t < dy.count; ++t) {
+        const T* term = dy.term[t] + r * n;
+#pragma GCC ivdep
+        for (int64_t j = 0; j < n; ++j) d[j] = static_cast<A>(term[j]) + (t ? d[j] : A{0});
+      }
       const A m = mean[r], inverse = rstd[r];
       A sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
       for (int64_t j = 0; j < n; ++j) {
         s[j] = (s[j] - m) * inverse;
-        const A dj = static_cast<A>(d[j]), g = dj * gain[j];
+        const A dj = d[j], g = dj * gain[j];
         sum += g, dot += g * s[j];
         gain_sum[j] += dj * s[j];
         bias_sum[j] += dj;
@@ -193,12 +200,12 @@ void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* resid
       T* to = dx + r * n;
       if (!words) {
 #pragma GCC ivdep
-        for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((static_cast<A>(d[j]) * gain[j] - sum - s[j] * dot) * inverse);
+        for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((d[j] * gain[j] - sum - s[j] * dot) * inverse);
         continue;
       }
       T* skip = dresidual ? dresidual + r * n : nullptr;
 #pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) s[j] = (static_cast<A>(d[j]) * gain[j] - sum - s[j] * dot) * inverse;
+      for (int64_t j = 0; j < n; ++j) s[j] = (d[j] * gain[j] - sum - s[j] * dot) * inverse;
 #pragma GCC ivdep
       for (int64_t j = 0; skip && j < n; ++j) skip[j] = static_cast<T>(s[j]);
 #pragma GCC ivdep
@@ -215,7 +222,7 @@ void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* resid
   template void layer_norm(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, T*,      \
                            Accumulator<T>*, Accumulator<T>*);                                                                \
   template void layer_norm_gradient(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, \
-                                    const Accumulator<T>*, const T*, T*, T*, Accumulator<T>*, Accumulator<T>*);
+                                    const Accumulator<T>*, const Terms<T>&, T*, T*, Accumulator<T>*, Accumulator<T>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

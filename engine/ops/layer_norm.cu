@@ -26,17 +26,34 @@ Row<T> make_row(const LayerNormShape& s, const T* x, const T* residual, const Ac
           s.rows, s.n,      s.p > 0};
 }
 
-// s of W elements from i on.
+// s of W elements from i on; the mask's bits, where there is dropout, so that nobody draws them twice.
 template <int W, class T>
-__device__ __forceinline__ void load_sum(const Row<T>& row, const DropoutMask<Accumulator<T>>& mask, int64_t i,
-                                         Accumulator<T> (&s)[W]) {
+__device__ __forceinline__ uint32_t load_sum(const Row<T>& row, const DropoutMask<Accumulator<T>>& mask, int64_t i,
+                                             Accumulator<T> (&s)[W]) {
+  uint32_t bits = 0;
   load<W>(row.x + i, s);
-  if (row.drop) mask.apply(i, s);
+  if (row.drop) {
+    bits = mask.template keep<W>(i);
+    mask.apply_bits(bits, s);
+  }
   if (row.residual) {
     Accumulator<T> r[W];
     load<W>(row.residual + i, r);
 #pragma unroll
     for (int k = 0; k < W; ++k) s[k] += r[k];
+  }
+  return bits;
+}
+
+// dy of W elements from i on: the sum of its terms.
+template <int W, class T>
+__device__ __forceinline__ void load_terms(const Terms<T>& terms, int64_t i, Accumulator<T> (&d)[W]) {
+  load<W>(terms.term[0] + i, d);
+  for (int t = 1; t < terms.count; ++t) {
+    Accumulator<T> more[W];
+    load<W>(terms.term[t] + i, more);
+#pragma unroll
+    for (int k = 0; k < W; ++k) d[k] += more[k];
   }
 }
 
@@ -82,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
 // added in their order, and the blocks by reduce_chunks: one fixed order.     partial [grid, 2, n]
 template <class T, int W, int P>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, T* dx, T* dresidual,
+    backward_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T> dy, T* dx, T* dresidual,
                     Accumulator<T>* partial) {
   using A = Accumulator<T>;
   __shared__ A sums[2 * P * 32 * W];
@@ -92,14 +109,15 @@ __global__ void __launch_bounds__(kThreads)
   A gain_sum[P][W] = {}, bias_sum[P][W] = {};
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + warp; r < row.rows; r += static_cast<int64_t>(gridDim.x) * kWarps) {
     A s[P][W], g[P][W], sum = 0, dot = 0;
+    uint32_t kept[P];
     const A m = mean[r], inverse = rstd[r];
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const int64_t j = (p * 32 + lane) * W;
       if (j >= n) continue;
       A scale[W];
-      load<W>(dy + r * n + j, g[p]);
-      load_sum<W>(row, mask, r * n + j, s[p]);
+      load_terms<W>(dy, r * n + j, g[p]);
+      kept[p] = load_sum<W>(row, mask, r * n + j, s[p]);
       load<W>(row.gain + j, scale);
 #pragma unroll
       for (int k = 0; k < W; ++k) {
@@ -120,7 +138,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int k = 0; k < W; ++k) g[p][k] = (g[p][k] - sum - s[p][k] * dot) * inverse;
       if (dresidual) store<W>(dresidual + r * n + j, g[p]);
-      if (row.drop) mask.apply(r * n + j, g[p]);
+      if (row.drop) mask.apply_bits(kept[p], g[p]);
       store<W>(dx + r * n + j, g[p]);
     }
   }
@@ -174,24 +192,27 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    long_backward_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, T* dx, T* dresidual) {
+    long_backward_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T> dy, T* dx,
+                         T* dresidual) {
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = row.n;
   const DropoutMask<A> mask(row.key, row.threshold, row.scale);
   for (int64_t r = blockIdx.x; r < row.rows; r += gridDim.x) {
     const A m = mean[r], inverse = rstd[r];
-    A s[1], sum = 0, dot = 0;
+    A s[1], d[1], sum = 0, dot = 0;
     for (int64_t j = threadIdx.x; j < n; j += kThreads) {
       load_sum<1>(row, mask, r * n + j, s);
-      const A g = static_cast<A>(dy[r * n + j]) * row.gain[j];
+      load_terms<1>(dy, r * n + j, d);
+      const A g = d[0] * row.gain[j];
       sum += g, dot += g * (s[0] - m) * inverse;
     }
     sum = block_sum(sum, shared) / static_cast<A>(n);
     dot = block_sum(dot, shared) / static_cast<A>(n);
     for (int64_t j = threadIdx.x; j < n; j += kThreads) {
       load_sum<1>(row, mask, r * n + j, s);
-      s[0] = (static_cast<A>(dy[r * n + j]) * row.gain[j] - sum - (s[0] - m) * inverse * dot) * inverse;
+      load_terms<1>(dy, r * n + j, d);
+      s[0] = (d[0] * row.gain[j] - sum - (s[0] - m) * inverse * dot) * inverse;
       if (dresidual) dresidual[r * n + j] = static_cast<T>(s[0]);
       if (row.drop) mask.apply(r * n + j, s);
       dx[r * n + j] = static_cast<T>(s[0]);
@@ -202,18 +223,19 @@ __global__ void __launch_bounds__(kThreads)
 // grid (columns / kThreads, chunks): a thread adds one column of its chunk of rows.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    long_columns_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, Accumulator<T>* partial) {
+    long_columns_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T> dy,
+                        Accumulator<T>* partial) {
   using A = Accumulator<T>;
   const int64_t n = row.n, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= n) return;
   const int64_t per = (row.rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * per, last = min(row.rows, first + per);
   const DropoutMask<A> mask(row.key, row.threshold, row.scale);
-  A s[1], gain_sum = 0, bias_sum = 0;
+  A s[1], d[1], gain_sum = 0, bias_sum = 0;
   for (int64_t r = first; r < last; ++r) {
     load_sum<1>(row, mask, r * n + j, s);
-    const A d = static_cast<A>(dy[r * n + j]);
-    gain_sum += d * (s[0] - mean[r]) * rstd[r];
-    bias_sum += d;
+    load_terms<1>(dy, r * n + j, d);
+    gain_sum += d[0] * (s[0] - mean[r]) * rstd[r];
+    bias_sum += d[0];
   }
   partial[blockIdx.y * 2 * n + j] = gain_sum;
   partial[(blockIdx.y * 2 + 1) * n + j] = bias_sum;
@@ -221,10 +243,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // f(P) for the number of packs that hold a row of n elements, or g() where no warp can hold it.
 template <class T, class F, class G>
-void with_packs(int64_t n, F&& f, G&& g) {
+void with_packs(int64_t n, bool aligned, F&& f, G&& g) {
   constexpr int W = kPackWidth<T>;
   const int64_t packs = (n + 32 * W - 1) / (32 * W);
-  if (n % W || packs * W > kMostPerLane) return g();
+  if (!aligned || n % W || packs * W > kMostPerLane) return g();
   if (packs <= 1) return f(std::integral_constant<int, 1>{});
   if (packs <= 2) return f(std::integral_constant<int, 2>{});
   if constexpr (4 * W <= kMostPerLane) {
@@ -250,7 +272,7 @@ void layer_norm(const LayerNormShape& s, const T* x, const T* residual, const Ac
                 T* y, Accumulator<T>* mean, Accumulator<T>* rstd, Stream stream) {
   if (s.rows == 0) return;
   const Row<T> row = make_row(s, x, residual, gain);
-  with_packs<T>(s.n,
+  with_packs<T>(s.n, all_aligned16(x, residual, gain, bias, y),
                 [&](auto packs) {
                   forward_kernel<T, kPackWidth<T>, decltype(packs)::value>
                       <<<(s.rows + kWarps - 1) / kWarps, kThreads, 0, stream>>>(row, bias, y, mean, rstd);
@@ -261,11 +283,13 @@ void layer_norm(const LayerNormShape& s, const T* x, const T* residual, const Ac
 
 template <class T>
 void layer_norm_gradient(const LayerNormShape& s, const T* x, const T* residual, const Accumulator<T>* gain,
-                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, T* dx, T* dresidual,
+                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T>& dy, T* dx, T* dresidual,
                          Accumulator<T>* partial, Accumulator<T>* dgain, Accumulator<T>* dbias, Stream stream) {
   const int chunks = layer_norm_chunks(s.rows);
   const Row<T> row = make_row(s, x, residual, gain);
-  with_packs<T>(s.n,
+  bool aligned = all_aligned16(x, residual, gain, dx, dresidual);
+  for (int t = 0; t < dy.count; ++t) aligned = aligned && aligned16(dy.term[t]);
+  with_packs<T>(s.n, aligned,
                 [&](auto packs) {
                   backward_kernel<T, kPackWidth<T>, decltype(packs)::value>
                       <<<chunks, kThreads, 0, stream>>>(row, mean, rstd, dy, dx, dresidual, partial);
@@ -283,7 +307,7 @@ void layer_norm_gradient(const LayerNormShape& s, const T* x, const T* residual,
   template void layer_norm(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, T*,      \
                            Accumulator<T>*, Accumulator<T>*, Stream);                                                        \
   template void layer_norm_gradient(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, \
-                                    const Accumulator<T>*, const T*, T*, T*, Accumulator<T>*, Accumulator<T>*,               \
+                                    const Accumulator<T>*, const Terms<T>&, T*, T*, Accumulator<T>*, Accumulator<T>*,        \
                                     Accumulator<T>*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -6,6 +6,7 @@
 #include "engine/core/bfloat16.h"
 #include "engine/core/rng.h"
 #include "engine/device/stream.h"
+#include "engine/tensor_kernels.h"
 
 namespace glia {
 
@@ -19,10 +20,10 @@ namespace cpu {
 template <class T>
 void layer_norm(const LayerNormShape& s, const T* x, const T* residual, const Accumulator<T>* gain, const Accumulator<T>* bias,
                 T* y, Accumulator<T>* mean, Accumulator<T>* rstd);
-// dx = dropout(ds), dresidual = ds (or nullptr), dgain = Σ_rows dy ∘ ŝ, dbias = Σ_rows dy.
+// dy is the sum of its terms; dx = dropout(ds), dresidual = ds (or nullptr), dgain = Σ_rows dy ∘ ŝ, dbias = Σ_rows dy.
 template <class T>
 void layer_norm_gradient(const LayerNormShape& s, const T* x, const T* residual, const Accumulator<T>* gain,
-                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, T* dx, T* dresidual,
+                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T>& dy, T* dx, T* dresidual,
                          Accumulator<T>* dgain, Accumulator<T>* dbias);
 }  // namespace cpu
 
@@ -33,7 +34,7 @@ void layer_norm(const LayerNormShape& s, const T* x, const T* residual, const Ac
 // partial [layer_norm_chunks(rows), 2, n] is scratch: what each block adds to dgain and dbias.
 template <class T>
 void layer_norm_gradient(const LayerNormShape& s, const T* x, const T* residual, const Accumulator<T>* gain,
-                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const T* dy, T* dx, T* dresidual,
+                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T>& dy, T* dx, T* dresidual,
                          Accumulator<T>* partial, Accumulator<T>* dgain, Accumulator<T>* dbias, Stream stream);
 
 // Two blocks on each of an H100's multiprocessors; depends on the shape only, so the sums have the same bits everywhere.

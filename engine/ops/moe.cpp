@@ -81,8 +81,9 @@ Var router_logits(const Var& x, const Var& w, const Var& b, const Var& context, 
                                                             data_or_null<A>(grads[3]));
                               },
                               [&](auto& cuda) {
-                                const Tensor partial = empty(rows.context(), {cuda::kRouterChunks, shape.experts, shape.hidden + 1},
-                                                             dy.dtype());
+                                const int64_t chunks = cuda::router_chunks(shape.tokens, shape.hidden);
+                                const Tensor partial =
+                                    empty(rows.context(), {chunks, shape.experts, shape.hidden + 1}, dy.dtype());
                                 cuda::router_logits_gradient(shape, rows.data<T>(), weight.data<A>(), data_or_null<A>(c),
                                                              data_or_null<A>(raw), dy.data<A>(), data_or_null<T>(grads[0]),
                                                              data_or_null<A>(grads[1]), data_or_null<A>(grads[2]),

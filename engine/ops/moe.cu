@@ -1,5 +1,5 @@
 // The MoE path on CUDA. Nothing here waits for the host or adds with float atomics.
-#include "engine/device/cuda/launch.cuh"
+#include "engine/ops/cuda/packs.cuh"
 #include "engine/ops/moe_functors.h"
 #include "engine/ops/moe_kernels.h"
 
@@ -8,6 +8,7 @@ namespace {
 
 enum { kNone, kAdd, kGate };  // ContextMode
 constexpr int kWarps = kThreads / 32;
+constexpr int kRouterThreads = 128;  // of router_logits_kernel: its blocks divide evenly among the multiprocessors
 constexpr int kTokensPerWarp = 4, kExpertsPerPass = 8;  // 4 × 8 sums: one a lane after the transposing reduction
 
 // v[i] summed over the warp, for 32 values at once; lane i returns the sum of v[i]. 31 shuffles.
@@ -25,44 +26,47 @@ __device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
   return v[0];
 }
 
-// One warp takes 4 tokens and 8 experts at a time.
+// Four tokens a warp, 8 experts at a time. W columns are 16 bytes of w: a warp's loads of w are contiguous and, after the
+// first block of a multiprocessor, hits in its L1. What the epilogue needs is fetched before the sums.
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kThreads) router_logits_kernel(RouterShape s, const T* x, const A* w, const A* b, const A* context,
-                                                                 A* logits, A* raw) {
+__global__ void __launch_bounds__(kRouterThreads, sizeof(A) == 4 ? 5 : 2)
+    router_logits_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, const A* __restrict__ b,
+                         const A* __restrict__ context, A* __restrict__ logits, A* __restrict__ raw) {
   const int lane = threadIdx.x % 32;
-  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kTokensPerWarp;
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * (kRouterThreads / 32) + threadIdx.x / 32) * kTokensPerWarp;
   if (first >= s.tokens) return;
+  const T* rows[kTokensPerWarp];
+#pragma unroll
+  for (int i = 0; i < kTokensPerWarp; ++i) rows[i] = x + min(first + i, s.tokens - 1) * s.hidden;
+  const int64_t t = first + lane / kExpertsPerPass;
+  const int32_t sequence = t < s.tokens ? s.sequence_of[t] : -1;
   for (int64_t e0 = 0; e0 < s.experts; e0 += kExpertsPerPass) {
+    const int64_t e = e0 + lane % kExpertsPerPass;
+    const bool real = sequence >= 0 && e < s.experts;
+    const A bias = real ? b[e] : A(0), c = real && s.mode != kNone ? context[sequence * s.experts + e] : A(0);
     A sums[32] = {};
+#pragma unroll 2
     for (int64_t column = lane * W; column < s.hidden; column += 32 * W) {
       A xs[kTokensPerWarp][W];
 #pragma unroll
-      for (int i = 0; i < kTokensPerWarp; ++i) {
-        const int64_t t = min(first + i, s.tokens - 1);
-        const Pack<T, W> p = *reinterpret_cast<const Pack<T, W>*>(x + t * s.hidden + column);
+      for (int i = 0; i < kTokensPerWarp; ++i) load<W>(rows[i] + column, xs[i]);
 #pragma unroll
-        for (int k = 0; k < W; ++k) xs[i][k] = static_cast<A>(p.v[k]);
-      }
+      for (int n = 0; n < kExpertsPerPass; ++n) {
+        if (e0 + n >= s.experts) break;
+        A v[W];
+        load<W>(w + (e0 + n) * s.hidden + column, v);
 #pragma unroll
-      for (int e = 0; e < kExpertsPerPass; ++e) {
-        if (e0 + e >= s.experts) break;
-        const A* from = w + (e0 + e) * s.hidden + column;
+        for (int k = 0; k < W; ++k)
 #pragma unroll
-        for (int k = 0; k < W; ++k) {
-          const A v = __ldg(from + k);
-#pragma unroll
-          for (int i = 0; i < kTokensPerWarp; ++i) sums[i * kExpertsPerPass + e] += xs[i][k] * v;
-        }
+          for (int i = 0; i < kTokensPerWarp; ++i) sums[i * kExpertsPerPass + n] += xs[i][k] * v[k];
       }
     }
     const A total = warp_sum_transposed(sums, lane);
-    const int64_t t = first + lane / kExpertsPerPass, e = e0 + lane % kExpertsPerPass;
     if (t >= s.tokens || e >= s.experts) continue;
-    const int32_t sequence = s.sequence_of[t];
-    const A r = sequence < 0 ? A(0) : total + b[e];
+    const A r = real ? total + bias : A(0);
     A l = r;
-    if (sequence >= 0 && s.mode == kAdd) l = r + context[sequence * s.experts + e];
-    if (sequence >= 0 && s.mode == kGate) l = r * logistic(context[sequence * s.experts + e]);
+    if (real && s.mode == kAdd) l = r + c;
+    if (real && s.mode == kGate) l = r * logistic(c);
     logits[t * s.experts + e] = l;
     if (raw) raw[t * s.experts + e] = r;
   }
@@ -72,15 +76,16 @@ __global__ void __launch_bounds__(kThreads) router_logits_kernel(RouterShape s, 
 template <class A>
 __device__ __forceinline__ A raw_gradient(const RouterShape& s, const A* context, const A* dlogits, int64_t t, int64_t e) {
   if (t >= s.tokens || e >= s.experts) return A(0);
+  const A d = dlogits[t * s.experts + e];
   const int32_t sequence = s.sequence_of[t];
   if (sequence < 0) return A(0);
-  const A d = dlogits[t * s.experts + e];
   return s.mode == kGate ? d * logistic(context[sequence * s.experts + e]) : d;
 }
 
-// dx[t] = Σ_e dr[t, e] w[e]
+// dx[t] = Σ_e dr[t, e] w[e], for more experts than router_gradient_kernel keeps in registers.
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kThreads) router_dx_kernel(RouterShape s, const A* w, const A* context, const A* dlogits, T* dx) {
+__global__ void __launch_bounds__(kThreads, 3) router_dx_kernel(RouterShape s, const A* __restrict__ w, const A* __restrict__ context,
+                                                             const A* __restrict__ dlogits, T* __restrict__ dx) {
   const int lane = threadIdx.x % 32;
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kTokensPerWarp;
   if (first >= s.tokens) return;
@@ -96,87 +101,126 @@ __global__ void __launch_bounds__(kThreads) router_dx_kernel(RouterShape s, cons
 #pragma unroll
         for (int i = 0; i < kTokensPerWarp; ++i) dr[i] = __shfl_sync(0xffffffffu, d, i * kExpertsPerPass + e);
         if (column >= s.hidden) continue;
+        A v[W];
+        load<W>(w + (e0 + e) * s.hidden + column, v);
 #pragma unroll
-        for (int k = 0; k < W; ++k) {
-          const A v = __ldg(w + (e0 + e) * s.hidden + column + k);
+        for (int k = 0; k < W; ++k)
 #pragma unroll
-          for (int i = 0; i < kTokensPerWarp; ++i) sums[i][k] += dr[i] * v;
-        }
+          for (int i = 0; i < kTokensPerWarp; ++i) sums[i][k] += dr[i] * v[k];
       }
     }
     if (column >= s.hidden) continue;
 #pragma unroll
-    for (int i = 0; i < kTokensPerWarp; ++i) {
-      if (first + i >= s.tokens) break;
-      Pack<T, W> p;
-#pragma unroll
-      for (int k = 0; k < W; ++k) p.v[k] = static_cast<T>(sums[i][k]);
-      *reinterpret_cast<Pack<T, W>*>(dx + (first + i) * s.hidden + column) = p;
-    }
+    for (int i = 0; i < kTokensPerWarp; ++i)
+      if (first + i < s.tokens) store<W>(dx + (first + i) * s.hidden + column, sums[i]);
   }
 }
 
-// partial[chunk, e, j] = Σ_{t in chunk} dr[t, e] x[t, j], and [.., H] the sum of dr.     grid (chunks, ⌈E / 8⌉)
+// One pass over x: dx[t] = Σ_e dr[t, e] w[e], and of the chunk's tokens
+//     partial[chunk, e, j] = Σ_t dr[t, e] x[t, j],  partial[chunk, e, H] = Σ_t dr[t, e].
+// grid (chunks, ⌈E / 8⌉, ⌈H / (64·W)⌉), block 64 × 4: a thread has W columns of every 4th token, and of w and the sums of
+// 8 experts in registers; the four sums are added in order. dx only where E <= 8 (else nullptr); partial may be nullptr.
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kThreads) router_dw_kernel(RouterShape s, const T* x, const A* context, const A* dlogits, A* partial) {
-  constexpr int kTile = 32;
-  __shared__ A dr[kTile][kExpertsPerPass];
-  const int64_t e0 = blockIdx.y * kExpertsPerPass;
+__global__ void __launch_bounds__(kThreads, 2)
+    router_gradient_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, const A* __restrict__ context,
+                           const A* __restrict__ dlogits, T* __restrict__ dx, A* __restrict__ partial) {
+  constexpr int kTile = 128, kColumnThreads = 64, kLanes = kThreads / kColumnThreads, kColumns = kColumnThreads * W;
+  constexpr int kAhead = sizeof(T) == 2 ? 6 : 4;  // rows in flight
+  __shared__ __align__(16) A dr[kTile][kExpertsPerPass];
+  __shared__ __align__(16) A lane_sums[kLanes][kExpertsPerPass][kColumns];
+  __shared__ A warp_bias[kWarps][kExpertsPerPass];
+  const int lane = threadIdx.x / kColumnThreads, slot = threadIdx.x % kColumnThreads * W;
+  const int64_t e0 = blockIdx.y * kExpertsPerPass, column = static_cast<int64_t>(blockIdx.z) * kColumns + slot;
   const int64_t per_chunk = (s.tokens + gridDim.x - 1) / gridDim.x;
   const int64_t begin = blockIdx.x * per_chunk, end = min(s.tokens, begin + per_chunk);
-  A bias = 0;
-  for (int64_t column0 = 0; column0 < s.hidden; column0 += kThreads * W) {
-    const int64_t column = column0 + threadIdx.x * W;
-    A sums[kExpertsPerPass][W] = {};
-    for (int64_t tile = begin; tile < end; tile += kTile) {
-      __syncthreads();
-      dr[threadIdx.x / kExpertsPerPass][threadIdx.x % kExpertsPerPass] =
-          tile + threadIdx.x / kExpertsPerPass < end
-              ? raw_gradient(s, context, dlogits, tile + threadIdx.x / kExpertsPerPass, e0 + threadIdx.x % kExpertsPerPass)
-              : A(0);
-      __syncthreads();
-      if (column0 == 0 && threadIdx.x < kExpertsPerPass)
-        for (int i = 0; i < kTile; ++i) bias += dr[i][threadIdx.x];
-      if (column >= s.hidden) continue;
-#pragma unroll 8
-      for (int i = 0; i < kTile; ++i) {
-        if (tile + i >= end) break;
-        const Pack<T, W> p = *reinterpret_cast<const Pack<T, W>*>(x + (tile + i) * s.hidden + column);
+  const bool inside = column < s.hidden;
+
+  A weight[kExpertsPerPass][W] = {}, sums[kExpertsPerPass][W] = {}, bias = 0;
+  if (dx && inside) {
+#pragma unroll
+    for (int e = 0; e < kExpertsPerPass; ++e)
+      if (e0 + e < s.experts) load<W>(w + (e0 + e) * s.hidden + column, weight[e]);
+  }
+  for (int64_t tile = begin; tile < end; tile += kTile) {
+    const int n = static_cast<int>(min(static_cast<int64_t>(kTile), end - tile));
+    Pack<T, W> rows[kAhead];
+    const auto fetch = [&](int i) {
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a)
+        if (i + a * kLanes < n && inside)
+          rows[a] = *reinterpret_cast<const Pack<T, W>*>(x + (tile + i + a * kLanes) * s.hidden + column);
+    };
+    fetch(lane);      // these fly while the tile of dr is made
+    __syncthreads();  // the tile before may still be read
+    for (int i = threadIdx.x; i < n * kExpertsPerPass; i += kThreads) {  // a thread always has the same expert
+      const A d = raw_gradient(s, context, dlogits, tile + i / kExpertsPerPass, e0 + i % kExpertsPerPass);
+      dr[i / kExpertsPerPass][i % kExpertsPerPass] = d;
+      bias += d;
+    }
+    __syncthreads();
+    if (!inside) continue;
+    for (int i = lane; i < n; i += kLanes * kAhead) {
+      if (i != lane) fetch(i);
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        const int row = i + a * kLanes;
+        if (row >= n) break;
+        A d[kExpertsPerPass], v[W], to[W] = {};
+#pragma unroll
+        for (int e = 0; e < kExpertsPerPass; ++e) d[e] = dr[row][e];
+#pragma unroll
+        for (int k = 0; k < W; ++k) v[k] = static_cast<A>(rows[a].v[k]);
 #pragma unroll
         for (int e = 0; e < kExpertsPerPass; ++e)
 #pragma unroll
-          for (int k = 0; k < W; ++k) sums[e][k] += dr[i][e] * static_cast<A>(p.v[k]);
+          for (int k = 0; k < W; ++k) sums[e][k] += d[e] * v[k], to[k] += d[e] * weight[e][k];
+        if (dx) store<W>(dx + (tile + row) * s.hidden + column, to);
       }
     }
-#pragma unroll
-    for (int e = 0; e < kExpertsPerPass; ++e) {
-      if (e0 + e >= s.experts || column >= s.hidden) continue;
-#pragma unroll
-      for (int k = 0; k < W; ++k)
-        partial[(blockIdx.x * s.experts + e0 + e) * (s.hidden + 1) + column + k] = sums[e][k];
-    }
   }
-  if (threadIdx.x < kExpertsPerPass && e0 + threadIdx.x < s.experts)
-    partial[(blockIdx.x * s.experts + e0 + threadIdx.x) * (s.hidden + 1) + s.hidden] = bias;
-}
-static_assert(kThreads == 32 * kExpertsPerPass, "router_dw_kernel fills its tile with one value a thread");
+  if (!partial) return;
 
-// dcontext[b, e], one warp a sequence: 4 rows of 8 experts in flight.
+  // Lanes of a warp with the same expert, then the warps in order.
+  bias += __shfl_xor_sync(0xffffffffu, bias, 8);
+  bias += __shfl_xor_sync(0xffffffffu, bias, 16);
+  if (threadIdx.x % 32 < kExpertsPerPass) warp_bias[threadIdx.x / 32][threadIdx.x % 32] = bias;
+#pragma unroll
+  for (int e = 0; e < kExpertsPerPass; ++e) store<W>(&lane_sums[lane][e][slot], sums[e]);
+  __syncthreads();
+  A* const to = partial + blockIdx.x * s.experts * (s.hidden + 1);
+  for (int i = threadIdx.x; i < kExpertsPerPass * kColumns; i += kThreads) {
+    const int e = i / kColumns, at = i % kColumns;
+    const int64_t j = static_cast<int64_t>(blockIdx.z) * kColumns + at;
+    if (e0 + e >= s.experts || j >= s.hidden) continue;
+    A total = lane_sums[0][e][at];
+#pragma unroll
+    for (int l = 1; l < kLanes; ++l) total += lane_sums[l][e][at];
+    to[(e0 + e) * (s.hidden + 1) + j] = total;
+  }
+  if (blockIdx.z == 0 && threadIdx.x < kExpertsPerPass && e0 + threadIdx.x < s.experts) {
+    A total = 0;
+    for (int i = 0; i < kWarps; ++i) total += warp_bias[i][threadIdx.x];
+    to[(e0 + threadIdx.x) * (s.hidden + 1) + s.hidden] = total;
+  }
+}
+
+// dcontext[b, e], one warp a sequence: 4 rows of 8 experts at a time.
 template <class A>
-__global__ void __launch_bounds__(kThreads) router_dcontext_kernel(RouterShape s, const A* context, const A* raw, const A* dlogits,
-                                                                   A* dcontext) {
+__device__ __forceinline__ void sum_context(const RouterShape& s, const A* context, const A* raw, const A* dlogits, A* dcontext,
+                                            int64_t b) {
   const int lane = threadIdx.x % 32;
-  const int64_t b = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (b >= s.sequences) return;
   const int64_t end = s.offsets[b + 1];
   for (int64_t e0 = 0; e0 < s.experts; e0 += kExpertsPerPass) {
     const int64_t e = e0 + lane % kExpertsPerPass;
     A sum = 0;
-    if (e < s.experts)
+    if (e < s.experts) {
+#pragma unroll 8
       for (int64_t t = s.offsets[b] + lane / kExpertsPerPass; t < end; t += kTokensPerWarp) {
         const A d = dlogits[t * s.experts + e];
         sum += s.mode == kGate ? d * raw[t * s.experts + e] : d;
       }
+    }
     sum += __shfl_xor_sync(0xffffffffu, sum, 8);
     sum += __shfl_xor_sync(0xffffffffu, sum, 16);
     if (lane >= kExpertsPerPass || e >= s.experts) continue;
@@ -188,6 +232,40 @@ __global__ void __launch_bounds__(kThreads) router_dcontext_kernel(RouterShape s
   }
 }
 
+// Two small sums in one launch. The first `sums` blocks add the chunks of 32 elements of dw and db, each warp every 8th
+// chunk and then the warps in order; the blocks after them make dcontext.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    router_finish_kernel(RouterShape s, const A* __restrict__ partial, int chunks, int sums, A* __restrict__ dw, A* __restrict__ db,
+                         const A* __restrict__ context, const A* __restrict__ raw, const A* __restrict__ dlogits,
+                         A* __restrict__ dcontext) {
+  __shared__ A warp_sums[kWarps][33];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  if (static_cast<int>(blockIdx.x) >= sums)
+    return sum_context(s, context, raw, dlogits, dcontext, static_cast<int64_t>(blockIdx.x - sums) * kWarps + warp);
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + lane, n = s.experts * (s.hidden + 1);
+  A sum = 0;
+  if (i < n) {
+#pragma unroll 8
+    for (int c = warp; c < chunks; c += kWarps) sum += partial[c * n + i];
+  }
+  warp_sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0 || i >= n) return;
+  for (int k = 1; k < kWarps; ++k) sum += warp_sums[k][lane];
+  const int64_t e = i / (s.hidden + 1), j = i % (s.hidden + 1);
+  if (j < s.hidden && dw) dw[e * s.hidden + j] = sum;
+  if (j == s.hidden && db) db[e] = sum;
+}
+
+// f(Width) with as many columns as 16 bytes of w, or one where the rows do not allow it.
+template <class A, class F, class... P>
+void with_router_width(int64_t hidden, F&& f, const P*... pointers) {
+  constexpr int kWide = 16 / sizeof(A);
+  if (hidden % kWide == 0 && aligned16(pointers...)) f(Width<kWide>{});
+  else f(Width<1>{});
+}
+
 int warp_grid(int64_t items, int per_warp = 1) {
   return static_cast<int>(std::max<int64_t>(1, (items + kWarps * per_warp - 1) / (kWarps * per_warp)));
 }
@@ -197,40 +275,44 @@ int warp_grid(int64_t items, int per_warp = 1) {
 template <class T, class A>
 void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw, Stream stream) {
   if (s.tokens == 0) return;
-  with_pack_width<T>(s.hidden, [&](auto width) {
-    router_logits_kernel<decltype(width)::value>
-        <<<warp_grid(s.tokens, kTokensPerWarp), kThreads, 0, stream>>>(s, x, w, b, context, logits, raw);
-  });
+  constexpr int64_t kPerBlock = kRouterThreads / 32 * kTokensPerWarp;
+  with_router_width<A>(
+      s.hidden,
+      [&](auto width) {
+        router_logits_kernel<decltype(width)::value>
+            <<<static_cast<int>((s.tokens + kPerBlock - 1) / kPerBlock), kRouterThreads, 0, stream>>>(s, x, w, b, context, logits, raw);
+      },
+      x, w);
   CUDA_CHECK_LAUNCH("router_logits", stream);
 }
 
 template <class T, class A>
 void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw, const A* dlogits, T* dx,
                             A* dw, A* db, A* dcontext, A* partial, Stream stream) {
-  if (dx && s.tokens > 0) {
-    with_pack_width<T>(s.hidden, [&](auto width) {
-      router_dx_kernel<decltype(width)::value>
-          <<<warp_grid(s.tokens, kTokensPerWarp), kThreads, 0, stream>>>(s, w, context, dlogits, dx);
-    });
-    CUDA_CHECK_LAUNCH("router_logits/dx", stream);
-  }
-  if (dw || db) {
-    const dim3 grid(kRouterChunks, (s.experts + kExpertsPerPass - 1) / kExpertsPerPass);
-    if (s.hidden % 2 == 0) router_dw_kernel<2><<<grid, kThreads, 0, stream>>>(s, x, context, dlogits, partial);
-    else router_dw_kernel<1><<<grid, kThreads, 0, stream>>>(s, x, context, dlogits, partial);
-    CUDA_CHECK_LAUNCH("router_logits/dw", stream);
-    const int64_t hidden = s.hidden;
-    reduce_chunks("router_logits/dw/reduce", partial, 1, kRouterChunks, s.experts * (hidden + 1), stream,
-                  [=] __device__(int64_t i, A total) {
-                    const int64_t e = i / (hidden + 1), j = i % (hidden + 1);
-                    if (j < hidden && dw) dw[e * hidden + j] = total;
-                    if (j == hidden && db) db[e] = total;
-                  });
-  }
-  if (dcontext) {
-    router_dcontext_kernel<<<warp_grid(s.sequences), kThreads, 0, stream>>>(s, context, raw, dlogits, dcontext);
-    CUDA_CHECK_LAUNCH("router_logits/dcontext", stream);
-  }
+  const int passes = static_cast<int>((s.experts + kExpertsPerPass - 1) / kExpertsPerPass);
+  const int chunks = static_cast<int>(router_chunks(s.tokens, s.hidden));
+  const bool sums = dw || db, fused = passes == 1;
+  with_router_width<A>(
+      s.hidden,
+      [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        if (dx && !fused && s.tokens > 0) {
+          router_dx_kernel<W><<<warp_grid(s.tokens, kTokensPerWarp), kThreads, 0, stream>>>(s, w, context, dlogits, dx);
+          CUDA_CHECK_LAUNCH("router_logits/dx", stream);
+        }
+        if (!sums && !(dx && fused)) return;
+        const dim3 grid(chunks, passes, static_cast<int>((s.hidden + 64 * W - 1) / (64 * W)));
+        router_gradient_kernel<W>
+            <<<grid, kThreads, 0, stream>>>(s, x, w, context, dlogits, fused ? dx : nullptr, sums ? partial : nullptr);
+        CUDA_CHECK_LAUNCH("router_logits/gradient", stream);
+      },
+      x, w, dx);
+  const int sum_blocks = sums ? static_cast<int>((s.experts * (s.hidden + 1) + 31) / 32) : 0;
+  const int context_blocks = dcontext && s.sequences > 0 ? warp_grid(s.sequences) : 0;
+  if (sum_blocks + context_blocks == 0) return;
+  router_finish_kernel<<<sum_blocks + context_blocks, kThreads, 0, stream>>>(s, partial, chunks, sum_blocks, dw, db, context, raw,
+                                                                             dlogits, dcontext);
+  CUDA_CHECK_LAUNCH("router_logits/finish", stream);
 }
 
 template <class A>

@@ -1,6 +1,7 @@
 // Kernels of moe.cpp on raw memory. T rows, H columns, E experts, K choices a row, B sequences, N dispatched rows.
 // x has type T; logits, gates and losses have A = Accumulator<T> (float, or double for double).
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "engine/core/bfloat16.h"
@@ -51,13 +52,17 @@ void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, c
 }  // namespace cpu
 
 namespace cuda {
-constexpr int kRouterChunks = 128;   // partial sums of dw, db
+// Partial sums of dw, db: two blocks a multiprocessor (132 of them on an H100), each with 256 columns, and 16 tokens at least.
+inline int64_t router_chunks(int64_t tokens, int64_t hidden) {
+  const int64_t most = std::max<int64_t>(1, 264 / ((hidden + 255) / 256));
+  return std::clamp<int64_t>((tokens + 15) / 16, 1, most);
+}
 constexpr int kLoadChunk = 256;      // tokens a partial sum of the importance
 constexpr int kDispatchChunk = 512;  // pairs a block of the counting sort
 
 template <class T, class A>
 void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw, Stream stream);
-// partial: [kRouterChunks, E, H + 1]
+// partial: [router_chunks(T, H), E, H + 1]
 template <class T, class A>
 void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw, const A* dlogits, T* dx,
                             A* dw, A* db, A* dcontext, A* partial, Stream stream);

@@ -122,7 +122,7 @@ void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream s
     const dim3 grid(across, std::clamp<int64_t>(132 * 16 / across, 1, (rows + 7) / 8)), block(32, 8);
     if (one) spread_kernel<T, W, true><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
     else spread_kernel<T, W, false><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
-  });
+  }, dx, one ? nullptr : dy);
   CUDA_CHECK_LAUNCH("axis_spread", stream);
 }
 

@@ -76,6 +76,32 @@ Var embedding(const Var& table, const Tensor& ids, DType dtype) {
   return gather("embedding", table, ids, dtype);
 }
 
+// y[offsets[b] + p] = table[p];  dtable[p] = Σ_b dy[offsets[b] + p].
+Var position_embedding(const Var& table, const Sequences& s, DType dtype) {
+  CHECK(table.rank() == 2, "position_embedding: wants a table [P, H], got {}", table.shape());
+  const int64_t n = table.size(0), h = table.size(1);
+  Tensor y = empty(table.context(), {s.tokens, h}, dtype);
+  dispatch_pair("position_embedding", table.dtype(), dtype, [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
+    const int32_t *of = s.sequence_of.data<int32_t>(), *offsets = s.offsets.data<int32_t>();
+    const T* from = table.value().data<T>();
+    on_device(table.context(), "position_embedding",
+              [&] { cpu::position_rows(from, of, offsets, y.data<Out>(), n, s.tokens, h); },
+              [&](auto& cuda) { cuda::position_rows(from, of, offsets, y.data<Out>(), n, s.tokens, h, cuda.stream); });
+  });
+  return record("position_embedding", y, {table}, [s, n, h](const Tensor& dy, Grads& in) {
+    Tensor dx = in.buffer(0);
+    dispatch_pair("position_embedding", dy.dtype(), dx.dtype(), [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
+      const int32_t* offsets = s.offsets.data<int32_t>();
+      on_device(dy.context(), "position_embedding/gradient",
+                [&] { cpu::position_sums(dy.data<T>(), offsets, dx.data<Out>(), n, s.count, s.max_length, h); },
+                [&](auto& cuda) {
+                  cuda::position_sums(dy.data<T>(), offsets, dx.data<Out>(), n, s.count, s.max_length, h, cuda.stream);
+                });
+    });
+    in.add(0, dx);
+  });
+}
+
 // y[n] = Σ_{m: index[m] = n} x[m];  dx[m] = dy[index[m]].
 Var scatter_rows(const Var& x, const Tensor& index, int64_t rows) {
   CHECK(x.rank() >= 1 && rows >= 0, "scatter_rows: wants x [M, ..] and rows >= 0, got {} and {}", x.shape(), rows);
@@ -140,9 +166,49 @@ void scatter_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t r
   });
 }
 
+template <class T, class Out>
+void position_rows(const T* table, const int32_t* sequence_of, const int32_t* offsets, Out* y, int64_t n, int64_t tokens, int64_t h) {
+  using A = Accumulator<T>;
+  parallel_for(tokens, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, h)), [=](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t b = sequence_of[t], p = b < 0 ? -1 : t - offsets[b];
+      Out* to = y + t * h;
+      if (p < 0 || p >= n) {
+        std::fill(to, to + h, static_cast<Out>(p < 0 ? 0.0f : std::numeric_limits<float>::quiet_NaN()));
+        continue;
+      }
+      const T* from = table + p * h;
+#pragma GCC ivdep
+      for (int64_t j = 0; j < h; ++j) to[j] = static_cast<Out>(static_cast<A>(from[j]));
+    }
+  });
+}
+
+template <class T, class Out>
+void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, int64_t sequences, int64_t longest, int64_t h) {
+  using A = Accumulator<T>;
+  parallel_for(n, 1, [=](int64_t begin, int64_t end) {
+    std::vector<A> sum(static_cast<size_t>(h));
+    for (int64_t p = begin; p < end; ++p) {
+      A* s = sum.data();
+      std::fill(s, s + h, A{0});
+      for (int64_t b = 0; b < sequences && p < longest; ++b) {
+        const int64_t t = offsets[b] + p;
+        if (t >= offsets[b + 1]) continue;
+        const T* from = dy + t * h;
+#pragma GCC ivdep
+        for (int64_t j = 0; j < h; ++j) s[j] += static_cast<A>(from[j]);
+      }
+      for (int64_t j = 0; j < h; ++j) dtable[p * h + j] = static_cast<Out>(s[j]);
+    }
+  });
+}
+
 #define INSTANTIATE(T, Out)                                                                     \
   template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t);         \
-  template void scatter_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t);
+  template void scatter_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t);        \
+  template void position_rows(const T*, const int32_t*, const int32_t*, Out*, int64_t, int64_t, int64_t); \
+  template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(bfloat16, bfloat16)

@@ -7,15 +7,27 @@
 namespace glia::cuda {
 namespace {
 
+// Which row of the source goes to row m; −1: none.
+struct ByList {
+  const int32_t* index;
+  __device__ int64_t operator()(int64_t m) const { return index[m]; }
+};
+struct ByPosition {
+  const int32_t *sequence_of, *offsets;
+  __device__ int64_t operator()(int64_t t) const {
+    const int32_t b = sequence_of[t];
+    return b < 0 ? -1 : t - offsets[b];
+  }
+};
+
 // One warp a row.
-template <class T, class Out, int W>
-__global__ void __launch_bounds__(kThreads)
-    gather_kernel(const T* x, const int32_t* index, Out* y, int64_t n, int64_t rows, int64_t h) {
+template <int W, class T, class Out, class Index>
+__global__ void __launch_bounds__(kThreads) gather_kernel(const T* x, Index index, Out* y, int64_t n, int64_t rows, int64_t h) {
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t m = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; m < rows;
        m += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
-    const int64_t i = index[m];
+    const int64_t i = index(m);
     const bool inside = i >= 0 && i < n;
     const A other = i == -1 ? A{0} : std::numeric_limits<A>::quiet_NaN();
     for (int64_t j = lane * W; j < h; j += 32 * W) {
@@ -113,15 +125,78 @@ SortSizes sort_sizes(int64_t rows, int64_t n) {
 
 }  // namespace
 
-template <class T, class Out>
-void gather_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t rows, int64_t h, Stream stream) {
+namespace {
+
+template <class T, class Out, class Index>
+void gather(const char* name, const T* x, Index index, Out* y, int64_t n, int64_t rows, int64_t h, Stream stream) {
   if (rows == 0 || h == 0) return;
   using Narrow = std::conditional_t<sizeof(T) < sizeof(Out), T, Out>;
   with_pack_width<Narrow>(h, [&](auto width) {
+    gather_kernel<decltype(width)::value><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, index, y, n, rows, h);
+  }, x, y);
+  CUDA_CHECK_LAUNCH(name, stream);
+}
+
+// Row blockIdx.x of the table; grid (n, columns / (32·W)), block (32, 8): each row of threads adds every 8th sequence, then
+// their sums are added in order.
+template <int W, class T, class Out>
+__global__ void __launch_bounds__(kThreads)
+    position_sums_kernel(const T* __restrict__ dy, const int32_t* __restrict__ offsets, Out* __restrict__ dtable, int sequences,
+                         int64_t longest, int64_t h) {
+  using A = Accumulator<T>;
+  constexpr int kLanes = kThreads / 32, kColumns = 32 * W;
+  __shared__ __align__(16) A sums[kLanes][kColumns];
+  const int64_t p = blockIdx.x, j = static_cast<int64_t>(blockIdx.y) * kColumns + threadIdx.x * W;
+  A sum[W] = {};
+  if (j < h && p < longest) {
+#pragma unroll 8
+    for (int b = threadIdx.y; b < sequences; b += kLanes) {
+      const int64_t t = offsets[b] + p;
+      A v[W] = {};
+      if (t < offsets[b + 1]) load<W>(dy + t * h + j, v);
+#pragma unroll
+      for (int k = 0; k < W; ++k) sum[k] += v[k];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < W; ++k) sums[threadIdx.y][threadIdx.x * W + k] = sum[k];
+  __syncthreads();
+  for (int i = threadIdx.y * 32 + threadIdx.x; i < kColumns; i += kThreads) {
+    const int64_t column = static_cast<int64_t>(blockIdx.y) * kColumns + i;
+    if (column >= h) continue;
+    A total = 0;
+#pragma unroll
+    for (int l = 0; l < kLanes; ++l) total += sums[l][i];
+    dtable[p * h + column] = static_cast<Out>(total);
+  }
+}
+
+}  // namespace
+
+template <class T, class Out>
+void gather_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t rows, int64_t h, Stream stream) {
+  gather("gather_rows", x, ByList{index}, y, n, rows, h, stream);
+}
+
+template <class T, class Out>
+void position_rows(const T* table, const int32_t* sequence_of, const int32_t* offsets, Out* y, int64_t n, int64_t tokens, int64_t h,
+                   Stream stream) {
+  gather("position_rows", table, ByPosition{sequence_of, offsets}, y, n, tokens, h, stream);
+}
+
+template <class T, class Out>
+void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, int64_t sequences, int64_t longest, int64_t h,
+                   Stream stream) {
+  if (n == 0 || h == 0) return;
+  const auto run = [&](auto width) {
     constexpr int W = decltype(width)::value;
-    gather_kernel<T, Out, W><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, index, y, n, rows, h);
-  });
-  CUDA_CHECK_LAUNCH("gather_rows", stream);
+    const dim3 grid(static_cast<unsigned>(n), static_cast<unsigned>((h + 32 * W - 1) / (32 * W)));
+    position_sums_kernel<W>
+        <<<grid, dim3(32, kThreads / 32), 0, stream>>>(dy, offsets, dtable, static_cast<int>(sequences), longest, h);
+  };
+  if (h % 4 == 0 && aligned16(dy) && aligned16(dtable)) run(Width<4>{});
+  else run(Width<1>{});
+  CUDA_CHECK_LAUNCH("position_sums", stream);
 }
 
 int64_t sort_workspace(int64_t rows, int64_t n) {
@@ -164,12 +239,14 @@ void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumul
     CUDA_CHECK_LAUNCH("scatter_rows/crossing", stream);
   };
   // 4 columns a thread keep eight rows of packs in registers.
-  if (h % 4 == 0) run(std::integral_constant<int, 4>{});
+  if (h % 4 == 0 && aligned16(x) && aligned16(y)) run(std::integral_constant<int, 4>{});
   else run(std::integral_constant<int, 1>{});
 }
 
 #define INSTANTIATE(T, Out)                                                                                                \
   template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);                            \
+  template void position_rows(const T*, const int32_t*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);          \
+  template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t, Stream);                 \
   template void scatter_rows(const T*, const int32_t*, const int32_t*, Accumulator<T>*, Out*, int64_t, int64_t, int64_t, Stream);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)

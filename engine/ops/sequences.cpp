@@ -5,6 +5,7 @@
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
+#include "engine/ops/rows_kernels.h"
 #include "engine/ops/sequences_kernels.h"
 
 namespace glia {
@@ -96,6 +97,27 @@ Var sequence_broadcast(const Var& x, const Sequences& sequences) {
   });
 }
 
+// y[b] = x[offsets[b]];  dx[t] = dy[b] where t is the first row of b, 0 elsewhere.
+Var first_rows(const Var& x, const Sequences& sequences) {
+  CHECK(x.rank() >= 1 && x.size(0) == sequences.tokens, "first_rows: wants x [T, ..] with T = {}, got {}", sequences.tokens,
+        x.shape());
+  SequenceRows r = rows_of(sequences, x.shape(), false, false, false);
+  r.first_only = true;
+  Tensor y = empty(x.context(), x.shape().with(0, sequences.count), x.dtype());
+  dispatch_floating(x.dtype(), "first_rows", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* from = x.value().data<T>();
+    const int32_t* first = sequences.first_rows.data<int32_t>();
+    on_device(x.context(), "first_rows", [&] { cpu::gather_rows(from, first, y.data<T>(), r.tokens, r.count, r.h); },
+              [&](auto& cuda) { cuda::gather_rows(from, first, y.data<T>(), r.tokens, r.count, r.h, cuda.stream); });
+  });
+  return record("first_rows", y, {x}, [r, sequences](const Tensor& dy, Grads& in) {
+    Tensor dx = in.buffer(0);
+    spread_into("first_rows/gradient", r, sequences, dy, dx);
+    in.add(0, dx);
+  });
+}
+
 namespace cpu {
 namespace {
 
@@ -104,7 +126,8 @@ struct Span {
 };
 
 Span counted(const SequenceRows& s, int64_t b) {
-  const int64_t first = s.offsets[b], end = s.key_lengths ? first + s.key_lengths[b] : s.offsets[b + 1];
+  const int64_t first = s.offsets[b];
+  const int64_t end = s.first_only ? first + 1 : s.key_lengths ? first + s.key_lengths[b] : s.offsets[b + 1];
   return {std::min(first + s.skip, end), end};
 }
 

@@ -26,5 +26,7 @@ Sequences make_sequences(Context& context, const std::vector<int32_t>& lengths, 
 Var sequence_mean(const Var& x, const Sequences& sequences, bool skip_first);
 // y[t] = x[sequence_of[t]], 0 in the tail.      x [B, H] → [T, H]
 Var sequence_broadcast(const Var& x, const Sequences& sequences);
+// y[b] = x[first_rows[b]]: gather_rows with a gradient that needs no sort.     x [T, ..] → [B, ..]
+Var first_rows(const Var& x, const Sequences& sequences);
 
 }  // namespace glia

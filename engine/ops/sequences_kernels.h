@@ -12,6 +12,7 @@ struct SequenceRows {
   const int32_t* offsets = nullptr;
   const int32_t* key_lengths = nullptr;
   int skip = 0;
+  bool first_only = false;  // no row but the first
   bool mean = false;  // divided by the number of rows that count
   int64_t count = 0, tokens = 0, h = 0;
 };

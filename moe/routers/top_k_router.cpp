@@ -1,6 +1,6 @@
 #include "moe/routers/top_k_router.h"
 
-#include "engine/ops/rows.h"
+#include "engine/ops/sequences.h"
 #include "moe/losses.h"
 
 namespace glia {
@@ -12,7 +12,7 @@ TopKRouter::TopKRouter(ParameterSet& set, const std::string& name, const RouterO
 }
 
 Var TopKRouter::context_rows(const Var& x, const Pass& pass) const {
-  return gather_rows(x, pass.sequences.first_rows);
+  return first_rows(x, pass.sequences);
 }
 
 Routing TopKRouter::route(const Var& x, const Pass& pass) const {

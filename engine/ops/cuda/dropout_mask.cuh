@@ -15,10 +15,11 @@ struct DropoutMask {
   __device__ DropoutMask(const RandomKey& key, uint32_t threshold, A scale)
       : seed(key.seed), purpose(key.purpose), step(key.step ? *key.step : 0u), threshold(threshold), scale(scale) {}
 
-  // v[k] *= keep / (1 − p) for the elements i … i + W − 1; i is a multiple of W, W is 1, 2, 4 or 8.
+  // Bit k: element i + k is kept; i is a multiple of W, W is 1, 2, 4 or 8.
   template <int W>
-  __device__ __forceinline__ void apply(int64_t i, A (&v)[W]) const {
+  __device__ __forceinline__ uint32_t keep(int64_t i) const {
     constexpr int kBlocks = W > 4 ? W / 4 : 1, kEach = W > 4 ? 4 : W;
+    uint32_t bits = 0;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const PhiloxBlock r = random_block(seed, purpose, step, static_cast<uint64_t>(i) / 4 + b);
@@ -31,9 +32,23 @@ struct DropoutMask {
 #pragma unroll
           for (int w = 0; w < 4; ++w) word = offset + k == w ? r.word[w] : word;
         }
-        v[4 * b + k] = word < threshold ? A{0} : v[4 * b + k] * scale;
+        bits |= (word < threshold ? 0u : 1u) << (4 * b + k);
       }
     }
+    return bits;
+  }
+
+  // v[k] *= keep / (1 − p), from bits that keep() gave.
+  template <int W>
+  __device__ __forceinline__ void apply_bits(uint32_t bits, A (&v)[W]) const {
+#pragma unroll
+    for (int k = 0; k < W; ++k) v[k] = bits >> k & 1u ? v[k] * scale : A{0};
+  }
+
+  // The same for the elements i … i + W − 1.
+  template <int W>
+  __device__ __forceinline__ void apply(int64_t i, A (&v)[W]) const {
+    apply_bits(keep<W>(i), v);
   }
 };
 

@@ -10,10 +10,9 @@ inline constexpr int kPackWidth = 16 / sizeof(T);
 template <class T>
 using Wide = Pack<T, kPackWidth<T>>;
 
-inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 template <class... P>
-bool aligned16(const void* p, const P*... more) {
-  return aligned16(p) && (aligned16(more) && ...);
+bool all_aligned16(const P*... pointers) {
+  return (aligned16(pointers) && ...);
 }
 
 // W values of T at p converted to the accumulation type, and back.
