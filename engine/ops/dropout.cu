@@ -25,7 +25,7 @@ struct Dropout {
 template <class T>
 void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key, Stream stream) {
   const Dropout<T> f{x, y, key, bernoulli_threshold(p), static_cast<Accumulator<T>>(1 / (1 - p))};
-  for_each_pack<kPackWidth<T>>("dropout", n, all_aligned16(x, y), stream, f);
+  for_each_pack<kPackWidth<T>>("dropout", n, aligned16(x, y), stream, f);
 }
 
 template void dropout(const float*, float*, int64_t, double, const RandomKey&, Stream);

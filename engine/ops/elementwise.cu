@@ -77,22 +77,22 @@ struct BinaryGradient {
 
 template <class F, class T>
 void unary(F f, const T* x, T* y, int64_t n, Stream stream) {
-  for_each_pack<kPackWidth<T>>("unary", n, all_aligned16(x, y), stream, Unary<F, T>{f, x, y});
+  for_each_pack<kPackWidth<T>>("unary", n, aligned16(x, y), stream, Unary<F, T>{f, x, y});
 }
 
 template <class F, class T>
 void unary_gradient(F f, const T* saved, const T* dy, T* dx, int64_t n, Stream stream) {
-  for_each_pack<kPackWidth<T>>("unary_gradient", n, all_aligned16(saved, dy, dx), stream, UnaryGradient<F, T>{f, saved, dy, dx});
+  for_each_pack<kPackWidth<T>>("unary_gradient", n, aligned16(saved, dy, dx), stream, UnaryGradient<F, T>{f, saved, dy, dx});
 }
 
 template <class F, class T>
 void binary(F, const T* a, const T* b, T* y, int64_t n, Stream stream) {
-  for_each_pack<kPackWidth<T>>("binary", n, all_aligned16(a, b, y), stream, Binary<F, T>{a, b, y});
+  for_each_pack<kPackWidth<T>>("binary", n, aligned16(a, b, y), stream, Binary<F, T>{a, b, y});
 }
 
 template <class F, class T>
 void binary_gradient(F, const T* a, const T* b, const T* dy, T* da, T* db, int64_t n, Stream stream) {
-  for_each_pack<kPackWidth<T>>("binary_gradient", n, all_aligned16(a, b, dy, da, db), stream,
+  for_each_pack<kPackWidth<T>>("binary_gradient", n, aligned16(a, b, dy, da, db), stream,
                                BinaryGradient<F, T>{a, b, dy, da, db});
 }
 

@@ -272,7 +272,7 @@ void layer_norm(const LayerNormShape& s, const T* x, const T* residual, const Ac
                 T* y, Accumulator<T>* mean, Accumulator<T>* rstd, Stream stream) {
   if (s.rows == 0) return;
   const Row<T> row = make_row(s, x, residual, gain);
-  with_packs<T>(s.n, all_aligned16(x, residual, gain, bias, y),
+  with_packs<T>(s.n, aligned16(x, residual, gain, bias, y),
                 [&](auto packs) {
                   forward_kernel<T, kPackWidth<T>, decltype(packs)::value>
                       <<<(s.rows + kWarps - 1) / kWarps, kThreads, 0, stream>>>(row, bias, y, mean, rstd);
@@ -287,7 +287,7 @@ void layer_norm_gradient(const LayerNormShape& s, const T* x, const T* residual,
                          Accumulator<T>* partial, Accumulator<T>* dgain, Accumulator<T>* dbias, Stream stream) {
   const int chunks = layer_norm_chunks(s.rows);
   const Row<T> row = make_row(s, x, residual, gain);
-  bool aligned = all_aligned16(x, residual, gain, dx, dresidual);
+  bool aligned = aligned16(x, residual, gain, dx, dresidual);
   for (int t = 0; t < dy.count; ++t) aligned = aligned && aligned16(dy.term[t]);
   with_packs<T>(s.n, aligned,
                 [&](auto packs) {

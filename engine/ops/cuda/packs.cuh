@@ -10,11 +10,6 @@ inline constexpr int kPackWidth = 16 / sizeof(T);
 template <class T>
 using Wide = Pack<T, kPackWidth<T>>;
 
-template <class... P>
-bool all_aligned16(const P*... pointers) {
-  return (aligned16(pointers) && ...);
-}
-
 // W values of T at p converted to the accumulation type, and back.
 template <int W, class T>
 __device__ __forceinline__ void load(const T* p, Accumulator<T> (&v)[W]) {
