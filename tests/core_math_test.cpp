@@ -32,6 +32,7 @@ TEST_CASE("math: float functions are right to two units in the last place") {
   EXPECT(worst_ulp(-87.3, 88.7, e, [](double x) { return std::exp(x); }) < 1.1);
   EXPECT(worst_ulp(-1, 1, e, [](double x) { return std::exp(x); }) < 1.1);
   EXPECT(worst_ulp(-103, -87.4, e, [](double x) { return std::exp(x); }) < 1.1);  // subnormal results
+  EXPECT(worst_ulp(-87.2, 0, [](auto x) { return math::exp_negative(x); }, [](double x) { return std::exp(x); }) < 1.1);
   EXPECT(worst_ulp(0.001, 4, l, [](double x) { return std::log(x); }) < 1.1);
   EXPECT(worst_ulp(1, 1e30, l, [](double x) { return std::log(x); }) < 1.1);
   EXPECT(worst_ulp(1e-42, 1e-38, l, [](double x) { return std::log(x); }) < 1.1);  // subnormal arguments
@@ -61,6 +62,10 @@ TEST_CASE("math: infinities, NaN and the ends of the range") {
   EXPECT(math::exp(89.5f) == inf);
   EXPECT(std::isfinite(math::exp(88.72f)));
   EXPECT(std::isnan(math::exp(nan)));
+  EXPECT(math::exp_negative(0.0f) == 1.0f);
+  EXPECT(math::exp_negative(-inf) == 0.0f);
+  EXPECT(math::exp_negative(-1e30f) == 0.0f);
+  EXPECT(std::isnan(math::exp_negative(nan)));
   EXPECT(math::log(0.0f) == -inf);
   EXPECT(math::log(inf) == inf);
   EXPECT(std::isnan(math::log(-1.0f)));

@@ -190,6 +190,16 @@ TEST_CASE("views: a row that does not begin at a multiple of 16 bytes takes the 
   EXPECT(gelu(view).value().to_vector<float>() == gelu(copy).value().to_vector<float>());
   EXPECT(mul(view, copy).value().to_vector<float>() == mul(copy, copy).value().to_vector<float>());
   EXPECT(softmax(view).value().to_vector<float>() == softmax(copy).value().to_vector<float>());
+  // Rows of four bfloat16 are 8 bytes: reshaped to eight, a view of them begins between two multiples of 16.
+  const Tensor narrow = random_normal(c, {5, 4}, 1, 1, purpose::kTest, 0, DType::kBFloat16).rows(1, 5).reshape({2, 8});
+  const Tensor aligned = narrow.clone(), ones = full(c, {8}, 1), gains = full(c, {8}, 2);
+  const auto same = [&](auto&& op) { EXPECT(op(narrow).value().template to_vector<float>() == op(aligned).value().template to_vector<float>()); };
+  same([](const Var& v) { return softmax(v); });
+  same([&](const Var& v) { return bias_gelu(v, ones); });
+  same([&](const Var& v) { return layer_norm(v, gains, ones, 1e-5); });
+  same([&](const Var& v) { return gather_rows(v, ints(c, {1, 0, 1})); });
+  same([&](const Var& v) { return scatter_rows(v, ints(c, {1, 1}), 2); });
+  same([&](const Var& v) { return sequence_mean(v, make_sequences(c, {2}), false); });
   const RandomKey key{1, 2, nullptr};
   EXPECT(dropout(view, 0.5, key).value().to_vector<float>() == dropout(copy, 0.5, key).value().to_vector<float>());
 }

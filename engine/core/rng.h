@@ -139,35 +139,6 @@ GLIA_HD double random_truncated_normal(uint64_t seed, uint32_t purpose, uint32_t
   }
 }
 
-// The words of `blocks` consecutive blocks, 4 · blocks of them, eight blocks at a time so that g++ uses vectors.
-inline void random_words(uint64_t seed, uint32_t purpose, uint32_t step, uint64_t first_block, int64_t blocks, uint32_t* words) {
-  constexpr int kLanes = 8;
-  for (int64_t b = 0; b < blocks; b += kLanes) {
-    uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
-    for (int l = 0; l < kLanes; ++l) {
-      const uint64_t block = first_block + static_cast<uint64_t>(b + l);
-      c0[l] = static_cast<uint32_t>(block), c1[l] = static_cast<uint32_t>(block >> 32), c2[l] = step, c3[l] = purpose;
-    }
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-#pragma omp simd
-      for (int l = 0; l < kLanes; ++l) {
-        const uint64_t p = 0xD2511F53ull * c0[l], q = 0xCD9E8D57ull * c2[l];
-        c0[l] = static_cast<uint32_t>(q >> 32) ^ c1[l] ^ k0;
-        c2[l] = static_cast<uint32_t>(p >> 32) ^ c3[l] ^ k1;
-        c1[l] = static_cast<uint32_t>(q);
-        c3[l] = static_cast<uint32_t>(p);
-      }
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
-    for (int l = 0; l < kLanes && b + l < blocks; ++l) {
-      uint32_t* to = words + 4 * (b + l);
-      to[0] = c0[l], to[1] = c1[l], to[2] = c2[l], to[3] = c3[l];
-    }
-  }
-}
-
 // Uniform on [0, n) from 64 bits; the bias is below n / 2^64.
 inline uint64_t random_below(uint64_t n, uint64_t seed, uint32_t purpose, uint32_t step, uint64_t element) {
   const PhiloxBlock r = random_block(seed, purpose, step, element);

@@ -81,7 +81,7 @@ void bias_add(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n
     for (int64_t r = begin; r < end; ++r) {
       const T* from = x + r * n;
       T* to = y + r * n;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(from[j]) + b[j]);
     }
   });
@@ -94,7 +94,7 @@ void bias_gelu(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t 
     for (int64_t r = begin; r < end; ++r) {
       const T* from = x + r * n;
       T* to = y + r * n;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(Gelu{}.value(static_cast<A>(from[j]) + b[j]));
     }
   });
@@ -109,12 +109,12 @@ void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
     for (int64_t r = begin; r < end; ++r) {
       const T *from = x + r * n, *d = dy + r * n;
       T* to = dx + r * n;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j)
         to[j] = static_cast<T>(static_cast<A>(d[j]) * Gelu{}.derivative(static_cast<A>(from[j]) + b[j]));
       if (!db) continue;
       A* sum = &partial[begin / kRows * n];
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<A>(to[j]);
     }
   });

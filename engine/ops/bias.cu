@@ -86,7 +86,7 @@ void run_bias(const char* name, F f, const T* x, const Accumulator<T>* b, T* y, 
     const int64_t across = (n + kColumns * W - 1) / (kColumns * W);
     const int64_t down = std::clamp<int64_t>(132 * 16 / across, 1, (rows + kLanes - 1) / kLanes);
     bias_kernel<F, T, W><<<dim3(across, down), dim3(kColumns, kLanes), 0, stream>>>(f, x, b, y, rows, n);
-  });
+  }, x, y);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
@@ -112,7 +112,7 @@ void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
     constexpr int W = decltype(width)::value;
     const dim3 grid((n + kColumns * W - 1) / (kColumns * W), chunks), block(kColumns, kLanes);
     bias_gelu_gradient_kernel<T, W><<<grid, block, 0, stream>>>(x, b, dy, dx, partial, rows, n);
-  });
+  }, x, dy, dx);
   CUDA_CHECK_LAUNCH("bias_gelu/gradient", stream);
   if (db) reduce_chunks("bias_gelu/sum", partial, 1, chunks, n, stream, Store<Accumulator<T>>{db});
 }

@@ -3,6 +3,7 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/dropout_kernels.h"
+#include "engine/ops/dropout_words.h"
 
 namespace glia {
 namespace {
@@ -34,13 +35,17 @@ void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key) {
   using A = Accumulator<T>;
   const uint32_t threshold = bernoulli_threshold(p);
   const A scale = static_cast<A>(1 / (1 - p));
-  parallel_for(n, 1 << 14, [=](int64_t begin, int64_t end) {
-    for_each_drawn(key, begin, end, [=](int64_t first, int64_t count, const uint32_t* words) {
+  constexpr int64_t kPiece = 384;  // elements whose words are drawn together: they stay in the first cache
+  parallel_for(n, 32 * kPiece, [=](int64_t begin, int64_t end) {
+    uint32_t buffer[kPiece + kWordSlack];
+    for (int64_t first = begin; first < end; first += kPiece) {
+      const int64_t count = std::min(kPiece, end - first);
+      const uint32_t* words = draw_words(key, first, count, buffer);
       const T* from = x + first;
       T* to = y + first;
-#pragma omp simd
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(words[i] < threshold ? A{0} : static_cast<A>(from[i]) * scale);
-    });
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(keep(words[i], threshold, static_cast<A>(from[i]) * scale));
+    }
   });
 }
 

@@ -132,7 +132,7 @@ template <class F, class T>
 void unary(F f, const T* x, T* y, int64_t n) {
   using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) y[i] = static_cast<T>(f.value(static_cast<A>(x[i])));
   });
 }
@@ -141,7 +141,7 @@ template <class F, class T>
 void unary_gradient(F f, const T* saved, const T* dy, T* dx, int64_t n) {
   using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i)
       dx[i] = static_cast<T>(static_cast<A>(dy[i]) * f.derivative(static_cast<A>(saved[i])));
   });
@@ -151,7 +151,7 @@ template <class F, class T>
 void binary(F, const T* a, const T* b, T* y, int64_t n) {
   using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) y[i] = static_cast<T>(F::value(static_cast<A>(a[i]), static_cast<A>(b[i])));
   });
 }
@@ -161,12 +161,12 @@ void binary_gradient(F, const T* a, const T* b, const T* dy, T* da, T* db, int64
   using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
     if (da) {
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = begin; i < end; ++i)
         da[i] = static_cast<T>(static_cast<A>(dy[i]) * F::by_a(static_cast<A>(a[i]), static_cast<A>(b[i])));
     }
     if (db) {
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = begin; i < end; ++i)
         db[i] = static_cast<T>(static_cast<A>(dy[i]) * F::by_b(static_cast<A>(a[i]), static_cast<A>(b[i])));
     }

@@ -37,7 +37,7 @@ struct Sigmoid {
 struct Softplus {  // max(x, 0) + ln(1 + e^−|x|): exact in both tails
   static constexpr bool kFromOutput = false;
   template <class A> GLIA_HD A value(A x) const {
-    return (x > A{0} ? x : A{0}) + math::log1p_unit(math::exp(x > A{0} ? -x : x));
+    return (x > A{0} ? x : A{0}) + math::log1p_unit(math::exp_negative(x > A{0} ? -x : x));
   }
   template <class A> GLIA_HD A derivative(A x) const { return Sigmoid{}.value(x); }
 };
@@ -62,7 +62,7 @@ struct GeluTanh {  // x σ(2u), u = √(2/π) (x + 0.044715 x³), which is ½ x 
   template <class A> GLIA_HD A derivative(A x) const {
     const A u = twice_u(x), slope = static_cast<A>(kLinear) + static_cast<A>(3 * kCubic) * (x * x);
     // σ and 1 − σ from one exponential: the difference would cancel, and x · slope makes that large.
-    const A e = math::exp(u > A{0} ? -u : u), large = A{1} / (A{1} + e), small = e * large;
+    const A e = math::exp_negative(u > A{0} ? -u : u), large = A{1} / (A{1} + e), small = e * large;
     return (u > A{0} ? large : small) + x * slope * (small * large);
   }
 };

@@ -6,7 +6,7 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/dropout.h"
-#include "engine/ops/dropout_kernels.h"
+#include "engine/ops/dropout_words.h"
 #include "engine/ops/elementwise.h"
 #include "engine/ops/layer_norm_kernels.h"
 
@@ -104,30 +104,39 @@ namespace {
 
 constexpr int64_t kRows = 32;  // of a chunk: the unit of work and of the parameter gradients' partial sums
 
-// s of one row.
+// What a thread needs to work on one row at a time.
+template <class A>
+struct RowBuffers {
+  explicit RowBuffers(const LayerNormShape& s)
+      : sums(static_cast<size_t>(s.n)), words(static_cast<size_t>(s.p > 0 ? s.n + kWordSlack : 0)) {}
+  std::vector<A> sums;
+  std::vector<uint32_t> words;
+};
+
+// s of one row, into buffers.sums; returns the row's random words, or nullptr without dropout.
 template <class T>
-void sum_row(const LayerNormShape& shape, const T* x, const T* residual, int64_t row, Accumulator<T>* s) {
+const uint32_t* sum_row(const LayerNormShape& shape, const T* x, const T* residual, int64_t row, RowBuffers<Accumulator<T>>& buffers) {
   using A = Accumulator<T>;
-  const int64_t n = shape.n, offset = row * n;
-  const T* from = x + offset;
+  const int64_t n = shape.n;
+  const T* from = x + row * n;
+  A* s = buffers.sums.data();
+  const uint32_t* words = nullptr;
   if (shape.p > 0) {
     const uint32_t threshold = bernoulli_threshold(shape.p);
     const A scale = static_cast<A>(1 / (1 - shape.p));
-    for_each_drawn(shape.key, offset, offset + n, [=](int64_t first, int64_t count, const uint32_t* words) {
-      A* to = s + (first - offset);
-      const T* piece = x + first;
-#pragma omp simd
-      for (int64_t i = 0; i < count; ++i) to[i] = words[i] < threshold ? A{0} : static_cast<A>(piece[i]) * scale;
-    });
+    words = draw_words(shape.key, row * n, n, buffers.words.data());
+#pragma GCC ivdep
+    for (int64_t j = 0; j < n; ++j) s[j] = keep(words[j], threshold, static_cast<A>(from[j]) * scale);
   } else {
-#pragma omp simd
+#pragma GCC ivdep
     for (int64_t j = 0; j < n; ++j) s[j] = static_cast<A>(from[j]);
   }
   if (residual) {
-    const T* r = residual + offset;
-#pragma omp simd
+    const T* r = residual + row * n;
+#pragma GCC ivdep
     for (int64_t j = 0; j < n; ++j) s[j] += static_cast<A>(r[j]);
   }
+  return words;
 }
 
 }  // namespace
@@ -138,10 +147,10 @@ void layer_norm(const LayerNormShape& shape, const T* x, const T* residual, cons
   using A = Accumulator<T>;
   const int64_t n = shape.n;
   parallel_for(shape.rows, kRows, [&, n](int64_t begin, int64_t end) {
-    std::vector<A> row(static_cast<size_t>(n));
-    A* s = row.data();
+    RowBuffers<A> buffers(shape);
+    const A* s = buffers.sums.data();
     for (int64_t r = begin; r < end; ++r) {
-      sum_row(shape, x, residual, r, s);
+      sum_row(shape, x, residual, r, buffers);
       A sum = 0, square = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = 0; j < n; ++j) sum += s[j];
@@ -150,7 +159,7 @@ void layer_norm(const LayerNormShape& shape, const T* x, const T* residual, cons
       for (int64_t j = 0; j < n; ++j) square += (s[j] - m) * (s[j] - m);
       const A inverse = A{1} / std::sqrt(square / static_cast<A>(n) + static_cast<A>(shape.eps));
       T* to = y + r * n;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((s[j] - m) * inverse * gain[j] + bias[j]);
       mean[r] = m, rstd[r] = inverse;
     }
@@ -163,15 +172,18 @@ void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* resid
                          Accumulator<T>* dgain, Accumulator<T>* dbias) {
   using A = Accumulator<T>;
   const int64_t n = shape.n, chunks = (shape.rows + kRows - 1) / kRows;
+  const uint32_t threshold = bernoulli_threshold(shape.p);
+  const A scale = static_cast<A>(1 / (1 - shape.p));
   std::vector<A> partial(static_cast<size_t>(chunks * 2 * n), A{0});
   parallel_for(shape.rows, kRows, [&, n, gain](int64_t begin, int64_t end) {
-    std::vector<A> row(static_cast<size_t>(n)), gradient(static_cast<size_t>(n));
-    A *s = row.data(), *d = gradient.data(), *gain_sum = &partial[begin / kRows * 2 * n], *bias_sum = gain_sum + n;
+    RowBuffers<A> buffers(shape);
+    std::vector<A> gradient(static_cast<size_t>(n));
+    A *s = buffers.sums.data(), *d = gradient.data(), *gain_sum = &partial[begin / kRows * 2 * n], *bias_sum = gain_sum + n;
     for (int64_t r = begin; r < end; ++r) {
-      sum_row(shape, x, residual, r, s);
+      const uint32_t* words = sum_row(shape, x, residual, r, buffers);
       for (int t = 0; t < dy.count; ++t) {
         const T* term = dy.term[t] + r * n;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t j = 0; j < n; ++j) d[j] = static_cast<A>(term[j]) + (t ? d[j] : A{0});
       }
       const A m = mean[r], inverse = rstd[r];
@@ -186,26 +198,18 @@ void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* resid
       }
       sum /= static_cast<A>(n), dot /= static_cast<A>(n);
       T* to = dx + r * n;
-      if (shape.p == 0) {
-#pragma omp simd
+      if (!words) {
+#pragma GCC ivdep
         for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((d[j] * gain[j] - sum - s[j] * dot) * inverse);
-      } else {
-#pragma omp simd
-        for (int64_t j = 0; j < n; ++j) s[j] = (d[j] * gain[j] - sum - s[j] * dot) * inverse;
-        if (dresidual) {
-          T* skip = dresidual + r * n;
-#pragma omp simd
-          for (int64_t j = 0; j < n; ++j) skip[j] = static_cast<T>(s[j]);
-        }
-        const uint32_t threshold = bernoulli_threshold(shape.p);
-        const A scale = static_cast<A>(1 / (1 - shape.p));
-        for_each_drawn(shape.key, r * n, (r + 1) * n, [=](int64_t first, int64_t count, const uint32_t* words) {
-          const A* from = s + (first - r * n);
-          T* piece = dx + first;
-#pragma omp simd
-          for (int64_t i = 0; i < count; ++i) piece[i] = static_cast<T>(words[i] < threshold ? A{0} : from[i] * scale);
-        });
+        continue;
       }
+      T* skip = dresidual ? dresidual + r * n : nullptr;
+#pragma GCC ivdep
+      for (int64_t j = 0; j < n; ++j) s[j] = (d[j] * gain[j] - sum - s[j] * dot) * inverse;
+#pragma GCC ivdep
+      for (int64_t j = 0; skip && j < n; ++j) skip[j] = static_cast<T>(s[j]);
+#pragma GCC ivdep
+      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(keep(words[j], threshold, s[j] * scale));
     }
   });
   std::fill(dgain, dgain + n, A{0});

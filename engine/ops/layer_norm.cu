@@ -243,10 +243,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // f(P) for the number of packs that hold a row of n elements, or g() where no warp can hold it.
 template <class T, class F, class G>
-void with_packs(int64_t n, F&& f, G&& g) {
+void with_packs(int64_t n, bool aligned, F&& f, G&& g) {
   constexpr int W = kPackWidth<T>;
   const int64_t packs = (n + 32 * W - 1) / (32 * W);
-  if (n % W || packs * W > kMostPerLane) return g();
+  if (!aligned || n % W || packs * W > kMostPerLane) return g();
   if (packs <= 1) return f(std::integral_constant<int, 1>{});
   if (packs <= 2) return f(std::integral_constant<int, 2>{});
   if constexpr (4 * W <= kMostPerLane) {
@@ -272,7 +272,7 @@ void layer_norm(const LayerNormShape& s, const T* x, const T* residual, const Ac
                 T* y, Accumulator<T>* mean, Accumulator<T>* rstd, Stream stream) {
   if (s.rows == 0) return;
   const Row<T> row = make_row(s, x, residual, gain);
-  with_packs<T>(s.n,
+  with_packs<T>(s.n, aligned16(x, residual, gain, bias, y),
                 [&](auto packs) {
                   forward_kernel<T, kPackWidth<T>, decltype(packs)::value>
                       <<<(s.rows + kWarps - 1) / kWarps, kThreads, 0, stream>>>(row, bias, y, mean, rstd);
@@ -287,7 +287,9 @@ void layer_norm_gradient(const LayerNormShape& s, const T* x, const T* residual,
                          Accumulator<T>* partial, Accumulator<T>* dgain, Accumulator<T>* dbias, Stream stream) {
   const int chunks = layer_norm_chunks(s.rows);
   const Row<T> row = make_row(s, x, residual, gain);
-  with_packs<T>(s.n,
+  bool aligned = aligned16(x, residual, gain, dx, dresidual);
+  for (int t = 0; t < dy.count; ++t) aligned = aligned && aligned16(dy.term[t]);
+  with_packs<T>(s.n, aligned,
                 [&](auto packs) {
                   backward_kernel<T, kPackWidth<T>, decltype(packs)::value>
                       <<<chunks, kThreads, 0, stream>>>(row, mean, rstd, dy, dx, dresidual, partial);

@@ -105,7 +105,7 @@ void axis_sum(const AxisShape& s, const T* x, double factor, T* y) {
       }
       for (int64_t i = first; i < last; ++i) {
         const T* row = from + i * inner;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t k = 0; k < inner; ++k) to[k] += static_cast<A>(row[k]);
       }
     }
@@ -122,10 +122,20 @@ template <class T>
 void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx) {
   using A = Accumulator<T>;
   const int64_t inner = s.inner;
+  if (inner == 1) {  // one number a row
+    parallel_for(s.outer * s.n, 1 << 14, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end;) {
+        const int64_t o = i / s.n, stop = std::min(end, (o + 1) * s.n);
+        std::fill(dx + i, dx + stop, static_cast<T>(static_cast<A>(dy[o]) * static_cast<A>(factor)));
+        i = stop;
+      }
+    });
+    return;
+  }
   parallel_for(s.outer * s.n, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, inner)), [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T* from = dy + r / s.n * inner;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t k = 0; k < inner; ++k) dx[r * inner + k] = static_cast<T>(static_cast<A>(from[k]) * static_cast<A>(factor));
     }
   });

@@ -89,13 +89,41 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
   });
 }
 
+// y[r, j] = f · x[r] for rows of one number, f · x[r / n, j] else: a thread takes W columns of every (gridDim.y · 8)-th row.
+template <class T, int W, bool kOneNumber>
+__global__ void __launch_bounds__(kThreads) spread_kernel(int64_t rows, int64_t columns, int64_t n, const T* x, Accumulator<T> f, T* y) {
+  using A = Accumulator<T>;
+  const int64_t j = (static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x) * W;
+  if (j >= columns) return;
+  for (int64_t r = static_cast<int64_t>(blockIdx.y) * 8 + threadIdx.y; r < rows; r += static_cast<int64_t>(gridDim.y) * 8) {
+    A v[W];
+    if constexpr (kOneNumber) {
+      const A value = static_cast<A>(x[r]);
+#pragma unroll
+      for (int k = 0; k < W; ++k) v[k] = value;
+    } else {
+      load<W>(x + r / n * columns + j, v);
+    }
+#pragma unroll
+    for (int k = 0; k < W; ++k) v[k] *= f;
+    store<W>(y + r * columns + j, v);
+  }
+}
+
 template <class T>
 void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream stream) {
-  using A = Accumulator<T>;
-  const A f = static_cast<A>(factor);
-  for_each("axis_spread", s.outer * s.n * s.inner, stream, [=] __device__(int64_t i) {
-    dx[i] = static_cast<T>(static_cast<A>(dy[i / (s.n * s.inner) * s.inner + i % s.inner]) * f);
-  });
+  const bool one = s.inner == 1;
+  const int64_t rows = one ? s.outer : s.outer * s.n, columns = one ? s.n : s.inner;
+  if (rows * columns == 0) return;
+  const Accumulator<T> f = static_cast<Accumulator<T>>(factor);
+  with_pack_width<T>(columns, [&](auto width) {
+    constexpr int W = decltype(width)::value;
+    const int64_t across = (columns + 32 * W - 1) / (32 * W);
+    const dim3 grid(across, std::clamp<int64_t>(132 * 16 / across, 1, (rows + 7) / 8)), block(32, 8);
+    if (one) spread_kernel<T, W, true><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
+    else spread_kernel<T, W, false><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
+  }, dx, one ? nullptr : dy);
+  CUDA_CHECK_LAUNCH("axis_spread", stream);
 }
 
 // One warp a column: its lanes look at every 32nd element, then the first of the largest wins.

@@ -126,7 +126,7 @@ void gather_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t ro
       Out* to = y + m * h;
       if (i >= 0 && i < n) {
         const T* from = x + i * h;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t j = 0; j < h; ++j) to[j] = static_cast<Out>(static_cast<A>(from[j]));
       } else {
         std::fill(to, to + h, static_cast<Out>(i == -1 ? 0.0f : std::numeric_limits<float>::quiet_NaN()));
@@ -158,7 +158,7 @@ void scatter_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t r
       A* s = sum.data();
       for (int32_t k = start[i]; k < start[i + 1]; ++k) {
         const T* from = x + order[k] * h;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t j = 0; j < h; ++j) s[j] += static_cast<A>(from[j]);
       }
       for (int64_t j = 0; j < h; ++j) to[j] = static_cast<Out>(s[j]);
@@ -178,7 +178,7 @@ void position_rows(const T* table, const int32_t* sequence_of, const int32_t* of
         continue;
       }
       const T* from = table + p * h;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < h; ++j) to[j] = static_cast<Out>(static_cast<A>(from[j]));
     }
   });
@@ -196,7 +196,7 @@ void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, 
         const int64_t t = offsets[b] + p;
         if (t >= offsets[b + 1]) continue;
         const T* from = dy + t * h;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t j = 0; j < h; ++j) s[j] += static_cast<A>(from[j]);
       }
       for (int64_t j = 0; j < h; ++j) dtable[p * h + j] = static_cast<Out>(s[j]);

@@ -133,7 +133,7 @@ void gather(const char* name, const T* x, Index index, Out* y, int64_t n, int64_
   using Narrow = std::conditional_t<sizeof(T) < sizeof(Out), T, Out>;
   with_pack_width<Narrow>(h, [&](auto width) {
     gather_kernel<decltype(width)::value><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, index, y, n, rows, h);
-  });
+  }, x, y);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
@@ -194,7 +194,7 @@ void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, 
     position_sums_kernel<W>
         <<<grid, dim3(32, kThreads / 32), 0, stream>>>(dy, offsets, dtable, static_cast<int>(sequences), longest, h);
   };
-  if (h % 4 == 0) run(Width<4>{});
+  if (h % 4 == 0 && aligned16(dy) && aligned16(dtable)) run(Width<4>{});
   else run(Width<1>{});
   CUDA_CHECK_LAUNCH("position_sums", stream);
 }
@@ -239,7 +239,7 @@ void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumul
     CUDA_CHECK_LAUNCH("scatter_rows/crossing", stream);
   };
   // 4 columns a thread keep eight rows of packs in registers.
-  if (h % 4 == 0) run(std::integral_constant<int, 4>{});
+  if (h % 4 == 0 && aligned16(x) && aligned16(y)) run(std::integral_constant<int, 4>{});
   else run(std::integral_constant<int, 1>{});
 }
 

@@ -145,7 +145,7 @@ void sequence_reduce(const SequenceRows& s, const T* x, T* y) {
       const Span rows = counted(s, b);
       for (int64_t t = rows.begin; t < rows.end; ++t) {
         const T* from = x + t * h;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t j = 0; j < h; ++j) to[j] += static_cast<A>(from[j]);
       }
       const A scale = s.mean && rows.end > rows.begin ? A{1} / static_cast<A>(rows.end - rows.begin) : A{1};
@@ -169,7 +169,7 @@ void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T*
       }
       const A scale = s.mean ? A{1} / static_cast<A>(rows.end - rows.begin) : A{1};
       const T* from = dy + b * h;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < h; ++j) to[j] = static_cast<T>(static_cast<A>(from[j]) * scale);
     }
   });

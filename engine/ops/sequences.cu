@@ -76,7 +76,7 @@ void sequence_reduce(const SequenceRows& s, const T* x, T* y, Stream stream) {
     constexpr int W = decltype(width)::value;
     const dim3 grid((s.h + kColumns * W - 1) / (kColumns * W), s.count), block(kColumns, kLanes);
     reduce_kernel<T, W><<<grid, block, 0, stream>>>(s, x, y);
-  });
+  }, x, y);
   CUDA_CHECK_LAUNCH("sequence_reduce", stream);
 }
 
@@ -86,7 +86,7 @@ void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T*
   with_pack_width<T>(s.h, [&](auto width) {
     constexpr int W = decltype(width)::value;
     spread_kernel<T, W><<<grid_for(s.tokens, kThreads / 32), kThreads, 0, stream>>>(s, sequence_of, dy, dx);
-  });
+  }, dy, dx);
   CUDA_CHECK_LAUNCH("sequence_spread", stream);
 }
 

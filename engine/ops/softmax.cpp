@@ -151,7 +151,7 @@ Accumulator<T> row_logsumexp(const T* x, int64_t n) {
   if (m == -std::numeric_limits<A>::infinity()) return m;
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += math::exp(static_cast<A>(x[j]) - m);
+  for (int64_t j = 0; j < n; ++j) sum += math::exp_negative(static_cast<A>(x[j]) - m);
   return m + math::log(sum);
 }
 
@@ -170,11 +170,11 @@ void softmax(const T* x, T* y, int64_t rows, int64_t n) {
       A sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = 0; j < n; ++j) {
-        power[j] = math::exp(static_cast<A>(from[j]) - m);
+        power[j] = math::exp_negative(static_cast<A>(from[j]) - m);
         sum += power[j];
       }
       const A inverse = A{1} / sum;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(power[j] * inverse);
     }
   });
@@ -190,7 +190,7 @@ void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n) {
       A dot = 0;
 #pragma omp simd reduction(+ : dot)
       for (int64_t j = 0; j < n; ++j) dot += static_cast<A>(p[j]) * static_cast<A>(d[j]);
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(p[j]) * (static_cast<A>(d[j]) - dot));
     }
   });
@@ -204,7 +204,7 @@ void log_softmax(const T* x, T* y, int64_t rows, int64_t n) {
       const T* from = x + r * n;
       T* to = y + r * n;
       const A lse = row_logsumexp(from, n);
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(from[j]) - lse);
     }
   });
@@ -220,8 +220,8 @@ void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t 
       A sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = 0; j < n; ++j) sum += static_cast<A>(d[j]);
-#pragma omp simd
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(d[j]) - math::exp(static_cast<A>(p[j])) * sum);
+#pragma GCC ivdep
+      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(d[j]) - math::exp_negative(static_cast<A>(p[j])) * sum);
     }
   });
 }
@@ -245,7 +245,7 @@ void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, cons
       const T* from = x + r * n;
       T* to = dx + r * n;
       const A d = static_cast<A>(dy[labels ? 0 : r]) * scale, shift = lse[r];
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(math::exp(static_cast<A>(from[j]) - shift) * d);
       if (labels && labels[r] >= 0 && labels[r] < n) {
         const int32_t c = labels[r];

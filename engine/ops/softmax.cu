@@ -52,7 +52,7 @@ __device__ __forceinline__ Accumulator<T> row_exp_sum(const T* x, int64_t n, Acc
     A v[W];
     load<W>(x + j, v);
 #pragma unroll
-    for (int k = 0; k < W; ++k) sum += math::exp(v[k] - m);
+    for (int k = 0; k < W; ++k) sum += math::exp_negative(v[k] - m);
   }
   return team_sum<kTeam>(sum, shared);
 }
@@ -72,7 +72,7 @@ struct Softmax {
       A v[W];
       load<W>(from + j, v);
 #pragma unroll
-      for (int k = 0; k < W; ++k) v[k] = math::exp(v[k] - m) * inverse;
+      for (int k = 0; k < W; ++k) v[k] = math::exp_negative(v[k] - m) * inverse;
       store<W>(y + r * n + j, v);
     }
   }
@@ -162,7 +162,7 @@ struct LogSoftmaxGradient {
       load<W>(y + r * n + j, p);
       load<W>(dy + r * n + j, d);
 #pragma unroll
-      for (int k = 0; k < W; ++k) d[k] -= math::exp(p[k]) * sum;
+      for (int k = 0; k < W; ++k) d[k] -= math::exp_negative(p[k]) * sum;
       store<W>(dx + r * n + j, d);
     }
   }
@@ -201,14 +201,14 @@ __global__ void __launch_bounds__(kThreads) for_each_row_kernel(int64_t rows, F 
     f.template run<kTeam, W>(r, shared);
 }
 
-template <class T, class F>
-void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f) {
+template <class T, class F, class... P>
+void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f, const P*... pointers) {
   if (rows == 0) return;
   with_pack_width<T>(n, [&](auto width) {
     constexpr int W = decltype(width)::value;
     if (n <= kLongRow) for_each_row_kernel<32, W><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(rows, f);
     else for_each_row_kernel<kThreads, W><<<grid_for(rows, 1), kThreads, 0, stream>>>(rows, f);
-  });
+  }, pointers...);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
@@ -226,39 +226,39 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const A* x, A* y, int64_
 
 template <class T>
 void softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("softmax", rows, n, stream, Softmax<T>{x, y, n});
+  for_each_row<T>("softmax", rows, n, stream, Softmax<T>{x, y, n}, x, y);
 }
 
 template <class T>
 void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("softmax/gradient", rows, n, stream, SoftmaxGradient<T>{y, dy, dx, n});
+  for_each_row<T>("softmax/gradient", rows, n, stream, SoftmaxGradient<T>{y, dy, dx, n}, y, dy, dx);
 }
 
 template <class T>
 void log_softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("log_softmax", rows, n, stream, LogSumExp<T>{x, y, nullptr, nullptr, nullptr, nullptr, n});
+  for_each_row<T>("log_softmax", rows, n, stream, LogSumExp<T>{x, y, nullptr, nullptr, nullptr, nullptr, n}, x, y);
 }
 
 template <class T>
 void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("log_softmax/gradient", rows, n, stream, LogSoftmaxGradient<T>{y, dy, dx, n});
+  for_each_row<T>("log_softmax/gradient", rows, n, stream, LogSoftmaxGradient<T>{y, dy, dx, n}, y, dy, dx);
 }
 
 template <class T>
 void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("logsumexp", rows, n, stream, LogSumExp<T>{x, nullptr, y, lse, nullptr, nullptr, n});
+  for_each_row<T>("logsumexp", rows, n, stream, LogSumExp<T>{x, nullptr, y, lse, nullptr, nullptr, n}, x);
 }
 
 template <class T, class D>
 void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels, Accumulator<T> scale, T* dx,
                         int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("logsumexp/gradient", rows, n, stream, LogSumExpGradient<T, D>{x, lse, dy, labels, scale, dx, n});
+  for_each_row<T>("logsumexp/gradient", rows, n, stream, LogSumExpGradient<T, D>{x, lse, dy, labels, scale, dx, n}, x, dx);
 }
 
 template <class T>
 void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* losses, Accumulator<T>* loss,
                    int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("cross_entropy", rows, n, stream, LogSumExp<T>{x, nullptr, nullptr, lse, labels, losses, n});
+  for_each_row<T>("cross_entropy", rows, n, stream, LogSumExp<T>{x, nullptr, nullptr, lse, labels, losses, n}, x);
   mean_kernel<<<1, kThreads, 0, stream>>>(losses, loss, rows);
   CUDA_CHECK_LAUNCH("cross_entropy/mean", stream);
 }

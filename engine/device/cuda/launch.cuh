@@ -71,11 +71,17 @@ __device__ __forceinline__ T block_sum(T x, T* shared) {
   return total;
 }
 
-// Calls f with the widest pack that rows of `columns` elements allow: an integral_constant of 16 bytes' worth, or 1.
-template <class T, class F>
-void with_pack_width(int64_t columns, F&& f) {
+template <class... P>
+bool aligned16(const P*... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
+}
+
+// Calls f with the widest pack that rows of `columns` elements allow, each matrix beginning at one of `pointers`: an
+// integral_constant of 16 bytes' worth, or 1.
+template <class T, class F, class... P>
+void with_pack_width(int64_t columns, F&& f, const P*... pointers) {
   constexpr int kWide = 16 / sizeof(T);
-  if (columns % kWide == 0) f(std::integral_constant<int, kWide>{});
+  if (columns % kWide == 0 && aligned16(pointers...)) f(std::integral_constant<int, kWide>{});
   else f(std::integral_constant<int, 1>{});
 }
 

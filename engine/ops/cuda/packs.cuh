@@ -10,12 +10,6 @@ inline constexpr int kPackWidth = 16 / sizeof(T);
 template <class T>
 using Wide = Pack<T, kPackWidth<T>>;
 
-inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-template <class... P>
-bool aligned16(const void* p, const P*... more) {
-  return aligned16(p) && (aligned16(more) && ...);
-}
-
 // W values of T at p converted to the accumulation type, and back.
 template <int W, class T>
 __device__ __forceinline__ void load(const T* p, Accumulator<T> (&v)[W]) {

@@ -1,0 +1,28 @@
+// The CPU's dropout masks, for every op that drops.
+#pragma once
+#include <bit>
+
+#include "engine/core/rng_words.h"
+
+namespace glia::cpu {
+
+// v, or 0 where the element is dropped. By mask, not by a conditional expression: g++ would make the load of v conditional
+// and then not vectorise.
+inline float keep(uint32_t word, uint32_t threshold, float v) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(v) & (word < threshold ? 0u : ~0u));
+}
+inline double keep(uint32_t word, uint32_t threshold, double v) {
+  return std::bit_cast<double>(std::bit_cast<uint64_t>(v) & (word < threshold ? uint64_t{0} : ~uint64_t{0}));
+}
+
+constexpr int64_t kWordSlack = 8;
+
+// The words of the elements begin … begin + n − 1, drawn into `buffer` (n + kWordSlack words): word i of the result is
+// element begin + i's.
+inline const uint32_t* draw_words(const RandomKey& key, int64_t begin, int64_t n, uint32_t* buffer) {
+  const int64_t first = begin / 4, last = (begin + n + 3) / 4;
+  random_words(key.seed, key.purpose, key.step ? *key.step : 0, static_cast<uint64_t>(first), last - first, buffer);
+  return buffer + (begin - 4 * first);
+}
+
+}  // namespace glia::cpu
