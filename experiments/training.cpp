@@ -1,5 +1,7 @@
 #include "experiments/training.h"
 
+#include "engine/ops/moe.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -84,6 +86,11 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
       buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch, upper_length(options, data),
               options.padding == "padded") {
   context.set_seed(seed);
+  const DType compute = model_.config().compute;
+  if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {
+    fmt::print(stderr, "glia: {} experts on {} wait for the host in every layer: no CUDA graphs\n", compute, context.device().str());
+    options_.graphs = false;
+  }
   if (!options.init.empty())
     warm_start(model_, SafetensorsFile(options.init), {seed, options.init_noise, !run.random_ffn});
   if (run.random_ffn) model_.randomise_ffn(seed);
@@ -142,8 +149,15 @@ void Trainer::step() {
 
   // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
   Bucket& bucket = buckets_[tokens];
-  if (options_.graphs && bucket.warm && !bucket.graph)
-    bucket.graph = capture_graph(context_, [&] { work(tokens); });
+  if (options_.graphs && bucket.warm && !bucket.graph) {
+    try {
+      bucket.graph = capture_graph(context_, [&] { work(tokens); });
+    } catch (const Error&) {
+      // Another thread's driver call can break a capture (engine/device/cuda/capture_lock.h). The step has not run: it runs
+      // eagerly, with the same bits, and the next batch of this size tries again.
+      if (++bucket.failed_captures == 3) throw;
+    }
+  }
   if (options_.graphs && bucket.graph) bucket.graph->replay();
   else work(tokens);
   bucket.warm = true;

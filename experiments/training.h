@@ -82,6 +82,7 @@ class Trainer {
 
   struct Bucket {
     bool warm = false;
+    int failed_captures = 0;
     std::unique_ptr<Graph> graph;
   };
   std::map<int64_t, Bucket> buckets_;  // by tokens

@@ -161,4 +161,8 @@ int64_t expert_alignment([[maybe_unused]] Context& context, [[maybe_unused]] DTy
   return 1;
 }
 
+bool expert_ffn_waits(Context& context, DType dtype) {
+  return context.device().is_cuda() && expert_alignment(context, dtype) == 1;
+}
+
 }  // namespace glia

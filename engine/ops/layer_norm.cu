@@ -45,16 +45,21 @@ __device__ __forceinline__ uint32_t load_sum(const Row<T>& row, const DropoutMas
   return bits;
 }
 
-// dy of W elements from i on: the sum of its terms.
+// dy of W elements from i on: the sum of its terms, all of them requested before the first is used.
 template <int W, class T>
 __device__ __forceinline__ void load_terms(const Terms<T>& terms, int64_t i, Accumulator<T> (&d)[W]) {
-  load<W>(terms.term[0] + i, d);
-  for (int t = 1; t < terms.count; ++t) {
-    Accumulator<T> more[W];
-    load<W>(terms.term[t] + i, more);
+  Accumulator<T> more[kMostTerms][W];
 #pragma unroll
-    for (int k = 0; k < W; ++k) d[k] += more[k];
-  }
+  for (int t = 0; t < kMostTerms; ++t)
+    if (t < terms.count) load<W>(terms.term[t] + i, more[t]);
+#pragma unroll
+  for (int k = 0; k < W; ++k) d[k] = more[0][k];
+#pragma unroll
+  for (int t = 1; t < kMostTerms; ++t)
+    if (t < terms.count) {
+#pragma unroll
+      for (int k = 0; k < W; ++k) d[k] += more[t][k];
+    }
 }
 
 // --- rows that one warp holds in registers: P packs of W elements a lane -------------------------

@@ -52,4 +52,8 @@ Var expert_ffn_reference(const Var& x, const Var& w1, const Var& b1, const Var& 
 // The row alignment that expert_ffn's fast path wants on this device: 128 on sm_90, else 1.
 int64_t expert_alignment(Context& context, DType dtype);
 
+// Whether expert_ffn reads group sizes back to the host here (CUDA without the fast path): such a step waits for the device
+// and cannot be captured in a graph.
+bool expert_ffn_waits(Context& context, DType dtype);
+
 }  // namespace glia

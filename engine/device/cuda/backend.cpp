@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "engine/device/backend.h"
+#include "engine/device/cuda/capture_lock.h"
 #include "engine/device/cuda/check.h"
 
 namespace glia {
@@ -35,6 +36,7 @@ constexpr int64_t kWorkspaceBytes = 64 << 20;
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int index) : index_(index) {
+    const CaptureLock lock(capture_mutex());
     CUDA_CHECK(cudaSetDevice(index));
     CUDA_CHECK(cudaGetDeviceProperties(&properties_, index));
     CUDA_CHECK(cudaStreamCreateWithFlags(&handles_.stream, cudaStreamNonBlocking));
@@ -49,6 +51,7 @@ class CudaBackend final : public Backend {
     handles_.capability = 10 * properties_.major + properties_.minor;
   }
   ~CudaBackend() override {
+    const CaptureLock lock(capture_mutex());
     // Destructors log, never throw: the driver may be gone already.
     const auto log = [](cudaError_t status) {
       if (status != cudaSuccess) std::fprintf(stderr, "glia: closing the GPU: %s\n", cudaGetErrorString(status));
@@ -63,6 +66,7 @@ class CudaBackend final : public Backend {
   Device device() const override { return Device::cuda(index_); }
   std::string description() const override { return properties_.name; }
   void* allocate(int64_t bytes) override {
+    const CaptureLock lock(capture_mutex());
     void* p = nullptr;
     const cudaError_t status = cudaMalloc(&p, bytes);
     if (status == cudaErrorMemoryAllocation) {
@@ -73,14 +77,17 @@ class CudaBackend final : public Backend {
     return p;
   }
   void release(void* p) noexcept override {
+    const CaptureLock lock(capture_mutex());
     if (cudaFree(p) != cudaSuccess) std::fprintf(stderr, "glia: cudaFree failed\n");
   }
   void* allocate_pinned(int64_t bytes) override {
+    const CaptureLock lock(capture_mutex());
     void* p = nullptr;
     CUDA_CHECK(cudaMallocHost(&p, bytes));
     return p;
   }
   void release_pinned(void* p) noexcept override {
+    const CaptureLock lock(capture_mutex());
     if (cudaFreeHost(p) != cudaSuccess) std::fprintf(stderr, "glia: cudaFreeHost failed\n");
   }
   void copy(void* to, const void* from, int64_t bytes, CopyKind kind) override {

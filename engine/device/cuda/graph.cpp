@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "engine/device/cuda/capture_lock.h"
 #include "engine/device/cuda/check.h"
 
 namespace glia {
@@ -13,6 +14,7 @@ class CudaGraph final : public Graph {
  public:
   CudaGraph(cudaGraphExec_t executable, cudaStream_t stream) : executable_(executable), stream_(stream) {}
   ~CudaGraph() override {
+    const CaptureLock lock(capture_mutex());
     if (cudaGraphExecDestroy(executable_) != cudaSuccess) std::fprintf(stderr, "glia: cudaGraphExecDestroy failed\n");
   }
   void replay() override { CUDA_CHECK(cudaGraphLaunch(executable_, stream_)); }
@@ -25,7 +27,8 @@ class CudaGraph final : public Graph {
 }  // namespace
 
 std::unique_ptr<Graph> capture_cuda_graph(CudaHandles& cuda, const std::function<void()>& work) {
-  // Relaxed: the allocator may call cudaMalloc during a first capture, and other threads may work on their own streams.
+  const CaptureLock lock(capture_mutex());
+  // Relaxed: the allocator may call cudaMalloc during a first capture.
   CUDA_CHECK(cudaStreamBeginCapture(cuda.stream, cudaStreamCaptureModeRelaxed));
   cudaGraph_t graph = nullptr;
   try {

@@ -1,0 +1,18 @@
+// One lock of the process, for runs side by side on one GPU: a capture in one thread is broken by driver calls of another
+// that allocate, free or wait for the whole device, even in relaxed mode (seen as "operation failed due to a previous error
+// during capture"). A capture holds it from begin to instantiate, those calls while they last. Recursive: a capture
+// allocates too. Launches, copies and waits for one stream do not need it.
+#pragma once
+
+#include <mutex>
+
+namespace glia {
+
+inline std::recursive_mutex& capture_mutex() {
+  static std::recursive_mutex mutex;  // guards the driver's state, which is the process's too
+  return mutex;
+}
+
+using CaptureLock = std::lock_guard<std::recursive_mutex>;
+
+}  // namespace glia
