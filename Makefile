@@ -92,6 +92,9 @@ $(TESTS): $(call OBJ,$(TEST_CPP)) $(LIB)
 	@$(CXX) $(LDFLAGS) -o $@ $(call OBJ,$(TEST_CPP)) $(LIB) $(LDLIBS)
 
 # --- use ------------------------------------------------------------------------------------------
+# Idle OpenMP threads sleep: spinning ones steal the cores from whatever else runs on a small machine.
+export OMP_WAIT_POLICY ?= passive
+
 test: all $(TESTS)
 	@$(TESTS) $(T)
 
