@@ -21,6 +21,14 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
+// summary.json and summary.csv, and the report where it is wanted.
+results::Summary write_outputs(const Options& options) {
+  if (options.report) return results::write_report(options.out);
+  const results::Summary summary = results::summarise(options.out);
+  results::write_summary(options.out, summary);
+  return summary;
+}
+
 using Clock = std::chrono::steady_clock;
 
 double median(std::vector<double> values) {
@@ -114,6 +122,11 @@ class Schedule {
     const int id = progress_.start(item.spec.title(), item.seconds);
     const RunOutcome outcome = execute_run(item.spec, data_, fingerprint_, device, command_, progress_, id);
     progress_.finish(id, outcome.line);
+    try {  // the report grows with the runs; whoever writes it right now writes it for all
+      RunLock summary(item.spec.options.out, "summary");
+      if (summary.try_lock()) write_outputs(item.spec.options);
+    } catch (const std::exception&) {  // a disk that is full, say: the end of the program says so
+    }
     const std::lock_guard guard(mutex_);
     if (!outcome.ok) {
       ++failed_;
@@ -288,9 +301,8 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   try {
     RunLock lock(options.out, "summary");
     lock.wait();
-    const results::Summary summary = results::summarise(options.out);
-    results::write_summary(options.out, summary);
-    if (options.report) results::write_report(options.out);
+    const results::Summary summary = write_outputs(options);
+    if (options.report) results::write_plots(options.out, summary, results::list_runs(options.out));
     fmt::print(out, "\n{}", results::print_table(summary));
   } catch (const std::exception& error) {
     fmt::print(out, "\nno summary: {}\n", error.what());
