@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "engine/core/clones.h"
 #include "engine/core/parallel.h"
 #include "engine/ops/bias_kernels.h"
 #include "engine/ops/checks.h"
@@ -88,16 +89,27 @@ void bias_add(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n
 }
 
 template <class T>
-void bias_gelu(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
+GLIA_CLONES void bias_gelu_row(const T* x, const Accumulator<T>* b, T* y, int64_t n) {
   using A = Accumulator<T>;
-  parallel_for(rows, kRows, [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* from = x + r * n;
-      T* to = y + r * n;
 #pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(Gelu{}.value(static_cast<A>(from[j]) + b[j]));
-    }
+  for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(Gelu{}.value(static_cast<A>(x[j]) + b[j]));
+}
+
+template <class T>
+void bias_gelu(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
+  parallel_for(rows, kRows, [=](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) bias_gelu_row(x + r * n, b, y + r * n, n);
   });
+}
+
+template <class T>
+GLIA_CLONES void bias_gelu_gradient_row(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* sum, int64_t n) {
+  using A = Accumulator<T>;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) dx[j] = static_cast<T>(static_cast<A>(dy[j]) * Gelu{}.derivative(static_cast<A>(x[j]) + b[j]));
+  if (!sum) return;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<A>(dx[j]);
 }
 
 template <class T>
@@ -106,17 +118,8 @@ void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
   const int64_t chunks = (rows + kRows - 1) / kRows;
   std::vector<A> partial(static_cast<size_t>(db ? chunks * n : 0), A{0});
   parallel_for(rows, kRows, [&, b](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T *from = x + r * n, *d = dy + r * n;
-      T* to = dx + r * n;
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j)
-        to[j] = static_cast<T>(static_cast<A>(d[j]) * Gelu{}.derivative(static_cast<A>(from[j]) + b[j]));
-      if (!db) continue;
-      A* sum = &partial[begin / kRows * n];
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<A>(to[j]);
-    }
+    A* sum = db ? &partial[begin / kRows * n] : nullptr;
+    for (int64_t r = begin; r < end; ++r) bias_gelu_gradient_row(x + r * n, b, dy + r * n, dx + r * n, sum, n);
   });
   if (!db) return;
   std::fill(db, db + n, A{0});

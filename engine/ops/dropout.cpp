@@ -1,5 +1,6 @@
 #include "engine/ops/dropout.h"
 
+#include "engine/core/clones.h"
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/dropout_kernels.h"
@@ -31,20 +32,22 @@ Var dropout(const Var& x, double p, const RandomKey& key) {
 namespace cpu {
 
 template <class T>
-void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key) {
+GLIA_CLONES void dropout_loop(const T* x, T* y, const uint32_t* words, uint32_t threshold, Accumulator<T> scale, int64_t n) {
   using A = Accumulator<T>;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(keep(words[i], threshold, static_cast<A>(x[i]) * scale));
+}
+
+template <class T>
+void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key) {
   const uint32_t threshold = bernoulli_threshold(p);
-  const A scale = static_cast<A>(1 / (1 - p));
-  constexpr int64_t kPiece = 384;  // elements whose words are drawn together: they stay in the first cache
+  const auto scale = static_cast<Accumulator<T>>(1 / (1 - p));
+  constexpr int64_t kPiece = 512;  // elements whose words are drawn together: they stay in the first cache
   parallel_for(n, 32 * kPiece, [=](int64_t begin, int64_t end) {
     uint32_t buffer[kPiece + kWordSlack];
     for (int64_t first = begin; first < end; first += kPiece) {
       const int64_t count = std::min(kPiece, end - first);
-      const uint32_t* words = draw_words(key, first, count, buffer);
-      const T* from = x + first;
-      T* to = y + first;
-#pragma GCC ivdep
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(keep(words[i], threshold, static_cast<A>(from[i]) * scale));
+      dropout_loop(x + first, y + first, draw_words(key, first, count, buffer), threshold, scale, count);
     }
   });
 }

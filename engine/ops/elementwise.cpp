@@ -1,5 +1,6 @@
 #include "engine/ops/elementwise.h"
 
+#include "engine/core/clones.h"
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/elementwise_kernels.h"
@@ -129,21 +130,28 @@ namespace cpu {
 constexpr int64_t kGrain = 1 << 14;
 
 template <class F, class T>
-void unary(F f, const T* x, T* y, int64_t n) {
+GLIA_CLONES void unary_loop(F f, const T* x, T* y, int64_t n) {
   using A = Accumulator<T>;
-  parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
 #pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) y[i] = static_cast<T>(f.value(static_cast<A>(x[i])));
-  });
+  for (int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(f.value(static_cast<A>(x[i])));
+}
+
+template <class F, class T>
+void unary(F f, const T* x, T* y, int64_t n) {
+  parallel_for(n, kGrain, [=](int64_t begin, int64_t end) { unary_loop(f, x + begin, y + begin, end - begin); });
+}
+
+template <class F, class T>
+GLIA_CLONES void unary_gradient_loop(F f, const T* saved, const T* dy, T* dx, int64_t n) {
+  using A = Accumulator<T>;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) dx[i] = static_cast<T>(static_cast<A>(dy[i]) * f.derivative(static_cast<A>(saved[i])));
 }
 
 template <class F, class T>
 void unary_gradient(F f, const T* saved, const T* dy, T* dx, int64_t n) {
-  using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
-#pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i)
-      dx[i] = static_cast<T>(static_cast<A>(dy[i]) * f.derivative(static_cast<A>(saved[i])));
+    unary_gradient_loop(f, saved + begin, dy + begin, dx + begin, end - begin);
   });
 }
 

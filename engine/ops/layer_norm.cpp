@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "engine/core/clones.h"
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/dropout.h"
@@ -113,55 +114,88 @@ struct RowBuffers {
   std::vector<uint32_t> words;
 };
 
-// s of one row, into buffers.sums; returns the row's random words, or nullptr without dropout.
+}  // namespace
+
+// s = residual + keep ∘ x · scale; words, residual or both may be nullptr.
 template <class T>
-const uint32_t* sum_row(const LayerNormShape& shape, const T* x, const T* residual, int64_t row, RowBuffers<Accumulator<T>>& buffers) {
+GLIA_CLONES void sum_row(const T* x, const T* residual, const uint32_t* words, uint32_t threshold, Accumulator<T> scale,
+                         Accumulator<T>* s, int64_t n) {
   using A = Accumulator<T>;
-  const int64_t n = shape.n;
-  const T* from = x + row * n;
-  A* s = buffers.sums.data();
-  const uint32_t* words = nullptr;
-  if (shape.p > 0) {
-    const uint32_t threshold = bernoulli_threshold(shape.p);
-    const A scale = static_cast<A>(1 / (1 - shape.p));
-    words = draw_words(shape.key, row * n, n, buffers.words.data());
+  if (words) {
 #pragma GCC ivdep
-    for (int64_t j = 0; j < n; ++j) s[j] = keep(words[j], threshold, static_cast<A>(from[j]) * scale);
+    for (int64_t j = 0; j < n; ++j) s[j] = keep(words[j], threshold, static_cast<A>(x[j]) * scale);
   } else {
 #pragma GCC ivdep
-    for (int64_t j = 0; j < n; ++j) s[j] = static_cast<A>(from[j]);
+    for (int64_t j = 0; j < n; ++j) s[j] = static_cast<A>(x[j]);
   }
   if (residual) {
-    const T* r = residual + row * n;
 #pragma GCC ivdep
-    for (int64_t j = 0; j < n; ++j) s[j] += static_cast<A>(r[j]);
+    for (int64_t j = 0; j < n; ++j) s[j] += static_cast<A>(residual[j]);
   }
-  return words;
 }
 
-}  // namespace
+template <class T>
+GLIA_CLONES void normalise_row(const Accumulator<T>* s, const Accumulator<T>* gain, const Accumulator<T>* bias, Accumulator<T> eps,
+                               T* y, Accumulator<T>* mean, Accumulator<T>* rstd, int64_t n) {
+  using A = Accumulator<T>;
+  A sum = 0, square = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; ++j) sum += s[j];
+  const A m = sum / static_cast<A>(n);
+#pragma omp simd reduction(+ : square)
+  for (int64_t j = 0; j < n; ++j) square += (s[j] - m) * (s[j] - m);
+  const A inverse = A{1} / std::sqrt(square / static_cast<A>(n) + eps);
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>((s[j] - m) * inverse * gain[j] + bias[j]);
+  *mean = m, *rstd = inverse;
+}
+
+// s becomes ŝ and then ds; adds to gain_sum and bias_sum.     d [n]: dy in the accumulation type
+template <class A>
+GLIA_CLONES void gradient_row(A* s, const A* d, const A* gain, A mean, A rstd, A* gain_sum, A* bias_sum, int64_t n) {
+  A sum = 0, dot = 0;
+#pragma omp simd reduction(+ : sum, dot)
+  for (int64_t j = 0; j < n; ++j) {
+    const A g = d[j] * gain[j], normal = (s[j] - mean) * rstd;
+    s[j] = normal;
+    sum += g, dot += g * normal;
+  }
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) {
+    gain_sum[j] += d[j] * s[j];
+    bias_sum[j] += d[j];
+  }
+  sum /= static_cast<A>(n), dot /= static_cast<A>(n);
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) s[j] = (d[j] * gain[j] - sum - s[j] * dot) * rstd;
+}
+
+template <class T>
+GLIA_CLONES void store_row(const Accumulator<T>* s, T* y, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(s[j]);
+}
+
+template <class T>
+GLIA_CLONES void store_kept_row(const Accumulator<T>* s, const uint32_t* words, uint32_t threshold, Accumulator<T> scale, T* y, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(keep(words[j], threshold, s[j] * scale));
+}
 
 template <class T>
 void layer_norm(const LayerNormShape& shape, const T* x, const T* residual, const Accumulator<T>* gain,
                 const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
   using A = Accumulator<T>;
   const int64_t n = shape.n;
-  parallel_for(shape.rows, kRows, [&, n](int64_t begin, int64_t end) {
+  const uint32_t threshold = bernoulli_threshold(shape.p);
+  const A scale = static_cast<A>(1 / (1 - shape.p)), eps = static_cast<A>(shape.eps);
+  parallel_for(shape.rows, kRows, [&](int64_t begin, int64_t end) {
     RowBuffers<A> buffers(shape);
-    const A* s = buffers.sums.data();
+    A* s = buffers.sums.data();
     for (int64_t r = begin; r < end; ++r) {
-      sum_row(shape, x, residual, r, buffers);
-      A sum = 0, square = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < n; ++j) sum += s[j];
-      const A m = sum / static_cast<A>(n);
-#pragma omp simd reduction(+ : square)
-      for (int64_t j = 0; j < n; ++j) square += (s[j] - m) * (s[j] - m);
-      const A inverse = A{1} / std::sqrt(square / static_cast<A>(n) + static_cast<A>(shape.eps));
-      T* to = y + r * n;
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((s[j] - m) * inverse * gain[j] + bias[j]);
-      mean[r] = m, rstd[r] = inverse;
+      const uint32_t* words = shape.p > 0 ? draw_words(shape.key, r * n, n, buffers.words.data()) : nullptr;
+      sum_row(x + r * n, residual ? residual + r * n : nullptr, words, threshold, scale, s, n);
+      normalise_row(s, gain, bias, eps, y + r * n, mean + r, rstd + r, n);
     }
   });
 }
@@ -175,41 +209,28 @@ void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* resid
   const uint32_t threshold = bernoulli_threshold(shape.p);
   const A scale = static_cast<A>(1 / (1 - shape.p));
   std::vector<A> partial(static_cast<size_t>(chunks * 2 * n), A{0});
-  parallel_for(shape.rows, kRows, [&, n, gain](int64_t begin, int64_t end) {
+  parallel_for(shape.rows, kRows, [&](int64_t begin, int64_t end) {
     RowBuffers<A> buffers(shape);
     std::vector<A> gradient(static_cast<size_t>(n));
-    A *s = buffers.sums.data(), *d = gradient.data(), *gain_sum = &partial[begin / kRows * 2 * n], *bias_sum = gain_sum + n;
+    A *s = buffers.sums.data(), *d = gradient.data(), *gain_sum = &partial[begin / kRows * 2 * n];
     for (int64_t r = begin; r < end; ++r) {
-      const uint32_t* words = sum_row(shape, x, residual, r, buffers);
+      const uint32_t* words = shape.p > 0 ? draw_words(shape.key, r * n, n, buffers.words.data()) : nullptr;
+      sum_row(x + r * n, residual ? residual + r * n : nullptr, words, threshold, scale, s, n);
       for (int t = 0; t < dy.count; ++t) {
         const T* term = dy.term[t] + r * n;
+        if (t == 0) sum_row(term, static_cast<const T*>(nullptr), nullptr, 0, A{1}, d, n);
+        else {
 #pragma GCC ivdep
-        for (int64_t j = 0; j < n; ++j) d[j] = static_cast<A>(term[j]) + (t ? d[j] : A{0});
+          for (int64_t j = 0; j < n; ++j) d[j] += static_cast<A>(term[j]);
+        }
       }
-      const A m = mean[r], inverse = rstd[r];
-      A sum = 0, dot = 0;
-#pragma omp simd reduction(+ : sum, dot)
-      for (int64_t j = 0; j < n; ++j) {
-        s[j] = (s[j] - m) * inverse;
-        const A dj = d[j], g = dj * gain[j];
-        sum += g, dot += g * s[j];
-        gain_sum[j] += dj * s[j];
-        bias_sum[j] += dj;
-      }
-      sum /= static_cast<A>(n), dot /= static_cast<A>(n);
-      T* to = dx + r * n;
+      gradient_row(s, d, gain, mean[r], rstd[r], gain_sum, gain_sum + n, n);
       if (!words) {
-#pragma GCC ivdep
-        for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>((d[j] * gain[j] - sum - s[j] * dot) * inverse);
+        store_row(s, dx + r * n, n);
         continue;
       }
-      T* skip = dresidual ? dresidual + r * n : nullptr;
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) s[j] = (d[j] * gain[j] - sum - s[j] * dot) * inverse;
-#pragma GCC ivdep
-      for (int64_t j = 0; skip && j < n; ++j) skip[j] = static_cast<T>(s[j]);
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(keep(words[j], threshold, s[j] * scale));
+      if (dresidual) store_row(s, dresidual + r * n, n);
+      store_kept_row(s, words, threshold, scale, dx + r * n, n);
     }
   });
   std::fill(dgain, dgain + n, A{0});

@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "engine/core/clones.h"
 #include "engine/core/math.h"
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
@@ -135,8 +136,18 @@ namespace {
 
 int64_t grain(int64_t n) { return std::max<int64_t>(1, (1 << 14) / n); }  // rows a chunk
 
+// f(row) for all rows, on all cores.
+template <class F>
+void for_each_row(int64_t rows, int64_t n, F&& f) {
+  parallel_for(rows, grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) f(r);
+  });
+}
+
+}  // namespace
+
 template <class T>
-Accumulator<T> row_max(const T* x, int64_t n) {
+GLIA_CLONES Accumulator<T> row_max(const T* x, int64_t n) {
   using A = Accumulator<T>;
   A m = -std::numeric_limits<A>::infinity();
 #pragma omp simd reduction(max : m)
@@ -145,113 +156,111 @@ Accumulator<T> row_max(const T* x, int64_t n) {
 }
 
 template <class T>
-Accumulator<T> row_logsumexp(const T* x, int64_t n) {
+GLIA_CLONES Accumulator<T> row_exp_sum(const T* x, Accumulator<T> m, int64_t n) {
   using A = Accumulator<T>;
-  const A m = row_max(x, n);
-  if (m == -std::numeric_limits<A>::infinity()) return m;
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = 0; j < n; ++j) sum += math::exp_negative(static_cast<A>(x[j]) - m);
-  return m + math::log(sum);
+  return sum;
 }
 
-}  // namespace
+template <class T>
+Accumulator<T> row_logsumexp(const T* x, int64_t n) {
+  using A = Accumulator<T>;
+  const A m = row_max(x, n);
+  return m == -std::numeric_limits<A>::infinity() ? m : m + math::log(row_exp_sum(x, m, n));
+}
+
+// power [n] is scratch.
+template <class T>
+GLIA_CLONES void softmax_row(const T* x, Accumulator<T> m, Accumulator<T>* power, T* y, int64_t n) {
+  using A = Accumulator<T>;
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; ++j) {
+    power[j] = math::exp_negative(static_cast<A>(x[j]) - m);
+    sum += power[j];
+  }
+  const A inverse = A{1} / sum;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(power[j] * inverse);
+}
 
 template <class T>
 void softmax(const T* x, T* y, int64_t rows, int64_t n) {
-  using A = Accumulator<T>;
   parallel_for(rows, grain(n), [=](int64_t begin, int64_t end) {
-    std::vector<A> e(static_cast<size_t>(n));
-    A* power = e.data();
-    for (int64_t r = begin; r < end; ++r) {
-      const T* from = x + r * n;
-      T* to = y + r * n;
-      const A m = row_max(from, n);
-      A sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < n; ++j) {
-        power[j] = math::exp_negative(static_cast<A>(from[j]) - m);
-        sum += power[j];
-      }
-      const A inverse = A{1} / sum;
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(power[j] * inverse);
-    }
+    std::vector<Accumulator<T>> power(static_cast<size_t>(n));
+    for (int64_t r = begin; r < end; ++r) softmax_row(x + r * n, row_max(x + r * n, n), power.data(), y + r * n, n);
   });
+}
+
+template <class T>
+GLIA_CLONES void softmax_gradient_row(const T* y, const T* dy, T* dx, int64_t n) {
+  using A = Accumulator<T>;
+  A dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t j = 0; j < n; ++j) dot += static_cast<A>(y[j]) * static_cast<A>(dy[j]);
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) dx[j] = static_cast<T>(static_cast<A>(y[j]) * (static_cast<A>(dy[j]) - dot));
 }
 
 template <class T>
 void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n) {
-  using A = Accumulator<T>;
-  parallel_for(rows, grain(n), [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T *p = y + r * n, *d = dy + r * n;
-      T* to = dx + r * n;
-      A dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (int64_t j = 0; j < n; ++j) dot += static_cast<A>(p[j]) * static_cast<A>(d[j]);
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(p[j]) * (static_cast<A>(d[j]) - dot));
-    }
-  });
+  for_each_row(rows, n, [=](int64_t r) { softmax_gradient_row(y + r * n, dy + r * n, dx + r * n, n); });
 }
 
 template <class T>
 void log_softmax(const T* x, T* y, int64_t rows, int64_t n) {
   using A = Accumulator<T>;
-  parallel_for(rows, grain(n), [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* from = x + r * n;
-      T* to = y + r * n;
-      const A lse = row_logsumexp(from, n);
+  for_each_row(rows, n, [=](int64_t r) {
+    const T* from = x + r * n;
+    T* to = y + r * n;
+    const A lse = row_logsumexp(from, n);
 #pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(from[j]) - lse);
-    }
+    for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(from[j]) - lse);
   });
+}
+
+template <class T>
+GLIA_CLONES void log_softmax_gradient_row(const T* y, const T* dy, T* dx, int64_t n) {
+  using A = Accumulator<T>;
+  A sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; ++j) sum += static_cast<A>(dy[j]);
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) dx[j] = static_cast<T>(static_cast<A>(dy[j]) - math::exp_negative(static_cast<A>(y[j])) * sum);
 }
 
 template <class T>
 void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n) {
-  using A = Accumulator<T>;
-  parallel_for(rows, grain(n), [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T *p = y + r * n, *d = dy + r * n;
-      T* to = dx + r * n;
-      A sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < n; ++j) sum += static_cast<A>(d[j]);
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(static_cast<A>(d[j]) - math::exp_negative(static_cast<A>(p[j])) * sum);
-    }
-  });
+  for_each_row(rows, n, [=](int64_t r) { log_softmax_gradient_row(y + r * n, dy + r * n, dx + r * n, n); });
 }
 
 template <class T>
 void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n) {
-  parallel_for(rows, grain(n), [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      lse[r] = row_logsumexp(x + r * n, n);
-      if (y) y[r] = static_cast<T>(lse[r]);
-    }
+  for_each_row(rows, n, [=](int64_t r) {
+    lse[r] = row_logsumexp(x + r * n, n);
+    if (y) y[r] = static_cast<T>(lse[r]);
   });
+}
+
+template <class T>
+GLIA_CLONES void scaled_softmax_row(const T* x, Accumulator<T> lse, Accumulator<T> scale, T* dx, int64_t n) {
+  using A = Accumulator<T>;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) dx[j] = static_cast<T>(math::exp_negative(static_cast<A>(x[j]) - lse) * scale);
 }
 
 template <class T, class D>
 void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels, Accumulator<T> scale, T* dx,
                         int64_t rows, int64_t n) {
   using A = Accumulator<T>;
-  parallel_for(rows, grain(n), [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* from = x + r * n;
-      T* to = dx + r * n;
-      const A d = static_cast<A>(dy[labels ? 0 : r]) * scale, shift = lse[r];
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) to[j] = static_cast<T>(math::exp(static_cast<A>(from[j]) - shift) * d);
-      if (labels && labels[r] >= 0 && labels[r] < n) {
-        const int32_t c = labels[r];
-        to[c] = static_cast<T>((math::exp(static_cast<A>(from[c]) - shift) - A{1}) * d);
-      }
-    }
+  for_each_row(rows, n, [=](int64_t r) {
+    const A d = static_cast<A>(dy[labels ? 0 : r]) * scale;
+    scaled_softmax_row(x + r * n, lse[r], d, dx + r * n, n);
+    if (!labels || labels[r] < 0 || labels[r] >= n) return;
+    const int64_t c = r * n + labels[r];
+    dx[c] = static_cast<T>((math::exp_negative(static_cast<A>(x[c]) - lse[r]) - A{1}) * d);
   });
 }
 
