@@ -47,6 +47,7 @@ void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key) {
     uint32_t buffer[kPiece + kWordSlack];
     for (int64_t first = begin; first < end; first += kPiece) {
       const int64_t count = std::min(kPiece, end - first);
+      prefetch(x + first, count), prefetch(y + first, count);
       dropout_loop(x + first, y + first, draw_words(key, first, count, buffer), threshold, scale, count);
     }
   });

@@ -150,24 +150,30 @@ GLIA_CLONES void normalise_row(const Accumulator<T>* s, const Accumulator<T>* ga
   *mean = m, *rstd = inverse;
 }
 
-// s becomes ŝ and then ds; adds to gain_sum and bias_sum.     d [n]: dy in the accumulation type
-template <class A>
-GLIA_CLONES void gradient_row(A* s, const A* d, const A* gain, A mean, A rstd, A* gain_sum, A* bias_sum, int64_t n) {
+// ds from s and d = dy, by way of normal = ŝ (which may be s); adds to gain_sum and bias_sum.
+template <class T, class A>
+GLIA_CLONES void gradient_row(const A* s, A* normal, const A* d, const A* gain, A mean, A rstd, A* gain_sum, A* bias_sum, T* ds, int64_t n) {
   A sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
   for (int64_t j = 0; j < n; ++j) {
-    const A g = d[j] * gain[j], normal = (s[j] - mean) * rstd;
-    s[j] = normal;
-    sum += g, dot += g * normal;
+    const A g = d[j] * gain[j], v = (s[j] - mean) * rstd;
+    normal[j] = v;
+    sum += g, dot += g * v;
   }
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) {
-    gain_sum[j] += d[j] * s[j];
+    gain_sum[j] += d[j] * normal[j];
     bias_sum[j] += d[j];
   }
   sum /= static_cast<A>(n), dot /= static_cast<A>(n);
 #pragma GCC ivdep
-  for (int64_t j = 0; j < n; ++j) s[j] = (d[j] * gain[j] - sum - s[j] * dot) * rstd;
+  for (int64_t j = 0; j < n; ++j) ds[j] = static_cast<T>((d[j] * gain[j] - sum - normal[j] * dot) * rstd);
+}
+
+template <class T, class A>
+GLIA_CLONES void sum_terms_row(const T* term, bool add, A* d, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) d[j] = (add ? d[j] : A{0}) + static_cast<A>(term[j]);
 }
 
 template <class T>
@@ -193,8 +199,13 @@ void layer_norm(const LayerNormShape& shape, const T* x, const T* residual, cons
     RowBuffers<A> buffers(shape);
     A* s = buffers.sums.data();
     for (int64_t r = begin; r < end; ++r) {
-      const uint32_t* words = shape.p > 0 ? draw_words(shape.key, r * n, n, buffers.words.data()) : nullptr;
-      sum_row(x + r * n, residual ? residual + r * n : nullptr, words, threshold, scale, s, n);
+      const T* skip = residual ? residual + r * n : nullptr;
+      const uint32_t* words = nullptr;
+      if (shape.p > 0) {
+        prefetch(x + r * n, n), prefetch(skip, n), prefetch(y + r * n, n);
+        words = draw_words(shape.key, r * n, n, buffers.words.data());
+      }
+      sum_row(x + r * n, skip, words, threshold, scale, s, n);
       normalise_row(s, gain, bias, eps, y + r * n, mean + r, rstd + r, n);
     }
   });
@@ -212,25 +223,30 @@ void layer_norm_gradient(const LayerNormShape& shape, const T* x, const T* resid
   parallel_for(shape.rows, kRows, [&](int64_t begin, int64_t end) {
     RowBuffers<A> buffers(shape);
     std::vector<A> gradient(static_cast<size_t>(n));
-    A *s = buffers.sums.data(), *d = gradient.data(), *gain_sum = &partial[begin / kRows * 2 * n];
+    A *sums = buffers.sums.data(), *gain_sum = &partial[begin / kRows * 2 * n];
     for (int64_t r = begin; r < end; ++r) {
-      const uint32_t* words = shape.p > 0 ? draw_words(shape.key, r * n, n, buffers.words.data()) : nullptr;
-      sum_row(x + r * n, residual ? residual + r * n : nullptr, words, threshold, scale, s, n);
-      for (int t = 0; t < dy.count; ++t) {
-        const T* term = dy.term[t] + r * n;
-        if (t == 0) sum_row(term, static_cast<const T*>(nullptr), nullptr, 0, A{1}, d, n);
-        else {
-#pragma GCC ivdep
-          for (int64_t j = 0; j < n; ++j) d[j] += static_cast<A>(term[j]);
-        }
+      const T* skip = residual ? residual + r * n : nullptr;
+      const uint32_t* words = nullptr;
+      if (shape.p > 0) {
+        prefetch(x + r * n, n), prefetch(skip, n), prefetch(dy.term[0] + r * n, n), prefetch(dx + r * n, n);
+        words = draw_words(shape.key, r * n, n, buffers.words.data());
       }
-      gradient_row(s, d, gain, mean[r], rstd[r], gain_sum, gain_sum + n, n);
+      const A *s = sums, *d = gradient.data();
+      // Rows that are there already in the accumulation type are not copied.
+      if constexpr (std::is_same_v<T, A>) {
+        if (!words && !residual) s = x + r * n;
+        if (dy.count == 1) d = dy.term[0] + r * n;
+      }
+      if (s == sums) sum_row(x + r * n, skip, words, threshold, scale, sums, n);
+      for (int t = 0; d == gradient.data() && t < dy.count; ++t)  // d = term 0, then d += term t
+        sum_terms_row(dy.term[t] + r * n, t > 0, gradient.data(), n);
       if (!words) {
-        store_row(s, dx + r * n, n);
+        gradient_row(s, sums, d, gain, mean[r], rstd[r], gain_sum, gain_sum + n, dx + r * n, n);
         continue;
       }
-      if (dresidual) store_row(s, dresidual + r * n, n);
-      store_kept_row(s, words, threshold, scale, dx + r * n, n);
+      gradient_row(s, sums, d, gain, mean[r], rstd[r], gain_sum, gain_sum + n, sums, n);
+      if (dresidual) store_row(sums, dresidual + r * n, n);
+      store_kept_row(sums, words, threshold, scale, dx + r * n, n);
     }
   });
   std::fill(dgain, dgain + n, A{0});
