@@ -14,6 +14,7 @@ struct Node {
   DType dtype = DType::kFloat32;  // of the gradient
   Context* context = nullptr;
   std::vector<Tensor> terms;  // what the consumers have added so far, in their order; not for leaves
+  std::vector<int> outputs;   // of a joint node: which output each term belongs to
   Tensor grad;                // leaves: the gradient
   Tensor buffer;              // leaves: where the gradient should lie, or undefined
   std::vector<std::shared_ptr<Node>> inputs;  // null where no gradient is wanted
@@ -132,6 +133,25 @@ Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, Summin
   node->backward = std::move(backward);
   v.node_ = std::move(node);
   return v;
+}
+
+// One node for the op, and behind it one for each output, which passes its gradient on under the output's number. Outputs
+// are younger than the joint node, so all of them have run when its turn comes.
+std::vector<Var> record_joint(const char* op, std::vector<Tensor> values, std::vector<Var> inputs, JointBackwardFunction backward) {
+  CHECK(!values.empty() && values.size() <= kMaxTerms, "{}: wants 1 to {} outputs, got {}", op, kMaxTerms, values.size());
+  const Var joint = record_summing(op, values[0], std::move(inputs),
+                                   [backward = std::move(backward), count = values.size()](std::span<const Tensor> terms, Grads& in) {
+                                     std::vector<Tensor> dy(count);
+                                     for (size_t i = 0; i < terms.size(); ++i) dy[static_cast<size_t>(in.node_.outputs[i])] = terms[i];
+                                     backward(dy, in);
+                                   });
+  std::vector<Var> all;
+  for (size_t i = 0; i < values.size(); ++i)
+    all.push_back(record(op, values[i], {joint}, [i](const Tensor& dy, Grads& in) {
+      in.node_.inputs[0]->terms.push_back(dy);
+      in.node_.inputs[0]->outputs.push_back(static_cast<int>(i));
+    }));
+  return all;
 }
 
 Var record_without_gradient(const char*, Tensor value) { return Var(std::move(value)); }

@@ -31,6 +31,8 @@ class Grads {
   void add(size_t i, Tensor g);
 
  private:
+  friend std::vector<Var> record_joint(const char*, std::vector<Tensor>, std::vector<Var>,
+                                       std::function<void(std::span<const Tensor>, Grads&)>);
   Node& node_;
 };
 
@@ -39,6 +41,8 @@ using BackwardFunction = std::function<void(const Tensor& dy, Grads& in)>;
 // which saves writing the sum and reading it again.
 constexpr size_t kMaxTerms = kMostTerms;
 using SummingBackwardFunction = std::function<void(std::span<const Tensor> dy, Grads& in)>;
+// For ops with several outputs: the gradient of each, undefined where nobody uses that output.
+using JointBackwardFunction = std::function<void(std::span<const Tensor> dy, Grads& in)>;
 
 class Var {
  public:
@@ -79,6 +83,9 @@ class Var {
 Var record(const char* op, Tensor value, std::vector<Var> inputs, BackwardFunction backward);
 
 Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, SummingBackwardFunction backward);
+
+// The outputs of an op that has up to kMaxTerms of them and one gradient for all.
+std::vector<Var> record_joint(const char* op, std::vector<Tensor> values, std::vector<Var> inputs, JointBackwardFunction backward);
 
 // For ops that have no gradient (top-k's indices, argmax): the result is a constant. The op's name is what
 // tools/gradcheck reports as "declares no gradient".

@@ -162,6 +162,28 @@ TEST_CASE("allocator: out of memory says what was asked for, what is held and wh
   EXPECT(error_of([&] { zeros(c, {1 << 20}); }).empty());  // and it goes on
 }
 
+TEST_CASE("a joint op gets the gradient of each of its outputs, and none for those that nobody uses") {
+  Context c(test::device());
+  const Var x = Var::parameter(full(c, {2}, 3.0));
+  // (2x, x²) with different shapes on purpose: the second is [2, 1].
+  const auto both = [&] {
+    return record_joint("both", {scale(x, 2).value(), square(x).value().reshape({2, 1})}, {x},
+                        [v = x.value()](std::span<const Tensor> dy, Grads& in) {
+                          if (dy[0].defined()) in.add(0, scale(Var(dy[0]), 2).value());
+                          if (dy[1].defined()) in.add(0, scale(mul(Var(dy[1].reshape({2})), Var(v)), 2).value());
+                        });
+  };
+  std::vector<Var> y = both();
+  backward(add(sum(y[0]), scale(sum(y[1]), 10)));
+  EXPECT(x.grad().to_vector<float>() == std::vector<float>{62, 62});
+  Var(x).clear_grad();
+  y = both();
+  backward(add(sum(y[1]), sum(y[1])));  // one output twice, the other not at all
+  EXPECT(x.grad().to_vector<float>() == std::vector<float>{12, 12});
+  const NoGrad off(c);
+  EXPECT(!both()[0].requires_grad());
+}
+
 TEST_CASE("allocator: after the first round nothing is asked of the device") {
   Context c(test::device());
   const auto round = [&](int64_t n) {

@@ -6,6 +6,8 @@
 #include "engine/ops/feed_forward.h"
 #include "engine/ops/matmul.h"
 #include "engine/ops/moe.h"
+#include "engine/ops/reduce.h"
+#include "engine/ops/route.h"
 #include "tests/op_cases.h"
 
 namespace glia {
@@ -109,6 +111,27 @@ void add_moe(std::vector<OpCase>& cases) {
                      const Tensor experts = from_vector<int32_t>(c, {0, 1, 1, 2, 0, 3, 2, 1, 3, 0, 1, 0, 0, 2, 1, 3, -1, -1, -1, -1}, {10, 2});
                      return load_losses(x[0], experts, 5, two_sequences(c));
                    }, false});
+  // All outputs of the joint op enter one number; then each alone. 64 columns: bfloat16 takes the fused kernels on a GPU.
+  for (const auto& [name, mode, given] : {std::tuple{"route", ContextMode::kNone, false}, {"route/add", ContextMode::kAdd, false},
+                                          {"route/gate", ContextMode::kGate, false}, {"route/given_context", ContextMode::kGate, true},
+                                          {"route/gates", ContextMode::kAdd, false}, {"route/losses", ContextMode::kAdd, false},
+                                          {"route/logits", ContextMode::kGate, false}}) {
+    OpCase row{name, {{{10, 64}}, {{5, 64}}, {{5}}}, {}};
+    if (given) row.inputs.push_back({{2, 5}});
+    else if (mode != ContextMode::kNone) row.inputs.insert(row.inputs.end(), {{{5, 64}}, {{5}}});
+    row.run = [name = std::string(name), mode = mode, given = given](Context& c, const Vars& x) {
+      const DType a = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+      RouteContext context{mode, {}, {}, {}};
+      if (given) context.logits = cast(x[3], a);
+      else if (mode != ContextMode::kNone) context.weight = cast(x[3], a), context.bias = cast(x[4], a);
+      const Routed r = route(x[0], cast(x[1], a), cast(x[2], a), context, 2, two_sequences(c), make_sequences(c, {1, 1}));
+      if (name == "route/gates") return r.gates;
+      if (name == "route/losses") return r.losses;
+      if (name == "route/logits") return r.logits;
+      return add(add(sum(square(r.gates)), sum(r.losses)), scale(sum(square(r.logits)), 0.01));
+    };
+    cases.push_back(row);
+  }
   const auto dispatch = [](Context& c, int64_t alignment) {
     return make_dispatch(from_vector<int32_t>(c, {0, 2, 2, 0, 3, 0, 2, 3, -1, -1}, {5, 2}), 4, alignment);
   };

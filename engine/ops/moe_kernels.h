@@ -75,6 +75,8 @@ void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates
 // partial: [⌈T / kLoadChunk⌉, E]
 template <class A>
 void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* partial, A* losses, A* importance, Stream stream);
+template <class A>  // from partial [chunks, E]: losses [2] =, importance [E] =
+void sum_load_losses(const LoadShape& s, const A* partial, int64_t chunks, A* losses, A* importance, Stream stream);
 template <class A>
 void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates, Stream stream);
 // counts: int32 [⌈pairs / kDispatchChunk⌉, E]

@@ -10,12 +10,13 @@ class MeanPoolRouter : public TopKRouter {
       : TopKRouter(set, name, options, ContextMode::kGate) {}
 
  protected:
-  Var context_rows(const Var& x, const Pass& pass) const override {
+  RouteContext context(const Var& x, const Pass& pass) const override {
     // In the padded layout of the published code padding enters the mean (SCIENCE.md 6); packed rows have no
     // padding.
     Sequences all = pass.sequences;
     all.key_lengths = {};
-    return sequence_mean(x, all, true);
+    return {mode_, {}, {}, router_logits(sequence_mean(x, all, true), context_->weight->var, context_->bias->var, {},
+                                         ContextMode::kNone, pass.first_rows)};
   }
 };
 

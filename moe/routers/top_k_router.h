@@ -1,7 +1,7 @@
 // What softmax and the astrocyte routers share: linear logits, optionally modulated by a context of the sequence, a
 // softmax over the K largest, and the load losses.
 #pragma once
-#include "engine/ops/moe.h"
+#include "engine/ops/route.h"
 #include "moe/router.h"
 
 namespace glia {
@@ -12,14 +12,15 @@ class TopKRouter : public Router {
   Routing route(const Var& x, const Pass& pass) const final;
 
  protected:
-  // What the context logits W_a c + b_a are computed from, one row a sequence.     x [T, H] → [B, H]
-  virtual Var context_rows(const Var& x, const Pass& pass) const;
+  // What enters the logits of each sequence's rows: W_a x_cls + b_a, unless a router says otherwise.
+  virtual RouteContext context(const Var& x, const Pass& pass) const;
+
+  ContextMode mode_;
+  std::unique_ptr<Linear> context_;  // W_a [E, H], b_a [E]; null without context
 
  private:
   RouterOptions options_;
-  ContextMode mode_;
-  Linear token_;                     // W [E, H], b [E]
-  std::unique_ptr<Linear> context_;  // W_a [E, H], b_a [E]; null without context
+  Linear token_;  // W [E, H], b [E]
 };
 
 }  // namespace glia
