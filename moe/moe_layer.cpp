@@ -25,9 +25,8 @@ FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool f
     chosen = gather_index_rows(chosen, pass.sequences.first_rows);
   }
   const Dispatch d = make_dispatch(chosen, experts_.count, expert_alignment(input.context(), input.dtype()));
-  const Var z = expert_ffn(dispatch_rows(r.x, d), experts_.up_weight->var, experts_.up_bias->var,
-                           experts_.down_weight->var, experts_.down_bias->var, d.offsets);
-  r.y = combine_rows(z, gates, d);
+  r.y = expert_layer(r.x, gates, d, experts_.up_weight->var, experts_.up_bias->var, experts_.down_weight->var,
+                     experts_.down_bias->var);
   return r;
 }
 

@@ -1,6 +1,6 @@
 #include "nn/attention.h"
 
-#include "engine/ops/attention.h"
+#include "engine/ops/self_attention.h"
 
 namespace glia {
 
@@ -13,12 +13,12 @@ SelfAttention::SelfAttention(ParameterSet& set, const std::string& name, const B
   CHECK(c.hidden % c.heads == 0, "attention: hidden size {} is not a multiple of {} heads", c.hidden, c.heads);
 }
 
-Var SelfAttention::mix(const Var& x, const Pass& pass) const {
+Var SelfAttention::mix(const Var& x, const Pass& pass, bool first_rows_only) const {
   AttentionOptions options;
   options.heads = heads;
   options.dropout = pass.dropout;
   options.key = pass.dropout_key(x.context(), dropout_site::attention(layer));
-  return attention(qkv(x), pass.sequences, options);
+  return (first_rows_only ? self_attention_first : self_attention)(x, qkv.weight->var, qkv.bias->var, pass.sequences, options);
 }
 
 Var SelfAttention::finish(const Var& mixed, const Var& x, const Pass& pass) const {

@@ -17,11 +17,9 @@ EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const Ber
 }
 
 EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
-  const auto first = [&](const Var& v) { return first_rows(v, pass.sequences); };
   const bool early = first_rows_only && !feed_forward->reads_all_rows();
-  const Var mixed = attention.mix(input, pass);
-  const Var x = early ? first(input) : input;
-  Var h = attention.finish(early ? first(mixed) : mixed, x, pass);
+  const Var x = early ? first_rows(input, pass.sequences) : input;
+  Var h = attention.finish(attention.mix(input, pass, early), x, pass);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
   FeedForward::Result r = feed_forward->forward(h, pass, first_rows_only);
   const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_));

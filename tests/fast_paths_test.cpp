@@ -3,12 +3,14 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
+#include <numeric>
 
 #include "engine/ops/elementwise.h"
 #include "engine/ops/feed_forward.h"
 #include "engine/ops/moe.h"
 #include "engine/ops/reduce.h"
 #include "engine/ops/route.h"
+#include "engine/ops/self_attention.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -85,17 +87,20 @@ TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever th
     for (const auto [hidden, inner] : {std::array<int64_t, 2>{512, 2048}, {72, 136}}) {
       INFO("routing ", routing, " hidden ", hidden);
       const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 4, purpose::kTest, i); };
-      const Tensor gates = random_uniform(c, {tokens, 2}, 0.1, 0.9, 4, purpose::kTest, 8);
-      const auto through = [&](auto&& ffn) -> Run {
-        return [&, ffn](const Vars& x) {
-          const Dispatch d = make_dispatch(experts, E, 128);
+      const auto through = [&](auto&& layer) -> Run {
+        return [&, layer](const Vars& x) {
           const DType gate_type = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-          return combine_rows(ffn(dispatch_rows(x[0], d), x[1], x[2], x[3], x[4], d.offsets), cast(gates, gate_type), d);
+          return layer(x[0], cast(x[5], gate_type), make_dispatch(experts, E, 128), x[1], x[2], x[3], x[4]);
         };
       };
-      compare(through(expert_ffn), through(expert_ffn_reference),
-              {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2), normal({E, inner}, 0.1, 3),
-               normal({E, hidden, inner}, 0.05, 4), normal({E, hidden}, 0.1, 5)});
+      const auto apart = [](const Var& x, const Var& g, const Dispatch& d, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
+        return combine_rows(expert_ffn(dispatch_rows(x, d), w1, b1, w2, b2, d.offsets), g, d);
+      };
+      const std::vector<Tensor> values = {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2), normal({E, inner}, 0.1, 3),
+                                          normal({E, hidden, inner}, 0.05, 4), normal({E, hidden}, 0.1, 5),
+                                          random_uniform(c, {tokens, 2}, 0.1, 0.9, 4, purpose::kTest, 8)};
+      compare(through(expert_layer), through(expert_layer_reference), values);
+      compare(through(apart), through(expert_layer_reference), values);
     }
   }
 }
@@ -133,6 +138,27 @@ TEST_CASE("fast paths: the router's kernels agree with the plain ops at the size
         EXPECT(error <= (i == 0 ? 1e-5 : 0x1p-8));  // logits are float32, every gradient is rounded to bfloat16
       }
       EXPECT(evaluate(through(router_logits), used, DType::kBFloat16) == got);
+    }
+  }
+}
+
+TEST_CASE("fast paths: attention with its projection, of all rows and of first rows, agrees with the plain ops") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  for (const int64_t heads : {8, 3}) {
+    const std::vector<int32_t> lengths = {2, 128, 1, 64, 65, 17, 100, 33, 48, 127, 5, 80};
+    const int64_t hidden = heads * 64, tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{30});
+    const Sequences sequences = make_sequences(c, lengths, tokens);
+    const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 7, purpose::kTest, i); };
+    const std::vector<Tensor> values = {normal({tokens, hidden}, 1, 1), normal({3 * hidden, hidden}, 0.06, 2), normal({3 * hidden}, 0.1, 3)};
+    for (const double dropout : {0.0, 0.1}) {
+      INFO("heads ", heads, " dropout ", dropout);
+      const AttentionOptions options{heads, false, dropout, c.random_key(purpose::kTest)};
+      const auto through = [&](auto&& op) -> Run {
+        return [&, op](const Vars& x) { return op(x[0], x[1], x[2], sequences, options); };
+      };
+      compare(through(self_attention), through(self_attention_reference), values);
+      compare(through(self_attention_first), through(self_attention_first_reference), values);
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "engine/ops/moe.h"
 #include "engine/ops/reduce.h"
 #include "engine/ops/route.h"
+#include "engine/ops/self_attention.h"
 #include "tests/op_cases.h"
 
 namespace glia {
@@ -71,6 +72,21 @@ void add_attention(std::vector<OpCase>& cases) {
                        return attention(x[0], make_sequences(c, v.lengths, tokens, v.keys), options);
                      }});
   }
+}
+
+// 128 columns, 2 heads of 64: bfloat16 takes the tensor-core path on a GPU.
+void add_self_attention(std::vector<OpCase>& cases) {
+  const auto row = [&](const char* name, auto&& op, double dropout, std::vector<int32_t> keys) {
+    cases.push_back({name, {{{25, 128}}, {{384, 128}, -0.2, 0.2}, {{384}}}, [=](Context& c, const Vars& x) {
+                       const AttentionOptions options{2, false, dropout, c.random_key(purpose::kTest)};
+                       return op(x[0], x[1], x[2], make_sequences(c, {17, 1, 5}, 25, keys), options);
+                     }});
+  };
+  row("self_attention", self_attention, 0, {});
+  row("self_attention/dropout", self_attention, 0.2, {});
+  row("self_attention/first", self_attention_first, 0, {});
+  row("self_attention/first_dropout", self_attention_first, 0.2, {});
+  row("self_attention/first_keys", self_attention_first, 0.1, {9, 1, 5});
 }
 
 // Two sequences, 3 and 5 rows, and a tail of 2.
@@ -141,6 +157,10 @@ void add_moe(std::vector<OpCase>& cases) {
   cases.push_back({"combine_rows", {{{10, 6}}, {{5, 2}}}, [=](Context& c, const Vars& x) {
                      return combine_rows(x[0], cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32), dispatch(c, 1));
                    }});
+  cases.push_back({"expert_layer", {{{5, 8}}, {{5, 2}}, {{4, 16, 8}}, {{4, 16}}, {{4, 8, 16}}, {{4, 8}}}, [=](Context& c, const Vars& x) {
+                     const Var gates = cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
+                     return expert_layer(x[0], gates, dispatch(c, expert_alignment(c, x[0].dtype())), x[2], x[3], x[4], x[5]);
+                   }, false});
   cases.push_back({"expert_ffn", {{{10, 8}}, {{4, 16, 8}}, {{4, 16}}, {{4, 8, 16}}, {{4, 8}}}, [](Context& c, const Vars& x) {
                      return expert_ffn(x[0], x[1], x[2], x[3], x[4], ints(c, {0, 3, 3, 4, 10}));
                    }, false});
@@ -151,6 +171,7 @@ void add_moe(std::vector<OpCase>& cases) {
 void add_product_cases(std::vector<OpCase>& cases) {
   add_matmul(cases);
   add_attention(cases);
+  add_self_attention(cases);
   add_moe(cases);
 }
 

@@ -9,16 +9,14 @@
 #include "engine/ops/softmax.h"
 
 namespace glia {
-namespace {
-
-AttentionArgs make_args(const Var& qkv, const Sequences& s, const AttentionOptions& o) {
-  CHECK(qkv.rank() == 2 && qkv.size(0) == s.tokens && o.heads >= 1 && qkv.size(1) % (3 * o.heads) == 0,
-        "attention: wants qkv [{}, 3·heads·D] with {} heads, got {}", s.tokens, o.heads, qkv.shape());
+AttentionArgs attention_args(int64_t rows, int64_t hidden, const Sequences& s, const AttentionOptions& o) {
+  CHECK(rows == s.tokens && o.heads >= 1 && hidden % o.heads == 0, "attention: wants {} rows and a multiple of {} heads, got [{}, {}]",
+        s.tokens, o.heads, rows, hidden);
   AttentionArgs args;
   args.rows = static_cast<int>(s.tokens);
   args.sequences = static_cast<int>(s.count);
   args.heads = static_cast<int>(o.heads);
-  args.head_size = static_cast<int>(qkv.size(1) / (3 * o.heads));
+  args.head_size = static_cast<int>(hidden / o.heads);
   args.max_length = static_cast<int>(s.max_length);
   args.causal = o.causal;
   args.dropout = o.dropout;
@@ -27,6 +25,14 @@ AttentionArgs make_args(const Var& qkv, const Sequences& s, const AttentionOptio
   args.key_lengths = s.key_lengths.defined() ? s.key_lengths.data<int32_t>() : nullptr;
   check_attention_args(args);
   return args;
+}
+
+namespace {
+
+AttentionArgs make_args(const Var& qkv, const Sequences& s, const AttentionOptions& o) {
+  CHECK(qkv.rank() == 2 && qkv.size(0) == s.tokens && o.heads >= 1 && qkv.size(1) % (3 * o.heads) == 0,
+        "attention: wants qkv [{}, 3·heads·D] with {} heads, got {}", s.tokens, o.heads, qkv.shape());
+  return attention_args(qkv.size(0), qkv.size(1) / 3, s, o);
 }
 
 }  // namespace

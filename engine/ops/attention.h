@@ -18,4 +18,8 @@ Var attention(const Var& qkv, const Sequences& sequences, const AttentionOptions
 // The same from plain ops, one sequence and head at a time; reads the lengths back, so it waits. For tests.
 Var attention_reference(const Var& qkv, const Sequences& sequences, const AttentionOptions& options);
 
+// What the kernels of attention_kernels.h are told, checked. It points into the tensors of `sequences`.
+struct AttentionArgs;
+AttentionArgs attention_args(int64_t rows, int64_t hidden, const Sequences& sequences, const AttentionOptions& options);
+
 }  // namespace glia

@@ -42,6 +42,12 @@ template <class T, class Out>
 void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out* out, int64_t rows, int64_t n, int64_t groups,
                 Stream stream) {
   using A = Accumulator<T>;
+  if constexpr (std::is_same_v<T, A>) {
+    constexpr int64_t kFewRows = 512;  // one launch then: every row is its own chunk
+    if (!offsets && rows <= kFewRows)
+      return reduce_chunks("column_sum", x, 1, static_cast<int>(rows), n, stream,
+                           [=] __device__(int64_t i, A total) { out[i] = static_cast<Out>(total); });
+  }
   constexpr int W = 16 / sizeof(T) > 4 ? 4 : 16 / sizeof(T);
   const bool wide = n % W == 0 && reinterpret_cast<uintptr_t>(x) % (W * sizeof(T)) == 0;
   const int width = wide ? W : 1;

@@ -19,6 +19,11 @@ Var expert_ffn_reference(const Var& x, const Var& w1, const Var& b1, const Var& 
   return grouped_linear(gelu(grouped_linear(x, w1, b1, offsets)), w2, b2, offsets);
 }
 
+Var expert_layer_reference(const Var& x, const Var& gates, const Dispatch& dispatch, const Var& w1, const Var& b1, const Var& w2,
+                           const Var& b2) {
+  return combine_rows(expert_ffn_reference(dispatch_rows(x, dispatch), w1, b1, w2, b2, dispatch.offsets), gates, dispatch);
+}
+
 Var feed_forward_reference(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
   return linear(gelu(linear(x, w1, b1)), w2, b2);
 }
@@ -41,7 +46,9 @@ struct FusedFfn {
   }
   Tensor partial(Context& context, int64_t columns) const { return empty(context, {(rows + 127) / 128, columns}, DType::kFloat32); }
 
-  void gradient(const Tensor& dy, Grads& in) const {
+  // From dy and, where somebody has them already, its column sums by tiles of 128 rows; to dx, where it is defined, and to the
+  // inputs 1 … 4 of `in`: w1, b1, w2, b2.
+  void gradient(const Tensor& dy, Tensor dy_sums, const Tensor& dx, Grads& in) const {
     Context& context = dy.context();
     const cuda::RowGroups g = row_groups();
     const int O = static_cast<int>(outputs), F = static_cast<int>(hidden), I = static_cast<int>(inputs);
@@ -78,16 +85,15 @@ struct FusedFfn {
     };
     if (in.wants(2)) bias_gradient(2, sums, F);
     if (in.wants(4)) {
-      const Tensor dy_sums = partial(context, outputs);
-      run("feed_forward/db", [&](auto& cuda) { cuda::column_partials(dy.raw(), dy_sums.data<float>(), g, O, cuda.stream); });
+      if (!dy_sums.defined()) {
+        dy_sums = partial(context, outputs);
+        run("feed_forward/db", [&](auto& cuda) { cuda::column_partials(dy.raw(), dy_sums.data<float>(), g, O, cuda.stream); });
+      }
       bias_gradient(4, dy_sums, O);
     }
-    if (in.wants(0)) {
-      Tensor dx = in.buffer(0);
-      if (!offsets.defined()) matmul_into(dpre, w1, dx, false, false);
-      else run("feed_forward/dx", [&](auto& cuda) { cuda::gemm_data_gradient(dpre.raw(), w1.raw(), dx.raw(), g, F, I, cuda.stream); });
-      in.add(0, dx);
-    }
+    if (!dx.defined()) return;
+    if (!offsets.defined()) matmul_into(dpre, w1, dx, false, false);
+    else run("feed_forward/dx", [&](auto& cuda) { cuda::gemm_data_gradient(dpre.raw(), w1.raw(), dx.raw(), g, F, I, cuda.stream); });
   }
 };
 
@@ -101,15 +107,13 @@ bool multiples_of_8(std::initializer_list<int64_t> sizes) {
 
 cuda::Bias bias_of(const Tensor& b) { return {b.raw(), b.dtype() == DType::kBFloat16}; }
 
-// w1, w2: [E, O, I] or [O, I].
-Var fused_ffn(const char* op, const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
+// The forward pass; w1, w2: [E, O, I] or [O, I]. What the gradient needs is saved in the result, z is the output.
+FusedFfn run_ffn(const Tensor& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets, const Tensor& z) {
   Context& context = x.context();
-  FusedFfn f{x.value(), w1.value_as(DType::kBFloat16), w2.value_as(DType::kBFloat16), {}, {}, offsets,
+  FusedFfn f{x, w1.value_as(DType::kBFloat16), w2.value_as(DType::kBFloat16), {}, {}, offsets,
              w1.rank() == 3 ? w1.size(0) : 1, x.size(0), w1.size(-1), w1.size(-2), w2.size(-2)};
-  const bool training = context.grad_enabled;
-  f.pre = training ? empty(context, {f.rows, f.hidden}, DType::kBFloat16) : Tensor();
+  f.pre = context.grad_enabled ? empty(context, {f.rows, f.hidden}, DType::kBFloat16) : Tensor();
   f.h = empty(context, {f.rows, f.hidden}, DType::kBFloat16);
-  Tensor y = empty(context, {f.rows, f.outputs}, DType::kBFloat16);
   on_device(context, "feed_forward/up", [] {}, [&](auto& cuda) {
     cuda::gemm_forward_gelu(f.x.raw(), f.w1.raw(), bias_of(b1.value()), raw_or_null(f.pre), f.h.raw(), f.row_groups(),
                             static_cast<int>(f.hidden), static_cast<int>(f.inputs), cuda.stream);
@@ -118,28 +122,75 @@ Var fused_ffn(const char* op, const Var& x, const Var& w1, const Var& b1, const 
   on_device(context, "feed_forward/down", [] {}, [&](auto& cuda) {
     if (!offsets.defined())
       return cuda::gemm(cuda, {f.rows, f.outputs, f.hidden, false, true}, f.h.data<bfloat16>(), f.w2.data<bfloat16>(),
-                        y.data<bfloat16>(), b2_16.data<bfloat16>());
-    cuda::gemm_forward(f.h.raw(), f.w2.raw(), bias_of(b2.value()), y.raw(), f.row_groups(), static_cast<int>(f.outputs),
+                        z.data<bfloat16>(), b2_16.data<bfloat16>());
+    cuda::gemm_forward(f.h.raw(), f.w2.raw(), bias_of(b2.value()), z.raw(), f.row_groups(), static_cast<int>(f.outputs),
                        static_cast<int>(f.hidden), cuda.stream);
   });
-  return record(op, y, {x, w1, b1, w2, b2}, [f](const Tensor& dy, Grads& in) { f.gradient(dy, in); });
+  return f;
+}
+
+Var fused_ffn(const char* op, const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
+  const Tensor y = empty(x.context(), {x.size(0), w2.size(-2)}, DType::kBFloat16);
+  const FusedFfn f = run_ffn(x.value(), w1, b1, w2, b2, offsets, y);
+  return record(op, y, {x, w1, b1, w2, b2}, [f](const Tensor& dy, Grads& in) {
+    const Tensor dx = in.wants(0) ? in.buffer(0) : Tensor();
+    f.gradient(dy, {}, dx, in);
+    if (dx.defined()) in.add(0, dx);
+  });
+}
+
+// z = expert_ffn of the dispatched rows, y[t] = Σ_k g_tk z[r];  backwards dz and dg as in combine_rows, then the network's
+// gradient, then dx[t] = Σ_k dx_dispatched[row_of[t, k]].
+Var fused_layer(const Var& x, const Var& gates, const Dispatch& d, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
+  Context& context = x.context();
+  const Tensor rows = dispatch_rows(x.value(), d).value(), z = empty(context, {d.rows, w2.size(-2)}, DType::kBFloat16);
+  const FusedFfn f = run_ffn(rows, w1, b1, w2, b2, d.offsets, z);
+  return record("expert_layer", combine_rows(z, gates.value(), d).value(), {x, w1, b1, w2, b2, gates},
+                [f, z, d, g = gates.value()](const Tensor& dy, Grads& in) {
+                  const Tensor dz = empty_like(z), tile_sums = f.partial(dy.context(), f.outputs);
+                  const Tensor dg = in.wants(5) ? in.buffer(5) : Tensor(), drows = in.wants(0) ? empty_like(f.x) : Tensor();
+                  combine_gradient(z, g, d, dy, dz, dg, tile_sums);
+                  if (dg.defined()) in.add(5, dg);
+                  f.gradient(dz, tile_sums, drows, in);
+                  if (!drows.defined()) return;
+                  const Tensor dx = in.buffer(0);
+                  dispatch_gradient(drows, d, dx);
+                  in.add(0, dx);
+                });
 }
 
 }  // namespace
 
 #endif
 
-// dx, dw, db as in grouped_linear; dpre = dh ∘ gelu'(pre).
-Var expert_ffn(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
+namespace {
+
+void check_experts(const char* op, const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
   CHECK(x.rank() == 2 && w1.rank() == 3 && w2.rank() == 3 && w1.size(2) == x.size(1) && w2.size(2) == w1.size(1) &&
             w2.size(0) == w1.size(0) && b1.shape() == (Shape{w1.size(0), w1.size(1)}) && b2.shape() == (Shape{w2.size(0), w2.size(1)}),
-        "expert_ffn: wants x [N, H], w1 [E, F, H], b1 [E, F], w2 [E, O, F], b2 [E, O], got {}, {}, {}, {}, {}", x.shape(), w1.shape(),
+        "{}: wants x [N, H], w1 [E, F, H], b1 [E, F], w2 [E, O, F], b2 [E, O], got {}, {}, {}, {}, {}", op, x.shape(), w1.shape(),
         b1.shape(), w2.shape(), b2.shape());
+}
+
+}  // namespace
+
+// dx, dw, db as in grouped_linear; dpre = dh ∘ gelu'(pre).
+Var expert_ffn(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
+  check_experts("expert_ffn", x, w1, b1, w2, b2);
 #if GLIA_CUDA
   if (has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(1), w2.size(1)}))
     return fused_ffn("expert_ffn", x, w1, b1, w2, b2, offsets);
 #endif
   return expert_ffn_reference(x, w1, b1, w2, b2, offsets);
+}
+
+Var expert_layer(const Var& x, const Var& gates, const Dispatch& dispatch, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
+  check_experts("expert_layer", x, w1, b1, w2, b2);
+#if GLIA_CUDA
+  if (has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(1), w2.size(1)}))
+    return fused_layer(x, gates, dispatch, w1, b1, w2, b2);
+#endif
+  return combine_rows(expert_ffn(dispatch_rows(x, dispatch), w1, b1, w2, b2, dispatch.offsets), gates, dispatch);
 }
 
 Var feed_forward(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {

@@ -236,19 +236,22 @@ Var dispatch_rows(const Var& x, const Dispatch& dispatch) {
     on_device(x.context(), "dispatch_rows", [&] { cpu::dispatch_rows(from, pair_of, dispatch.rows, hidden, k, z.data<T>()); },
               [&](auto& cuda) { cuda::dispatch_rows(from, pair_of, dispatch.rows, hidden, k, z.data<T>(), cuda.stream); });
   });
-  return record("dispatch_rows", z, {x}, [row_of = dispatch.row_of](const Tensor& dz, Grads& in) {
-    Tensor dx = in.buffer(0);
-    const int64_t tokens = row_of.size(0), width = row_of.size(1), columns = dz.size(1);
-    dispatch_floating(dz.dtype(), "dispatch_rows", [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      const Accumulator<T>* no_gates = nullptr;
-      on_device(dz.context(), "dispatch_rows/gradient",
-                [&] { cpu::combine_rows(dz.data<T>(), no_gates, row_of.data<int32_t>(), tokens, columns, width, dx.data<T>()); },
-                [&](auto& cuda) {
-                  cuda::combine_rows(dz.data<T>(), no_gates, row_of.data<int32_t>(), tokens, columns, width, dx.data<T>(), cuda.stream);
-                });
-    });
+  return record("dispatch_rows", z, {x}, [dispatch](const Tensor& dz, Grads& in) {
+    const Tensor dx = in.buffer(0);
+    dispatch_gradient(dz, dispatch, dx);
     in.add(0, dx);
+  });
+}
+
+void dispatch_gradient(const Tensor& dz, const Dispatch& dispatch, const Tensor& dx) {
+  const int64_t tokens = dispatch.row_of.size(0), k = dispatch.row_of.size(1), hidden = dz.size(1);
+  const int32_t* row_of = dispatch.row_of.data<int32_t>();
+  dispatch_floating(dz.dtype(), "dispatch_rows", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const Accumulator<T>* no_gates = nullptr;
+    on_device(dz.context(), "dispatch_rows/gradient",
+              [&] { cpu::combine_rows(dz.data<T>(), no_gates, row_of, tokens, hidden, k, dx.data<T>()); },
+              [&](auto& cuda) { cuda::combine_rows(dz.data<T>(), no_gates, row_of, tokens, hidden, k, dx.data<T>(), cuda.stream); });
   });
 }
 
@@ -269,26 +272,31 @@ Var combine_rows(const Var& z, const Var& gates, const Dispatch& dispatch) {
     on_device(z.context(), "combine_rows", [&] { cpu::combine_rows(from, g, row_of, tokens, hidden, k, y.data<T>()); },
               [&](auto& cuda) { cuda::combine_rows(from, g, row_of, tokens, hidden, k, y.data<T>(), cuda.stream); });
   });
-  return record("combine_rows", y, {z, gates}, [x = z.value(), g = gates.value(), pair_of = dispatch.pair_of](const Tensor& dy, Grads& in) {
-    dispatch_floating(dy.dtype(), "combine_rows", [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      using A = Accumulator<T>;
-      const Tensor dz = in.wants(0) ? in.buffer(0) : Tensor();
-      Tensor dg = in.wants(1) ? in.buffer(1) : Tensor();
-      if (dg.defined()) dg.zero();  // the tail's pairs went nowhere
-      const int64_t rows = x.size(0), columns = x.size(1), width = g.size(1);
-      on_device(dy.context(), "combine_rows/gradient",
-                [&] {
-                  cpu::combine_rows_gradient(x.data<T>(), g.data<A>(), pair_of.data<int32_t>(), dy.data<T>(), rows, columns, width,
-                                             data_or_null<T>(dz), data_or_null<A>(dg));
-                },
-                [&](auto& cuda) {
-                  cuda::combine_rows_gradient(x.data<T>(), g.data<A>(), pair_of.data<int32_t>(), dy.data<T>(), rows, columns, width,
-                                              data_or_null<T>(dz), data_or_null<A>(dg), cuda.stream);
-                });
-      if (dz.defined()) in.add(0, dz);
-      if (dg.defined()) in.add(1, dg);
-    });
+  return record("combine_rows", y, {z, gates}, [x = z.value(), g = gates.value(), dispatch](const Tensor& dy, Grads& in) {
+    Tensor dz = in.wants(0) ? in.buffer(0) : Tensor(), dg = in.wants(1) ? in.buffer(1) : Tensor();
+    combine_gradient(x, g, dispatch, dy, dz, dg, {});
+    if (dz.defined()) in.add(0, dz);
+    if (dg.defined()) in.add(1, dg);
+  });
+}
+
+void combine_gradient(const Tensor& z, const Tensor& gates, const Dispatch& dispatch, const Tensor& dy, const Tensor& dz, const Tensor& dgates,
+                      const Tensor& tile_sums) {
+  const int64_t rows = z.size(0), hidden = z.size(1), k = gates.size(1), pairs = gates.numel();
+  const int32_t *pair_of = dispatch.pair_of.data<int32_t>(), *row_of = dispatch.row_of.data<int32_t>();
+  dispatch_floating(dy.dtype(), "combine_rows", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = Accumulator<T>;
+    on_device(dy.context(), "combine_rows/gradient",
+              [&] {
+                CHECK(!tile_sums.defined(), "combine_gradient: tile sums are CUDA's");
+                cpu::combine_rows_gradient(z.data<T>(), gates.data<A>(), pair_of, row_of, dy.data<T>(), rows, pairs, hidden, k,
+                                           data_or_null<T>(dz), data_or_null<A>(dgates));
+              },
+              [&](auto& cuda) {
+                cuda::combine_rows_gradient(z.data<T>(), gates.data<A>(), pair_of, row_of, dy.data<T>(), rows, pairs, hidden, k,
+                                            data_or_null<T>(dz), data_or_null<A>(dgates), data_or_null<A>(tile_sums), cuda.stream);
+              });
   });
 }
 

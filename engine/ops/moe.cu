@@ -221,31 +221,67 @@ __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, cons
   }
 }
 
-// One warp a dispatched row; each pair has one row, so dgates is written without conflict.
+// A block has a tile of 128 dispatched rows, a warp 8 of them, whose loads fly together. Each pair has one row, so dgates is
+// written without conflict; pairs that went nowhere get 0. partial [tiles, H]: column sums of the tile's dz as it was written.
+constexpr int kTileWarps = 16, kTileRowsPerWarp = 8, kCombineTile = kTileWarps * kTileRowsPerWarp;
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kThreads) combine_gradient_kernel(const T* z, const A* gates, const int32_t* pair_of, const T* dy,
-                                                                    int64_t rows, int64_t hidden, int64_t k, T* dz, A* dgates) {
-  const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (r >= rows) return;
-  const int32_t pair = pair_of[r];
-  const A gate = pair >= 0 ? gates[pair] : A(0);
-  A inner = 0;
-  for (int64_t column = threadIdx.x % 32 * W; column < hidden; column += 32 * W) {
-    Pack<T, W> d, out;
-    if (pair >= 0) {
-      d = *reinterpret_cast<const Pack<T, W>*>(dy + pair / k * hidden + column);
-      if (dgates) {
-        const Pack<T, W> v = *reinterpret_cast<const Pack<T, W>*>(z + r * hidden + column);
+__global__ void __launch_bounds__(kTileWarps * 32)
+    combine_gradient_kernel(const T* __restrict__ z, const A* __restrict__ gates, const int32_t* __restrict__ pair_of,
+                            const int32_t* __restrict__ row_of, const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden,
+                            int64_t k, T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
+  __shared__ A sums[kTileWarps][32 * W];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kCombineTile + warp * kTileRowsPerWarp;
+  if (dgates)
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < pairs; i += static_cast<int64_t>(gridDim.x) * blockDim.x)
+      if (row_of[i] < 0) dgates[i] = 0;
+  const int32_t own = lane < kTileRowsPerWarp && first + lane < rows ? pair_of[first + lane] : -1;
+  const A own_gate = own >= 0 ? gates[own] : A(0);
+  A inner[kTileRowsPerWarp] = {};
+  for (int64_t begin = 0; begin < hidden; begin += 32 * W) {  // all lanes stay: the shuffles and the barrier need them
+    const int64_t column = begin + lane * W;
+    const bool inside = column < hidden;
+    Pack<T, W> d[kTileRowsPerWarp], v[kTileRowsPerWarp];
 #pragma unroll
-        for (int j = 0; j < W; ++j) inner += static_cast<A>(d.v[j]) * static_cast<A>(v.v[j]);
-      }
+    for (int r = 0; r < kTileRowsPerWarp; ++r) {
+      const int32_t pair = __shfl_sync(0xffffffffu, own, r);
+      if (pair < 0 || !inside) continue;
+      d[r] = *reinterpret_cast<const Pack<T, W>*>(dy + pair / k * hidden + column);
+      if (dgates) v[r] = *reinterpret_cast<const Pack<T, W>*>(z + (first + r) * hidden + column);
     }
+    A sum[W] = {};
 #pragma unroll
-    for (int j = 0; j < W; ++j) out.v[j] = pair >= 0 ? static_cast<T>(gate * static_cast<A>(d.v[j])) : static_cast<T>(0.0f);
-    if (dz) *reinterpret_cast<Pack<T, W>*>(dz + r * hidden + column) = out;
+    for (int r = 0; r < kTileRowsPerWarp; ++r) {
+      const int32_t pair = __shfl_sync(0xffffffffu, own, r);
+      const A gate = __shfl_sync(0xffffffffu, own_gate, r);
+      Pack<T, W> out;
+#pragma unroll
+      for (int j = 0; j < W; ++j) {
+        const A value = pair >= 0 && inside ? static_cast<A>(d[r].v[j]) : A(0);
+        if (dgates && pair >= 0 && inside) inner[r] += value * static_cast<A>(v[r].v[j]);
+        out.v[j] = static_cast<T>(gate * value);
+        sum[j] += static_cast<A>(out.v[j]);
+      }
+      if (dz && inside && first + r < rows) *reinterpret_cast<Pack<T, W>*>(dz + (first + r) * hidden + column) = out;
+    }
+    if (!partial) continue;
+    __syncthreads();  // the columns before may still be read
+#pragma unroll
+    for (int j = 0; j < W; ++j) sums[warp][lane * W + j] = sum[j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < 32 * W && begin + i < hidden; i += kTileWarps * 32) {
+      A total = 0;
+#pragma unroll
+      for (int w = 0; w < kTileWarps; ++w) total += sums[w][i];
+      partial[blockIdx.x * hidden + begin + i] = total;
+    }
   }
-  inner = warp_sum(inner);
-  if (dgates && pair >= 0 && threadIdx.x % 32 == 0) dgates[pair] = inner;
+  if (!dgates) return;
+#pragma unroll
+  for (int r = 0; r < kTileRowsPerWarp; ++r) {
+    inner[r] = warp_sum(inner[r]);
+    if (lane == r && own >= 0) dgates[own] = inner[r];
+  }
 }
 
 }  // namespace
@@ -269,12 +305,12 @@ void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tok
 }
 
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const T* dy, int64_t rows, int64_t hidden, int64_t k,
-                           T* dz, A* dgates, Stream stream) {
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
+                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial, Stream stream) {
   if (rows == 0) return;
   with_pack_width<T>(hidden, [&](auto width) {
-    combine_gradient_kernel<decltype(width)::value>
-        <<<warp_grid(rows), kThreads, 0, stream>>>(z, gates, pair_of, dy, rows, hidden, k, dz, dgates);
+    combine_gradient_kernel<decltype(width)::value><<<(rows + kCombineTile - 1) / kCombineTile, kTileWarps * 32, 0, stream>>>(
+        z, gates, pair_of, row_of, dy, rows, pairs, hidden, k, dz, dgates, partial);
   });
   CUDA_CHECK_LAUNCH("combine_rows/gradient", stream);
 }
@@ -282,7 +318,8 @@ void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, c
 #define INSTANTIATE(T, A)                                                                                                             \
   template void dispatch_rows(const T*, const int32_t*, int64_t, int64_t, int64_t, T*, Stream);                                       \
   template void combine_rows(const T*, const A*, const int32_t*, int64_t, int64_t, int64_t, T*, Stream);                              \
-  template void combine_rows_gradient(const T*, const A*, const int32_t*, const T*, int64_t, int64_t, int64_t, T*, A*, Stream);
+  template void combine_rows_gradient(const T*, const A*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, int64_t, \
+                                      T*, A*, A*, Stream);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(bfloat16, float)

@@ -44,10 +44,22 @@ Var dispatch_rows(const Var& x, const Dispatch& dispatch);
 // y[t] = Σ_k gates[t, k] · z[row_of[t, k]].              z [N, H], gates [T, K] → [T, H]
 Var combine_rows(const Var& z, const Var& gates, const Dispatch& dispatch);
 
+// Their gradients on tensors. dx [T, H] =;  dz [N, H] =, dgates [T, K] =, tile_sums [⌈N / 128⌉, H] = the column sums of dz by tiles of 128 rows
+// (float32, CUDA only). Each may be undefined.
+void dispatch_gradient(const Tensor& dz, const Dispatch& dispatch, const Tensor& dx);
+void combine_gradient(const Tensor& z, const Tensor& gates, const Dispatch& dispatch, const Tensor& dy, const Tensor& dz,
+                      const Tensor& dgates, const Tensor& tile_sums);
+
 // E two-layer FFNs on grouped rows: grouped_linear → gelu (erf) → grouped_linear. On sm_90 in bfloat16: our wgmma kernels
 // with fused epilogues (needs alignment 128). x [N, H], w1 [E, F, H], b1 [E, F], w2 [E, H, F], b2 [E, H] → [N, H]
 Var expert_ffn(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets);
 Var expert_ffn_reference(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets);
+
+// The whole of a layer's experts: combine_rows(expert_ffn(dispatch_rows(x, d), …, d.offsets), gates, d), on the fast path as one
+// op whose parts hand each other their sums.     x [T, H], gates [T, K] → [T, H]
+Var expert_layer(const Var& x, const Var& gates, const Dispatch& dispatch, const Var& w1, const Var& b1, const Var& w2, const Var& b2);
+Var expert_layer_reference(const Var& x, const Var& gates, const Dispatch& dispatch, const Var& w1, const Var& b1, const Var& w2,
+                           const Var& b2);
 
 // The row alignment that expert_ffn's fast path wants on this device: 128 on sm_90, else 1.
 int64_t expert_alignment(Context& context, DType dtype);

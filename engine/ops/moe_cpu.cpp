@@ -193,8 +193,10 @@ void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tok
 }
 
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const T* dy, int64_t rows, int64_t hidden, int64_t k,
-                           T* dz, A* dgates) {
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
+                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates) {
+  for (int64_t i = 0; dgates && i < pairs; ++i)
+    if (row_of[i] < 0) dgates[i] = 0;
   parallel_for(rows, kTokens, [=](int64_t begin, int64_t end) {
     std::vector<A> a(static_cast<size_t>(hidden)), b(static_cast<size_t>(hidden));
     for (int64_t r = begin; r < end; ++r) {
@@ -219,7 +221,8 @@ void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, c
   template void router_logits_gradient(const RouterShape&, const T*, const A*, const A*, const A*, const A*, T*, A*, A*, A*); \
   template void dispatch_rows(const T*, const int32_t*, int64_t, int64_t, int64_t, T*);                                       \
   template void combine_rows(const T*, const A*, const int32_t*, int64_t, int64_t, int64_t, T*);                              \
-  template void combine_rows_gradient(const T*, const A*, const int32_t*, const T*, int64_t, int64_t, int64_t, T*, A*);
+  template void combine_rows_gradient(const T*, const A*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, int64_t, \
+                                      T*, A*);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(bfloat16, float)

@@ -45,10 +45,10 @@ void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hid
 // y[t] = Σ_k gates[t, k] z[row_of[t, k]]; gates nullptr means 1
 template <class T, class A>
 void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k, T* y);
-// dz[r] = gate · dy[t], dgates[t, k] = ⟨dy[t], z[r]⟩ for r = row_of[t, k]; either may be nullptr. dgates must be zero before.
+// dz[r] = gate · dy[t], dgates[t, k] = ⟨dy[t], z[r]⟩ for r = row_of[t, k], 0 for pairs without a row; either may be nullptr
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const T* dy, int64_t rows, int64_t hidden, int64_t k,
-                           T* dz, A* dgates);
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
+                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates);
 }  // namespace cpu
 
 namespace cuda {
@@ -86,9 +86,10 @@ template <class T>
 void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z, Stream stream);
 template <class T, class A>
 void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k, T* y, Stream stream);
+// partial [⌈rows / 128⌉, H] = column sums of dz by tiles of 128 rows, or nullptr
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const T* dy, int64_t rows, int64_t hidden, int64_t k,
-                           T* dz, A* dgates, Stream stream);
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
+                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

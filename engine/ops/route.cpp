@@ -63,9 +63,10 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
     cuda::sum_load_losses(load, partial.data<float>(), blocks, losses.data<float>(), importance.data<float>(), cuda.stream);
   });
 
+  // `sequences` is captured for its tensors, which `s` points into.
   const std::vector<Var> outputs = record_joint("route", {logits, gates, losses}, 
                                                 {x, w, b, own ? context.weight : context.logits, context.bias},
-      [=](std::span<const Tensor> dy, Grads& in) {
+      [=, sequences = sequences](std::span<const Tensor> dy, Grads& in) {
         Context& device = rows.context();
         const auto grad = [&](size_t i, const Shape& shape) { return in.wants(i) ? in.buffer(i) : empty(device, shape, DType::kFloat32); };
         Tensor dx = in.wants(0) ? in.buffer(0) : Tensor(), dw = grad(1, weight.shape()), db = grad(2, {experts});

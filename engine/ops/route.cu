@@ -49,7 +49,7 @@ __device__ __forceinline__ void split_weights(const RouterShape& s, const float*
 // its own (lane t of a quad has 16 columns in a row out of 64), the same on both sides, so that loads are 16 bytes wide.
 __device__ __forceinline__ void multiply_rows(const bfloat16* row0, const bfloat16* row1, int hidden, const RouterShape& s, const float* w,
                                               bfloat16* parts, float (&c)[4]) {
-  constexpr int kAhead = 4;  // groups in flight
+  constexpr int kAhead = 8;  // groups in flight
   const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3, groups = hidden / kGroup, stride = row_stride(hidden);
   float high[4][4] = {}, middle[4] = {}, low[4] = {};  // four sums of the leading part: shorter chains round less
   for (int first = 0; first < groups; first += kAhead) {
@@ -119,24 +119,35 @@ __global__ void __launch_bounds__(kRouteThreads)
   const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3, warp = threadIdx.x / 32;
   const int64_t block = blockIdx.x * static_cast<int64_t>(kRouteRows), first = block + warp * 16;
   const int64_t at[2] = {first + g, first + g + 8};
-  int32_t sequence[2];
+  float bias[2], other[4] = {};  // fetched before the product
+  bool real[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) sequence[i] = at[i] < s.tokens ? s.sequence_of[at[i]] : -1;
+  for (int i = 0; i < 2; ++i) bias[i] = 2 * t + i < s.experts ? b[2 * t + i] : 0.0f;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int32_t sequence = at[i] < s.tokens ? s.sequence_of[at[i]] : -1;
+    real[i] = sequence >= 0;
+    if (real[i] && s.mode != kNone) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e)
+        if (2 * t + e < s.experts) other[2 * i + e] = context[sequence * s.experts + 2 * t + e];
+    }
+  }
   float c[4];
   multiply_rows(x + min(at[0], s.tokens - 1) * s.hidden, x + min(at[1], s.tokens - 1) * s.hidden, static_cast<int>(s.hidden), s, w, parts, c);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int e = 2 * t + (i & 1), row = warp * 16 + g + (i >> 1) * 8, of = sequence[i >> 1];
-    const bool real = of >= 0 && e < s.experts;
-    const float plain = real ? c[i] + b[e] : 0.0f, other = real && s.mode != kNone ? context[of * s.experts + e] : 0.0f;
+    const int e = 2 * t + (i & 1), row = warp * 16 + g + (i >> 1) * 8;
+    const float plain = real[i >> 1] ? c[i] + bias[i & 1] : 0.0f;
     r[row][e] = plain;
-    l[row][e] = s.mode == kAdd ? plain + other : s.mode == kGate ? plain * logistic(other) : plain;
+    l[row][e] = s.mode == kAdd ? plain + other[i] : s.mode == kGate ? plain * logistic(other[i]) : plain;
+    if (t == 0 && (i & 1)) choice[row][0] = real[i >> 1] ? 0 : -1;
   }
   __syncwarp();
   const int rows = static_cast<int>(min(static_cast<int64_t>(16), max(static_cast<int64_t>(0), s.tokens - first)));  // of this warp
   if (lane < 16) {
     const int row = warp * 16 + lane;
-    if (lane < rows && s.sequence_of[first + lane] >= 0) {
+    if (choice[row][0] >= 0) {
       choose_and_gate(l[row], s.experts, k, gate[row], choice[row]);
     } else {
       for (int i = 0; i < k; ++i) gate[row][i] = 0.0f, choice[row][i] = -1;
@@ -170,7 +181,7 @@ __global__ void __launch_bounds__(kRouteThreads)
   }
 }
 
-// d(w x + b) of one logit from what the gates, the losses and the logits were given:
+// d(w x + b) from what the gates, the losses and the logits were given:
 //     dg_i = dgates_i + Σ dlosses · d(losses)/d(importance of i's expert),   dl_e = dlogits_e + g_i (dg_i − Σ_j g_j dg_j).
 struct GatesSource {
   RouterShape s;
@@ -185,58 +196,87 @@ struct GatesSource {
                                                                     g.dlosses[0], g.dlosses[1])
                                               : 0.0f;
   }
-  __device__ float operator()(const float* by_expert, int64_t t, int64_t e) const {
-    if (t >= s.tokens || e >= s.experts) return 0.0f;
-    float inner = 0, own = 0, own_gate = 0;
-    for (int64_t i = t * g.k; i < (t + 1) * g.k; ++i) {
-      const int32_t expert = g.chosen[i];
-      if (expert < 0) continue;
-      const float dg = (g.dgates ? g.dgates[i] : 0.0f) + by_expert[expert], gate = g.gates[i];
-      inner += gate * dg;
-      if (expert == e) own = dg, own_gate = gate;
+  // One thread a token.
+  __device__ void fill(const float* by_expert, int64_t tile, int n, int64_t, float (*dr)[kExpertsPerPass]) const {
+    const int experts = static_cast<int>(s.experts), k = static_cast<int>(g.k);
+    for (int i = threadIdx.x; i < n; i += kThreads) {
+      const int64_t t = tile + i;
+      const int32_t sequence = s.sequence_of[t];
+      int32_t chosen[kMostExperts];
+      float gate[kMostExperts], dg[kMostExperts], inner = 0;
+#pragma unroll
+      for (int j = 0; j < kMostExperts; ++j) {
+        chosen[j] = j < k ? g.chosen[t * k + j] : -1;
+        gate[j] = j < k ? g.gates[t * k + j] : 0.0f;
+        dg[j] = j < k && g.dgates ? g.dgates[t * k + j] : 0.0f;
+      }
+#pragma unroll
+      for (int j = 0; j < kMostExperts; ++j) {
+        if (chosen[j] < 0) continue;
+        dg[j] += by_expert[chosen[j]];
+        inner += gate[j] * dg[j];
+      }
+#pragma unroll
+      for (int e = 0; e < kMostExperts; ++e) {
+        float dl = e < experts && g.dlogits ? g.dlogits[t * experts + e] : 0.0f;
+#pragma unroll
+        for (int j = 0; j < kMostExperts; ++j)
+          if (chosen[j] == e) dl += gate[j] * (dg[j] - inner);
+        if (e < experts && blockIdx.z == 0) sum_dlogits[t * experts + e] = dl;
+        if (e < experts && s.mode == kGate && sequence >= 0) dl *= logistic(context[sequence * experts + e]);
+        dr[i][e] = sequence >= 0 ? dl : 0.0f;
+      }
     }
-    const float dl = (g.dlogits ? g.dlogits[t * s.experts + e] : 0.0f) + own_gate * (own - inner);
-    if (blockIdx.z == 0) sum_dlogits[t * s.experts + e] = dl;
-    const int32_t sequence = s.sequence_of[t];
-    if (sequence < 0) return 0.0f;
-    return s.mode == kGate ? dl * logistic(context[sequence * s.experts + e]) : dl;
   }
 };
 
-// grid (H / 64), block (32, 8): a thread has two columns of every 8th sequence; the 8 sums are added in order.
+// grid (H / 16), block (8, 32): a thread has two columns of every 32nd sequence; the 32 sums are added in order.
 __global__ void __launch_bounds__(kThreads)
     context_gradient_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w,
                             const float* __restrict__ dcontext, bfloat16* __restrict__ dx, float* __restrict__ dw,
                             float* __restrict__ db) {
-  constexpr int kLanes = 8;
-  __shared__ float lane_sums[kLanes][kMostExperts][64];
-  const int column = blockIdx.x * 64 + threadIdx.x * 2, experts = static_cast<int>(s.experts);
+  constexpr int kLanes = 32, kColumns = 16, kAhead = 6;
+  __shared__ float lane_sums[kLanes][kMostExperts][kColumns];
+  const int column = blockIdx.x * kColumns + threadIdx.x * 2, experts = static_cast<int>(s.experts);
   float weight[kMostExperts][2] = {}, sums[kMostExperts][2] = {};
 #pragma unroll
   for (int e = 0; e < kMostExperts; ++e)
     if (e < experts) load<2>(w + e * s.hidden + column, weight[e]);
-#pragma unroll 4
-  for (int64_t b = threadIdx.y; b < s.sequences; b += kLanes) {
-    const int64_t at = s.offsets[b] * s.hidden + column;
-    float v[2], to[2];
-    load<2>(x + at, v);
-    if (dx) load<2>(dx + at, to);
+  for (int64_t first = threadIdx.y; first < s.sequences; first += kLanes * kAhead) {
+    int64_t at[kAhead];
+    float v[kAhead][2] = {}, to[kAhead][2] = {}, d[kAhead][kMostExperts] = {};
 #pragma unroll
-    for (int e = 0; e < kMostExperts; ++e) {
-      const float d = e < experts ? dcontext[b * experts + e] : 0.0f;
+    for (int a = 0; a < kAhead; ++a) {
+      const int64_t b = first + a * kLanes;
+      at[a] = b < s.sequences ? s.offsets[b] * s.hidden + column : -1;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) sums[e][i] += d * v[i], to[i] += d * weight[e][i];
+      for (int e = 0; e < kMostExperts; ++e)
+        if (at[a] >= 0 && e < experts) d[a][e] = dcontext[b * experts + e];
     }
-    if (dx) store<2>(dx + at, to);
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      if (at[a] < 0) continue;
+      load<2>(x + at[a], v[a]);
+      if (dx) load<2>(dx + at[a], to[a]);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+#pragma unroll
+      for (int e = 0; e < kMostExperts; ++e)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) sums[e][i] += d[a][e] * v[a][i], to[a][i] += d[a][e] * weight[e][i];
+      if (dx && at[a] >= 0) store<2>(dx + at[a], to[a]);
+    }
   }
 #pragma unroll
   for (int e = 0; e < kMostExperts; ++e) store<2>(&lane_sums[threadIdx.y][e][threadIdx.x * 2], sums[e]);
   __syncthreads();
-  const int thread = threadIdx.y * 32 + threadIdx.x;
-  for (int i = thread; i < experts * 64; i += kThreads) {
+  const int thread = threadIdx.y * 8 + threadIdx.x;
+  for (int i = thread; i < experts * kColumns; i += kThreads) {
     float total = 0;
-    for (int l = 0; l < kLanes; ++l) total += lane_sums[l][i / 64][i % 64];
-    dw[i / 64 * s.hidden + blockIdx.x * 64 + i % 64] = total;
+#pragma unroll
+    for (int l = 0; l < kLanes; ++l) total += lane_sums[l][i / kColumns][i % kColumns];
+    dw[i / kColumns * s.hidden + blockIdx.x * kColumns + i % kColumns] = total;
   }
   if (blockIdx.x == 0 && thread / 32 < experts) {  // a warp an expert
     float total = 0;
@@ -285,7 +325,7 @@ void route_gradient(const RouterShape& s, const RouteGradient& g, const bfloat16
 
 void route_context_gradient(const RouterShape& s, const bfloat16* x, const float* w, const float* dcontext, bfloat16* dx, float* dw,
                             float* db, Stream stream) {
-  context_gradient_kernel<<<static_cast<int>(s.hidden / 64), dim3(32, 8), 0, stream>>>(s, x, w, dcontext, dx, dw, db);
+  context_gradient_kernel<<<static_cast<int>(s.hidden / 16), dim3(8, 32), 0, stream>>>(s, x, w, dcontext, dx, dw, db);
   CUDA_CHECK_LAUNCH("route/context_gradient", stream);
 }
 

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, 3)
     const int64_t column = column0 + lane * W;
     A sums[kTokensPerWarp][W] = {};
     for (int64_t e0 = 0; e0 < s.experts; e0 += kExpertsPerPass) {
-      const A d = source(nullptr, first + lane / kExpertsPerPass, e0 + lane % kExpertsPerPass);
+      const A d = source(first + lane / kExpertsPerPass, e0 + lane % kExpertsPerPass);
 #pragma unroll
       for (int e = 0; e < kExpertsPerPass; ++e) {
         if (e0 + e >= s.experts) break;

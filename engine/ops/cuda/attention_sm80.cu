@@ -27,8 +27,8 @@ constexpr float kLog2E = 1.4426950408889634f;
 struct Params {
   const bfloat16 *qkv, *out, *dout;  // [T, 3H], [T, H], [T, H]
   const float* lse;                  // [T, A]
-  bfloat16 *to_out, *to_dqkv;        // forward writes to_out and to_lse, backward to_dqkv
-  float* to_lse;
+  bfloat16 *to_out, *to_dqkv;        // forward writes to_out and to_lse, backward to_dqkv and, where wanted, to_sums
+  float *to_lse, *to_sums;           // to_sums [B, 3H]: column sums of each sequence's dqkv
   const int32_t *offsets, *key_lengths;
   int rows, sequences, heads;
   bool causal, dropout;
@@ -52,7 +52,7 @@ __device__ __forceinline__ void zero_tail(const Params& p, T* to, int width) {
 // the n-th piece of work in blocks that know only the offsets; longest sequences first, by the batch's own order,
 // gains another 4 %.
 struct Place {
-  int first_head, start, n, keys;
+  int sequence, first_head, start, n, keys;
   uint32_t step;
   bool tall;
 };
@@ -62,7 +62,7 @@ __device__ __forceinline__ Place place_of(const Params& p) {
   const int keys = p.key_lengths ? max(0, min(uniform(p.key_lengths[b]), n)) : n;
   const bool tall = n > kMaxRows / 2;
   if (!tall && (head & 1)) return {};
-  return {head, start, n, keys, p.dropout && p.key.step ? *p.key.step : 0u, tall};
+  return {b, head, start, n, keys, p.dropout && p.key.step ? *p.key.step : 0u, tall};
 }
 
 // Calls small(group, head) in each half of the block, or tall(group, head) in all of it.
@@ -78,6 +78,7 @@ __device__ __forceinline__ void for_each_problem(const Params& p, const Place& p
   const int half = warp >> 2, head = place.first_head + half;
   const Group group{warp & 3, thread & 31, thread & 127, 128, 1 + half, shared + half * (bytes / 2)};
   if (head < p.heads) small(group, head);
+  __syncthreads();  // no half leaves while the other is at its own barriers (synccheck wants it)
 }
 
 // ---- forward
@@ -406,23 +407,42 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   if (owns_keys)
     multiply_transposed<kTiles>(dk, kTiles == 4 ? v_tile : k_tile, q_tile, group.warp, first, query_tiles, at);
   group.sync();
-  if (!active) return;
 
-    // All tiles are free: each warp stages its rows of dQ, dK, dV and writes whole lines.
+  // All tiles are free: each warp stages its rows of dQ, dK, dV and writes whole lines.
+  const int64_t stride = 3 * h;
+  float sums[3][8] = {};
+  if (active) {
 #pragma unroll
-  for (int x = 0; x < 8; ++x) {
+    for (int x = 0; x < 8; ++x) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      store_shared(chunk_at(q_tile, row0 + g + 8 * i, x) + 4 * t, dq[2 * x + i]);
-      store_shared(chunk_at(k_tile, row0 + g + 8 * i, x) + 4 * t, dv[2 * x + i]);
+      for (int i = 0; i < 2; ++i) {
+        store_shared(chunk_at(q_tile, row0 + g + 8 * i, x) + 4 * t, dq[2 * x + i]);
+        store_shared(chunk_at(k_tile, row0 + g + 8 * i, x) + 4 * t, dv[2 * x + i]);
+      }
     }
+    stage(dk, p.scale, p.scale, g_tile, row0, lane);
+    __syncwarp();
+    bfloat16* to = p.to_dqkv + static_cast<int64_t>(start) * stride + column;
+    write_rows<false>(q_tile, row0, n, to, stride, lane, sums[0]);
+    write_rows<true>(g_tile, row0, n, to + h, stride, lane, sums[1]);
+    write_rows<true>(k_tile, row0, n, to + 2 * h, stride, lane, sums[2]);
   }
-  stage(dk, p.scale, p.scale, g_tile, row0, lane);
-  __syncwarp();
-  bfloat16* to = p.to_dqkv + static_cast<int64_t>(start) * 3 * h + column;
-  write_rows<false>(q_tile, row0, n, to, 3 * h, lane);
-  write_rows<true>(g_tile, row0, n, to + h, 3 * h, lane);
-  write_rows<true>(k_tile, row0, n, to + 2 * h, 3 * h, lane);
+  if (!p.to_sums) return;
+  // Column sums: of a warp's rows by shuffles, of the group's warps through the tile of V, in order.
+#pragma unroll
+  for (int part = 0; part < 3; ++part)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 8);
+      sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 16);
+      if (lane < 8) store_shared(v_tile + ((group.warp * 3 + part) * kD + lane * 8 + i) * 4, __float_as_uint(sums[part][i]));
+    }
+  group.sync();
+  for (int i = group.thread; i < 3 * kD; i += group.threads) {
+    float total = 0.0f;
+    for (int warp = 0; warp < query_tiles; ++warp) total += load_shared_float(v_tile + (warp * 3 * kD + i) * 4);
+    p.to_sums[place.sequence * stride + i / kD * h + column + i % kD] = total;
+  }
 }
 
 __global__ __launch_bounds__(kThreads, kBackwardBlocks) void backward_kernel(const __grid_constant__ Params p) {
@@ -433,6 +453,9 @@ __global__ __launch_bounds__(kThreads, kBackwardBlocks) void backward_kernel(con
       [&](const Group& group, int head) { backward_problem<4>(p, group, place, head); },
       [&](const Group& group, int head) { backward_problem<8>(p, group, place, head); });
   zero_tail(p, p.to_dqkv, 3 * p.heads * kD);
+  const int b = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
+  if (p.to_sums && p.offsets[b] == p.offsets[b + 1] && threadIdx.x < 3 * kD)  // an empty sequence
+    p.to_sums[(static_cast<int64_t>(b) * 3 + threadIdx.x / kD) * p.heads * kD + head * kD + threadIdx.x % kD] = 0.0f;
 }
 
 Params params_of(const AttentionArgs& args) {
@@ -467,9 +490,9 @@ void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bflo
 }
 
 void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
-                             const bfloat16* dout, bfloat16* dqkv, Stream stream) {
+                             const bfloat16* dout, bfloat16* dqkv, float* column_sums, Stream stream) {
   Params p = params_of(args);
-  p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv;
+  p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv, p.to_sums = column_sums;
   launch("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
 }
 

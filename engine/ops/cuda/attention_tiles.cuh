@@ -66,6 +66,12 @@ __device__ __forceinline__ uint4 load_shared(uint32_t address) {
   return x;
 }
 
+__device__ __forceinline__ float load_shared_float(uint32_t address) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
+}
+
 // ---- layout
 
 // The same value in every lane, and the compiler knows it: branches on it need no reconvergence.
@@ -149,14 +155,23 @@ __device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, flo
   }
 }
 // Rows `row` … row + 15 of a shared tile to global memory, 16 bytes a thread; row r goes to `to + position ·
-// stride` where position is r, or the key in slot r, and only positions below n exist.
+// stride` where position is r, or the key in slot r, and only positions below n exist. What the thread wrote of its
+// 8 columns is added to `sums`, where given.
 template <bool kSlots>
-__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane) {
+__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane, float* sums = nullptr) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int r = row + (lane >> 3) + 4 * i, position = kSlots ? key_of_slot(r) : r;
     const uint4 x = load_shared(chunk_at(tile, r, lane & 7));
-    if (position < n) *reinterpret_cast<uint4*>(to + position * stride + (lane & 7) * 8) = x;
+    if (position >= n) continue;
+    *reinterpret_cast<uint4*>(to + position * stride + (lane & 7) * 8) = x;
+    if (!sums) continue;
+    const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      sums[2 * k] += __uint_as_float(words[k] << 16);
+      sums[2 * k + 1] += __uint_as_float(words[k] & 0xffff0000u);
+    }
   }
 }
 

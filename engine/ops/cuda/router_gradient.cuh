@@ -23,20 +23,24 @@ void with_width(int64_t hidden, F&& f, const P*... pointers) {
   else f(Width<1>{});
 }
 
-// Where d(w x + b) of one logit comes from. A source is called by whole blocks: begin() once, before a barrier, with room
-// for 8 values that its calls then get back.
+// Where d(w x + b) of the logits comes from. Called by whole blocks: begin() once, before a barrier, with room for 8 values
+// that fill() then gets back; fill() sets dr[i][0 … 7] for the tokens tile + i, i < n, and the experts from e0 on.
 template <class A>
 struct LogitsSource {
   RouterShape s;
   const A *context, *dlogits;
 
-  __device__ void begin(A*) const {}
-  __device__ A operator()(const A*, int64_t t, int64_t e) const {
+  __device__ A operator()(int64_t t, int64_t e) const {
     if (t >= s.tokens || e >= s.experts) return A(0);
     const A d = dlogits[t * s.experts + e];
     const int32_t sequence = s.sequence_of[t];
     if (sequence < 0) return A(0);
     return s.mode == kGate ? d * logistic(context[sequence * s.experts + e]) : d;
+  }
+  __device__ void begin(A*) const {}
+  __device__ void fill(const A*, int64_t tile, int n, int64_t e0, A (*dr)[kExpertsPerPass]) const {
+    for (int i = threadIdx.x; i < n * kExpertsPerPass; i += kThreads)
+      dr[i / kExpertsPerPass][i % kExpertsPerPass] = (*this)(tile + i / kExpertsPerPass, e0 + i % kExpertsPerPass);
   }
 };
 
@@ -77,12 +81,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     };
     fetch(lane);      // these fly while the tile of dr is made
     __syncthreads();  // the tile before may still be read
-    for (int i = threadIdx.x; i < n * kExpertsPerPass; i += kThreads) {  // a thread always has the same expert
-      const A d = source(by_expert, tile + i / kExpertsPerPass, e0 + i % kExpertsPerPass);
-      dr[i / kExpertsPerPass][i % kExpertsPerPass] = d;
-      bias += d;
-    }
+    source.fill(by_expert, tile, n, e0, dr);
     __syncthreads();
+    for (int i = threadIdx.x; i < n * kExpertsPerPass; i += kThreads)  // a thread always has the same expert
+      bias += dr[i / kExpertsPerPass][i % kExpertsPerPass];
     if (!inside) continue;
     for (int i = lane; i < n; i += kLanes * kAhead) {
       if (i != lane) fetch(i);
