@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "engine/device/backend.h"
+#include "engine/device/stream.h"
 
 namespace glia {
 
@@ -11,6 +12,7 @@ using Clock = std::chrono::steady_clock;
 #if GLIA_CUDA
 std::shared_ptr<void> mark_cuda_time(CudaHandles& cuda);             // cuda/backend.cpp
 double cuda_milliseconds_between(const void* begin, const void* end);
+void delay_cuda_stream(Stream stream, double milliseconds);           // cuda/delay.cu
 #endif
 
 std::shared_ptr<void> mark_time([[maybe_unused]] Backend& backend) {
@@ -26,6 +28,12 @@ double milliseconds_between([[maybe_unused]] Backend& backend, const void* begin
 #endif
   return std::chrono::duration<double, std::milli>(*static_cast<const Clock::time_point*>(end) -
                                                    *static_cast<const Clock::time_point*>(begin)).count();
+}
+
+void delay([[maybe_unused]] Backend& backend, [[maybe_unused]] double milliseconds) {
+#if GLIA_CUDA
+  if (backend.cuda()) delay_cuda_stream(backend.cuda()->stream, milliseconds);
+#endif
 }
 
 std::map<std::string, Profiler::Entry> Profiler::report(Backend& backend) {

@@ -35,6 +35,10 @@ class Profiler {
 std::shared_ptr<void> mark_time(Backend& backend);
 double milliseconds_between(Backend& backend, const void* begin, const void* end);
 
+// Keeps the stream busy for so long, without waiting: what the host enqueues meanwhile then runs back to back, and times by op
+// are the device's alone. Nothing on a CPU.
+void delay(Backend& backend, double milliseconds);
+
 class ProfileScope {
  public:
   ProfileScope(Profiler& profiler, const char* op, Backend& backend) : profiler_(profiler), backend_(backend) {

@@ -221,11 +221,12 @@ __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, cons
   }
 }
 
-// A block has a tile of 128 dispatched rows, a warp 8 of them, whose loads fly together. Each pair has one row, so dgates is
-// written without conflict; pairs that went nowhere get 0. partial [tiles, H]: column sums of the tile's dz as it was written.
-constexpr int kTileWarps = 16, kTileRowsPerWarp = 8, kCombineTile = kTileWarps * kTileRowsPerWarp;
+// A block has a tile of 128 dispatched rows, a warp 8 of them, of which the loads of 2 fly together: more would take the registers
+// of a second block. Each pair has one row, so dgates is written without conflict; pairs that went nowhere get 0.
+// partial [tiles, H]: column sums of the tile's dz as it was written.
+constexpr int kTileWarps = 16, kTileRowsPerWarp = 8, kTogether = 2, kCombineTile = kTileWarps * kTileRowsPerWarp;
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kTileWarps * 32)
+__global__ void __launch_bounds__(kTileWarps * 32, sizeof(T) == 2 ? 2 : 1)
     combine_gradient_kernel(const T* __restrict__ z, const A* __restrict__ gates, const int32_t* __restrict__ pair_of,
                             const int32_t* __restrict__ row_of, const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden,
                             int64_t k, T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
@@ -241,28 +242,32 @@ __global__ void __launch_bounds__(kTileWarps * 32)
   for (int64_t begin = 0; begin < hidden; begin += 32 * W) {  // all lanes stay: the shuffles and the barrier need them
     const int64_t column = begin + lane * W;
     const bool inside = column < hidden;
-    Pack<T, W> d[kTileRowsPerWarp], v[kTileRowsPerWarp];
-#pragma unroll
-    for (int r = 0; r < kTileRowsPerWarp; ++r) {
-      const int32_t pair = __shfl_sync(0xffffffffu, own, r);
-      if (pair < 0 || !inside) continue;
-      d[r] = *reinterpret_cast<const Pack<T, W>*>(dy + pair / k * hidden + column);
-      if (dgates) v[r] = *reinterpret_cast<const Pack<T, W>*>(z + (first + r) * hidden + column);
-    }
     A sum[W] = {};
 #pragma unroll
-    for (int r = 0; r < kTileRowsPerWarp; ++r) {
-      const int32_t pair = __shfl_sync(0xffffffffu, own, r);
-      const A gate = __shfl_sync(0xffffffffu, own_gate, r);
-      Pack<T, W> out;
+    for (int group = 0; group < kTileRowsPerWarp; group += kTogether) {
+      Pack<T, W> d[kTogether], v[kTogether];
 #pragma unroll
-      for (int j = 0; j < W; ++j) {
-        const A value = pair >= 0 && inside ? static_cast<A>(d[r].v[j]) : A(0);
-        if (dgates && pair >= 0 && inside) inner[r] += value * static_cast<A>(v[r].v[j]);
-        out.v[j] = static_cast<T>(gate * value);
-        sum[j] += static_cast<A>(out.v[j]);
+      for (int i = 0; i < kTogether; ++i) {
+        const int32_t pair = __shfl_sync(0xffffffffu, own, group + i);
+        if (pair < 0 || !inside) continue;
+        d[i] = *reinterpret_cast<const Pack<T, W>*>(dy + pair / static_cast<int32_t>(k) * hidden + column);
+        if (dgates) v[i] = *reinterpret_cast<const Pack<T, W>*>(z + (first + group + i) * hidden + column);
       }
-      if (dz && inside && first + r < rows) *reinterpret_cast<Pack<T, W>*>(dz + (first + r) * hidden + column) = out;
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int r = group + i;
+        const bool real = __shfl_sync(0xffffffffu, own, r) >= 0 && inside;
+        const A gate = __shfl_sync(0xffffffffu, own_gate, r);
+        Pack<T, W> out;
+#pragma unroll
+        for (int j = 0; j < W; ++j) {
+          const A value = real ? static_cast<A>(d[i].v[j]) : A(0);
+          if (dgates && real) inner[r] += value * static_cast<A>(v[i].v[j]);
+          out.v[j] = static_cast<T>(gate * value);
+          sum[j] += static_cast<A>(out.v[j]);
+        }
+        if (dz && inside && first + r < rows) *reinterpret_cast<Pack<T, W>*>(dz + (first + r) * hidden + column) = out;
+      }
     }
     if (!partial) continue;
     __syncthreads();  // the columns before may still be read

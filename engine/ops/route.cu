@@ -24,23 +24,33 @@ __device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1
 // A row of w in shared memory: 8 bfloat16 more than H, so that 8 rows begin in different banks.
 __host__ __device__ constexpr int row_stride(int64_t hidden) { return static_cast<int>(hidden) + 8; }
 
-// The three parts of w, rows from E on zero.     parts [3][8][row_stride(H)]
-__device__ __forceinline__ void split_weights(const RouterShape& s, const float* w, bfloat16* parts) {
+// The three parts of w, rows from E on zero; a thread's loads fly together.     parts [3][8][row_stride(H)]
+__device__ __forceinline__ void split_weights(const RouterShape& s, const float* __restrict__ w, bfloat16* parts) {
+  constexpr int kAhead = 8;
   const int hidden = static_cast<int>(s.hidden), stride = row_stride(hidden), quads = hidden / 4;
-  for (int i = threadIdx.x; i < kMostExperts * quads; i += kRouteThreads) {
-    const int e = i / quads, column = i % quads * 4;
-    float4 v = make_float4(0, 0, 0, 0);
-    if (e < s.experts) v = *reinterpret_cast<const float4*>(w + e * hidden + column);
-    float rest[4] = {v.x, v.y, v.z, v.w};
+  for (int first = threadIdx.x; first < kMostExperts * quads; first += kRouteThreads * kAhead) {
+    float4 loaded[kAhead];
 #pragma unroll
-    for (int p = 0; p < kParts; ++p) {
-      Pack<bfloat16, 4> part;
+    for (int a = 0; a < kAhead; ++a) {
+      const int i = first + a * kRouteThreads;
+      loaded[a] = i < s.experts * quads ? reinterpret_cast<const float4*>(w)[i] : make_float4(0, 0, 0, 0);
+    }
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        part.v[k] = static_cast<bfloat16>(rest[k]);
-        rest[k] -= static_cast<float>(part.v[k]);
+    for (int a = 0; a < kAhead; ++a) {
+      const int i = first + a * kRouteThreads;
+      if (i >= kMostExperts * quads) break;
+      float rest[4] = {loaded[a].x, loaded[a].y, loaded[a].z, loaded[a].w};
+      bfloat16* to = parts + i / quads * stride + i % quads * 4;
+#pragma unroll
+      for (int p = 0; p < kParts; ++p) {
+        Pack<bfloat16, 4> part;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          part.v[k] = static_cast<bfloat16>(rest[k]);
+          rest[k] -= static_cast<float>(part.v[k]);
+        }
+        *reinterpret_cast<Pack<bfloat16, 4>*>(to + p * kMostExperts * stride) = part;
       }
-      *reinterpret_cast<Pack<bfloat16, 4>*>(parts + (p * kMostExperts + e) * stride + column) = part;
     }
   }
 }

@@ -23,6 +23,15 @@ void check(const char* op, const Var& x, const Var& w, const Var& b) {
 }
 
 #if GLIA_CUDA
+// db = the sum of the sequences' column sums, in float32 and then in the bias' type.
+void add_bias_gradient(const Tensor& sums, Grads& in) {
+  if (!in.wants(2)) return;
+  const Tensor db = in.buffer(2), wide = db.dtype() == DType::kFloat32 ? db : empty(sums.context(), db.shape());
+  column_sum(sums, wide);
+  if (!wide.same_storage(db)) cast_into(wide, db);
+  in.add(2, db);
+}
+
 bool has_fast_path(const Var& x, const AttentionArgs& args) {
   return x.context().device().is_cuda() && x.dtype() == DType::kBFloat16 && args.sequences > 0 &&
          cuda::attention_path<bfloat16>(args) == cuda::AttentionPath::kTensorCores;
@@ -61,11 +70,7 @@ Var self_attention(const Var& x, const Var& w, const Var& b, const Sequences& se
         matmul_into(dqkv, rows, dw, true, false);
         in.add(1, dw);
       }
-      if (in.wants(2)) {
-        const Tensor db = in.buffer(2);
-        column_sum(sums, db);
-        in.add(2, db);
-      }
+      add_bias_gradient(sums, in);
     });
   }
 #endif
@@ -109,11 +114,7 @@ Var self_attention_first(const Var& x, const Var& w, const Var& b, const Sequenc
         matmul_into(dkv, rows, dw.rows(h, 3 * h), true, false);
         in.add(1, dw);
       }
-      if (in.wants(2)) {
-        const Tensor db = in.buffer(2);
-        column_sum(sums, db);
-        in.add(2, db);
-      }
+      add_bias_gradient(sums, in);
     });
   }
 #endif
