@@ -113,6 +113,18 @@ double matmul_ceiling_tflops(Context& context, DType dtype) {
   return best;
 }
 
+// The time between two marks with nothing in between.
+double empty_mark_ms(Context& context) {
+  std::vector<std::shared_ptr<void>> marks;
+  delay(context.backend(), 5);
+  for (int i = 0; i < 101; ++i) marks.push_back(mark_time(context.backend()));
+  context.synchronize();
+  std::vector<double> times;
+  for (size_t i = 1; i < marks.size(); ++i)
+    times.push_back(milliseconds_between(context.backend(), marks[i - 1].get(), marks[i].get()));
+  return median(times);
+}
+
 struct Bench {
   Options options;
   int64_t steps = 50;
@@ -161,6 +173,7 @@ int run(const Bench& bench) {
   trainer.timed_steps(1);
   context.profiler.enabled = true;
   context.profiler.report(context.backend());
+  const double mark_ms = empty_mark_ms(context);
   for (int64_t i = 0; i < profiled; ++i) {
     delay(context.backend(), 20);
     trainer.timed_steps(1);
@@ -170,7 +183,7 @@ int run(const Bench& bench) {
   std::vector<std::pair<double, std::string>> ops;
   double sum = 0;
   for (const auto& [op, entry] : context.profiler.report(context.backend())) {
-    const double ms = entry.milliseconds / static_cast<double>(profiled);
+    const double ms = std::max(0.0, entry.milliseconds - static_cast<double>(entry.calls) * mark_ms) / static_cast<double>(profiled);
     groups[group_of(op, !run.moe.dense())] += ms;
     ops.emplace_back(ms, fmt::format("{} ({} calls)", op, entry.calls / profiled));
     sum += ms;

@@ -221,71 +221,80 @@ __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, cons
   }
 }
 
-// A block has a tile of 128 dispatched rows, a warp 8 of them, of which the loads of 2 fly together: more would take the registers
-// of a second block. Each pair has one row, so dgates is written without conflict; pairs that went nowhere get 0.
-// partial [tiles, H]: column sums of the tile's dz as it was written.
-constexpr int kTileWarps = 16, kTileRowsPerWarp = 8, kTogether = 2, kCombineTile = kTileWarps * kTileRowsPerWarp;
+// A block has a tile of 128 dispatched rows, a thread W of its columns; the loads of kBatch rows fly together. Each pair has one row,
+// so dgates is written without conflict; pairs that went nowhere get 0. partial [tiles, H]: column sums of the tile's dz as written.
+constexpr int kTile = 128;
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kTileWarps * 32, sizeof(T) == 2 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, 2)
     combine_gradient_kernel(const T* __restrict__ z, const A* __restrict__ gates, const int32_t* __restrict__ pair_of,
                             const int32_t* __restrict__ row_of, const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden,
-                            int64_t k, T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
-  __shared__ A sums[kTileWarps][32 * W];
+                            int k, T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
+  constexpr int kBatch = sizeof(T) == 2 ? 32 : 8;
+  __shared__ int32_t pair[kTile];
+  __shared__ A gate[kTile], dots[kTile][kWarps + 1];  // of a warp's columns with dy
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kCombineTile + warp * kTileRowsPerWarp;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
   if (dgates)
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < pairs; i += static_cast<int64_t>(gridDim.x) * blockDim.x)
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < pairs; i += static_cast<int64_t>(gridDim.x) * kThreads)
       if (row_of[i] < 0) dgates[i] = 0;
-  const int32_t own = lane < kTileRowsPerWarp && first + lane < rows ? pair_of[first + lane] : -1;
-  const A own_gate = own >= 0 ? gates[own] : A(0);
-  A inner[kTileRowsPerWarp] = {};
-  for (int64_t begin = 0; begin < hidden; begin += 32 * W) {  // all lanes stay: the shuffles and the barrier need them
-    const int64_t column = begin + lane * W;
+  for (int r = threadIdx.x; r < kTile; r += kThreads) {
+    pair[r] = first + r < rows ? pair_of[first + r] : -1;
+    gate[r] = pair[r] >= 0 ? gates[pair[r]] : A(0);
+  }
+  __syncthreads();
+  for (int64_t begin = 0; begin < hidden; begin += kThreads * W) {  // all lanes stay: the shuffles need them
+    const int64_t column = begin + threadIdx.x * W;
     const bool inside = column < hidden;
     A sum[W] = {};
+    for (int batch = 0; batch < kTile; batch += kBatch) {
+      Pack<T, W> d[kBatch], v[kBatch];
 #pragma unroll
-    for (int group = 0; group < kTileRowsPerWarp; group += kTogether) {
-      Pack<T, W> d[kTogether], v[kTogether];
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const int32_t pair = __shfl_sync(0xffffffffu, own, group + i);
-        if (pair < 0 || !inside) continue;
-        d[i] = *reinterpret_cast<const Pack<T, W>*>(dy + pair / static_cast<int32_t>(k) * hidden + column);
-        if (dgates) v[i] = *reinterpret_cast<const Pack<T, W>*>(z + (first + group + i) * hidden + column);
+      for (int i = 0; i < kBatch; ++i) {
+        const int32_t from = pair[batch + i];
+        if (from < 0 || !inside) continue;
+        d[i] = *reinterpret_cast<const Pack<T, W>*>(dy + from / k * hidden + column);
+        if (dgates) v[i] = *reinterpret_cast<const Pack<T, W>*>(z + (first + batch + i) * hidden + column);
       }
+      A products[kBatch];
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const int r = group + i;
-        const bool real = __shfl_sync(0xffffffffu, own, r) >= 0 && inside;
-        const A gate = __shfl_sync(0xffffffffu, own_gate, r);
+      for (int i = 0; i < kBatch; ++i) {
+        const bool real = pair[batch + i] >= 0 && inside;
         Pack<T, W> out;
+        products[i] = 0;
 #pragma unroll
         for (int j = 0; j < W; ++j) {
           const A value = real ? static_cast<A>(d[i].v[j]) : A(0);
-          if (dgates && real) inner[r] += value * static_cast<A>(v[i].v[j]);
-          out.v[j] = static_cast<T>(gate * value);
+          if (dgates && real) products[i] += value * static_cast<A>(v[i].v[j]);
+          out.v[j] = static_cast<T>(gate[batch + i] * value);
           sum[j] += static_cast<A>(out.v[j]);
         }
-        if (dz && inside && first + r < rows) *reinterpret_cast<Pack<T, W>*>(dz + (first + r) * hidden + column) = out;
+        if (dz && inside && first + batch + i < rows) *reinterpret_cast<Pack<T, W>*>(dz + (first + batch + i) * hidden + column) = out;
       }
-    }
-    if (!partial) continue;
-    __syncthreads();  // the columns before may still be read
+      if (!dgates) continue;
+      A own = 0;  // lane i: of row i of the batch
+      if constexpr (kBatch == 32) {
+        own = warp_sum_transposed(products, lane);
+      } else {
 #pragma unroll
-    for (int j = 0; j < W; ++j) sums[warp][lane * W + j] = sum[j];
-    __syncthreads();
-    for (int i = threadIdx.x; i < 32 * W && begin + i < hidden; i += kTileWarps * 32) {
-      A total = 0;
-#pragma unroll
-      for (int w = 0; w < kTileWarps; ++w) total += sums[w][i];
-      partial[blockIdx.x * hidden + begin + i] = total;
+        for (int i = 0; i < kBatch; ++i) {
+          const A total = warp_sum(products[i]);
+          if (lane == i) own = total;
+        }
+      }
+      if (lane < kBatch) dots[batch + lane][warp] = begin > 0 ? dots[batch + lane][warp] + own : own;
     }
+    if (!partial || !inside) continue;
+#pragma unroll
+    for (int j = 0; j < W; ++j) partial[blockIdx.x * hidden + column + j] = sum[j];
   }
   if (!dgates) return;
+  __syncthreads();
+  for (int r = threadIdx.x; r < kTile; r += kThreads) {
+    if (pair[r] < 0) continue;
+    A total = 0;
 #pragma unroll
-  for (int r = 0; r < kTileRowsPerWarp; ++r) {
-    inner[r] = warp_sum(inner[r]);
-    if (lane == r && own >= 0) dgates[own] = inner[r];
+    for (int w = 0; w < kWarps; ++w) total += dots[r][w];
+    dgates[pair[r]] = total;
   }
 }
 
@@ -313,10 +322,12 @@ template <class T, class A>
 void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
                            int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial, Stream stream) {
   if (rows == 0) return;
-  with_pack_width<T>(hidden, [&](auto width) {
-    combine_gradient_kernel<decltype(width)::value><<<(rows + kCombineTile - 1) / kCombineTile, kTileWarps * 32, 0, stream>>>(
-        z, gates, pair_of, row_of, dy, rows, pairs, hidden, k, dz, dgates, partial);
-  });
+  const auto launch = [&](auto width) {
+    combine_gradient_kernel<decltype(width)::value><<<(rows + kTile - 1) / kTile, kThreads, 0, stream>>>(
+        z, gates, pair_of, row_of, dy, rows, pairs, hidden, static_cast<int>(k), dz, dgates, partial);
+  };
+  if (hidden % 2 == 0 && aligned16(z, dy, dz)) launch(Width<2>{});
+  else launch(Width<1>{});
   CUDA_CHECK_LAUNCH("combine_rows/gradient", stream);
 }
 

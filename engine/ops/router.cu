@@ -8,21 +8,6 @@ using namespace router;
 
 constexpr int kRouterThreads = 128;  // of router_logits_kernel: its blocks divide evenly among the multiprocessors
 
-// v[i] summed over the warp, for 32 values at once; lane i returns the sum of v[i]. 31 shuffles.
-template <class A>
-__device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
-#pragma unroll
-  for (int half = 16; half >= 1; half /= 2) {
-    const bool upper = lane & half;
-#pragma unroll
-    for (int j = 0; j < half; ++j) {
-      const A mine = upper ? v[j + half] : v[j], other = upper ? v[j] : v[j + half];
-      v[j] = mine + __shfl_xor_sync(0xffffffffu, other, half);
-    }
-  }
-  return v[0];
-}
-
 // Four tokens a warp, 8 experts at a time. W columns are 16 bytes of w: a warp's loads of w are contiguous and, after the
 // first block of a multiprocessor, hits in its L1. What the epilogue needs is fetched before the sums.
 template <int W, class T, class A>

@@ -48,6 +48,21 @@ __device__ __forceinline__ T warp_sum(T x) {
   return x;
 }
 
+// v[i] summed over the warp, for 32 values at once; lane i returns the sum of v[i]. 31 shuffles.
+template <class A>
+__device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
+#pragma unroll
+  for (int half = 16; half >= 1; half /= 2) {
+    const bool upper = lane & half;
+#pragma unroll
+    for (int j = 0; j < half; ++j) {
+      const A mine = upper ? v[j + half] : v[j], other = upper ? v[j] : v[j + half];
+      v[j] = mine + __shfl_xor_sync(0xffffffffu, other, half);
+    }
+  }
+  return v[0];
+}
+
 template <class T>
 __device__ __forceinline__ T warp_max(T x) {
 #pragma unroll
