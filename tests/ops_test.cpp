@@ -63,16 +63,24 @@ void compare(const char* what, const Run& fused, const Run& plain, const std::ve
 
 TEST_CASE("fused: bias + GELU, and dropout + residual + layer norm, err no more than the plain ops") {
   Context c(test::device(), 3);
-  for (const auto& [rows, n] : {std::pair<int64_t, int64_t>{40, 512}, {33, 200}, {7, 33}, {5, 2056}}) {
+  for (const auto& [rows, n] : {std::pair<int64_t, int64_t>{40, 512}, {33, 200}, {7, 33}, {37, 2056}, {19, 8192}}) {
     const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 3, purpose::kTest, i); };
     compare("bias_gelu", [](const Vars& v) { return bias_gelu(v[0], v[1]); },
             [](const Vars& v) { return bias_gelu_reference(v[0], v[1]); }, {normal({rows, n}, 2, 1), normal({n}, 0.5, 2)});
     const RandomKey key = c.random_key(purpose::kDropout);
-    for (const double p : {0.0, 0.1})
+    for (const double p : {0.0, 0.1}) {
+      const std::vector<Tensor> inputs{normal({rows, n}, 1, 1), normal({rows, n}, 1, 2), normal({n}, 0.3, 3), normal({n}, 0.3, 4)};
       compare("dropout_residual_layer_norm",
               [&](const Vars& v) { return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-12, p, key); },
-              [&](const Vars& v) { return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key); },
-              {normal({rows, n}, 1, 1), normal({rows, n}, 1, 2), normal({n}, 0.3, 3), normal({n}, 0.3, 4)});
+              [&](const Vars& v) { return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key); }, inputs);
+      std::vector<Tensor> with_bias = inputs;
+      with_bias.push_back(normal({n}, 0.5, 5));
+      const auto extras = [&](const Vars& v) { return LayerNormExtras{v[4], p, c.random_key(purpose::kDropout + 1)}; };
+      compare("dropout_residual_layer_norm, input bias and output dropout",
+              [&](const Vars& v) { return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-12, p, key, extras(v)); },
+              [&](const Vars& v) { return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key, extras(v)); },
+              with_bias);
+    }
   }
 }
 

@@ -13,6 +13,15 @@
 
 namespace glia::math {
 
+// a · b + c, rounded once. Written out: g++ 12 contracts nothing under -ffp-contract=on, and half as many instructions matter.
+GLIA_HD float fma(float a, float b, float c) {
+#ifdef __CUDA_ARCH__
+  return ::fmaf(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
 GLIA_HD double exp(double x) { return ::exp(x); }
 GLIA_HD double log(double x) { return ::log(x); }
 GLIA_HD double log1p(double x) { return ::log1p(x); }
@@ -26,16 +35,16 @@ GLIA_HD float exp(float x) {
 #else
   x = x > 89.0f ? 89.0f : x;  // written so that NaN passes
   x = x < -104.0f ? -104.0f : x;
-  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5·2^23: the sum's low bits are n
+  const float shifted = fma(x, 1.44269504f, 12582912.0f);  // 1.5·2^23: the sum's low bits are n
   const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact in a product
+  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));  // ln 2 in two parts, the first exact in a product
   float p = 1.98919806e-4f;
-  p = p * r + 1.39345415e-3f;
-  p = p * r + 8.33331048e-3f;
-  p = p * r + 4.16664556e-2f;
-  p = p * r + 1.66666672e-1f;
-  p = p * r + 0.5f;
-  p = p * (r * r) + r + 1.0f;
+  p = fma(p, r, 1.39345415e-3f);
+  p = fma(p, r, 8.33331048e-3f);
+  p = fma(p, r, 4.16664556e-2f);
+  p = fma(p, r, 1.66666672e-1f);
+  p = fma(p, r, 0.5f);
+  p = fma(p, r * r, r) + 1.0f;
   const int32_t k = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(12582912.0f), half = k >> 1;
   return p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((k - half + 127) << 23);
 #endif
@@ -47,16 +56,16 @@ GLIA_HD float exp_negative(float x) {
 #ifdef __CUDA_ARCH__
   return ::expf(x);
 #else
-  const float shifted = x * 1.44269504f + 12582912.0f;
+  const float shifted = fma(x, 1.44269504f, 12582912.0f);
   const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));
   float p = 1.98919806e-4f;
-  p = p * r + 1.39345415e-3f;
-  p = p * r + 8.33331048e-3f;
-  p = p * r + 4.16664556e-2f;
-  p = p * r + 1.66666672e-1f;
-  p = p * r + 0.5f;
-  p = p * (r * r) + r + 1.0f;
+  p = fma(p, r, 1.39345415e-3f);
+  p = fma(p, r, 8.33331048e-3f);
+  p = fma(p, r, 4.16664556e-2f);
+  p = fma(p, r, 1.66666672e-1f);
+  p = fma(p, r, 0.5f);
+  p = fma(p, r * r, r) + 1.0f;
   const float y = p * std::bit_cast<float>((std::bit_cast<int32_t>(shifted) << 23) + (127 << 23));  // the sum's low bits are n
   return x < -87.3f ? 0.0f : y;
 #endif
@@ -74,17 +83,17 @@ GLIA_HD float log(float x) {
   const float f = std::bit_cast<float>(bits - above * (1 << 23)) - 1.0f;
   const float k = static_cast<float>(above - (subnormal ? 23 : 0));
   float p = 6.97161183e-2f;
-  p = p * f - 1.14797339e-1f;
-  p = p * f + 1.16854198e-1f;
-  p = p * f - 1.24256872e-1f;
-  p = p * f + 1.42490581e-1f;
-  p = p * f - 1.66678026e-1f;
-  p = p * f + 2.00007156e-1f;
-  p = p * f - 2.49999970e-1f;
-  p = p * f + 3.33333313e-1f;
+  p = fma(p, f, -1.14797339e-1f);
+  p = fma(p, f, 1.16854198e-1f);
+  p = fma(p, f, -1.24256872e-1f);
+  p = fma(p, f, 1.42490581e-1f);
+  p = fma(p, f, -1.66678026e-1f);
+  p = fma(p, f, 2.00007156e-1f);
+  p = fma(p, f, -2.49999970e-1f);
+  p = fma(p, f, 3.33333313e-1f);
   const float z = f * f;
-  float y = k * -2.12194440e-4f + p * f * z;
-  y = y - 0.5f * z + f + k * 0.693359375f;
+  float y = fma(p * f, z, k * -2.12194440e-4f);
+  y = fma(k, 0.693359375f, fma(-0.5f, z, y) + f);
   y = x > 3.40282347e38f ? x : y;  // +∞
   y = x == 0.0f ? -std::numeric_limits<float>::infinity() : y;
   return x >= 0.0f ? y : std::numeric_limits<float>::quiet_NaN();
@@ -95,11 +104,11 @@ GLIA_HD float log(float x) {
 GLIA_HD float log1p_unit(float t) {
   const float s = t / (2.0f + t), z = s * s;
   float p = 1.16121650e-1f;
-  p = p * z + 1.08532876e-1f;
-  p = p * z + 1.42961785e-1f;
-  p = p * z + 1.99998528e-1f;
-  p = p * z + 3.33333343e-1f;
-  return 2.0f * (s + s * z * p);
+  p = fma(p, z, 1.08532876e-1f);
+  p = fma(p, z, 1.42961785e-1f);
+  p = fma(p, z, 1.99998528e-1f);
+  p = fma(p, z, 3.33333343e-1f);
+  return 2.0f * fma(s * z, p, s);
 }
 GLIA_HD double log1p_unit(double t) { return ::log1p(t); }
 
@@ -110,12 +119,12 @@ GLIA_HD float tanh(float x) {
 #else
   const float z = x * x, magnitude = x < 0 ? -x : x;
   float p = 2.29274481e-3f;
-  p = p * z - 8.34394526e-3f;
-  p = p * z + 2.17689183e-2f;
-  p = p * z - 5.39592579e-2f;
-  p = p * z + 1.33333042e-1f;
-  p = p * z - 3.33333343e-1f;
-  const float small = x + x * z * p;
+  p = fma(p, z, -8.34394526e-3f);
+  p = fma(p, z, 2.17689183e-2f);
+  p = fma(p, z, -5.39592579e-2f);
+  p = fma(p, z, 1.33333042e-1f);
+  p = fma(p, z, -3.33333343e-1f);
+  const float small = fma(x * z, p, x);
   const float e = exp_negative(-2.0f * magnitude), large = 1.0f - 2.0f * e / (1.0f + e);
   return magnitude < 0.625f ? small : x < 0 ? -large : large;
 #endif
@@ -136,15 +145,15 @@ GLIA_HD Normal normal(float x) {
   const float s = u / (4.0f + u);
 #endif
   float p = -3.82749513e-2f;
-  p = p * s + 1.24770276e-1f;
-  p = p * s - 7.07069859e-2f;
-  p = p * s - 1.91196948e-1f;
-  p = p * s + 1.01000510e-1f;
-  p = p * s + 8.72484148e-1f;
-  p = p * s - 2.10657668f;
-  p = p * s + 2.40423203f;
-  p = p * s - 1.59576917f;
-  p = p * s + 0.5f;
+  p = fma(p, s, 1.24770276e-1f);
+  p = fma(p, s, -7.07069859e-2f);
+  p = fma(p, s, -1.91196948e-1f);
+  p = fma(p, s, 1.01000510e-1f);
+  p = fma(p, s, 8.72484148e-1f);
+  p = fma(p, s, -2.10657668f);
+  p = fma(p, s, 2.40423203f);
+  p = fma(p, s, -1.59576917f);
+  p = fma(p, s, 0.5f);
   const float tail = e * p;
   return {x < 0 ? tail : 1.0f - tail, 0.398942280f * e};
 }

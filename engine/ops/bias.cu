@@ -6,13 +6,14 @@ namespace glia::cuda {
 namespace {
 
 constexpr int kColumns = 32;  // packs of columns a block
-constexpr int kLanes = 8;     // rows in flight a column
+constexpr int kLanes = 8;     // threads a column
+constexpr int kRows = 4;      // rows in flight a thread
 
 struct Identity {
   template <class A> __device__ A value(A x) const { return x; }
 };
 
-// y = f(x + b). A thread keeps its columns' bias in registers and walks down the rows.
+// y = f(x + b). A thread keeps its columns' bias in registers and walks down the rows, kRows of them asked for at a time.
 // grid (columns / (kColumns·W), row chunks), block (kColumns, kLanes)
 template <class F, class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes)
@@ -22,12 +23,21 @@ __global__ void __launch_bounds__(kColumns* kLanes)
   Accumulator<T> add[W];
 #pragma unroll
   for (int k = 0; k < W; ++k) add[k] = b[j + k];
-  for (int64_t r = static_cast<int64_t>(blockIdx.y) * kLanes + threadIdx.y; r < rows; r += static_cast<int64_t>(gridDim.y) * kLanes) {
-    Accumulator<T> v[W];
-    load<W>(x + r * n + j, v);
+  const int64_t step = static_cast<int64_t>(gridDim.y) * kLanes;
+  for (int64_t r = static_cast<int64_t>(blockIdx.y) * kLanes + threadIdx.y; r < rows; r += kRows * step) {
+    Pack<T, W> pack[kRows];
 #pragma unroll
-    for (int k = 0; k < W; ++k) v[k] = f.value(v[k] + add[k]);
-    store<W>(y + r * n + j, v);
+    for (int i = 0; i < kRows; ++i)
+      if (r + i * step < rows) pack[i] = *reinterpret_cast<const Pack<T, W>*>(x + (r + i * step) * n + j);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (r + i * step >= rows) break;
+      Accumulator<T> v[W];
+      load<W>(pack[i].v, v);
+#pragma unroll
+      for (int k = 0; k < W; ++k) v[k] = f.value(v[k] + add[k]);
+      store<W>(y + (r + i * step) * n + j, v);
+    }
   }
 }
 

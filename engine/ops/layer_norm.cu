@@ -4,316 +4,435 @@
 namespace glia::cuda {
 namespace {
 
-constexpr int kWarps = kThreads / 32;
-constexpr int kMostPerLane = 32;  // elements of a row that one lane keeps in registers
-
 template <class T>
 struct Row {  // what both directions read
   using A = Accumulator<T>;
-  const T *x, *residual;
-  const A* gain;
-  RandomKey key;
-  uint32_t threshold;
-  A scale, eps;
+  LayerNormInputs<T> in;
+  RandomKey key, output_key;
+  uint32_t threshold, output_threshold;
+  A scale, output_scale, eps;
   int64_t rows, n;
-  bool drop;
+  bool drop, drop_output;
+
+  Row(const LayerNormShape& s, const LayerNormInputs<T>& in)
+      : in(in), key(s.key), output_key(s.output_key), threshold(bernoulli_threshold(s.p)),
+        output_threshold(bernoulli_threshold(s.output_p)), scale(static_cast<A>(1 / (1 - s.p))),
+        output_scale(static_cast<A>(1 / (1 - s.output_p))), eps(static_cast<A>(s.eps)), rows(s.rows), n(s.n), drop(s.p > 0),
+        drop_output(s.output_p > 0) {}
+  __device__ DropoutMask<A> mask() const { return {key, threshold, scale}; }
+  __device__ DropoutMask<A> output_mask() const { return {output_key, output_threshold, output_scale}; }
 };
 
-template <class T>
-Row<T> make_row(const LayerNormShape& s, const T* x, const T* residual, const Accumulator<T>* gain) {
-  using A = Accumulator<T>;
-  return {x,      residual, gain, s.key,  bernoulli_threshold(s.p), static_cast<A>(1 / (1 - s.p)), static_cast<A>(s.eps),
-          s.rows, s.n,      s.p > 0};
-}
-
-// s of W elements from i on; the mask's bits, where there is dropout, so that nobody draws them twice.
-template <int W, class T>
-__device__ __forceinline__ uint32_t load_sum(const Row<T>& row, const DropoutMask<Accumulator<T>>& mask, int64_t i,
-                                             Accumulator<T> (&s)[W]) {
-  uint32_t bits = 0;
-  load<W>(row.x + i, s);
-  if (row.drop) {
-    bits = mask.template keep<W>(i);
-    mask.apply_bits(bits, s);
-  }
-  if (row.residual) {
-    Accumulator<T> r[W];
-    load<W>(row.residual + i, r);
+// v = dropout(v + input_bias[j …]) for the elements i = r·n + j …; the mask's bits, where there is dropout, so that nobody
+// draws them twice.
+template <int W, class T, class A>
+__device__ __forceinline__ uint32_t drop_input(const Row<T>& row, const DropoutMask<A>& mask, int64_t i, int64_t j, A (&v)[W]) {
+  if (row.in.input_bias) {
+    A b[W];
+    load<W>(row.in.input_bias + j, b);
 #pragma unroll
-    for (int k = 0; k < W; ++k) s[k] += r[k];
+    for (int k = 0; k < W; ++k) v[k] += b[k];
   }
+  if (!row.drop) return 0;
+  const uint32_t bits = mask.template keep<W>(i);
+  mask.apply_bits(bits, v);
   return bits;
 }
 
-// dy of W elements from i on: the sum of its terms, all of them requested before the first is used.
-template <int W, class T>
-__device__ __forceinline__ void load_terms(const Terms<T>& terms, int64_t i, Accumulator<T> (&d)[W]) {
-  Accumulator<T> more[kMostTerms][W];
+template <int W, class A, class T>
+__device__ __forceinline__ void add_to(A (&v)[W], const T (&w)[W]) {
 #pragma unroll
-  for (int t = 0; t < kMostTerms; ++t)
-    if (t < terms.count) load<W>(terms.term[t] + i, more[t]);
-#pragma unroll
-  for (int k = 0; k < W; ++k) d[k] = more[0][k];
-#pragma unroll
-  for (int t = 1; t < kMostTerms; ++t)
-    if (t < terms.count) {
-#pragma unroll
-      for (int k = 0; k < W; ++k) d[k] += more[t][k];
-    }
+  for (int k = 0; k < W; ++k) v[k] += static_cast<A>(w[k]);
 }
 
-// --- rows that one warp holds in registers: P packs of W elements a lane -------------------------
+// W values to global memory in one access: nvcc 13.0 splits store()'s assignment into 2-byte stores in the kernel below.
+template <int W, class T, class A>
+__device__ __forceinline__ void store_pack(T* p, const A (&v)[W]) {
+  Wide<T> pack;
+#pragma unroll
+  for (int k = 0; k < W; ++k) pack.v[k] = static_cast<T>(v[k]);
+  uint4 words;
+  memcpy(&words, &pack, 16);
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x), "r"(words.y),
+               "r"(words.z), "r"(words.w));
+}
 
-template <class T, int W, int P>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
-  using A = Accumulator<T>;
-  const int lane = threadIdx.x % 32;
-  const int64_t n = row.n, r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (r >= row.rows) return;
-  const DropoutMask<A> mask(row.key, row.threshold, row.scale);
-  A s[P][W], sum = 0, square = 0;
+// --- rows that G warps hold in registers: kPacks packs of 16 bytes a thread -----------------------
+
+constexpr int kPacks = 2, kMostWarps = 16;
+
+template <class T, int G>
+struct Team {  // the threads that share a row
+  static constexpr int kLanes = 32 * G, kColumns = kLanes * kPacks * kPackWidth<T>;
+  const int lane = threadIdx.x % kLanes, id = threadIdx.x / kLanes;
+  __device__ int64_t column(int pack) const { return static_cast<int64_t>(pack * kLanes + lane) * kPackWidth<T>; }
+
+  // Sums over the team, the same bits in all of its threads. The next call must be given another `shared` [kMostWarps][N].
+  template <int N, class A>
+  __device__ __forceinline__ void sum(A (&v)[N], A (*shared)[N]) const {
 #pragma unroll
-  for (int p = 0; p < P; ++p) {
-    const int64_t j = (p * 32 + lane) * W;
-    if (j < n) load_sum<W>(row, mask, r * n + j, s[p]);
+    for (int k = 0; k < N; ++k) v[k] = warp_sum(v[k]);
+    if constexpr (G > 1) {
+      if (lane % 32 == 0) {
 #pragma unroll
-    for (int k = 0; k < W; ++k) sum += j < n ? s[p][k] : A{0};
+        for (int k = 0; k < N; ++k) shared[threadIdx.x / 32][k] = v[k];
+      }
+      asm volatile("bar.sync %0, %1;" ::"r"(id + 1), "n"(kLanes) : "memory");
+#pragma unroll
+      for (int k = 0; k < N; ++k) v[k] = 0;
+#pragma unroll
+      for (int w = 0; w < G; ++w) add_to(v, shared[id * G + w]);
+    }
   }
-  const A m = warp_sum(sum) / static_cast<A>(n);
+};
+
+template <class T, int G>
+__global__ void __launch_bounds__(G > 8 ? 32 * G : 256)
+    forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
+  using A = Accumulator<T>;
+  constexpr int W = kPackWidth<T>;
+  __shared__ A shared[2][kMostWarps][1];
+  const Team<T, G> team;
+  const int64_t n = row.n, r = static_cast<int64_t>(blockIdx.x) * (blockDim.x / team.kLanes) + team.id;
+  if (r >= row.rows) return;
+  Wide<T> x[kPacks], skip[kPacks];
 #pragma unroll
-  for (int p = 0; p < P; ++p)
+  for (int p = 0; p < kPacks; ++p) {  // everything is asked for before anything is used
+    const int64_t j = team.column(p), i = r * n + j;
+    if (j < n) x[p] = *reinterpret_cast<const Wide<T>*>(row.in.x + i);
+    if (j < n && row.in.residual) skip[p] = *reinterpret_cast<const Wide<T>*>(row.in.residual + i);
+  }
+  A s[kPacks][W], sum[1] = {0}, square[1] = {0};
+  const DropoutMask<A> mask = row.mask();
 #pragma unroll
-    for (int k = 0; k < W; ++k) square += (p * 32 + lane) * W < n ? (s[p][k] - m) * (s[p][k] - m) : A{0};
-  const A inverse = A{1} / sqrt(warp_sum(square) / static_cast<A>(n) + row.eps);
+  for (int p = 0; p < kPacks; ++p) {
+    const int64_t j = team.column(p), i = r * n + j;
+    if (j >= n) continue;
+    load<W>(x[p].v, s[p]);
+    drop_input(row, mask, i, j, s[p]);
+    if (row.in.residual) add_to(s[p], skip[p].v);
 #pragma unroll
-  for (int p = 0; p < P; ++p) {
-    const int64_t j = (p * 32 + lane) * W;
+    for (int k = 0; k < W; ++k) sum[0] += s[p][k];
+  }
+  team.sum(sum, shared[0]);
+  const A m = sum[0] / static_cast<A>(n);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p)
+#pragma unroll
+    for (int k = 0; k < W; ++k) square[0] += team.column(p) < n ? (s[p][k] - m) * (s[p][k] - m) : A{0};
+  team.sum(square, shared[1]);
+  const A inverse = A{1} / sqrt(square[0] / static_cast<A>(n) + row.eps);
+  const DropoutMask<A> output_mask = row.output_mask();
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int64_t j = team.column(p);
     if (j >= n) continue;
     A g[W], b[W];
-    load<W>(row.gain + j, g);
+    load<W>(row.in.gain + j, g);
     load<W>(bias + j, b);
 #pragma unroll
     for (int k = 0; k < W; ++k) s[p][k] = (s[p][k] - m) * inverse * g[k] + b[k];
+    if (row.drop_output) output_mask.apply(r * n + j, s[p]);
     store<W>(y + r * n + j, s[p]);
   }
-  if (lane == 0) mean[r] = m, rstd[r] = inverse;
+  if (team.lane == 0) mean[r] = m, rstd[r] = inverse;
 }
 
-// Each warp takes every (grid · kWarps)-th row and keeps its share of dgain and dbias in registers; the block's warps are
-// added in their order, and the blocks by reduce_chunks: one fixed order.     partial [grid, 2, n]
-template <class T, int W, int P>
-__global__ void __launch_bounds__(kThreads)
-    backward_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T> dy, T* dx, T* dresidual,
-                    Accumulator<T>* partial) {
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+template <class T>
+struct Backward {
+  Row<T> row;
+  const Accumulator<T> *mean, *rstd;
+  Terms<T> dy;
+  T *dx, *dresidual;
+  bool sum_dx;
+  Accumulator<T>* partial;
+
+  __host__ __device__ int sources() const { return dy.count + 1 + (row.in.residual ? 1 : 0); }
+  __host__ __device__ int sums() const { return sum_dx ? 3 : 2; }
+};
+
+// A team takes every (grid · teams)-th row. Each thread copies its own pieces of the next row to shared memory while it works
+// on this one (it reads only what it copied, so nobody waits for anybody), and keeps its columns' share of the parameters'
+// gradients in registers; the block's teams are added in their order, and the blocks by reduce_chunks: one fixed order.
+// Shared: [2, sources, kPacks, threads] of 16 bytes, then [sums, teams, kColumns].     partial [grid, sums, n]
+template <class T, int G>
+__global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Backward<T> a) {
   using A = Accumulator<T>;
-  __shared__ A sums[2 * P * 32 * W];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t n = row.n;
-  const DropoutMask<A> mask(row.key, row.threshold, row.scale);
-  A gain_sum[P][W] = {}, bias_sum[P][W] = {};
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + warp; r < row.rows; r += static_cast<int64_t>(gridDim.x) * kWarps) {
-    A s[P][W], g[P][W], sum = 0, dot = 0;
-    uint32_t kept[P];
-    const A m = mean[r], inverse = rstd[r];
+  constexpr int W = kPackWidth<T>;
+  extern __shared__ uint4 ring[];
+  __shared__ A shared[2][kMostWarps][2];
+  const Team<T, G> team;
+  const int teams = blockDim.x / team.kLanes, sources = a.sources(), piece = kPacks * blockDim.x;
+  const int64_t n = a.row.n, rows = a.row.rows, step = static_cast<int64_t>(gridDim.x) * teams;
+  const auto fetch = [&](int64_t r, int slot) {
+    if (r < rows)
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-      const int64_t j = (p * 32 + lane) * W;
+      for (int p = 0; p < kPacks; ++p) {
+        const int64_t j = team.column(p), i = r * n + j;
+        if (j >= n) continue;
+        uint4* to = ring + slot * sources * piece + p * blockDim.x + threadIdx.x;
+        copy_async(to, a.row.in.x + i);
+        if (a.row.in.residual) copy_async(to += piece, a.row.in.residual + i);
+#pragma unroll
+        for (int t = 0; t < kMostTerms; ++t)
+          if (t < a.dy.count) copy_async(to += piece, a.dy.term[t] + i);
+      }
+    commit_copies();
+  };
+  const DropoutMask<A> mask = a.row.mask(), output_mask = a.row.output_mask();
+  A gain_sum[kPacks][W] = {}, bias_sum[kPacks][W] = {}, input_sum[kPacks][W] = {};
+  int64_t r = static_cast<int64_t>(blockIdx.x) * teams + team.id;
+  fetch(r, 0);
+  A m = r < rows ? a.mean[r] : A{0}, inverse = r < rows ? a.rstd[r] : A{0};
+  for (int slot = 0; r < rows; r += step, slot ^= 1) {
+    const int64_t next = r + step;
+    fetch(next, slot ^ 1);
+    const A next_mean = next < rows ? a.mean[next] : A{0}, next_rstd = next < rows ? a.rstd[next] : A{0};
+    wait_for_copies<1>();
+    A s[kPacks][W], g[kPacks][W], sums[2] = {0, 0};
+    uint32_t kept[kPacks];
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int64_t j = team.column(p), i = r * n + j;
       if (j >= n) continue;
-      A scale[W];
-      load_terms<W>(dy, r * n + j, g[p]);
-      kept[p] = load_sum<W>(row, mask, r * n + j, s[p]);
-      load<W>(row.gain + j, scale);
+      A v[W];
+      const uint4* from = ring + slot * sources * piece + p * blockDim.x + threadIdx.x;
+      load<W>(reinterpret_cast<const T*>(from), s[p]);
+      kept[p] = drop_input(a.row, mask, i, j, s[p]);
+      if (a.row.in.residual) load<W>(reinterpret_cast<const T*>(from += piece), v), add_to(s[p], v);
+      load<W>(reinterpret_cast<const T*>(from += piece), g[p]);
+#pragma unroll
+      for (int t = 1; t < kMostTerms; ++t)
+        if (t < a.dy.count) load<W>(reinterpret_cast<const T*>(from += piece), v), add_to(g[p], v);
+      if (a.row.drop_output) output_mask.apply(i, g[p]);
+      load<W>(a.row.in.gain + j, v);
 #pragma unroll
       for (int k = 0; k < W; ++k) {
         s[p][k] = (s[p][k] - m) * inverse;
         gain_sum[p][k] += g[p][k] * s[p][k];
         bias_sum[p][k] += g[p][k];
-        g[p][k] *= scale[k];
-        sum += g[p][k];
-        dot += g[p][k] * s[p][k];
+        g[p][k] *= v[k];
+        sums[0] += g[p][k];
+        sums[1] += g[p][k] * s[p][k];
       }
     }
-    sum = warp_sum(sum) / static_cast<A>(n);
-    dot = warp_sum(dot) / static_cast<A>(n);
+    team.sum(sums, shared[slot]);
+    const A mean_g = sums[0] / static_cast<A>(n), mean_gs = sums[1] / static_cast<A>(n);
 #pragma unroll
-    for (int p = 0; p < P; ++p) {
-      const int64_t j = (p * 32 + lane) * W;
+    for (int p = 0; p < kPacks; ++p) {
+      const int64_t j = team.column(p), i = r * n + j;
       if (j >= n) continue;
 #pragma unroll
-      for (int k = 0; k < W; ++k) g[p][k] = (g[p][k] - sum - s[p][k] * dot) * inverse;
-      if (dresidual) store<W>(dresidual + r * n + j, g[p]);
-      if (row.drop) mask.apply_bits(kept[p], g[p]);
-      store<W>(dx + r * n + j, g[p]);
+      for (int k = 0; k < W; ++k) g[p][k] = (g[p][k] - mean_g - s[p][k] * mean_gs) * inverse;
+      if (a.dresidual) store_pack<W>(a.dresidual + i, g[p]);
+      if (a.row.drop) mask.apply_bits(kept[p], g[p]);
+      if (a.sum_dx) add_to(input_sum[p], g[p]);
+      store_pack<W>(a.dx + i, g[p]);
     }
+    m = next_mean, inverse = next_rstd;
   }
-  for (int w = 0; w < kWarps; ++w) {
-    if (warp == w) {
+  wait_for_copies<0>();
+  __syncthreads();  // the ring becomes [sums, teams, kColumns]
+  A* block = reinterpret_cast<A*>(ring);
+  const auto keep = [&](int sum, const A (&v)[kPacks][W]) {
 #pragma unroll
-      for (int p = 0; p < P; ++p)
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-          A *a = &sums[(p * 32 + lane) * W + k], *b = a + P * 32 * W;
-          *a = w ? *a + gain_sum[p][k] : gain_sum[p][k];
-          *b = w ? *b + bias_sum[p][k] : bias_sum[p][k];
-        }
+    for (int p = 0; p < kPacks; ++p)
+      *reinterpret_cast<Pack<A, W>*>(block + (sum * teams + team.id) * team.kColumns + team.column(p)) =
+          reinterpret_cast<const Pack<A, W>&>(v[p]);
+  };
+  keep(0, gain_sum), keep(1, bias_sum);
+  if (a.sum_dx) keep(2, input_sum);
+  __syncthreads();
+  for (int sum = 0; sum < a.sums(); ++sum)
+    for (int j = threadIdx.x; j < n; j += blockDim.x) {
+      A total = 0;
+      for (int t = 0; t < teams; ++t) total += block[(sum * teams + t) * team.kColumns + j];
+      a.partial[(blockIdx.x * a.sums() + sum) * n + j] = total;
     }
-    __syncthreads();
-  }
-  for (int64_t j = threadIdx.x; j < n; j += kThreads) {
-    partial[blockIdx.x * 2 * n + j] = sums[j];
-    partial[(blockIdx.x * 2 + 1) * n + j] = sums[P * 32 * W + j];
-  }
 }
 
 // --- any row length: one block a row, elements one by one, read again for each pass -------------
 
 template <class T>
+__device__ __forceinline__ Accumulator<T> sum_at(const Row<T>& row, const DropoutMask<Accumulator<T>>& mask, int64_t i, int64_t j) {
+  using A = Accumulator<T>;
+  A s[1] = {static_cast<A>(row.in.x[i])};
+  drop_input(row, mask, i, j, s);
+  return row.in.residual ? s[0] + static_cast<A>(row.in.residual[i]) : s[0];
+}
+
+template <class T>
+__device__ __forceinline__ Accumulator<T> gradient_at(const Backward<T>& a, const DropoutMask<Accumulator<T>>& output_mask, int64_t i) {
+  using A = Accumulator<T>;
+  A d[1] = {0};
+  for (int t = 0; t < a.dy.count; ++t) d[0] += static_cast<A>(a.dy.term[t][i]);
+  if (a.row.drop_output) output_mask.apply(i, d);
+  return d[0];
+}
+
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    long_forward_kernel(Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
+    long_forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = row.n;
-  const DropoutMask<A> mask(row.key, row.threshold, row.scale);
+  const DropoutMask<A> mask = row.mask(), output_mask = row.output_mask();
   for (int64_t r = blockIdx.x; r < row.rows; r += gridDim.x) {
-    A s[1], sum = 0, square = 0;
-    for (int64_t j = threadIdx.x; j < n; j += kThreads) {
-      load_sum<1>(row, mask, r * n + j, s);
-      sum += s[0];
-    }
+    A sum = 0, square = 0, v[1];
+    for (int64_t j = threadIdx.x; j < n; j += kThreads) sum += sum_at(row, mask, r * n + j, j);
     const A m = block_sum(sum, shared) / static_cast<A>(n);
     for (int64_t j = threadIdx.x; j < n; j += kThreads) {
-      load_sum<1>(row, mask, r * n + j, s);
-      square += (s[0] - m) * (s[0] - m);
+      const A s = sum_at(row, mask, r * n + j, j) - m;
+      square += s * s;
     }
     const A inverse = A{1} / sqrt(block_sum(square, shared) / static_cast<A>(n) + row.eps);
     for (int64_t j = threadIdx.x; j < n; j += kThreads) {
-      load_sum<1>(row, mask, r * n + j, s);
-      y[r * n + j] = static_cast<T>((s[0] - m) * inverse * row.gain[j] + bias[j]);
+      v[0] = (sum_at(row, mask, r * n + j, j) - m) * inverse * row.in.gain[j] + bias[j];
+      if (row.drop_output) output_mask.apply(r * n + j, v);
+      y[r * n + j] = static_cast<T>(v[0]);
     }
     if (threadIdx.x == 0) mean[r] = m, rstd[r] = inverse;
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    long_backward_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T> dy, T* dx,
-                         T* dresidual) {
+__global__ void __launch_bounds__(kThreads) long_backward_kernel(const Backward<T> a) {
   using A = Accumulator<T>;
   __shared__ A shared[32];
-  const int64_t n = row.n;
-  const DropoutMask<A> mask(row.key, row.threshold, row.scale);
-  for (int64_t r = blockIdx.x; r < row.rows; r += gridDim.x) {
-    const A m = mean[r], inverse = rstd[r];
-    A s[1], d[1], sum = 0, dot = 0;
+  const int64_t n = a.row.n;
+  const DropoutMask<A> mask = a.row.mask(), output_mask = a.row.output_mask();
+  for (int64_t r = blockIdx.x; r < a.row.rows; r += gridDim.x) {
+    const A m = a.mean[r], inverse = a.rstd[r];
+    A sum = 0, dot = 0, v[1];
     for (int64_t j = threadIdx.x; j < n; j += kThreads) {
-      load_sum<1>(row, mask, r * n + j, s);
-      load_terms<1>(dy, r * n + j, d);
-      const A g = d[0] * row.gain[j];
-      sum += g, dot += g * (s[0] - m) * inverse;
+      const A g = gradient_at(a, output_mask, r * n + j) * a.row.in.gain[j];
+      sum += g, dot += g * (sum_at(a.row, mask, r * n + j, j) - m) * inverse;
     }
     sum = block_sum(sum, shared) / static_cast<A>(n);
     dot = block_sum(dot, shared) / static_cast<A>(n);
     for (int64_t j = threadIdx.x; j < n; j += kThreads) {
-      load_sum<1>(row, mask, r * n + j, s);
-      load_terms<1>(dy, r * n + j, d);
-      s[0] = (d[0] * row.gain[j] - sum - (s[0] - m) * inverse * dot) * inverse;
-      if (dresidual) dresidual[r * n + j] = static_cast<T>(s[0]);
-      if (row.drop) mask.apply(r * n + j, s);
-      dx[r * n + j] = static_cast<T>(s[0]);
+      const A s = (sum_at(a.row, mask, r * n + j, j) - m) * inverse;
+      v[0] = (gradient_at(a, output_mask, r * n + j) * a.row.in.gain[j] - sum - s * dot) * inverse;
+      if (a.dresidual) a.dresidual[r * n + j] = static_cast<T>(v[0]);
+      if (a.row.drop) mask.apply(r * n + j, v);
+      a.dx[r * n + j] = static_cast<T>(v[0]);
     }
   }
 }
 
-// grid (columns / kThreads, chunks): a thread adds one column of its chunk of rows.
+// grid (columns / kThreads, chunks), after long_backward_kernel: a thread adds one column of its chunk of rows.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    long_columns_kernel(Row<T> row, const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T> dy,
-                        Accumulator<T>* partial) {
+__global__ void __launch_bounds__(kThreads) long_columns_kernel(const Backward<T> a) {
   using A = Accumulator<T>;
-  const int64_t n = row.n, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t n = a.row.n, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= n) return;
-  const int64_t per = (row.rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * per, last = min(row.rows, first + per);
-  const DropoutMask<A> mask(row.key, row.threshold, row.scale);
-  A s[1], d[1], gain_sum = 0, bias_sum = 0;
+  const int64_t per = (a.row.rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * per, last = min(a.row.rows, first + per);
+  const DropoutMask<A> mask = a.row.mask(), output_mask = a.row.output_mask();
+  A sum[3] = {0, 0, 0};
   for (int64_t r = first; r < last; ++r) {
-    load_sum<1>(row, mask, r * n + j, s);
-    load_terms<1>(dy, r * n + j, d);
-    gain_sum += d[0] * (s[0] - mean[r]) * rstd[r];
-    bias_sum += d[0];
+    const A d = gradient_at(a, output_mask, r * n + j);
+    sum[0] += d * (sum_at(a.row, mask, r * n + j, j) - a.mean[r]) * a.rstd[r];
+    sum[1] += d;
+    if (a.sum_dx) sum[2] += static_cast<A>(a.dx[r * n + j]);
   }
-  partial[blockIdx.y * 2 * n + j] = gain_sum;
-  partial[(blockIdx.y * 2 + 1) * n + j] = bias_sum;
+  for (int k = 0; k < a.sums(); ++k) a.partial[(blockIdx.y * a.sums() + k) * n + j] = sum[k];
 }
 
-// f(P) for the number of packs that hold a row of n elements, or g() where no warp can hold it.
+// f(G) for the number of warps that hold a row of n elements, or g() where a block's cannot.
 template <class T, class F, class G>
-void with_packs(int64_t n, bool aligned, F&& f, G&& g) {
-  constexpr int W = kPackWidth<T>;
-  const int64_t packs = (n + 32 * W - 1) / (32 * W);
-  if (!aligned || n % W || packs * W > kMostPerLane) return g();
-  if (packs <= 1) return f(std::integral_constant<int, 1>{});
-  if (packs <= 2) return f(std::integral_constant<int, 2>{});
-  if constexpr (4 * W <= kMostPerLane) {
-    if (packs <= 4) return f(std::integral_constant<int, 4>{});
-  }
-  if constexpr (8 * W <= kMostPerLane) {
-    if (packs <= 8) return f(std::integral_constant<int, 8>{});
-  }
-  g();
+void with_warps(int64_t n, bool aligned, F&& f, G&& g) {
+  const auto holds = [&](auto warps) { return n <= Team<T, decltype(warps)::value>::kColumns; };
+  constexpr std::integral_constant<int, 1> one;
+  constexpr std::integral_constant<int, 2> two;
+  constexpr std::integral_constant<int, 4> four;
+  constexpr std::integral_constant<int, 8> eight;
+  constexpr std::integral_constant<int, kMostWarps> sixteen;
+  if (!aligned || n % kPackWidth<T>) g();
+  else if (holds(one)) f(one);
+  else if (holds(two)) f(two);
+  else if (holds(four)) f(four);
+  else if (holds(eight)) f(eight);
+  else if (holds(sixteen)) f(sixteen);
+  else g();
 }
 
 template <class A>
-struct SplitInTwo {  // the columns of [2, n] to two vectors
-  A *first, *second;
+struct Split {  // the columns of [2 or 3, n] to as many vectors
+  LayerNormGradients<A> out;
   int64_t n;
-  __device__ void operator()(int64_t i, A value) const { (i < n ? first[i] : second[i - n]) = value; }
+  __device__ void operator()(int64_t i, A value) const {
+    (i < n ? out.dgain[i] : i < 2 * n ? out.dbias[i - n] : out.dinput_bias[i - 2 * n]) = value;
+  }
 };
+
+// Dynamic shared memory that a block may ask for, in bytes.
+int shared_limit() {
+  int device = 0, bytes = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes - 1024;  // the kernels' static arrays
+}
 
 }  // namespace
 
 template <class T>
-void layer_norm(const LayerNormShape& s, const T* x, const T* residual, const Accumulator<T>* gain, const Accumulator<T>* bias,
-                T* y, Accumulator<T>* mean, Accumulator<T>* rstd, Stream stream) {
+void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* bias, T* y, Accumulator<T>* mean,
+                Accumulator<T>* rstd, Stream stream) {
   if (s.rows == 0) return;
-  const Row<T> row = make_row(s, x, residual, gain);
-  with_packs<T>(s.n, aligned16(x, residual, gain, bias, y),
-                [&](auto packs) {
-                  forward_kernel<T, kPackWidth<T>, decltype(packs)::value>
-                      <<<(s.rows + kWarps - 1) / kWarps, kThreads, 0, stream>>>(row, bias, y, mean, rstd);
+  const Row<T> row(s, in);
+  with_warps<T>(s.n, aligned16(in.x, in.residual, in.input_bias, in.gain, bias, y),
+                [&](auto warps) {
+                  constexpr int G = decltype(warps)::value, kBlock = G > 8 ? 32 * G : 256, kRows = kBlock / (32 * G);
+                  forward_kernel<T, G><<<(s.rows + kRows - 1) / kRows, kBlock, 0, stream>>>(row, bias, y, mean, rstd);
                 },
                 [&] { long_forward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(row, bias, y, mean, rstd); });
   CUDA_CHECK_LAUNCH("layer_norm", stream);
 }
 
 template <class T>
-void layer_norm_gradient(const LayerNormShape& s, const T* x, const T* residual, const Accumulator<T>* gain,
-                         const Accumulator<T>* mean, const Accumulator<T>* rstd, const Terms<T>& dy, T* dx, T* dresidual,
-                         Accumulator<T>* partial, Accumulator<T>* dgain, Accumulator<T>* dbias, Stream stream) {
+void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* mean,
+                         const Accumulator<T>* rstd, const Terms<T>& dy, const LayerNormGradients<T>& out, Accumulator<T>* partial,
+                         Stream stream) {
+  using A = Accumulator<T>;
   const int chunks = layer_norm_chunks(s.rows);
-  const Row<T> row = make_row(s, x, residual, gain);
-  bool aligned = aligned16(x, residual, gain, dx, dresidual);
+  const Backward<T> a{Row<T>(s, in), mean, rstd, dy, out.dx, out.dresidual, out.dinput_bias != nullptr, partial};
+  bool aligned = aligned16(in.x, in.residual, in.input_bias, in.gain, out.dx, out.dresidual);
   for (int t = 0; t < dy.count; ++t) aligned = aligned && aligned16(dy.term[t]);
-  with_packs<T>(s.n, aligned,
-                [&](auto packs) {
-                  backward_kernel<T, kPackWidth<T>, decltype(packs)::value>
-                      <<<chunks, kThreads, 0, stream>>>(row, mean, rstd, dy, dx, dresidual, partial);
+  with_warps<T>(s.n, aligned,
+                [&](auto warps) {
+                  constexpr int G = decltype(warps)::value;
+                  const auto bytes = [&](int threads) {
+                    return threads * kPacks * std::max<int>(2 * a.sources() * 16, a.sums() * sizeof(A) * kPackWidth<T>);
+                  };
+                  int threads = 32 * kMostWarps;
+                  while (bytes(threads) > shared_limit() && threads > 32 * G) threads /= 2;
+                  CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes(threads)));
+                  backward_kernel<T, G><<<chunks, threads, bytes(threads), stream>>>(a);
                 },
                 [&] {
-                  long_backward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(row, mean, rstd, dy, dx, dresidual);
-                  long_columns_kernel<<<dim3((s.n + kThreads - 1) / kThreads, chunks), kThreads, 0, stream>>>(row, mean, rstd, dy,
-                                                                                                         partial);
+                  long_backward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(a);
+                  long_columns_kernel<<<dim3((s.n + kThreads - 1) / kThreads, chunks), kThreads, 0, stream>>>(a);
                 });
   CUDA_CHECK_LAUNCH("layer_norm/gradient", stream);
-  reduce_chunks("layer_norm/sum", partial, 1, chunks, 2 * s.n, stream, SplitInTwo<Accumulator<T>>{dgain, dbias, s.n});
+  reduce_chunks("layer_norm/sum", partial, 1, chunks, a.sums() * s.n, stream,
+                Split<A>{{nullptr, nullptr, out.dgain, out.dbias, out.dinput_bias}, s.n});
 }
 
-#define INSTANTIATE(T)                                                                                                       \
-  template void layer_norm(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, T*,      \
-                           Accumulator<T>*, Accumulator<T>*, Stream);                                                        \
-  template void layer_norm_gradient(const LayerNormShape&, const T*, const T*, const Accumulator<T>*, const Accumulator<T>*, \
-                                    const Accumulator<T>*, const Terms<T>&, T*, T*, Accumulator<T>*, Accumulator<T>*,        \
-                                    Accumulator<T>*, Stream);
+#define INSTANTIATE(T)                                                                                                          \
+  template void layer_norm(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, T*, Accumulator<T>*,        \
+                           Accumulator<T>*, Stream);                                                                            \
+  template void layer_norm_gradient(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*,                    \
+                                    const Accumulator<T>*, const Terms<T>&, const LayerNormGradients<T>&, Accumulator<T>*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

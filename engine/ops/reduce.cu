@@ -17,12 +17,13 @@ __global__ void __launch_bounds__(kThreads) row_sum_kernel(AxisShape s, int64_t 
     A sum = 0;
     if (reinterpret_cast<uintptr_t>(from) % 16 == 0) {
       int64_t i = first + lane * W;
-#pragma unroll 4
+#pragma unroll 8
       for (; i + W <= last; i += 32 * W) {
-        A v[W];
+        A v[W], part = 0;
         load<W>(from + i, v);
 #pragma unroll
-        for (int k = 0; k < W; ++k) sum += v[k];
+        for (int k = 0; k < W; ++k) part += v[k];
+        sum += part;
       }
       for (; i < last; ++i) sum += static_cast<A>(from[i]);  // at most one lane has a last, partial pack
     } else {
@@ -33,17 +34,16 @@ __global__ void __launch_bounds__(kThreads) row_sum_kernel(AxisShape s, int64_t 
   }
 }
 
-// One warp a row of partial sums.     partial [outer, chunks] → y [outer]
+// One block a row of partial sums.     partial [outer, chunks] → y [outer]
 template <class T, class A>
-__global__ void __launch_bounds__(kThreads) finish_rows_kernel(int64_t outer, int64_t chunks, const A* partial, A factor, T* y) {
-  const int lane = threadIdx.x % 32;
-  for (int64_t o = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; o < outer;
-       o += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+__global__ void finish_rows_kernel(int64_t outer, int64_t chunks, const A* partial, A factor, T* y) {
+  __shared__ A shared[32];
+  for (int64_t o = blockIdx.x; o < outer; o += gridDim.x) {
     A sum = 0;
-#pragma unroll 8
-    for (int64_t c = lane; c < chunks; c += 32) sum += partial[o * chunks + c];
-    sum = warp_sum(sum);
-    if (lane == 0) y[o] = static_cast<T>(sum * factor);
+#pragma unroll 4
+    for (int64_t c = threadIdx.x; c < chunks; c += blockDim.x) sum += partial[o * chunks + c];
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0) y[o] = static_cast<T>(sum * factor);
   }
 }
 
@@ -65,7 +65,7 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
   if (s.inner == 1) {
     row_sum_kernel<<<grid_for(s.outer * chunks, kThreads / 32), kThreads, 0, stream>>>(s, chunks, x, partial);
     CUDA_CHECK_LAUNCH("axis_sum", stream);
-    finish_rows_kernel<<<grid_for(s.outer, kThreads / 32), kThreads, 0, stream>>>(s.outer, chunks, partial, f, y);
+    finish_rows_kernel<<<grid_for(s.outer, 1), chunks > 32 ? 1024 : 32, 0, stream>>>(s.outer, chunks, partial, f, y);
     return CUDA_CHECK_LAUNCH("axis_sum/chunks", stream);
   }
   // One thread a (row, chunk, column).
@@ -89,13 +89,15 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
   });
 }
 
-// y[r, j] = f · x[r] for rows of one number, f · x[r / n, j] else: a thread takes W columns of every (gridDim.y · 8)-th row.
+// y[r, j] = f · x[r] for rows of one number, f · x[r / n, j] else: a thread takes W columns of every (gridDim.y · blockDim.y)-th
+// row.
 template <class T, int W, bool kOneNumber>
 __global__ void __launch_bounds__(kThreads) spread_kernel(int64_t rows, int64_t columns, int64_t n, const T* x, Accumulator<T> f, T* y) {
   using A = Accumulator<T>;
-  const int64_t j = (static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x) * W;
+  const int64_t j = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * W;
   if (j >= columns) return;
-  for (int64_t r = static_cast<int64_t>(blockIdx.y) * 8 + threadIdx.y; r < rows; r += static_cast<int64_t>(gridDim.y) * 8) {
+  for (int64_t r = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y; r < rows;
+       r += static_cast<int64_t>(gridDim.y) * blockDim.y) {
     A v[W];
     if constexpr (kOneNumber) {
       const A value = static_cast<A>(x[r]);
@@ -118,8 +120,9 @@ void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream s
   const Accumulator<T> f = static_cast<Accumulator<T>>(factor);
   with_pack_width<T>(columns, [&](auto width) {
     constexpr int W = decltype(width)::value;
-    const int64_t across = (columns + 32 * W - 1) / (32 * W);
-    const dim3 grid(across, std::clamp<int64_t>(132 * 16 / across, 1, (rows + 7) / 8)), block(32, 8);
+    const dim3 block = rows < 8 ? dim3(kThreads, 1) : dim3(32, 8);
+    const int64_t across = (columns + block.x * W - 1) / (block.x * W), down = (rows + block.y - 1) / block.y;
+    const dim3 grid(across, std::clamp<int64_t>(132 * 16 / across, 1, down));
     if (one) spread_kernel<T, W, true><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
     else spread_kernel<T, W, false><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
   }, dx, one ? nullptr : dy);

@@ -34,8 +34,8 @@ template <class T> void axis_max_gradient(const AxisShape& s, const int32_t* at,
 // In how many pieces the axis is cut so that a GPU is busy; depends on the shape only.
 inline int64_t axis_chunks(const AxisShape& s) {
   const int64_t columns = std::max<int64_t>(1, s.outer * s.inner);
-  // A warp a row: 2048 warps; or a thread a column: 2^18 threads.
-  if (s.inner == 1) return std::clamp<int64_t>(2048 / columns, 1, std::max<int64_t>(1, s.n / 256));
+  // A warp a row: 4096 warps; or a thread a column: 2^18 threads.
+  if (s.inner == 1) return std::clamp<int64_t>(4096 / columns, 1, std::max<int64_t>(1, s.n / 256));
   return std::clamp<int64_t>((1 << 18) / columns, 1, std::max<int64_t>(1, std::min<int64_t>(256, s.n / 32)));
 }
 }  // namespace cuda

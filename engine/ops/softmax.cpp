@@ -164,11 +164,19 @@ GLIA_CLONES Accumulator<T> row_exp_sum(const T* x, Accumulator<T> m, int64_t n) 
   return sum;
 }
 
+// By pieces, the sum rescaled when a larger maximum comes: the next piece is on its way from memory while one is worked on.
 template <class T>
 Accumulator<T> row_logsumexp(const T* x, int64_t n) {
   using A = Accumulator<T>;
-  const A m = row_max(x, n);
-  return m == -std::numeric_limits<A>::infinity() ? m : m + math::log(row_exp_sum(x, m, n));
+  constexpr int64_t kPiece = 512;
+  A m = -std::numeric_limits<A>::infinity(), sum = 0;
+  for (int64_t j = 0; j < n; j += kPiece) {
+    const int64_t count = std::min(kPiece, n - j);
+    const A largest = row_max(x + j, count);
+    if (largest > m) sum *= math::exp_negative(m - largest), m = largest;
+    sum += row_exp_sum(x + j, m > -std::numeric_limits<A>::infinity() ? m : A{0}, count);
+  }
+  return sum == A{0} ? m : m + math::log(sum);
 }
 
 // power [n] is scratch.

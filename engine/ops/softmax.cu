@@ -7,9 +7,39 @@
 namespace glia::cuda {
 namespace {
 
-// A row is the work of one warp where it is short, of one block of 256 threads where it is long. Its elements are read
-// again for each pass over the row: they lie in the cache by then.
-constexpr int kLongRow = 1024;
+// A row is the work of one warp where its packs fit the lanes' registers, of one block of 256 threads where they do not.
+constexpr int kMostPacks = 8;  // of a row, that one lane works on
+
+// What a thread of a team sees of a row: P packs of W elements, all asked for before the first is used, or, with P = 0, any
+// number, read again each time: they lie in the cache by then.
+template <int kTeam, int W, int P, class T>
+class Part {
+ public:
+  using A = Accumulator<T>;
+  __device__ Part(const T* row, int64_t n) : row_(row), n_(n) {
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      if (column(p) < n) packs_[p] = *reinterpret_cast<const Pack<T, W>*>(row + column(p));
+  }
+  // f(j, values of the columns j … j + W − 1).
+  template <class F>
+  __device__ __forceinline__ void each(F&& f) const {
+    A v[W];
+    if constexpr (P > 0) {
+#pragma unroll
+      for (int p = 0; p < P; ++p)
+        if (column(p) < n_) load<W>(packs_[p].v, v), f(column(p), v);
+    } else {
+      for (int64_t j = column(0); j < n_; j += kTeam * W) load<W>(row_ + j, v), f(j, v);
+    }
+  }
+
+ private:
+  __device__ static int64_t column(int p) { return (p * kTeam + static_cast<int>(threadIdx.x) % kTeam) * W; }
+  const T* row_;
+  int64_t n_;
+  Pack<T, W> packs_[P ? P : 1];
+};
 
 template <int kTeam, class A>
 __device__ __forceinline__ A team_sum(A x, A* shared) {
@@ -31,60 +61,56 @@ __device__ __forceinline__ A team_max(A x, A* shared) {
   return x;
 }
 
-template <int kTeam, int W, class T>
-__device__ __forceinline__ Accumulator<T> row_max(const T* x, int64_t n, Accumulator<T>* shared) {
+template <int kTeam, int W, int P, class T>
+__device__ __forceinline__ Accumulator<T> row_max(const Part<kTeam, W, P, T>& x, Accumulator<T>* shared) {
   using A = Accumulator<T>;
   A m = -std::numeric_limits<A>::infinity();
-  for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
-    A v[W];
-    load<W>(x + j, v);
+  x.each([&](int64_t, const A(&v)[W]) {
 #pragma unroll
     for (int k = 0; k < W; ++k) m = v[k] > m ? v[k] : m;
-  }
+  });
   return team_max<kTeam>(m, shared);
 }
 
-template <int kTeam, int W, class T>
-__device__ __forceinline__ Accumulator<T> row_exp_sum(const T* x, int64_t n, Accumulator<T> m, Accumulator<T>* shared) {
+template <int kTeam, int W, int P, class T>
+__device__ __forceinline__ Accumulator<T> row_exp_sum(const Part<kTeam, W, P, T>& x, Accumulator<T> m, Accumulator<T>* shared) {
   using A = Accumulator<T>;
   A sum = 0;
-  for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
-    A v[W];
-    load<W>(x + j, v);
+  x.each([&](int64_t, const A(&v)[W]) {
 #pragma unroll
     for (int k = 0; k < W; ++k) sum += math::exp_negative(v[k] - m);
-  }
+  });
   return team_sum<kTeam>(sum, shared);
 }
 
-// Each kernel's row functor: run<kTeam, W>(row, shared) by all threads of the team.
+// Each kernel's row functor: run<kTeam, W, P>(row, shared) by all threads of the team.
 template <class T>
 struct Softmax {
   using A = Accumulator<T>;
+  static constexpr int kPacks = kMostPacks;
   const T* x;
   T* y;
   int64_t n;
-  template <int kTeam, int W>
+  template <int kTeam, int W, int P>
   __device__ void run(int64_t r, A* shared) const {
-    const T* from = x + r * n;
-    const A m = row_max<kTeam, W>(from, n, shared), inverse = A{1} / row_exp_sum<kTeam, W>(from, n, m, shared);
-    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
-      A v[W];
-      load<W>(from + j, v);
+    const Part<kTeam, W, P, T> from(x + r * n, n);
+    const A m = row_max(from, shared), inverse = A{1} / row_exp_sum(from, m, shared);
+    from.each([&](int64_t j, A(&v)[W]) {
 #pragma unroll
       for (int k = 0; k < W; ++k) v[k] = math::exp_negative(v[k] - m) * inverse;
       store<W>(y + r * n + j, v);
-    }
+    });
   }
 };
 
 template <class T>
-struct SoftmaxGradient {
+struct SoftmaxGradient {  // reads its two inputs again; a block has them in its cache for longer rows than a warp
   using A = Accumulator<T>;
+  static constexpr int kPacks = kMostPacks / 2;
   const T *y, *dy;
   T* dx;
   int64_t n;
-  template <int kTeam, int W>
+  template <int kTeam, int W, int P>
   __device__ void run(int64_t r, A* shared) const {
     A dot = 0;
     for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
@@ -110,33 +136,32 @@ struct SoftmaxGradient {
 template <class T>
 struct LogSumExp {
   using A = Accumulator<T>;
+  static constexpr int kPacks = kMostPacks;
   const T* x;
   T *y, *out;
   A* lse;
   const int32_t* labels;
   A* losses;
   int64_t n;
-  template <int kTeam, int W>
+  template <int kTeam, int W, int P>
   __device__ void run(int64_t r, A* shared) const {
-    const T* from = x + r * n;
-    const A m = row_max<kTeam, W>(from, n, shared);
+    const Part<kTeam, W, P, T> from(x + r * n, n);
+    const A m = row_max(from, shared);
     A s = m;
-    if (m > -std::numeric_limits<A>::infinity()) s = m + math::log(row_exp_sum<kTeam, W>(from, n, m, shared));
+    if (m > -std::numeric_limits<A>::infinity()) s = m + math::log(row_exp_sum(from, m, shared));
     if (y) {
-      for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
-        A v[W];
-        load<W>(from + j, v);
+      from.each([&](int64_t j, A(&v)[W]) {
 #pragma unroll
         for (int k = 0; k < W; ++k) v[k] -= s;
         store<W>(y + r * n + j, v);
-      }
+      });
     }
     if (threadIdx.x % kTeam) return;
     if (lse) lse[r] = s;
     if (out) out[r] = static_cast<T>(s);
     if (labels) {
       const int32_t c = labels[r];
-      losses[r] = c >= 0 && c < n ? s - static_cast<A>(from[c]) : std::numeric_limits<A>::quiet_NaN();
+      losses[r] = c >= 0 && c < n ? s - static_cast<A>(x[r * n + c]) : std::numeric_limits<A>::quiet_NaN();
     }
   }
 };
@@ -144,33 +169,33 @@ struct LogSumExp {
 template <class T>
 struct LogSoftmaxGradient {
   using A = Accumulator<T>;
+  static constexpr int kPacks = kMostPacks;
   const T *y, *dy;
   T* dx;
   int64_t n;
-  template <int kTeam, int W>
+  template <int kTeam, int W, int P>
   __device__ void run(int64_t r, A* shared) const {
     A sum = 0;
-    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
-      A d[W];
-      load<W>(dy + r * n + j, d);
+    const Part<kTeam, W, P, T> from(dy + r * n, n);
+    from.each([&](int64_t, const A(&d)[W]) {
 #pragma unroll
       for (int k = 0; k < W; ++k) sum += d[k];
-    }
+    });
     sum = team_sum<kTeam>(sum, shared);
-    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
-      A p[W], d[W];
+    from.each([&](int64_t j, A(&d)[W]) {
+      A p[W];
       load<W>(y + r * n + j, p);
-      load<W>(dy + r * n + j, d);
 #pragma unroll
       for (int k = 0; k < W; ++k) d[k] -= math::exp_negative(p[k]) * sum;
       store<W>(dx + r * n + j, d);
-    }
+    });
   }
 };
 
 template <class T, class D>
 struct LogSumExpGradient {
   using A = Accumulator<T>;
+  static constexpr int kPacks = kMostPacks;
   const T* x;
   const A* lse;
   const D* dy;
@@ -178,27 +203,26 @@ struct LogSumExpGradient {
   A scale;
   T* dx;
   int64_t n;
-  template <int kTeam, int W>
+  template <int kTeam, int W, int P>
   __device__ void run(int64_t r, A*) const {
     const A d = static_cast<A>(dy[labels ? 0 : r]) * scale, s = lse[r];
     const int32_t label = labels ? labels[r] : -1;
-    for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
-      A v[W];
-      load<W>(x + r * n + j, v);
+    const Part<kTeam, W, P, T> from(x + r * n, n);
+    from.each([&](int64_t j, A(&v)[W]) {
 #pragma unroll
       for (int k = 0; k < W; ++k) v[k] = (math::exp(v[k] - s) - (j + k == label ? A{1} : A{0})) * d;
       store<W>(dx + r * n + j, v);
-    }
+    });
   }
 };
 
-template <int kTeam, int W, class F>
+template <int kTeam, int W, int P, class F>
 __global__ void __launch_bounds__(kThreads) for_each_row_kernel(int64_t rows, F f) {
   __shared__ typename F::A shared[32];
   constexpr int kTeams = kThreads / kTeam;
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * kTeams + threadIdx.x / kTeam; r < rows;
        r += static_cast<int64_t>(gridDim.x) * kTeams)
-    f.template run<kTeam, W>(r, shared);
+    f.template run<kTeam, W, P>(r, shared);
 }
 
 template <class T, class F, class... P>
@@ -206,18 +230,24 @@ void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f,
   if (rows == 0) return;
   with_pack_width<T>(n, [&](auto width) {
     constexpr int W = decltype(width)::value;
-    if (n <= kLongRow) for_each_row_kernel<32, W><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(rows, f);
-    else for_each_row_kernel<kThreads, W><<<grid_for(rows, 1), kThreads, 0, stream>>>(rows, f);
+    const int64_t packs = (n + 32 * W - 1) / (32 * W);
+    const int warps = grid_for(rows, kThreads / 32);
+    if (packs <= 1) for_each_row_kernel<32, W, 1><<<warps, kThreads, 0, stream>>>(rows, f);
+    else if (packs <= 2) for_each_row_kernel<32, W, 2><<<warps, kThreads, 0, stream>>>(rows, f);
+    else if (packs <= F::kPacks) for_each_row_kernel<32, W, F::kPacks><<<warps, kThreads, 0, stream>>>(rows, f);
+    else for_each_row_kernel<kThreads, W, 0><<<grid_for(rows, 1), kThreads, 0, stream>>>(rows, f);
   }, pointers...);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
-// One block: the mean of n values, thread t adding every 256th.
+// One block: the mean of n values, thread t adding every 1024th.
+constexpr int kMeanThreads = 1024;
 template <class A>
-__global__ void __launch_bounds__(kThreads) mean_kernel(const A* x, A* y, int64_t n) {
+__global__ void __launch_bounds__(kMeanThreads) mean_kernel(const A* x, A* y, int64_t n) {
   __shared__ A shared[32];
   A sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += x[i];
+#pragma unroll 8
+  for (int64_t i = threadIdx.x; i < n; i += kMeanThreads) sum += x[i];
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) *y = sum / static_cast<A>(n);
 }
@@ -259,7 +289,7 @@ template <class T>
 void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* losses, Accumulator<T>* loss,
                    int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("cross_entropy", rows, n, stream, LogSumExp<T>{x, nullptr, nullptr, lse, labels, losses, n}, x);
-  mean_kernel<<<1, kThreads, 0, stream>>>(losses, loss, rows);
+  mean_kernel<<<1, kMeanThreads, 0, stream>>>(losses, loss, rows);
   CUDA_CHECK_LAUNCH("cross_entropy/mean", stream);
 }
 
