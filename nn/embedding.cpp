@@ -1,8 +1,6 @@
 #include "nn/embedding.h"
 
-#include "engine/ops/bias.h"
 #include "engine/ops/dropout.h"
-#include "engine/ops/elementwise.h"
 #include "engine/ops/rows.h"
 
 namespace glia {
@@ -14,11 +12,8 @@ Embeddings::Embeddings(ParameterSet& set, const std::string& name, const BertCon
       norm(set, name + ".norm", c.hidden, c.layer_norm_eps) {}
 
 Var Embeddings::operator()(const Tensor& ids, const Pass& pass) const {
-  // All tokens have type 0 here, so its row is added to the short position table instead of to every token.
-  const Var type0 = reshape(rows(type->var, 0, 1), {type->shape[1]});
-  const Var words = embedding(word->var, ids, pass.compute);
-  const Var places = position_embedding(bias_add(position->var, type0), pass.sequences, pass.compute);
-  const Var x = norm.residual(words, places, 0, {});  // [T, H]
+  // All tokens have type 0 here.
+  const Var x = norm(input_embedding({word->var, position->var, type->var}, ids, pass.sequences, pass.compute, pass.order));
   return dropout(x, pass.dropout, pass.dropout_key(x.context(), dropout_site::kEmbedding));
 }
 
