@@ -146,10 +146,14 @@ TEST_CASE("input embedding: the gradient of touched rows alone leaves the others
   const Tensor buffer = full(c, {5, 8}, 7);
   const Sequences q = make_sequences(c, {4});
   const Var words = Var::parameter(zeros(c, {5, 8}), buffer), table = Var::parameter(zeros(c, {5, 8}));
+  const RowOrder order = order_rows(c, ids, 5);
+  Tensor touched;
   const auto sum_of = [&](const Var& w) {
-    return sum(input_embedding({w, Var(zeros(c, {4, 8})), Var(zeros(c, {2, 8}))}, ints(c, ids), q, DType::kFloat32, order_rows(c, ids, 5), true));
+    const EmbeddingTables tables{w, zeros(c, {4, 8}), zeros(c, {2, 8})};
+    return sum(input_embedding(tables, ints(c, ids), q, DType::kFloat32, order, &touched));
   };
   backward(sum_of(words));
+  EXPECT(touched.raw() == order.touched.raw());
   EXPECT(words.grad().raw() == buffer.raw());
   const auto g = buffer.to_vector<double>();
   for (int i = 0; i < 5; ++i) EXPECT(g[8 * i + 3] == Values{1, 7, 1, 7, 2}[i]);

@@ -126,7 +126,7 @@ Var position_embedding(const Var& table, const Sequences& s, DType dtype) {
 
 // y[t] = words[ids[t]] + positions[p] + types[0];  each table's gradient is the sum over the tokens that read its row.
 Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequences& s, DType dtype, const RowOrder& order,
-                    bool touched_only) {
+                    Tensor* touched) {
   const Var &words = tables.words, &positions = tables.positions, &types = tables.types;
   CHECK(words.rank() == 2 && positions.rank() == 2 && types.rank() == 2 && types.size(0) > 0 && positions.size(1) == words.size(1) &&
             types.size(1) == words.size(1) && positions.dtype() == words.dtype() && types.dtype() == words.dtype(),
@@ -136,7 +136,7 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
   CHECK(!order.defined() || (order.entries.shape() == Shape{s.tokens} && order.touched.numel() == touched_words(words.size(0))),
         "input_embedding: an order of {} entries and {} words of touched rows, for {} tokens and {} rows", order.entries.shape(),
         order.touched.shape(), s.tokens, words.size(0));
-  CHECK(order.defined() || !touched_only, "input_embedding: touched rows alone want an order");
+  CHECK(order.defined() || !touched, "input_embedding: touched rows alone want an order");
   const int64_t h = words.size(1);
   Tensor y = empty(words.context(), {s.tokens, h}, dtype);
   dispatch_pair("input_embedding", words.dtype(), dtype, [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
@@ -148,7 +148,7 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
   });
   const int64_t longest = std::min(positions.size(0), s.max_length);
   return record("input_embedding", y, {words, positions, types},
-                [ids, s, order, touched_only, longest, h](const Tensor& dy, Grads& in) {
+                [ids, s, order, touched, longest, h](const Tensor& dy, Grads& in) {
     constexpr const char* op = "input_embedding/gradient";
     if (in.wants(1) || in.wants(2)) {
       Tensor dpositions = in.wants(1) ? in.buffer(1) : empty(dy.context(), {longest, h}, in.dtype(2));
@@ -166,10 +166,11 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
       if (in.wants(1)) in.add(1, dpositions);
     }
     if (!in.wants(0)) return;
-    CHECK(!touched_only || in.owns_buffer(0), "input_embedding: touched rows alone want a gradient buffer, and one use of the table");
+    CHECK(!touched || in.owns_buffer(0), "input_embedding: touched rows alone want a gradient buffer, and one use of the table");
     Tensor dwords = in.buffer(0);
-    if (order.defined()) scatter_ordered_into(op, dy, order, dwords, touched_only);
+    if (order.defined()) scatter_ordered_into(op, dy, order, dwords, touched != nullptr);
     else scatter_into(op, dy, ids, dwords);
+    if (touched) *touched = order.touched;
     in.add(0, dwords);
   });
 }
