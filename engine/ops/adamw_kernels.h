@@ -57,7 +57,7 @@ template <class T>
 struct alignas(4 * sizeof(T)) AdamWFactors {
   T clip, step_size, root_correction, keep;  // clip −1: this step changes nothing
 
-  GLIA_HD AdamWFactors() = default;
+  AdamWFactors() = default;
   GLIA_HD AdamWFactors(const AdamWOptions& o, const double* f)
       : clip(f[adamw_factor::kApply] == 0 ? T(-1) : static_cast<T>(f[adamw_factor::kClip])),
         step_size(static_cast<T>(f[adamw_factor::kStepSize])),
