@@ -69,7 +69,6 @@ void BatchPlan::fill(int64_t batch, BatchView& out) const {
     std::memcpy(out.ids + at, split_.ids.data() + split_.offsets[row],
                 static_cast<size_t>(length) * sizeof(int32_t));
     std::fill(out.ids + at + length, out.ids + at + room, options_.pad_id);
-    std::iota(out.positions + at, out.positions + at + room, 0);
     out.offsets[b] = static_cast<int32_t>(at);
     out.lengths[b] = static_cast<int32_t>(length);
     out.labels[b] = split_.labels[row];
@@ -78,15 +77,17 @@ void BatchPlan::fill(int64_t batch, BatchView& out) const {
   out.offsets[sequences] = static_cast<int32_t>(at);
   out.tokens = at;
   out.sequences = sequences;
+  if (out.vocabulary) order_rows(out.ids, at, out.vocabulary, out.order);
 }
 
 PackedBatch BatchPlan::make(int64_t batch) const {
   PackedBatch made;
   const auto t = static_cast<size_t>(tokens(batch)), b = static_cast<size_t>(sequences(batch));
-  made.ids.resize(t), made.positions.resize(t);
-  made.offsets.resize(b + 1), made.lengths.resize(b), made.labels.resize(b);
-  BatchView view{made.ids.data(),    made.positions.data(),   made.offsets.data(),    made.lengths.data(),
-                 made.labels.data(), static_cast<int64_t>(t), static_cast<int64_t>(b)};
+  made.ids.resize(t), made.offsets.resize(b + 1), made.lengths.resize(b), made.labels.resize(b);
+  BatchView view;
+  view.ids = made.ids.data(), view.offsets = made.offsets.data(), view.lengths = made.lengths.data();
+  view.labels = made.labels.data();
+  view.token_capacity = static_cast<int64_t>(t), view.sequence_capacity = static_cast<int64_t>(b);
   fill(batch, view);
   made.tokens = view.tokens, made.sequences = view.sequences;
   return made;

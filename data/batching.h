@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "engine/core/row_order.h"
 
 namespace glia {
 
@@ -22,19 +23,20 @@ enum class BatchLayout {
 
 // A batch in memory of the caller's (pinned, say). fill() sets `tokens` and `sequences`.
 struct BatchView {
-  int32_t* ids = nullptr;        // [T]
-  int32_t* positions = nullptr;  // [T]    0, 1, … in each sequence
-  int32_t* offsets = nullptr;    // [B+1]  sequence b is tokens offsets[b] … offsets[b+1]−1
+  int32_t* ids = nullptr;      // [T]
+  int32_t* offsets = nullptr;  // [B+1]  sequence b is tokens offsets[b] … offsets[b+1]−1
   int32_t* lengths =
       nullptr;  // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
   int32_t* labels = nullptr;  // [B]
+  RowOrderView order;         // of the ids, with room for token_capacity of them; filled where `vocabulary` is given
+  int64_t vocabulary = 0;     // all ids are below it
   int64_t token_capacity = 0, sequence_capacity = 0;
   int64_t tokens = 0, sequences = 0;  // T, B
 };
 
 // The same with memory of its own.
 struct PackedBatch {
-  std::vector<int32_t> ids, positions, offsets, lengths, labels;  // shapes as in BatchView
+  std::vector<int32_t> ids, offsets, lengths, labels;  // shapes as in BatchView
   int64_t tokens = 0, sequences = 0;
 };
 

@@ -73,10 +73,19 @@ Tensor Var::value_as(DType dtype) const {
 
 bool Grads::wants(size_t i) const { return i < node_.inputs.size() && node_.inputs[i] != nullptr; }
 
+bool Grads::owns_buffer(size_t i) const {
+  return wants(i) && node_.inputs[i]->leaf && node_.inputs[i]->buffer.defined() && !node_.inputs[i]->grad.defined();
+}
+
+DType Grads::dtype(size_t i) const {
+  CHECK(wants(i), "{}: input {} wants no gradient", node_.op, i);
+  return node_.inputs[i]->dtype;
+}
+
 Tensor Grads::buffer(size_t i) {
   CHECK(wants(i), "{}: input {} wants no gradient", node_.op, i);
   Node& input = *node_.inputs[i];
-  if (input.leaf && input.buffer.defined() && !input.grad.defined()) return input.buffer;
+  if (owns_buffer(i)) return input.buffer;
   return empty(*input.context, input.shape, input.dtype);
 }
 

@@ -9,8 +9,9 @@ namespace glia {
 class BatchBuffer {
  public:
   // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`:
-  // the batches hold padding tokens, and attention's keys end at the real lengths.
-  BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded);
+  // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the order of the
+  // ids comes along, which is for training.
+  BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded, int64_t vocabulary = 0);
 
   int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
   // A slot's view for BatchPlan::fill.
@@ -25,10 +26,11 @@ class BatchBuffer {
   Tensor part(int64_t begin, int64_t count) const { return device_.rows(begin, begin + count); }
 
   Context& context_;
-  int64_t tokens_, sequences_, max_length_;
+  int64_t tokens_, sequences_, max_length_, vocabulary_;
   bool padded_;
-  int64_t labels_, offsets_, lengths_, first_, ids_, positions_, sequence_of_, ints_;  // where each part begins
-  Tensor device_;                                                                      // int32 [ints_]
+  // Where each part begins. The last one has room for many more pieces than there are, and only these are copied.
+  int64_t labels_, offsets_, lengths_, first_, ids_, sequence_of_, entries_, touched_, count_, pieces_, ints_;
+  Tensor device_;  // int32 [ints_]
 };
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

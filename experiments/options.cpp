@@ -73,6 +73,7 @@ const std::vector<Flag>& flags() {
        "runs side by side; 0: two on each GPU; on a CPU one, or with --preset quick one a core", run_all},
       {"threads", &O::threads, kNone, "CPU threads of each run; 0: all cores shared by the runs side by side"},
       {"graphs", &O::graphs, kNone, "replay each training step as a CUDA graph"},
+      {"lazy-embedding", &O::lazy_embedding, kNone, "update a word's row when it is read, not in every step; the bits are the same"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
       {"checkpoint-every", &O::checkpoint_every, kNone, "steps between checkpoints; 0: by time"},

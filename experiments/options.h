@@ -18,7 +18,7 @@ struct Options {
   // where and how
   std::string device = "auto", precision = "auto", gradients = "auto", out = "results", progress = "auto";
   int64_t jobs = 0, threads = 0, bucket = 0;
-  bool graphs = true, fresh = false, dry_run = false, estimate = true, report = true;
+  bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
   double checkpoint_seconds = 60;
   int64_t checkpoint_every = 0;
   // data

@@ -178,7 +178,7 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
     x = layer.norm.residual(r.y, r.x, 0, {});
   }
 
-  const Model::Output out = model.forward({id_tensor, {}, {}, sequences}, false);
+  const Model::Output out = model.forward({id_tensor, {}, sequences, {}}, false);
   for (size_t l = 0; l < trace.layers.size(); ++l)
     CHECK(layer_trace(out.routings[l]).experts == trace.layers[l].experts,
           "trace: layer {} routes differently than the model", l + 1);

@@ -82,9 +82,9 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
       plans_(training_plans(options, data, seed)),
       total_(total_steps(options, data)),
       model_(context, model_config(options, run, data), seed),
-      optimiser_(model_.parameters(), optimiser_options(options, total_)),
+      optimiser_(model_.parameters(), optimiser_options(options, total_), options.lazy_embedding),
       buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch, upper_length(options, data),
-              options.padding == "padded") {
+              options.padding == "padded", data.vocabulary().size()) {
   context.set_seed(seed);
   const DType compute = model_.config().compute;
   if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {

@@ -18,9 +18,10 @@ struct ModelConfig {
 };
 
 struct Batch {
-  Tensor ids, positions;  // int32 [T]; anything valid in the tail. The model takes positions from `sequences`
-  Tensor labels;          // int32 [B], or undefined: no loss
+  Tensor ids;     // int32 [T]; −1 or anything valid in the tail
+  Tensor labels;  // int32 [B], or undefined: no loss
   Sequences sequences;
+  RowOrder order;  // of the ids, where the host has made it; the gradient then needs no sort
 };
 
 class Model {

@@ -2,7 +2,8 @@
 
 namespace glia {
 
-AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options) : parameters_(parameters), options_(options) {
+AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait)
+    : parameters_(parameters), options_(options) {
   Context& context = parameters.context();
   const int64_t low = parameters.low_size(), rest = parameters.flat_size() - low;
   buffers_.p = parameters.values();
@@ -14,11 +15,30 @@ AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options) : parameters
   buffers_.decayed = parameters.decayed_size();
   buffers_.partial = zeros(context, {norm_chunks(low) + norm_chunks(rest)}, DType::kFloat64);
   buffers_.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
+  buffers_.ticket = zeros(context, {1}, DType::kInt32);
+  Parameter* table = parameters.table();
+  if (!rows_wait || !table || table->shape[1] % 8 != 0) return;
+  AdamWRows& rows = buffers_.rows;
+  rows.count = table->shape[0], rows.width = table->shape[1];
+  rows.stamps = zeros(context, {rows.count}, DType::kInt32);
+  rows.history = zeros(context, {kRowPeriod, 4}, buffers_.p.dtype());
+  rows.clock = zeros(context, {1}, DType::kInt32);
+  table->before_read = [this](const RowOrder& order) { adamw_catch_up(buffers_, options_, order); };
+}
+
+AdamW::~AdamW() {
+  if (buffers_.rows.count == 0) return;
+  parameters_.table()->before_read = nullptr;
+  try {
+    adamw_catch_up(buffers_, options_, {});
+  } catch (const Error& error) {
+    fmt::print(stderr, "glia: {}\n", error.what());
+  }
 }
 
 void AdamW::step() {
   parameters_.complete_gradients();
-  adamw_step(buffers_, options_);
+  adamw_step(buffers_, options_, buffers_.rows.count ? parameters_.table()->touched : Tensor{});
 }
 
 AdamW::Report AdamW::report() const {

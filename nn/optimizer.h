@@ -9,7 +9,12 @@ namespace glia {
 
 class AdamW {
  public:
-  AdamW(ParameterSet& parameters, const AdamWOptions& options);
+  // `rows_wait`: rows of the set's table that a step does not touch are updated later, with the same bits: before somebody
+  // reads them through Embeddings, ParameterSet::values() or m() and v().
+  AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait = false);
+  ~AdamW();
+  AdamW(const AdamW&) = delete;
+  AdamW& operator=(const AdamW&) = delete;
 
   // After backward(). The step's number is Context::set_step's, 0 for the first one.
   void step();
@@ -23,11 +28,16 @@ class AdamW {
   Report report() const;
 
   const AdamWOptions& options() const { return options_; }
-  const Tensor& m() const { return buffers_.m; }  // [flat_size], laid out like the values
-  const Tensor& v() const { return buffers_.v; }
+  const Tensor& m() const { return settled(buffers_.m); }  // [flat_size], laid out like the values
+  const Tensor& v() const { return settled(buffers_.v); }
   const Tensor& factors() const { return buffers_.factors; }  // float64 [adamw_factor::kCount], on the device
 
  private:
+  const Tensor& settled(const Tensor& t) const {
+    adamw_catch_up(buffers_, options_, {});
+    return t;
+  }
+
   ParameterSet& parameters_;
   AdamWOptions options_;
   AdamWBuffers buffers_;

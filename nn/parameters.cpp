@@ -30,8 +30,13 @@ Parameter* ParameterSet::add(std::string name, const Shape& shape, Init init, bo
   CHECK(!materialised(), "parameters: '{}' was declared after materialise()", name);
   CHECK(!find(name), "parameters: '{}' was declared twice", name);
   CHECK(shape.numel() > 0, "parameters: '{}' is empty: {}", name, shape);
-  parameters_.push_back({std::move(name), shape, init, decay, product, {}, 0});
+  parameters_.push_back({std::move(name), shape, init, decay, product, {}, 0, {}, {}});
   return &parameters_.back();
+}
+
+Parameter* ParameterSet::add_table(std::string name, const Shape& shape, Init init) {
+  CHECK(!table_ && shape.rank() == 2, "parameters: '{}' {} is the table; wants one, [V, H]", name, shape);
+  return table_ = add(std::move(name), shape, init, true);
 }
 
 void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy, bool bfloat16_gradients) {
@@ -39,17 +44,21 @@ void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, boo
   CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}",
         dtype);
   CHECK(with_copy || !bfloat16_gradients, "parameters: bfloat16 gradients are for weights with a bfloat16 copy");
-  // Bfloat16 gradients first, then what else decays, then what does not.
-  const auto part = [&](const Parameter& p) { return !p.decay ? 2 : bfloat16_gradients && p.product ? 0 : 1; };
+  // Bfloat16 gradients first, then the table, then what else decays, then what does not.
+  const auto part = [&](const Parameter& p) {
+    return !p.decay ? 3 : &p == table_ ? 1 : bfloat16_gradients && p.product ? 0 : 2;
+  };
   int64_t end = 0;
-  for (const int i : {0, 1, 2}) {
+  for (const int i : {0, 1, 2, 3}) {
     for (Parameter& p : parameters_)
       if (part(p) == i) {
         p.offset = end;
         end += padded(p.shape.numel());
       }
-    (i == 0 ? low_size_ : i == 1 ? decayed_size_ : flat_size_) = end;
+    if (i == 0) low_size_ = end;
+    if (i == 2) decayed_size_ = end;
   }
+  flat_size_ = end;
   values_ = zeros(context, {flat_size_}, dtype);
   if (low_size_) low_gradients_ = zeros(context, {low_size_}, DType::kBFloat16);
   gradients_ = zeros(context, {flat_size_ - low_size_}, dtype);
@@ -78,15 +87,19 @@ void ParameterSet::bind(std::span<const Var> vars) {
 
 void ParameterSet::clear_gradients() {
   for (Parameter& p : parameters_) p.var.clear_grad();
+  if (table_) table_->touched = {};
 }
 
 void ParameterSet::complete_gradients() {
   for (const Parameter& p : parameters_)
-    if (!p.var.grad().defined()) gradient(p).zero();
+    if (!p.var.grad().defined()) {
+      if (p.before_read) p.before_read({});  // gradients of waiting rows lie there
+      gradient(p).zero();
+    }
 }
 
 void ParameterSet::refresh_copy() {
-  if (copy_.defined()) cast_into(values_, copy_);
+  if (copy_.defined()) cast_into(values(), copy_);
 }
 
 const Parameter* ParameterSet::find(std::string_view name) const {

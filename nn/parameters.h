@@ -4,11 +4,12 @@
 // may be two: those of the products' weights in bfloat16, which then come first, and the others.
 #pragma once
 #include <deque>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 
-#include "engine/autograd.h"
+#include "engine/ops/rows.h"
 
 namespace glia {
 
@@ -29,6 +30,10 @@ struct Parameter {
   bool product = false;  // only multiplied, by ops that compute its gradient in the activations' dtype
   Var var;             // defined from materialise() on; its value and gradient are views of the arenas
   int64_t offset = 0;  // first element in the arenas
+  // Of the table, where an optimiser lets rows wait that a step does not touch: to be called before rows of the value are read.
+  // Brings those of the order up to date, or all where it is undefined.
+  std::function<void(const RowOrder&)> before_read;
+  Tensor touched;  // then the rows where the gradient was written (RowOrder); undefined: all
 };
 
 class ParameterSet {
@@ -43,6 +48,8 @@ class ParameterSet {
   // `product`: whether its gradient may be bfloat16 in mixed precision. True for weights of linear(), feed_forward() and
   // expert_ffn() on activations in the compute dtype; an op that wants another gradient dtype refuses such a weight.
   Parameter* add(std::string name, const Shape& shape, Init init, bool decay, bool product = false);
+  // The one parameter [V, H] of which a step reads few rows. It decays.
+  Parameter* add_table(std::string name, const Shape& shape, Init init);
 
   // float32 (float64 in tests) values and gradients; with_copy adds bfloat16 weights for mixed precision. A
   // parameter's numbers depend on the seed, its name and its shape, not on which other modules exist or on the
@@ -69,21 +76,28 @@ class ParameterSet {
   const Parameter* find(std::string_view name) const;  // nullptr when there is none
 
   Context& context() const { return values_.context(); }
-  const Tensor& values() const { return values_; }             // [flat_size]
+  Parameter* table() const { return table_; }                  // nullptr where there is none; the first behind low_size
+  const Tensor& values() const { return settled(values_); }    // [flat_size]; no row waits
   // The flat gradient, in two parts: elements [0, low_size) in bfloat16, undefined where low_size is 0, and the others
   // in the values' dtype, [flat_size − low_size].
   const Tensor& low_gradients() const { return low_gradients_; }
   const Tensor& gradients() const { return gradients_; }
   int64_t low_size() const { return low_size_; }               // a multiple of kAlign, ≤ decayed_size
   Tensor gradient(const Parameter& p) const;                   // p's part of either, in p's shape
-  const Tensor& copy() const { return copy_; }                 // [flat_size] bfloat16, or undefined
+  const Tensor& copy() const { return settled(copy_); }        // [flat_size] bfloat16, or undefined
   int64_t flat_size() const { return flat_size_; }             // with padding
   int64_t decayed_size() const { return decayed_size_; }       // [0, decayed_size) decays, a multiple of kAlign
   int64_t count() const;                                       // scalars, without padding
   Tensor slice(const Tensor& flat, const Parameter& p) const;  // p's part of a flat buffer, in p's shape
 
  private:
+  const Tensor& settled(const Tensor& t) const {
+    if (table_ && table_->before_read) table_->before_read({});
+    return t;
+  }
+
   std::deque<Parameter> parameters_;
+  Parameter* table_ = nullptr;
   Tensor values_, low_gradients_, gradients_, copy_;
   int64_t flat_size_ = 0, decayed_size_ = 0, low_size_ = 0;
 };

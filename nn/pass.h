@@ -1,7 +1,7 @@
 // What one forward pass needs to know beside its input. Made for each pass and handed down; nothing is kept in
 // globals.
 #pragma once
-#include "engine/ops/sequences.h"
+#include "engine/ops/rows.h"
 
 namespace glia {
 
@@ -11,6 +11,7 @@ struct Pass {
   bool training = false;            // dropout, router noise
   DType compute = DType::kFloat32;  // of activations: bfloat16, float32, or float64 in tests
   double dropout = 0;               // 0 when not training
+  RowOrder order = {};              // of the ids, or undefined
 
   // Each place that drops elements has a number of its own, counted through the model.
   RandomKey dropout_key(Context& context, uint32_t site) const {

@@ -1,7 +1,10 @@
+#include <algorithm>
+#include <array>
 #include <numeric>
 #include <set>
 
 #include "data/batching.h"
+#include "engine/core/rng.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -19,6 +22,14 @@ TokenSplit toy(int64_t rows) {
     split.labels.push_back(static_cast<int32_t>(r % 3));
   }
   return split;
+}
+
+// A view of memory of the test's own.
+BatchView view_of(PackedBatch& m, int64_t tokens, int64_t sequences) {
+  BatchView view;
+  view.ids = m.ids.data(), view.offsets = m.offsets.data(), view.lengths = m.lengths.data(), view.labels = m.labels.data();
+  view.token_capacity = tokens, view.sequence_capacity = sequences;
+  return view;
 }
 
 }  // namespace
@@ -48,7 +59,6 @@ TEST_CASE("data batches: every row once, contents as in the split") {
       EXPECT(batch.offsets[s + 1] - batch.offsets[s] == batch.lengths[s]);
       for (int32_t i = 0; i < batch.lengths[s]; ++i) {
         EXPECT(batch.ids[batch.offsets[s] + i] == 100 * row + i);
-        EXPECT(batch.positions[batch.offsets[s] + i] == i);
       }
     }
   }
@@ -95,7 +105,6 @@ TEST_CASE("data batches: padded layout") {
     EXPECT(batch.lengths[s] == 2 + row % 5);
     for (int32_t i = 0; i < 7; ++i) {
       EXPECT(batch.ids[7 * s + i] == (i < batch.lengths[s] ? 100 * row + i : 9));
-      EXPECT(batch.positions[7 * s + i] == i);
     }
   }
   options.padded_length = 5;
@@ -105,19 +114,60 @@ TEST_CASE("data batches: padded layout") {
   EXPECT(contains(error_of([&] { BatchPlan(split, options); }), "wants a [PAD] token"));
 }
 
+TEST_CASE("row order: the stable order of the indices, in pieces that end at every 32nd place") {
+  const int64_t n = 70;
+  for (const int64_t count : {0, 1, 31, 500}) {
+    INFO(count);
+    std::vector<int32_t> index;
+    for (int64_t m = 0; m < count; ++m)
+      index.push_back(m % 3 ? 17 : static_cast<int32_t>(random_below(n + 2, 8, purpose::kTest, 0, m)) - 1);  // −1 and n are nobody
+    std::vector<int32_t> wanted;
+    for (int32_t row = 0; row < n; ++row)
+      for (int32_t m = 0; m < count; ++m)
+        if (index[m] == row) wanted.push_back(m);
+    std::vector<int32_t> entries(static_cast<size_t>(count)), touched(static_cast<size_t>(touched_words(n)), -1);
+    std::vector<std::array<int32_t, 2>> pieces(static_cast<size_t>(most_pieces(count, n)));
+    int32_t used = -1;
+    order_rows(index.data(), count, n, {entries.data(), pieces.data()->data(), touched.data(), &used});
+    entries.resize(wanted.size());
+    EXPECT(entries == wanted);
+    REQUIRE(used < static_cast<int32_t>(pieces.size()));
+    EXPECT(pieces[used] == std::array{-1, static_cast<int32_t>(wanted.size())});
+    std::vector<std::array<int32_t, 2>> expected;
+    for (int32_t e = 0; e < static_cast<int32_t>(wanted.size()); ++e)
+      if (e % 32 == 0 || index[wanted[e]] != index[wanted[e - 1]]) expected.push_back({index[wanted[e]], e});
+    pieces.resize(static_cast<size_t>(used));
+    EXPECT(pieces == expected);
+    for (int32_t row = 0; row < 32 * static_cast<int32_t>(touched.size()); ++row)
+      EXPECT((static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1) == (std::count(index.begin(), index.end(), row) > 0 && row < n));
+  }
+}
+
+TEST_CASE("data batches: fill() orders the ids where it is told how many there are") {
+  const TokenSplit split = toy(12);
+  BatchOptions options;
+  options.batch_size = 6;
+  const BatchPlan plan(split, options);
+  PackedBatch memory = plan.make(1);
+  const int64_t vocabulary = 2000, tokens = memory.tokens;
+  std::vector<int32_t> entries(static_cast<size_t>(tokens)), pieces(2 * static_cast<size_t>(most_pieces(tokens, vocabulary))),
+      touched(static_cast<size_t>(touched_words(vocabulary)));
+  int32_t count = 0;
+  BatchView view = view_of(memory, tokens, 6);
+  view.order = {entries.data(), pieces.data(), touched.data(), &count}, view.vocabulary = vocabulary;
+  plan.fill(1, view);
+  EXPECT(count == tokens);  // toy's ids differ
+  for (int64_t i = 0; i < tokens; ++i) EXPECT(pieces[2 * i] == memory.ids[entries[i]]);
+  EXPECT(std::is_sorted(entries.begin(), entries.end(), [&](int32_t a, int32_t b) { return memory.ids[a] < memory.ids[b]; }));
+}
+
 TEST_CASE("data batches: fill() refuses memory that is too small") {
   const TokenSplit split = toy(6);
   BatchOptions options;
   options.batch_size = 6;
   const BatchPlan plan(split, options);
   PackedBatch memory = plan.make(0);
-  BatchView view{memory.ids.data(),
-                 memory.positions.data(),
-                 memory.offsets.data(),
-                 memory.lengths.data(),
-                 memory.labels.data(),
-                 plan.tokens(0) - 1,
-                 6};
+  BatchView view = view_of(memory, plan.tokens(0) - 1, 6);
   EXPECT(contains(error_of([&] { plan.fill(0, view); }), "wants room for"));
   EXPECT(contains(error_of([&] { plan.make(1); }), "wants a batch below 1, got 1"));
 }
@@ -133,10 +183,8 @@ TEST_CASE("data batches: the prefetcher gives what make() gives, in order, from 
     std::vector<PackedBatch> memory(2);
     std::vector<BatchView> slots;
     for (PackedBatch& m : memory) {
-      m.ids.resize(static_cast<size_t>(room)), m.positions.resize(static_cast<size_t>(room));
-      m.offsets.resize(8), m.lengths.resize(7), m.labels.resize(7);
-      slots.push_back(
-          {m.ids.data(), m.positions.data(), m.offsets.data(), m.lengths.data(), m.labels.data(), room, 7});
+      m.ids.resize(static_cast<size_t>(room)), m.offsets.resize(8), m.lengths.resize(7), m.labels.resize(7);
+      slots.push_back(view_of(m, room, 7));
     }
     Prefetcher prefetcher(plans, slots, first);
     for (int64_t p = 0; p < 3; ++p)
@@ -162,13 +210,6 @@ TEST_CASE("data batches: the prefetcher passes on errors, and may be dropped hal
   options.batch_size = 7;
   const std::vector<BatchPlan> plans = plan_run(split, options, 1);
   PackedBatch memory = plans[0].make(0);
-  const BatchView small{memory.ids.data(),
-                        memory.positions.data(),
-                        memory.offsets.data(),
-                        memory.lengths.data(),
-                        memory.labels.data(),
-                        1,
-                        7};
-  Prefetcher prefetcher(plans, {small});
+  Prefetcher prefetcher(plans, {view_of(memory, 1, 7)});
   EXPECT(contains(error_of([&] { prefetcher.next(); }), "wants room for"));
 }

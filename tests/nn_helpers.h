@@ -33,20 +33,17 @@ inline Batch tiny_batch(Context& context, const std::vector<int32_t>& lengths, c
                         uint64_t seed = 1, int64_t capacity = 0, const std::vector<int32_t>& key_lengths = {}) {
   Batch b;
   b.sequences = make_sequences(context, lengths, capacity, key_lengths);
-  std::vector<int32_t> ids(static_cast<size_t>(b.sequences.tokens)), positions(ids.size()), labels;
+  std::vector<int32_t> ids(static_cast<size_t>(b.sequences.tokens)), labels;
   size_t t = 0;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    for (int32_t p = 0; p < lengths[i]; ++p, ++t) {
-      positions[t] = p;
+    for (int32_t p = 0; p < lengths[i]; ++p, ++t)
       ids[t] = static_cast<int32_t>(
           random_below(static_cast<uint64_t>(bert.vocabulary), seed, purpose::kTest, static_cast<uint32_t>(i), p));
-    }
     labels.push_back(
         static_cast<int32_t>(random_below(static_cast<uint64_t>(bert.classes), seed, purpose::kTest + 1, 0, i)));
   }
   const auto tokens = static_cast<int64_t>(ids.size()), count = static_cast<int64_t>(labels.size());
   b.ids = from_vector(context, ids, {tokens});
-  b.positions = from_vector(context, positions, {tokens});
   b.labels = from_vector(context, labels, {count});
   return b;
 }

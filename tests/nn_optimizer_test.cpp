@@ -106,6 +106,7 @@ TEST_CASE("adamw: gradients of two dtypes, bfloat16 for the first elements, agre
       b.decayed = decayed;
       b.partial = zeros(context, {norm_chunks(split) + norm_chunks(n - split)}, DType::kFloat64);
       b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
+      b.ticket = zeros(context, {1}, DType::kInt32);
       AdamWOptions o;
       o.learning_rate = 0.01, o.weight_decay = 0.1;
       Reference r;
@@ -146,6 +147,7 @@ TEST_CASE("adamw: bfloat16 gradients of the wrong dtype or size are errors") {
   AdamWBuffers b;
   b.p = zeros(context, {256}), b.m = zeros_like(b.p), b.v = zeros_like(b.p);
   b.partial = zeros(context, {2}, DType::kFloat64), b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
+  b.ticket = zeros(context, {1}, DType::kInt32);
   b.low = zeros(context, {128}), b.g = zeros(context, {128});
   EXPECT(contains(error_of([&] { adamw_step(b, {}); }), "bfloat16"));
   b.low = zeros(context, {128}, DType::kBFloat16), b.g = zeros(context, {256});

@@ -214,6 +214,16 @@ void add_sequences(Cases& cases) {
     cases.push_back({"position_embedding" + s, {{{13, h}}}, [of](Context& c, const Vars& x) {
                        return position_embedding(x[0], of(c), x[0].dtype());
                      }});
+    // With the host's order and with a sort; ids that nobody has in the tail, and valid ones.
+    for (const bool ordered : {false, true})
+      cases.push_back({(ordered ? "input_embedding/ordered" : "input_embedding") + s, {{{5, h}}, {{13, h}}, {{2, h}}}, [=](Context& c, const Vars& x) {
+                         const Sequences q = of(c);
+                         std::vector<int32_t> ids(static_cast<size_t>(q.tokens), 3);
+                         for (size_t t = 0; t < ids.size(); t += 2) ids[t] = t % 4 ? 1 : 4;
+                         ids.back() = -1;
+                         const RowOrder order = ordered ? order_rows(c, ids, 5) : RowOrder{};
+                         return input_embedding({x[0], x[1], x[2]}, ints(c, ids), q, x[0].dtype(), order);
+                       }});
     cases.push_back({"first_rows" + s, {tokens}, [of](Context& c, const Vars& x) { return first_rows(x[0], of(c)); }});
     cases.push_back({"sequence_broadcast" + s, {one_each}, [of](Context& c, const Vars& x) {
                        return sequence_broadcast(x[0], of(c));

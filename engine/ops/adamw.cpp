@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #include "engine/core/parallel.h"
 
 namespace glia {
+namespace {
 
-void adamw_step(const AdamWBuffers& b, const AdamWOptions& o) {
+void check(const AdamWBuffers& b) {
   const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0, rest = n - split;
   CHECK(n % 64 == 0 && b.decayed % 64 == 0 && b.decayed <= n && split % 64 == 0 && split <= n,
         "adamw: wants multiples of 64, got {}, {} that decay and {} of bfloat16 gradients", n, b.decayed, split);
@@ -17,89 +19,199 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o) {
     CHECK(t->numel() == (t == &b.g ? rest : n) && t->dtype() == b.p.dtype(),
           "adamw: wants buffers {} [{}] and gradients [{}], got {} {}", b.p.dtype(), n, rest, t->dtype(), t->shape());
   CHECK(!b.copy.defined() || b.copy.numel() == n, "adamw: wants a copy [{}], got {}", n, b.copy.shape());
-  const int64_t low_chunks = norm_chunks(split), chunks = low_chunks + norm_chunks(rest);
-  CHECK(b.partial.numel() == chunks && b.factors.numel() == adamw_factor::kCount,
-        "adamw: wrong scratch sizes {} and {}", b.partial.shape(), b.factors.shape());
-  Context& context = b.p.context();
-  double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
-  bfloat16* copy = b.copy.defined() ? b.copy.data<bfloat16>() : nullptr;
-  bfloat16* rest_copy = copy ? copy + split : nullptr;
-  const bfloat16* low = split ? b.low.data<bfloat16>() : nullptr;
-  // Of each segment, how much decays.
-  const int64_t low_decayed = std::min(b.decayed, split), rest_decayed = b.decayed - low_decayed;
-  const auto run = [&]<class T>(TypeTag<T>) {
-    T *p = b.p.data<T>(), *m = b.m.data<T>(), *v = b.v.data<T>();
-    const T* g = b.g.data<T>();
+  CHECK(b.partial.numel() == norm_chunks(split) + norm_chunks(rest) && b.factors.numel() == adamw_factor::kCount &&
+            b.ticket.numel() == 1,
+        "adamw: wrong scratch sizes {}, {} and {}", b.partial.shape(), b.factors.shape(), b.ticket.shape());
+  const AdamWRows& r = b.rows;
+  if (r.count == 0) return;
+  CHECK(r.width % 8 == 0 && split + r.count * r.width <= b.decayed,
+        "adamw: wants waiting rows of a multiple of 8 that all decay, got [{}, {}]", r.count, r.width);
+  CHECK(r.stamps.shape() == Shape{r.count} && r.clock.numel() == 1 && r.history.shape() == (Shape{kRowPeriod, 4}) &&
+            r.history.dtype() == b.p.dtype(),
+        "adamw: wrong tensors of the waiting rows {}, {} and {}", r.stamps.shape(), r.clock.shape(), r.history.shape());
+}
+
+template <class T>
+WaitingRows<T> waiting_rows(const AdamWRows& r) {
+  if (r.count == 0) return {};
+  return {r.count, r.width, static_cast<uint32_t*>(r.stamps.raw()), static_cast<AdamWFactors<T>*>(r.history.raw()),
+          static_cast<uint32_t*>(r.clock.raw())};
+}
+
+// Elements [begin, end) of the buffers.
+template <class T, class G>
+AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t begin, int64_t end) {
+  const int64_t decayed = std::clamp<int64_t>(b.decayed - begin, 0, end - begin);
+  return {b.p.data<T>() + begin,          b.m.data<T>() + begin, b.v.data<T>() + begin,
+          g.defined() ? g.data<G>() : nullptr, b.copy.defined() ? b.copy.data<bfloat16>() + begin : nullptr, decayed, end - begin};
+}
+
+template <class F>
+void dispatch(const AdamWBuffers& b, F&& f) {
+  check(b);
+  if (b.p.dtype() == DType::kFloat64) f(TypeTag<double>{});
+  else f(TypeTag<float>{});
+}
+
+}  // namespace
+
+void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched) {
+  dispatch(b, [&]<class T>(TypeTag<T>) {
+    CHECK(!touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
+          "adamw: wants touched rows of {}, got {} {}", b.rows.count, touched.dtype(), touched.shape());
+    Context& context = b.p.context();
+    const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0;
+    const auto low = segment<T, bfloat16>(b, b.low, 0, split);
+    const auto rest = segment<T, T>(b, b.g, split, n);
+    const WaitingRows<T> rows = waiting_rows<T>(b.rows);
+    double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
+    const AdamWGradients<T> g{low.g,   low.n,   rest.g, rest.n, touched.defined() ? touched.data<int32_t>() : nullptr,
+                              partial, factors, static_cast<uint32_t*>(b.ticket.raw())};
     on_device(
         context, "adamw",
         [&] {
-          cpu::squared_sums(low, split, partial);
-          cpu::squared_sums(g, rest, partial + low_chunks);
-          cpu::adamw_factors(o, context.step_pointer(), partial, chunks, factors);
-          cpu::adamw_update(o, factors, p, m, v, low, copy, low_decayed, split);
-          cpu::adamw_update(o, factors, p + split, m + split, v + split, g, rest_copy, rest_decayed, rest);
+          cpu::adamw_norm(o, context.step_pointer(), g, rows);
+          cpu::adamw_update(o, factors, low, rest, rows, !g.touched);
         },
         [&](auto& cuda) {
-          const Stream stream = cuda.stream;
-          cuda::squared_sums(low, split, partial, stream);
-          cuda::squared_sums(g, rest, partial + low_chunks, stream);
-          cuda::adamw_factors(o, context.step_pointer(), partial, chunks, factors, stream);
-          cuda::adamw_update(o, factors, p, m, v, low, copy, low_decayed, split, stream);
-          cuda::adamw_update(o, factors, p + split, m + split, v + split, g, rest_copy, rest_decayed, rest, stream);
+          cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
+          cuda::adamw_update(o, factors, low, rest, rows, !g.touched, cuda.stream);
         });
-  };
-  if (b.p.dtype() == DType::kFloat64) run(TypeTag<double>{});
-  else run(TypeTag<float>{});
-}
-
-namespace cpu {
-
-template <class T>
-void squared_sums(const T* g, int64_t n, double* partial) {
-  parallel_for(n, kNormChunk, [=](int64_t begin, int64_t end) {
-    constexpr int kLanes = 8;  // independent sums, so that the compiler may vectorise without reordering
-    double sum[kLanes] = {};
-    for (int64_t i = begin; i < end; i += kLanes)  // n is a multiple of 64
-      for (int k = 0; k < kLanes; ++k) sum[k] += static_cast<double>(g[i + k]) * static_cast<double>(g[i + k]);
-    double total = 0;
-    for (const double s : sum) total += s;
-    partial[begin / kNormChunk] = total;
   });
 }
 
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
-                   double* factors) {
-  double sum = 0;
-  for (int64_t c = 0; c < chunks; ++c) sum += partial[c];
-  glia::adamw_factors(o, *step, sum, factors);
+void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder& order) {
+  if (b.rows.count == 0) return;
+  dispatch(b, [&]<class T>(TypeTag<T>) {
+    const auto rest = segment<T, T>(b, b.g, b.low.defined() ? b.low.numel() : 0, b.p.numel());
+    const WaitingRows<T> rows = waiting_rows<T>(b.rows);
+    const int32_t *pieces = order.defined() ? order.pieces.data<int32_t>() : nullptr,
+                  *count = order.defined() ? order.count.data<int32_t>() : nullptr;
+    on_device(
+        b.p.context(), "adamw/catch_up", [&] { cpu::adamw_catch_up(o, rest, rows, pieces, count); },
+        [&](auto& cuda) {
+          cuda::adamw_catch_up(o, rest, rows, pieces, count, order.defined() ? order.pieces.size(0) - 1 : rows.count, cuda.stream);
+        });
+  });
+}
+
+namespace cpu {
+namespace {
+
+// Σ of squares of elements [begin, end), multiples of 8, with eight independent sums: the compiler may vectorise without
+// reordering. f(i): whether the eight elements from i on count.
+template <class T, class F>
+double squares(const T* g, int64_t begin, int64_t end, F&& counts) {
+  constexpr int kLanes = 8;
+  double sum[kLanes] = {}, total = 0;
+  for (int64_t i = begin; i < end; i += kLanes)
+    if (counts(i))
+      for (int k = 0; k < kLanes; ++k) sum[k] += static_cast<double>(g[i + k]) * static_cast<double>(g[i + k]);
+  for (const double s : sum) total += s;
+  return total;
+}
+
+bool is_touched(const int32_t* touched, int64_t row) { return !touched || (static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1); }
+
+template <class T, class G>
+void update_span(const AdamWUpdate<T>& update, T* p, T* m, T* v, const G* g, bool decay, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) update.apply(p[i], m[i], v[i], static_cast<T>(g[i]), decay);
 }
 
 template <class T, class G>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
-                  int64_t decayed, int64_t n) {
-  if (factors[adamw_factor::kApply] == 0) return;
-  const AdamWUpdate<T> update(o, factors);
-  parallel_for(n, kNormChunk, [=](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; block += 64) {
-      const bool decay = block < decayed;
-#pragma omp simd
-      for (int64_t i = block; i < block + 64; ++i) update.apply(p[i], m[i], v[i], static_cast<T>(g[i]), decay);
-      if (copy)
-        for (int64_t i = block; i < block + 64; ++i) copy[i] = static_cast<bfloat16>(p[i]);
+void update_segment(const AdamWOptions& o, const double* factors, const AdamWSegment<T, G>& s, int64_t first) {
+  const AdamWUpdate<T> update(o, AdamWFactors<T>(o, factors));
+  if (update.f.clip < 0) return;
+  parallel_for(s.n - first, kNormChunk, [=](int64_t begin, int64_t end) {
+    for (int64_t i = first + begin; i < first + end; i += 64) {
+      update_span(update, s.p + i, s.m + i, s.v + i, s.g + i, i < s.decayed, 64);
+      if (s.copy)
+        for (int64_t j = i; j < i + 64; ++j) s.copy[j] = static_cast<bfloat16>(s.p[j]);
     }
   });
 }
 
-template void squared_sums(const bfloat16*, int64_t, double*);
-#define INSTANTIATE(T, G)                                                                                         \
-  template void adamw_update(const AdamWOptions&, const double*, T*, T*, T*, const G*, bfloat16*, int64_t, int64_t);
-#define INSTANTIATE_BOTH(T)                               \
-  template void squared_sums(const T*, int64_t, double*); \
-  INSTANTIATE(T, T)                                       \
-  INSTANTIATE(T, bfloat16)
-INSTANTIATE_BOTH(float)
-INSTANTIATE_BOTH(double)
-#undef INSTANTIATE_BOTH
+// Row `row` does the steps that it has missed.
+template <class T>
+void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const WaitingRows<T>& rows, int64_t row) {
+  const uint32_t stamp = rows.stamps[row], now = *rows.clock;
+  uint32_t step = stamp / 2;
+  if (step == now) return;
+  const int64_t at = row * rows.width;
+  for (bool has_gradient = stamp % 2; step < now; ++step, has_gradient = false) {
+    const AdamWUpdate<T> update(o, rows.history[step % kRowPeriod]);
+    if (update.f.clip < 0) continue;
+    T *p = s.p + at, *m = s.m + at, *v = s.v + at;
+    if (has_gradient) {
+      update_span(update, p, m, v, s.g + at, true, rows.width);
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < rows.width; ++i) update.rest(p[i], m[i], v[i], true);
+    }
+  }
+  if (s.copy)
+    for (int64_t i = at; i < at + rows.width; ++i) s.copy[i] = static_cast<bfloat16>(s.p[i]);
+  rows.stamps[row] = 2 * now;
+}
+
+}  // namespace
+
+template <class T>
+void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows) {
+  const int64_t low_chunks = norm_chunks(g.n_low), chunks = low_chunks + norm_chunks(g.n), table = rows.count * rows.width;
+  parallel_for(g.n_low, kNormChunk, [&](int64_t begin, int64_t end) {
+    g.partial[begin / kNormChunk] = squares(g.low, begin, end, [](int64_t) { return true; });
+  });
+  parallel_for(g.n, kNormChunk, [&](int64_t begin, int64_t end) {
+    g.partial[low_chunks + begin / kNormChunk] =
+        squares(g.g, begin, end, [&](int64_t i) { return i >= table || is_touched(g.touched, i / rows.width); });
+  });
+  double sum = 0;
+  for (int64_t c = 0; c < chunks; ++c) sum += g.partial[c];
+  adamw_corrections(o, *step, g.factors);
+  adamw_clip(o, sum, g.factors);
+  if (rows.count == 0) return;
+  const uint32_t now = *rows.clock;
+  for (int64_t row = 0; row < rows.count; ++row) {
+    if (!is_touched(g.touched, row)) continue;
+    CHECK(rows.stamps[row] == 2 * now, "adamw: row {} has a gradient, but was not brought up to date before", row);
+    rows.stamps[row] = 2 * now + 1;
+  }
+  rows.history[*rows.clock % kRowPeriod] = AdamWFactors<T>(o, g.factors);
+  ++*rows.clock;
+}
+
+template <class T>
+void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low, const AdamWSegment<T, T>& rest,
+                  const WaitingRows<T>& rows, bool all_rows) {
+  update_segment(o, factors, low, 0);
+  update_segment(o, factors, rest, (rows.count * rows.width + 63) / 64 * 64);
+  if (rows.count == 0) return;
+  const int64_t each = all_rows ? rows.count : (rows.count + kRowPeriod - 1) / kRowPeriod;
+  const int64_t first = all_rows ? 0 : *rows.clock % kRowPeriod * each;
+  parallel_for(std::min(each, rows.count - first), std::max<int64_t>(1, 4096 / rows.width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = first + begin; row < first + end; ++row) catch_up_row(o, rest, rows, row);
+  });
+}
+
+template <class T>
+void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, const int32_t* pieces,
+                    const int32_t* count) {
+  parallel_for(pieces ? *count : rows.count, std::max<int64_t>(1, 4096 / rows.width), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      if (!pieces) catch_up_row(o, rest, rows, i);
+      else if (i == 0 || pieces[2 * i] != pieces[2 * i - 2]) catch_up_row(o, rest, rows, pieces[2 * i]);
+  });
+}
+
+#define INSTANTIATE(T)                                                                                                       \
+  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&);           \
+  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&, const AdamWSegment<T, T>&, \
+                             const WaitingRows<T>&, bool);                                                                   \
+  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&, const int32_t*, const int32_t*);
+INSTANTIATE(float)
+INSTANTIATE(double)
 #undef INSTANTIATE
 
 }  // namespace cpu

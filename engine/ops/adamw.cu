@@ -4,112 +4,240 @@
 namespace glia::cuda {
 namespace {
 
-// One chunk a block; the order of the additions is fixed by the thread's number.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    squared_sums_kernel(const T* __restrict__ g, int64_t n, double* __restrict__ partial) {
-  constexpr int kWidth = 16 / sizeof(T);
-  using P = Pack<T, kWidth>;
-  __shared__ double shared[32];
-  const int64_t begin = blockIdx.x * kNormChunk, end = min(n, begin + kNormChunk);
+// This thread's share of a chunk; counts(i): whether the elements of the pack at i do.
+template <class G, class F>
+__device__ double squares(const G* __restrict__ g, int64_t begin, int64_t end, F counts) {
+  constexpr int kWidth = 16 / sizeof(G);
+  using P = Pack<G, kWidth>;
   double sum = 0;
 #pragma unroll 4
   for (int64_t i = begin + threadIdx.x * kWidth; i < end; i += kThreads * kWidth) {
+    if (!counts(i)) continue;
     const P x = *reinterpret_cast<const P*>(g + i);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) sum = fma(static_cast<double>(x.v[k]), static_cast<double>(x.v[k]), sum);
   }
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+  return sum;
 }
 
-__global__ void __launch_bounds__(1024)
-    factors_kernel(AdamWOptions o, const uint32_t* step, const double* partial, int64_t chunks, double* factors) {
+// One chunk a block, first those of the bfloat16 gradients; the order of the additions is fixed by the thread's number. The
+// block that ends last adds the chunks.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    norm_kernel(AdamWOptions o, const uint32_t* step, AdamWGradients<T> g, WaitingRows<T> rows, int low_chunks) {
   __shared__ double shared[32];
-  double sum = 0;
-  for (int64_t c = threadIdx.x; c < chunks; c += blockDim.x) sum += partial[c];
+  __shared__ bool last;
+  if (blockIdx.x == 0 && threadIdx.x == 0) adamw_corrections(o, *step, g.factors);  // slow: while the others add
+  double sum;
+  if (blockIdx.x < low_chunks) {
+    const int64_t begin = blockIdx.x * kNormChunk;
+    sum = squares(g.low, begin, min(g.n_low, begin + kNormChunk), [](int64_t) { return true; });
+  } else {
+    const int64_t begin = (blockIdx.x - low_chunks) * kNormChunk, end = min(g.n, begin + kNormChunk);
+    const int64_t table = rows.count * rows.width;
+    if (begin >= table) {
+      sum = squares(g.g, begin, end, [](int64_t) { return true; });
+    } else {
+      const auto width = static_cast<uint32_t>(rows.width);
+      const uint32_t first = begin / width, stamp = 2 * *rows.clock + 1;
+      sum = squares(g.g, begin, end, [&](int64_t i) {
+        if (i >= table) return true;
+        const auto from = static_cast<uint32_t>(i - static_cast<int64_t>(first) * width);
+        const uint32_t row = first + from / width;
+        const bool touched = !g.touched || (g.touched[row / 32] >> row % 32 & 1);
+        if (touched && from % width == 0) rows.stamps[row] = stamp;
+        return touched;
+      });
+    }
+  }
   sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) glia::adamw_factors(o, *step, sum, factors);
+  if (threadIdx.x == 0) {
+    g.partial[blockIdx.x] = sum;
+    __threadfence();
+    last = atomicAdd(g.ticket, 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  sum = 0;
+  for (unsigned c = threadIdx.x; c < gridDim.x; c += kThreads) sum += __ldcg(g.partial + c);
+  sum = block_sum(sum, shared);
+  if (threadIdx.x > 0) return;
+  adamw_clip(o, sum, g.factors);
+  *g.ticket = 0;
+  if (rows.count == 0) return;
+  rows.history[*rows.clock % kRowPeriod] = AdamWFactors<T>(o, g.factors);
+  ++*rows.clock;
+}
+
+template <class T, int kWidth>
+__device__ void store_copy(bfloat16* copy, const Pack<T, kWidth>& p) {
+  Pack<bfloat16, kWidth> low;
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) low.v[k] = static_cast<bfloat16>(p.v[k]);
+  *reinterpret_cast<Pack<bfloat16, kWidth>*>(copy) = low;
+}
+
+// A warp does the steps that a row has missed, kPacks packs a lane at a time.
+template <int kPacks, class T>
+__device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const WaitingRows<T>& rows, int64_t row, uint32_t now) {
+  constexpr int kWidth = 16 / sizeof(T);
+  using P = Pack<T, kWidth>;
+  const uint32_t stamp = rows.stamps[row];
+  if (stamp / 2 == now) return;
+  const int lane = threadIdx.x % 32;
+  const int64_t at = row * rows.width;
+  for (int64_t base = lane * kWidth; base < rows.width; base += 32 * kWidth * kPacks) {
+    P p[kPacks], m[kPacks], v[kPacks], g[kPacks];
+#pragma unroll
+    for (int k = 0; k < kPacks; ++k) {
+      const int64_t i = base + k * 32 * kWidth;
+      if (i >= rows.width) break;
+      p[k] = *reinterpret_cast<const P*>(s.p + at + i);
+      m[k] = *reinterpret_cast<const P*>(s.m + at + i);
+      v[k] = *reinterpret_cast<const P*>(s.v + at + i);
+      if (stamp % 2) g[k] = *reinterpret_cast<const P*>(s.g + at + i);
+    }
+    uint32_t step = stamp / 2;
+    if (stamp % 2) {
+      const AdamWUpdate<T> update(o, rows.history[step++ % kRowPeriod]);
+      if (update.f.clip >= 0)
+#pragma unroll
+        for (int k = 0; k < kPacks; ++k)
+#pragma unroll
+          for (int j = 0; j < kWidth; ++j) update.apply(p[k].v[j], m[k].v[j], v[k].v[j], g[k].v[j], true);
+    }
+    for (; step < now; ++step) {
+      const AdamWUpdate<T> update(o, rows.history[step % kRowPeriod]);
+      if (update.f.clip < 0) continue;
+#pragma unroll
+      for (int k = 0; k < kPacks; ++k)
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) update.rest(p[k].v[j], m[k].v[j], v[k].v[j], true);
+    }
+#pragma unroll
+    for (int k = 0; k < kPacks; ++k) {
+      const int64_t i = base + k * 32 * kWidth;
+      if (i >= rows.width) break;
+      *reinterpret_cast<P*>(s.p + at + i) = p[k];
+      *reinterpret_cast<P*>(s.m + at + i) = m[k];
+      *reinterpret_cast<P*>(s.v + at + i) = v[k];
+      if (s.copy) store_copy(s.copy + at + i, p[k]);
+    }
+  }
+  __syncwarp();  // all lanes have read the stamp
+  if (lane == 0) rows.stamps[row] = 2 * now;
 }
 
 // 16 bytes of each of p, m, v and g (8 of a bfloat16 g, a whole 32-byte sector every four threads) a thread and turn, two
 // turns in flight.
+constexpr int kTurns = 2;
+template <class T>
+constexpr int64_t kPerBlock = kThreads * kTurns * (16 / sizeof(T));
+
 template <class T, class G>
-__global__ void __launch_bounds__(kThreads)
-    update_kernel(AdamWOptions o, const double* __restrict__ factors, T* __restrict__ p, T* __restrict__ m,
-                  T* __restrict__ v, const G* __restrict__ g, bfloat16* __restrict__ copy, int64_t decayed,
-                  int64_t n) {
-  if (factors[adamw_factor::kApply] == 0) return;
-  constexpr int kWidth = 16 / sizeof(T), kTurns = 2;
+__device__ void update_segment(const AdamWUpdate<T>& update, const AdamWSegment<T, G>& s, int64_t first, int block) {
+  constexpr int kWidth = 16 / sizeof(T);
   using P = Pack<T, kWidth>;
-  const AdamWUpdate<T> update(o, factors);
-  const int64_t base = (blockIdx.x * static_cast<int64_t>(kThreads) * kTurns + threadIdx.x) * kWidth;
+  const int64_t base = first + block * kPerBlock<T> + threadIdx.x * kWidth;
   P a[kTurns], b[kTurns], c[kTurns];
   Pack<G, kWidth> d[kTurns];
 #pragma unroll
   for (int t = 0; t < kTurns; ++t) {
     const int64_t i = base + t * kThreads * kWidth;
-    if (i >= n) break;
-    a[t] = *reinterpret_cast<const P*>(p + i);
-    b[t] = *reinterpret_cast<const P*>(m + i);
-    c[t] = *reinterpret_cast<const P*>(v + i);
-    d[t] = *reinterpret_cast<const Pack<G, kWidth>*>(g + i);
+    if (i >= s.n) break;
+    a[t] = *reinterpret_cast<const P*>(s.p + i);
+    b[t] = *reinterpret_cast<const P*>(s.m + i);
+    c[t] = *reinterpret_cast<const P*>(s.v + i);
+    d[t] = *reinterpret_cast<const Pack<G, kWidth>*>(s.g + i);
   }
 #pragma unroll
   for (int t = 0; t < kTurns; ++t) {
     const int64_t i = base + t * kThreads * kWidth;
-    if (i >= n) break;
-    const bool decay = i < decayed;
+    if (i >= s.n) break;
+    const bool decay = i < s.decayed;
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) update.apply(a[t].v[k], b[t].v[k], c[t].v[k], static_cast<T>(d[t].v[k]), decay);
-    *reinterpret_cast<P*>(p + i) = a[t];
-    *reinterpret_cast<P*>(m + i) = b[t];
-    *reinterpret_cast<P*>(v + i) = c[t];
-    if (copy) {
-      Pack<bfloat16, kWidth> low;
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) low.v[k] = static_cast<bfloat16>(a[t].v[k]);
-      *reinterpret_cast<Pack<bfloat16, kWidth>*>(copy + i) = low;
-    }
+    *reinterpret_cast<P*>(s.p + i) = a[t];
+    *reinterpret_cast<P*>(s.m + i) = b[t];
+    *reinterpret_cast<P*>(s.v + i) = c[t];
+    if (s.copy) store_copy(s.copy + i, a[t]);
+  }
+}
+
+// First the blocks of waiting rows, whose arithmetic hides behind the memory traffic of the others: rows [first_row, end_row).
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    update_kernel(AdamWOptions o, const double* __restrict__ factors, AdamWSegment<T, bfloat16> low, AdamWSegment<T, T> rest,
+                  WaitingRows<T> rows, int each, int row_blocks, int low_blocks, int64_t first) {
+  int block = blockIdx.x;
+  if (block < row_blocks) {
+    const uint32_t now = *rows.clock;
+    const int64_t begin = each < rows.count ? static_cast<int64_t>(now % kRowPeriod) * each : 0;
+    const int64_t row = begin + (block * kThreads + threadIdx.x) / 32;
+    if (row < min(rows.count, begin + each)) catch_up_row<2>(o, rest, rows, row, now);
+    return;
+  }
+  block -= row_blocks;
+  const AdamWUpdate<T> update(o, AdamWFactors<T>(o, factors));
+  if (update.f.clip < 0) return;
+  if (block < low_blocks) update_segment(update, low, 0, block);
+  else update_segment(update, rest, first, block - low_blocks);
+}
+
+// pieces null: all rows.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    catch_up_kernel(AdamWOptions o, AdamWSegment<T, T> s, WaitingRows<T> rows, const int2* pieces, const int32_t* count) {
+  const uint32_t now = *rows.clock;
+  const int64_t n = pieces ? *count : rows.count;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; i < n;
+       i += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+    const int64_t row = pieces ? pieces[i].x : i;
+    if (pieces && i > 0 && pieces[i - 1].x == row) continue;  // the first piece's warp does it
+    catch_up_row<4>(o, s, rows, row, now);
   }
 }
 
 }  // namespace
 
 template <class T>
-void squared_sums(const T* g, int64_t n, double* partial, Stream stream) {
-  if (n == 0) return;
-  squared_sums_kernel<<<static_cast<int>((n + kNormChunk - 1) / kNormChunk), kThreads, 0, stream>>>(g, n, partial);
-  CUDA_CHECK_LAUNCH("squared_sums", stream);
+void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows, Stream stream) {
+  const auto chunks = [](int64_t n) { return static_cast<int>((n + kNormChunk - 1) / kNormChunk); };
+  norm_kernel<<<chunks(g.n_low) + chunks(g.n), kThreads, 0, stream>>>(o, step, g, rows, chunks(g.n_low));
+  CUDA_CHECK_LAUNCH("adamw_norm", stream);
 }
 
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
-                   double* factors, Stream stream) {
-  factors_kernel<<<1, 1024, 0, stream>>>(o, step, partial, chunks, factors);
-  CUDA_CHECK_LAUNCH("adamw_factors", stream);
-}
-
-template <class T, class G>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
-                  int64_t decayed, int64_t n, Stream stream) {
-  if (n == 0) return;
-  constexpr int64_t kPerBlock = kThreads * 2 * (16 / sizeof(T));
-  update_kernel<<<static_cast<int>((n + kPerBlock - 1) / kPerBlock), kThreads, 0, stream>>>(o, factors, p, m, v, g,
-                                                                                            copy, decayed, n);
+template <class T>
+void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low, const AdamWSegment<T, T>& rest,
+                  const WaitingRows<T>& rows, bool all_rows, Stream stream) {
+  const auto blocks = [](int64_t n, int64_t each) { return static_cast<int>((n + each - 1) / each); };
+  const int each = all_rows ? static_cast<int>(rows.count) : blocks(rows.count, kRowPeriod);
+  const int row_blocks = blocks(each, kThreads / 32), low_blocks = blocks(low.n, kPerBlock<T>);
+  const int64_t first = (rows.count * rows.width + 63) / 64 * 64;
+  const int all = row_blocks + low_blocks + blocks(rest.n - first, kPerBlock<T>);
+  if (all == 0) return;
+  update_kernel<<<all, kThreads, 0, stream>>>(o, factors, low, rest, rows, each, row_blocks, low_blocks, first);
   CUDA_CHECK_LAUNCH("adamw_update", stream);
 }
 
-template void squared_sums(const bfloat16*, int64_t, double*, Stream);
-#define INSTANTIATE(T, G)                                                                                  \
-  template void adamw_update(const AdamWOptions&, const double*, T*, T*, T*, const G*, bfloat16*, int64_t, \
-                             int64_t, Stream);
-#define INSTANTIATE_BOTH(T)                                       \
-  template void squared_sums(const T*, int64_t, double*, Stream); \
-  INSTANTIATE(T, T)                                               \
-  INSTANTIATE(T, bfloat16)
-INSTANTIATE_BOTH(float)
-INSTANTIATE_BOTH(double)
-#undef INSTANTIATE_BOTH
+template <class T>
+void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, const int32_t* pieces,
+                    const int32_t* count, int64_t most_pieces, Stream stream) {
+  if (most_pieces == 0) return;
+  catch_up_kernel<<<grid_for(most_pieces, kThreads / 32), kThreads, 0, stream>>>(o, rest, rows,
+                                                                                 reinterpret_cast<const int2*>(pieces), count);
+  CUDA_CHECK_LAUNCH("adamw_catch_up", stream);
+}
+
+#define INSTANTIATE(T)                                                                                                         \
+  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&, Stream);     \
+  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&, const AdamWSegment<T, T>&,  \
+                             const WaitingRows<T>&, bool, Stream);                                                             \
+  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&, const int32_t*,          \
+                               const int32_t*, int64_t, Stream);
+INSTANTIATE(float)
+INSTANTIATE(double)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

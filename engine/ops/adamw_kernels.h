@@ -1,5 +1,6 @@
-// AdamW over flat buffers (Loshchilov & Hutter 2019), the maths once for both devices. Three passes: the gradient's
-// squared norm by chunks, one small step that turns it into the factors of this step, and the update.
+// AdamW over flat buffers (Loshchilov & Hutter 2019), the maths once for both devices. Two passes: the gradient's squared norm,
+// whose end turns it into the factors of this step, and the update. Rows of a long table that a step does not touch may wait:
+// what they missed is done later by the same arithmetic, so that nobody can tell.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -17,7 +18,7 @@ struct AdamWOptions {
   int64_t total_steps = 0;   // then linear to 0 at this step; 0: constant after the warm-up
 };
 
-// Factors of one step, in device memory as float64 [8]; the first five are there to be read and logged.
+// Factors of one step, in device memory as float64; the first five are there to be read and logged.
 namespace adamw_factor {
 enum : int { kNorm, kLearningRate, kClip, kApply, kSkipped, kStepSize, kRootCorrection, kCount };
 }
@@ -32,31 +33,56 @@ GLIA_HD double scheduled_rate(const AdamWOptions& o, uint32_t step) {
   return o.learning_rate * ((total - i) / (total - warmup > 1 ? total - warmup : 1));
 }
 
-// From the squared norm; `f` keeps its count of skipped steps from step to step.
-GLIA_HD void adamw_factors(const AdamWOptions& o, uint32_t step, double squared_norm, double* f) {
-  const double norm = sqrt(squared_norm), t = static_cast<double>(step) + 1;
-  const bool finite = norm <= 1.7976931348623157e308;  // false for Inf and NaN
-  const double rate = scheduled_rate(o, step);
-  const double ratio = o.clip > 0 ? o.clip / (norm + 1e-6) : 1.0;
-  f[adamw_factor::kNorm] = norm;
-  f[adamw_factor::kLearningRate] = rate;
-  f[adamw_factor::kClip] = ratio < 1 ? ratio : 1.0;
-  f[adamw_factor::kApply] = finite ? 1 : 0;
-  f[adamw_factor::kSkipped] += finite ? 0 : 1;
-  f[adamw_factor::kStepSize] = rate / (1 - pow(o.beta1, t));
+// What of the factors needs no norm.
+GLIA_HD void adamw_corrections(const AdamWOptions& o, uint32_t step, double* f) {
+  const double t = static_cast<double>(step) + 1;
+  f[adamw_factor::kLearningRate] = scheduled_rate(o, step);
+  f[adamw_factor::kStepSize] = f[adamw_factor::kLearningRate] / (1 - pow(o.beta1, t));
   f[adamw_factor::kRootCorrection] = 1 / sqrt(1 - pow(o.beta2, t));
 }
 
-// What the update of one element needs, rounded to T once.
-template <class T>
-struct AdamWUpdate {
-  T clip, step_size, root_correction, keep, beta1, beta2, one_minus_beta1, one_minus_beta2, eps;
+// From the squared norm; `f` keeps its count of skipped steps from step to step.
+GLIA_HD void adamw_clip(const AdamWOptions& o, double squared_norm, double* f) {
+  const double norm = sqrt(squared_norm);
+  const bool finite = norm <= 1.7976931348623157e308;  // false for Inf and NaN
+  const double ratio = o.clip > 0 ? o.clip / (norm + 1e-6) : 1.0;
+  f[adamw_factor::kNorm] = norm;
+  f[adamw_factor::kClip] = ratio < 1 ? ratio : 1.0;
+  f[adamw_factor::kApply] = finite ? 1 : 0;
+  f[adamw_factor::kSkipped] += finite ? 0 : 1;
+}
 
-  GLIA_HD AdamWUpdate(const AdamWOptions& o, const double* f)
-      : clip(static_cast<T>(f[adamw_factor::kClip])),
+// What the update takes from a step's factors, rounded to T once: what waiting rows remember of it.
+template <class T>
+struct alignas(4 * sizeof(T)) AdamWFactors {
+  T clip, step_size, root_correction, keep;  // clip −1: this step changes nothing
+
+  AdamWFactors() = default;
+  GLIA_HD AdamWFactors(const AdamWOptions& o, const double* f)
+      : clip(f[adamw_factor::kApply] == 0 ? T(-1) : static_cast<T>(f[adamw_factor::kClip])),
         step_size(static_cast<T>(f[adamw_factor::kStepSize])),
         root_correction(static_cast<T>(f[adamw_factor::kRootCorrection])),
-        keep(static_cast<T>(1 - f[adamw_factor::kLearningRate] * o.weight_decay)),
+        keep(static_cast<T>(1 - f[adamw_factor::kLearningRate] * o.weight_decay)) {}
+};
+
+// a·b + c, rounded once on a GPU and twice on a CPU, whatever is around it: an update must give the same bits everywhere.
+template <class T>
+GLIA_HD T multiply_add(T a, T b, T c) {
+#ifdef __CUDA_ARCH__
+  return fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// What the update of one element needs.
+template <class T>
+struct AdamWUpdate {
+  AdamWFactors<T> f;
+  T beta1, beta2, one_minus_beta1, one_minus_beta2, eps;
+
+  GLIA_HD AdamWUpdate(const AdamWOptions& o, const AdamWFactors<T>& factors)
+      : f(factors),
         beta1(static_cast<T>(o.beta1)),
         beta2(static_cast<T>(o.beta2)),
         one_minus_beta1(static_cast<T>(1 - o.beta1)),
@@ -65,36 +91,83 @@ struct AdamWUpdate {
 
   // m = β1 m + (1 − β1) g;  v = β2 v + (1 − β2) g²;  p = p (1 − η λ) − η m̂ / (√v̂ + ε)
   GLIA_HD void apply(T& p, T& m, T& v, T g, bool decay) const {
-    g *= clip;
-    m = beta1 * m + one_minus_beta1 * g;
-    v = beta2 * v + one_minus_beta2 * (g * g);
-    p = p * (decay ? keep : T(1)) - step_size * m / (sqrt(v) * root_correction + eps);
+    g *= f.clip;
+    m = multiply_add(beta1, m, one_minus_beta1 * g);
+    v = multiply_add(beta2, v, one_minus_beta2 * (g * g));
+    move(p, m, v, decay);
+  }
+  // apply() for g = 0.
+  GLIA_HD void rest(T& p, T& m, T& v, bool decay) const {
+    m = multiply_add(beta1, m, T(0));
+    v = multiply_add(beta2, v, T(0));
+    move(p, m, v, decay);
+  }
+
+ private:
+  GLIA_HD void move(T& p, T m, T v, bool decay) const {
+    p = multiply_add(p, decay ? f.keep : T(1), -(f.step_size * m / multiply_add(std::sqrt(v), f.root_correction, eps)));
   }
 };
 
 constexpr int64_t kNormChunk = 1 << 14;  // elements a partial sum; the number of partial sums depends on n only
 
-namespace cpu {
-// partial[c] = Σ g² over chunk c; T: float, double or bfloat16
+// A row is brought up to date every kRowPeriod steps at least.
+constexpr int kRowPeriod = 32;
+
+// Rows that wait: the table [count, width] is the first of the gradients in T, width a multiple of 8.
 template <class T>
-void squared_sums(const T* g, int64_t n, double* partial);
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
-                   double* factors);
-// p, m, v += …; copy (=, where not null) is p in bfloat16. G, the gradient's type: T or bfloat16. Elements below
-// `decayed` decay. All 16-byte aligned; decayed and n multiples of 64.
+struct WaitingRows {
+  int64_t count = 0, width = 0;
+  uint32_t* stamps = nullptr;          // [count]  2 · steps done of the row, + 1 where its gradient of the next of them waits in g
+  AdamWFactors<T>* history = nullptr;  // [kRowPeriod]  of step i at i % kRowPeriod
+  uint32_t* clock = nullptr;           // [1]  steps done
+};
+
+// One segment of the flat buffers: G, its gradients' type, T or bfloat16. Elements below `decayed` decay. All 16-byte aligned;
+// decayed and n multiples of 64. copy, where not null, is p in bfloat16.
 template <class T, class G>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
-                  int64_t decayed, int64_t n);
+struct AdamWSegment {
+  T *p, *m, *v;
+  const G* g;
+  bfloat16* copy;
+  int64_t decayed, n;
+};
+
+// What the norm of all gradients is made of.
+template <class T>
+struct AdamWGradients {
+  const bfloat16* low;
+  int64_t n_low;
+  const T* g;
+  int64_t n;
+  const int32_t* touched;  // of the waiting rows those whose gradients count (RowOrder), all others being 0; null: all
+  double *partial, *factors;
+  uint32_t* ticket;  // 0 before and after
+};
+
+namespace cpu {
+// factors and history = those of this step, from partial sums of squares; marks the gradients of touched rows; clock += 1.
+template <class T>
+void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows);
+// The update of both segments; the second one begins with the waiting rows, of which it does all, or those whose turn it is.
+template <class T>
+void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low, const AdamWSegment<T, T>& rest,
+                  const WaitingRows<T>& rows, bool all_rows);
+// Brings rows up to date: those of the order's pieces, or all (pieces null).
+template <class T>
+void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, const int32_t* pieces,
+                    const int32_t* count);
 }  // namespace cpu
 
 namespace cuda {
 template <class T>
-void squared_sums(const T* g, int64_t n, double* partial, Stream stream);
-void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* partial, int64_t chunks,
-                   double* factors, Stream stream);
-template <class T, class G>
-void adamw_update(const AdamWOptions& o, const double* factors, T* p, T* m, T* v, const G* g, bfloat16* copy,
-                  int64_t decayed, int64_t n, Stream stream);
+void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows, Stream stream);
+template <class T>
+void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low, const AdamWSegment<T, T>& rest,
+                  const WaitingRows<T>& rows, bool all_rows, Stream stream);
+template <class T>
+void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, const int32_t* pieces,
+                    const int32_t* count, int64_t most_pieces, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

@@ -107,6 +107,117 @@ __global__ void scatter_crossing_kernel(const int32_t* keys, const A* partial, O
   store<W>(y + key * h + j, sum);
 }
 
+// Row, first entry and end of piece i; whether its row has pieces before and after it.
+struct Piece {
+  int32_t row, begin, end;
+  bool continues, continued;
+  __device__ Piece(const int2* pieces, int64_t i) {
+    const int2 piece = pieces[i], next = pieces[i + 1];
+    row = piece.x, begin = piece.y, end = next.y;
+    continues = i > 0 && pieces[i - 1].x == row;
+    continued = next.x == row;
+  }
+};
+
+// A thread W columns of a piece: its entries' rows are added into y, or into the slots of its chunk when its row goes on elsewhere.
+template <class T, class Out, int W>
+__global__ void __launch_bounds__(kThreads)
+    pieces_kernel(const T* x, const int32_t* entries, const int2* pieces, const int32_t* count, Accumulator<T>* partial, Out* y, int64_t h) {
+  using A = Accumulator<T>;
+  constexpr int kAhead = 8;  // rows in flight
+  const int64_t packs = (h + W - 1) / W, n = *count * packs;
+  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n; k += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const Piece piece(pieces, k / packs);
+    const int64_t j = (k % packs) * W;
+    A sum[W] = {};
+    for (int32_t e = piece.begin; e < piece.end; e += kAhead) {
+      A v[kAhead][W];
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a)
+        if (e + a < piece.end) load<W>(x + static_cast<int64_t>(entries[e + a]) * h + j, v[a]);
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        if (e + a >= piece.end) break;
+#pragma unroll
+        for (int i = 0; i < W; ++i) sum[i] += v[a][i];
+      }
+    }
+    A* slots = partial + static_cast<int64_t>(piece.begin / kScatterChunk) * 2 * h + j;
+    if (piece.continues) store<W>(slots, sum);
+    else if (piece.continued) store<W>(slots + h, sum);
+    else store<W>(y + static_cast<int64_t>(piece.row) * h + j, sum);
+  }
+}
+
+// The first piece of a row adds those of the chunks that follow.
+template <class A, class Out, int W>
+__global__ void __launch_bounds__(kThreads)
+    continued_pieces_kernel(const int2* pieces, const int32_t* count, const A* partial, Out* y, int64_t h) {
+  const int64_t packs = (h + W - 1) / W, n = *count * packs;
+  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n; k += static_cast<int64_t>(gridDim.x) * kThreads) {
+    const int64_t i = k / packs, j = (k % packs) * W;
+    const Piece piece(pieces, i);
+    if (piece.continues || !piece.continued) continue;
+    const A* from = partial + static_cast<int64_t>(piece.begin / kScatterChunk) * 2 * h + j;
+    A sum[W];
+    load<W>(from + h, sum);
+    int64_t last = i + 1;
+    while (pieces[last + 1].x == piece.row) ++last;
+#pragma unroll 8
+    for (int64_t c = 1; c <= last - i; ++c) {
+      A v[W];
+      load<W>(from + c * 2 * h, v);
+#pragma unroll
+      for (int w = 0; w < W; ++w) sum[w] += v[w];
+    }
+    store<W>(y + static_cast<int64_t>(piece.row) * h + j, sum);
+  }
+}
+
+template <int W, class T, class Out>
+__global__ void __launch_bounds__(kThreads) input_kernel(InputTables<T> q, Out* y, int64_t tokens, int64_t h) {
+  using A = Accumulator<T>;
+  const A nan = std::numeric_limits<A>::quiet_NaN();
+  const int lane = threadIdx.x % 32;
+  for (int64_t t = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; t < tokens;
+       t += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+    const int64_t id = q.ids[t], b = q.sequence_of[t], p = b < 0 ? -1 : t - q.offsets[b];
+    const auto part = [&](const T* table, int64_t i, int64_t n, int64_t j, A(&v)[W]) {
+#pragma unroll
+      for (int k = 0; k < W; ++k) v[k] = i == -1 ? A{0} : nan;
+      if (i >= 0 && i < n) load<W>(table + i * h + j, v);
+    };
+    for (int64_t j = lane * W; j < h; j += 32 * W) {
+      A word[W], position[W], type[W];
+      part(q.words, id, q.n_words, j, word);
+      part(q.positions, p, q.n_positions, j, position);
+      part(q.types, p < 0 ? -1 : 0, 1, j, type);
+#pragma unroll
+      for (int k = 0; k < W; ++k) word[k] += position[k] + type[k];
+      store<W>(y + t * h + j, word);
+    }
+  }
+}
+
+// As reduce_chunks_kernel, for any type.
+template <class T>
+__global__ void __launch_bounds__(kThreads) type_sums_kernel(const T* dpositions, T* dtypes, int rows, int64_t types, int64_t h) {
+  using A = Accumulator<T>;
+  __shared__ A sums[8][33];
+  const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  A sum = 0;
+  if (j < h) {
+#pragma unroll 8
+    for (int p = threadIdx.y; p < rows; p += 8) sum += static_cast<A>(dpositions[p * h + j]);
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || j >= h) return;
+  for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
+  dtypes[j] = static_cast<T>(sum);
+  for (int64_t k = 1; k < types; ++k) dtypes[k * h + j] = static_cast<T>(A{0});
+}
+
 struct SortSizes {
   int bits;
   size_t cub_bytes;
@@ -243,7 +354,44 @@ void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumul
   else run(std::integral_constant<int, 1>{});
 }
 
+template <class T, class Out>
+void scatter_ordered(const T* x, const RowOrderView& order, int64_t most_pieces, Accumulator<T>* partial, Out* y, int64_t h,
+                     Stream stream) {
+  if (most_pieces == 0 || h == 0) return;
+  using A = Accumulator<T>;
+  const int2* pieces = reinterpret_cast<const int2*>(order.pieces);
+  const auto run = [&](auto width) {
+    constexpr int W = decltype(width)::value;
+    const int blocks = grid_for(most_pieces * ((h + W - 1) / W));
+    pieces_kernel<T, Out, W><<<blocks, kThreads, 0, stream>>>(x, order.entries, pieces, order.count, partial, y, h);
+    CUDA_CHECK_LAUNCH("scatter_ordered", stream);
+    continued_pieces_kernel<A, Out, W><<<blocks, kThreads, 0, stream>>>(pieces, order.count, partial, y, h);
+    CUDA_CHECK_LAUNCH("scatter_ordered/continued", stream);
+  };
+  if (h % 4 == 0 && aligned16(x) && aligned16(y)) run(Width<4>{});
+  else run(Width<1>{});
+}
+
+template <class T, class Out>
+void input_rows(const InputTables<T>& tables, Out* y, int64_t tokens, int64_t h, Stream stream) {
+  if (tokens == 0 || h == 0) return;
+  using Narrow = std::conditional_t<sizeof(T) < sizeof(Out), T, Out>;
+  with_pack_width<Narrow>(h, [&](auto width) {
+    input_kernel<decltype(width)::value><<<grid_for(tokens, kThreads / 32), kThreads, 0, stream>>>(tables, y, tokens, h);
+  }, tables.words, tables.positions, tables.types, y);
+  CUDA_CHECK_LAUNCH("input_rows", stream);
+}
+
+template <class T>
+void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h, Stream stream) {
+  if (h == 0) return;
+  type_sums_kernel<<<static_cast<unsigned>((h + 31) / 32), dim3(32, 8), 0, stream>>>(dpositions, dtypes, static_cast<int>(rows), types, h);
+  CUDA_CHECK_LAUNCH("type_sums", stream);
+}
+
 #define INSTANTIATE(T, Out)                                                                                                \
+  template void scatter_ordered(const T*, const RowOrderView&, int64_t, Accumulator<T>*, Out*, int64_t, Stream);           \
+  template void input_rows(const InputTables<T>&, Out*, int64_t, int64_t, Stream);                                         \
   template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);                            \
   template void position_rows(const T*, const int32_t*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);          \
   template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t, Stream);                 \
@@ -254,5 +402,8 @@ INSTANTIATE(bfloat16, bfloat16)
 INSTANTIATE(float, bfloat16)
 INSTANTIATE(bfloat16, float)
 #undef INSTANTIATE
+template void type_sums(const float*, float*, int64_t, int64_t, int64_t, Stream);
+template void type_sums(const double*, double*, int64_t, int64_t, int64_t, Stream);
+template void type_sums(const bfloat16*, bfloat16*, int64_t, int64_t, int64_t, Stream);
 
 }  // namespace glia::cuda
