@@ -21,9 +21,10 @@ Var SelfAttention::mix(const Var& x, const Pass& pass, bool first_rows_only) con
   return (first_rows_only ? self_attention_first : self_attention)(x, qkv.weight->var, qkv.bias->var, pass.sequences, options);
 }
 
+// The output layer's bias is added where its product is read: by the norm, whose gradient sums it on the way.
 Var SelfAttention::finish(const Var& mixed, const Var& x, const Pass& pass) const {
-  return norm.residual(output(mixed), x, pass.dropout,
-                       pass.dropout_key(x.context(), dropout_site::attention_output(layer)));
+  return norm.residual(linear(mixed, output.weight->var), x, pass.dropout,
+                       pass.dropout_key(x.context(), dropout_site::attention_output(layer)), output.bias->var);
 }
 
 }  // namespace glia

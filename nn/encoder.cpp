@@ -23,7 +23,7 @@ EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, b
   if (second_norm) h = second_norm->residual(h, x, 0, {});
   FeedForward::Result r = feed_forward->forward(h, pass, first_rows_only);
   const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_));
-  return {norm.residual(r.y, r.x, pass.dropout, key), std::move(r.routing)};
+  return {norm.residual(r.y, r.x, pass.dropout, key, r.bias), std::move(r.routing)};
 }
 
 Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedForward& make)

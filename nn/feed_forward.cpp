@@ -9,7 +9,7 @@ DenseFeedForward::DenseFeedForward(ParameterSet& set, const std::string& name, c
       down(set, name + ".down", c.ffn, c.hidden, c.init_std, true) {}
 
 FeedForward::Result DenseFeedForward::forward(const Var& x, const Pass&, bool) const {
-  return {feed_forward(x, up.weight->var, up.bias->var, down.weight->var, down.bias->var), x, {}};
+  return {feed_forward(x, up.weight->var, up.bias->var, down.weight->var, {}), down.bias->var, x, {}};
 }
 
 }  // namespace glia

@@ -40,7 +40,8 @@ class FeedForward {
   virtual bool second_residual() const { return false; }
   struct Result {
     Var y;
-    Var x;  // the rows of the input that y belongs to: what the residual adds
+    Var bias;  // [H], still to be added to y (by whoever reads it next), or undefined
+    Var x;     // the rows of the input that y belongs to: what the residual adds
     Routing routing;
   };
   // x [T, H] → [T, H]. With first_rows_only: → [B, H], the first row of each sequence; x then is [T, H] where

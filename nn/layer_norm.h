@@ -15,9 +15,13 @@ struct LayerNorm {
         eps(eps) {}
 
   Var operator()(const Var& x) const { return layer_norm(x, gain->var, bias->var, eps); }
-  // layer_norm(residual + dropout(x)), one pass over memory.
-  Var residual(const Var& x, const Var& residual, double dropout, const RandomKey& key) const {
-    return dropout_residual_layer_norm(x, residual, gain->var, bias->var, eps, dropout, key);
+  // layer_norm(residual + dropout(x + input_bias)), one pass over memory; input_bias [H] or undefined.
+  Var residual(const Var& x, const Var& residual, double dropout, const RandomKey& key, const Var& input_bias = {}) const {
+    return dropout_residual_layer_norm(x, residual, gain->var, bias->var, eps, dropout, key, {input_bias, 0, {}});
+  }
+  // dropout(layer_norm(x)), likewise.
+  Var dropped(const Var& x, double dropout, const RandomKey& key) const {
+    return dropout_residual_layer_norm(x, {}, gain->var, bias->var, eps, 0, {}, {{}, dropout, key});
   }
 };
 

@@ -142,6 +142,9 @@ void add_layer_norm(Cases& cases) {
                                                             {v[4], 0.5, c.random_key(purpose::kTest + 1)});
                        }});
   }
+  cases.push_back({"dropout_residual_layer_norm/alone", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context& c, const Vars& v) {
+                     return dropout_residual_layer_norm(v[0], {}, v[1], v[2], 1e-5, 0, {}, {{}, 0.5, c.random_key(purpose::kTest)});
+                   }});
   cases.push_back({"layer_norm/two_consumers", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context&, const Vars& v) {
                      const Var y = layer_norm(v[0], v[1], v[2], 1e-5);
                      return add(mul(y, y), add(y, scale(y, 0.5)));

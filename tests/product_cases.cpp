@@ -38,6 +38,8 @@ void add_matmul(std::vector<OpCase>& cases) {
   cases.push_back({"linear_gelu", {{{9, 16}}, {{24, 16}}, {{24}}}, [](Context&, const Vars& x) { return linear_gelu(x[0], x[1], x[2]); }});
   cases.push_back({"feed_forward", {{{33, 16}}, {{40, 16}}, {{40}}, {{24, 40}}, {{24}}},
                    [](Context&, const Vars& x) { return feed_forward(x[0], x[1], x[2], x[3], x[4]); }});
+  cases.push_back({"feed_forward/no_output_bias", {{{33, 16}}, {{40, 16}}, {{40}}, {{24, 40}}},
+                   [](Context&, const Vars& x) { return feed_forward(x[0], x[1], x[2], x[3], {}); }});
   // Groups of 3, 0, 1 and 4 rows; two rows lie behind the last group.
   cases.push_back({"grouped_linear", {{{10, 6}}, {{4, 5, 6}}, {{4, 5}}}, [](Context& c, const Vars& x) {
                      return grouped_linear(x[0], x[1], x[2], ints(c, {0, 3, 3, 4, 8}));

@@ -118,11 +118,11 @@ FusedFfn run_ffn(const Tensor& x, const Var& w1, const Var& b1, const Var& w2, c
     cuda::gemm_forward_gelu(f.x.raw(), f.w1.raw(), bias_of(b1.value()), raw_or_null(f.pre), f.h.raw(), f.row_groups(),
                             static_cast<int>(f.hidden), static_cast<int>(f.inputs), cuda.stream);
   });
-  const Tensor b2_16 = offsets.defined() ? Tensor() : b2.value_as(DType::kBFloat16);
+  const Tensor b2_16 = offsets.defined() || !b2.defined() ? Tensor() : b2.value_as(DType::kBFloat16);
   on_device(context, "feed_forward/down", [] {}, [&](auto& cuda) {
     if (!offsets.defined())
       return cuda::gemm(cuda, {f.rows, f.outputs, f.hidden, false, true}, f.h.data<bfloat16>(), f.w2.data<bfloat16>(),
-                        z.data<bfloat16>(), b2_16.data<bfloat16>());
+                        z.data<bfloat16>(), b2_16.defined() ? b2_16.data<bfloat16>() : nullptr);
     cuda::gemm_forward(f.h.raw(), f.w2.raw(), bias_of(b2.value()), z.raw(), f.row_groups(), static_cast<int>(f.outputs),
                        static_cast<int>(f.hidden), cuda.stream);
   });
@@ -195,9 +195,9 @@ Var expert_layer(const Var& x, const Var& gates, const Dispatch& dispatch, const
 
 Var feed_forward(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
   CHECK(x.rank() >= 1 && w1.rank() == 2 && w2.rank() == 2 && w1.size(1) == x.size(-1) && w2.size(1) == w1.size(0) &&
-            b1.shape() == Shape{w1.size(0)} && b2.shape() == Shape{w2.size(0)},
-        "feed_forward: wants x [.., H], w1 [F, H], b1 [F], w2 [O, F], b2 [O], got {}, {}, {}, {}, {}", x.shape(), w1.shape(),
-        b1.shape(), w2.shape(), b2.shape());
+            b1.shape() == Shape{w1.size(0)} && (!b2.defined() || b2.shape() == Shape{w2.size(0)}),
+        "feed_forward: wants x [.., H], w1 [F, H], b1 [F], w2 [O, F], b2 [O] or none, got {}, {}, {}, {}, {}", x.shape(), w1.shape(),
+        b1.shape(), w2.shape(), b2.defined() ? b2.shape() : Shape{});
 #if GLIA_CUDA
   if (x.rank() == 2 && has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(0), w2.size(0)}))
     return fused_ffn("feed_forward", x, w1, b1, w2, b2, {});

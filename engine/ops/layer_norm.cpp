@@ -95,7 +95,7 @@ Var layer_norm(const Var& x, const Var& gain, const Var& bias, double eps) {
 Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps, double p,
                                 const RandomKey& key, const LayerNormExtras& extras) {
   const char* op = "dropout_residual_layer_norm";
-  check_same(op, x, residual);
+  if (residual.defined()) check_same(op, x, residual);
   LayerNormShape shape;
   shape.eps = eps, shape.p = p, shape.key = key, shape.output_p = extras.output_p, shape.output_key = extras.output_key;
   return normalise(op, x, residual, gain, bias, extras.input_bias, shape);
@@ -104,7 +104,8 @@ Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& ga
 Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps,
                                           double p, const RandomKey& key, const LayerNormExtras& extras) {
   const Var biased = extras.input_bias.defined() ? bias_add(x, extras.input_bias) : x;
-  return dropout(layer_norm(add(residual, dropout(biased, p, key)), gain, bias, eps), extras.output_p, extras.output_key);
+  const Var dropped = dropout(biased, p, key);
+  return dropout(layer_norm(residual.defined() ? add(residual, dropped) : dropped, gain, bias, eps), extras.output_p, extras.output_key);
 }
 
 namespace cpu {

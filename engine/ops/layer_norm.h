@@ -16,7 +16,7 @@ struct LayerNormExtras {
 };
 
 // y = dropout(layer_norm(residual + dropout(x + input_bias, p, key), …), output_p, output_key): one pass over memory each way.
-// p = 0 means no dropout.
+// p = 0 means no dropout; an undefined residual, none.
 Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps, double p,
                                 const RandomKey& key, const LayerNormExtras& extras = {});
 Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps,
