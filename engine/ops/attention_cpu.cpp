@@ -5,12 +5,14 @@
 #include <limits>
 #include <type_traits>
 #include <vector>
-#ifdef __FMA__
-#include <immintrin.h>
-#endif
 
 #include "engine/core/check.h"
+#include "engine/core/clones.h"
 #include "engine/ops/attention_kernels.h"
+#include "engine/ops/dropout_words.h"
+
+// a · b + c on vectors becomes one instruction; g++ 12 contracts nothing under the build's -ffp-contract=on.
+#pragma GCC optimize("fp-contract=fast")
 
 namespace glia {
 
@@ -28,72 +30,52 @@ void check_attention_args(const AttentionArgs& a) {
 namespace cpu {
 namespace {
 
-// Rows of all work buffers are padded with zeros to a multiple of two 32-byte vectors: no inner loop has a
-// remainder.
+// Rows of all work buffers are padded with zeros to a multiple of a 64-byte vector (two instructions on CPUs without
+// AVX-512): no inner loop has a remainder.
 template <class F>
-constexpr int kLanes = 32 / static_cast<int>(sizeof(F));
+constexpr int kLanes = 64 / static_cast<int>(sizeof(F));
 template <class F>
 constexpr int padded(int n) {
-  return (n + 2 * kLanes<F> - 1) / (2 * kLanes<F>)*(2 * kLanes<F>);
+  return (n + kLanes<F> - 1) / kLanes<F> * kLanes<F>;
 }
 
 template <class F>
 struct VectorOf {
-  typedef F type __attribute__((vector_size(32), aligned(sizeof(F)), may_alias));
+  typedef F type __attribute__((vector_size(64), aligned(sizeof(F)), may_alias));
 };
 template <class F>
 using Vector = typename VectorOf<F>::type;
 
-// g++ 12 contracts nothing under -ffp-contract=on, hence the intrinsic.
-template <class F>
-inline Vector<F> multiply_add(F a, Vector<F> b, Vector<F> c) {
-#ifdef __FMA__
-  if constexpr (std::is_same_v<F, float>) return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c);
-  else return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-// C[R, 2 vectors] = A B for one block; R rows of accumulators stay in registers.
+// C[R, 1 vector] = A B for one block; R rows of accumulators stay in registers.
 template <int R, class F>
-inline void gemm_block(int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c, int ldc) {
-  Vector<F> sum[R][2] = {};
+[[gnu::always_inline]] inline void gemm_block(int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c, int ldc) {
+  Vector<F> sum[R] = {};
   for (int x = 0; x < k; ++x) {
-    const auto* line = reinterpret_cast<const Vector<F>*>(b + static_cast<int64_t>(x) * ldb);
-    const Vector<F> b0 = line[0], b1 = line[1];
-    for (int r = 0; r < R; ++r) {
-      const F ar = a[static_cast<int64_t>(r) * a_row + static_cast<int64_t>(x) * a_k];
-      sum[r][0] = multiply_add<F>(ar, b0, sum[r][0]);
-      sum[r][1] = multiply_add<F>(ar, b1, sum[r][1]);
-    }
+    const Vector<F> line = *reinterpret_cast<const Vector<F>*>(b + static_cast<int64_t>(x) * ldb);
+    for (int r = 0; r < R; ++r) sum[r] += a[static_cast<int64_t>(r) * a_row + static_cast<int64_t>(x) * a_k] * line;
   }
-  for (int r = 0; r < R; ++r) {
-    auto* line = reinterpret_cast<Vector<F>*>(c + static_cast<int64_t>(r) * ldc);
-    line[0] = sum[r][0], line[1] = sum[r][1];
-  }
+  for (int r = 0; r < R; ++r) *reinterpret_cast<Vector<F>*>(c + static_cast<int64_t>(r) * ldc) = sum[r];
 }
 
 // C[m, n] = A[m, k] B[k, n]: element (i, x) of A at a[i·a_row + x·a_k], so a transposed A costs nothing; n is
 // padded.
 template <class F>
-void gemm(int m, int n, int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c, int ldc) {
-  for (int j = 0; j < n; j += 2 * kLanes<F>) {
+GLIA_CLONES void gemm(int m, int n, int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c, int ldc) {
+  constexpr int kRows = 6;  // accumulators: 12 of 16 registers in halves
+  for (int j = 0; j < n; j += kLanes<F>) {
     int i = 0;
-    for (; i + 4 <= m; i += 4) {
-      gemm_block<4>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
-                    c + static_cast<int64_t>(i) * ldc + j, ldc);
-    }
-    for (; i < m; ++i) {
-      gemm_block<1>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
-                    c + static_cast<int64_t>(i) * ldc + j, ldc);
-    }
+    for (; i + kRows <= m; i += kRows)
+      gemm_block<kRows>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb, c + static_cast<int64_t>(i) * ldc + j, ldc);
+    for (; i + 2 <= m; i += 2)
+      gemm_block<2>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb, c + static_cast<int64_t>(i) * ldc + j, ldc);
+    for (; i < m; ++i)
+      gemm_block<1>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb, c + static_cast<int64_t>(i) * ldc + j, ldc);
   }
 }
 
 // exp for x <= 0 in straight-line float arithmetic, so that a loop over it vectorises; error below 2 ulp, and 0
 // below −87.
-inline float exp_nonpositive(float x) {
+[[gnu::always_inline]] inline float exp_nonpositive(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer
   const float y = x < -87.0f ? -87.0f : x;
   const float shifted = y * 1.44269504f + kRound, n = shifted - kRound;
@@ -110,18 +92,11 @@ inline float exp_nonpositive(float x) {
   const float scale = std::bit_cast<float>((exponent + 127) << 23);
   return x < -87.0f ? 0.0f : p * scale;
 }
-inline double exp_nonpositive(double x) { return std::exp(x); }
-
-// One head of one sequence in the accumulator's type: what both directions need.
-template <class F>
-struct Problem {
-  int n, keys, d, ld, ls;  // rows; valid keys; head size; padded d; padded n
-  const F *q, *kt, *v;     // [n, ld], scaled by 1/√D; Kᵀ [d, ls]; [n, ld]
-};
+[[gnu::always_inline]] inline double exp_nonpositive(double x) { return std::exp(x); }
 
 // Maximum and sum of n padded elements, lane by lane: the compiler may not reorder a plain loop's additions.
 template <class F>
-F largest(const F* x, int n) {
+GLIA_CLONES F largest(const F* x, int n) {
   Vector<F> lanes = *reinterpret_cast<const Vector<F>*>(x);
   for (int j = kLanes<F>; j < n; j += kLanes<F>) {
     const Vector<F> y = *reinterpret_cast<const Vector<F>*>(x + j);
@@ -132,7 +107,7 @@ F largest(const F* x, int n) {
   return top;
 }
 template <class F>
-F total(const F* x, int n) {
+GLIA_CLONES F total(const F* x, int n) {
   Vector<F> lanes = {};
   for (int j = 0; j < n; j += kLanes<F>) lanes += *reinterpret_cast<const Vector<F>*>(x + j);
   F sum = 0;
@@ -140,21 +115,48 @@ F total(const F* x, int n) {
   return sum;
 }
 
+// row = exp(row − shift), of what is not positive.
+template <class F>
+GLIA_CLONES void exp_row(F* row, F shift, int n) {
+#pragma GCC ivdep
+  for (int j = 0; j < n; ++j) row[j] = exp_nonpositive(std::min(row[j] - shift, F(0)));
+}
+// row = row · factor; where the element's word is below the threshold (words nullptr: nowhere) 0.
+template <class F>
+GLIA_CLONES void scale_row(F* row, F factor, const uint32_t* words, uint32_t threshold, int n) {
+  if (words) {
+#pragma GCC ivdep
+    for (int j = 0; j < n; ++j) row[j] = keep(words[j], threshold, row[j] * factor);
+  } else {
+#pragma GCC ivdep
+    for (int j = 0; j < n; ++j) row[j] *= factor;
+  }
+}
+// dp = p ∘ (dp ∘ M − δ), then p = p ∘ M with M = keep · factor.
+template <class F>
+GLIA_CLONES void gradient_row(F* p, F* dp, F delta, F factor, const uint32_t* words, uint32_t threshold, int n) {
+  if (words) {
+#pragma GCC ivdep
+    for (int j = 0; j < n; ++j) {
+      const F mask = keep(words[j], threshold, factor);
+      dp[j] = p[j] * (dp[j] * mask - delta);
+      p[j] *= mask;
+    }
+  } else {
+#pragma GCC ivdep
+    for (int j = 0; j < n; ++j) dp[j] = p[j] * (dp[j] - delta);
+  }
+}
+
 // Keys that query i sees: positions 0 … visible−1.
 inline int visible_keys(const AttentionArgs& args, int keys, int i) {
   return args.causal ? std::min(keys, i + 1) : keys;
 }
 
-// mask[j] = 0 or 1 / (1 − p) for the first `count` keys of query `row` (its row in the buffer).
-template <class F>
-void dropout_row(const AttentionArgs& args, uint32_t step, int64_t row, int head, int count, F* mask) {
-  const uint32_t threshold = bernoulli_threshold(args.dropout);
-  const F kept = static_cast<F>(1.0 / (1.0 - args.dropout));
-  const uint64_t block = (static_cast<uint64_t>(row) * args.heads + head) * (kAttentionMaxLength / 4);
-  for (int b = 0; b < (count + 3) / 4; ++b) {  // the buffer is padded, so the last block may overhang
-    const PhiloxBlock bits = random_block(args.key.seed, args.key.purpose, step, block + b);
-    for (int w = 0; w < 4; ++w) mask[4 * b + w] = bits.word[w] >= threshold ? kept : F(0);
-  }
+// The dropout words of query `row` (its row in the buffer) and the first `count` keys, or nullptr without dropout.
+const uint32_t* words_of(const AttentionArgs& args, int64_t row, int head, int count, uint32_t* buffer) {
+  if (args.dropout == 0) return nullptr;
+  return draw_words(args.key, (row * args.heads + head) * kAttentionMaxLength, count, buffer);
 }
 
 template <class F, class T>
@@ -178,7 +180,8 @@ void store_rows(int n, int d, int ld, const F* from, F scale, T* to, int64_t str
   }
 }
 
-// Runs f(b, head, buffer) for every (sequence, head); `buffer` holds floats(n) elements and belongs to the thread.
+// Runs f(b, head, buffer, words) for every (sequence, head); `buffer` holds floats(n) elements, `words` those of a row, and
+// both belong to the thread.
 template <class F, class Floats, class Body>
 void for_each_head(const AttentionArgs& args, Floats floats, Body body) {
   int longest = 0;
@@ -193,9 +196,10 @@ void for_each_head(const AttentionArgs& args, Floats floats, Body body) {
 #pragma omp parallel
   {
     std::vector<F> buffer(static_cast<size_t>(size));
+    std::vector<uint32_t> words(static_cast<size_t>(longest + kWordSlack));
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < count; ++i) {
-      body(static_cast<int>(i / args.heads), static_cast<int>(i % args.heads), buffer.data());
+      body(static_cast<int>(i / args.heads), static_cast<int>(i % args.heads), buffer.data(), words.data());
     }
   }
 }
@@ -224,15 +228,16 @@ void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumula
   check_attention_args(args);
   const int d = args.head_size, h = args.hidden(), ld = padded<F>(d);
   const F scale = F(1) / std::sqrt(static_cast<F>(d));
-  const uint32_t step = args.dropout > 0 && args.key.step ? *args.key.step : 0;
+  const F kept = static_cast<F>(1.0 / (1.0 - args.dropout));
+  const uint32_t threshold = bernoulli_threshold(args.dropout);
   const auto floats = [&](int n) {
     const int64_t ls = padded<F>(n);
-    return 3 * n * ld + d * ls + n * ls + ls;  // Q, V, O; Kᵀ; S; one row of the dropout mask
+    return 3 * n * ld + d * ls + n * ls;  // Q, V, O; Kᵀ; S
   };
-  for_each_head<F>(args, floats, [&](int b, int head, F* buffer) {
+  for_each_head<F>(args, floats, [&](int b, int head, F* buffer, uint32_t* words) {
     const auto [start, n, keys] = span_of(args, b);
     const int ls = padded<F>(n);
-    F *q = buffer, *v = q + n * ld, *o = v + n * ld, *kt = o + n * ld, *s = kt + d * ls, *mask = s + n * ls;
+    F *q = buffer, *v = q + n * ld, *o = v + n * ld, *kt = o + n * ld, *s = kt + d * ls;
     const T* from = qkv + start * 3 * h + static_cast<int64_t>(head) * d;
     load_rows(n, d, ld, from, 3 * h, scale, q);
     load_transposed(n, d, ls, from + h, 3 * h, kt);
@@ -243,16 +248,10 @@ void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumula
       const int seen = visible_keys(args, keys, i);
       std::fill(row + seen, row + ls, -std::numeric_limits<F>::infinity());
       const F top = largest(row, ls);
-      for (int j = 0; j < ls; ++j) row[j] = exp_nonpositive(row[j] - top);  // the padding becomes 0
+      exp_row(row, top, ls);  // the padding becomes 0
       const F sum = total(row, ls);
       lse[(start + i) * args.heads + head] = seen > 0 ? top + std::log(sum) : -std::numeric_limits<F>::infinity();
-      const F inverse = seen > 0 ? F(1) / sum : F(0);
-      if (args.dropout > 0) {
-        dropout_row(args, step, start + i, head, seen, mask);
-        for (int j = 0; j < seen; ++j) row[j] *= mask[j] * inverse;
-      } else {
-        for (int j = 0; j < seen; ++j) row[j] *= inverse;
-      }
+      scale_row(row, seen > 0 ? kept / sum : F(0), words_of(args, start + i, head, seen, words), threshold, seen);
       std::fill(row + seen, row + ls, F(0));
     }
     gemm(n, ld, keys, s, ls, 1, v, ld, o, ld);
@@ -269,16 +268,17 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
   check_attention_args(args);
   const int d = args.head_size, h = args.hidden(), ld = padded<F>(d);
   const F scale = F(1) / std::sqrt(static_cast<F>(d));
-  const uint32_t step = args.dropout > 0 && args.key.step ? *args.key.step : 0;
+  const F kept = static_cast<F>(1.0 / (1.0 - args.dropout));
+  const uint32_t threshold = bernoulli_threshold(args.dropout);
   const auto floats = [&](int n) {
     const int64_t ls = padded<F>(n);
-    return 4 * n * ld + 2 * d * ls + 2 * n * ls + ls;  // Q, K, dO, result; Kᵀ, Vᵀ; P, dP; a row of the mask
+    return 4 * n * ld + 2 * d * ls + 2 * n * ls;  // Q, K, dO, result; Kᵀ, Vᵀ; P, dP
   };
-  for_each_head<F>(args, floats, [&](int b, int head, F* buffer) {
+  for_each_head<F>(args, floats, [&](int b, int head, F* buffer, uint32_t* words) {
     const auto [start, n, keys] = span_of(args, b);
     const int ls = padded<F>(n);
     F *q = buffer, *k = q + n * ld, *g = k + n * ld, *result = g + n * ld, *kt = result + n * ld, *vt = kt + d * ls;
-    F *p = vt + d * ls, *dp = p + n * ls, *mask = dp + n * ls;
+    F *p = vt + d * ls, *dp = p + n * ls;
     const int64_t column = static_cast<int64_t>(head) * d;
     const T* from = qkv + start * 3 * h + column;
     load_rows(n, d, ld, from, 3 * h, scale, q);
@@ -295,14 +295,8 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
       F delta = 0;
       for (int x = 0; x < d; ++x) delta += g[i * ld + x] * static_cast<F>(orow[x]);
       const F log_sum = lse[(start + i) * args.heads + head];
-      for (int j = 0; j < seen; ++j) prow[j] = exp_nonpositive(std::min(prow[j] - log_sum, F(0)));
-      if (args.dropout > 0) {
-        dropout_row(args, step, start + i, head, seen, mask);
-        for (int j = 0; j < seen; ++j) drow[j] = prow[j] * (drow[j] * mask[j] - delta);
-        for (int j = 0; j < seen; ++j) prow[j] *= mask[j];
-      } else {
-        for (int j = 0; j < seen; ++j) drow[j] = prow[j] * (drow[j] - delta);
-      }
+      exp_row(prow, log_sum, seen);
+      gradient_row(prow, drow, delta, kept, words_of(args, start + i, head, seen, words), threshold, seen);
       std::fill(prow + seen, prow + ls, F(0));
       std::fill(drow + seen, drow + ls, F(0));
     }

@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                             const int32_t* __restrict__ row_of, const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden,
                             int k, T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
   constexpr int kBatch = sizeof(T) == 2 ? 32 : 8;
-  __shared__ int32_t pair[kTile];
+  __shared__ int32_t pair[kTile], token[kTile];
   __shared__ A gate[kTile], dots[kTile][kWarps + 1];  // of a warp's columns with dy
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
@@ -240,20 +240,24 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int r = threadIdx.x; r < kTile; r += kThreads) {
     pair[r] = first + r < rows ? pair_of[first + r] : -1;
     gate[r] = pair[r] >= 0 ? gates[pair[r]] : A(0);
+    token[r] = max(pair[r], 0) / k;
   }
   __syncthreads();
   for (int64_t begin = 0; begin < hidden; begin += kThreads * W) {  // all lanes stay: the shuffles need them
     const int64_t column = begin + threadIdx.x * W;
     const bool inside = column < hidden;
+    const int64_t safe = inside ? column : 0;
     A sum[W] = {};
     for (int batch = 0; batch < kTile; batch += kBatch) {
+      // Loads without conditions, so that the compiler keeps them together: rows without a pair read some row and drop it.
       Pack<T, W> d[kBatch], v[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int32_t from = pair[batch + i];
-        if (from < 0 || !inside) continue;
-        d[i] = *reinterpret_cast<const Pack<T, W>*>(dy + from / k * hidden + column);
-        if (dgates) v[i] = *reinterpret_cast<const Pack<T, W>*>(z + (first + batch + i) * hidden + column);
+      for (int i = 0; i < kBatch; ++i)
+        d[i] = *reinterpret_cast<const Pack<T, W>*>(dy + static_cast<int64_t>(token[batch + i]) * hidden + safe);
+      if (dgates) {
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i)
+          v[i] = *reinterpret_cast<const Pack<T, W>*>(z + min(first + batch + i, rows - 1) * hidden + safe);
       }
       A products[kBatch];
 #pragma unroll
@@ -264,7 +268,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int j = 0; j < W; ++j) {
           const A value = real ? static_cast<A>(d[i].v[j]) : A(0);
-          if (dgates && real) products[i] += value * static_cast<A>(v[i].v[j]);
+          if (dgates) products[i] += real ? value * static_cast<A>(v[i].v[j]) : A(0);
           out.v[j] = static_cast<T>(gate[batch + i] * value);
           sum[j] += static_cast<A>(out.v[j]);
         }
