@@ -66,12 +66,14 @@ TEST_CASE("waiting rows: flat steps have the bits of updating every row in every
         std::vector<int32_t> ids;
         if (step == 0 || step == 79) ids.push_back(0);
         for (uint64_t i = 0; i < 7; ++i)
-          ids.push_back(static_cast<int32_t>(1 + random_below(static_cast<uint64_t>(i < 4 ? 2 : form.count - 1), 8, purpose::kTest, step, i)));
+          ids.push_back(static_cast<int32_t>(
+              1 + random_below(static_cast<uint64_t>(i < 4 ? 2 : form.count - 1), 8, purpose::kTest, step, i)));
         const RowOrder order = order_rows(context, ids, form.count);
         adamw_catch_up(wait.b, o, order);
         const std::vector<int32_t> touched = order.touched.to_vector<int32_t>();
         // The same gradient, but rows that nobody touched: 0 here, what they held before there. 0 in the padding.
-        Bits g = values(random_normal(context, {every.b.g.numel()}, step % 2 ? 1e-3 : 1, 5, purpose::kTest, step, dtype));
+        Bits g = values(
+            random_normal(context, {every.b.g.numel()}, step % 2 ? 1e-3 : 1, 5, purpose::kTest, step, dtype));
         if (step == 31) g.back() = INFINITY;  // a step that is skipped
         Bits kept = values(wait.b.g);
         for (int64_t i = 0; i < static_cast<int64_t>(g.size()); ++i) {
@@ -140,7 +142,8 @@ struct Learner {
   }
   Bits state() const {
     Bits all;
-    for (const Tensor& t : {model.parameters().values(), optimiser->m(), optimiser->v(), model.parameters().copy()}) {
+    for (const Tensor& t :
+         {model.parameters().values(), optimiser->m(), optimiser->v(), model.parameters().copy()}) {
       const Bits v = t.defined() ? values(t) : Bits{};
       all.insert(all.end(), v.begin(), v.end());
     }
@@ -151,14 +154,17 @@ struct Learner {
 TEST_CASE("waiting rows: training, evaluation and a resumed checkpoint have the bits of the eager optimiser") {
   for (const DType compute : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
     INFO(std::string(name(compute)));
-    const std::string folder = std::filesystem::temp_directory_path() / ("glia-waiting-" + std::to_string(::getpid()));
+    const std::string folder =
+        std::filesystem::temp_directory_path() / ("glia-waiting-" + std::to_string(::getpid()));
     std::filesystem::create_directories(folder);
-    Learner every(wide_config(compute), false), wait(wide_config(compute), true), resumed(wide_config(compute), true);
+    Learner every(wide_config(compute), false), wait(wide_config(compute), true),
+        resumed(wide_config(compute), true);
     EXPECT(every.train(0, 10) == wait.train(0, 10));
     EXPECT(every.evaluate() == wait.evaluate());
     EXPECT(every.train(10, 45) == wait.train(10, 45));
     for (Learner* l : {&every, &wait})
-      save_checkpoint(folder + (l == &every ? "/every" : "/wait"), l->model.parameters(), &*l->optimiser, {}, {45, 42, "", ""});
+      save_checkpoint(folder + (l == &every ? "/every" : "/wait"), l->model.parameters(), &*l->optimiser, {},
+                      {45, 42, "", ""});
     resumed.train(0, 9);  // rows wait here too: what is loaded must not be changed by them
     load_checkpoint(folder + "/wait", resumed.model.parameters(), &*resumed.optimiser, {});
     EXPECT(resumed.state() == every.state());
@@ -172,7 +178,8 @@ TEST_CASE("waiting rows: training, evaluation and a resumed checkpoint have the 
   }
 }
 
-TEST_CASE("waiting rows: what reads the table without asking sees old rows, and an optimiser that ends leaves none") {
+TEST_CASE(
+    "waiting rows: what reads the table without asking sees old rows, and an optimiser that ends leaves none") {
   Learner every(wide_config(DType::kFloat32), false), wait(wide_config(DType::kFloat32), true);
   every.train(0, 6), wait.train(0, 6);
   const auto words = [](const Learner& l) { return values(l.model.parameters().table()->var.value()); };
