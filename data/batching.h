@@ -28,8 +28,8 @@ struct BatchView {
   int32_t* lengths =
       nullptr;  // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
   int32_t* labels = nullptr;  // [B]
-  RowOrderView order;         // of the ids, with room for token_capacity of them; filled where `vocabulary` is given
-  int64_t vocabulary = 0;     // all ids are below it
+  RowOrderView order;      // of the ids, with room for token_capacity of them; filled where `vocabulary` is given
+  int64_t vocabulary = 0;  // all ids are below it
   int64_t token_capacity = 0, sequence_capacity = 0;
   int64_t tokens = 0, sequences = 0;  // T, B
 };

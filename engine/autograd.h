@@ -27,7 +27,7 @@ class Grads {
   // Uninitialised memory of input i's shape and gradient dtype (its own dtype, but for some leaves), to be overwritten (=)
   // and then passed to add(i, …). For a parameter it is its own gradient buffer where possible, which saves a copy.
   Tensor buffer(size_t i);
-  // Whether buffer(i) is the parameter's own gradient buffer, which nothing has been written to since the gradient was cleared.
+  // Whether buffer(i) is the parameter's own gradient buffer, and nothing was added to the gradient yet.
   bool owns_buffer(size_t i) const;
   DType dtype(size_t i) const;  // of input i's gradient
   // dL/d(input i) += g. Checks shape, gradient dtype and context. g itself is kept, so it must not be written to afterwards.

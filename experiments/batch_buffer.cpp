@@ -6,7 +6,12 @@ namespace glia {
 
 BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
                          int64_t vocabulary)
-    : context_(context), tokens_(tokens), sequences_(sequences), max_length_(max_length), vocabulary_(vocabulary), padded_(padded) {
+    : context_(context),
+      tokens_(tokens),
+      sequences_(sequences),
+      max_length_(max_length),
+      vocabulary_(vocabulary),
+      padded_(padded) {
   int64_t at = 0;
   const auto place = [&](int64_t count) {  // parts begin on 256 bytes: kernels load vectors
     const int64_t begin = at;

@@ -9,9 +9,10 @@ namespace glia {
 class BatchBuffer {
  public:
   // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`:
-  // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the order of the
-  // ids comes along, which is for training.
-  BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded, int64_t vocabulary = 0);
+  // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the
+  // order of the ids comes along, which is for training.
+  BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
+              int64_t vocabulary = 0);
 
   int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
   // A slot's view for BatchPlan::fill.

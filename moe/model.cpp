@@ -29,8 +29,8 @@ const Sequences& Model::first_rows(int64_t count) const {
 }
 
 Model::Output Model::forward(const Batch& batch, bool training) const {
-  Pass pass{batch.sequences, first_rows(batch.sequences.count), training, config_.compute,
-            training ? config_.bert.dropout : 0, batch.order};
+  Pass pass{batch.sequences, first_rows(batch.sequences.count),   training,
+            config_.compute, training ? config_.bert.dropout : 0, batch.order};
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
   Output out;
   out.logits = std::move(r.logits);

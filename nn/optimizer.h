@@ -9,8 +9,8 @@ namespace glia {
 
 class AdamW {
  public:
-  // `rows_wait`: rows of the set's table that a step does not touch are updated later, with the same bits: before somebody
-  // reads them through Embeddings, ParameterSet::values() or m() and v().
+  // `rows_wait`: rows of the set's table that a step does not touch are updated later, with the same bits: before
+  // somebody reads them through Embeddings, ParameterSet::values() or m() and v().
   AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait = false);
   ~AdamW();
   AdamW(const AdamW&) = delete;

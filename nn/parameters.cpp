@@ -39,7 +39,8 @@ Parameter* ParameterSet::add_table(std::string name, const Shape& shape, Init in
   return table_ = add(std::move(name), shape, init, true);
 }
 
-void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy, bool bfloat16_gradients) {
+void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy,
+                               bool bfloat16_gradients) {
   CHECK(!materialised(), "parameters: materialise() was called twice");
   CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}",
         dtype);

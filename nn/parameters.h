@@ -30,8 +30,8 @@ struct Parameter {
   bool product = false;  // only multiplied, by ops that compute its gradient in the activations' dtype
   Var var;             // defined from materialise() on; its value and gradient are views of the arenas
   int64_t offset = 0;  // first element in the arenas
-  // Of the table, where an optimiser lets rows wait that a step does not touch: to be called before rows of the value are read.
-  // Brings those of the order up to date, or all where it is undefined.
+  // Of the table, where an optimiser lets rows wait that a step does not touch: to be called before rows of the
+  // value are read. Brings those of the order up to date, or all where it is undefined.
   std::function<void(const RowOrder&)> before_read;
   Tensor touched;  // then the rows where the gradient was written (RowOrder); undefined: all
 };
@@ -76,8 +76,8 @@ class ParameterSet {
   const Parameter* find(std::string_view name) const;  // nullptr when there is none
 
   Context& context() const { return values_.context(); }
-  Parameter* table() const { return table_; }                  // nullptr where there is none; the first behind low_size
-  const Tensor& values() const { return settled(values_); }    // [flat_size]; no row waits
+  Parameter* table() const { return table_; }  // nullptr where there is none; the first behind low_size
+  const Tensor& values() const { return settled(values_); }  // [flat_size]; no row waits
   // The flat gradient, in two parts: elements [0, low_size) in bfloat16, undefined where low_size is 0, and the others
   // in the values' dtype, [flat_size − low_size].
   const Tensor& low_gradients() const { return low_gradients_; }

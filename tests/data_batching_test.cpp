@@ -27,7 +27,8 @@ TokenSplit toy(int64_t rows) {
 // A view of memory of the test's own.
 BatchView view_of(PackedBatch& m, int64_t tokens, int64_t sequences) {
   BatchView view;
-  view.ids = m.ids.data(), view.offsets = m.offsets.data(), view.lengths = m.lengths.data(), view.labels = m.labels.data();
+  view.ids = m.ids.data(), view.offsets = m.offsets.data(), view.lengths = m.lengths.data(),
+  view.labels = m.labels.data();
   view.token_capacity = tokens, view.sequence_capacity = sequences;
   return view;
 }
@@ -120,7 +121,9 @@ TEST_CASE("row order: the stable order of the indices, in pieces that end at eve
     INFO(count);
     std::vector<int32_t> index;
     for (int64_t m = 0; m < count; ++m)
-      index.push_back(m % 3 ? 17 : static_cast<int32_t>(random_below(n + 2, 8, purpose::kTest, 0, m)) - 1);  // −1 and n are nobody
+      index.push_back(m % 3 ? 17
+                            : static_cast<int32_t>(random_below(n + 2, 8, purpose::kTest, 0, m)) -
+                                  1);  // −1 and n are nobody
     std::vector<int32_t> wanted;
     for (int32_t row = 0; row < n; ++row)
       for (int32_t m = 0; m < count; ++m)
@@ -139,7 +142,8 @@ TEST_CASE("row order: the stable order of the indices, in pieces that end at eve
     pieces.resize(static_cast<size_t>(used));
     EXPECT(pieces == expected);
     for (int32_t row = 0; row < 32 * static_cast<int32_t>(touched.size()); ++row)
-      EXPECT((static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1) == (std::count(index.begin(), index.end(), row) > 0 && row < n));
+      EXPECT((static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1) ==
+             (std::count(index.begin(), index.end(), row) > 0 && row < n));
   }
 }
 
@@ -150,7 +154,8 @@ TEST_CASE("data batches: fill() orders the ids where it is told how many there a
   const BatchPlan plan(split, options);
   PackedBatch memory = plan.make(1);
   const int64_t vocabulary = 2000, tokens = memory.tokens;
-  std::vector<int32_t> entries(static_cast<size_t>(tokens)), pieces(2 * static_cast<size_t>(most_pieces(tokens, vocabulary))),
+  std::vector<int32_t> entries(static_cast<size_t>(tokens)),
+      pieces(2 * static_cast<size_t>(most_pieces(tokens, vocabulary))),
       touched(static_cast<size_t>(touched_words(vocabulary)));
   int32_t count = 0;
   BatchView view = view_of(memory, tokens, 6);
@@ -158,7 +163,8 @@ TEST_CASE("data batches: fill() orders the ids where it is told how many there a
   plan.fill(1, view);
   EXPECT(count == tokens);  // toy's ids differ
   for (int64_t i = 0; i < tokens; ++i) EXPECT(pieces[2 * i] == memory.ids[entries[i]]);
-  EXPECT(std::is_sorted(entries.begin(), entries.end(), [&](int32_t a, int32_t b) { return memory.ids[a] < memory.ids[b]; }));
+  EXPECT(std::is_sorted(entries.begin(), entries.end(),
+                        [&](int32_t a, int32_t b) { return memory.ids[a] < memory.ids[b]; }));
 }
 
 TEST_CASE("data batches: fill() refuses memory that is too small") {

@@ -181,10 +181,12 @@ TEST_CASE("training: on a GPU, replayed graphs have the bits of eager steps, and
 }
 
 TEST_CASE("training: word rows that wait for their updates change no bit of losses, evaluations and weights") {
-  for (const Device device : cuda_device_count() > 0 ? std::vector{Device::cpu(), Device::cuda()} : std::vector{Device::cpu()})
+  for (const Device device :
+       cuda_device_count() > 0 ? std::vector{Device::cpu(), Device::cuda()} : std::vector{Device::cpu()})
     for (const char* precision : {"float32", "bfloat16"}) {
       INFO(device.str() << " " << precision);
-      Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128", "--log-every", "100"});
+      Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128",
+                        "--log-every", "100"});
       o.precision = precision;
       const Dataset data = load_data(o);
       const RunModel run = run_model(o, configuration("astrocyte-hierarchical"));

@@ -219,7 +219,9 @@ void add_sequences(Cases& cases) {
                      }});
     // With the host's order and with a sort; ids that nobody has in the tail, and valid ones.
     for (const bool ordered : {false, true})
-      cases.push_back({(ordered ? "input_embedding/ordered" : "input_embedding") + s, {{{5, h}}, {{13, h}}, {{2, h}}}, [=](Context& c, const Vars& x) {
+      cases.push_back({(ordered ? "input_embedding/ordered" : "input_embedding") + s,
+                       {{{5, h}}, {{13, h}}, {{2, h}}},
+                       [=](Context& c, const Vars& x) {
                          const Sequences q = of(c);
                          std::vector<int32_t> ids(static_cast<size_t>(q.tokens), 3);
                          for (size_t t = 0; t < ids.size(); t += 2) ids[t] = t % 4 ? 1 : 4;

@@ -127,7 +127,9 @@ TEST_CASE("input embedding: the sum of its parts; the host's order gives the bit
       for (size_t t = 0; t < 2000; ++t)  // a third is one word: its runs cross chunks
         ids[t] = t % 3 ? static_cast<int32_t>(random_below(n, 8, purpose::kTest, 0, t)) : 17;
       const Tensor index = ints(c, ids), dy = random_normal(c, {q.tokens, h}, 1, 3, purpose::kTest, 9, dtype);
-      const auto table = [&](int64_t rows, uint32_t i) { return random_normal(c, {rows, h}, 1, 3, purpose::kTest, i); };
+      const auto table = [&](int64_t rows, uint32_t i) {
+        return random_normal(c, {rows, h}, 1, 3, purpose::kTest, i);
+      };
       const Tensor words = table(n, 1), positions = table(60, 2), types = table(2, 3);
       const auto run = [&](auto&& op) {
         const EmbeddingTables t{Var::parameter(words), Var::parameter(positions), Var::parameter(types)};
@@ -136,15 +138,19 @@ TEST_CASE("input embedding: the sum of its parts; the host's order gives the bit
         return std::array<Values, 4>{y.value().to_vector<double>(), t.words.grad().to_vector<double>(),
                                      t.positions.grad().to_vector<double>(), t.types.grad().to_vector<double>()};
       };
-      const auto plain = run([&](const EmbeddingTables& t) { return input_embedding_reference(t, index, q, dtype); });
+      const auto plain =
+          run([&](const EmbeddingTables& t) { return input_embedding_reference(t, index, q, dtype); });
       const auto sorted = run([&](const EmbeddingTables& t) { return input_embedding(t, index, q, dtype); });
-      const auto ordered = run([&](const EmbeddingTables& t) { return input_embedding(t, index, q, dtype, order_rows(c, ids, n)); });
+      const auto ordered =
+          run([&](const EmbeddingTables& t) { return input_embedding(t, index, q, dtype, order_rows(c, ids, n)); });
       EXPECT(sorted == ordered);
       EXPECT(sorted[1] == plain[1]);
       EXPECT(sorted[2] == plain[2]);
       for (size_t i = 0; i < sorted[0].size(); ++i)  // one rounding, not three
-        EXPECT(std::abs(sorted[0][i] - plain[0][i]) <= (dtype == DType::kFloat32 ? 0 : 0.02 * (1 + std::abs(plain[0][i]))));
-      for (size_t i = 0; i < sorted[3].size(); ++i) EXPECT(sorted[3][i] == doctest::Approx(plain[3][i]).epsilon(1e-4));
+        EXPECT(std::abs(sorted[0][i] - plain[0][i]) <=
+               (dtype == DType::kFloat32 ? 0 : 0.02 * (1 + std::abs(plain[0][i]))));
+      for (size_t i = 0; i < sorted[3].size(); ++i)
+        EXPECT(sorted[3][i] == doctest::Approx(plain[3][i]).epsilon(1e-4));
     }
 }
 
@@ -165,7 +171,8 @@ TEST_CASE("input embedding: the gradient of touched rows alone leaves the others
   EXPECT(words.grad().raw() == buffer.raw());
   const auto g = buffer.to_vector<double>();
   for (int i = 0; i < 5; ++i) EXPECT(g[8 * i + 3] == Values{1, 7, 1, 7, 2}[i]);
-  EXPECT(contains(error_of([&] { backward(sum_of(words)); }), "one use of the table"));  // the first gradient is still there
+  EXPECT(contains(error_of([&] { backward(sum_of(words)); }),
+                  "one use of the table"));  // the first gradient is still there
   EXPECT(contains(error_of([&] { backward(sum_of(table)); }), "gradient buffer"));
 }
 

@@ -13,11 +13,12 @@ void check(const AdamWBuffers& b) {
   const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0, rest = n - split;
   CHECK(n % 64 == 0 && b.decayed % 64 == 0 && b.decayed <= n && split % 64 == 0 && split <= n,
         "adamw: wants multiples of 64, got {}, {} that decay and {} of bfloat16 gradients", n, b.decayed, split);
-  CHECK(!b.low.defined() || b.low.dtype() == DType::kBFloat16, "adamw: wants bfloat16 as the lower gradients, got {}",
-        b.low.dtype());
+  CHECK(!b.low.defined() || b.low.dtype() == DType::kBFloat16,
+        "adamw: wants bfloat16 as the lower gradients, got {}", b.low.dtype());
   for (const Tensor* t : {&b.m, &b.v, &b.g})
     CHECK(t->numel() == (t == &b.g ? rest : n) && t->dtype() == b.p.dtype(),
-          "adamw: wants buffers {} [{}] and gradients [{}], got {} {}", b.p.dtype(), n, rest, t->dtype(), t->shape());
+          "adamw: wants buffers {} [{}] and gradients [{}], got {} {}", b.p.dtype(), n, rest, t->dtype(),
+          t->shape());
   CHECK(!b.copy.defined() || b.copy.numel() == n, "adamw: wants a copy [{}], got {}", n, b.copy.shape());
   CHECK(b.partial.numel() == norm_chunks(split) + norm_chunks(rest) && b.factors.numel() == adamw_factor::kCount &&
             b.ticket.numel() == 1,
@@ -28,7 +29,8 @@ void check(const AdamWBuffers& b) {
         "adamw: wants waiting rows of a multiple of 8 that all decay, got [{}, {}]", r.count, r.width);
   CHECK(r.stamps.shape() == Shape{r.count} && r.clock.numel() == 1 && r.history.shape() == (Shape{kRowPeriod, 4}) &&
             r.history.dtype() == b.p.dtype(),
-        "adamw: wrong tensors of the waiting rows {}, {} and {}", r.stamps.shape(), r.clock.shape(), r.history.shape());
+        "adamw: wrong tensors of the waiting rows {}, {} and {}", r.stamps.shape(), r.clock.shape(),
+        r.history.shape());
 }
 
 template <class T>
@@ -42,8 +44,13 @@ WaitingRows<T> waiting_rows(const AdamWRows& r) {
 template <class T, class G>
 AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t begin, int64_t end) {
   const int64_t decayed = std::clamp<int64_t>(b.decayed - begin, 0, end - begin);
-  return {b.p.data<T>() + begin,          b.m.data<T>() + begin, b.v.data<T>() + begin,
-          g.defined() ? g.data<G>() : nullptr, b.copy.defined() ? b.copy.data<bfloat16>() + begin : nullptr, decayed, end - begin};
+  return {b.p.data<T>() + begin,
+          b.m.data<T>() + begin,
+          b.v.data<T>() + begin,
+          g.defined() ? g.data<G>() : nullptr,
+          b.copy.defined() ? b.copy.data<bfloat16>() + begin : nullptr,
+          decayed,
+          end - begin};
 }
 
 template <class F>
@@ -57,16 +64,23 @@ void dispatch(const AdamWBuffers& b, F&& f) {
 
 void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched) {
   dispatch(b, [&]<class T>(TypeTag<T>) {
-    CHECK(!touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
-          "adamw: wants touched rows of {}, got {} {}", b.rows.count, touched.dtype(), touched.shape());
+    CHECK(
+        !touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
+        "adamw: wants touched rows of {}, got {} {}", b.rows.count, touched.dtype(), touched.shape());
     Context& context = b.p.context();
     const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0;
     const auto low = segment<T, bfloat16>(b, b.low, 0, split);
     const auto rest = segment<T, T>(b, b.g, split, n);
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
     double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
-    const AdamWGradients<T> g{low.g,   low.n,   rest.g, rest.n, touched.defined() ? touched.data<int32_t>() : nullptr,
-                              partial, factors, static_cast<uint32_t*>(b.ticket.raw())};
+    const AdamWGradients<T> g{low.g,
+                              low.n,
+                              rest.g,
+                              rest.n,
+                              touched.defined() ? touched.data<int32_t>() : nullptr,
+                              partial,
+                              factors,
+                              static_cast<uint32_t*>(b.ticket.raw())};
     on_device(
         context, "adamw",
         [&] {
@@ -90,7 +104,8 @@ void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder
     on_device(
         b.p.context(), "adamw/catch_up", [&] { cpu::adamw_catch_up(o, rest, rows, pieces, count); },
         [&](auto& cuda) {
-          cuda::adamw_catch_up(o, rest, rows, pieces, count, order.defined() ? order.pieces.size(0) - 1 : rows.count, cuda.stream);
+          cuda::adamw_catch_up(o, rest, rows, pieces, count,
+                               order.defined() ? order.pieces.size(0) - 1 : rows.count, cuda.stream);
         });
   });
 }
@@ -98,8 +113,8 @@ void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder
 namespace cpu {
 namespace {
 
-// Σ of squares of elements [begin, end), multiples of 8, with eight independent sums: the compiler may vectorise without
-// reordering. f(i): whether the eight elements from i on count.
+// Σ of squares of elements [begin, end), multiples of 8, with eight independent sums: the compiler may vectorise
+// without reordering. f(i): whether the eight elements from i on count.
 template <class T, class F>
 double squares(const T* g, int64_t begin, int64_t end, F&& counts) {
   constexpr int kLanes = 8;
@@ -111,7 +126,9 @@ double squares(const T* g, int64_t begin, int64_t end, F&& counts) {
   return total;
 }
 
-bool is_touched(const int32_t* touched, int64_t row) { return !touched || (static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1); }
+bool is_touched(const int32_t* touched, int64_t row) {
+  return !touched || (static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1);
+}
 
 template <class T, class G>
 void update_span(const AdamWUpdate<T>& update, T* p, T* m, T* v, const G* g, bool decay, int64_t n) {
@@ -158,8 +175,10 @@ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const Wait
 }  // namespace
 
 template <class T>
-void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows) {
-  const int64_t low_chunks = norm_chunks(g.n_low), chunks = low_chunks + norm_chunks(g.n), table = rows.count * rows.width;
+void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g,
+                const WaitingRows<T>& rows) {
+  const int64_t low_chunks = norm_chunks(g.n_low), chunks = low_chunks + norm_chunks(g.n),
+                table = rows.count * rows.width;
   parallel_for(g.n_low, kNormChunk, [&](int64_t begin, int64_t end) {
     g.partial[begin / kNormChunk] = squares(g.low, begin, end, [](int64_t) { return true; });
   });
@@ -183,33 +202,37 @@ void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradient
 }
 
 template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low, const AdamWSegment<T, T>& rest,
-                  const WaitingRows<T>& rows, bool all_rows) {
+void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low,
+                  const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, bool all_rows) {
   update_segment(o, factors, low, 0);
   update_segment(o, factors, rest, (rows.count * rows.width + 63) / 64 * 64);
   if (rows.count == 0) return;
   const int64_t each = all_rows ? rows.count : (rows.count + kRowPeriod - 1) / kRowPeriod;
   const int64_t first = all_rows ? 0 : *rows.clock % kRowPeriod * each;
-  parallel_for(std::min(each, rows.count - first), std::max<int64_t>(1, 4096 / rows.width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = first + begin; row < first + end; ++row) catch_up_row(o, rest, rows, row);
-  });
+  parallel_for(std::min(each, rows.count - first), std::max<int64_t>(1, 4096 / rows.width),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t row = first + begin; row < first + end; ++row) catch_up_row(o, rest, rows, row);
+               });
 }
 
 template <class T>
-void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, const int32_t* pieces,
-                    const int32_t* count) {
-  parallel_for(pieces ? *count : rows.count, std::max<int64_t>(1, 4096 / rows.width), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      if (!pieces) catch_up_row(o, rest, rows, i);
-      else if (i == 0 || pieces[2 * i] != pieces[2 * i - 2]) catch_up_row(o, rest, rows, pieces[2 * i]);
-  });
+void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
+                    const int32_t* pieces, const int32_t* count) {
+  parallel_for(pieces ? *count : rows.count, std::max<int64_t>(1, 4096 / rows.width),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i)
+                   if (!pieces) catch_up_row(o, rest, rows, i);
+                   else if (i == 0 || pieces[2 * i] != pieces[2 * i - 2])
+                     catch_up_row(o, rest, rows, pieces[2 * i]);
+               });
 }
 
-#define INSTANTIATE(T)                                                                                                       \
-  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&);           \
-  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&, const AdamWSegment<T, T>&, \
-                             const WaitingRows<T>&, bool);                                                                   \
-  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&, const int32_t*, const int32_t*);
+#define INSTANTIATE(T)                                                                                             \
+  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&); \
+  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&,                 \
+                             const AdamWSegment<T, T>&, const WaitingRows<T>&, bool);                              \
+  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&,              \
+                               const int32_t*, const int32_t*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

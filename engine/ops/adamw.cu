@@ -20,8 +20,8 @@ __device__ double squares(const G* __restrict__ g, int64_t begin, int64_t end, F
   return sum;
 }
 
-// One chunk a block, first those of the bfloat16 gradients; the order of the additions is fixed by the thread's number. The
-// block that ends last adds the chunks.
+// One chunk a block, first those of the bfloat16 gradients; the order of the additions is fixed by the thread's
+// number. The block that ends last adds the chunks.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     norm_kernel(AdamWOptions o, const uint32_t* step, AdamWGradients<T> g, WaitingRows<T> rows, int low_chunks) {
@@ -80,7 +80,8 @@ __device__ void store_copy(bfloat16* copy, const Pack<T, kWidth>& p) {
 
 // A warp does the steps that a row has missed, kPacks packs a lane at a time.
 template <int kPacks, class T>
-__device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const WaitingRows<T>& rows, int64_t row, uint32_t now) {
+__device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const WaitingRows<T>& rows,
+                             int64_t row, uint32_t now) {
   constexpr int kWidth = 16 / sizeof(T);
   using P = Pack<T, kWidth>;
   const uint32_t stamp = rows.stamps[row];
@@ -129,14 +130,15 @@ __device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s,
   if (lane == 0) rows.stamps[row] = 2 * now;
 }
 
-// 16 bytes of each of p, m, v and g (8 of a bfloat16 g, a whole 32-byte sector every four threads) a thread and turn, two
-// turns in flight.
+// 16 bytes of each of p, m, v and g (8 of a bfloat16 g, a whole 32-byte sector every four threads) a thread and
+// turn, two turns in flight.
 constexpr int kTurns = 2;
 template <class T>
-constexpr int64_t kPerBlock = kThreads * kTurns * (16 / sizeof(T));
+constexpr int64_t kPerBlock = kThreads* kTurns*(16 / sizeof(T));
 
 template <class T, class G>
-__device__ void update_segment(const AdamWUpdate<T>& update, const AdamWSegment<T, G>& s, int64_t first, int block) {
+__device__ void update_segment(const AdamWUpdate<T>& update, const AdamWSegment<T, G>& s, int64_t first,
+                               int block) {
   constexpr int kWidth = 16 / sizeof(T);
   using P = Pack<T, kWidth>;
   const int64_t base = first + block * kPerBlock<T> + threadIdx.x * kWidth;
@@ -157,7 +159,8 @@ __device__ void update_segment(const AdamWUpdate<T>& update, const AdamWSegment<
     if (i >= s.n) break;
     const bool decay = i < s.decayed;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) update.apply(a[t].v[k], b[t].v[k], c[t].v[k], static_cast<T>(d[t].v[k]), decay);
+    for (int k = 0; k < kWidth; ++k)
+      update.apply(a[t].v[k], b[t].v[k], c[t].v[k], static_cast<T>(d[t].v[k]), decay);
     *reinterpret_cast<P*>(s.p + i) = a[t];
     *reinterpret_cast<P*>(s.m + i) = b[t];
     *reinterpret_cast<P*>(s.v + i) = c[t];
@@ -165,11 +168,13 @@ __device__ void update_segment(const AdamWUpdate<T>& update, const AdamWSegment<
   }
 }
 
-// First the blocks of waiting rows, whose arithmetic hides behind the memory traffic of the others: rows [first_row, end_row).
+// First the blocks of waiting rows, whose arithmetic hides behind the memory traffic of the others: rows
+// [first_row, end_row).
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    update_kernel(AdamWOptions o, const double* __restrict__ factors, AdamWSegment<T, bfloat16> low, AdamWSegment<T, T> rest,
-                  WaitingRows<T> rows, int each, int row_blocks, int low_blocks, int64_t first) {
+    update_kernel(AdamWOptions o, const double* __restrict__ factors, AdamWSegment<T, bfloat16> low,
+                  AdamWSegment<T, T> rest, WaitingRows<T> rows, int each, int row_blocks, int low_blocks,
+                  int64_t first) {
   int block = blockIdx.x;
   if (block < row_blocks) {
     const uint32_t now = *rows.clock;
@@ -188,7 +193,8 @@ __global__ void __launch_bounds__(kThreads)
 // pieces null: all rows.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    catch_up_kernel(AdamWOptions o, AdamWSegment<T, T> s, WaitingRows<T> rows, const int2* pieces, const int32_t* count) {
+    catch_up_kernel(AdamWOptions o, AdamWSegment<T, T> s, WaitingRows<T> rows, const int2* pieces,
+                    const int32_t* count) {
   const uint32_t now = *rows.clock;
   const int64_t n = pieces ? *count : rows.count;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; i < n;
@@ -202,15 +208,16 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <class T>
-void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows, Stream stream) {
+void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows,
+                Stream stream) {
   const auto chunks = [](int64_t n) { return static_cast<int>((n + kNormChunk - 1) / kNormChunk); };
   norm_kernel<<<chunks(g.n_low) + chunks(g.n), kThreads, 0, stream>>>(o, step, g, rows, chunks(g.n_low));
   CUDA_CHECK_LAUNCH("adamw_norm", stream);
 }
 
 template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low, const AdamWSegment<T, T>& rest,
-                  const WaitingRows<T>& rows, bool all_rows, Stream stream) {
+void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low,
+                  const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, bool all_rows, Stream stream) {
   const auto blocks = [](int64_t n, int64_t each) { return static_cast<int>((n + each - 1) / each); };
   const int each = all_rows ? static_cast<int>(rows.count) : blocks(rows.count, kRowPeriod);
   const int row_blocks = blocks(each, kThreads / 32), low_blocks = blocks(low.n, kPerBlock<T>);
@@ -222,20 +229,21 @@ void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegme
 }
 
 template <class T>
-void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, const int32_t* pieces,
-                    const int32_t* count, int64_t most_pieces, Stream stream) {
+void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
+                    const int32_t* pieces, const int32_t* count, int64_t most_pieces, Stream stream) {
   if (most_pieces == 0) return;
-  catch_up_kernel<<<grid_for(most_pieces, kThreads / 32), kThreads, 0, stream>>>(o, rest, rows,
-                                                                                 reinterpret_cast<const int2*>(pieces), count);
+  catch_up_kernel<<<grid_for(most_pieces, kThreads / 32), kThreads, 0, stream>>>(
+      o, rest, rows, reinterpret_cast<const int2*>(pieces), count);
   CUDA_CHECK_LAUNCH("adamw_catch_up", stream);
 }
 
-#define INSTANTIATE(T)                                                                                                         \
-  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&, Stream);     \
-  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&, const AdamWSegment<T, T>&,  \
-                             const WaitingRows<T>&, bool, Stream);                                                             \
-  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&, const int32_t*,          \
-                               const int32_t*, int64_t, Stream);
+#define INSTANTIATE(T)                                                                                            \
+  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&, \
+                           Stream);                                                                               \
+  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&,                \
+                             const AdamWSegment<T, T>&, const WaitingRows<T>&, bool, Stream);                     \
+  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&,             \
+                               const int32_t*, const int32_t*, int64_t, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -5,8 +5,8 @@
 
 namespace glia {
 
-// A long table of which a step touches few rows: the others wait, and are brought up to date before somebody reads them and
-// every kRowPeriod steps. The bits are those of updating every row in every step.
+// A long table of which a step touches few rows: the others wait, and are brought up to date before somebody reads
+// them and every kRowPeriod steps. The bits are those of updating every row in every step.
 struct AdamWRows {
   int64_t count = 0, width = 0;  // [V, H], elements [s, s + V·H) of p; H a multiple of 8; 0: there is none
   Tensor stamps;                 // int32 [V], zero before the first step
@@ -30,8 +30,9 @@ inline int64_t norm_chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk
 
 // Reads the step number from Context::step_pointer(), so a replayed CUDA graph advances its own schedule. A
 // gradient whose norm is not finite leaves p, m and v alone and is counted in factors[kSkipped].
-// `touched` (RowOrder): the rows of the table that have a gradient; those of the others count as 0 and are not read. A touched
-// row's gradient must stay where it is until the row is up to date. Undefined: all rows have one, and none waits.
+// `touched` (RowOrder): the rows of the table that have a gradient; those of the others count as 0 and are not
+// read. A touched row's gradient must stay where it is until the row is up to date. Undefined: all rows have one,
+// and none waits.
 void adamw_step(const AdamWBuffers& b, const AdamWOptions& options, const Tensor& touched = {});
 // Brings the rows of `order` up to date, or all rows where it is undefined.
 void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& options, const RowOrder& order);

@@ -53,19 +53,22 @@ void scatter_into(const char* op, const Tensor& x, const Tensor& index, const Te
   });
 }
 
-// The sums of scatter_into by an order that the host made. Rows that it does not pick stay what they are, or become 0.
-void scatter_ordered_into(const char* op, const Tensor& x, const RowOrder& order, const Tensor& y, bool touched_only) {
+// The sums of scatter_into by an order that the host made. Rows that it does not pick become 0, or keep what they hold.
+void scatter_ordered_into(const char* op, const Tensor& x, const RowOrder& order, const Tensor& y,
+                          bool touched_only) {
   const int64_t h = y.size(1), most = order.pieces.size(0) - 1;
-  const RowOrderView view{order.entries.data<int32_t>(), order.pieces.data<int32_t>(), order.touched.data<int32_t>(),
-                          order.count.data<int32_t>()};
+  const RowOrderView view{order.entries.data<int32_t>(), order.pieces.data<int32_t>(),
+                          order.touched.data<int32_t>(), order.count.data<int32_t>()};
   if (!touched_only) Tensor(y).zero();
   dispatch_pair(op, x.dtype(), y.dtype(), [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
-    on_device(x.context(), op, [&] { cpu::scatter_ordered(x.data<T>(), view, y.data<Out>(), h); },
-              [&](auto& cuda) {
-                const int64_t chunks = (order.entries.size(0) + cuda::kScatterChunk - 1) / cuda::kScatterChunk;
-                Tensor partial = empty(x.context(), {chunks, 2, h}, accumulation_dtype(x.dtype()));
-                cuda::scatter_ordered(x.data<T>(), view, most, partial.data<Accumulator<T>>(), y.data<Out>(), h, cuda.stream);
-              });
+    on_device(
+        x.context(), op, [&] { cpu::scatter_ordered(x.data<T>(), view, y.data<Out>(), h); },
+        [&](auto& cuda) {
+          const int64_t chunks = (order.entries.size(0) + cuda::kScatterChunk - 1) / cuda::kScatterChunk;
+          Tensor partial = empty(x.context(), {chunks, 2, h}, accumulation_dtype(x.dtype()));
+          cuda::scatter_ordered(x.data<T>(), view, most, partial.data<Accumulator<T>>(), y.data<Out>(), h,
+                                cuda.stream);
+        });
   });
 }
 
@@ -75,8 +78,11 @@ void position_sums_into(const char* op, const Tensor& dy, const Sequences& s, co
   dispatch_pair(op, dy.dtype(), dtable.dtype(), [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
     const int32_t* offsets = s.offsets.data<int32_t>();
     Out* to = dtable.data<Out>();
-    on_device(dy.context(), op, [&] { cpu::position_sums(dy.data<T>(), offsets, to, n, s.count, s.max_length, h); },
-              [&](auto& cuda) { cuda::position_sums(dy.data<T>(), offsets, to, n, s.count, s.max_length, h, cuda.stream); });
+    on_device(
+        dy.context(), op, [&] { cpu::position_sums(dy.data<T>(), offsets, to, n, s.count, s.max_length, h); },
+        [&](auto& cuda) {
+          cuda::position_sums(dy.data<T>(), offsets, to, n, s.count, s.max_length, h, cuda.stream);
+        });
   });
 }
 
@@ -124,55 +130,61 @@ Var position_embedding(const Var& table, const Sequences& s, DType dtype) {
   });
 }
 
-// y[t] = words[ids[t]] + positions[p] + types[0];  each table's gradient is the sum over the tokens that read its row.
-Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequences& s, DType dtype, const RowOrder& order,
-                    Tensor* touched) {
+// y[t] = words[ids[t]] + positions[p] + types[0];  the gradient of a table's row is the sum over its tokens.
+Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequences& s, DType dtype,
+                    const RowOrder& order, Tensor* touched) {
   const Var &words = tables.words, &positions = tables.positions, &types = tables.types;
-  CHECK(words.rank() == 2 && positions.rank() == 2 && types.rank() == 2 && types.size(0) > 0 && positions.size(1) == words.size(1) &&
-            types.size(1) == words.size(1) && positions.dtype() == words.dtype() && types.dtype() == words.dtype(),
-        "input_embedding: wants tables [V, H], [P, H] and [K, H] of one dtype, got {} {}, {} {} and {} {}", words.dtype(),
-        words.shape(), positions.dtype(), positions.shape(), types.dtype(), types.shape());
+  CHECK(words.rank() == 2 && positions.rank() == 2 && types.rank() == 2 && types.size(0) > 0 &&
+            positions.size(1) == words.size(1) && types.size(1) == words.size(1) &&
+            positions.dtype() == words.dtype() && types.dtype() == words.dtype(),
+        "input_embedding: wants tables [V, H], [P, H] and [K, H] of one dtype, got {} {}, {} {} and {} {}",
+        words.dtype(), words.shape(), positions.dtype(), positions.shape(), types.dtype(), types.shape());
   check_index("input_embedding", "ids", ids, {s.tokens}, words.context());
-  CHECK(!order.defined() || (order.entries.shape() == Shape{s.tokens} && order.touched.numel() == touched_words(words.size(0))),
-        "input_embedding: an order of {} entries and {} words of touched rows, for {} tokens and {} rows", order.entries.shape(),
-        order.touched.shape(), s.tokens, words.size(0));
+  CHECK(!order.defined() ||
+            (order.entries.shape() == Shape{s.tokens} && order.touched.numel() == touched_words(words.size(0))),
+        "input_embedding: an order of {} entries and {} words of touched rows, for {} tokens and {} rows",
+        order.entries.shape(), order.touched.shape(), s.tokens, words.size(0));
   CHECK(order.defined() || !touched, "input_embedding: touched rows alone want an order");
   const int64_t h = words.size(1);
   Tensor y = empty(words.context(), {s.tokens, h}, dtype);
   dispatch_pair("input_embedding", words.dtype(), dtype, [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
-    const InputTables<T> from{words.value().data<T>(), positions.value().data<T>(), types.value().data<T>(),
-                              ids.data<int32_t>(), s.sequence_of.data<int32_t>(), s.offsets.data<int32_t>(),
-                              words.size(0), positions.size(0)};
-    on_device(words.context(), "input_embedding", [&] { cpu::input_rows(from, y.data<Out>(), s.tokens, h); },
-              [&](auto& cuda) { cuda::input_rows(from, y.data<Out>(), s.tokens, h, cuda.stream); });
+    const InputTables<T> from{
+        words.value().data<T>(),       positions.value().data<T>(), types.value().data<T>(), ids.data<int32_t>(),
+        s.sequence_of.data<int32_t>(), s.offsets.data<int32_t>(),   words.size(0),           positions.size(0)};
+    on_device(
+        words.context(), "input_embedding", [&] { cpu::input_rows(from, y.data<Out>(), s.tokens, h); },
+        [&](auto& cuda) { cuda::input_rows(from, y.data<Out>(), s.tokens, h, cuda.stream); });
   });
   const int64_t longest = std::min(positions.size(0), s.max_length);
-  return record("input_embedding", y, {words, positions, types},
-                [ids, s, order, touched, longest, h](const Tensor& dy, Grads& in) {
-    constexpr const char* op = "input_embedding/gradient";
-    if (in.wants(1) || in.wants(2)) {
-      Tensor dpositions = in.wants(1) ? in.buffer(1) : empty(dy.context(), {longest, h}, in.dtype(2));
-      position_sums_into(op, dy, s, dpositions);
-      if (in.wants(2)) {
-        Tensor dtypes = in.buffer(2);
-        dispatch_floating(dtypes.dtype(), op, [&]<class T>(TypeTag<T>) {
-          const T* from = dpositions.data<T>();
-          T* to = dtypes.data<T>();
-          on_device(dy.context(), op, [&] { cpu::type_sums(from, to, longest, dtypes.size(0), h); },
-                    [&](auto& cuda) { cuda::type_sums(from, to, longest, dtypes.size(0), h, cuda.stream); });
-        });
-        in.add(2, dtypes);
-      }
-      if (in.wants(1)) in.add(1, dpositions);
-    }
-    if (!in.wants(0)) return;
-    CHECK(!touched || in.owns_buffer(0), "input_embedding: touched rows alone want a gradient buffer, and one use of the table");
-    Tensor dwords = in.buffer(0);
-    if (order.defined()) scatter_ordered_into(op, dy, order, dwords, touched != nullptr);
-    else scatter_into(op, dy, ids, dwords);
-    if (touched) *touched = order.touched;
-    in.add(0, dwords);
-  });
+  return record(
+      "input_embedding", y, {words, positions, types},
+      [ids, s, order, touched, longest, h](const Tensor& dy, Grads& in) {
+        constexpr const char* op = "input_embedding/gradient";
+        if (in.wants(1) || in.wants(2)) {
+          Tensor dpositions = in.wants(1) ? in.buffer(1) : empty(dy.context(), {longest, h}, in.dtype(2));
+          position_sums_into(op, dy, s, dpositions);
+          if (in.wants(2)) {
+            Tensor dtypes = in.buffer(2);
+            dispatch_floating(dtypes.dtype(), op, [&]<class T>(TypeTag<T>) {
+              const T* from = dpositions.data<T>();
+              T* to = dtypes.data<T>();
+              on_device(
+                  dy.context(), op, [&] { cpu::type_sums(from, to, longest, dtypes.size(0), h); },
+                  [&](auto& cuda) { cuda::type_sums(from, to, longest, dtypes.size(0), h, cuda.stream); });
+            });
+            in.add(2, dtypes);
+          }
+          if (in.wants(1)) in.add(1, dpositions);
+        }
+        if (!in.wants(0)) return;
+        CHECK(!touched || in.owns_buffer(0),
+              "input_embedding: touched rows alone want a gradient buffer, and one use of the table");
+        Tensor dwords = in.buffer(0);
+        if (order.defined()) scatter_ordered_into(op, dy, order, dwords, touched != nullptr);
+        else scatter_into(op, dy, ids, dwords);
+        if (touched) *touched = order.touched;
+        in.add(0, dwords);
+      });
 }
 
 Var input_embedding_reference(const EmbeddingTables& tables, const Tensor& ids, const Sequences& s, DType dtype) {
@@ -182,11 +194,11 @@ Var input_embedding_reference(const EmbeddingTables& tables, const Tensor& ids, 
 
 RowOrder order_rows(Context& context, const std::vector<int32_t>& index, int64_t n) {
   const auto count = static_cast<int64_t>(index.size()), room = most_pieces(count, n);
-  std::vector<int32_t> entries(index.size()), pieces(2 * static_cast<size_t>(room)), touched(static_cast<size_t>(touched_words(n))),
-      used(1);
+  std::vector<int32_t> entries(index.size()), pieces(2 * static_cast<size_t>(room)),
+      touched(static_cast<size_t>(touched_words(n))), used(1);
   order_rows(index.data(), count, n, {entries.data(), pieces.data(), touched.data(), used.data()});
-  return {from_vector(context, entries, {count}), from_vector(context, pieces, {room, 2}), from_vector(context, used, {1}),
-          from_vector(context, touched, {touched_words(n)})};
+  return {from_vector(context, entries, {count}), from_vector(context, pieces, {room, 2}),
+          from_vector(context, used, {1}), from_vector(context, touched, {touched_words(n)})};
 }
 
 // y[n] = Σ_{m: index[m] = n} x[m];  dx[m] = dy[index[m]].
@@ -259,23 +271,24 @@ void scatter_ordered(const T* x, const RowOrderView& order, Out* y, int64_t h) {
   const int64_t count = *order.count;
   const auto row = [&](int64_t i) { return order.pieces[2 * i]; };
   const auto first = [&](int64_t i) { return order.pieces[2 * i + 1]; };
-  parallel_for(count, std::max<int64_t>(1, (1 << 12) / std::max<int64_t>(1, h)), [&, h](int64_t begin, int64_t end) {
-    std::vector<A> sum(static_cast<size_t>(h));
-    for (int64_t i = begin; i < end; ++i) {
-      if (i > 0 && row(i - 1) == row(i)) continue;  // its row's first piece takes it along
-      int64_t last = i + 1;
-      while (row(last) == row(i)) ++last;
-      A* s = sum.data();
-      std::fill(s, s + h, A{0});
-      for (int64_t e = first(i); e < first(last); ++e) {
-        const T* from = x + order.entries[e] * h;
+  parallel_for(count, std::max<int64_t>(1, (1 << 12) / std::max<int64_t>(1, h)),
+               [&, h](int64_t begin, int64_t end) {
+                 std::vector<A> sum(static_cast<size_t>(h));
+                 for (int64_t i = begin; i < end; ++i) {
+                   if (i > 0 && row(i - 1) == row(i)) continue;  // its row's first piece takes it along
+                   int64_t last = i + 1;
+                   while (row(last) == row(i)) ++last;
+                   A* s = sum.data();
+                   std::fill(s, s + h, A{0});
+                   for (int64_t e = first(i); e < first(last); ++e) {
+                     const T* from = x + order.entries[e] * h;
 #pragma GCC ivdep
-        for (int64_t j = 0; j < h; ++j) s[j] += static_cast<A>(from[j]);
-      }
-      Out* to = y + row(i) * h;
-      for (int64_t j = 0; j < h; ++j) to[j] = static_cast<Out>(s[j]);
-    }
-  });
+                     for (int64_t j = 0; j < h; ++j) s[j] += static_cast<A>(from[j]);
+                   }
+                   Out* to = y + row(i) * h;
+                   for (int64_t j = 0; j < h; ++j) to[j] = static_cast<Out>(s[j]);
+                 }
+               });
 }
 
 template <class T, class Out>
@@ -283,7 +296,8 @@ void input_rows(const InputTables<T>& q, Out* y, int64_t tokens, int64_t h) {
   using A = Accumulator<T>;
   const A nan = std::numeric_limits<A>::quiet_NaN();
   parallel_for(tokens, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, h)), [=](int64_t begin, int64_t end) {
-    const std::vector<T> none(static_cast<size_t>(h), static_cast<T>(A{0})), bad(static_cast<size_t>(h), static_cast<T>(nan));
+    const std::vector<T> none(static_cast<size_t>(h), static_cast<T>(A{0})),
+        bad(static_cast<size_t>(h), static_cast<T>(nan));
     for (int64_t t = begin; t < end; ++t) {
       const int64_t id = q.ids[t], b = q.sequence_of[t], p = b < 0 ? -1 : t - q.offsets[b];
       const auto part = [&](const T* table, int64_t i, int64_t n) {
@@ -303,7 +317,8 @@ template <class T>
 void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h) {
   std::vector<Accumulator<T>> sum(static_cast<size_t>(h), 0);
   for (int64_t p = 0; p < rows; ++p)
-    for (int64_t j = 0; j < h; ++j) sum[static_cast<size_t>(j)] += static_cast<Accumulator<T>>(dpositions[p * h + j]);
+    for (int64_t j = 0; j < h; ++j)
+      sum[static_cast<size_t>(j)] += static_cast<Accumulator<T>>(dpositions[p * h + j]);
   for (int64_t j = 0; j < h; ++j) dtypes[j] = static_cast<T>(sum[static_cast<size_t>(j)]);
   std::fill(dtypes + h, dtypes + types * h, static_cast<T>(0.0f));
 }
@@ -346,11 +361,11 @@ void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, 
   });
 }
 
-#define INSTANTIATE(T, Out)                                                                     \
-  template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t);         \
-  template void scatter_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t);        \
-  template void scatter_ordered(const T*, const RowOrderView&, Out*, int64_t);                  \
-  template void input_rows(const InputTables<T>&, Out*, int64_t, int64_t);                      \
+#define INSTANTIATE(T, Out)                                                                               \
+  template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t);                   \
+  template void scatter_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t);                  \
+  template void scatter_ordered(const T*, const RowOrderView&, Out*, int64_t);                            \
+  template void input_rows(const InputTables<T>&, Out*, int64_t, int64_t);                                \
   template void position_rows(const T*, const int32_t*, const int32_t*, Out*, int64_t, int64_t, int64_t); \
   template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t);
 INSTANTIATE(float, float)

@@ -119,14 +119,16 @@ struct Piece {
   }
 };
 
-// A thread W columns of a piece: its entries' rows are added into y, or into the slots of its chunk when its row goes on elsewhere.
+// A thread W columns of a piece: its rows are added into y, or into the slots of its chunk where the piece is a part.
 template <class T, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
-    pieces_kernel(const T* x, const int32_t* entries, const int2* pieces, const int32_t* count, Accumulator<T>* partial, Out* y, int64_t h) {
+    pieces_kernel(const T* x, const int32_t* entries, const int2* pieces, const int32_t* count,
+                  Accumulator<T>* partial, Out* y, int64_t h) {
   using A = Accumulator<T>;
   constexpr int kAhead = 8;  // rows in flight
   const int64_t packs = (h + W - 1) / W, n = *count * packs;
-  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n; k += static_cast<int64_t>(gridDim.x) * kThreads) {
+  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n;
+       k += static_cast<int64_t>(gridDim.x) * kThreads) {
     const Piece piece(pieces, k / packs);
     const int64_t j = (k % packs) * W;
     A sum[W] = {};
@@ -154,7 +156,8 @@ template <class A, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
     continued_pieces_kernel(const int2* pieces, const int32_t* count, const A* partial, Out* y, int64_t h) {
   const int64_t packs = (h + W - 1) / W, n = *count * packs;
-  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n; k += static_cast<int64_t>(gridDim.x) * kThreads) {
+  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n;
+       k += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t i = k / packs, j = (k % packs) * W;
     const Piece piece(pieces, i);
     if (piece.continues || !piece.continued) continue;
@@ -201,7 +204,8 @@ __global__ void __launch_bounds__(kThreads) input_kernel(InputTables<T> q, Out* 
 
 // As reduce_chunks_kernel, for any type.
 template <class T>
-__global__ void __launch_bounds__(kThreads) type_sums_kernel(const T* dpositions, T* dtypes, int rows, int64_t types, int64_t h) {
+__global__ void __launch_bounds__(kThreads)
+    type_sums_kernel(const T* dpositions, T* dtypes, int rows, int64_t types, int64_t h) {
   using A = Accumulator<T>;
   __shared__ A sums[8][33];
   const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
@@ -355,8 +359,8 @@ void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumul
 }
 
 template <class T, class Out>
-void scatter_ordered(const T* x, const RowOrderView& order, int64_t most_pieces, Accumulator<T>* partial, Out* y, int64_t h,
-                     Stream stream) {
+void scatter_ordered(const T* x, const RowOrderView& order, int64_t most_pieces, Accumulator<T>* partial, Out* y,
+                     int64_t h, Stream stream) {
   if (most_pieces == 0 || h == 0) return;
   using A = Accumulator<T>;
   const int2* pieces = reinterpret_cast<const int2*>(order.pieces);
@@ -376,26 +380,32 @@ template <class T, class Out>
 void input_rows(const InputTables<T>& tables, Out* y, int64_t tokens, int64_t h, Stream stream) {
   if (tokens == 0 || h == 0) return;
   using Narrow = std::conditional_t<sizeof(T) < sizeof(Out), T, Out>;
-  with_pack_width<Narrow>(h, [&](auto width) {
-    input_kernel<decltype(width)::value><<<grid_for(tokens, kThreads / 32), kThreads, 0, stream>>>(tables, y, tokens, h);
-  }, tables.words, tables.positions, tables.types, y);
+  with_pack_width<Narrow>(
+      h,
+      [&](auto width) {
+        input_kernel<decltype(width)::value>
+            <<<grid_for(tokens, kThreads / 32), kThreads, 0, stream>>>(tables, y, tokens, h);
+      },
+      tables.words, tables.positions, tables.types, y);
   CUDA_CHECK_LAUNCH("input_rows", stream);
 }
 
 template <class T>
 void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h, Stream stream) {
   if (h == 0) return;
-  type_sums_kernel<<<static_cast<unsigned>((h + 31) / 32), dim3(32, 8), 0, stream>>>(dpositions, dtypes, static_cast<int>(rows), types, h);
+  type_sums_kernel<<<static_cast<unsigned>((h + 31) / 32), dim3(32, 8), 0, stream>>>(
+      dpositions, dtypes, static_cast<int>(rows), types, h);
   CUDA_CHECK_LAUNCH("type_sums", stream);
 }
 
-#define INSTANTIATE(T, Out)                                                                                                \
-  template void scatter_ordered(const T*, const RowOrderView&, int64_t, Accumulator<T>*, Out*, int64_t, Stream);           \
-  template void input_rows(const InputTables<T>&, Out*, int64_t, int64_t, Stream);                                         \
-  template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);                            \
-  template void position_rows(const T*, const int32_t*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);          \
-  template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t, Stream);                 \
-  template void scatter_rows(const T*, const int32_t*, const int32_t*, Accumulator<T>*, Out*, int64_t, int64_t, int64_t, Stream);
+#define INSTANTIATE(T, Out)                                                                                       \
+  template void scatter_ordered(const T*, const RowOrderView&, int64_t, Accumulator<T>*, Out*, int64_t, Stream);  \
+  template void input_rows(const InputTables<T>&, Out*, int64_t, int64_t, Stream);                                \
+  template void gather_rows(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream);                   \
+  template void position_rows(const T*, const int32_t*, const int32_t*, Out*, int64_t, int64_t, int64_t, Stream); \
+  template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t, Stream);        \
+  template void scatter_rows(const T*, const int32_t*, const int32_t*, Accumulator<T>*, Out*, int64_t, int64_t,   \
+                             int64_t, Stream);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(bfloat16, bfloat16)

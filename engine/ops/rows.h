@@ -28,16 +28,17 @@ Var embedding(const Var& table, const Tensor& ids, DType dtype);
 // every sequence, in the sequences' order.     table [P, H] → [T, H]
 Var position_embedding(const Var& table, const Sequences& sequences, DType dtype);
 
-// A transformer's input in one pass: y = embedding(words, ids) + position_embedding(positions + types[0]), rounded once.
-// `order`, where defined, is that of `ids` and saves the gradient its sort. With `touched`, too, the gradient of `words` is
-// written in the rows that the order picks and nowhere else, and *touched is set to order.touched when it is: for a parameter
-// with a gradient buffer whose reader knows.
+// A transformer's input in one pass: y = embedding(words, ids) + position_embedding(positions + types[0]), rounded
+// once. `order`, where defined, is that of `ids` and saves the gradient its sort. With `touched`, too, the gradient
+// of `words` is written in the rows that the order picks and nowhere else, and *touched is set to order.touched
+// when it is: for a parameter with a gradient buffer whose reader knows.
 //     words [V, H], positions [P, H], types [K, H], ids int32 [T] (−1 in the tail) → [T, H]
 struct EmbeddingTables {
   Var words, positions, types;
 };
 Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequences& sequences, DType dtype,
                     const RowOrder& order = {}, Tensor* touched = nullptr);
-Var input_embedding_reference(const EmbeddingTables& tables, const Tensor& ids, const Sequences& sequences, DType dtype);
+Var input_embedding_reference(const EmbeddingTables& tables, const Tensor& ids, const Sequences& sequences,
+                              DType dtype);
 
 }  // namespace glia

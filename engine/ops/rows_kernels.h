@@ -8,7 +8,8 @@
 
 namespace glia {
 
-// Tables [.., h] and where their rows go: words by id, positions by place in a sequence, the first type everywhere in one.
+// Tables [.., h] and where their rows go: words by id, positions by place in a sequence, the first type everywhere
+// in one.
 template <class T>
 struct InputTables {
   const T *words, *positions, *types;
@@ -23,7 +24,8 @@ void gather_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t ro
 // y[i] = Σ_{m: index[m] = i} x[m], m ascending.       x [rows, h], index [rows], y [n, h]
 template <class T, class Out>
 void scatter_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t rows, int64_t h);
-// y[row] = Σ x[entries of the row] for the rows of `order`'s pieces; others keep what they hold.       x [.., h], y [n, h]
+// y[row] = Σ x[entries of the row] for the rows of `order`'s pieces; others keep what they hold.       x [.., h], y
+// [n, h]
 template <class T, class Out>
 void scatter_ordered(const T* x, const RowOrderView& order, Out* y, int64_t h);
 // y[t] = words[ids[t]] + (positions[p] + types[0]); 0 in place of either part where there is no id or no sequence.
@@ -64,8 +66,8 @@ void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumul
                   int64_t h, Stream stream);
 // The same sums by the host's order, a thread a piece and pack; at most most_pieces pieces. partial as above.
 template <class T, class Out>
-void scatter_ordered(const T* x, const RowOrderView& order, int64_t most_pieces, Accumulator<T>* partial, Out* y, int64_t h,
-                     Stream stream);
+void scatter_ordered(const T* x, const RowOrderView& order, int64_t most_pieces, Accumulator<T>* partial, Out* y,
+                     int64_t h, Stream stream);
 template <class T, class Out>
 void input_rows(const InputTables<T>& tables, Out* y, int64_t tokens, int64_t h, Stream stream);
 template <class T>
