@@ -46,9 +46,9 @@ struct FusedFfn {
   }
   Tensor partial(Context& context, int64_t columns) const { return empty(context, {(rows + 127) / 128, columns}, DType::kFloat32); }
 
-  // From dy and, where somebody has them already, its column sums by tiles of 128 rows; to dx, where it is defined, and to the
-  // inputs 1 … 4 of `in`: w1, b1, w2, b2.
-  void gradient(const Tensor& dy, Tensor dy_sums, const Tensor& dx, Grads& in) const {
+  // From dy and, where somebody has them already, its groups' column sums; to dx, where it is defined, and to the inputs 1 … 4 of
+  // `in`: w1, b1, w2, b2.
+  void gradient(const Tensor& dy, const Tensor& dy_sums, const Tensor& dx, Grads& in) const {
     Context& context = dy.context();
     const cuda::RowGroups g = row_groups();
     const int O = static_cast<int>(outputs), F = static_cast<int>(hidden), I = static_cast<int>(inputs);
@@ -84,12 +84,14 @@ struct FusedFfn {
       in.add(i, db);
     };
     if (in.wants(2)) bias_gradient(2, sums, F);
-    if (in.wants(4)) {
-      if (!dy_sums.defined()) {
-        dy_sums = partial(context, outputs);
-        run("feed_forward/db", [&](auto& cuda) { cuda::column_partials(dy.raw(), dy_sums.data<float>(), g, O, cuda.stream); });
-      }
-      bias_gradient(4, dy_sums, O);
+    if (in.wants(4) && dy_sums.defined()) {
+      Tensor db = in.buffer(4);
+      if (!dy_sums.same_storage(db)) cast_into(dy_sums, db);
+      in.add(4, db);
+    } else if (in.wants(4)) {
+      const Tensor tile_sums = partial(context, outputs);
+      run("feed_forward/db", [&](auto& cuda) { cuda::column_partials(dy.raw(), tile_sums.data<float>(), g, O, cuda.stream); });
+      bias_gradient(4, tile_sums, O);
     }
     if (!dx.defined()) return;
     if (!offsets.defined()) matmul_into(dpre, w1, dx, false, false);
@@ -147,11 +149,13 @@ Var fused_layer(const Var& x, const Var& gates, const Dispatch& d, const Var& w1
   const FusedFfn f = run_ffn(rows, w1, b1, w2, b2, d.offsets, z);
   return record("expert_layer", combine_rows(z, gates.value(), d).value(), {x, w1, b1, w2, b2, gates},
                 [f, z, d, g = gates.value()](const Tensor& dy, Grads& in) {
-                  const Tensor dz = empty_like(z), tile_sums = f.partial(dy.context(), f.outputs);
+                  const Tensor dz = empty_like(z);
+                  Tensor sums = in.wants(4) ? in.buffer(4) : Tensor();
+                  if (!sums.defined() || sums.dtype() != DType::kFloat32) sums = empty(dy.context(), {f.groups, f.outputs});
                   const Tensor dg = in.wants(5) ? in.buffer(5) : Tensor(), drows = in.wants(0) ? empty_like(f.x) : Tensor();
-                  combine_gradient(z, g, d, dy, dz, dg, tile_sums);
+                  combine_gradient(z, g, d, dy, dz, dg, sums);
                   if (dg.defined()) in.add(5, dg);
-                  f.gradient(dz, tile_sums, drows, in);
+                  f.gradient(dz, sums, drows, in);
                   if (!drows.defined()) return;
                   const Tensor dx = in.buffer(0);
                   dispatch_gradient(drows, d, dx);

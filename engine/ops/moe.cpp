@@ -281,7 +281,7 @@ Var combine_rows(const Var& z, const Var& gates, const Dispatch& dispatch) {
 }
 
 void combine_gradient(const Tensor& z, const Tensor& gates, const Dispatch& dispatch, const Tensor& dy, const Tensor& dz, const Tensor& dgates,
-                      const Tensor& tile_sums) {
+                      const Tensor& group_sums) {
   const int64_t rows = z.size(0), hidden = z.size(1), k = gates.size(1), pairs = gates.numel();
   const int32_t *pair_of = dispatch.pair_of.data<int32_t>(), *row_of = dispatch.row_of.data<int32_t>();
   dispatch_floating(dy.dtype(), "combine_rows", [&](auto tag) {
@@ -289,13 +289,19 @@ void combine_gradient(const Tensor& z, const Tensor& gates, const Dispatch& disp
     using A = Accumulator<T>;
     on_device(dy.context(), "combine_rows/gradient",
               [&] {
-                CHECK(!tile_sums.defined(), "combine_gradient: tile sums are CUDA's");
+                CHECK(!group_sums.defined(), "combine_gradient: group sums are CUDA's");
                 cpu::combine_rows_gradient(z.data<T>(), gates.data<A>(), pair_of, row_of, dy.data<T>(), rows, pairs, hidden, k,
                                            data_or_null<T>(dz), data_or_null<A>(dgates));
               },
               [&](auto& cuda) {
+                const Tensor partial = group_sums.defined()
+                                           ? empty(dy.context(), {(rows + cuda::kCombineTile - 1) / cuda::kCombineTile, hidden}, group_sums.dtype())
+                                           : Tensor();
                 cuda::combine_rows_gradient(z.data<T>(), gates.data<A>(), pair_of, row_of, dy.data<T>(), rows, pairs, hidden, k,
-                                            data_or_null<T>(dz), data_or_null<A>(dgates), data_or_null<A>(tile_sums), cuda.stream);
+                                            data_or_null<T>(dz), data_or_null<A>(dgates), data_or_null<A>(partial), cuda.stream);
+                if (group_sums.defined())
+                  cuda::combine_group_sums(partial.data<A>(), dispatch.offsets.data<int32_t>(), group_sums.size(0), hidden,
+                                           group_sums.data<A>(), cuda.stream);
               });
   });
 }

@@ -221,85 +221,70 @@ __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, cons
   }
 }
 
-// A block has a tile of 128 dispatched rows, a thread W of its columns; the loads of kBatch rows fly together. Each pair has one row,
-// so dgates is written without conflict; pairs that went nowhere get 0. partial [tiles, H]: column sums of the tile's dz as written.
-constexpr int kTile = 128;
+// One warp a dispatched row; each pair has one row, so dgates is written without conflict, and pairs that went nowhere get 0.
+// partial [⌈rows / kCombineTile⌉, H]: column sums of a block's rows of dz as they were written, or nullptr.
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
     combine_gradient_kernel(const T* __restrict__ z, const A* __restrict__ gates, const int32_t* __restrict__ pair_of,
                             const int32_t* __restrict__ row_of, const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden,
                             int k, T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
-  constexpr int kBatch = sizeof(T) == 2 ? 32 : 8;
-  __shared__ int32_t pair[kTile], token[kTile];
-  __shared__ A gate[kTile], dots[kTile][kWarps + 1];  // of a warp's columns with dy
+  __shared__ A sums[kCombineTile][32 * W + 1];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * kCombineTile + warp;
   if (dgates)
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < pairs; i += static_cast<int64_t>(gridDim.x) * kThreads)
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < pairs; i += static_cast<int64_t>(gridDim.x) * blockDim.x)
       if (row_of[i] < 0) dgates[i] = 0;
-  for (int r = threadIdx.x; r < kTile; r += kThreads) {
-    pair[r] = first + r < rows ? pair_of[first + r] : -1;
-    gate[r] = pair[r] >= 0 ? gates[pair[r]] : A(0);
-    token[r] = max(pair[r], 0) / k;
-  }
-  __syncthreads();
-  for (int64_t begin = 0; begin < hidden; begin += kThreads * W) {  // all lanes stay: the shuffles need them
-    const int64_t column = begin + threadIdx.x * W;
-    const bool inside = column < hidden;
-    const int64_t safe = inside ? column : 0;
-    A sum[W] = {};
-    for (int batch = 0; batch < kTile; batch += kBatch) {
-      // Loads without conditions, so that the compiler keeps them together: rows without a pair read some row and drop it.
-      Pack<T, W> d[kBatch], v[kBatch];
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i)
-        d[i] = *reinterpret_cast<const Pack<T, W>*>(dy + static_cast<int64_t>(token[batch + i]) * hidden + safe);
+  const int32_t pair = r < rows ? pair_of[r] : -1;
+  const A gate = pair >= 0 ? gates[pair] : A(0);
+  A inner = 0;
+  for (int64_t begin = 0; begin < hidden; begin += 32 * W) {  // all warps stay: the barrier needs them
+    const int64_t column = begin + lane * W;
+    Pack<T, W> d, out;
+    if (pair >= 0 && column < hidden) {
+      d = *reinterpret_cast<const Pack<T, W>*>(dy + pair / k * hidden + column);
       if (dgates) {
+        const Pack<T, W> v = *reinterpret_cast<const Pack<T, W>*>(z + r * hidden + column);
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i)
-          v[i] = *reinterpret_cast<const Pack<T, W>*>(z + min(first + batch + i, rows - 1) * hidden + safe);
+        for (int j = 0; j < W; ++j) inner += static_cast<A>(d.v[j]) * static_cast<A>(v.v[j]);
       }
-      A products[kBatch];
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const bool real = pair[batch + i] >= 0 && inside;
-        Pack<T, W> out;
-        products[i] = 0;
-#pragma unroll
-        for (int j = 0; j < W; ++j) {
-          const A value = real ? static_cast<A>(d[i].v[j]) : A(0);
-          if (dgates) products[i] += real ? value * static_cast<A>(v[i].v[j]) : A(0);
-          out.v[j] = static_cast<T>(gate[batch + i] * value);
-          sum[j] += static_cast<A>(out.v[j]);
-        }
-        if (dz && inside && first + batch + i < rows) *reinterpret_cast<Pack<T, W>*>(dz + (first + batch + i) * hidden + column) = out;
-      }
-      if (!dgates) continue;
-      A own = 0;  // lane i: of row i of the batch
-      if constexpr (kBatch == 32) {
-        own = warp_sum_transposed(products, lane);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const A total = warp_sum(products[i]);
-          if (lane == i) own = total;
-        }
-      }
-      if (lane < kBatch) dots[batch + lane][warp] = begin > 0 ? dots[batch + lane][warp] + own : own;
     }
-    if (!partial || !inside) continue;
 #pragma unroll
-    for (int j = 0; j < W; ++j) partial[blockIdx.x * hidden + column + j] = sum[j];
+    for (int j = 0; j < W; ++j) out.v[j] = pair >= 0 ? static_cast<T>(gate * static_cast<A>(d.v[j])) : static_cast<T>(0.0f);
+    if (dz && r < rows && column < hidden) *reinterpret_cast<Pack<T, W>*>(dz + r * hidden + column) = out;
+    if (!partial) continue;
+    __syncthreads();  // the columns before may still be read
+#pragma unroll
+    for (int j = 0; j < W; ++j) sums[warp][j * 32 + lane] = static_cast<A>(out.v[j]);  // element j of each lane side by side
+    __syncthreads();
+    for (int i = threadIdx.x; i < 32 * W; i += kCombineTile * 32) {
+      const int64_t to = begin + i % 32 * W + i / 32;
+      if (to >= hidden) continue;
+      A total = 0;
+#pragma unroll
+      for (int w = 0; w < kCombineTile; ++w) total += sums[w][i];
+      partial[blockIdx.x * hidden + to] = total;
+    }
   }
-  if (!dgates) return;
+  inner = warp_sum(inner);
+  if (dgates && pair >= 0 && lane == 0) dgates[pair] = inner;
+}
+
+// sums[e, j] = Σ over group e's tiles of partial; grid (⌈H / 32⌉, E), block (32, 16): y takes every 16th tile, then in order.
+template <class A>
+__global__ void __launch_bounds__(512) group_sums_kernel(const A* __restrict__ partial, const int32_t* offsets, int64_t hidden, A* sums) {
+  __shared__ A lanes[16][33];
+  const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  const int first = offsets[blockIdx.y] / kCombineTile, last = offsets[blockIdx.y + 1] / kCombineTile;
+  A sum = 0;
+  if (j < hidden) {
+#pragma unroll 8
+    for (int t = first + static_cast<int>(threadIdx.y); t < last; t += 16) sum += partial[t * hidden + j];
+  }
+  lanes[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  for (int r = threadIdx.x; r < kTile; r += kThreads) {
-    if (pair[r] < 0) continue;
-    A total = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) total += dots[r][w];
-    dgates[pair[r]] = total;
-  }
+  if (threadIdx.y != 0 || j >= hidden) return;
+  for (int y = 1; y < 16; ++y) sum += lanes[y][threadIdx.x];
+  sums[blockIdx.y * hidden + j] = sum;
 }
 
 }  // namespace
@@ -326,13 +311,17 @@ template <class T, class A>
 void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
                            int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial, Stream stream) {
   if (rows == 0) return;
-  const auto launch = [&](auto width) {
-    combine_gradient_kernel<decltype(width)::value><<<(rows + kTile - 1) / kTile, kThreads, 0, stream>>>(
+  with_pack_width<T>(hidden, [&](auto width) {
+    combine_gradient_kernel<decltype(width)::value><<<(rows + kCombineTile - 1) / kCombineTile, kCombineTile * 32, 0, stream>>>(
         z, gates, pair_of, row_of, dy, rows, pairs, hidden, static_cast<int>(k), dz, dgates, partial);
-  };
-  if (hidden % 2 == 0 && aligned16(z, dy, dz)) launch(Width<2>{});
-  else launch(Width<1>{});
+  });
   CUDA_CHECK_LAUNCH("combine_rows/gradient", stream);
+}
+
+template <class A>
+void combine_group_sums(const A* partial, const int32_t* offsets, int64_t experts, int64_t hidden, A* sums, Stream stream) {
+  group_sums_kernel<<<dim3((hidden + 31) / 32, experts), dim3(32, 16), 0, stream>>>(partial, offsets, hidden, sums);
+  CUDA_CHECK_LAUNCH("combine_rows/sums", stream);
 }
 
 #define INSTANTIATE(T, A)                                                                                                             \
@@ -349,7 +338,8 @@ INSTANTIATE(bfloat16, float)
   template void top_k_gates_gradient(const A*, const int32_t*, const A*, int64_t, int64_t, int64_t, A*, Stream);  \
   template void load_losses(const LoadShape&, const A*, const int32_t*, A*, A*, A*, Stream);                      \
   template void sum_load_losses(const LoadShape&, const A*, int64_t, A*, A*, Stream);                             \
-  template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, A*, Stream);
+  template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, A*, Stream);            \
+  template void combine_group_sums(const A*, const int32_t*, int64_t, int64_t, A*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -44,11 +44,11 @@ Var dispatch_rows(const Var& x, const Dispatch& dispatch);
 // y[t] = Σ_k gates[t, k] · z[row_of[t, k]].              z [N, H], gates [T, K] → [T, H]
 Var combine_rows(const Var& z, const Var& gates, const Dispatch& dispatch);
 
-// Their gradients on tensors. dx [T, H] =;  dz [N, H] =, dgates [T, K] =, tile_sums [⌈N / 128⌉, H] = the column sums of dz by tiles of 128 rows
-// (float32, CUDA only). Each may be undefined.
+// Their gradients on tensors. dx [T, H] =;  dz [N, H] =, dgates [T, K] =, group_sums [E, H] = the column sums of each group of
+// dz (CUDA only, with a dispatch aligned to 16 rows at least). Each may be undefined.
 void dispatch_gradient(const Tensor& dz, const Dispatch& dispatch, const Tensor& dx);
 void combine_gradient(const Tensor& z, const Tensor& gates, const Dispatch& dispatch, const Tensor& dy, const Tensor& dz,
-                      const Tensor& dgates, const Tensor& tile_sums);
+                      const Tensor& dgates, const Tensor& group_sums);
 
 // E two-layer FFNs on grouped rows: grouped_linear → gelu (erf) → grouped_linear. On sm_90 in bfloat16: our wgmma kernels
 // with fused epilogues (needs alignment 128). x [N, H], w1 [E, F, H], b1 [E, F], w2 [E, H, F], b2 [E, H] → [N, H]

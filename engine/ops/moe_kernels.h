@@ -59,6 +59,7 @@ inline int64_t router_chunks(int64_t tokens, int64_t hidden) {
 }
 constexpr int kLoadChunk = 256;      // tokens a partial sum of the importance
 constexpr int kDispatchChunk = 512;  // pairs a block of the counting sort
+constexpr int kCombineTile = 16;     // rows a partial sum of combine_rows_gradient
 
 template <class T, class A>
 void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw, Stream stream);
@@ -86,10 +87,13 @@ template <class T>
 void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z, Stream stream);
 template <class T, class A>
 void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k, T* y, Stream stream);
-// partial [⌈rows / 128⌉, H] = column sums of dz by tiles of 128 rows, or nullptr
+// partial [⌈rows / kCombineTile⌉, H] = column sums of dz by tiles of rows, or nullptr
 template <class T, class A>
 void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
                            int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial, Stream stream);
+// sums [E, H] = the tiles of each group added in order; groups begin and end at tiles
+template <class A>
+void combine_group_sums(const A* partial, const int32_t* offsets, int64_t experts, int64_t hidden, A* sums, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia
