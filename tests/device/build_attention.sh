@@ -11,10 +11,10 @@ flags=(-std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -
 "$nvcc" "${flags[@]}" "$@" -c engine/ops/cuda/attention_sm80.cu -o "$out/attention_sm80.o"
 "$nvcc" "${flags[@]}" -c engine/ops/attention.cu -o "$out/attention.o" &
 "$nvcc" "${flags[@]}" -c tests/device/attention_harness.cu -o "$out/harness.o" &
-for f in engine/ops/attention_cpu engine/core/check; do
+for f in engine/ops/attention_cpu engine/core/check engine/core/rng_words; do
   g++ -std=c++20 -O3 -march=x86-64-v3 -fno-math-errno -fopenmp -DFMT_HEADER_ONLY -I. -c $f.cpp -o "$out/$(basename $f).o"
 done
 wait %1 && wait %2
-"$nvcc" -cudart static -o "$out/attention_harness" "$out"/{harness,attention,attention_sm80,attention_cpu,check}.o \
+"$nvcc" -cudart static -o "$out/attention_harness" "$out"/{harness,attention,attention_sm80,attention_cpu,check,rng_words}.o \
   -Xcompiler -fopenmp,-static-libstdc++
 echo "$out/attention_harness"
