@@ -124,8 +124,10 @@ void add_softmax(Cases& cases) {
 
 void add_layer_norm(Cases& cases) {
   // On a GPU 64 and 96 fit one warp's registers, 1100 needs several; 7 takes the path for any length.
-  for (const auto& [suffix, shape] :
-       {std::pair{"", Shape{9, 64}}, {"/odd", Shape{2, 5, 7}}, {"/partial", Shape{35, 96}}, {"/warps", Shape{3, 1100}}}) {
+  for (const auto& [suffix, shape] : {std::pair{"", Shape{9, 64}},
+                                      {"/odd", Shape{2, 5, 7}},
+                                      {"/partial", Shape{35, 96}},
+                                      {"/warps", Shape{3, 1100}}}) {
     const CaseInput x{shape, -2, 2}, gain{{shape[-1]}, 0.5, 1.5}, bias{{shape[-1]}};
     const std::string s = suffix;
     cases.push_back({"layer_norm" + s, {x, gain, bias}, [](Context&, const Vars& v) {
@@ -136,9 +138,11 @@ void add_layer_norm(Cases& cases) {
                          return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-5, p, c.random_key(purpose::kTest));
                        }});
     for (const double p : {0.0, 0.25})
-      cases.push_back({"dropout_residual_layer_norm/extras" + s + (p > 0 ? "" : "/p0"), {x, x, gain, bias, bias},
+      cases.push_back({"dropout_residual_layer_norm/extras" + s + (p > 0 ? "" : "/p0"),
+                       {x, x, gain, bias, bias},
                        [p](Context& c, const Vars& v) {
-                         return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-5, p, c.random_key(purpose::kTest),
+                         return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-5, p,
+                                                            c.random_key(purpose::kTest),
                                                             {v[4], 0.5, c.random_key(purpose::kTest + 1)});
                        }});
   }
@@ -152,8 +156,11 @@ void add_layer_norm(Cases& cases) {
   cases.push_back({"dropout_residual_layer_norm/x_twice", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context& c, const Vars& v) {
                      return dropout_residual_layer_norm(v[0], v[0], v[1], v[2], 1e-5, 0.5, c.random_key(purpose::kTest));
                    }});
-  cases.push_back({"dropout_residual_layer_norm/one_bias", {{{5, 32}}, {{5, 32}}, {{32}, 0.5, 1.5}}, [](Context& c, const Vars& v) {
-                     const Var y = dropout_residual_layer_norm(v[0], v[1], v[2], v[2], 1e-5, 0.5, c.random_key(purpose::kTest),
+  cases.push_back({"dropout_residual_layer_norm/one_bias",
+                   {{{5, 32}}, {{5, 32}}, {{32}, 0.5, 1.5}},
+                   [](Context& c, const Vars& v) {
+                     const Var y = dropout_residual_layer_norm(v[0], v[1], v[2], v[2], 1e-5, 0.5,
+                                                               c.random_key(purpose::kTest),
                                                                {v[2], 0.25, c.random_key(purpose::kTest + 1)});
                      return add(mul(y, y), y);
                    }});

@@ -70,17 +70,29 @@ TEST_CASE("fused: bias + GELU, and dropout + residual + layer norm, err no more 
             [](const Vars& v) { return bias_gelu_reference(v[0], v[1]); }, {normal({rows, n}, 2, 1), normal({n}, 0.5, 2)});
     const RandomKey key = c.random_key(purpose::kDropout);
     for (const double p : {0.0, 0.1}) {
-      const std::vector<Tensor> inputs{normal({rows, n}, 1, 1), normal({rows, n}, 1, 2), normal({n}, 0.3, 3), normal({n}, 0.3, 4)};
-      compare("dropout_residual_layer_norm",
-              [&](const Vars& v) { return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-12, p, key); },
-              [&](const Vars& v) { return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key); }, inputs);
+      const std::vector<Tensor> inputs{normal({rows, n}, 1, 1), normal({rows, n}, 1, 2), normal({n}, 0.3, 3),
+                                       normal({n}, 0.3, 4)};
+      compare(
+          "dropout_residual_layer_norm",
+          [&](const Vars& v) { return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-12, p, key); },
+          [&](const Vars& v) {
+            return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key);
+          },
+          inputs);
       std::vector<Tensor> with_bias = inputs;
       with_bias.push_back(normal({n}, 0.5, 5));
-      const auto extras = [&](const Vars& v) { return LayerNormExtras{v[4], p, c.random_key(purpose::kDropout + 1)}; };
-      compare("dropout_residual_layer_norm, input bias and output dropout",
-              [&](const Vars& v) { return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-12, p, key, extras(v)); },
-              [&](const Vars& v) { return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key, extras(v)); },
-              with_bias);
+      const auto extras = [&](const Vars& v) {
+        return LayerNormExtras{v[4], p, c.random_key(purpose::kDropout + 1)};
+      };
+      compare(
+          "dropout_residual_layer_norm, input bias and output dropout",
+          [&](const Vars& v) {
+            return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-12, p, key, extras(v));
+          },
+          [&](const Vars& v) {
+            return dropout_residual_layer_norm_reference(v[0], v[1], v[2], v[3], 1e-12, p, key, extras(v));
+          },
+          with_bias);
     }
   }
 }

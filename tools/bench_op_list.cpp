@@ -98,6 +98,14 @@ class List {
       return dropout_residual_layer_norm(x[0], x[1], x[2], x[3], 1e-12, 0.1, c.random_key(purpose::kDropout));
     };
     memory("dropout_residual_layer_norm" + small, {{tokens}, {tokens}, gain, gain}, fused, th, 3, 5);
+    memory(
+        "dropout_residual_layer_norm, input bias and output dropout" + small,
+        {{tokens}, {tokens}, gain, gain, gain},
+        [](Context& c, const Vars& x) {
+          return dropout_residual_layer_norm(x[0], x[1], x[2], x[3], 1e-12, 0.1, c.random_key(purpose::kDropout),
+                                             {x[4], 0.1, c.random_key(purpose::kDropout + 1)});
+        },
+        th, 3, 5);
     const Shape eight{8 * s_.T, s_.H};
     memory(fmt::format("dropout_residual_layer_norm [{}, {}]", 8 * s_.T, s_.H), {{eight}, {eight}, gain, gain}, fused, 8 * th, 3, 5);
   }

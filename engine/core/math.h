@@ -13,7 +13,8 @@
 
 namespace glia::math {
 
-// a · b + c, rounded once. Written out: g++ 12 contracts nothing under -ffp-contract=on, and half as many instructions matter.
+// a · b + c, rounded once. Written out: g++ 12 contracts nothing under -ffp-contract=on, and half as many
+// instructions matter.
 GLIA_HD float fma(float a, float b, float c) {
 #ifdef __CUDA_ARCH__
   return ::fmaf(a, b, c);
@@ -37,7 +38,8 @@ GLIA_HD float exp(float x) {
   x = x < -104.0f ? -104.0f : x;
   const float shifted = fma(x, 1.44269504f, 12582912.0f);  // 1.5·2^23: the sum's low bits are n
   const float n = shifted - 12582912.0f;
-  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));  // ln 2 in two parts, the first exact in a product
+  const float r =
+      fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));  // ln 2 in two parts, the first exact in a product
   float p = 1.98919806e-4f;
   p = fma(p, r, 1.39345415e-3f);
   p = fma(p, r, 8.33331048e-3f);

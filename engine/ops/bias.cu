@@ -13,8 +13,8 @@ struct Identity {
   template <class A> __device__ A value(A x) const { return x; }
 };
 
-// y = f(x + b). A thread keeps its columns' bias in registers and walks down the rows, kRows of them asked for at a time.
-// grid (columns / (kColumns·W), row chunks), block (kColumns, kLanes)
+// y = f(x + b). A thread keeps its columns' bias in registers and walks down the rows, kRows of them asked for at a
+// time. grid (columns / (kColumns·W), row chunks), block (kColumns, kLanes)
 template <class F, class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes)
     bias_kernel(F f, const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {

@@ -16,11 +16,12 @@
 namespace glia {
 namespace {
 
-// y = m' ∘ (gain ∘ ŝ + bias), ŝ = (s − mean) rstd, s = residual + m ∘ (x + input_bias); m, m' are keep / (1 − p) or 1.
-// d = m' ∘ dy, g = d ∘ gain;  ds = rstd (g − mean(g) − ŝ mean(g ∘ ŝ)), dx = m ∘ ds;  dgain = Σ_rows d ∘ ŝ, dbias = Σ_rows d,
-// dinput_bias = Σ_rows dx. s is computed again from x and residual: as many bytes as storing it would move, and no rounding.
-Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain, const Var& bias, const Var& input_bias,
-              LayerNormShape shape) {
+// y = m' ∘ (gain ∘ ŝ + bias), ŝ = (s − mean) rstd, s = residual + m ∘ (x + input_bias); m, m' are keep / (1 − p)
+// or 1. d = m' ∘ dy, g = d ∘ gain;  ds = rstd (g − mean(g) − ŝ mean(g ∘ ŝ)), dx = m ∘ ds;  dgain = Σ_rows d ∘ ŝ,
+// dbias = Σ_rows d, dinput_bias = Σ_rows dx. s is computed again from x and residual: as many bytes as storing it
+// would move, and no rounding.
+Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain, const Var& bias,
+              const Var& input_bias, LayerNormShape shape) {
   check_along_last(op, "a gain", x, gain);
   check_along_last(op, "a bias", x, bias);
   if (input_bias.defined()) check_along_last(op, "an input bias", x, input_bias);
@@ -30,7 +31,8 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
   shape.rows = leading_rows(x.value()), shape.n = x.size(-1);
   const DType sums = accumulation_dtype(x.dtype());
   const Tensor from = x.value(), skip = residual.defined() ? residual.value() : Tensor();
-  const Tensor scale = gain.value_as(sums), shift = bias.value_as(sums), before = input_bias.defined() ? input_bias.value_as(sums) : Tensor();
+  const Tensor scale = gain.value_as(sums), shift = bias.value_as(sums),
+               before = input_bias.defined() ? input_bias.value_as(sums) : Tensor();
   const auto inputs = [from, skip, scale, before]<class T>(TypeTag<T>) {
     using A = Accumulator<T>;
     return LayerNormInputs<T>{from.data<T>(), skip.defined() ? skip.data<T>() : nullptr,
@@ -41,47 +43,53 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
     using T = typename decltype(tag)::type;
     using A = Accumulator<T>;
     const auto in = inputs(tag);
-    on_device(x.context(), op,
-              [&] { cpu::layer_norm(shape, in, shift.data<A>(), y.data<T>(), mean.data<A>(), rstd.data<A>()); },
-              [&](auto& cuda) {
-                cuda::layer_norm(shape, in, shift.data<A>(), y.data<T>(), mean.data<A>(), rstd.data<A>(), cuda.stream);
-              });
+    on_device(
+        x.context(), op,
+        [&] { cpu::layer_norm(shape, in, shift.data<A>(), y.data<T>(), mean.data<A>(), rstd.data<A>()); },
+        [&](auto& cuda) {
+          cuda::layer_norm(shape, in, shift.data<A>(), y.data<T>(), mean.data<A>(), rstd.data<A>(), cuda.stream);
+        });
   });
   const std::array<DType, 3> types{gain.dtype(), bias.dtype(), input_bias.defined() ? input_bias.dtype() : sums};
-  return record_summing(op, y, {x, residual, gain, bias, input_bias},
-                        [shape, inputs, from, scale, mean, rstd, types](std::span<const Tensor> dy, Grads& in) {
-    // Without dropout both summands have the same gradient: one tensor, shared, so it must not be a leaf's own buffer.
-    const bool shared = shape.p == 0 && in.wants(1);
-    Tensor dx = in.wants(0) && !shared ? in.buffer(0) : empty_like(from);
-    Tensor dskip = in.wants(1) && !shared ? in.buffer(1) : Tensor();
-    if (dskip.defined() && dskip.raw() == dx.raw()) dskip = empty_like(dx);  // one leaf twice, with one buffer
-    std::array<Tensor, 3> sums;  // the gradients of gain, bias and input bias
-    for (size_t i = 0; i < 3; ++i) {
-      if (i == 2 && !in.wants(4)) continue;
-      sums[i] = in.wants(2 + i) && types[i] == scale.dtype() ? in.buffer(2 + i) : empty_like(scale);
-      for (size_t j = 0; j < i; ++j)
-        if (sums[i].raw() == sums[j].raw()) sums[i] = empty_like(scale);  // the same
-    }
-    dispatch_floating(from.dtype(), "layer_norm", [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      using A = Accumulator<T>;
-      Terms<T> terms{{}, static_cast<int>(dy.size())};
-      for (size_t i = 0; i < dy.size(); ++i) terms.term[i] = dy[i].template data<T>();
-      const LayerNormGradients<T> out{dx.data<T>(), dskip.defined() ? dskip.data<T>() : nullptr, sums[0].data<A>(),
-                                      sums[1].data<A>(), sums[2].defined() ? sums[2].data<A>() : nullptr};
-      on_device(from.context(), "layer_norm/gradient",
-                [&] { cpu::layer_norm_gradient(shape, inputs(tag), mean.data<A>(), rstd.data<A>(), terms, out); },
-                [&](auto& cuda) {
-                  Tensor partial = empty(from.context(), {cuda::layer_norm_chunks(shape.rows), 3, shape.n}, scale.dtype());
-                  cuda::layer_norm_gradient(shape, inputs(tag), mean.data<A>(), rstd.data<A>(), terms, out,
-                                            partial.data<A>(), cuda.stream);
-                });
-    });
-    in.add(0, dx);
-    if (in.wants(1)) in.add(1, shared ? dx : dskip);
-    for (size_t i = 0; i < 3; ++i)
-      if (in.wants(2 + i)) in.add(2 + i, cast(sums[i], types[i]));
-  });
+  return record_summing(
+      op, y, {x, residual, gain, bias, input_bias},
+      [shape, inputs, from, scale, mean, rstd, types](std::span<const Tensor> dy, Grads& in) {
+        // Without dropout both summands have the same gradient: one tensor, shared, so it must not be a leaf's own
+        // buffer.
+        const bool shared = shape.p == 0 && in.wants(1);
+        Tensor dx = in.wants(0) && !shared ? in.buffer(0) : empty_like(from);
+        Tensor dskip = in.wants(1) && !shared ? in.buffer(1) : Tensor();
+        if (dskip.defined() && dskip.raw() == dx.raw()) dskip = empty_like(dx);  // one leaf twice, with one buffer
+        std::array<Tensor, 3> sums;  // the gradients of gain, bias and input bias
+        for (size_t i = 0; i < 3; ++i) {
+          if (i == 2 && !in.wants(4)) continue;
+          sums[i] = in.wants(2 + i) && types[i] == scale.dtype() ? in.buffer(2 + i) : empty_like(scale);
+          for (size_t j = 0; j < i; ++j)
+            if (sums[i].raw() == sums[j].raw()) sums[i] = empty_like(scale);  // the same
+        }
+        dispatch_floating(from.dtype(), "layer_norm", [&](auto tag) {
+          using T = typename decltype(tag)::type;
+          using A = Accumulator<T>;
+          Terms<T> terms{{}, static_cast<int>(dy.size())};
+          for (size_t i = 0; i < dy.size(); ++i) terms.term[i] = dy[i].template data<T>();
+          const LayerNormGradients<T> out{dx.data<T>(), dskip.defined() ? dskip.data<T>() : nullptr,
+                                          sums[0].data<A>(), sums[1].data<A>(),
+                                          sums[2].defined() ? sums[2].data<A>() : nullptr};
+          on_device(
+              from.context(), "layer_norm/gradient",
+              [&] { cpu::layer_norm_gradient(shape, inputs(tag), mean.data<A>(), rstd.data<A>(), terms, out); },
+              [&](auto& cuda) {
+                Tensor partial =
+                    empty(from.context(), {cuda::layer_norm_chunks(shape.rows), 3, shape.n}, scale.dtype());
+                cuda::layer_norm_gradient(shape, inputs(tag), mean.data<A>(), rstd.data<A>(), terms, out,
+                                          partial.data<A>(), cuda.stream);
+              });
+        });
+        in.add(0, dx);
+        if (in.wants(1)) in.add(1, shared ? dx : dskip);
+        for (size_t i = 0; i < 3; ++i)
+          if (in.wants(2 + i)) in.add(2 + i, cast(sums[i], types[i]));
+      });
 }
 
 }  // namespace
@@ -92,32 +100,37 @@ Var layer_norm(const Var& x, const Var& gain, const Var& bias, double eps) {
   return normalise("layer_norm", x, {}, gain, bias, {}, shape);
 }
 
-Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps, double p,
-                                const RandomKey& key, const LayerNormExtras& extras) {
+Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps,
+                                double p, const RandomKey& key, const LayerNormExtras& extras) {
   const char* op = "dropout_residual_layer_norm";
   if (residual.defined()) check_same(op, x, residual);
   LayerNormShape shape;
-  shape.eps = eps, shape.p = p, shape.key = key, shape.output_p = extras.output_p, shape.output_key = extras.output_key;
+  shape.eps = eps, shape.p = p, shape.key = key, shape.output_p = extras.output_p,
+  shape.output_key = extras.output_key;
   return normalise(op, x, residual, gain, bias, extras.input_bias, shape);
 }
 
-Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps,
-                                          double p, const RandomKey& key, const LayerNormExtras& extras) {
+Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, const Var& gain, const Var& bias,
+                                          double eps, double p, const RandomKey& key,
+                                          const LayerNormExtras& extras) {
   const Var biased = extras.input_bias.defined() ? bias_add(x, extras.input_bias) : x;
   const Var dropped = dropout(biased, p, key);
-  return dropout(layer_norm(residual.defined() ? add(residual, dropped) : dropped, gain, bias, eps), extras.output_p, extras.output_key);
+  return dropout(layer_norm(residual.defined() ? add(residual, dropped) : dropped, gain, bias, eps), extras.output_p,
+                 extras.output_key);
 }
 
 namespace cpu {
 namespace {
 
-constexpr int64_t kRows = 32;  // of a chunk: the unit of work and of the parameter gradients' partial sums
+constexpr int64_t kNear = 1024;  // elements of a row
+constexpr int64_t kRows = 32;    // of a chunk: the unit of work and of the parameter gradients' partial sums
 
 // What a thread needs to work on one row at a time.
 template <class A>
 struct RowBuffers {
   explicit RowBuffers(const LayerNormShape& s)
-      : sums(static_cast<size_t>(s.n)), words(static_cast<size_t>(s.p > 0 || s.output_p > 0 ? s.n + kWordSlack : 0)) {}
+      : sums(static_cast<size_t>(s.n)),
+        words(static_cast<size_t>(s.p > 0 || s.output_p > 0 ? s.n + kWordSlack : 0)) {}
   std::vector<A> sums;
   std::vector<uint32_t> words;
 };
@@ -133,8 +146,8 @@ struct Mask {
 
 // s = residual + keep ∘ (x + bias) · scale; words, bias and residual may be nullptr.
 template <class T>
-GLIA_CLONES void sum_row(const T* x, const Accumulator<T>* bias, const T* residual, const uint32_t* words, uint32_t threshold,
-                         Accumulator<T> scale, Accumulator<T>* s, int64_t n) {
+GLIA_CLONES void sum_row(const T* x, const Accumulator<T>* bias, const T* residual, const uint32_t* words,
+                         uint32_t threshold, Accumulator<T> scale, Accumulator<T>* s, int64_t n) {
   using A = Accumulator<T>;
   const auto write = [=](auto value) __attribute__((always_inline)) {
     if (residual) {
@@ -145,7 +158,8 @@ GLIA_CLONES void sum_row(const T* x, const Accumulator<T>* bias, const T* residu
       for (int64_t j = 0; j < n; ++j) s[j] = value(j);
     }
   };
-  if (words && bias) write([=](int64_t j) { return keep(words[j], threshold, (static_cast<A>(x[j]) + bias[j]) * scale); });
+  if (words && bias)
+    write([=](int64_t j) { return keep(words[j], threshold, (static_cast<A>(x[j]) + bias[j]) * scale); });
   else if (words) write([=](int64_t j) { return keep(words[j], threshold, static_cast<A>(x[j]) * scale); });
   else if (bias) write([=](int64_t j) { return static_cast<A>(x[j]) + bias[j]; });
   else write([=](int64_t j) { return static_cast<A>(x[j]); });
@@ -168,7 +182,8 @@ GLIA_CLONES void normalise_row(const A* s, const A* gain, const A* bias, A eps, 
 
 // ds (which may be s) from s and d = dy; adds to gain_sum and bias_sum.
 template <class A>
-GLIA_CLONES void gradient_row(const A* s, const A* d, const A* gain, A mean, A rstd, A* gain_sum, A* bias_sum, A* ds, int64_t n) {
+GLIA_CLONES void gradient_row(const A* s, const A* d, const A* gain, A mean, A rstd, A* gain_sum, A* bias_sum,
+                              A* ds, int64_t n) {
   A sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
   for (int64_t j = 0; j < n; ++j) {
@@ -229,15 +244,16 @@ void layer_norm(const LayerNormShape& shape, const LayerNormInputs<T>& in, const
     for (int64_t r = begin; r < end; ++r) {
       const int64_t at = r * n;
       const T* skip = in.residual ? in.residual + at : nullptr;
-      if (drops && r + 1 < end) prefetch(in.x + at + n, n), prefetch(skip ? skip + n : nullptr, n), prefetch(y + at + n, n);
+      if (drops && r + 1 < end)
+        prefetch(in.x + at + n, n), prefetch(skip ? skip + n : nullptr, n), prefetch(y + at + n, n);
       const uint32_t* words = shape.p > 0 ? draw_words(shape.key, at, n, buffers.words.data()) : nullptr;
       sum_row(in.x + at, in.input_bias, skip, words, mask.threshold, mask.scale, s, n);
       A* normal = s;
       if constexpr (std::is_same_v<T, A>) normal = shape.output_p > 0 ? s : y + at;
       normalise_row(s, in.gain, bias, static_cast<A>(shape.eps), normal, mean + r, rstd + r, n);
       if (shape.output_p > 0)
-        store_kept_row(normal, draw_words(shape.output_key, at, n, buffers.words.data()), output_mask.threshold, output_mask.scale,
-                       y + at, n);
+        store_kept_row(normal, draw_words(shape.output_key, at, n, buffers.words.data()), output_mask.threshold,
+                       output_mask.scale, y + at, n);
       else if (static_cast<const void*>(normal) != y + at) store_row(normal, y + at, n);
     }
   });
@@ -249,7 +265,6 @@ void layer_norm_gradient(const LayerNormShape& shape, const LayerNormInputs<T>& 
   using A = Accumulator<T>;
   const int64_t n = shape.n, chunks = (shape.rows + kRows - 1) / kRows, sums = out.dinput_bias ? 3 : 2;
   const Mask<A> mask(shape.p), output_mask(shape.output_p);
-  const bool drops = shape.p > 0 || shape.output_p > 0;
   std::vector<A> partial(static_cast<size_t>(chunks * sums * n), A{0});
   parallel_for(shape.rows, kRows, [&](int64_t begin, int64_t end) {
     RowBuffers<A> buffers(shape);
@@ -258,10 +273,13 @@ void layer_norm_gradient(const LayerNormShape& shape, const LayerNormInputs<T>& 
     for (int64_t r = begin; r < end; ++r) {
       const int64_t at = r * n;
       const T* skip = in.residual ? in.residual + at : nullptr;
-      if (drops && r + 1 < end) {
-        prefetch(in.x + at + n, n), prefetch(skip ? skip + n : nullptr, n), prefetch(dy.term[0] + at + n, n);
-        prefetch(out.dx + at + n, n), prefetch(out.dresidual ? out.dresidual + at + n : nullptr, n);
-      }
+      // The next row, a piece at a time between the steps, as far as the first cache holds two rows; the writes of
+      // this one else.
+      const auto ahead = [=](const T* p) __attribute__((always_inline)) {
+        if (p && n <= kNear && r + 1 < end) prefetch(p + at + n, n);
+      };
+      if (n > kNear) prefetch(out.dx + at, n);
+      ahead(in.x), ahead(in.residual);
       const A *s = own, *d = gradient.data();
       A* ds = own;
       // Rows that are there already in the accumulation type are not copied.
@@ -276,8 +294,10 @@ void layer_norm_gradient(const LayerNormShape& shape, const LayerNormInputs<T>& 
         drop_row(gradient.data(), draw_words(shape.output_key, at, n, buffers.words.data()), output_mask.threshold,
                  output_mask.scale, n);
       const uint32_t* words = shape.p > 0 ? draw_words(shape.key, at, n, buffers.words.data()) : nullptr;
+      ahead(dy.term[0]), ahead(out.dx);
       if (s == own) sum_row(in.x + at, in.input_bias, skip, words, mask.threshold, mask.scale, own, n);
       gradient_row(s, d, in.gain, mean[r], rstd[r], gain_sum, gain_sum + n, ds, n);
+      ahead(out.dresidual);
       if (out.dresidual) store_row(ds, out.dresidual + at, n);
       if (words && !out.dinput_bias) {
         store_kept_row(ds, words, mask.threshold, mask.scale, out.dx + at, n);
@@ -295,10 +315,10 @@ void layer_norm_gradient(const LayerNormShape& shape, const LayerNormInputs<T>& 
   }
 }
 
-#define INSTANTIATE(T)                                                                                                        \
-  template void layer_norm(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, T*, Accumulator<T>*,      \
-                           Accumulator<T>*);                                                                                  \
-  template void layer_norm_gradient(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*,                  \
+#define INSTANTIATE(T)                                                                                       \
+  template void layer_norm(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, T*,      \
+                           Accumulator<T>*, Accumulator<T>*);                                                \
+  template void layer_norm_gradient(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, \
                                     const Accumulator<T>*, const Terms<T>&, const LayerNormGradients<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

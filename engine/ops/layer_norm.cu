@@ -15,29 +15,21 @@ struct Row {  // what both directions read
   bool drop, drop_output;
 
   Row(const LayerNormShape& s, const LayerNormInputs<T>& in)
-      : in(in), key(s.key), output_key(s.output_key), threshold(bernoulli_threshold(s.p)),
-        output_threshold(bernoulli_threshold(s.output_p)), scale(static_cast<A>(1 / (1 - s.p))),
-        output_scale(static_cast<A>(1 / (1 - s.output_p))), eps(static_cast<A>(s.eps)), rows(s.rows), n(s.n), drop(s.p > 0),
+      : in(in),
+        key(s.key),
+        output_key(s.output_key),
+        threshold(bernoulli_threshold(s.p)),
+        output_threshold(bernoulli_threshold(s.output_p)),
+        scale(static_cast<A>(1 / (1 - s.p))),
+        output_scale(static_cast<A>(1 / (1 - s.output_p))),
+        eps(static_cast<A>(s.eps)),
+        rows(s.rows),
+        n(s.n),
+        drop(s.p > 0),
         drop_output(s.output_p > 0) {}
   __device__ DropoutMask<A> mask() const { return {key, threshold, scale}; }
   __device__ DropoutMask<A> output_mask() const { return {output_key, output_threshold, output_scale}; }
 };
-
-// v = dropout(v + input_bias[j …]) for the elements i = r·n + j …; the mask's bits, where there is dropout, so that nobody
-// draws them twice.
-template <int W, class T, class A>
-__device__ __forceinline__ uint32_t drop_input(const Row<T>& row, const DropoutMask<A>& mask, int64_t i, int64_t j, A (&v)[W]) {
-  if (row.in.input_bias) {
-    A b[W];
-    load<W>(row.in.input_bias + j, b);
-#pragma unroll
-    for (int k = 0; k < W; ++k) v[k] += b[k];
-  }
-  if (!row.drop) return 0;
-  const uint32_t bits = mask.template keep<W>(i);
-  mask.apply_bits(bits, v);
-  return bits;
-}
 
 template <int W, class A, class T>
 __device__ __forceinline__ void add_to(A (&v)[W], const T (&w)[W]) {
@@ -45,7 +37,8 @@ __device__ __forceinline__ void add_to(A (&v)[W], const T (&w)[W]) {
   for (int k = 0; k < W; ++k) v[k] += static_cast<A>(w[k]);
 }
 
-// W values to global memory in one access: nvcc 13.0 splits store()'s assignment into 2-byte stores in the kernel below.
+// W values to global memory in one access: nvcc 13.0 splits store()'s assignment into 2-byte stores in the kernel
+// below.
 template <int W, class T, class A>
 __device__ __forceinline__ void store_pack(T* p, const A (&v)[W]) {
   Wide<T> pack;
@@ -53,8 +46,16 @@ __device__ __forceinline__ void store_pack(T* p, const A (&v)[W]) {
   for (int k = 0; k < W; ++k) pack.v[k] = static_cast<T>(v[k]);
   uint4 words;
   memcpy(&words, &pack, 16);
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x), "r"(words.y),
-               "r"(words.z), "r"(words.w));
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x),
+               "r"(words.y), "r"(words.z), "r"(words.w));
+}
+
+template <int W, class T, class A>
+__device__ __forceinline__ void add_input_bias(const Row<T>& row, int64_t j, A (&v)[W]) {
+  if (!row.in.input_bias) return;
+  A b[W];
+  load<W>(row.in.input_bias + j, b);
+  add_to(v, b);
 }
 
 // --- rows that G warps hold in registers: kPacks packs of 16 bytes a thread -----------------------
@@ -62,12 +63,24 @@ __device__ __forceinline__ void store_pack(T* p, const A (&v)[W]) {
 constexpr int kPacks = 2, kMostWarps = 16;
 
 template <class T, int G>
-struct Team {  // the threads that share a row
-  static constexpr int kLanes = 32 * G, kColumns = kLanes * kPacks * kPackWidth<T>;
+struct Team {  // the threads that share a row, and how many elements they can hold
+  static constexpr int W = kPackWidth<T>, kLanes = 32 * G, kStep = kLanes * W, kColumns = kStep * kPacks;
   const int lane = threadIdx.x % kLanes, id = threadIdx.x / kLanes;
-  __device__ int64_t column(int pack) const { return static_cast<int64_t>(pack * kLanes + lane) * kPackWidth<T>; }
+  __device__ int column(int pack) const { return pack * kStep + lane * W; }
 
-  // Sums over the team, the same bits in all of its threads. The next call must be given another `shared` [kMostWarps][N].
+  // Bit p·W + k: element `first` + column(p) + k is kept. A loop: unrolled, the drawing is most of the kernel's code.
+  template <class A>
+  __device__ __forceinline__ uint32_t keep(const DropoutMask<A>& mask, int64_t first) const {
+    constexpr int kDrawn = W < 4 ? W : 4;  // at a time
+    uint32_t bits = 0;
+#pragma unroll 2
+    for (int e = 0; e < kPacks * W; e += kDrawn)
+      bits |= mask.template keep<kDrawn>(first + column(e / W) + e % W) << e;
+    return bits;
+  }
+
+  // Sums over the team, the same bits in all of its threads. The next call must be given another `shared`
+  // [kMostWarps][N].
   template <int N, class A>
   __device__ __forceinline__ void sum(A (&v)[N], A (*shared)[N]) const {
 #pragma unroll
@@ -86,33 +99,35 @@ struct Team {  // the threads that share a row
   }
 };
 
-template <class T, int G>
-__global__ void __launch_bounds__(G > 8 ? 32 * G : 256)
+// Without extras (input bias, output dropout) their code is left out: registers decide how many waves 10,000 rows
+// take.
+template <class T, int G, bool kExtras>
+__global__ void __launch_bounds__(G > 8 ? 32 * G : kThreads)
     forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   __shared__ A shared[2][kMostWarps][1];
   const Team<T, G> team;
-  const int64_t n = row.n, r = static_cast<int64_t>(blockIdx.x) * (blockDim.x / team.kLanes) + team.id;
+  const int n = static_cast<int>(row.n);
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * (blockDim.x / team.kLanes) + team.id, first = r * n;
   if (r >= row.rows) return;
-  Wide<T> x[kPacks], skip[kPacks];
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {  // everything is asked for before anything is used
-    const int64_t j = team.column(p), i = r * n + j;
-    if (j < n) x[p] = *reinterpret_cast<const Wide<T>*>(row.in.x + i);
-    if (j < n && row.in.residual) skip[p] = *reinterpret_cast<const Wide<T>*>(row.in.residual + i);
-  }
-  A s[kPacks][W], sum[1] = {0}, square[1] = {0};
   const DropoutMask<A> mask = row.mask();
+  A s[kPacks][W], sum[1] = {0}, square[1] = {0};
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    const int64_t j = team.column(p), i = r * n + j;
-    if (j >= n) continue;
-    load<W>(x[p].v, s[p]);
-    drop_input(row, mask, i, j, s[p]);
-    if (row.in.residual) add_to(s[p], skip[p].v);
+    const int j = team.column(p);
+    if (j < n) {
+      load<W>(row.in.x + first + j, s[p]);
+      if constexpr (kExtras) add_input_bias(row, j, s[p]);
+      if (row.drop) mask.template apply<W>(first + j, s[p]);
+      if (row.in.residual) {
+        A skip[W];
+        load<W>(row.in.residual + first + j, skip);
+        add_to(s[p], skip);
+      }
+    }
 #pragma unroll
-    for (int k = 0; k < W; ++k) sum[0] += s[p][k];
+    for (int k = 0; k < W; ++k) sum[0] += j < n ? s[p][k] : A{0};
   }
   team.sum(sum, shared[0]);
   const A m = sum[0] / static_cast<A>(n);
@@ -122,25 +137,27 @@ __global__ void __launch_bounds__(G > 8 ? 32 * G : 256)
     for (int k = 0; k < W; ++k) square[0] += team.column(p) < n ? (s[p][k] - m) * (s[p][k] - m) : A{0};
   team.sum(square, shared[1]);
   const A inverse = A{1} / sqrt(square[0] / static_cast<A>(n) + row.eps);
-  const DropoutMask<A> output_mask = row.output_mask();
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    const int64_t j = team.column(p);
+    const int j = team.column(p);
     if (j >= n) continue;
     A g[W], b[W];
     load<W>(row.in.gain + j, g);
     load<W>(bias + j, b);
 #pragma unroll
     for (int k = 0; k < W; ++k) s[p][k] = (s[p][k] - m) * inverse * g[k] + b[k];
-    if (row.drop_output) output_mask.apply(r * n + j, s[p]);
-    store<W>(y + r * n + j, s[p]);
+    if constexpr (kExtras)
+      if (row.drop_output) row.output_mask().template apply<W>(first + j, s[p]);
+    store<W>(y + first + j, s[p]);
   }
   if (team.lane == 0) mean[r] = m, rstd[r] = inverse;
 }
 
 __device__ __forceinline__ void copy_async(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+      "l"(from)
+      : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
@@ -151,7 +168,7 @@ __device__ __forceinline__ void wait_for_copies() {
 template <class T>
 struct Backward {
   Row<T> row;
-  const Accumulator<T> *mean, *rstd;
+  const Accumulator<T>*mean, *rstd;
   Terms<T> dy;
   T *dx, *dresidual;
   bool sum_dx;
@@ -161,10 +178,11 @@ struct Backward {
   __host__ __device__ int sums() const { return sum_dx ? 3 : 2; }
 };
 
-// A team takes every (grid · teams)-th row. Each thread copies its own pieces of the next row to shared memory while it works
-// on this one (it reads only what it copied, so nobody waits for anybody), and keeps its columns' share of the parameters'
-// gradients in registers; the block's teams are added in their order, and the blocks by reduce_chunks: one fixed order.
-// Shared: [2, sources, kPacks, threads] of 16 bytes, then [sums, teams, kColumns].     partial [grid, sums, n]
+// A team takes every (grid · teams)-th row. Each thread copies its own pieces of the next row to shared memory
+// while it works on this one (it reads only what it copied, so nobody waits for anybody), and keeps its columns'
+// share of the parameters' gradients in registers; the block's teams are added in their order, and the blocks by
+// reduce_chunks: one fixed order. Shared: [2, sources, kPacks, threads] of 16 bytes, then [sums, teams, kColumns].
+// partial [grid, sums, n]
 template <class T, int G>
 __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Backward<T> a) {
   using A = Accumulator<T>;
@@ -173,13 +191,14 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
   __shared__ A shared[2][kMostWarps][2];
   const Team<T, G> team;
   const int teams = blockDim.x / team.kLanes, sources = a.sources(), piece = kPacks * blockDim.x;
-  const int64_t n = a.row.n, rows = a.row.rows, step = static_cast<int64_t>(gridDim.x) * teams;
+  const int n = static_cast<int>(a.row.n);
+  const int64_t rows = a.row.rows, step = static_cast<int64_t>(gridDim.x) * teams;
   const auto fetch = [&](int64_t r, int slot) {
     if (r < rows)
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
-        const int64_t j = team.column(p), i = r * n + j;
-        if (j >= n) continue;
+        const int64_t i = r * n + team.column(p);
+        if (team.column(p) >= n) continue;
         uint4* to = ring + slot * sources * piece + p * blockDim.x + threadIdx.x;
         copy_async(to, a.row.in.x + i);
         if (a.row.in.residual) copy_async(to += piece, a.row.in.residual + i);
@@ -191,30 +210,35 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
   };
   const DropoutMask<A> mask = a.row.mask(), output_mask = a.row.output_mask();
   A gain_sum[kPacks][W] = {}, bias_sum[kPacks][W] = {}, input_sum[kPacks][W] = {};
-  int64_t r = static_cast<int64_t>(blockIdx.x) * teams + team.id;
-  fetch(r, 0);
-  A m = r < rows ? a.mean[r] : A{0}, inverse = r < rows ? a.rstd[r] : A{0};
-  for (int slot = 0; r < rows; r += step, slot ^= 1) {
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * teams + team.id;
+  A next_mean = 0, next_rstd = 0;
+  int slot = 0;
+  for (int64_t r = begin - step; r < rows; r += step, slot ^= 1) {  // the first turn only asks for its next row
     const int64_t next = r + step;
+    const A m = next_mean, inverse = next_rstd;
     fetch(next, slot ^ 1);
-    const A next_mean = next < rows ? a.mean[next] : A{0}, next_rstd = next < rows ? a.rstd[next] : A{0};
+    if (next < rows) next_mean = a.mean[next], next_rstd = a.rstd[next];
+    if (r < begin) continue;
+    const int64_t first = r * n;
+    const uint32_t bits = a.row.drop ? team.keep(mask, first) : 0;
+    const uint32_t output_bits = a.row.drop_output ? team.keep(output_mask, first) : 0;
     wait_for_copies<1>();
     A s[kPacks][W], g[kPacks][W], sums[2] = {0, 0};
-    uint32_t kept[kPacks];
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const int64_t j = team.column(p), i = r * n + j;
+      const int j = team.column(p);
       if (j >= n) continue;
       A v[W];
       const uint4* from = ring + slot * sources * piece + p * blockDim.x + threadIdx.x;
       load<W>(reinterpret_cast<const T*>(from), s[p]);
-      kept[p] = drop_input(a.row, mask, i, j, s[p]);
+      add_input_bias(a.row, j, s[p]);
+      if (a.row.drop) mask.apply_bits(bits >> p * W, s[p]);
       if (a.row.in.residual) load<W>(reinterpret_cast<const T*>(from += piece), v), add_to(s[p], v);
       load<W>(reinterpret_cast<const T*>(from += piece), g[p]);
 #pragma unroll
       for (int t = 1; t < kMostTerms; ++t)
         if (t < a.dy.count) load<W>(reinterpret_cast<const T*>(from += piece), v), add_to(g[p], v);
-      if (a.row.drop_output) output_mask.apply(i, g[p]);
+      if (a.row.drop_output) output_mask.apply_bits(output_bits >> p * W, g[p]);
       load<W>(a.row.in.gain + j, v);
 #pragma unroll
       for (int k = 0; k < W; ++k) {
@@ -227,24 +251,23 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
       }
     }
     team.sum(sums, shared[slot]);
-    const A mean_g = sums[0] / static_cast<A>(n), mean_gs = sums[1] / static_cast<A>(n);
+    const A shift = -sums[0] / static_cast<A>(n) * inverse, slope = -sums[1] / static_cast<A>(n) * inverse;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      const int64_t j = team.column(p), i = r * n + j;
+      const int j = team.column(p);
       if (j >= n) continue;
 #pragma unroll
-      for (int k = 0; k < W; ++k) g[p][k] = (g[p][k] - mean_g - s[p][k] * mean_gs) * inverse;
-      if (a.dresidual) store_pack<W>(a.dresidual + i, g[p]);
-      if (a.row.drop) mask.apply_bits(kept[p], g[p]);
+      for (int k = 0; k < W; ++k) g[p][k] = g[p][k] * inverse + (s[p][k] * slope + shift);
+      if (a.dresidual) store_pack<W>(a.dresidual + first + j, g[p]);
+      if (a.row.drop) mask.apply_bits(bits >> p * W, g[p]);
       if (a.sum_dx) add_to(input_sum[p], g[p]);
-      store_pack<W>(a.dx + i, g[p]);
+      store_pack<W>(a.dx + first + j, g[p]);
     }
-    m = next_mean, inverse = next_rstd;
   }
   wait_for_copies<0>();
   __syncthreads();  // the ring becomes [sums, teams, kColumns]
   A* block = reinterpret_cast<A*>(ring);
-  const auto keep = [&](int sum, const A (&v)[kPacks][W]) {
+  const auto keep = [&](int sum, const A(&v)[kPacks][W]) {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p)
       *reinterpret_cast<Pack<A, W>*>(block + (sum * teams + team.id) * team.kColumns + team.column(p)) =
@@ -264,15 +287,18 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
 // --- any row length: one block a row, elements one by one, read again for each pass -------------
 
 template <class T>
-__device__ __forceinline__ Accumulator<T> sum_at(const Row<T>& row, const DropoutMask<Accumulator<T>>& mask, int64_t i, int64_t j) {
+__device__ __forceinline__ Accumulator<T> sum_at(const Row<T>& row, const DropoutMask<Accumulator<T>>& mask,
+                                                 int64_t i, int64_t j) {
   using A = Accumulator<T>;
   A s[1] = {static_cast<A>(row.in.x[i])};
-  drop_input(row, mask, i, j, s);
+  add_input_bias(row, j, s);
+  if (row.drop) mask.apply(i, s);
   return row.in.residual ? s[0] + static_cast<A>(row.in.residual[i]) : s[0];
 }
 
 template <class T>
-__device__ __forceinline__ Accumulator<T> gradient_at(const Backward<T>& a, const DropoutMask<Accumulator<T>>& output_mask, int64_t i) {
+__device__ __forceinline__ Accumulator<T> gradient_at(const Backward<T>& a,
+                                                      const DropoutMask<Accumulator<T>>& output_mask, int64_t i) {
   using A = Accumulator<T>;
   A d[1] = {0};
   for (int t = 0; t < a.dy.count; ++t) d[0] += static_cast<A>(a.dy.term[t][i]);
@@ -281,8 +307,8 @@ __device__ __forceinline__ Accumulator<T> gradient_at(const Backward<T>& a, cons
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    long_forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
+__global__ void __launch_bounds__(kThreads) long_forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y,
+                                                                Accumulator<T>* mean, Accumulator<T>* rstd) {
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = row.n;
@@ -336,7 +362,8 @@ __global__ void __launch_bounds__(kThreads) long_columns_kernel(const Backward<T
   using A = Accumulator<T>;
   const int64_t n = a.row.n, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= n) return;
-  const int64_t per = (a.row.rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * per, last = min(a.row.rows, first + per);
+  const int64_t per = (a.row.rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * per,
+                last = min(a.row.rows, first + per);
   const DropoutMask<A> mask = a.row.mask(), output_mask = a.row.output_mask();
   A sum[3] = {0, 0, 0};
   for (int64_t r = first; r < last; ++r) {
@@ -386,53 +413,59 @@ int shared_limit() {
 }  // namespace
 
 template <class T>
-void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* bias, T* y, Accumulator<T>* mean,
-                Accumulator<T>* rstd, Stream stream) {
+void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* bias, T* y,
+                Accumulator<T>* mean, Accumulator<T>* rstd, Stream stream) {
   if (s.rows == 0) return;
   const Row<T> row(s, in);
-  with_warps<T>(s.n, aligned16(in.x, in.residual, in.input_bias, in.gain, bias, y),
-                [&](auto warps) {
-                  constexpr int G = decltype(warps)::value, kBlock = G > 8 ? 32 * G : 256, kRows = kBlock / (32 * G);
-                  forward_kernel<T, G><<<(s.rows + kRows - 1) / kRows, kBlock, 0, stream>>>(row, bias, y, mean, rstd);
-                },
-                [&] { long_forward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(row, bias, y, mean, rstd); });
+  with_warps<T>(
+      s.n, aligned16(in.x, in.residual, in.input_bias, in.gain, bias, y),
+      [&](auto warps) {
+        constexpr int G = decltype(warps)::value, kBlock = G > 8 ? 32 * G : kThreads, kRows = kBlock / (32 * G);
+        const bool extras = in.input_bias || row.drop_output;
+        const auto kernel = extras ? forward_kernel<T, G, true> : forward_kernel<T, G, false>;
+        kernel<<<(s.rows + kRows - 1) / kRows, kBlock, 0, stream>>>(row, bias, y, mean, rstd);
+      },
+      [&] { long_forward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(row, bias, y, mean, rstd); });
   CUDA_CHECK_LAUNCH("layer_norm", stream);
 }
 
 template <class T>
 void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* mean,
-                         const Accumulator<T>* rstd, const Terms<T>& dy, const LayerNormGradients<T>& out, Accumulator<T>* partial,
-                         Stream stream) {
+                         const Accumulator<T>* rstd, const Terms<T>& dy, const LayerNormGradients<T>& out,
+                         Accumulator<T>* partial, Stream stream) {
   using A = Accumulator<T>;
   const int chunks = layer_norm_chunks(s.rows);
   const Backward<T> a{Row<T>(s, in), mean, rstd, dy, out.dx, out.dresidual, out.dinput_bias != nullptr, partial};
   bool aligned = aligned16(in.x, in.residual, in.input_bias, in.gain, out.dx, out.dresidual);
   for (int t = 0; t < dy.count; ++t) aligned = aligned && aligned16(dy.term[t]);
-  with_warps<T>(s.n, aligned,
-                [&](auto warps) {
-                  constexpr int G = decltype(warps)::value;
-                  const auto bytes = [&](int threads) {
-                    return threads * kPacks * std::max<int>(2 * a.sources() * 16, a.sums() * sizeof(A) * kPackWidth<T>);
-                  };
-                  int threads = 32 * kMostWarps;
-                  while (bytes(threads) > shared_limit() && threads > 32 * G) threads /= 2;
-                  CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes(threads)));
-                  backward_kernel<T, G><<<chunks, threads, bytes(threads), stream>>>(a);
-                },
-                [&] {
-                  long_backward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(a);
-                  long_columns_kernel<<<dim3((s.n + kThreads - 1) / kThreads, chunks), kThreads, 0, stream>>>(a);
-                });
+  with_warps<T>(
+      s.n, aligned,
+      [&](auto warps) {
+        constexpr int G = decltype(warps)::value;
+        const auto bytes = [&](int threads) {
+          return threads * kPacks * std::max<int>(2 * a.sources() * 16, a.sums() * sizeof(A) * kPackWidth<T>);
+        };
+        int threads = 32 * kMostWarps;
+        while (bytes(threads) > shared_limit() && threads > 32 * G) threads /= 2;
+        CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        bytes(threads)));
+        backward_kernel<T, G><<<chunks, threads, bytes(threads), stream>>>(a);
+      },
+      [&] {
+        long_backward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(a);
+        long_columns_kernel<<<dim3((s.n + kThreads - 1) / kThreads, chunks), kThreads, 0, stream>>>(a);
+      });
   CUDA_CHECK_LAUNCH("layer_norm/gradient", stream);
   reduce_chunks("layer_norm/sum", partial, 1, chunks, a.sums() * s.n, stream,
                 Split<A>{{nullptr, nullptr, out.dgain, out.dbias, out.dinput_bias}, s.n});
 }
 
-#define INSTANTIATE(T)                                                                                                          \
-  template void layer_norm(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, T*, Accumulator<T>*,        \
-                           Accumulator<T>*, Stream);                                                                            \
-  template void layer_norm_gradient(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*,                    \
-                                    const Accumulator<T>*, const Terms<T>&, const LayerNormGradients<T>&, Accumulator<T>*, Stream);
+#define INSTANTIATE(T)                                                                                       \
+  template void layer_norm(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, T*,      \
+                           Accumulator<T>*, Accumulator<T>*, Stream);                                        \
+  template void layer_norm_gradient(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, \
+                                    const Accumulator<T>*, const Terms<T>&, const LayerNormGradients<T>&,    \
+                                    Accumulator<T>*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

@@ -10,16 +10,17 @@ namespace glia {
 Var layer_norm(const Var& x, const Var& gain, const Var& bias, double eps);
 
 struct LayerNormExtras {
-  Var input_bias;         // [N], added to x before the dropout; undefined: none
-  double output_p = 0;    // dropout of the result
+  Var input_bias;       // [N], added to x before the dropout; undefined: none
+  double output_p = 0;  // dropout of the result
   RandomKey output_key;
 };
 
-// y = dropout(layer_norm(residual + dropout(x + input_bias, p, key), …), output_p, output_key): one pass over memory each way.
-// p = 0 means no dropout; an undefined residual, none.
-Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps, double p,
-                                const RandomKey& key, const LayerNormExtras& extras = {});
-Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps,
-                                          double p, const RandomKey& key, const LayerNormExtras& extras = {});
+// y = dropout(layer_norm(residual + dropout(x + input_bias, p, key), …), output_p, output_key): one pass over
+// memory each way. p = 0 means no dropout; an undefined residual, none.
+Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& gain, const Var& bias, double eps,
+                                double p, const RandomKey& key, const LayerNormExtras& extras = {});
+Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, const Var& gain, const Var& bias,
+                                          double eps, double p, const RandomKey& key,
+                                          const LayerNormExtras& extras = {});
 
 }  // namespace glia

@@ -1,5 +1,6 @@
-// s = residual + dropout(x + input_bias);  y = output dropout(gain ∘ (s − mean) · rstd + bias). What is nullptr, or has p = 0, is
-// left out. x, residual, y [rows, n] row-major; the vectors [n]; mean, rstd [rows], in the accumulation type. s is never stored.
+// s = residual + dropout(x + input_bias);  y = output dropout(gain ∘ (s − mean) · rstd + bias). What is nullptr, or
+// has p = 0, is left out. x, residual, y [rows, n] row-major; the vectors [n]; mean, rstd [rows], in the
+// accumulation type. s is never stored.
 #pragma once
 #include <algorithm>
 
@@ -19,21 +20,21 @@ struct LayerNormShape {
 template <class T>
 struct LayerNormInputs {
   const T *x, *residual;
-  const Accumulator<T> *input_bias, *gain;
+  const Accumulator<T>*input_bias, *gain;
 };
 
-// dx = dropout(ds), dresidual = ds, dgain = Σ_rows dy ∘ ŝ, dbias = Σ_rows dy, dinput_bias = Σ_rows dx. Those with a star may be
-// nullptr.
+// dx = dropout(ds), dresidual = ds, dgain = Σ_rows dy ∘ ŝ, dbias = Σ_rows dy, dinput_bias = Σ_rows dx. Those with a
+// star may be nullptr.
 template <class T>
 struct LayerNormGradients {
-  T *dx, *dresidual;  // *
-  Accumulator<T> *dgain, *dbias, *dinput_bias;  // *
+  T *dx, *dresidual;                           // *
+  Accumulator<T>*dgain, *dbias, *dinput_bias;  // *
 };
 
 namespace cpu {
 template <class T>
-void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* bias, T* y, Accumulator<T>* mean,
-                Accumulator<T>* rstd);
+void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* bias, T* y,
+                Accumulator<T>* mean, Accumulator<T>* rstd);
 // dy is the sum of its terms.
 template <class T>
 void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* mean,
@@ -42,15 +43,16 @@ void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, 
 
 namespace cuda {
 template <class T>
-void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* bias, T* y, Accumulator<T>* mean,
-                Accumulator<T>* rstd, Stream stream);
+void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* bias, T* y,
+                Accumulator<T>* mean, Accumulator<T>* rstd, Stream stream);
 // partial [layer_norm_chunks(rows), 3, n] is scratch: what each block adds to dgain, dbias and dinput_bias.
 template <class T>
 void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, const Accumulator<T>* mean,
-                         const Accumulator<T>* rstd, const Terms<T>& dy, const LayerNormGradients<T>& out, Accumulator<T>* partial,
-                         Stream stream);
+                         const Accumulator<T>* rstd, const Terms<T>& dy, const LayerNormGradients<T>& out,
+                         Accumulator<T>* partial, Stream stream);
 
-// One block on each of an H100's multiprocessors; depends on the shape only, so the sums have the same bits everywhere.
+// One block on each of an H100's multiprocessors; depends on the shape only, so the sums have the same bits
+// everywhere.
 inline int layer_norm_chunks(int64_t rows) { return static_cast<int>(std::clamp<int64_t>((rows + 3) / 4, 1, 132)); }
 }  // namespace cuda
 

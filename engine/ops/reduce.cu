@@ -65,7 +65,8 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
   if (s.inner == 1) {
     row_sum_kernel<<<grid_for(s.outer * chunks, kThreads / 32), kThreads, 0, stream>>>(s, chunks, x, partial);
     CUDA_CHECK_LAUNCH("axis_sum", stream);
-    finish_rows_kernel<<<grid_for(s.outer, 1), chunks > 32 ? 1024 : 32, 0, stream>>>(s.outer, chunks, partial, f, y);
+    const int threads = std::min<int64_t>(1024, (chunks + 31) / 32 * 32);
+    finish_rows_kernel<<<grid_for(s.outer, 1), threads, 0, stream>>>(s.outer, chunks, partial, f, y);
     return CUDA_CHECK_LAUNCH("axis_sum/chunks", stream);
   }
   // One thread a (row, chunk, column).
@@ -89,8 +90,8 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
   });
 }
 
-// y[r, j] = f · x[r] for rows of one number, f · x[r / n, j] else: a thread takes W columns of every (gridDim.y · blockDim.y)-th
-// row.
+// y[r, j] = f · x[r] for rows of one number, f · x[r / n, j] else: a thread takes W columns of every (gridDim.y ·
+// blockDim.y)-th row.
 template <class T, int W, bool kOneNumber>
 __global__ void __launch_bounds__(kThreads) spread_kernel(int64_t rows, int64_t columns, int64_t n, const T* x, Accumulator<T> f, T* y) {
   using A = Accumulator<T>;

@@ -164,7 +164,8 @@ GLIA_CLONES Accumulator<T> row_exp_sum(const T* x, Accumulator<T> m, int64_t n) 
   return sum;
 }
 
-// By pieces, the sum rescaled when a larger maximum comes: the next piece is on its way from memory while one is worked on.
+// By pieces, the sum rescaled when a larger maximum comes: the next piece is on its way from memory while one is
+// worked on.
 template <class T>
 Accumulator<T> row_logsumexp(const T* x, int64_t n) {
   using A = Accumulator<T>;

@@ -7,11 +7,12 @@
 namespace glia::cuda {
 namespace {
 
-// A row is the work of one warp where its packs fit the lanes' registers, of one block of 256 threads where they do not.
+// A row is the work of one warp where its packs fit the lanes' registers, of one block of 256 threads where they do
+// not.
 constexpr int kMostPacks = 8;  // of a row, that one lane works on
 
-// What a thread of a team sees of a row: P packs of W elements, all asked for before the first is used, or, with P = 0, any
-// number, read again each time: they lie in the cache by then.
+// What a thread of a team sees of a row: P packs of W elements, all asked for before the first is used, or, with P
+// = 0, any number, read again each time: they lie in the cache by then.
 template <int kTeam, int W, int P, class T>
 class Part {
  public:
@@ -73,7 +74,8 @@ __device__ __forceinline__ Accumulator<T> row_max(const Part<kTeam, W, P, T>& x,
 }
 
 template <int kTeam, int W, int P, class T>
-__device__ __forceinline__ Accumulator<T> row_exp_sum(const Part<kTeam, W, P, T>& x, Accumulator<T> m, Accumulator<T>* shared) {
+__device__ __forceinline__ Accumulator<T> row_exp_sum(const Part<kTeam, W, P, T>& x, Accumulator<T> m,
+                                                      Accumulator<T>* shared) {
   using A = Accumulator<T>;
   A sum = 0;
   x.each([&](int64_t, const A(&v)[W]) {
