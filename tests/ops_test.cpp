@@ -165,7 +165,9 @@ TEST_CASE("input embedding: the weights' copies are read where all tables have s
     masters.back().set_copy(cast(t, DType::kBFloat16));
     copies.push_back(masters.back().copy());
   }
-  const auto run = [&](const std::vector<Var>& v) { return input_embedding({v[0], v[1], v[2]}, ints(c, ids), q, DType::kBFloat16); };
+  const auto run = [&](const std::vector<Var>& v) {
+    return input_embedding({v[0], v[1], v[2]}, ints(c, ids), q, DType::kBFloat16);
+  };
   const Var y = run(masters);
   EXPECT(y.value().to_vector<float>() == run(copies).value().to_vector<float>());
   masters[1].set_copy({});

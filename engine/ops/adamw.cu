@@ -30,8 +30,9 @@ __device__ bool is_touched(const int32_t* touched, uint32_t row) {
   return !touched || (__ldg(touched + row / 32) >> row % 32 & 1);
 }
 
-// Blocks take chunks in turns, first those of the bfloat16 gradients. The order of the additions is fixed by the numbers
-// of block and thread: kNormBlocks is the same on every GPU. The block that ends last adds the blocks' sums.
+// Blocks take chunks in turns, first those of the bfloat16 gradients. The order of the additions is fixed by the
+// numbers of block and thread: kNormBlocks is the same on every GPU. The block that ends last adds the blocks'
+// sums.
 constexpr int kNormBlocks = 132 * 6;
 
 template <class T>
@@ -47,7 +48,8 @@ __global__ void __launch_bounds__(kThreads, 6)
   double sum = 0;
   for (int c = blockIdx.x; c < chunks; c += gridDim.x) {
     const bool low = c < low_chunks;
-    const int64_t begin = (low ? c : c - low_chunks) * kNormChunk, end = min(low ? g.n_low : g.n, begin + kNormChunk);
+    const int64_t begin = (low ? c : c - low_chunks) * kNormChunk,
+                  end = min(low ? g.n_low : g.n, begin + kNormChunk);
     if (low) {
       sum = squares(sum, g.low, begin, end, all);
     } else if (begin >= table) {
@@ -204,7 +206,8 @@ __global__ void __launch_bounds__(kThreads)
   else update_segment(update, rest, first, block - low_blocks);
 }
 
-constexpr int kRowThreads = 128;  // 20 warps of a hundred registers a multiprocessor; blocks of 256 leave room for 16
+constexpr int kRowThreads =
+    128;  // 20 warps of a hundred registers a multiprocessor; blocks of 256 leave room for 16
 
 // pieces null: all rows.
 template <class T>

@@ -145,7 +145,7 @@ constexpr int kRowPeriod = 32;
 template <class T>
 struct WaitingRows {
   int64_t count = 0, width = 0;
-  uint32_t* stamps = nullptr;          // [count]  2 · steps done of the row, + 1 where its next gradient waits in g
+  uint32_t* stamps = nullptr;  // [count]  2 · steps done of the row, + 1 where its next gradient waits in g
   AdamWFactors<T>* history = nullptr;  // [kRowPeriod]  of step i at i % kRowPeriod
   uint32_t* clock = nullptr;           // [1]  steps done
 };

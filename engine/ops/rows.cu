@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
                   Accumulator<T>* partial, Out* y, int64_t h) {
   using A = Accumulator<T>;
   using P = Pack<T, W>;
-  constexpr int kAhead = W == 8 ? 4 : 8;  // rows in flight
+  constexpr int kAhead = W == 8 ? 4 : 8;                                              // rows in flight
   const uint32_t packs = static_cast<uint32_t>((h + W - 1) / W), n = *count * packs;  // no more than there are in x
   for (uint32_t k = blockIdx.x * kThreads + threadIdx.x; k < n; k += gridDim.x * kThreads) {
     const Piece piece(pieces, k / packs);
@@ -178,7 +178,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // One warp a token; kAhead packs of each of the three rows in flight.
 template <int W, class T, class Out>
-__global__ void __launch_bounds__(kThreads) input_kernel(InputTables<T> q, Out* __restrict__ y, int64_t tokens, int64_t h) {
+__global__ void __launch_bounds__(kThreads)
+    input_kernel(InputTables<T> q, Out* __restrict__ y, int64_t tokens, int64_t h) {
   using A = Accumulator<T>;
   using P = Pack<T, W>;
   constexpr int kAhead = 2;
@@ -206,7 +207,8 @@ __global__ void __launch_bounds__(kThreads) input_kernel(InputTables<T> q, Out* 
 #pragma unroll
         for (int k = 0; k < W; ++k) {
           const A place = has_place ? static_cast<A>(position[a].v[k]) + static_cast<A>(type[a].v[k]) : A{0};
-          sum[k] = bad ? std::numeric_limits<A>::quiet_NaN() : (has_word ? static_cast<A>(word[a].v[k]) : A{0}) + place;
+          sum[k] =
+              bad ? std::numeric_limits<A>::quiet_NaN() : (has_word ? static_cast<A>(word[a].v[k]) : A{0}) + place;
         }
         store<W>(y + t * h + j, sum);
       }
