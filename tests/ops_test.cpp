@@ -166,6 +166,28 @@ TEST_CASE("input embedding: the sum of its parts; the host's order gives the bit
     }
 }
 
+TEST_CASE("input embedding: the weights' copies are read where all tables have such") {
+  Context c(test::device());
+  const std::vector<int32_t> ids = {4, 0, 4, 2, -1};
+  const Sequences q = make_sequences(c, {3, 1}, 5);
+  std::vector<Var> masters, copies;
+  for (const auto& [rows, i] : {std::pair<int64_t, uint32_t>{5, 1}, {4, 2}, {2, 3}}) {
+    const Tensor t = random_normal(c, {rows, 16}, 1, 3, purpose::kTest, i);
+    masters.push_back(Var::parameter(t));
+    masters.back().set_copy(cast(t, DType::kBFloat16));
+    copies.push_back(masters.back().copy());
+  }
+  const auto run = [&](const std::vector<Var>& v) {
+    return input_embedding({v[0], v[1], v[2]}, ints(c, ids), q, DType::kBFloat16);
+  };
+  const Var y = run(masters);
+  EXPECT(y.value().to_vector<float>() == run(copies).value().to_vector<float>());
+  masters[1].set_copy({});
+  EXPECT(y.value().to_vector<float>() != run(masters).value().to_vector<float>());
+  backward(sum(cast(y, DType::kFloat32)));
+  EXPECT(masters[0].grad().dtype() == DType::kFloat32);
+}
+
 TEST_CASE("input embedding: the gradient of touched rows alone leaves the others what they are") {
   Context c(test::device());
   const std::vector<int32_t> ids = {4, 0, 4, 2};

@@ -6,48 +6,63 @@ namespace {
 
 // This thread's share of a chunk; counts(i): whether the elements of the pack at i do.
 template <class G, class F>
-__device__ double squares(const G* __restrict__ g, int64_t begin, int64_t end, F counts) {
-  constexpr int kWidth = 16 / sizeof(G);
+__device__ double squares(double sum, const G* __restrict__ g, int64_t begin, int64_t end, F counts) {
+  constexpr int kWidth = 16 / sizeof(G), kAhead = 4;  // packs in flight
   using P = Pack<G, kWidth>;
-  double sum = 0;
-#pragma unroll 4
-  for (int64_t i = begin + threadIdx.x * kWidth; i < end; i += kThreads * kWidth) {
-    if (!counts(i)) continue;
-    const P x = *reinterpret_cast<const P*>(g + i);
+  for (int64_t at = begin + threadIdx.x * kWidth; at < end; at += kThreads * kWidth * kAhead) {
+    P x[kAhead];
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) sum = fma(static_cast<double>(x.v[k]), static_cast<double>(x.v[k]), sum);
+    for (int a = 0; a < kAhead; ++a) {
+      const int64_t i = at + a * kThreads * kWidth;
+      x[a] = P{};  // adds nothing
+      if (i < end && counts(i)) x[a] = *reinterpret_cast<const P*>(g + i);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a)
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k)
+        sum = fma(static_cast<double>(x[a].v[k]), static_cast<double>(x[a].v[k]), sum);
   }
   return sum;
 }
 
-// One chunk a block, first those of the bfloat16 gradients; the order of the additions is fixed by the thread's
-// number. The block that ends last adds the chunks.
+__device__ bool is_touched(const int32_t* touched, uint32_t row) {
+  return !touched || (__ldg(touched + row / 32) >> row % 32 & 1);
+}
+
+// Blocks take chunks in turns, first those of the bfloat16 gradients. The order of the additions is fixed by the
+// numbers of block and thread: kNormBlocks is the same on every GPU. The block that ends last adds the blocks'
+// sums.
+constexpr int kNormBlocks = 132 * 6;
+
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    norm_kernel(AdamWOptions o, const uint32_t* step, AdamWGradients<T> g, WaitingRows<T> rows, int low_chunks) {
+__global__ void __launch_bounds__(kThreads, 6)
+    norm_kernel(AdamWOptions o, const uint32_t* step, AdamWGradients<T> g, WaitingRows<T> rows, int low_chunks,
+                int chunks) {
   __shared__ double shared[32];
   __shared__ bool last;
   if (blockIdx.x == 0 && threadIdx.x == 0) adamw_corrections(o, *step, g.factors);  // slow: while the others add
-  double sum;
-  if (blockIdx.x < low_chunks) {
-    const int64_t begin = blockIdx.x * kNormChunk;
-    sum = squares(g.low, begin, min(g.n_low, begin + kNormChunk), [](int64_t) { return true; });
-  } else {
-    const int64_t begin = (blockIdx.x - low_chunks) * kNormChunk, end = min(g.n, begin + kNormChunk);
-    const int64_t table = rows.count * rows.width;
-    if (begin >= table) {
-      sum = squares(g.g, begin, end, [](int64_t) { return true; });
+  const auto all = [](int64_t) { return true; };
+  const int64_t table = rows.count * rows.width;
+  const auto width = static_cast<uint32_t>(rows.width);
+  double sum = 0;
+  for (int c = blockIdx.x; c < chunks; c += gridDim.x) {
+    const bool low = c < low_chunks;
+    const int64_t begin = (low ? c : c - low_chunks) * kNormChunk,
+                  end = min(low ? g.n_low : g.n, begin + kNormChunk);
+    if (low) {
+      sum = squares(sum, g.low, begin, end, all);
+    } else if (begin >= table) {
+      sum = squares(sum, g.g, begin, end, all);
     } else {
-      const auto width = static_cast<uint32_t>(rows.width);
-      const uint32_t first = begin / width, stamp = 2 * *rows.clock + 1;
-      sum = squares(g.g, begin, end, [&](int64_t i) {
-        if (i >= table) return true;
-        const auto from = static_cast<uint32_t>(i - static_cast<int64_t>(first) * width);
-        const uint32_t row = first + from / width;
-        const bool touched = !g.touched || (g.touched[row / 32] >> row % 32 & 1);
-        if (touched && from % width == 0) rows.stamps[row] = stamp;
-        return touched;
+      const uint32_t first = begin / width, skipped = static_cast<uint32_t>(begin - int64_t{first} * width);
+      sum = squares(sum, g.g, begin, end, [&](int64_t i) {
+        return i >= table || is_touched(g.touched, first + (static_cast<uint32_t>(i - begin) + skipped) / width);
       });
+      // The rows that begin here.
+      const uint32_t stamp = 2 * *rows.clock + 1;
+      for (int64_t row = first + (skipped > 0) + threadIdx.x; row * width < min(end, table); row += kThreads)
+        if (is_touched(g.touched, static_cast<uint32_t>(row))) rows.stamps[row] = stamp;
     }
   }
   sum = block_sum(sum, shared);
@@ -60,6 +75,7 @@ __global__ void __launch_bounds__(kThreads)
   if (!last) return;
   __threadfence();
   sum = 0;
+#pragma unroll 4
   for (unsigned c = threadIdx.x; c < gridDim.x; c += kThreads) sum += __ldcg(g.partial + c);
   sum = block_sum(sum, shared);
   if (threadIdx.x > 0) return;
@@ -190,15 +206,18 @@ __global__ void __launch_bounds__(kThreads)
   else update_segment(update, rest, first, block - low_blocks);
 }
 
+constexpr int kRowThreads =
+    128;  // 20 warps of a hundred registers a multiprocessor; blocks of 256 leave room for 16
+
 // pieces null: all rows.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kRowThreads)
     catch_up_kernel(AdamWOptions o, AdamWSegment<T, T> s, WaitingRows<T> rows, const int2* pieces,
                     const int32_t* count) {
   const uint32_t now = *rows.clock;
   const int64_t n = pieces ? *count : rows.count;
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; i < n;
-       i += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x) / 32; i < n;
+       i += static_cast<int64_t>(gridDim.x) * (kRowThreads / 32)) {
     const int64_t row = pieces ? pieces[i].x : i;
     if (pieces && i > 0 && pieces[i - 1].x == row) continue;  // the first piece's warp does it
     catch_up_row<4>(o, s, rows, row, now);
@@ -211,7 +230,8 @@ template <class T>
 void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows,
                 Stream stream) {
   const auto chunks = [](int64_t n) { return static_cast<int>((n + kNormChunk - 1) / kNormChunk); };
-  norm_kernel<<<chunks(g.n_low) + chunks(g.n), kThreads, 0, stream>>>(o, step, g, rows, chunks(g.n_low));
+  const int low = chunks(g.n_low), all = low + chunks(g.n);
+  norm_kernel<<<std::min(all, kNormBlocks), kThreads, 0, stream>>>(o, step, g, rows, low, all);
   CUDA_CHECK_LAUNCH("adamw_norm", stream);
 }
 
@@ -232,7 +252,7 @@ template <class T>
 void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
                     const int32_t* pieces, const int32_t* count, int64_t most_pieces, Stream stream) {
   if (most_pieces == 0) return;
-  catch_up_kernel<<<grid_for(most_pieces, kThreads / 32), kThreads, 0, stream>>>(
+  catch_up_kernel<<<grid_for(most_pieces, kRowThreads / 32), kRowThreads, 0, stream>>>(
       o, rest, rows, reinterpret_cast<const int2*>(pieces), count);
   CUDA_CHECK_LAUNCH("adamw_catch_up", stream);
 }

@@ -136,7 +136,7 @@ struct AdamWUpdate {
   }
 };
 
-constexpr int64_t kNormChunk = 1 << 14;  // elements a partial sum; the number of partial sums depends on n only
+constexpr int64_t kNormChunk = 1 << 13;  // elements that are squared and added at a time
 
 // A row is brought up to date every kRowPeriod steps at least.
 constexpr int kRowPeriod = 32;
@@ -145,8 +145,7 @@ constexpr int kRowPeriod = 32;
 template <class T>
 struct WaitingRows {
   int64_t count = 0, width = 0;
-  uint32_t* stamps =
-      nullptr;  // [count]  2 · steps done of the row, + 1 where its gradient of the next of them waits in g
+  uint32_t* stamps = nullptr;  // [count]  2 · steps done of the row, + 1 where its next gradient waits in g
   AdamWFactors<T>* history = nullptr;  // [kRowPeriod]  of step i at i % kRowPeriod
   uint32_t* clock = nullptr;           // [1]  steps done
 };

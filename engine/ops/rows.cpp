@@ -147,14 +147,24 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
   CHECK(order.defined() || !touched, "input_embedding: touched rows alone want an order");
   const int64_t h = words.size(1);
   Tensor y = empty(words.context(), {s.tokens, h}, dtype);
-  dispatch_pair("input_embedding", words.dtype(), dtype, [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
-    const InputTables<T> from{
-        words.value().data<T>(),       positions.value().data<T>(), types.value().data<T>(), ids.data<int32_t>(),
-        s.sequence_of.data<int32_t>(), s.offsets.data<int32_t>(),   words.size(0),           positions.size(0)};
-    on_device(
-        words.context(), "input_embedding", [&] { cpu::input_rows(from, y.data<Out>(), s.tokens, h); },
-        [&](auto& cuda) { cuda::input_rows(from, y.data<Out>(), s.tokens, h, cuda.stream); });
-  });
+  // The weights' copies in y's dtype, where they have such, are half as much to read as the masters.
+  const auto has_copy = [&](const Var& v) { return v.copy().defined() && v.copy().dtype() == dtype; };
+  const bool copies = has_copy(words) && has_copy(positions) && has_copy(types);
+  const auto table_of = [&](const Var& v) { return copies ? v.copy() : v.value(); };
+  dispatch_pair(
+      "input_embedding", copies ? dtype : words.dtype(), dtype, [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
+        const InputTables<T> from{table_of(words).data<T>(),
+                                  table_of(positions).data<T>(),
+                                  table_of(types).data<T>(),
+                                  ids.data<int32_t>(),
+                                  s.sequence_of.data<int32_t>(),
+                                  s.offsets.data<int32_t>(),
+                                  words.size(0),
+                                  positions.size(0)};
+        on_device(
+            words.context(), "input_embedding", [&] { cpu::input_rows(from, y.data<Out>(), s.tokens, h); },
+            [&](auto& cuda) { cuda::input_rows(from, y.data<Out>(), s.tokens, h, cuda.stream); });
+      });
   const int64_t longest = std::min(positions.size(0), s.max_length);
   return record(
       "input_embedding", y, {words, positions, types},

@@ -125,23 +125,23 @@ __global__ void __launch_bounds__(kThreads)
     pieces_kernel(const T* x, const int32_t* entries, const int2* pieces, const int32_t* count,
                   Accumulator<T>* partial, Out* y, int64_t h) {
   using A = Accumulator<T>;
-  constexpr int kAhead = 8;  // rows in flight
-  const int64_t packs = (h + W - 1) / W, n = *count * packs;
-  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n;
-       k += static_cast<int64_t>(gridDim.x) * kThreads) {
+  using P = Pack<T, W>;
+  constexpr int kAhead = W == 8 ? 4 : 8;                                              // rows in flight
+  const uint32_t packs = static_cast<uint32_t>((h + W - 1) / W), n = *count * packs;  // no more than there are in x
+  for (uint32_t k = blockIdx.x * kThreads + threadIdx.x; k < n; k += gridDim.x * kThreads) {
     const Piece piece(pieces, k / packs);
-    const int64_t j = (k % packs) * W;
+    const int64_t j = static_cast<int64_t>(k % packs) * W;
     A sum[W] = {};
     for (int32_t e = piece.begin; e < piece.end; e += kAhead) {
-      A v[kAhead][W];
+      P v[kAhead];
 #pragma unroll
       for (int a = 0; a < kAhead; ++a)
-        if (e + a < piece.end) load<W>(x + static_cast<int64_t>(entries[e + a]) * h + j, v[a]);
+        if (e + a < piece.end) v[a] = *reinterpret_cast<const P*>(x + static_cast<int64_t>(entries[e + a]) * h + j);
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) {
         if (e + a >= piece.end) break;
 #pragma unroll
-        for (int i = 0; i < W; ++i) sum[i] += v[a][i];
+        for (int i = 0; i < W; ++i) sum[i] += static_cast<A>(v[a].v[i]);
       }
     }
     A* slots = partial + static_cast<int64_t>(piece.begin / kScatterChunk) * 2 * h + j;
@@ -155,10 +155,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class A, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
     continued_pieces_kernel(const int2* pieces, const int32_t* count, const A* partial, Out* y, int64_t h) {
-  const int64_t packs = (h + W - 1) / W, n = *count * packs;
-  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < n;
-       k += static_cast<int64_t>(gridDim.x) * kThreads) {
-    const int64_t i = k / packs, j = (k % packs) * W;
+  const uint32_t packs = static_cast<uint32_t>((h + W - 1) / W), n = *count * packs;
+  for (uint32_t k = blockIdx.x * kThreads + threadIdx.x; k < n; k += gridDim.x * kThreads) {
+    const int64_t i = k / packs, j = static_cast<int64_t>(k % packs) * W;
     const Piece piece(pieces, i);
     if (piece.continues || !piece.continued) continue;
     const A* from = partial + static_cast<int64_t>(piece.begin / kScatterChunk) * 2 * h + j;
@@ -166,7 +165,7 @@ __global__ void __launch_bounds__(kThreads)
     load<W>(from + h, sum);
     int64_t last = i + 1;
     while (pieces[last + 1].x == piece.row) ++last;
-#pragma unroll 8
+#pragma unroll 4
     for (int64_t c = 1; c <= last - i; ++c) {
       A v[W];
       load<W>(from + c * 2 * h, v);
@@ -177,27 +176,42 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// One warp a token; kAhead packs of each of the three rows in flight.
 template <int W, class T, class Out>
-__global__ void __launch_bounds__(kThreads) input_kernel(InputTables<T> q, Out* y, int64_t tokens, int64_t h) {
+__global__ void __launch_bounds__(kThreads)
+    input_kernel(InputTables<T> q, Out* __restrict__ y, int64_t tokens, int64_t h) {
   using A = Accumulator<T>;
-  const A nan = std::numeric_limits<A>::quiet_NaN();
+  using P = Pack<T, W>;
+  constexpr int kAhead = 2;
   const int lane = threadIdx.x % 32;
   for (int64_t t = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; t < tokens;
        t += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
     const int64_t id = q.ids[t], b = q.sequence_of[t], p = b < 0 ? -1 : t - q.offsets[b];
-    const auto part = [&](const T* table, int64_t i, int64_t n, int64_t j, A(&v)[W]) {
+    const bool has_word = id >= 0 && id < q.n_words, has_place = p >= 0 && p < q.n_positions;
+    const bool bad = !(has_word || id == -1) || !(has_place || p == -1);
+    for (int64_t first = lane * W; first < h; first += 32 * W * kAhead) {
+      P word[kAhead], position[kAhead], type[kAhead];
 #pragma unroll
-      for (int k = 0; k < W; ++k) v[k] = i == -1 ? A{0} : nan;
-      if (i >= 0 && i < n) load<W>(table + i * h + j, v);
-    };
-    for (int64_t j = lane * W; j < h; j += 32 * W) {
-      A word[W], position[W], type[W];
-      part(q.words, id, q.n_words, j, word);
-      part(q.positions, p, q.n_positions, j, position);
-      part(q.types, p < 0 ? -1 : 0, 1, j, type);
+      for (int a = 0; a < kAhead; ++a) {
+        const int64_t j = first + a * 32 * W;
+        if (j >= h) break;
+        if (has_word) word[a] = *reinterpret_cast<const P*>(q.words + id * h + j);
+        if (has_place) position[a] = *reinterpret_cast<const P*>(q.positions + p * h + j);
+        if (has_place) type[a] = *reinterpret_cast<const P*>(q.types + j);
+      }
 #pragma unroll
-      for (int k = 0; k < W; ++k) word[k] += position[k] + type[k];
-      store<W>(y + t * h + j, word);
+      for (int a = 0; a < kAhead; ++a) {
+        const int64_t j = first + a * 32 * W;
+        if (j >= h) break;
+        A sum[W];
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+          const A place = has_place ? static_cast<A>(position[a].v[k]) + static_cast<A>(type[a].v[k]) : A{0};
+          sum[k] =
+              bad ? std::numeric_limits<A>::quiet_NaN() : (has_word ? static_cast<A>(word[a].v[k]) : A{0}) + place;
+        }
+        store<W>(y + t * h + j, sum);
+      }
     }
   }
 }
@@ -372,7 +386,8 @@ void scatter_ordered(const T* x, const RowOrderView& order, int64_t most_pieces,
     continued_pieces_kernel<A, Out, W><<<blocks, kThreads, 0, stream>>>(pieces, order.count, partial, y, h);
     CUDA_CHECK_LAUNCH("scatter_ordered/continued", stream);
   };
-  if (h % 4 == 0 && aligned16(x) && aligned16(y)) run(Width<4>{});
+  constexpr int kWide = sizeof(T) == 2 ? 8 : 4;
+  if (h % kWide == 0 && aligned16(x) && aligned16(y)) run(Width<kWide>{});
   else run(Width<1>{});
 }
 

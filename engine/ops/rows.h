@@ -29,9 +29,10 @@ Var embedding(const Var& table, const Tensor& ids, DType dtype);
 Var position_embedding(const Var& table, const Sequences& sequences, DType dtype);
 
 // A transformer's input in one pass: y = embedding(words, ids) + position_embedding(positions + types[0]), rounded
-// once. `order`, where defined, is that of `ids` and saves the gradient its sort. With `touched`, too, the gradient
-// of `words` is written in the rows that the order picks and nowhere else, and *touched is set to order.touched
-// when it is: for a parameter with a gradient buffer whose reader knows.
+// once, of the weights' copies in `dtype` where the tables have such. `order`, where defined, is that of `ids` and
+// saves the gradient its sort. With `touched`, too, the gradient of `words` is written in the rows that the order
+// picks and nowhere else, and *touched is set to order.touched when it is: for a parameter with a gradient buffer
+// whose reader knows.
 //     words [V, H], positions [P, H], types [K, H], ids int32 [T] (−1 in the tail) → [T, H]
 struct EmbeddingTables {
   Var words, positions, types;
