@@ -77,8 +77,9 @@ TEST_CASE("fast paths: the dense feed-forward network agrees with linear, gelu, 
 TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever the routing") {
   if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
   Context c(Device::cuda());
-  const int64_t tokens = 300, E = 4;
-  for (const int routing : {0, 1, 2}) {  // spread; all to one expert; one expert has a single row, one has none
+  const int64_t E = 4;
+  // Spread; all to one expert; one expert has a single row, one has none; so many to one that weight gradients are cut in parts.
+  for (const auto [routing, tokens] : {std::array<int64_t, 2>{0, 300}, {1, 300}, {2, 300}, {1, 3000}}) {
     std::vector<int32_t> chosen;
     for (int64_t t = 0; t < tokens; ++t) {
       const int32_t spread = static_cast<int32_t>(random_below(E, 5, purpose::kTest, 1, t));
@@ -87,7 +88,7 @@ TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever th
     }
     const Tensor experts = from_vector(c, chosen, {tokens, 2});
     for (const auto [hidden, inner] : {std::array<int64_t, 2>{512, 2048}, {72, 136}}) {
-      INFO("routing ", routing, " hidden ", hidden);
+      INFO("routing ", routing, " tokens ", tokens, " hidden ", hidden);
       const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 4, purpose::kTest, i); };
       const auto through = [&](auto&& layer) -> Run {
         return [&, layer](const Vars& x) {

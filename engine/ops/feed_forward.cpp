@@ -32,6 +32,7 @@ Var feed_forward_reference(const Var& x, const Var& w1, const Var& b1, const Var
 
 namespace {
 
+cuda::GemmWorkspace parts_of(const CudaHandles& cuda) { return {cuda.parts, static_cast<size_t>(cuda.parts_bytes)}; }
 void* raw_or_null(const Tensor& t) { return t.defined() ? t.raw() : nullptr; }
 
 // Everything that the gradient needs, shared by the dense and the grouped op. The products with something fused in run in
@@ -64,10 +65,9 @@ struct FusedFfn {
         matmul_into(d, from, dw, true, false);
         return in.add(i, dw);
       }
-      const Tensor workspace = empty(context, {static_cast<int64_t>(cuda::gemm_weight_gradient_workspace() / 4)}, DType::kFloat32);
       run("feed_forward/dw", [&](auto& cuda) {
-        cuda::gemm_weight_gradient(d.raw(), from.raw(), dw.raw(), dw.dtype() == DType::kBFloat16, g, outs, ins, workspace.raw(),
-                                   workspace.bytes(), cuda.stream);
+        cuda::gemm_weight_gradient(d.raw(), from.raw(), dw.raw(), dw.dtype() == DType::kBFloat16, g, outs, ins, parts_of(cuda),
+                                   cuda.stream);
       });
       in.add(i, dw);
     };

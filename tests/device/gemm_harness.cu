@@ -1,7 +1,7 @@
 // Correctness and speed of engine/ops/cuda/gemm_sm90.h on a Hopper GPU, beside cuBLAS.
 //   gemm_harness [PART]        checks whose name contains PART, each in a child process of its own (a hung or broken
 //                              kernel ends only its case), then the times of what was right, beside cuBLAS
-//   gemm_harness --case NAME   one case in this process
+//   gemm_harness --case NAME   one case in this process; "sequence" times the kernels of an expert layer in their real order
 // Correctness: relative Frobenius error against float64 at most twice that of cuBLAS on the same data; outputs poisoned
 // with NaN, rows past the last group and a sentinel behind every output must stay untouched, 20 runs must agree bit by bit.
 #include <signal.h>
@@ -24,12 +24,19 @@ struct Shape {
 };
 
 const std::vector<int> kUsual = {2511, 2600, 2430, 2700, 2380, 2560, 2640, 2659};  // 20,480 rows, 20,864 padded
+const std::vector<int> kDead = {3011, 2900, 0, 2830, 2700, 2980, 3000, 2859};      // 20,280 rows, an expert without any
+const std::vector<int> kLarge = {8111, 2600, 1030, 1700, 1380, 1960, 2000, 1499};  // 20,280 rows, 40 % with one expert
+const std::vector<int> kFew = {60, 48, 0, 61, 30, 70, 65, 50};                     // 384 rows: CLS tokens only
 
 std::vector<Shape> check_shapes() {
   std::vector<int> many;
   for (int i = 0; i < 128; ++i) many.push_back(static_cast<int>(mix(i + 5) % 200) * (i % 5 != 0));
   return {{"experts up", kUsual, 0, 2048, 512},
           {"experts down", kUsual, 0, 512, 2048},
+          {"experts up, one dead", kDead, 0, 2048, 512},
+          {"experts down, one large", kLarge, 0, 512, 2048},
+          {"experts up, few rows", kFew, 0, 2048, 512},
+          {"experts down, few rows", kFew, 0, 512, 2048},
           {"odd, empty and 1-row groups", {0, 1, 300, 0, 128, 129, 700, 0}, 0, 200, 136},
           {"all rows in one group", {0, 0, 1000, 0}, 0, 264, 72},
           {"no rows at all", {0, 0, 0, 0}, 0, 136, 136},
@@ -40,13 +47,11 @@ std::vector<Shape> check_shapes() {
 }
 std::vector<Shape> time_shapes() {
   return {{"experts 512->2048", kUsual, 0, 2048, 512}, {"experts 2048->512", kUsual, 0, 512, 2048},
+          {"one dead 512->2048", kDead, 0, 2048, 512}, {"one dead 2048->512", kDead, 0, 512, 2048},
+          {"large 512->2048", kLarge, 0, 2048, 512}, {"large 2048->512", kLarge, 0, 512, 2048},
+          {"few 512->2048", kFew, 0, 2048, 512}, {"few 2048->512", kFew, 0, 512, 2048},
           {"dense 512->1536", {}, 10240, 1536, 512},  {"dense 512->512", {}, 10240, 512, 512},
           {"dense 512->2048", {}, 10240, 2048, 512},  {"dense 2048->512", {}, 10240, 512, 2048}};
-}
-
-const char* tile_name(GemmTile t) {
-  static const char* names[] = {"auto", "ping", "ping2", "quad", "quad2", "wide", "wide2"};
-  return names[static_cast<int>(t)];
 }
 
 // One shape's buffers. `in` and `out` sides of the layer: x, pre_in [R, I]; dy [R, O].
@@ -82,7 +87,8 @@ struct Problem {
       offsets = Buffer(begin.size() * 4);
       CUDA(cudaMemcpy(offsets.data, begin.data(), begin.size() * 4, cudaMemcpyHostToDevice));
     }
-    workspace = Buffer(gemm_weight_gradient_workspace());
+    workspace = Buffer(gemm_workspace_bytes());
+    CUDA(cudaMemset(workspace.data, 0, workspace.bytes));
     row_groups = {s.counts.empty() ? nullptr : offsets.as<int>(), groups, rows};
     CUDA(cudaDeviceSynchronize());
   }
@@ -116,22 +122,23 @@ struct Outputs {
         partial(k == Kind::kDataGelu ? (p.rows + 127) / 128 * static_cast<size_t>(p.shape.inputs) * 4 : 0) {}
 };
 
-void run(Kind k, const Problem& p, Outputs& out, GemmTile tile, Split split, cudaStream_t stream, bool with_pre = true) {
+void run(Kind k, const Problem& p, Outputs& out, cudaStream_t stream, bool with_pre = true) {
   const int o = p.shape.outputs, i = p.shape.inputs;
   const Bias bias = {p.bias.data, false};
+  const GemmWorkspace space = {p.workspace.data, p.workspace.bytes};
   switch (k) {
-    case Kind::kForward: return gemm_forward(p.x.data, p.w.data, {}, out.main.data, p.row_groups, o, i, stream, tile);
-    case Kind::kBias: return gemm_forward(p.x.data, p.w.data, bias, out.main.data, p.row_groups, o, i, stream, tile);
+    case Kind::kForward: return gemm_forward(p.x.data, p.w.data, {}, out.main.data, p.row_groups, o, i, stream);
+    case Kind::kBias: return gemm_forward(p.x.data, p.w.data, bias, out.main.data, p.row_groups, o, i, stream);
     case Kind::kGelu:
       return gemm_forward_gelu(p.x.data, p.w.data, bias, with_pre ? out.pre.data : nullptr, out.main.data, p.row_groups,
-                               o, i, stream, tile);
-    case Kind::kData: return gemm_data_gradient(p.dy.data, p.w.data, out.main.data, p.row_groups, o, i, stream, tile);
+                               o, i, stream);
+    case Kind::kData: return gemm_data_gradient(p.dy.data, p.w.data, out.main.data, p.row_groups, o, i, stream);
     case Kind::kDataGelu:
       return gemm_data_gradient_gelu(p.dy.data, p.w.data, p.pre_in.data, out.main.data, out.partial.as<float>(),
-                                     p.row_groups, o, i, stream, tile);
+                                     p.row_groups, o, i, stream);
     default:
-      return gemm_weight_gradient(p.dy.data, p.x.data, out.main.data, k == Kind::kWeightBf16, p.row_groups, o, i,
-                                  p.workspace.data, p.workspace.bytes, stream, tile, split);
+      return gemm_weight_gradient(p.dy.data, p.x.data, out.main.data, k == Kind::kWeightBf16, p.row_groups, o, i, space,
+                                  stream);
   }
 }
 
@@ -156,8 +163,8 @@ bool fail(bool bad, const char* what, unsigned long long n = 1) {
   return bad;
 }
 
-// One kind and tile against the reference, on one shape.
-bool check(Kind k, GemmTile tile, const Shape& shape, const Blas& blas) {
+// One kind against the reference, on one shape.
+bool check(Kind k, const Shape& shape, const Blas& blas) {
   Problem p(shape, 1000 + static_cast<uint64_t>(k));
   const int o = shape.outputs, i = shape.inputs, n = columns_of(k, shape);
   const size_t all = output_elements(k, p), wanted = is_weight(k) ? all : static_cast<size_t>(p.used) * n;
@@ -197,77 +204,72 @@ bool check(Kind k, GemmTile tile, const Shape& shape, const Blas& blas) {
 
   bool bad = false;
   std::string errors;
-  Split split = Split::kAuto;
   const auto judge = [&](const char* what, Difference own, Difference yardstick) {
     char line[160];
     std::snprintf(line, sizeof line, " %s %.2e (cuBLAS %.2e)", what, own.relative(), yardstick.relative());
     errors += line;
     bad |= fail(own.bad > 0, "not finite", own.bad);
-    // Unsplit float32 sums over very many rows round more often than cuBLAS's split ones: kTiles may, kAuto splits there.
-    const double allowance = k == Kind::kWeightFloat && split == Split::kTiles && p.rows > 4096 ? 8 : 2;
+    // Float32 sums over very many rows that nobody splits round more often than cuBLAS's split ones.
+    const double allowance = k == Kind::kWeightFloat && p.rows > 4096 ? 8 : 2;
     bad |= fail(own.relative() > allowance * yardstick.relative() + 1e-9, what);
     bad |= fail(own.worst > 2 * allowance * yardstick.worst + 1e-6, "worst element");
   };
-  const std::vector<Split> splits = is_weight(k) ? std::vector{Split::kTiles, Split::kShares} : std::vector{Split::kAuto};
-  for (Split each : splits) {
-    split = each;
-    Outputs out(k, p), again(k, p);
-    run(k, p, out, tile, split, nullptr);
-    CUDA(cudaDeviceSynchronize());
-    const size_t size = k == Kind::kWeightFloat ? 4 : 2;
-    if (k == Kind::kWeightFloat)
-      judge("error", compare(out.main.as<float>(), ref.as<double>(), wanted),
-            compare(blas_out.as<float>(), ref.as<double>(), wanted));
-    else
-      judge("error", compare(out.main.as<bf16>(), ref.as<double>(), wanted),
-            compare(blas_bf.as<bf16>(), ref.as<double>(), wanted));
-    if (k == Kind::kGelu)
-      judge("pre", compare(out.pre.as<bf16>(), pre_ref.as<double>(), wanted),
-            compare(blas_pre.as<bf16>(), pre_ref.as<double>(), wanted));
-    for (const Buffer* b : {&out.main, &out.pre}) {
-      if (b->bytes == 0) continue;
-      const unsigned long long touched =
-          mismatches(b->data + wanted * size, nullptr, b->bytes - wanted * size + Buffer::kSentinel);
-      bad |= fail(touched > 0, "wrote past the end", touched);
-    }
-    if (k == Kind::kDataGelu) {
-      // Column sums by group from the partials, against the float64 values.
-      Buffer db(static_cast<size_t>(p.groups) * n * 4), sums(static_cast<size_t>(p.groups) * n * 8);
-      std::vector<double> host(wanted + 1), want(static_cast<size_t>(p.groups) * n, 0.0);
-      reduce_column_partials(out.partial.as<float>(), db.as<float>(), p.row_groups, n, nullptr);
-      CUDA(cudaMemcpy(host.data(), ref.data, wanted * 8, cudaMemcpyDeviceToHost));
-      for (int g = 0; g < p.groups; ++g)
-        for (size_t r = p.begin[g]; r < static_cast<size_t>(p.begin[g + 1]); ++r)
-          for (int c = 0; c < n; ++c) want[static_cast<size_t>(g) * n + c] += host[r * n + c];
-      CUDA(cudaMemcpy(sums.data, want.data(), want.size() * 8, cudaMemcpyHostToDevice));
-      const Difference d = compare(db.as<float>(), sums.as<double>(), want.size());
-      bad |= fail(d.bad > 0 || d.relative() > 5e-5, "column sums");
-      char line[64];
-      std::snprintf(line, sizeof line, " sums %.1e", d.relative());
-      errors += line;
-      // The same through the stand-alone column sums of the stored values.
-      Buffer partial((p.rows + 127) / 128 * static_cast<size_t>(n) * 4);
-      column_partials(out.main.data, partial.as<float>(), p.row_groups, n, nullptr);
-      db.poison();
-      reduce_column_partials(partial.as<float>(), db.as<float>(), p.row_groups, n, nullptr);
-      const Difference e = compare(db.as<float>(), sums.as<double>(), want.size());
-      bad |= fail(e.bad > 0 || e.relative() > 5e-3, "stand-alone column sums");
-    }
-    if (k == Kind::kGelu) {
-      run(k, p, again, tile, split, nullptr, false);
-      bad |= fail(mismatches(again.pre.data, nullptr, again.pre.bytes) > 0, "pre written though not wanted");
-      bad |= fail(mismatches(again.main.data, out.main.data, wanted * 2) > 0, "evaluation differs from training");
-    }
-    for (int round = 0; round < 20; ++round) {
-      again.main.poison();
-      again.partial.poison();
-      run(k, p, again, tile, split, nullptr);
-      const unsigned long long d = mismatches(again.main.data, out.main.data, out.main.bytes) +
-                                   mismatches(again.partial.data, out.partial.data, out.partial.bytes);
-      if ((bad |= fail(d > 0, "not repeatable", d))) break;
-    }
+  Outputs out(k, p), again(k, p);
+  run(k, p, out, nullptr);
+  CUDA(cudaDeviceSynchronize());
+  const size_t size = k == Kind::kWeightFloat ? 4 : 2;
+  if (k == Kind::kWeightFloat)
+    judge("error", compare(out.main.as<float>(), ref.as<double>(), wanted),
+          compare(blas_out.as<float>(), ref.as<double>(), wanted));
+  else
+    judge("error", compare(out.main.as<bf16>(), ref.as<double>(), wanted),
+          compare(blas_bf.as<bf16>(), ref.as<double>(), wanted));
+  if (k == Kind::kGelu)
+    judge("pre", compare(out.pre.as<bf16>(), pre_ref.as<double>(), wanted),
+          compare(blas_pre.as<bf16>(), pre_ref.as<double>(), wanted));
+  for (const Buffer* b : {&out.main, &out.pre}) {
+    if (b->bytes == 0) continue;
+    const unsigned long long touched =
+        mismatches(b->data + wanted * size, nullptr, b->bytes - wanted * size + Buffer::kSentinel);
+    bad |= fail(touched > 0, "wrote past the end", touched);
   }
-  std::printf("  %-4s %-8s %-6s %-28s%s\n", bad ? "BAD" : "ok", kind_name(k), tile_name(tile), shape.name, errors.c_str());
+  if (k == Kind::kDataGelu) {
+    // Column sums by group from the partials, against the float64 values.
+    Buffer db(static_cast<size_t>(p.groups) * n * 4), sums(static_cast<size_t>(p.groups) * n * 8);
+    std::vector<double> host(wanted + 1), want(static_cast<size_t>(p.groups) * n, 0.0);
+    reduce_column_partials(out.partial.as<float>(), db.as<float>(), p.row_groups, n, nullptr);
+    CUDA(cudaMemcpy(host.data(), ref.data, wanted * 8, cudaMemcpyDeviceToHost));
+    for (int g = 0; g < p.groups; ++g)
+      for (size_t r = p.begin[g]; r < static_cast<size_t>(p.begin[g + 1]); ++r)
+        for (int c = 0; c < n; ++c) want[static_cast<size_t>(g) * n + c] += host[r * n + c];
+    CUDA(cudaMemcpy(sums.data, want.data(), want.size() * 8, cudaMemcpyHostToDevice));
+    const Difference d = compare(db.as<float>(), sums.as<double>(), want.size());
+    bad |= fail(d.bad > 0 || d.relative() > 5e-5, "column sums");
+    char line[64];
+    std::snprintf(line, sizeof line, " sums %.1e", d.relative());
+    errors += line;
+    // The same through the stand-alone column sums of the stored values.
+    Buffer partial((p.rows + 127) / 128 * static_cast<size_t>(n) * 4);
+    column_partials(out.main.data, partial.as<float>(), p.row_groups, n, nullptr);
+    db.poison();
+    reduce_column_partials(partial.as<float>(), db.as<float>(), p.row_groups, n, nullptr);
+    const Difference e = compare(db.as<float>(), sums.as<double>(), want.size());
+    bad |= fail(e.bad > 0 || e.relative() > 5e-3, "stand-alone column sums");
+  }
+  if (k == Kind::kGelu) {
+    run(k, p, again, nullptr, false);
+    bad |= fail(mismatches(again.pre.data, nullptr, again.pre.bytes) > 0, "pre written though not wanted");
+    bad |= fail(mismatches(again.main.data, out.main.data, wanted * 2) > 0, "evaluation differs from training");
+  }
+  for (int round = 0; round < 20; ++round) {
+    again.main.poison();
+    again.partial.poison();
+    run(k, p, again, nullptr);
+    const unsigned long long d = mismatches(again.main.data, out.main.data, out.main.bytes) +
+                                 mismatches(again.partial.data, out.partial.data, out.partial.bytes);
+    if ((bad |= fail(d > 0, "not repeatable", d))) break;
+  }
+  std::printf("  %-4s %-8s %-28s%s\n", bad ? "BAD" : "ok", kind_name(k), shape.name, errors.c_str());
   return !bad;
 }
 
@@ -279,29 +281,114 @@ bool timed(Kind k, const Shape& s) {
   return true;
 }
 
-void time_own(Kind k, GemmTile tile, cudaStream_t stream) {
+void time_own(Kind k, cudaStream_t stream) {
   for (const Shape& s : time_shapes()) {
     if (!timed(k, s)) continue;
     std::vector<Problem> sets;
     std::vector<Outputs> outs;
     for (int i = 0; i < 3; ++i) sets.emplace_back(s, 7 + i), outs.emplace_back(k, sets.back());
-    const std::vector<Split> splits = is_weight(k) ? std::vector{Split::kTiles, Split::kShares} : std::vector{Split::kAuto};
-    for (Split split : splits) {
-      const double us = time_graph(stream, [&](int i) { run(k, sets[i], outs[i], tile, split, stream); }, 3);
-      std::printf("  time %-8s %-6s%-7s %-18s %7.1f us %6.0f TFLOP/s\n", kind_name(k), tile_name(tile),
-                  !is_weight(k) ? "" : split == Split::kTiles ? " tiles" : " shares", s.name, us, sets[0].flop() / us / 1e6);
-    }
-    if (k == Kind::kGelu) {
-      const double us = time_graph(stream, [&](int i) { run(k, sets[i], outs[i], tile, Split::kAuto, stream, false); }, 3);
-      std::printf("  time %-8s %-6s%-7s %-18s %7.1f us %6.0f TFLOP/s\n", "gelu", tile_name(tile), " no pre", s.name, us,
+    for (bool pre : {true, false}) {
+      if (!pre && k != Kind::kGelu) continue;
+      const double us = time_graph(stream, [&](int i) { run(k, sets[i], outs[i], stream, pre); }, 3);
+      std::printf("  time %-8s %-7s %-18s %7.1f us %6.0f TFLOP/s\n", kind_name(k), pre ? "" : "no pre", s.name, us,
                   sets[0].flop() / us / 1e6);
     }
+  }
+}
+
+// The eight kernels of an expert layer as a training step runs them: forward through three layers and back, each with its own
+// activations, so that every kernel finds the cache as its predecessor left it. One event between any two.
+struct Layer {
+  Problem up, down;  // up.x → up's outputs; down.x is h, down.dy is the gradient that comes in
+  Outputs h, y, dpre, dw2, dw1, dx;
+  Buffer partial, db;
+  explicit Layer(const std::vector<int>& counts, uint64_t seed)
+      : up({"", counts, 0, 2048, 512}, seed), down({"", counts, 0, 512, 2048}, seed + 100), h(Kind::kGelu, up),
+        y(Kind::kBias, down), dpre(Kind::kDataGelu, down), dw2(Kind::kWeightBf16, down), dw1(Kind::kWeightBf16, up),
+        dx(Kind::kData, up), partial((up.rows + 127) / 128 * 2048ull * 4), db(up.groups * 2048ull * 4) {}
+};
+void time_sequence(const char* name, const std::vector<int>& counts, cudaStream_t stream) {
+  std::vector<Layer> layers;
+  for (int i = 0; i < 3; ++i) layers.emplace_back(counts, 50 + i);
+  const char* names[] = {"up", "down", "dpre", "dw2", "dw1", "columns", "dx"};
+  constexpr int kKernels = 7;
+  const auto call = [&](Layer& l, int kernel) {
+    const int F = 2048, H = 512;
+    const RowGroups g = l.up.row_groups;
+    const GemmWorkspace space = {l.up.workspace.data, l.up.workspace.bytes};
+    switch (kernel) {
+      case 0: return gemm_forward_gelu(l.up.x.data, l.up.w.data, {l.up.bias.data}, l.h.pre.data, l.h.main.data, g, F, H, stream);
+      case 1: return gemm_forward(l.h.main.data, l.down.w.data, {l.down.bias.data}, l.y.main.data, g, H, F, stream);
+      case 2:
+        return gemm_data_gradient_gelu(l.down.dy.data, l.down.w.data, l.h.pre.data, l.dpre.main.data, l.partial.as<float>(),
+                                       g, H, F, stream);
+      case 3: return gemm_weight_gradient(l.down.dy.data, l.h.main.data, l.dw2.main.data, true, g, H, F, space, stream);
+      case 4: return gemm_weight_gradient(l.dpre.main.data, l.up.x.data, l.dw1.main.data, true, g, F, H, space, stream);
+      case 5:
+        reduce_column_partials(l.partial.as<float>(), l.db.as<float>(), g, F, stream);
+        column_partials(l.down.dy.data, l.partial.as<float>(), g, H, stream);
+        return reduce_column_partials(l.partial.as<float>(), l.db.as<float>(), g, H, stream);
+      default: return gemm_data_gradient(l.dpre.main.data, l.up.w.data, l.dx.main.data, g, F, H, stream);
+    }
+  };
+  std::vector<cudaEvent_t> events;
+  const auto pass = [&](bool timed) {
+    const auto mark = [&](size_t i) {
+      if (!timed) return;
+      while (events.size() <= i) {
+        events.emplace_back();
+        CUDA(cudaEventCreate(&events.back()));
+      }
+      CUDA(cudaEventRecordWithFlags(events[i], stream, cudaEventRecordExternal));
+    };
+    size_t at = 0;
+    for (Layer& l : layers)
+      for (int k = 0; k < 2; ++k) mark(at++), call(l, k);
+    for (size_t i = layers.size(); i-- > 0;)
+      for (int k = 2; k < kKernels; ++k) mark(at++), call(layers[i], k);
+    mark(at);
+  };
+  pass(false);
+  CUDA(cudaStreamSynchronize(stream));
+  for (bool timed : {true, false}) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    pass(timed);
+    CUDA(cudaStreamEndCapture(stream, &graph));
+    CUDA(cudaGraphInstantiate(&exec, graph, 0));
+    cudaEvent_t a, b;
+    CUDA(cudaEventCreate(&a));
+    CUDA(cudaEventCreate(&b));
+    std::vector<float> totals, each[kKernels];
+    for (int replay = 0; replay < 40; ++replay) {
+      CUDA(cudaEventRecord(a, stream));
+      CUDA(cudaGraphLaunch(exec, stream));
+      CUDA(cudaEventRecord(b, stream));
+      CUDA(cudaEventSynchronize(b));
+      float ms = 0;
+      CUDA(cudaEventElapsedTime(&ms, a, b));
+      if (replay < 5) continue;
+      totals.push_back(ms * 1000 / static_cast<float>(layers.size()));
+      for (size_t i = 0; timed && i + 1 < events.size(); ++i) {
+        CUDA(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
+        const size_t forward = 2 * layers.size();
+        each[i < forward ? i % 2 : 2 + (i - forward) % 5].push_back(ms * 1000);
+      }
+    }
+    const auto median = [](std::vector<float>& v) { return std::sort(v.begin(), v.end()), v[v.size() / 2]; };
+    std::printf("  sequence %-10s %s layer %7.1f us", name, timed ? "with events" : "bare       ", median(totals));
+    for (int k = 0; timed && k < kKernels; ++k) std::printf("  %s %.1f", names[k], median(each[k]));
+    std::printf("\n");
+    CUDA(cudaGraphExecDestroy(exec));
+    CUDA(cudaGraphDestroy(graph));
   }
 }
 
 void time_blas(cudaStream_t stream, const Blas& blas) {
   for (Kind k : {Kind::kForward, Kind::kData, Kind::kWeightFloat, Kind::kWeightBf16})
     for (const Shape& s : time_shapes()) {
+      if (!s.counts.empty() && s.counts != kUsual) continue;
       std::vector<Problem> sets;
       std::vector<Outputs> outs;
       for (int i = 0; i < 3; ++i) sets.emplace_back(s, 7 + i), outs.emplace_back(k, sets.back());
@@ -348,19 +435,15 @@ void time_blas(cudaStream_t stream, const Blas& blas) {
   }
 }
 
-const GemmTile kTiles[] = {GemmTile::kPing, GemmTile::kPingCluster, GemmTile::kQuad,
-                           GemmTile::kQuadCluster, GemmTile::kWide, GemmTile::kWideCluster};
-
-// "check/<kind>/<tile>" for all kinds and tiles.
+// "check/<kind>" for all kinds.
 std::vector<std::string> check_names() {
   std::vector<std::string> names;
   for (int k = 0; k < static_cast<int>(Kind::kCount); ++k)
-    for (GemmTile t : kTiles)
-      names.push_back("check/" + std::string(kind_name(static_cast<Kind>(k))) + "/" + tile_name(t));
+    names.push_back("check/" + std::string(kind_name(static_cast<Kind>(k))));
   return names;
 }
 
-// `name` is one of check_names, "blas", or "time" with the checked cases to time behind it, separated by commas.
+// `name` is one of check_names, "blas", "sequence", or "time" with the checked cases to time behind it, separated by commas.
 int run_case(const std::string& name) {
   cudaStream_t stream;
   CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -368,18 +451,23 @@ int run_case(const std::string& name) {
     time_blas(stream, Blas(stream));
     return 0;
   }
+  if (name == "sequence") {
+    time_sequence("balanced", kUsual, stream);
+    time_sequence("one dead", kDead, stream);
+    time_sequence("one large", kLarge, stream);
+    return 0;
+  }
   bool ok = true;
   const bool timing = name.rfind("time", 0) == 0;
-  for (int k = 0; k < static_cast<int>(Kind::kCount); ++k)
-    for (GemmTile t : kTiles) {
-      const std::string own = "check/" + std::string(kind_name(static_cast<Kind>(k))) + "/" + tile_name(t);
-      if (timing) {
-        if ((name + ",").find(own + ",") != std::string::npos) time_own(static_cast<Kind>(k), t, stream);
-      } else if (name == own) {
-        const Blas blas(nullptr);
-        for (const Shape& s : check_shapes()) ok &= check(static_cast<Kind>(k), t, s, blas);
-      }
+  for (int k = 0; k < static_cast<int>(Kind::kCount); ++k) {
+    const std::string own = "check/" + std::string(kind_name(static_cast<Kind>(k)));
+    if (timing) {
+      if ((name + ",").find(own + ",") != std::string::npos) time_own(static_cast<Kind>(k), stream);
+    } else if (name == own) {
+      const Blas blas(nullptr);
+      for (const Shape& s : check_shapes()) ok &= check(static_cast<Kind>(k), s, blas);
     }
+  }
   return ok ? 0 : 1;
 }
 
@@ -450,16 +538,8 @@ void run_children(std::vector<Child>& children, int parallel) {
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   if (argc == 3 && std::strcmp(argv[1], "--case") == 0) return run_case(argv[2]);
-  if (argc == 5 && std::strcmp(argv[1], "--once") == 0) {  // for a profiler: kind, tile and shape by number
-    const Kind k = static_cast<Kind>(std::atoi(argv[2]));
-    const Problem p(time_shapes()[std::atoi(argv[4])], 7);
-    Outputs out(k, p);
-    for (int i = 0; i < 3; ++i) run(k, p, out, static_cast<GemmTile>(std::atoi(argv[3])), Split::kAuto, nullptr);
-    CUDA(cudaDeviceSynchronize());
-    return 0;
-  }
   const double start = now();
-  std::vector<Child> checks, times(1), blas(1);
+  std::vector<Child> checks, times(1), blas(1), sequence(1);
   for (const std::string& name : check_names())
     if (argc == 1 || name.find(argv[1]) != std::string::npos) checks.push_back({.name = name, .seconds = 30});
   run_children(checks, 6);
@@ -473,6 +553,8 @@ int main(int argc, char** argv) {
   blas[0].name = "blas", blas[0].seconds = 20;
   run_children(blas, 1);
   run_children(times, 1);
+  sequence[0].name = "sequence", sequence[0].seconds = 20;
+  run_children(sequence, 1);
   std::printf("%d check(s) failed, %.1f s in all\n", failures, now() - start);
   return failures != 0;
 }

@@ -26,6 +26,7 @@ void check_launch(const char* kernel, cudaStream_t stream, const char* file, int
 namespace {
 
 constexpr int64_t kWorkspaceBytes = 64 << 20;
+constexpr int64_t kPartBytes = 128 << 10;  // one a multiprocessor, and one for the flags
 
 #define BLAS_CHECK(call)                                                                                       \
   do {                                                                                                         \
@@ -49,6 +50,11 @@ class CudaBackend final : public Backend {
     BLAS_CHECK(cublasSetWorkspace(handles_.blas, handles_.workspace, kWorkspaceBytes));
     handles_.multiprocessors = properties_.multiProcessorCount;
     handles_.capability = 10 * properties_.major + properties_.minor;
+    if (handles_.capability == 90) {
+      handles_.parts_bytes = kPartBytes * (handles_.multiprocessors + 1);
+      CUDA_CHECK(cudaMalloc(&handles_.parts, handles_.parts_bytes));
+      CUDA_CHECK(cudaMemsetAsync(handles_.parts, 0, handles_.parts_bytes, handles_.stream));
+    }
   }
   ~CudaBackend() override {
     const CaptureLock lock(capture_mutex());
@@ -60,6 +66,7 @@ class CudaBackend final : public Backend {
     cublasLtDestroy(handles_.blas_lt);
     cublasDestroy(handles_.blas);
     log(cudaFree(handles_.workspace));
+    log(cudaFree(handles_.parts));
     log(cudaStreamDestroy(handles_.stream));
   }
 

@@ -26,17 +26,6 @@ struct RowGroups {
   int rows;            // R, capacity of the row buffers; a multiple of 128 when offsets are given
 };
 
-// How a block cuts the work; kAuto is what was measured fastest. (Rows × columns of a tile.)
-enum class GemmTile {
-  kAuto,
-  kPing,         // 128×128, two warpgroups in turns
-  kPingCluster,  // the same, two blocks share the rows: 128×256
-  kQuad,         // 128×128, two pairs of warpgroups in turns
-  kQuadCluster,  // the same, two blocks share the rows
-  kWide,         // 128×256, two warpgroups together
-  kWideCluster,  // the same, two blocks share the rows: 128×512
-};
-
 struct Bias {
   const void* data = nullptr;  // [E, O]
   bool bf16 = false;           // otherwise float32
@@ -47,22 +36,21 @@ bool gemm_sm90_available();
 
 // y = x Wᵀ + b                               x [R, I], w [E, O, I], bias [E, O] or none → y [R, O] bf16
 void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
-                  CUstream_st* stream, GemmTile tile = GemmTile::kAuto);
+                  CUstream_st* stream);
 
 // pre = x Wᵀ + b, h = pre Φ(pre) (GELU with erf; from pre in float32, before it is rounded)
 // x [R, I], w [E, O, I], bias [E, O] → pre [R, O] bf16 (nullptr: not wanted), h [R, O] bf16
 void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* pre, void* h, RowGroups groups, int outputs,
-                       int inputs, CUstream_st* stream, GemmTile tile = GemmTile::kAuto);
+                       int inputs, CUstream_st* stream);
 
 // dx = dy W                                  dy [R, O], w [E, O, I] → dx [R, I] bf16
 void gemm_data_gradient(const void* dy, const void* w, void* dx, RowGroups groups, int outputs, int inputs,
-                        CUstream_st* stream, GemmTile tile = GemmTile::kAuto);
+                        CUstream_st* stream);
 
 // dpre = (dy W) ∘ GELU'(pre), and per tile of 128 rows the column sums of dpre (in float32, before it is rounded)
 // dy [R, O], w [E, O, I], pre [R, I] bf16 → dpre [R, I] bf16, partial [⌈R / 128⌉, I] float32
 void gemm_data_gradient_gelu(const void* dy, const void* w, const void* pre, void* dpre, float* partial,
-                             RowGroups groups, int outputs, int inputs, CUstream_st* stream,
-                             GemmTile tile = GemmTile::kAuto);
+                             RowGroups groups, int outputs, int inputs, CUstream_st* stream);
 
 // partial[t] = Σ of rows 128 t … 128 t + 127 of m      m [R, N] bf16 → partial [⌈R / 128⌉, N] float32
 void column_partials(const void* m, float* partial, RowGroups groups, int columns, CUstream_st* stream);
@@ -70,18 +58,18 @@ void column_partials(const void* m, float* partial, RowGroups groups, int column
 // db[e] = Σ over the row tiles of group e of partial   partial [⌈R / 128⌉, N] → db [E, N] float32 (=, empty group: 0)
 void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, CUstream_st* stream);
 
-// dw[e] = dy[e]ᵀ x[e] over the rows of group e         dy [R, O], x [R, I] → dw [E, O, I] float32 or bf16 (=, empty
-// group: 0). workspace: gemm_weight_gradient_workspace bytes.
-enum class Split {
-  kAuto,
-  kTiles,   // every tile by one cluster: best when there are many tiles
-  kShares,  // equal shares of the whole depth, partial tiles summed by a second kernel in a fixed order
+// Room for the parts of tiles that several blocks compute together, gemm_workspace_bytes() of it on the device. Whoever
+// owns it fills it with zeros once; the kernels leave the flags at its beginning as they found them. Launches that may run
+// at the same time need one each.
+struct GemmWorkspace {
+  void* data = nullptr;
+  std::size_t bytes = 0;
 };
-void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
-                          int inputs, void* workspace, std::size_t workspace_bytes, CUstream_st* stream,
-                          GemmTile tile = GemmTile::kAuto, Split split = Split::kAuto);
+std::size_t gemm_workspace_bytes();  // enough for every size on the current device
 
-// Bytes, enough for every size and both ways to split on the current device.
-std::size_t gemm_weight_gradient_workspace();
+// dw[e] = dy[e]ᵀ x[e] over the rows of group e         dy [R, O], x [R, I] → dw [E, O, I] float32 or bf16 (=, empty
+// group: 0)
+void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
+                          int inputs, GemmWorkspace workspace, CUstream_st* stream);
 
 }  // namespace glia::cuda

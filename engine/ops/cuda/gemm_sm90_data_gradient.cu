@@ -4,18 +4,20 @@
 namespace glia::cuda {
 
 void gemm_data_gradient(const void* dy, const void* w, void* dx, RowGroups groups, int outputs, int inputs,
-                        CUstream_st* stream, GemmTile tile) {
+                        CUstream_st* stream) {
   using namespace sm90;
-  run_rows<Op::kDataGradient, sm90::Epilogue::kStore>(tile, dy, w, dx, nullptr, Params{}, groups, outputs, inputs, stream);
+  using C = Config<Op::kDataGradient, Epilogue::kStore, Quad, 2>;
+  run_rows<C>(dy, w, dx, nullptr, Params{}, groups, outputs, inputs, stream);
 }
 
 void gemm_data_gradient_gelu(const void* dy, const void* w, const void* pre, void* dpre, float* partial,
-                             RowGroups groups, int outputs, int inputs, CUstream_st* stream, GemmTile tile) {
+                             RowGroups groups, int outputs, int inputs, CUstream_st* stream) {
   using namespace sm90;
   require(partial != nullptr && pre != nullptr, "the GELU gradient needs pre and room for the column sums");
   Params p = {};
   p.column_partial = partial;
-  run_rows<Op::kDataGradient, sm90::Epilogue::kGeluGradient>(tile, dy, w, dpre, pre, p, groups, outputs, inputs, stream);
+  using C = Config<Op::kDataGradient, Epilogue::kGeluGradient, Ping, 1>;
+  run_rows<C>(dy, w, dpre, pre, p, groups, outputs, inputs, stream);
 }
 
 }  // namespace glia::cuda

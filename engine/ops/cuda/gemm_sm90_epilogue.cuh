@@ -78,7 +78,7 @@ __device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMa
 #pragma unroll
       for (int e = 0; e < 2; ++e)
         load_3d(c.staging + (2 * q + e) * kChunkBytes, map, c.aux_barrier, w.col + pair_half<C>(q, e) * 64,
-                w.row + chunk_row<C>(c, pair_mi<C>(e)), 0);
+                w.row + chunk_row<C>(c, pair_mi<C>(e)), 0, Cache::kNormal);
   }
 }
 
@@ -120,6 +120,52 @@ __device__ __forceinline__ void store_float(const Consumer& c, const float (&acc
         *reinterpret_cast<float2*>(at + 8ll * stride) = make_float2(acc[mi][4 * j + 2], acc[mi][4 * j + 3]);
     }
   }
+}
+
+// Accumulators of a part of a tile, between two blocks with the same layout of threads: 16 bytes a lane, in order.
+// One flag a warp, raised by the writer and lowered by its only reader, so that the next kernel finds it as this one did.
+template <class C>
+__device__ __forceinline__ long long part_warp(const Consumer& c, int block) {
+  return (static_cast<long long>(block) * C::kTeamSize + c.member) * 4 + c.warp;
+}
+template <class C>
+__device__ __forceinline__ void give_part(const Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2],
+                                          const Params& p) {
+  const long long warp = part_warp<C>(c, static_cast<int>(blockIdx.x));
+  float4* to = reinterpret_cast<float4*>(p.parts) + warp * 32 * (C::kM64 * C::kTileN / 8) + c.lane;
+#pragma unroll
+  for (int mi = 0; mi < C::kM64; ++mi)
+#pragma unroll
+    for (int i = 0; i < C::kTileN / 2; i += 4, to += 32)
+      __stcg(to, make_float4(acc[mi][i], acc[mi][i + 1], acc[mi][i + 2], acc[mi][i + 3]));
+  __threadfence();
+  __syncwarp();
+  if (elected()) store_release(p.flags + warp, 1);
+}
+template <class C>
+__device__ __forceinline__ void add_part(const Consumer& c, float (&acc)[C::kM64][C::kTileN / 2], const Params& p,
+                                         int block) {
+  const long long warp = part_warp<C>(c, block);
+  if (elected()) {
+    wait_flag(p.flags + warp);
+    store_release(p.flags + warp, 0);
+  }
+  __syncwarp();
+  const float4* from = reinterpret_cast<const float4*>(p.parts) + warp * 32 * (C::kM64 * C::kTileN / 8) + c.lane;
+  constexpr int kBatch = 16;  // loads under way
+#pragma unroll
+  for (int mi = 0; mi < C::kM64; ++mi)
+#pragma unroll
+    for (int i = 0; i < C::kTileN / 2; i += 4 * kBatch, from += 32 * kBatch) {
+      float4 v[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) v[j] = __ldcg(from + 32 * j);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        float* a = &acc[mi][i + 4 * j];
+        a[0] += v[j].x, a[1] += v[j].y, a[2] += v[j].z, a[3] += v[j].w;
+      }
+    }
 }
 
 // This thread's column of the tile's bias; fetched before the multiplications, shared after them.
@@ -175,15 +221,6 @@ template <class C>
 __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], const Work& w,
                                          const Params& p, const CUtensorMap* map_out, const CUtensorMap* map_aux,
                                          uint32_t tile, float bias) {
-  if constexpr (C::kOp == Op::kWeightGradient) {
-    if (w.slot >= 0) {
-      constexpr int kTile = kTileRows * C::kTileN;
-      const int rank = C::kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-      store_float<C>(c, acc, p.split + static_cast<long long>(w.slot * C::kCluster + rank) * kTile, C::kTileN, kTileRows,
-                     C::kTileN);
-      return;
-    }
-  }
   if constexpr (C::kEpilogue == Epilogue::kFloat) {
     float* out = p.direct + (static_cast<long long>(w.group) * p.m + w.row) * p.n + w.col;
     store_float<C>(c, acc, out, p.n, p.m - w.row, p.n - w.col);

@@ -26,35 +26,45 @@ struct Layout {
   static constexpr int kBiasAt = kSumsAt + C::kSumBytes;
   static constexpr int kBarriersAt = kBiasAt + C::kBiasBytes;
   static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 2 + kAuxBarriers);
-  static_assert(kOffsetsAt + 4 * (kMaxGroups + 1) <= C::kSharedBytes);
+  static constexpr int kOrderAt = kOffsetsAt + 4 * (kMaxGroups + 1);
+  static_assert(kOrderAt + kMaxGroups <= C::kSharedBytes);
 
  private:
   __device__ uint32_t barriers() const { return base + kBarriersAt; }
 };
 
+// In a cluster the two blocks share the rows of A, in a weight gradient the columns of B: each fetches one half for both.
 template <class C>
-__device__ __forceinline__ void load_stage(const Layout<C>& at, int s, const CUtensorMap* map_a, const CUtensorMap* map_b,
-                                           const Work& w, int k, uint32_t rank) {
+__device__ __forceinline__ void load_stage(const Layout<C>& at, int s, const CUtensorMap* map_a,
+                                           const CUtensorMap* map_b, const Work& w, int k, uint32_t rank, Cache hint_a,
+                                           Cache hint_b) {
   const uint32_t full = at.full(s);
   barrier_expect(full, C::kStageBytes);
-  const int depth = w.k_begin + k * kTileK;
-  // A in two halves of 64 rows (or of 64 columns of dy); in a cluster each block fetches one half for both.
+  const int step = w.k_first + k;
+  const int depth = w.k_begin + (step < w.k_depth ? step : step - w.k_depth) * kTileK;
+  constexpr bool kShareB = C::kCluster == 2 && C::kOp == Op::kWeightGradient;
+  constexpr bool kShareA = C::kCluster == 2 && !kShareB;
+  // A in two halves of 64 rows (or of 64 columns of dy).
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (C::kCluster == 2 && half != static_cast<int>(rank)) continue;
     const int x = C::kOp == Op::kWeightGradient ? w.row + half * 64 : depth;
     const int y = C::kOp == Op::kWeightGradient ? depth : w.row + half * 64;
-    if constexpr (C::kCluster == 2)
-      load_2d_multicast(at.a(s) + half * 8192, map_a, full, x, y, 3);
-    else
-      load_2d(at.a(s) + half * 8192, map_a, full, x, y);
+    if (!kShareA)
+      load_2d(at.a(s) + half * 8192, map_a, full, x, y, hint_a);
+    else if (half == static_cast<int>(rank))
+      load_2d_multicast(at.a(s) + half * 8192, map_a, full, x, y, 3, hint_a);
   }
   if constexpr (C::kOp == Op::kForward) {
-    load_3d(at.b(s), map_b, full, depth, w.col, w.group);
+    load_3d(at.b(s), map_b, full, depth, w.col, w.group, hint_b);
   } else {
     const int z = C::kOp == Op::kDataGradient ? w.group : 0;
 #pragma unroll
-    for (int j = 0; j < C::kTileN / 64; ++j) load_3d(at.b(s) + j * 8192, map_b, full, w.col + j * 64, depth, z);
+    for (int j = 0; j < C::kTileN / 64; ++j) {
+      if (!kShareB)
+        load_3d(at.b(s) + j * 8192, map_b, full, w.col + j * 64, depth, z, hint_b);
+      else if (j / (C::kTileN / 128) == static_cast<int>(rank))
+        load_3d_multicast(at.b(s) + j * 8192, map_b, full, w.col + j * 64, depth, z, 3, hint_b);
+    }
   }
 }
 
@@ -104,21 +114,45 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
   for (int g = threadIdx.x; g <= p.groups; g += C::kThreads)
     offsets[g] = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
-  if constexpr (C::kCluster > 1) cluster_sync();
   __syncthreads();
+  uint8_t* order = shared + Layout<C>::kOrderAt;
+  if constexpr (C::kShares) {
+    // The groups by depth, the deepest first.
+    for (int g = threadIdx.x; g < p.groups; g += C::kThreads) {
+      int place = 0;
+      for (int i = 0; i < p.groups; ++i) {
+        const int more = offsets[i + 1] - offsets[i] - (offsets[g + 1] - offsets[g]);
+        place += more > 0 || (more == 0 && i < g);
+      }
+      order[place] = static_cast<uint8_t>(g);
+    }
+    __syncthreads();
+  }
+  if constexpr (C::kCluster > 1) cluster_sync();
 
-  const int cluster = static_cast<int>(blockIdx.x) / C::kCluster, clusters = static_cast<int>(gridDim.x) / C::kCluster;
+  const auto schedule_of = [&](int team, int teams) {
+    if constexpr (C::kShares)
+      return Shares<C>(p, offsets, order);
+    else
+      return Tiles<C>(p, offsets, static_cast<int>(rank), team, teams);
+  };
   Work w;
   if (warpgroup == 0) {
     registers_shrink<C::kProducerRegisters>();
     if (warp == 0) {
-      Scheduler<C> schedule(p, offsets, cluster, clusters, static_cast<int>(rank), 0, 1);
+      auto schedule = schedule_of(0, 1);
+      // With equal shares all groups are under way at once. The narrower operand, which every gang of a group reads, stays in
+      // the cache only if the other, of which each part is for one gang, passes through it (88 → 83 µs; elsewhere it hurts).
+      Cache hint_a = Cache::kNormal, hint_b = Cache::kNormal;
+      if constexpr (C::kShares) {
+        if (!schedule.whole()) (p.m > p.n ? hint_a : hint_b) = Cache::kPass;
+      }
       int s = 0;
       uint32_t phase = 0;
       while (schedule.next(w)) {
         for (int k = 0; k < w.k_iters; ++k) {
           barrier_wait(at.empty(s), phase ^ 1);
-          if (elected()) load_stage<C>(at, s, &map_a, &map_b, w, k, rank);
+          if (elected()) load_stage<C>(at, s, &map_a, &map_b, w, k, rank, hint_a, hint_b);
           __syncwarp();
           if (++s == C::kStages) s = 0, phase ^= 1;
         }
@@ -146,18 +180,12 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         if (lane < C::kCluster) barrier_arrive_remote(at.empty(stage), lane);
       }
     };
-    // In a weight gradient every team sees every tile; otherwise only its own, all of the same depth.
-    constexpr bool kAll = C::kOp == Op::kWeightGradient;
-    Scheduler<C> schedule(p, offsets, cluster, clusters, static_cast<int>(rank), team, C::kTeams);
+    static_assert(!C::kShares || C::kTeams == 1);
+    auto schedule = schedule_of(team, C::kTeams);
     uint32_t position = 0;  // stages taken so far by all teams
     uint32_t own = 0;       // tiles of this team
-    for (uint32_t tile = kAll ? 0 : team; schedule.next(w); tile += kAll ? 1 : C::kTeams) {
-      if constexpr (!kAll) {
-        position = tile * w.k_iters;
-      } else if (C::kTeams == 2 && (tile & 1) != static_cast<uint32_t>(team)) {
-        position += w.k_iters;
-        continue;
-      }
+    for (uint32_t tile = team; schedule.next(w); tile += C::kTeams) {
+      if constexpr (C::kTeams > 1) position = tile * w.k_iters;
       float bias = 0.0f;
       if constexpr (C::kHasBias) bias = load_bias<C>(c, p, w);
       if constexpr (C::kEpilogue == Epilogue::kGeluGradient) prefetch_pre<C>(c, &map_aux, w);
@@ -187,6 +215,13 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       if (C::kTeams == 2 && warp == 0 && elected()) barrier_arrive(at.turn(1 - team));
       wgmma_wait<0>();
       if (w.k_iters > 0) release(previous);
+      if constexpr (C::kShares) {
+        if (w.tail) {
+          give_part<C>(c, acc, p);
+          continue;
+        }
+        if (w.end > 0) schedule.for_each_part(w.end, [&](int block) { add_part<C>(c, acc, p, block); });
+      }
       epilogue<C>(c, acc, w, p, &map_out, &map_aux, own, bias);
       ++own;
     }

@@ -90,32 +90,13 @@ void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, 
   check(cudaLaunchKernelEx(&config, gemm_kernel<C>, a, b, out, aux, params), "gemm_sm90: launch");
 }
 
-// What the harness found fastest at the expert layer's sizes: turns where an epilogue has much to do (99 and 106 against 110
-// and 125 µs), shared rows where the depth is long (65 and 67 against 73 and 75), the largest tile for weight gradients.
-template <Op op, Epilogue epilogue>
-constexpr GemmTile fastest_tile() {
-  if (op == Op::kWeightGradient) return GemmTile::kWide;
-  if (epilogue == Epilogue::kBiasGelu || epilogue == Epilogue::kGeluGradient) return GemmTile::kPing;
-  return op == Op::kForward ? GemmTile::kPingCluster : GemmTile::kQuadCluster;
-}
-
-// Calls f with the configuration that `tile` names.
-template <Op op, Epilogue epilogue, class F>
-void with_config(GemmTile tile, F&& f) {
-  switch (tile == GemmTile::kAuto ? fastest_tile<op, epilogue>() : tile) {
-    case GemmTile::kPing: return f(Config<op, epilogue, Ping, 1>{});
-    case GemmTile::kPingCluster: return f(Config<op, epilogue, Ping, 2>{});
-    case GemmTile::kQuad: return f(Config<op, epilogue, Quad, 1>{});
-    case GemmTile::kQuadCluster: return f(Config<op, epilogue, Quad, 2>{});
-    case GemmTile::kWideCluster: return f(Config<op, epilogue, Wide, 2>{});
-    default: return f(Config<op, epilogue, Wide, 1>{});
-  }
-}
-
-// Forward and data gradient: a [R, k], output [R, n].
-template <Op op, Epilogue epilogue>
-void run_rows(GemmTile tile, const void* a, const void* w, void* out, const void* aux, Params params, RowGroups g,
-              int outputs, int inputs, CUstream_st* stream) {
+// Forward and data gradient: a [R, k], output [R, n]. The callers name the configuration that the harness found fastest at the
+// sizes of an expert layer: Ping where an epilogue has much to do (99 and 106 µs against Wide's 110 and 125), clusters of
+// Ping or Quad where the depth is long (67 and 65 against 75 and 73).
+template <class C>
+void run_rows(const void* a, const void* w, void* out, const void* aux, Params params, RowGroups g, int outputs,
+              int inputs, CUstream_st* stream) {
+  constexpr Op op = C::kOp;
   check_groups(g, outputs, inputs);
   if (g.rows == 0) return;
   params.offsets = g.offsets;
@@ -123,16 +104,13 @@ void run_rows(GemmTile tile, const void* a, const void* w, void* out, const void
   params.rows = g.rows;
   params.n = op == Op::kForward ? outputs : inputs;
   params.k = op == Op::kForward ? inputs : outputs;
-  with_config<op, epilogue>(tile, [&](auto config) {
-    using C = decltype(config);
-    const CUtensorMap map_a = make_map(a, 2, params.k, g.rows, 1, 64);
-    const CUtensorMap map_b = make_map(w, 3, inputs, outputs, g.groups, op == Op::kForward ? C::kTileN : kTileK);
-    const CUtensorMap map_out = make_map(out, 3, params.n, g.rows, 1, 16);
-    const CUtensorMap map_aux = aux != nullptr ? make_map(aux, 3, params.n, g.rows, 1, 16) : map_out;
-    const long long units = static_cast<long long>((g.rows + kTileRows - 1) / kTileRows) *
-                            ((params.n + C::kUnitN - 1) / C::kUnitN);
-    launch<C>(map_a, map_b, map_out, map_aux, params, units, stream);
-  });
+  const CUtensorMap map_a = make_map(a, 2, params.k, g.rows, 1, 64);
+  const CUtensorMap map_b = make_map(w, 3, inputs, outputs, g.groups, op == Op::kForward ? C::kTileN : kTileK);
+  const CUtensorMap map_out = make_map(out, 3, params.n, g.rows, 1, 16);
+  const CUtensorMap map_aux = aux != nullptr ? make_map(aux, 3, params.n, g.rows, 1, 16) : map_out;
+  const long long units = static_cast<long long>((g.rows + kTileRows - 1) / kTileRows) *
+                          ((params.n + C::kUnitN - 1) / C::kUnitN);
+  launch<C>(map_a, map_b, map_out, map_aux, params, units, stream);
 }
 
 }  // namespace glia::cuda::sm90
