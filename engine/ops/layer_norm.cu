@@ -37,19 +37,6 @@ __device__ __forceinline__ void add_to(A (&v)[W], const T (&w)[W]) {
   for (int k = 0; k < W; ++k) v[k] += static_cast<A>(w[k]);
 }
 
-// W values to global memory in one access: nvcc 13.0 splits store()'s assignment into 2-byte stores in the kernel
-// below.
-template <int W, class T, class A>
-__device__ __forceinline__ void store_pack(T* p, const A (&v)[W]) {
-  Wide<T> pack;
-#pragma unroll
-  for (int k = 0; k < W; ++k) pack.v[k] = static_cast<T>(v[k]);
-  uint4 words;
-  memcpy(&words, &pack, 16);
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x),
-               "r"(words.y), "r"(words.z), "r"(words.w));
-}
-
 template <int W, class T, class A>
 __device__ __forceinline__ void add_input_bias(const Row<T>& row, int64_t j, A (&v)[W]) {
   if (!row.in.input_bias) return;
@@ -258,10 +245,10 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
       if (j >= n) continue;
 #pragma unroll
       for (int k = 0; k < W; ++k) g[p][k] = g[p][k] * inverse + (s[p][k] * slope + shift);
-      if (a.dresidual) store_pack<W>(a.dresidual + first + j, g[p]);
+      if (a.dresidual) store<W>(a.dresidual + first + j, g[p]);
       if (a.row.drop) mask.apply_bits(bits >> p * W, g[p]);
       if (a.sum_dx) add_to(input_sum[p], g[p]);
-      store_pack<W>(a.dx + first + j, g[p]);
+      store<W>(a.dx + first + j, g[p]);
     }
   }
   wait_for_copies<0>();

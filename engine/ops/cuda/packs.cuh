@@ -17,12 +17,24 @@ __device__ __forceinline__ void load(const T* p, Accumulator<T> (&v)[W]) {
 #pragma unroll
   for (int k = 0; k < W; ++k) v[k] = static_cast<Accumulator<T>>(pack.v[k]);
 }
+// Through a vector type: nvcc 13.0 cuts the store of a Pack of bfloat16 into 2-byte ones in some kernels.
 template <int W, class T, class A>
 __device__ __forceinline__ void store(T* p, const A (&v)[W]) {
-  Pack<T, W> pack;
+  if constexpr (std::is_same_v<T, bfloat16> && W % 2 == 0) {
+    uint32_t words[W / 2];
 #pragma unroll
-  for (int k = 0; k < W; ++k) pack.v[k] = static_cast<T>(v[k]);
-  *reinterpret_cast<Pack<T, W>*>(p) = pack;
+    for (int k = 0; k < W / 2; ++k)
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[k]) : "f"(static_cast<float>(v[2 * k + 1])), "f"(static_cast<float>(v[2 * k])));
+    if constexpr (W == 8) *reinterpret_cast<uint4*>(p) = make_uint4(words[0], words[1], words[2], words[3]);
+    else if constexpr (W == 4) *reinterpret_cast<uint2*>(p) = make_uint2(words[0], words[1]);
+    else if constexpr (W == 2) *reinterpret_cast<uint32_t*>(p) = words[0];
+    else static_assert(W <= 8, "16 bytes at most");
+  } else {
+    Pack<T, W> pack;
+#pragma unroll
+    for (int k = 0; k < W; ++k) pack.v[k] = static_cast<T>(v[k]);
+    *reinterpret_cast<Pack<T, W>*>(p) = pack;
+  }
 }
 
 template <int W>
