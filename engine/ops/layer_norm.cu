@@ -66,8 +66,8 @@ struct Team {  // the threads that share a row, and how many elements they can h
     return bits;
   }
 
-  // Sums over the team, the same bits in all of its threads. The next call must be given another `shared`
-  // [kMostWarps][N].
+  // Sums over the team, the same bits in all of its threads; where a team has several warps, all of the block call together.
+  // The next call must be given another `shared` [kMostWarps][N].
   template <int N, class A>
   __device__ __forceinline__ void sum(A (&v)[N], A (*shared)[N]) const {
 #pragma unroll
@@ -77,7 +77,7 @@ struct Team {  // the threads that share a row, and how many elements they can h
 #pragma unroll
         for (int k = 0; k < N; ++k) shared[threadIdx.x / 32][k] = v[k];
       }
-      asm volatile("bar.sync %0, %1;" ::"r"(id + 1), "n"(kLanes) : "memory");
+      __syncthreads();
 #pragma unroll
       for (int k = 0; k < N; ++k) v[k] = 0;
 #pragma unroll
@@ -96,8 +96,9 @@ __global__ void __launch_bounds__(G > 8 ? 32 * G : kThreads)
   __shared__ A shared[2][kMostWarps][1];
   const Team<T, G> team;
   const int n = static_cast<int>(row.n);
-  const int64_t r = static_cast<int64_t>(blockIdx.x) * (blockDim.x / team.kLanes) + team.id, first = r * n;
-  if (r >= row.rows) return;
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * (blockDim.x / team.kLanes) + team.id;
+  if (G == 1 && own >= row.rows) return;
+  const int64_t r = min(own, row.rows - 1), first = r * n;  // a team without a row stays for the barriers and writes nothing
   const DropoutMask<A> mask = row.mask();
   A s[kPacks][W], sum[1] = {0}, square[1] = {0};
 #pragma unroll
@@ -123,6 +124,7 @@ __global__ void __launch_bounds__(G > 8 ? 32 * G : kThreads)
 #pragma unroll
     for (int k = 0; k < W; ++k) square[0] += team.column(p) < n ? (s[p][k] - m) * (s[p][k] - m) : A{0};
   team.sum(square, shared[1]);
+  if (G > 1 && own >= row.rows) return;
   const A inverse = A{1} / sqrt(square[0] / static_cast<A>(n) + row.eps);
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
@@ -200,12 +202,14 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * teams + team.id;
   A next_mean = 0, next_rstd = 0;
   int slot = 0;
-  for (int64_t r = begin - step; r < rows; r += step, slot ^= 1) {  // the first turn only asks for its next row
+  // The first turn only asks for its next row. Teams of several warps take as many turns as the block's first: barriers.
+  for (int64_t r = begin - step; r - (G > 1 ? team.id : 0) < rows; r += step, slot ^= 1) {
     const int64_t next = r + step;
     const A m = next_mean, inverse = next_rstd;
     fetch(next, slot ^ 1);
     if (next < rows) next_mean = a.mean[next], next_rstd = a.rstd[next];
     if (r < begin) continue;
+    const bool real = G == 1 || r < rows;
     const int64_t first = r * n;
     const uint32_t bits = a.row.drop ? team.keep(mask, first) : 0;
     const uint32_t output_bits = a.row.drop_output ? team.keep(output_mask, first) : 0;
@@ -214,7 +218,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int j = team.column(p);
-      if (j >= n) continue;
+      if (j >= n || !real) continue;
       A v[W];
       const uint4* from = ring + slot * sources * piece + p * blockDim.x + threadIdx.x;
       load<W>(reinterpret_cast<const T*>(from), s[p]);
@@ -242,7 +246,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int j = team.column(p);
-      if (j >= n) continue;
+      if (j >= n || !real) continue;
 #pragma unroll
       for (int k = 0; k < W; ++k) g[p][k] = g[p][k] * inverse + (s[p][k] * slope + shift);
       if (a.dresidual) store<W>(a.dresidual + first + j, g[p]);

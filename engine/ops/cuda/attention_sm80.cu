@@ -111,16 +111,12 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
   commit_copies();
   wait_for_all_but<1>();
   group.sync();
-  if (row0 >= n) {  // the others still need this warp's part of V
-    wait_for_all_but<0>();
-    group.sync();
-    return;
-  }
-
-  int tiles = (keys + 15) >> 4;
+  // A warp without rows goes through the same barriers as the others, who need its part of V.
+  const bool active = row0 < n;
+  int tiles = active ? (keys + 15) >> 4 : 0;
   if (p.causal) tiles = min(tiles, group.warp + 1);
   float s[kTiles][8], top0 = -INFINITY, top1 = -INFINITY;
-  {
+  if (active) {
     uint32_t q[4][4];
 #pragma unroll
     for (int x = 0; x < 4; ++x) load_a(q[x], q_tile, row0, 2 * x, at);
@@ -176,6 +172,7 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
   }
   wait_for_all_but<0>();
   group.sync();
+  if (!active) return;
   float o[8][4] = {};
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
