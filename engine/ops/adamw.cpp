@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "engine/core/clones.h"
 #include "engine/core/parallel.h"
 
 namespace glia {
@@ -113,21 +114,34 @@ void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder
 namespace cpu {
 namespace {
 
-// Σ of squares of elements [begin, end), multiples of 8, with eight independent sums: the compiler may vectorise
-// without reordering. f(i): whether the eight elements from i on count.
-template <class T, class F>
-double squares(const T* g, int64_t begin, int64_t end, F&& counts) {
-  constexpr int kLanes = 8;
-  double sum[kLanes] = {}, total = 0;
+// Σ of squares of elements [begin, end), multiples of 8, into eight independent sums: the compiler may vectorise without
+// reordering.
+constexpr int kLanes = 8;
+template <class T>
+GLIA_CLONES void add_squares(const T* g, int64_t begin, int64_t end, double (&sum)[kLanes]) {
+  double lanes[kLanes];
+  for (int k = 0; k < kLanes; ++k) lanes[k] = sum[k];
   for (int64_t i = begin; i < end; i += kLanes)
-    if (counts(i))
-      for (int k = 0; k < kLanes; ++k) sum[k] += static_cast<double>(g[i + k]) * static_cast<double>(g[i + k]);
-  for (const double s : sum) total += s;
-  return total;
+    for (int k = 0; k < kLanes; ++k) lanes[k] += static_cast<double>(g[i + k]) * static_cast<double>(g[i + k]);
+  for (int k = 0; k < kLanes; ++k) sum[k] = lanes[k];
 }
 
 bool is_touched(const int32_t* touched, int64_t row) {
   return !touched || (static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1);
+}
+
+// The squares of one chunk; of the table's rows, the touched ones.
+template <class T>
+double squares(const AdamWGradients<T>& g, const WaitingRows<T>& rows, int64_t begin, int64_t end) {
+  double sum[kLanes] = {}, total = 0;
+  const int64_t table = rows.count * rows.width;
+  for (int64_t i = begin; i < end;) {
+    const int64_t row = i < table ? i / rows.width : -1, stop = row < 0 ? end : std::min(end, (row + 1) * rows.width);
+    if (row < 0 || is_touched(g.touched, row)) add_squares(g.g, i, stop, sum);
+    i = stop;
+  }
+  for (const double s : sum) total += s;
+  return total;
 }
 
 template <class T, class G>
@@ -177,14 +191,15 @@ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const Wait
 template <class T>
 void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g,
                 const WaitingRows<T>& rows) {
-  const int64_t low_chunks = norm_chunks(g.n_low), chunks = low_chunks + norm_chunks(g.n),
-                table = rows.count * rows.width;
+  const int64_t low_chunks = norm_chunks(g.n_low), chunks = low_chunks + norm_chunks(g.n);
   parallel_for(g.n_low, kNormChunk, [&](int64_t begin, int64_t end) {
-    g.partial[begin / kNormChunk] = squares(g.low, begin, end, [](int64_t) { return true; });
+    double sums[kLanes] = {}, total = 0;
+    add_squares(g.low, begin, end, sums);
+    for (const double s : sums) total += s;
+    g.partial[begin / kNormChunk] = total;
   });
   parallel_for(g.n, kNormChunk, [&](int64_t begin, int64_t end) {
-    g.partial[low_chunks + begin / kNormChunk] =
-        squares(g.g, begin, end, [&](int64_t i) { return i >= table || is_touched(g.touched, i / rows.width); });
+    g.partial[low_chunks + begin / kNormChunk] = squares(g, rows, begin, end);
   });
   double sum = 0;
   for (int64_t c = 0; c < chunks; ++c) sum += g.partial[c];

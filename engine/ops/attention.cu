@@ -312,10 +312,12 @@ Params<T> params_of(const AttentionArgs& args) {
 template <class T, class Kernel>
 void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args, const Params<T>& p,
             Stream stream) {
-  const int bytes = (own * kBlockRows * args.head_size + 2 * kTile * (args.head_size + 1)) *
-                    static_cast<int>(sizeof(Accumulator<T>));
-  if (bytes > 48 << 10)
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const auto bytes_at = [&](int head_size) {
+    return (own * kBlockRows * head_size + 2 * kTile * (head_size + 1)) * static_cast<int>(sizeof(Accumulator<T>));
+  };
+  // Always the same limit, whatever this launch takes: other threads launch the kernel with other sizes.
+  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes_at(kAttentionMaxHeadSize)));
+  const int bytes = bytes_at(args.head_size);
   const int blocks = args.max_length > 0 ? (args.max_length + kBlockRows - 1) / kBlockRows : 1;
   kernel<<<dim3(blocks, args.heads, args.sequences), kThreads, bytes, stream>>>(p);
   CUDA_CHECK_LAUNCH(name, stream);

@@ -438,8 +438,9 @@ void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, 
         };
         int threads = 32 * kMostWarps;
         while (bytes(threads) > shared_limit() && threads > 32 * G) threads /= 2;
-        CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        bytes(threads)));
+        // Always the same limit, whatever this launch takes: other threads launch the kernel with other sizes.
+        CUDA_CHECK(
+            cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit()));
         backward_kernel<T, G><<<chunks, threads, bytes(threads), stream>>>(a);
       },
       [&] {
