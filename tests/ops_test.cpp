@@ -1,6 +1,7 @@
 // What the table cannot say: exact values and ties, fused ops against their references, edge cases, error messages.
 #include <array>
 #include <cmath>
+#include <thread>
 
 #include "engine/ops/bias.h"
 #include "engine/ops/dropout.h"
@@ -344,4 +345,29 @@ TEST_CASE("errors name the op, what it wanted and what came") {
   says([&] { rows(x, 1, 3); }, "rows:", "<= 2", "3");
   Context other(Device::cpu());
   says([&] { add(x, zeros(other, {2, 3})); }, "add:", "device", "cpu");
+}
+
+TEST_CASE("threads with contexts of their own run the same kernels at different sizes") {
+  // A launch limit that one thread lowers for its size must not meet the launch of another (4 of 45 runs died of it).
+  const auto gradient = [](Context& c, int consumers) {
+    const Var x = Var::parameter(random_normal(c, {64, 512}, 1, 5, purpose::kTest)), gain = Var::parameter(full(c, {512}, 1.0)),
+              bias = Var::parameter(zeros(c, {512}));
+    const Var y = layer_norm(x, gain, bias, 1e-5);
+    Var loss = sum(square(y));
+    for (int i = 1; i < consumers; ++i) loss = add(loss, sum(scale(square(y), 1.0 + i)));
+    backward(loss);
+    return x.grad().to_vector<float>();
+  };
+  std::array<std::string, 4> errors;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      errors[static_cast<size_t>(t)] = error_of([&] {
+        Context c(test::device());
+        const auto first = gradient(c, t + 1);
+        for (int i = 0; i < 30; ++i) CHECK(gradient(c, t + 1) == first, "thread {}: other bits in round {}", t, i);
+      });
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& error : errors) EXPECT(error == "");
 }
