@@ -108,28 +108,11 @@ Var linear_gelu(const Var& x, const Var& w, const Var& b) { return bias_gelu(lin
 namespace {
 
 // The plain grouped product: one dense product a group, group sizes read back from the device (it waits). It is the
-// reference of the fused kernels, and the path of GPUs and dtypes that have none. make(e, begin, end) gives the product of the
-// rows begin … end − 1 (maybe none) of group e.
-template <class T, class C>
-struct Product {
-  GemmShape shape;
-  const T *a, *b;
-  C* c;
-  const T* bias;
-};
-template <class Make>
-void grouped_products(Context& context, const Tensor& offsets, Make make) {
+// reference of the fused kernels, and the path of GPUs and dtypes that have none.
+template <class F>
+void for_each_group(const Tensor& offsets, F&& f) {
   const std::vector<int32_t> starts = offsets.to_vector<int32_t>();
-  const int64_t groups = static_cast<int64_t>(starts.size()) - 1;
-  const auto run = [&](int64_t e, auto&& gemm) {
-    const auto p = make(e, starts[static_cast<size_t>(e)], starts[static_cast<size_t>(e) + 1]);
-    gemm(p.shape, p.a, p.b, p.c, p.bias);
-  };
-  on_device(context, "grouped_linear",
-            [&] { cpu::for_each_product(groups, [&](int64_t e) { run(e, [](const auto&... p) { cpu::gemm(p...); }); }); },
-            [&](auto& cuda) {
-              for (int64_t e = 0; e < groups; ++e) run(e, [&](const auto&... p) { cuda::gemm(cuda, p...); });
-            });
+  for (size_t e = 0; e + 1 < starts.size(); ++e) f(static_cast<int64_t>(e), starts[e], starts[e + 1]);
 }
 
 }  // namespace
@@ -146,40 +129,35 @@ Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offse
   Tensor y = zeros(x.context(), {x.size(0), out}, x.dtype());
   dispatch_floating(x.dtype(), "grouped_linear", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    grouped_products(x.context(), offsets, [&](int64_t e, int64_t begin, int64_t end) {
-      return Product<T, T>{{end - begin, out, in_size, false, true}, rows.data<T>() + begin * in_size, weight.data<T>() + e * out * in_size,
-                           y.data<T>() + begin * out, bias.defined() ? bias.template data<T>() + e * out : nullptr};
+    for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
+      if (begin == end) return;
+      const GemmShape s{end - begin, out, in_size, false, true};
+      const T* add = bias.defined() ? bias.template data<T>() + e * out : nullptr;
+      const T *from = rows.data<T>() + begin * in_size, *we = weight.data<T>() + e * out * in_size;
+      T* to = y.data<T>() + begin * out;
+      on_device(x.context(), "grouped_linear", [&] { cpu::gemm(s, from, we, to, add); },
+                [&](auto& cuda) { cuda::gemm(cuda, s, from, we, to, add); });
     });
   });
-  return record("grouped_linear", y, {x, w, b}, [rows, weight, offsets, out, in_size](const Tensor& dy, Grads& in) {
-    dispatch_floating(dy.dtype(), "grouped_linear", [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      const T *d = dy.data<T>(), *from = rows.data<T>(), *w = weight.data<T>();
-      if (in.wants(0)) {
-        Tensor dx = in.buffer(0);
-        dx.zero();
-        grouped_products(dy.context(), offsets, [&](int64_t e, int64_t begin, int64_t end) {
-          return Product<T, T>{{end - begin, in_size, out, false, false}, d + begin * out, w + e * out * in_size, dx.data<T>() + begin * in_size, nullptr};
-        });
-        in.add(0, dx);
-      }
-      if (in.wants(1)) {
-        Tensor dw = in.buffer(1);
-        const auto products = [&](auto to) {
-          using C = typename decltype(to)::type;
-          grouped_products(dy.context(), offsets, [&](int64_t e, int64_t begin, int64_t end) {
-            return Product<T, C>{{out, in_size, end - begin, true, false}, d + begin * out, from + begin * in_size, dw.data<C>() + e * out * in_size, nullptr};
-          });
-        };
-        if constexpr (std::is_same_v<T, bfloat16>) {
-          if (dw.dtype() == DType::kFloat32) products(TypeTag<float>{});
-          else products(tag);
-        } else {
-          products(tag);
-        }
-        in.add(1, dw);
-      }
-    });
+  return record("grouped_linear", y, {x, w, b}, [rows, weight, offsets](const Tensor& dy, Grads& in) {
+    if (in.wants(0)) {
+      Tensor dx = in.buffer(0);
+      dx.zero();
+      for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
+        const Tensor we = weight.rows(e, e + 1).reshape({weight.size(1), weight.size(2)});
+        if (begin < end) matmul_into(dy.rows(begin, end), we, dx.rows(begin, end), false, false);
+      });
+      in.add(0, dx);
+    }
+    if (in.wants(1)) {
+      Tensor dw = in.buffer(1);
+      for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
+        Tensor d = dw.rows(e, e + 1).reshape({dw.size(1), dw.size(2)});
+        if (begin < end) matmul_into(dy.rows(begin, end), rows.rows(begin, end), d, true, false);
+        else d.zero();
+      });
+      in.add(1, dw);
+    }
     if (in.wants(2)) {
       Tensor db = in.buffer(2);
       grouped_column_sum(dy, offsets, db);

@@ -1,9 +1,6 @@
 // CPU products: oneDNN for float32 and bfloat16; float64 (gradient checks) and builds without oneDNN take a plain blocked
 // kernel of our own.
-#include <omp.h>
-
 #include <algorithm>
-#include <exception>
 #include <vector>
 
 #include "engine/core/check.h"
@@ -112,25 +109,6 @@ void gemm(const GemmShape& shape, const T* a, const T* b, C* c, const T* bias) {
     }
     gemm_plain(shape, ai, bi, ci, bias);
   }
-}
-
-void for_each_product(int64_t groups, const std::function<void(int64_t)>& product) {
-  const int threads = omp_get_max_threads();
-  if (threads == 1 || groups < 2 * threads) {
-    for (int64_t e = 0; e < groups; ++e) product(e);
-    return;
-  }
-  std::exception_ptr error;  // must not leave the parallel region on its own
-#pragma omp parallel for schedule(dynamic, 1)
-  for (int64_t e = 0; e < groups; ++e) {
-    try {
-      product(e);
-    } catch (...) {
-#pragma omp critical
-      error = std::current_exception();
-    }
-  }
-  if (error) std::rethrow_exception(error);
 }
 
 template void gemm(const GemmShape&, const float*, const float*, float*, const float*);

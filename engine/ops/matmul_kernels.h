@@ -3,7 +3,6 @@
 // bfloat16 operands. bias: [N] of type T, or nullptr.
 #pragma once
 #include <cstdint>
-#include <functional>
 
 #include "engine/core/bfloat16.h"
 #include "engine/device/stream.h"
@@ -19,9 +18,6 @@ struct GemmShape {
 namespace cpu {
 template <class T, class C>
 void gemm(const GemmShape& shape, const T* a, const T* b, C* c, const T* bias = nullptr);
-// product(0 … groups − 1), where each is a gemm(): side by side with one thread each where there are two or more a thread (nobody
-// then waits for the others of a small product), else one after the other with all threads. The bits are the same.
-void for_each_product(int64_t groups, const std::function<void(int64_t)>& product);
 }
 
 namespace cuda {
