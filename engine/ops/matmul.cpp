@@ -114,6 +114,16 @@ void for_each_group(const Tensor& offsets, F&& f) {
   const std::vector<int32_t> starts = offsets.to_vector<int32_t>();
   for (size_t e = 0; e + 1 < starts.size(); ++e) f(static_cast<int64_t>(e), starts[e], starts[e + 1]);
 }
+// The same for a result with a row for each of the groups' rows; those behind the last group become 0.
+template <class F>
+void for_each_group_into(const Tensor& y, const Tensor& offsets, F&& f) {
+  int64_t used = 0;
+  for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
+    if (begin < end) f(e, begin, end);
+    used = end;
+  });
+  if (used < y.size(0)) y.rows(used, y.size(0)).zero();
+}
 
 }  // namespace
 
@@ -126,11 +136,10 @@ Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offse
         "grouped_linear: wants offsets int32 [{}], got {} {}", groups + 1, offsets.dtype(), offsets.shape());
   const Tensor rows = x.value(), weight = w.value_as(x.dtype());
   const Tensor bias = b.defined() ? b.value_as(x.dtype()) : Tensor();
-  Tensor y = zeros(x.context(), {x.size(0), out}, x.dtype());
+  Tensor y = empty(x.context(), {x.size(0), out}, x.dtype());
   dispatch_floating(x.dtype(), "grouped_linear", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
-      if (begin == end) return;
+    for_each_group_into(y, offsets, [&](int64_t e, int64_t begin, int64_t end) {
       const GemmShape s{end - begin, out, in_size, false, true};
       const T* add = bias.defined() ? bias.template data<T>() + e * out : nullptr;
       const T *from = rows.data<T>() + begin * in_size, *we = weight.data<T>() + e * out * in_size;
@@ -141,11 +150,10 @@ Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offse
   });
   return record("grouped_linear", y, {x, w, b}, [rows, weight, offsets](const Tensor& dy, Grads& in) {
     if (in.wants(0)) {
-      Tensor dx = in.buffer(0);
-      dx.zero();
-      for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
+      const Tensor dx = in.buffer(0);
+      for_each_group_into(dx, offsets, [&](int64_t e, int64_t begin, int64_t end) {
         const Tensor we = weight.rows(e, e + 1).reshape({weight.size(1), weight.size(2)});
-        if (begin < end) matmul_into(dy.rows(begin, end), we, dx.rows(begin, end), false, false);
+        matmul_into(dy.rows(begin, end), we, dx.rows(begin, end), false, false);
       });
       in.add(0, dx);
     }
