@@ -41,9 +41,10 @@ struct Node {
 Var Var::parameter(Tensor value, Tensor buffer) {
   Var v(std::move(value));
   CHECK(is_floating(v.dtype()), "parameter: wants a floating dtype, got {}", v.dtype());
-  CHECK(!buffer.defined() || (buffer.shape() == v.shape() &&
-                              (buffer.dtype() == v.dtype() || buffer.dtype() == DType::kBFloat16)),
-        "parameter: gradient buffer must be {} (or bfloat16) {}, got {} {}", v.dtype(), v.shape(), buffer.dtype(), buffer.shape());
+  CHECK(!buffer.defined() ||
+            (buffer.shape() == v.shape() && (buffer.dtype() == v.dtype() || buffer.dtype() == DType::kBFloat16)),
+        "parameter: gradient buffer must be {} (or bfloat16) {}, got {} {}", v.dtype(), v.shape(), buffer.dtype(),
+        buffer.shape());
   v.node_ = std::make_shared<Node>();
   v.node_->id = v.context().next_node_id++;
   v.node_->op = "parameter";
@@ -115,17 +116,20 @@ void Grads::add(size_t i, Tensor g) {
 }
 
 Var record(const char* op, Tensor value, std::vector<Var> inputs, BackwardFunction backward) {
-  return record_summing(op, std::move(value), std::move(inputs), [backward = std::move(backward)](std::span<const Tensor> dy, Grads& in) {
-    backward(dy.size() == 1 ? dy[0] : sum_of(dy), in);
-  });
+  return record_summing(op, std::move(value), std::move(inputs),
+                        [backward = std::move(backward)](std::span<const Tensor> dy, Grads& in) {
+                          backward(dy.size() == 1 ? dy[0] : sum_of(dy), in);
+                        });
 }
 
 Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, SummingBackwardFunction backward) {
   Context& context = value.context();
   if (context.check_finite && !all_finite(value))
-    fail_input("{}: the first op whose output is not finite (NaN or Inf); output {} {}", op, value.dtype(), value.shape());
+    fail_input("{}: the first op whose output is not finite (NaN or Inf); output {} {}", op, value.dtype(),
+               value.shape());
   Var v(std::move(value));
-  if (!context.grad_enabled || std::none_of(inputs.begin(), inputs.end(), [](const Var& x) { return x.requires_grad(); }))
+  if (!context.grad_enabled ||
+      std::none_of(inputs.begin(), inputs.end(), [](const Var& x) { return x.requires_grad(); }))
     return v;
   auto node = std::make_shared<Node>();
   node->id = context.next_node_id++;
@@ -144,16 +148,19 @@ Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, Summin
   return v;
 }
 
-// One node for the op, and behind it one for each output, which passes its gradient on under the output's number. Outputs
-// are younger than the joint node, so all of them have run when its turn comes.
-std::vector<Var> record_joint(const char* op, std::vector<Tensor> values, std::vector<Var> inputs, JointBackwardFunction backward) {
-  CHECK(!values.empty() && values.size() <= kMaxTerms, "{}: wants 1 to {} outputs, got {}", op, kMaxTerms, values.size());
-  const Var joint = record_summing(op, values[0], std::move(inputs),
-                                   [backward = std::move(backward), count = values.size()](std::span<const Tensor> terms, Grads& in) {
-                                     std::vector<Tensor> dy(count);
-                                     for (size_t i = 0; i < terms.size(); ++i) dy[static_cast<size_t>(in.node_.outputs[i])] = terms[i];
-                                     backward(dy, in);
-                                   });
+// One node for the op, and behind it one for each output, which passes its gradient on under the output's number.
+// Outputs are younger than the joint node, so all of them have run when its turn comes.
+std::vector<Var> record_joint(const char* op, std::vector<Tensor> values, std::vector<Var> inputs,
+                              JointBackwardFunction backward) {
+  CHECK(!values.empty() && values.size() <= kMaxTerms, "{}: wants 1 to {} outputs, got {}", op, kMaxTerms,
+        values.size());
+  const Var joint = record_summing(
+      op, values[0], std::move(inputs),
+      [backward = std::move(backward), count = values.size()](std::span<const Tensor> terms, Grads& in) {
+        std::vector<Tensor> dy(count);
+        for (size_t i = 0; i < terms.size(); ++i) dy[static_cast<size_t>(in.node_.outputs[i])] = terms[i];
+        backward(dy, in);
+      });
   std::vector<Var> all;
   for (size_t i = 0; i < values.size(); ++i)
     all.push_back(record(op, values[i], {joint}, [i](const Tensor& dy, Grads& in) {
@@ -167,16 +174,18 @@ Var record_without_gradient(const char*, Tensor value) { return Var(std::move(va
 
 void backward(const Var& loss, Tensor dy) {
   CHECK(loss.requires_grad(), "backward: nothing that wants a gradient led to this value");
-  CHECK(dy.defined() || loss.value().numel() == 1, "backward: a value of shape {} needs a gradient to start from", loss.shape());
+  CHECK(dy.defined() || loss.value().numel() == 1, "backward: a value of shape {} needs a gradient to start from",
+        loss.shape());
   if (!dy.defined()) dy = full(loss.context(), loss.shape(), 1.0, loss.dtype());
-  CHECK(dy.shape() == loss.shape() && dy.dtype() == loss.dtype(), "backward: wants a gradient {} {}, got {} {}", loss.dtype(),
-        loss.shape(), dy.dtype(), dy.shape());
+  CHECK(dy.shape() == loss.shape() && dy.dtype() == loss.dtype(), "backward: wants a gradient {} {}, got {} {}",
+        loss.dtype(), loss.shape(), dy.dtype(), dy.shape());
 
   const auto older = [](const std::shared_ptr<Node>& a, const std::shared_ptr<Node>& b) { return a->id < b->id; };
   std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, decltype(older)> queue(older);
   CHECK(!loss.node_->freed, "backward: this tape was consumed by an earlier backward()");
   if (loss.node_->leaf) {
-    CHECK(dy.dtype() == loss.node_->dtype, "backward: this leaf keeps a {} gradient, got {}", loss.node_->dtype, dy.dtype());
+    CHECK(dy.dtype() == loss.node_->dtype, "backward: this leaf keeps a {} gradient, got {}", loss.node_->dtype,
+          dy.dtype());
     loss.node_->grad = std::move(dy);
     return;
   }
@@ -201,7 +210,8 @@ void backward(const Var& loss, Tensor dy) {
       const auto& input = node->inputs[i];
       if (!input || input->leaf || queued[i] || input->terms.empty()) continue;
       CHECK(!input->freed, "{}: an input's tape was consumed by an earlier backward()", node->op);
-      if (std::find(node->inputs.begin(), node->inputs.begin() + i, input) == node->inputs.begin() + i) queue.push(input);
+      if (std::find(node->inputs.begin(), node->inputs.begin() + i, input) == node->inputs.begin() + i)
+        queue.push(input);
     }
     node->backward = nullptr;  // frees the saved tensors now
     node->inputs.clear();

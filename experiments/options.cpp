@@ -66,14 +66,16 @@ const std::vector<Flag>& flags() {
 
       {"device", &O::device, kNone, "cpu, cuda (all GPUs), cuda:N, or auto", all, "Where and how"},
       {"precision", &O::precision, kNone, "float32, bfloat16, or auto: bfloat16 on a GPU"},
-      {"gradients", &O::gradients, kNone, "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
+      {"gradients", &O::gradients, kNone,
+       "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
       {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
       {"jobs", &O::jobs, kNone,
        "runs side by side; 0: two on each GPU; on a CPU one, or with --preset quick one a core", run_all},
       {"threads", &O::threads, kNone, "CPU threads of each run; 0: all cores shared by the runs side by side"},
       {"graphs", &O::graphs, kNone, "replay each training step as a CUDA graph"},
-      {"lazy-embedding", &O::lazy_embedding, kNone, "update a word's row when it is read, not in every step; the bits are the same"},
+      {"lazy-embedding", &O::lazy_embedding, kNone,
+       "update a word's row when it is read, not in every step; the bits are the same"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
       {"checkpoint-every", &O::checkpoint_every, kNone, "steps between checkpoints; 0: by time"},
@@ -249,7 +251,8 @@ void check_options(const Options& o) {
   one_of("protocol", o.protocol, {"clean", "paper"});
   one_of("precision", o.precision, {"float32", "bfloat16"});
   one_of("gradients", o.gradients, {"float32", "bfloat16"});
-  want(o.gradients == "float32" || o.precision == "bfloat16", "gradients", "float32 with --precision float32", o.gradients);
+  want(o.gradients == "float32" || o.precision == "bfloat16", "gradients", "float32 with --precision float32",
+       o.gradients);
   one_of("progress", o.progress, {"auto", "live", "lines", "off"});
   one_of("padding", o.padding, {"packed", "padded"});
   one_of("select", o.select, {"validation", "test", "last"});

@@ -54,8 +54,7 @@ void fill_logits(LayerTrace& trace, const Model& model, const LogitFamily& famil
   trace.token_logits = matrix_of(logits({}, ContextMode::kNone));
   Var context;
   if (family.mode != ContextMode::kNone) {
-    const Var rows =
-        family.pooled ? sequence_mean(x, pass.sequences, true) : first_rows(x, pass.sequences);
+    const Var rows = family.pooled ? sequence_mean(x, pass.sequences, true) : first_rows(x, pass.sequences);
     context = router_logits(rows, parameter("context.weight"), parameter("context.bias"), {}, ContextMode::kNone,
                             pass.first_rows);
     trace.context = context.value().to_vector<double>();

@@ -88,7 +88,8 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
   context.set_seed(seed);
   const DType compute = model_.config().compute;
   if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {
-    fmt::print(stderr, "glia: {} experts on {} wait for the host in every layer: no CUDA graphs\n", compute, context.device().str());
+    fmt::print(stderr, "glia: {} experts on {} wait for the host in every layer: no CUDA graphs\n", compute,
+               context.device().str());
     options_.graphs = false;
   }
   if (!options.init.empty())
@@ -153,8 +154,8 @@ void Trainer::step() {
     try {
       bucket.graph = capture_graph(context_, [&] { work(tokens); });
     } catch (const Error&) {
-      // Another thread's driver call can break a capture (engine/device/cuda/capture_lock.h). The step has not run: it runs
-      // eagerly, with the same bits, and the next batch of this size tries again.
+      // Another thread's driver call can break a capture (engine/device/cuda/capture_lock.h). The step has not run:
+      // it runs eagerly, with the same bits, and the next batch of this size tries again.
       if (++bucket.failed_captures == 3) throw;
     }
   }

@@ -18,7 +18,8 @@ Var SelfAttention::mix(const Var& x, const Pass& pass, bool first_rows_only) con
   options.heads = heads;
   options.dropout = pass.dropout;
   options.key = pass.dropout_key(x.context(), dropout_site::attention(layer));
-  return (first_rows_only ? self_attention_first : self_attention)(x, qkv.weight->var, qkv.bias->var, pass.sequences, options);
+  return (first_rows_only ? self_attention_first : self_attention)(x, qkv.weight->var, qkv.bias->var,
+                                                                   pass.sequences, options);
 }
 
 // The output layer's bias is added where its product is read: by the norm, whose gradient sums it on the way.

@@ -14,8 +14,8 @@ Var Embeddings::operator()(const Tensor& ids, const Pass& pass) const {
   const bool rows_wait = word->before_read != nullptr;
   if (rows_wait) word->before_read(pass.order);
   // All tokens have type 0 here.
-  const Var x = input_embedding({word->var, position->var, type->var}, ids, pass.sequences, pass.compute, pass.order,
-                                rows_wait && pass.order.defined() ? &word->touched : nullptr);
+  const Var x = input_embedding({word->var, position->var, type->var}, ids, pass.sequences, pass.compute,
+                                pass.order, rows_wait && pass.order.defined() ? &word->touched : nullptr);
   return norm.dropped(x, pass.dropout, pass.dropout_key(x.context(), dropout_site::kEmbedding));
 }
 

@@ -36,8 +36,7 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
       pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
       classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
 
-Bert::Result Bert::forward(const Tensor& ids, const Pass& pass,
-                           bool last_layer_first_rows_only) const {
+Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_first_rows_only) const {
   Result result;
   Var x = embeddings(ids, pass);
   for (const EncoderLayer& layer : layers) {

@@ -16,7 +16,8 @@ struct LayerNorm {
 
   Var operator()(const Var& x) const { return layer_norm(x, gain->var, bias->var, eps); }
   // layer_norm(residual + dropout(x + input_bias)), one pass over memory; input_bias [H] or undefined.
-  Var residual(const Var& x, const Var& residual, double dropout, const RandomKey& key, const Var& input_bias = {}) const {
+  Var residual(const Var& x, const Var& residual, double dropout, const RandomKey& key,
+               const Var& input_bias = {}) const {
     return dropout_residual_layer_norm(x, residual, gain->var, bias->var, eps, dropout, key, {input_bias, 0, {}});
   }
   // dropout(layer_norm(x)), likewise.

@@ -1,7 +1,7 @@
 // The weights of a model. Modules declare what they need; materialise() then lays all of it into flat arenas: first
 // the parameters that weight decay applies to, then the others, every tensor padded with zeros to kAlign elements.
-// The optimiser, the gradient norm, clipping and checkpoints each walk one flat buffer. In mixed precision the gradients
-// may be two: those of the products' weights in bfloat16, which then come first, and the others.
+// The optimiser, the gradient norm, clipping and checkpoints each walk one flat buffer. In mixed precision the
+// gradients may be two: those of the products' weights in bfloat16, which then come first, and the others.
 #pragma once
 #include <deque>
 #include <functional>
@@ -28,8 +28,8 @@ struct Parameter {
   Init init;
   bool decay = false;
   bool product = false;  // only multiplied, by ops that compute its gradient in the activations' dtype
-  Var var;             // defined from materialise() on; its value and gradient are views of the arenas
-  int64_t offset = 0;  // first element in the arenas
+  Var var;               // defined from materialise() on; its value and gradient are views of the arenas
+  int64_t offset = 0;    // first element in the arenas
   // Of the table, where an optimiser lets rows wait that a step does not touch: to be called before rows of the
   // value are read. Brings those of the order up to date, or all where it is undefined.
   std::function<void(const RowOrder&)> before_read;
@@ -45,16 +45,18 @@ class ParameterSet {
   ParameterSet& operator=(const ParameterSet&) = delete;
 
   // The pointer stays valid as long as the set. A name that is taken is an error.
-  // `product`: whether its gradient may be bfloat16 in mixed precision. True for weights of linear(), feed_forward() and
-  // expert_ffn() on activations in the compute dtype; an op that wants another gradient dtype refuses such a weight.
+  // `product`: whether its gradient may be bfloat16 in mixed precision. True for weights of linear(),
+  // feed_forward() and expert_ffn() on activations in the compute dtype; an op that wants another gradient dtype
+  // refuses such a weight.
   Parameter* add(std::string name, const Shape& shape, Init init, bool decay, bool product = false);
   // The one parameter [V, H] of which a step reads few rows. It decays.
   Parameter* add_table(std::string name, const Shape& shape, Init init);
 
   // float32 (float64 in tests) values and gradients; with_copy adds bfloat16 weights for mixed precision. A
   // parameter's numbers depend on the seed, its name and its shape, not on which other modules exist or on the
-  // device. bfloat16_gradients (wants with_copy) keeps the gradients of decayed `product` weights in bfloat16, which is
-  // what autocast gives: 6 bytes a weight less to move each step. A weight used twice then sums its gradients in bfloat16.
+  // device. bfloat16_gradients (wants with_copy) keeps the gradients of decayed `product` weights in bfloat16,
+  // which is what autocast gives: 6 bytes a weight less to move each step. A weight used twice then sums its
+  // gradients in bfloat16.
   void materialise(Context& context, uint64_t seed, DType dtype = DType::kFloat32, bool with_copy = false,
                    bool bfloat16_gradients = false);
   bool materialised() const { return values_.defined(); }
@@ -78,8 +80,8 @@ class ParameterSet {
   Context& context() const { return values_.context(); }
   Parameter* table() const { return table_; }  // nullptr where there is none; the first behind low_size
   const Tensor& values() const { return settled(values_); }  // [flat_size]; no row waits
-  // The flat gradient, in two parts: elements [0, low_size) in bfloat16, undefined where low_size is 0, and the others
-  // in the values' dtype, [flat_size − low_size].
+  // The flat gradient, in two parts: elements [0, low_size) in bfloat16, undefined where low_size is 0, and the
+  // others in the values' dtype, [flat_size − low_size].
   const Tensor& low_gradients() const { return low_gradients_; }
   const Tensor& gradients() const { return gradients_; }
   int64_t low_size() const { return low_size_; }               // a multiple of kAlign, ≤ decayed_size

@@ -125,9 +125,11 @@ TEST_CASE("autograd: wrong uses are named") {
   EXPECT(contains(error_of([&] { backward(sum(scale(y, 2))); }), "consumed by backward()"));
   EXPECT(contains(error_of([&] { backward(mul(x, x)); }), "a value of shape [2] needs a gradient to start from"));
   EXPECT(contains(error_of([&] { backward(Var(x.value())); }), "nothing that wants a gradient"));
-  EXPECT(contains(error_of([&] { backward(mul(x, x), zeros(c, {3})); }), "wants a gradient float32 [2], got float32 [3]"));
+  EXPECT(contains(error_of([&] { backward(mul(x, x), zeros(c, {3})); }),
+                  "wants a gradient float32 [2], got float32 [3]"));
   EXPECT(contains(error_of([&] { mul(x, x).grad(); }), "only leaves keep a gradient"));
-  EXPECT(contains(error_of([&] { Var::parameter(zeros(c, {2}, DType::kInt32)); }), "wants a floating dtype, got int32"));
+  EXPECT(contains(error_of([&] { Var::parameter(zeros(c, {2}, DType::kInt32)); }),
+                  "wants a floating dtype, got int32"));
 
   // An op whose lambda hands over the wrong gradient is caught where it does.
   const auto wrong = [&](Tensor g) {

@@ -95,8 +95,11 @@ TEST_CASE("adamw: flat steps agree with a scalar reference (clipping, warm-up, d
 TEST_CASE("adamw: gradients of two dtypes, bfloat16 for the first elements, agree with the scalar reference") {
   constexpr int64_t n = 64 * 601;  // some chunks of the norm, the last one of each segment not full
   for (const DType dtype : {DType::kFloat64, DType::kFloat32})
-    for (const auto& [split, decayed] :
-         {std::pair<int64_t, int64_t>{64 * 299, 64 * 400}, {64 * 299, 64 * 100}, {64, n}, {n, 64 * 7}, {0, 64 * 400}}) {
+    for (const auto& [split, decayed] : {std::pair<int64_t, int64_t>{64 * 299, 64 * 400},
+                                         {64 * 299, 64 * 100},
+                                         {64, n},
+                                         {n, 64 * 7},
+                                         {0, 64 * 400}}) {
       INFO("split ", split, " decayed ", decayed);
       Context context(test_device());
       AdamWBuffers b;
@@ -146,7 +149,8 @@ TEST_CASE("adamw: bfloat16 gradients of the wrong dtype or size are errors") {
   Context context(test_device());
   AdamWBuffers b;
   b.p = zeros(context, {256}), b.m = zeros_like(b.p), b.v = zeros_like(b.p);
-  b.partial = zeros(context, {2}, DType::kFloat64), b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
+  b.partial = zeros(context, {2}, DType::kFloat64),
+  b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
   b.ticket = zeros(context, {1}, DType::kInt32);
   b.low = zeros(context, {128}), b.g = zeros(context, {128});
   EXPECT(contains(error_of([&] { adamw_step(b, {}); }), "bfloat16"));

@@ -49,11 +49,13 @@ Batch peer_batch(Context& context, uint32_t step) {
   std::vector<int32_t> lengths, ids, labels;
   for (uint32_t b = step * kBatch; b < (step + 1) * kBatch; ++b) {
     lengths.push_back(2 + below("length", b, 6));
-    for (int32_t p = 0; p < lengths.back(); ++p) ids.push_back(below("ids", b * kPositions + static_cast<uint32_t>(p), 30));
+    for (int32_t p = 0; p < lengths.back(); ++p)
+      ids.push_back(below("ids", b * kPositions + static_cast<uint32_t>(p), 30));
     labels.push_back(below("label", b, 3));
   }
   const auto n = static_cast<int64_t>(ids.size());
-  return {from_vector(context, ids, {n}), from_vector(context, labels, {kBatch}), make_sequences(context, lengths), {}};
+  return {
+      from_vector(context, ids, {n}), from_vector(context, labels, {kBatch}), make_sequences(context, lengths), {}};
 }
 
 // The largest error in units of the largest value: one tensor's entries share a scale.

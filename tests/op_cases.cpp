@@ -1,5 +1,6 @@
-// The table's rows for the op families that are not products: element-wise, bias, dropout, reductions, softmax, layer norm,
-// rows, top-k, sequences. Sizes are small and odd on purpose; the multiples of 8 take the wide paths of the kernels.
+// The table's rows for the op families that are not products: element-wise, bias, dropout, reductions, softmax,
+// layer norm, rows, top-k, sequences. Sizes are small and odd on purpose; the multiples of 8 take the wide paths of
+// the kernels.
 #include "tests/op_cases.h"
 
 #include <cmath>
@@ -28,8 +29,9 @@ Tensor ints(Context& context, const std::vector<int32_t>& values) {
 void add_unary(Cases& cases, const char* name, Var (*op)(const Var&), CaseInput input = {}) {
   for (const Shape& shape : {Shape{3, 5, 7}, Shape{4, 32}}) {
     input.shape = shape;
-    cases.push_back({std::string(name) + (shape.rank() == 3 ? "/odd" : ""), {input},
-                     [op](Context&, const Vars& x) { return op(x[0]); }});
+    cases.push_back({std::string(name) + (shape.rank() == 3 ? "/odd" : ""), {input}, [op](Context&, const Vars& x) {
+                       return op(x[0]);
+                     }});
   }
 }
 
@@ -68,7 +70,8 @@ void add_elementwise(Cases& cases) {
 }
 
 void add_bias(Cases& cases) {
-  for (const auto& [suffix, shape] : {std::pair{"", Shape{9, 64}}, {"/odd", Shape{2, 5, 7}}, {"/long", Shape{70, 272}}}) {
+  for (const auto& [suffix, shape] :
+       {std::pair{"", Shape{9, 64}}, {"/odd", Shape{2, 5, 7}}, {"/long", Shape{70, 272}}}) {
     const CaseInput x{shape, -3, 3}, b{{shape[-1]}};
     const std::string s = suffix;
     cases.push_back({"bias_add" + s, {x, b}, [](Context&, const Vars& v) { return bias_add(v[0], v[1]); }});
@@ -134,8 +137,11 @@ void add_layer_norm(Cases& cases) {
                        return layer_norm(v[0], v[1], v[2], 1e-5);
                      }});
     for (const double p : {0.0, 0.25})
-      cases.push_back({"dropout_residual_layer_norm" + s + (p > 0 ? "" : "/p0"), {x, x, gain, bias}, [p](Context& c, const Vars& v) {
-                         return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-5, p, c.random_key(purpose::kTest));
+      cases.push_back({"dropout_residual_layer_norm" + s + (p > 0 ? "" : "/p0"),
+                       {x, x, gain, bias},
+                       [p](Context& c, const Vars& v) {
+                         return dropout_residual_layer_norm(v[0], v[1], v[2], v[3], 1e-5, p,
+                                                            c.random_key(purpose::kTest));
                        }});
     for (const double p : {0.0, 0.25})
       cases.push_back({"dropout_residual_layer_norm/extras" + s + (p > 0 ? "" : "/p0"),
@@ -146,16 +152,19 @@ void add_layer_norm(Cases& cases) {
                                                             {v[4], 0.5, c.random_key(purpose::kTest + 1)});
                        }});
   }
-  cases.push_back({"dropout_residual_layer_norm/alone", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context& c, const Vars& v) {
-                     return dropout_residual_layer_norm(v[0], {}, v[1], v[2], 1e-5, 0, {}, {{}, 0.5, c.random_key(purpose::kTest)});
-                   }});
+  cases.push_back(
+      {"dropout_residual_layer_norm/alone", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context& c, const Vars& v) {
+         return dropout_residual_layer_norm(v[0], {}, v[1], v[2], 1e-5, 0, {},
+                                            {{}, 0.5, c.random_key(purpose::kTest)});
+       }});
   cases.push_back({"layer_norm/two_consumers", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context&, const Vars& v) {
                      const Var y = layer_norm(v[0], v[1], v[2], 1e-5);
                      return add(mul(y, y), add(y, scale(y, 0.5)));
                    }});
-  cases.push_back({"dropout_residual_layer_norm/x_twice", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context& c, const Vars& v) {
-                     return dropout_residual_layer_norm(v[0], v[0], v[1], v[2], 1e-5, 0.5, c.random_key(purpose::kTest));
-                   }});
+  cases.push_back(
+      {"dropout_residual_layer_norm/x_twice", {{{5, 32}}, {{32}, 0.5, 1.5}, {{32}}}, [](Context& c, const Vars& v) {
+         return dropout_residual_layer_norm(v[0], v[0], v[1], v[2], 1e-5, 0.5, c.random_key(purpose::kTest));
+       }});
   cases.push_back({"dropout_residual_layer_norm/one_bias",
                    {{{5, 32}}, {{5, 32}}, {{32}, 0.5, 1.5}},
                    [](Context& c, const Vars& v) {
@@ -214,7 +223,9 @@ void add_sequences(Cases& cases) {
     const std::string s = suffix;
     const auto of = [](Context& c) { return make_sequences(c, {3, 1, 12}, 18); };
     const CaseInput tokens{{18, h}}, one_each{{3, h}};
-    cases.push_back({"sequence_mean" + s, {tokens}, [of](Context& c, const Vars& x) { return sequence_mean(x[0], of(c), false); }});
+    cases.push_back({"sequence_mean" + s, {tokens}, [of](Context& c, const Vars& x) {
+                       return sequence_mean(x[0], of(c), false);
+                     }});
     cases.push_back({"sequence_mean/skip_first" + s, {tokens}, [of](Context& c, const Vars& x) {
                        return sequence_mean(x[0], of(c), true);
                      }});
@@ -236,7 +247,8 @@ void add_sequences(Cases& cases) {
                          const RowOrder order = ordered ? order_rows(c, ids, 5) : RowOrder{};
                          return input_embedding({x[0], x[1], x[2]}, ints(c, ids), q, x[0].dtype(), order);
                        }});
-    cases.push_back({"first_rows" + s, {tokens}, [of](Context& c, const Vars& x) { return first_rows(x[0], of(c)); }});
+    cases.push_back(
+        {"first_rows" + s, {tokens}, [of](Context& c, const Vars& x) { return first_rows(x[0], of(c)); }});
     cases.push_back({"sequence_broadcast" + s, {one_each}, [of](Context& c, const Vars& x) {
                        return sequence_broadcast(x[0], of(c));
                      }});

@@ -25,7 +25,9 @@ using Vars = std::vector<Var>;
 using Values = std::vector<double>;
 using Run = std::function<Var(const Vars&)>;
 
-Tensor ints(Context& c, const std::vector<int32_t>& v) { return from_vector(c, v, {static_cast<int64_t>(v.size())}); }
+Tensor ints(Context& c, const std::vector<int32_t>& v) {
+  return from_vector(c, v, {static_cast<int64_t>(v.size())});
+}
 Var matrix(Context& c, const Values& v, const Shape& shape) { return from_vector(c, v, shape, DType::kFloat32); }
 
 std::vector<Values> evaluate(const Run& run, const std::vector<Tensor>& values, DType dtype) {
@@ -49,8 +51,10 @@ double distance(const Values& a, const Values& b) {
 void compare(const char* what, const Run& fused, const Run& plain, const std::vector<Tensor>& values) {
   std::vector<Tensor> inputs;
   for (const Tensor& v : values) inputs.push_back(cast(cast(v, DType::kBFloat16), DType::kFloat64));
-  const auto exact = evaluate(plain, inputs, DType::kFloat64), fused_exact = evaluate(fused, inputs, DType::kFloat64);
-  for (size_t i = 0; i < exact.size(); ++i) EXPECT(distance(fused_exact[i], exact[i]) <= 1e-12 * distance(exact[i], Values(exact[i].size())));
+  const auto exact = evaluate(plain, inputs, DType::kFloat64),
+             fused_exact = evaluate(fused, inputs, DType::kFloat64);
+  for (size_t i = 0; i < exact.size(); ++i)
+    EXPECT(distance(fused_exact[i], exact[i]) <= 1e-12 * distance(exact[i], Values(exact[i].size())));
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     const auto reference = evaluate(plain, inputs, dtype), got = evaluate(fused, inputs, dtype);
     for (size_t i = 0; i < exact.size(); ++i) {
@@ -66,9 +70,13 @@ void compare(const char* what, const Run& fused, const Run& plain, const std::ve
 TEST_CASE("fused: bias + GELU, and dropout + residual + layer norm, err no more than the plain ops") {
   Context c(test::device(), 3);
   for (const auto& [rows, n] : {std::pair<int64_t, int64_t>{40, 512}, {33, 200}, {7, 33}, {37, 2056}, {19, 8192}}) {
-    const auto normal = [&](const Shape& s, double std, uint32_t i) { return random_normal(c, s, std, 3, purpose::kTest, i); };
-    compare("bias_gelu", [](const Vars& v) { return bias_gelu(v[0], v[1]); },
-            [](const Vars& v) { return bias_gelu_reference(v[0], v[1]); }, {normal({rows, n}, 2, 1), normal({n}, 0.5, 2)});
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return random_normal(c, s, std, 3, purpose::kTest, i);
+    };
+    compare(
+        "bias_gelu", [](const Vars& v) { return bias_gelu(v[0], v[1]); },
+        [](const Vars& v) { return bias_gelu_reference(v[0], v[1]); },
+        {normal({rows, n}, 2, 1), normal({n}, 0.5, 2)});
     const RandomKey key = c.random_key(purpose::kDropout);
     for (const double p : {0.0, 0.1}) {
       const std::vector<Tensor> inputs{normal({rows, n}, 1, 1), normal({rows, n}, 1, 2), normal({n}, 0.3, 3),
@@ -101,7 +109,8 @@ TEST_CASE("fused: bias + GELU, and dropout + residual + layer norm, err no more 
 TEST_CASE("bias, layer norm, embedding: float32 masters under bfloat16 activations") {
   Context c(test::device());
   const Var x = Var::parameter(random_normal(c, {6, 64}, 1, 1, purpose::kTest, 1, DType::kBFloat16));
-  const Var b = Var::parameter(random_normal(c, {64}, 1, 1, purpose::kTest, 2)), g = Var::parameter(full(c, {64}, 1));
+  const Var b = Var::parameter(random_normal(c, {64}, 1, 1, purpose::kTest, 2)),
+            g = Var::parameter(full(c, {64}, 1));
   const Var table = Var::parameter(random_normal(c, {5, 64}, 1, 1, purpose::kTest, 3));
   const Var words = embedding(table, ints(c, {4, 0, 4, 1, 2, 2}), DType::kBFloat16);
   const Var y = layer_norm(bias_gelu(bias_add(add(x, words), b), b), g, b, 1e-12);
@@ -112,7 +121,8 @@ TEST_CASE("bias, layer norm, embedding: float32 masters under bfloat16 activatio
   EXPECT(table.grad().dtype() == DType::kFloat32);
   EXPECT(table.grad().rows(3, 4).to_vector<double>() == Values(64, 0.0));  // never looked up
   // The master's conversion happens once: in the lookup.
-  EXPECT(words.value().rows(0, 1).to_vector<double>() == cast(table.value().rows(4, 5), DType::kBFloat16).to_vector<double>());
+  EXPECT(words.value().rows(0, 1).to_vector<double>() ==
+         cast(table.value().rows(4, 5), DType::kBFloat16).to_vector<double>());
 }
 
 TEST_CASE("embedding: frequent ids are added in chunks, in ascending order, and counted exactly") {
@@ -249,7 +259,8 @@ TEST_CASE("softmax: large and infinite logits") {
   EXPECT(softmax(matrix(c, {0, -inf}, {2})).value().to_vector<double>() == Values{1, 0});
   EXPECT(logsumexp(matrix(c, {-inf, -inf}, {2})).value().item() == -inf);
   EXPECT(logsumexp(matrix(c, {88, 88}, {2})).value().item() == doctest::Approx(88 + std::log(2)));
-  EXPECT(cross_entropy(matrix(c, {0, 0, 0, 100}, {2, 2}), ints(c, {0, 0})).value().item() == doctest::Approx((std::log(2) + 100) / 2));
+  EXPECT(cross_entropy(matrix(c, {0, 0, 0, 100}, {2, 2}), ints(c, {0, 0})).value().item() ==
+         doctest::Approx((std::log(2) + 100) / 2));
 }
 
 TEST_CASE("cross_entropy: a label outside the classes makes the loss NaN; bfloat16 logits give a float32 loss") {
@@ -287,7 +298,8 @@ TEST_CASE("empty tensors pass through") {
   EXPECT(sum(x, 0).value().to_vector<double>() == Values(8, 0.0));
 }
 
-TEST_CASE("views: a row that does not begin at a multiple of 16 bytes takes the narrow path and gives the same numbers") {
+TEST_CASE(
+    "views: a row that does not begin at a multiple of 16 bytes takes the narrow path and gives the same numbers") {
   Context c(test::device());
   const Tensor x = random_normal(c, {9, 7}, 1, 1, purpose::kTest);
   const Tensor view = x.rows(1, 9), copy = view.clone();
@@ -295,9 +307,12 @@ TEST_CASE("views: a row that does not begin at a multiple of 16 bytes takes the 
   EXPECT(mul(view, copy).value().to_vector<float>() == mul(copy, copy).value().to_vector<float>());
   EXPECT(softmax(view).value().to_vector<float>() == softmax(copy).value().to_vector<float>());
   // Rows of four bfloat16 are 8 bytes: reshaped to eight, a view of them begins between two multiples of 16.
-  const Tensor narrow = random_normal(c, {5, 4}, 1, 1, purpose::kTest, 0, DType::kBFloat16).rows(1, 5).reshape({2, 8});
+  const Tensor narrow =
+      random_normal(c, {5, 4}, 1, 1, purpose::kTest, 0, DType::kBFloat16).rows(1, 5).reshape({2, 8});
   const Tensor aligned = narrow.clone(), ones = full(c, {8}, 1), gains = full(c, {8}, 2);
-  const auto same = [&](auto&& op) { EXPECT(op(narrow).value().template to_vector<float>() == op(aligned).value().template to_vector<float>()); };
+  const auto same = [&](auto&& op) {
+    EXPECT(op(narrow).value().template to_vector<float>() == op(aligned).value().template to_vector<float>());
+  };
   same([](const Var& v) { return softmax(v); });
   same([&](const Var& v) { return bias_gelu(v, ones); });
   same([&](const Var& v) { return layer_norm(v, gains, ones, 1e-5); });
@@ -331,8 +346,8 @@ TEST_CASE("errors name the op, what it wanted and what came") {
   says([&] { cross_entropy(x, labels3); }, "cross_entropy:", "labels int32 [2]", "int32 [3]");
   says([&] { cross_entropy(x, zeros(c, {2})); }, "cross_entropy:", "int32", "float32 [2]");
   says([&] { layer_norm(x, zeros(c, {2}), zeros(c, {3}), 1e-5); }, "layer_norm:", "a gain [N]", "[2]");
-  says([&] { dropout_residual_layer_norm(x, y, zeros(c, {3}), zeros(c, {3}), 1e-5, 0, {}); }, "dropout_residual_layer_norm:",
-       "one shape", "[3, 2]");
+  says([&] { dropout_residual_layer_norm(x, y, zeros(c, {3}), zeros(c, {3}), 1e-5, 0, {}); },
+       "dropout_residual_layer_norm:", "one shape", "[3, 2]");
   says([&] { gather_rows(x, x.value()); }, "gather_rows:", "int32", "float32");
   says([&] { scatter_rows(x, labels3, 4); }, "scatter_rows:", "int32 [2]", "[3]");
   says([&] { embedding(zeros(c, {4}), i, DType::kFloat32); }, "embedding:", "[V, H]", "[4]");
@@ -348,10 +363,11 @@ TEST_CASE("errors name the op, what it wanted and what came") {
 }
 
 TEST_CASE("threads with contexts of their own run the same kernels at different sizes") {
-  // A launch limit that one thread lowers for its size must not meet the launch of another (4 of 45 runs died of it).
+  // A launch limit that one thread lowers for its size must not meet the launch of another (4 of 45 runs died of
+  // it).
   const auto gradient = [](Context& c, int consumers) {
-    const Var x = Var::parameter(random_normal(c, {64, 512}, 1, 5, purpose::kTest)), gain = Var::parameter(full(c, {512}, 1.0)),
-              bias = Var::parameter(zeros(c, {512}));
+    const Var x = Var::parameter(random_normal(c, {64, 512}, 1, 5, purpose::kTest)),
+              gain = Var::parameter(full(c, {512}, 1.0)), bias = Var::parameter(zeros(c, {512}));
     const Var y = layer_norm(x, gain, bias, 1e-5);
     Var loss = sum(square(y));
     for (int i = 1; i < consumers; ++i) loss = add(loss, sum(scale(square(y), 1.0 + i)));

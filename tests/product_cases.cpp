@@ -33,12 +33,18 @@ void add_matmul(std::vector<OpCase>& cases) {
   product("matmul/batched_transpose", {3, 6, 4}, {3, 5, 6}, true, true);
   product("matmul/one_row", {1, 9}, {9, 17}, false, false);
   product("matmul/64", {64, 64}, {64, 64}, false, true);
-  cases.push_back({"linear", {{{6, 10}}, {{7, 10}}, {{7}}}, [](Context&, const Vars& x) { return linear(x[0], x[1], x[2]); }});
-  cases.push_back({"linear/no_bias", {{{2, 3, 8}}, {{5, 8}}}, [](Context&, const Vars& x) { return linear(x[0], x[1]); }});
-  cases.push_back({"linear_gelu", {{{9, 16}}, {{24, 16}}, {{24}}}, [](Context&, const Vars& x) { return linear_gelu(x[0], x[1], x[2]); }});
-  cases.push_back({"feed_forward", {{{33, 16}}, {{40, 16}}, {{40}}, {{24, 40}}, {{24}}},
+  cases.push_back(
+      {"linear", {{{6, 10}}, {{7, 10}}, {{7}}}, [](Context&, const Vars& x) { return linear(x[0], x[1], x[2]); }});
+  cases.push_back(
+      {"linear/no_bias", {{{2, 3, 8}}, {{5, 8}}}, [](Context&, const Vars& x) { return linear(x[0], x[1]); }});
+  cases.push_back({"linear_gelu", {{{9, 16}}, {{24, 16}}, {{24}}}, [](Context&, const Vars& x) {
+                     return linear_gelu(x[0], x[1], x[2]);
+                   }});
+  cases.push_back({"feed_forward",
+                   {{{33, 16}}, {{40, 16}}, {{40}}, {{24, 40}}, {{24}}},
                    [](Context&, const Vars& x) { return feed_forward(x[0], x[1], x[2], x[3], x[4]); }});
-  cases.push_back({"feed_forward/no_output_bias", {{{33, 16}}, {{40, 16}}, {{40}}, {{24, 40}}},
+  cases.push_back({"feed_forward/no_output_bias",
+                   {{{33, 16}}, {{40, 16}}, {{40}}, {{24, 40}}},
                    [](Context&, const Vars& x) { return feed_forward(x[0], x[1], x[2], x[3], {}); }});
   // Groups of 3, 0, 1 and 4 rows; two rows lie behind the last group.
   cases.push_back({"grouped_linear", {{{10, 6}}, {{4, 5, 6}}, {{4, 5}}}, [](Context& c, const Vars& x) {
@@ -106,12 +112,14 @@ void add_moe(std::vector<OpCase>& cases) {
     };
     cases.push_back(c);
   }
-  // Several chunks, tiles and blocks of columns on a GPU; odd: no packs; 11 experts: two passes. w, b and the context are cast
-  // to the accumulation type, so that the rows run in bfloat16 too.
-  for (const auto& [name, hidden, experts] : {std::tuple{"router_logits/long", 520, 8}, {"router_logits/odd", 77, 3},
+  // Several chunks, tiles and blocks of columns on a GPU; odd: no packs; 11 experts: two passes. w, b and the
+  // context are cast to the accumulation type, so that the rows run in bfloat16 too.
+  for (const auto& [name, hidden, experts] : {std::tuple{"router_logits/long", 520, 8},
+                                              {"router_logits/odd", 77, 3},
                                               {"router_logits/many_experts", 36, 11}}) {
     const int64_t tokens = std::string(name) == "router_logits/long" ? 701 : 75;
-    cases.push_back({name, {{{tokens, hidden}}, {{experts, hidden}}, {{experts}}, {{3, experts}}},
+    cases.push_back({name,
+                     {{{tokens, hidden}}, {{experts, hidden}}, {{experts}}, {{3, experts}}},
                      [tokens](Context& c, const Vars& x) {
                        const DType a = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
                        const int32_t last = static_cast<int32_t>(tokens) - 45;
@@ -122,17 +130,27 @@ void add_moe(std::vector<OpCase>& cases) {
   for (const int64_t k : {1, 2, 4}) {
     CaseInput logits{{10, 4}};
     logits.spacing = 0.05;
-    cases.push_back({"top_k_gates/" + std::to_string(k), {logits},
-                     [k](Context& c, const Vars& x) { return top_k_gates(x[0], k, two_sequences(c)).gates; }, false});
+    cases.push_back({"top_k_gates/" + std::to_string(k),
+                     {logits},
+                     [k](Context& c, const Vars& x) { return top_k_gates(x[0], k, two_sequences(c)).gates; },
+                     false});
   }
-  cases.push_back({"load_losses", {{{10, 2}, 0.1, 1}}, [](Context& c, const Vars& x) {
-                     const Tensor experts = from_vector<int32_t>(c, {0, 1, 1, 2, 0, 3, 2, 1, 3, 0, 1, 0, 0, 2, 1, 3, -1, -1, -1, -1}, {10, 2});
+  cases.push_back({"load_losses",
+                   {{{10, 2}, 0.1, 1}},
+                   [](Context& c, const Vars& x) {
+                     const Tensor experts = from_vector<int32_t>(
+                         c, {0, 1, 1, 2, 0, 3, 2, 1, 3, 0, 1, 0, 0, 2, 1, 3, -1, -1, -1, -1}, {10, 2});
                      return load_losses(x[0], experts, 5, two_sequences(c));
-                   }, false});
-  // All outputs of the joint op enter one number; then each alone. 64 columns: bfloat16 takes the fused kernels on a GPU.
-  for (const auto& [name, mode, given] : {std::tuple{"route", ContextMode::kNone, false}, {"route/add", ContextMode::kAdd, false},
-                                          {"route/gate", ContextMode::kGate, false}, {"route/given_context", ContextMode::kGate, true},
-                                          {"route/gates", ContextMode::kAdd, false}, {"route/losses", ContextMode::kAdd, false},
+                   },
+                   false});
+  // All outputs of the joint op enter one number; then each alone. 64 columns: bfloat16 takes the fused kernels on
+  // a GPU.
+  for (const auto& [name, mode, given] : {std::tuple{"route", ContextMode::kNone, false},
+                                          {"route/add", ContextMode::kAdd, false},
+                                          {"route/gate", ContextMode::kGate, false},
+                                          {"route/given_context", ContextMode::kGate, true},
+                                          {"route/gates", ContextMode::kAdd, false},
+                                          {"route/losses", ContextMode::kAdd, false},
                                           {"route/logits", ContextMode::kGate, false}}) {
     OpCase row{name, {{{10, 64}}, {{5, 64}}, {{5}}}, {}};
     if (given) row.inputs.push_back({{2, 5}});
@@ -142,7 +160,8 @@ void add_moe(std::vector<OpCase>& cases) {
       RouteContext context{mode, {}, {}, {}};
       if (given) context.logits = cast(x[3], a);
       else if (mode != ContextMode::kNone) context.weight = cast(x[3], a), context.bias = cast(x[4], a);
-      const Routed r = route(x[0], cast(x[1], a), cast(x[2], a), context, 2, two_sequences(c), make_sequences(c, {1, 1}));
+      const Routed r =
+          route(x[0], cast(x[1], a), cast(x[2], a), context, 2, two_sequences(c), make_sequences(c, {1, 1}));
       if (name == "route/gates") return r.gates;
       if (name == "route/losses") return r.losses;
       if (name == "route/logits") return r.logits;
@@ -153,19 +172,32 @@ void add_moe(std::vector<OpCase>& cases) {
   const auto dispatch = [](Context& c, int64_t alignment) {
     return make_dispatch(from_vector<int32_t>(c, {0, 2, 2, 0, 3, 0, 2, 3, -1, -1}, {5, 2}), 4, alignment);
   };
-  cases.push_back({"dispatch_rows", {{{5, 6}}}, [=](Context& c, const Vars& x) { return dispatch_rows(x[0], dispatch(c, 1)); }});
-  cases.push_back({"dispatch_rows/aligned", {{{5, 8}}}, [=](Context& c, const Vars& x) { return dispatch_rows(x[0], dispatch(c, 4)); }});
+  cases.push_back({"dispatch_rows", {{{5, 6}}}, [=](Context& c, const Vars& x) {
+                     return dispatch_rows(x[0], dispatch(c, 1));
+                   }});
+  cases.push_back({"dispatch_rows/aligned", {{{5, 8}}}, [=](Context& c, const Vars& x) {
+                     return dispatch_rows(x[0], dispatch(c, 4));
+                   }});
   // combine_rows wants gates in the accumulation type: cast them, so that the case runs in bfloat16 too.
   cases.push_back({"combine_rows", {{{10, 6}}, {{5, 2}}}, [=](Context& c, const Vars& x) {
-                     return combine_rows(x[0], cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32), dispatch(c, 1));
+                     return combine_rows(
+                         x[0], cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32),
+                         dispatch(c, 1));
                    }});
-  cases.push_back({"expert_layer", {{{5, 8}}, {{5, 2}}, {{4, 16, 8}}, {{4, 16}}, {{4, 8, 16}}, {{4, 8}}}, [=](Context& c, const Vars& x) {
-                     const Var gates = cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
-                     return expert_layer(x[0], gates, dispatch(c, expert_alignment(c, x[0].dtype())), x[2], x[3], x[4], x[5]);
-                   }, false});
-  cases.push_back({"expert_ffn", {{{10, 8}}, {{4, 16, 8}}, {{4, 16}}, {{4, 8, 16}}, {{4, 8}}}, [](Context& c, const Vars& x) {
+  cases.push_back(
+      {"expert_layer",
+       {{{5, 8}}, {{5, 2}}, {{4, 16, 8}}, {{4, 16}}, {{4, 8, 16}}, {{4, 8}}},
+       [=](Context& c, const Vars& x) {
+         const Var gates = cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
+         return expert_layer(x[0], gates, dispatch(c, expert_alignment(c, x[0].dtype())), x[2], x[3], x[4], x[5]);
+       },
+       false});
+  cases.push_back({"expert_ffn",
+                   {{{10, 8}}, {{4, 16, 8}}, {{4, 16}}, {{4, 8, 16}}, {{4, 8}}},
+                   [](Context& c, const Vars& x) {
                      return expert_ffn(x[0], x[1], x[2], x[3], x[4], ints(c, {0, 3, 3, 4, 10}));
-                   }, false});
+                   },
+                   false});
 }
 
 }  // namespace

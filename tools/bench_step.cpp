@@ -27,30 +27,14 @@ struct OpGroup {
   const char* group;
 };
 constexpr OpGroup kGroups[] = {
-    {"dropout_residual", "norms"},
-    {"route", "router"},
-    {"z_loss", "router"},
-    {"attention", "attention"},
-    {"grouped", "expert GEMMs"},
-    {"expert", "expert GEMMs"},
-    {"dispatch", "expert GEMMs"},
-    {"combine", "expert GEMMs"},
-    {"make_dispatch", "router"},
-    {"linear", "dense GEMMs"},
-    {"matmul", "dense GEMMs"},
-    {"feed_forward", "dense GEMMs"},
-    {"column_sum", "dense GEMMs"},
-    {"bias", "dense GEMMs"},
-    {"router", "router"},
-    {"top_k", "router"},
-    {"load_losses", "router"},
-    {"gather_index", "router"},
-    {"sequence_", "router"},
-    {"layer_norm", "norms"},
-    {"residual", "norms"},
-    {"add_layer_norm", "norms"},
-    {"dropout_add", "norms"},
-    {"adamw", "optimiser"},
+    {"dropout_residual", "norms"}, {"route", "router"},         {"z_loss", "router"},
+    {"attention", "attention"},    {"grouped", "expert GEMMs"}, {"expert", "expert GEMMs"},
+    {"dispatch", "expert GEMMs"},  {"combine", "expert GEMMs"}, {"make_dispatch", "router"},
+    {"linear", "dense GEMMs"},     {"matmul", "dense GEMMs"},   {"feed_forward", "dense GEMMs"},
+    {"column_sum", "dense GEMMs"}, {"bias", "dense GEMMs"},     {"router", "router"},
+    {"top_k", "router"},           {"load_losses", "router"},   {"gather_index", "router"},
+    {"sequence_", "router"},       {"layer_norm", "norms"},     {"residual", "norms"},
+    {"add_layer_norm", "norms"},   {"dropout_add", "norms"},    {"adamw", "optimiser"},
 };
 constexpr std::array kGroupNames{"attention", "expert GEMMs", "dense GEMMs", "router",
                                  "norms",     "optimiser",    "other"};
@@ -165,8 +149,8 @@ int run(const Bench& bench) {
                    i % trainer.steps_per_epoch(), o.padding == "padded", o.max_length) /
         static_cast<double>(steps);
 
-  // Where the time goes: eager steps, every op between two events, enqueued while the device is kept busy, so that no op waits
-  // for the host. The events themselves cost a little.
+  // Where the time goes: eager steps, every op between two events, enqueued while the device is kept busy, so that
+  // no op waits for the host. The events themselves cost a little.
   trainer.use_graphs(false);
   trainer.seek(0);
   const int64_t profiled = std::min<int64_t>(steps, gpu ? 10 : 3);
@@ -183,7 +167,8 @@ int run(const Bench& bench) {
   std::vector<std::pair<double, std::string>> ops;
   double sum = 0;
   for (const auto& [op, entry] : context.profiler.report(context.backend())) {
-    const double ms = std::max(0.0, entry.milliseconds - static_cast<double>(entry.calls) * mark_ms) / static_cast<double>(profiled);
+    const double ms = std::max(0.0, entry.milliseconds - static_cast<double>(entry.calls) * mark_ms) /
+                      static_cast<double>(profiled);
     groups[group_of(op, !run.moe.dense())] += ms;
     ops.emplace_back(ms, fmt::format("{} ({} calls)", op, entry.calls / profiled));
     sum += ms;

@@ -1,7 +1,7 @@
-// Elementary functions for inner loops. The float versions have no branches, tables or calls, so g++ vectorises a loop over
-// them without -ffast-math; on a GPU they are the CUDA library's; the double versions are the C library's everywhere.
-// Errors against a double reference (tests/core_math_test.cpp): at most 2 units in the last place, 3 for tanh.
-// The polynomials are near-minimax (Chebyshev) fits of the named remainder on the named interval.
+// Elementary functions for inner loops. The float versions have no branches, tables or calls, so g++ vectorises a
+// loop over them without -ffast-math; on a GPU they are the CUDA library's; the double versions are the C library's
+// everywhere. Errors against a double reference (tests/core_math_test.cpp): at most 2 units in the last place, 3
+// for tanh. The polynomials are near-minimax (Chebyshev) fits of the named remainder on the named interval.
 #pragma once
 
 #include <bit>
@@ -28,8 +28,8 @@ GLIA_HD double log(double x) { return ::log(x); }
 GLIA_HD double log1p(double x) { return ::log1p(x); }
 GLIA_HD double tanh(double x) { return ::tanh(x); }
 
-// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2. 2^n is multiplied in two halves, so that subnormal results and those
-// just below the largest float come out right.
+// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2. 2^n is multiplied in two halves, so that subnormal results
+// and those just below the largest float come out right.
 GLIA_HD float exp(float x) {
 #ifdef __CUDA_ARCH__
   return ::expf(x);
@@ -52,7 +52,8 @@ GLIA_HD float exp(float x) {
 #endif
 }
 
-// e^x for x <= 0 (softmax, Gaussians, saturating functions): cheaper, and 0 below −87.3, where e^x leaves the normal floats.
+// e^x for x <= 0 (softmax, Gaussians, saturating functions): cheaper, and 0 below −87.3, where e^x leaves the
+// normal floats.
 GLIA_HD double exp_negative(double x) { return ::exp(x); }
 GLIA_HD float exp_negative(float x) {
 #ifdef __CUDA_ARCH__
@@ -68,7 +69,8 @@ GLIA_HD float exp_negative(float x) {
   p = fma(p, r, 1.66666672e-1f);
   p = fma(p, r, 0.5f);
   p = fma(p, r * r, r) + 1.0f;
-  const float y = p * std::bit_cast<float>((std::bit_cast<int32_t>(shifted) << 23) + (127 << 23));  // the sum's low bits are n
+  const float y =
+      p * std::bit_cast<float>((std::bit_cast<int32_t>(shifted) << 23) + (127 << 23));  // the sum's low bits are n
   return x < -87.3f ? 0.0f : y;
 #endif
 }
@@ -81,7 +83,8 @@ GLIA_HD float log(float x) {
   const bool subnormal = x < 1.17549435e-38f;
   const float scaled = subnormal ? x * 8388608.0f : x;
   const int32_t bits = std::bit_cast<int32_t>(scaled);
-  const int32_t above = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3 = √½: the exponent k with the mantissa where it should be
+  const int32_t above =
+      (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3 = √½: the exponent k with the mantissa where it should be
   const float f = std::bit_cast<float>(bits - above * (1 << 23)) - 1.0f;
   const float k = static_cast<float>(above - (subnormal ? 23 : 0));
   float p = 6.97161183e-2f;
@@ -133,8 +136,8 @@ GLIA_HD float tanh(float x) {
 }
 
 // The standard normal's density φ(x) and distribution function Φ(x) from one exponential: for u = |x| the tail is
-// Φ(−u) = e^(−u²/2) P(s), s = u / (4 + u), P(0) = ½. Expanding at u = 0 keeps the error in Φ below 1e-7, and the tail keeps
-// its relative accuracy (4e-6) where ½ (1 + erf) would cancel.
+// Φ(−u) = e^(−u²/2) P(s), s = u / (4 + u), P(0) = ½. Expanding at u = 0 keeps the error in Φ below 1e-7, and the
+// tail keeps its relative accuracy (4e-6) where ½ (1 + erf) would cancel.
 struct Normal {
   float cdf, pdf;
 };

@@ -19,7 +19,8 @@ void portable_words(uint64_t seed, uint32_t purpose, uint32_t step, uint64_t fir
     alignas(64) uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes], drawn[4 * kLanes];
     for (int l = 0; l < kLanes; ++l) {
       const uint64_t block = first_block + static_cast<uint64_t>(b + l);
-      c0[l] = static_cast<uint32_t>(block), c1[l] = static_cast<uint32_t>(block >> 32), c2[l] = step, c3[l] = purpose;
+      c0[l] = static_cast<uint32_t>(block), c1[l] = static_cast<uint32_t>(block >> 32), c2[l] = step,
+      c3[l] = purpose;
     }
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
     for (int round = 0; round < 10; ++round) {
@@ -34,7 +35,8 @@ void portable_words(uint64_t seed, uint32_t purpose, uint32_t step, uint64_t fir
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    for (int l = 0; l < kLanes; ++l) drawn[4 * l] = c0[l], drawn[4 * l + 1] = c1[l], drawn[4 * l + 2] = c2[l], drawn[4 * l + 3] = c3[l];
+    for (int l = 0; l < kLanes; ++l)
+      drawn[4 * l] = c0[l], drawn[4 * l + 1] = c1[l], drawn[4 * l + 2] = c2[l], drawn[4 * l + 3] = c3[l];
     std::memcpy(words + 4 * b, drawn, static_cast<size_t>(16 * std::min<int64_t>(kLanes, blocks - b)));
   }
 }

@@ -10,9 +10,9 @@ namespace glia {
 using Clock = std::chrono::steady_clock;
 
 #if GLIA_CUDA
-std::shared_ptr<void> mark_cuda_time(CudaHandles& cuda);             // cuda/backend.cpp
+std::shared_ptr<void> mark_cuda_time(CudaHandles& cuda);  // cuda/backend.cpp
 double cuda_milliseconds_between(const void* begin, const void* end);
-void delay_cuda_stream(Stream stream, double milliseconds);           // cuda/delay.cu
+void delay_cuda_stream(Stream stream, double milliseconds);  // cuda/delay.cu
 #endif
 
 std::shared_ptr<void> mark_time([[maybe_unused]] Backend& backend) {
@@ -27,7 +27,8 @@ double milliseconds_between([[maybe_unused]] Backend& backend, const void* begin
   if (backend.cuda()) return cuda_milliseconds_between(begin, end);
 #endif
   return std::chrono::duration<double, std::milli>(*static_cast<const Clock::time_point*>(end) -
-                                                   *static_cast<const Clock::time_point*>(begin)).count();
+                                                   *static_cast<const Clock::time_point*>(begin))
+      .count();
 }
 
 void delay([[maybe_unused]] Backend& backend, [[maybe_unused]] double milliseconds) {

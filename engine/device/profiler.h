@@ -1,5 +1,5 @@
-// Time by op. Off by default and then free; when on, every op is bracketed by a pair of time marks on the stream (CUDA
-// events, or the host clock on a CPU), read back when the report is asked for.
+// Time by op. Off by default and then free; when on, every op is bracketed by a pair of time marks on the stream
+// (CUDA events, or the host clock on a CPU), read back when the report is asked for.
 #pragma once
 
 #include <map>
@@ -35,8 +35,8 @@ class Profiler {
 std::shared_ptr<void> mark_time(Backend& backend);
 double milliseconds_between(Backend& backend, const void* begin, const void* end);
 
-// Keeps the stream busy for so long, without waiting: what the host enqueues meanwhile then runs back to back, and times by op
-// are the device's alone. Nothing on a CPU.
+// Keeps the stream busy for so long, without waiting: what the host enqueues meanwhile then runs back to back, and
+// times by op are the device's alone. Nothing on a CPU.
 void delay(Backend& backend, double milliseconds);
 
 class ProfileScope {

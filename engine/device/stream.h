@@ -1,4 +1,5 @@
-// The CUDA side's handles without CUDA's headers (and without fmt, which nvcc cannot compile): what kernel headers include.
+// The CUDA side's handles without CUDA's headers (and without fmt, which nvcc cannot compile): what kernel headers
+// include.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct CudaHandles {
   void* parts = nullptr;  // gemm_sm90.h's GemmWorkspace: zeros at first, and this stream's alone
   int64_t parts_bytes = 0;
   int multiprocessors = 0;
-  int capability = 0;  // 90 for sm_90
+  int capability = 0;                // 90 for sm_90
   std::shared_ptr<void> gemm_plans;  // matmul.cu's cache of cuBLASLt algorithms by shape
 };
 

@@ -114,8 +114,8 @@ void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder
 namespace cpu {
 namespace {
 
-// Σ of squares of elements [begin, end), multiples of 8, into eight independent sums: the compiler may vectorise without
-// reordering.
+// Σ of squares of elements [begin, end), multiples of 8, into eight independent sums: the compiler may vectorise
+// without reordering.
 constexpr int kLanes = 8;
 template <class T>
 GLIA_CLONES void add_squares(const T* g, int64_t begin, int64_t end, double (&sum)[kLanes]) {
@@ -136,7 +136,8 @@ double squares(const AdamWGradients<T>& g, const WaitingRows<T>& rows, int64_t b
   double sum[kLanes] = {}, total = 0;
   const int64_t table = rows.count * rows.width;
   for (int64_t i = begin; i < end;) {
-    const int64_t row = i < table ? i / rows.width : -1, stop = row < 0 ? end : std::min(end, (row + 1) * rows.width);
+    const int64_t row = i < table ? i / rows.width : -1,
+                  stop = row < 0 ? end : std::min(end, (row + 1) * rows.width);
     if (row < 0 || is_touched(g.touched, row)) add_squares(g.g, i, stop, sum);
     i = stop;
   }

@@ -10,8 +10,8 @@
 
 namespace glia {
 AttentionArgs attention_args(int64_t rows, int64_t hidden, const Sequences& s, const AttentionOptions& o) {
-  CHECK(rows == s.tokens && o.heads >= 1 && hidden % o.heads == 0, "attention: wants {} rows and a multiple of {} heads, got [{}, {}]",
-        s.tokens, o.heads, rows, hidden);
+  CHECK(rows == s.tokens && o.heads >= 1 && hidden % o.heads == 0,
+        "attention: wants {} rows and a multiple of {} heads, got [{}, {}]", s.tokens, o.heads, rows, hidden);
   AttentionArgs args;
   args.rows = static_cast<int>(s.tokens);
   args.sequences = static_cast<int>(s.count);
@@ -43,12 +43,14 @@ Var attention(const Var& qkv, const Sequences& sequences, const AttentionOptions
   Context& context = qkv.context();
   const Tensor x = qkv.value();
   Tensor out = empty(context, {x.size(0), x.size(1) / 3}, x.dtype());
-  Tensor lse = empty(context, {x.size(0), options.heads}, x.dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
+  Tensor lse =
+      empty(context, {x.size(0), options.heads}, x.dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
   dispatch_floating(x.dtype(), "attention", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = Accumulator<T>;
-    on_device(context, "attention", [&] { cpu::attention_forward(args, x.data<T>(), out.data<T>(), lse.data<A>()); },
-              [&](auto& cuda) { cuda::attention_forward(args, x.data<T>(), out.data<T>(), lse.data<A>(), cuda.stream); });
+    on_device(
+        context, "attention", [&] { cpu::attention_forward(args, x.data<T>(), out.data<T>(), lse.data<A>()); },
+        [&](auto& cuda) { cuda::attention_forward(args, x.data<T>(), out.data<T>(), lse.data<A>(), cuda.stream); });
   });
   // `sequences` is captured for its tensors, which `args` points into.
   return record("attention", out, {qkv}, [args, x, out, lse, sequences](const Tensor& dout, Grads& in) {
@@ -56,16 +58,18 @@ Var attention(const Var& qkv, const Sequences& sequences, const AttentionOptions
     dispatch_floating(x.dtype(), "attention", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using A = Accumulator<T>;
-      on_device(x.context(), "attention/gradient",
-                [&] {
-                  cpu::attention_backward(args, x.data<T>(), out.data<T>(), lse.data<A>(), dout.data<T>(), dqkv.data<T>());
-                },
-                [&](auto& cuda) {
-                  const int64_t bytes = cuda::attention_backward_workspace_bytes<T>(args);
-                  const Tensor workspace = empty(x.context(), {(bytes + 7) / 8}, DType::kFloat64);
-                  cuda::attention_backward(args, x.data<T>(), out.data<T>(), lse.data<A>(), dout.data<T>(), dqkv.data<T>(),
-                                           workspace.raw(), cuda.stream);
-                });
+      on_device(
+          x.context(), "attention/gradient",
+          [&] {
+            cpu::attention_backward(args, x.data<T>(), out.data<T>(), lse.data<A>(), dout.data<T>(),
+                                    dqkv.data<T>());
+          },
+          [&](auto& cuda) {
+            const int64_t bytes = cuda::attention_backward_workspace_bytes<T>(args);
+            const Tensor workspace = empty(x.context(), {(bytes + 7) / 8}, DType::kFloat64);
+            cuda::attention_backward(args, x.data<T>(), out.data<T>(), lse.data<A>(), dout.data<T>(),
+                                     dqkv.data<T>(), workspace.raw(), cuda.stream);
+          });
     });
     in.add(0, dqkv);
   });
@@ -93,12 +97,14 @@ Var attention_reference(const Var& qkv, const Sequences& sequences, const Attent
   Context& context = qkv.context();
   const int64_t hidden = args.hidden(), d = args.head_size, tokens = args.rows;
   const std::vector<int32_t> offsets = sequences.offsets.to_vector<int32_t>();
-  const std::vector<int32_t> limits = args.key_lengths ? sequences.key_lengths.to_vector<int32_t>() : std::vector<int32_t>();
+  const std::vector<int32_t> limits =
+      args.key_lengths ? sequences.key_lengths.to_vector<int32_t>() : std::vector<int32_t>();
   const uint32_t step = options.key.step ? static_cast<uint32_t>([&] {
     uint32_t value = 0;
     context.backend().copy(&value, options.key.step, sizeof value, CopyKind::kDeviceToHost);
     return value;
-  }()) : 0;
+  }())
+                                         : 0;
 
   Var out = zeros(context, {tokens, hidden}, qkv.dtype());
   for (int64_t b = 0; b < args.sequences; ++b) {
@@ -114,12 +120,16 @@ Var attention_reference(const Var& qkv, const Sequences& sequences, const Attent
           if ((options.causal && j > i) || (args.key_lengths && j >= limits[b])) mask[i * n + j] = -1e30;
           const uint64_t element = static_cast<uint64_t>((first + i) * args.heads + a) * kAttentionMaxLength + j;
           if (options.dropout > 0)
-            keep[i * n + j] = random_bits(options.key.seed, options.key.purpose, step, element) >= bernoulli_threshold(options.dropout)
+            keep[i * n + j] = random_bits(options.key.seed, options.key.purpose, step, element) >=
+                                      bernoulli_threshold(options.dropout)
                                   ? 1 / (1 - options.dropout)
                                   : 0;
         }
-      const auto constant = [&](const std::vector<double>& values) { return from_vector(context, values, {n, n}, qkv.dtype()); };
-      const Var scores = add(scale(matmul(q, k, false, true), 1 / std::sqrt(static_cast<double>(d))), constant(mask));
+      const auto constant = [&](const std::vector<double>& values) {
+        return from_vector(context, values, {n, n}, qkv.dtype());
+      };
+      const Var scores =
+          add(scale(matmul(q, k, false, true), 1 / std::sqrt(static_cast<double>(d))), constant(mask));
       const Var head = matmul(mul(softmax(scores), constant(keep)), v);  // [n, D]
       // Back to [T, H]: rows by a selection product, columns likewise.
       std::vector<double> select(static_cast<size_t>(tokens * n), 0.0);

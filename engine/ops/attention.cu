@@ -316,7 +316,8 @@ void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args,
     return (own * kBlockRows * head_size + 2 * kTile * (head_size + 1)) * static_cast<int>(sizeof(Accumulator<T>));
   };
   // Always the same limit, whatever this launch takes: other threads launch the kernel with other sizes.
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes_at(kAttentionMaxHeadSize)));
+  CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes_at(kAttentionMaxHeadSize)));
   const int bytes = bytes_at(args.head_size);
   const int blocks = args.max_length > 0 ? (args.max_length + kBlockRows - 1) / kBlockRows : 1;
   kernel<<<dim3(blocks, args.heads, args.sequences), kThreads, bytes, stream>>>(p);

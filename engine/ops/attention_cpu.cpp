@@ -30,8 +30,8 @@ void check_attention_args(const AttentionArgs& a) {
 namespace cpu {
 namespace {
 
-// Rows of all work buffers are padded with zeros to a multiple of a 64-byte vector (two instructions on CPUs without
-// AVX-512): no inner loop has a remainder.
+// Rows of all work buffers are padded with zeros to a multiple of a 64-byte vector (two instructions on CPUs
+// without AVX-512): no inner loop has a remainder.
 template <class F>
 constexpr int kLanes = 64 / static_cast<int>(sizeof(F));
 template <class F>
@@ -48,7 +48,8 @@ using Vector = typename VectorOf<F>::type;
 
 // C[R, 1 vector] = A B for one block; R rows of accumulators stay in registers.
 template <int R, class F>
-[[gnu::always_inline]] inline void gemm_block(int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c, int ldc) {
+[[gnu::always_inline]] inline void gemm_block(int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c,
+                                              int ldc) {
   Vector<F> sum[R] = {};
   for (int x = 0; x < k; ++x) {
     const Vector<F> line = *reinterpret_cast<const Vector<F>*>(b + static_cast<int64_t>(x) * ldb);
@@ -65,11 +66,14 @@ GLIA_CLONES void gemm(int m, int n, int k, const F* a, int a_row, int a_k, const
   for (int j = 0; j < n; j += kLanes<F>) {
     int i = 0;
     for (; i + kRows <= m; i += kRows)
-      gemm_block<kRows>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb, c + static_cast<int64_t>(i) * ldc + j, ldc);
+      gemm_block<kRows>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
+                        c + static_cast<int64_t>(i) * ldc + j, ldc);
     for (; i + 2 <= m; i += 2)
-      gemm_block<2>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb, c + static_cast<int64_t>(i) * ldc + j, ldc);
+      gemm_block<2>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
+                    c + static_cast<int64_t>(i) * ldc + j, ldc);
     for (; i < m; ++i)
-      gemm_block<1>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb, c + static_cast<int64_t>(i) * ldc + j, ldc);
+      gemm_block<1>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
+                    c + static_cast<int64_t>(i) * ldc + j, ldc);
   }
 }
 
@@ -180,8 +184,8 @@ void store_rows(int n, int d, int ld, const F* from, F scale, T* to, int64_t str
   }
 }
 
-// Runs f(b, head, buffer, words) for every (sequence, head); `buffer` holds floats(n) elements, `words` those of a row, and
-// both belong to the thread.
+// Runs f(b, head, buffer, words) for every (sequence, head); `buffer` holds floats(n) elements, `words` those of a
+// row, and both belong to the thread.
 template <class F, class Floats, class Body>
 void for_each_head(const AttentionArgs& args, Floats floats, Body body) {
   int longest = 0;

@@ -1,5 +1,6 @@
-// Attention of each sequence's first row alone over the sequence's keys (bfloat16, D = 64): a warp a head of a sequence. 8 lanes
-// hold 16 bytes each of a key's row, so a warp reads 4 keys at once and several of these quartets are in flight.
+// Attention of each sequence's first row alone over the sequence's keys (bfloat16, D = 64): a warp a head of a
+// sequence. 8 lanes hold 16 bytes each of a key's row, so a warp reads 4 keys at once and several of these quartets
+// are in flight.
 #include <cmath>
 
 #include "engine/device/cuda/launch.cuh"
@@ -64,7 +65,9 @@ __device__ __forceinline__ float dot(const float (&a)[8], const Chunk& b) {  // 
 // Element (first row of b, head, key) of the dropout stream, as in attention_kernels.h.
 __device__ __forceinline__ bool kept(const Params& p, const Place& s, int key) {
   const uint64_t row = static_cast<uint64_t>(s.start) * p.heads + s.head;
-  return !p.dropout || random_block(p.key.seed, p.key.purpose, s.step, row * (kAttentionMaxLength / 4) + key / 4).word[key & 3] >= p.threshold;
+  return !p.dropout ||
+         random_block(p.key.seed, p.key.purpose, s.step, row * (kAttentionMaxLength / 4) + key / 4).word[key & 3] >=
+             p.threshold;
 }
 __device__ __forceinline__ void sum_quarters(float (&v)[8]) {
 #pragma unroll
@@ -125,7 +128,8 @@ __global__ void __launch_bounds__(kWarps * 32) forward_kernel(const __grid_const
     }
   }
   sum_quarters(o);
-  if (s.quarter == 0) store_chunk(p.to_out + static_cast<int64_t>(s.b) * h + column, o, sum > 0 ? p.inverse_keep / sum : 0.0f);
+  if (s.quarter == 0)
+    store_chunk(p.to_out + static_cast<int64_t>(s.b) * h + column, o, sum > 0 ? p.inverse_keep / sum : 0.0f);
   if (s.lane == 0) p.to_lse[s.b * p.heads + s.head] = sum > 0 ? top + logf(sum) : -INFINITY;
 }
 
@@ -133,7 +137,8 @@ __global__ void __launch_bounds__(kWarps * 32) backward_kernel(const __grid_cons
   const Place s = place_of(p);
   const int h = p.heads * kD, width = 2 * h;
   for (int row = p.offsets[p.sequences] + blockIdx.x; row < p.rows; row += gridDim.x)  // the tail
-    for (int i = threadIdx.x; i < width / 8; i += kWarps * 32) reinterpret_cast<uint4*>(p.to_dkv + static_cast<int64_t>(row) * width)[i] = uint4{};
+    for (int i = threadIdx.x; i < width / 8; i += kWarps * 32)
+      reinterpret_cast<uint4*>(p.to_dkv + static_cast<int64_t>(row) * width)[i] = uint4{};
   if (!s.inside) return;
   const int column = s.head * kD + s.chunk * 8;
   const int64_t own = static_cast<int64_t>(s.b) * h + column, from = static_cast<int64_t>(s.start) * width + column;
@@ -156,7 +161,8 @@ __global__ void __launch_bounds__(kWarps * 32) backward_kernel(const __grid_cons
       const int key = first + 4 * a + s.quarter;
       const float score = dot(q, k[a]) * p.scale, dp = dot(g, v[a]);
       const float w = key < s.keys ? exp2f((score - shift) * kLog2E) : 0.0f;
-      const float keep = key < s.keys && kept(p, s, key) ? p.inverse_keep : 0.0f, ds = w * (dp * keep - delta), pm = w * keep;
+      const float keep = key < s.keys && kept(p, s, key) ? p.inverse_keep : 0.0f, ds = w * (dp * keep - delta),
+                  pm = w * keep;
       ds_sum += ds, pm_sum += pm;
 #pragma unroll
       for (int i = 0; i < 8; ++i) dq[i] = fmaf(ds, static_cast<float>(k[a].v[i]), dq[i]);
@@ -172,7 +178,8 @@ __global__ void __launch_bounds__(kWarps * 32) backward_kernel(const __grid_cons
   store_chunk(p.to_dq + own, dq, p.scale);
   float* sums = p.to_sums + static_cast<int64_t>(s.b) * 3 * h + column;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) sums[i] = dq[i] * p.scale, sums[h + i] = q[i] * ds_sum * p.scale, sums[2 * h + i] = g[i] * pm_sum;
+  for (int i = 0; i < 8; ++i)
+    sums[i] = dq[i] * p.scale, sums[h + i] = q[i] * ds_sum * p.scale, sums[2 * h + i] = g[i] * pm_sum;
 }
 
 Params params_of(const AttentionArgs& args) {
@@ -190,7 +197,8 @@ int grid_of(const AttentionArgs& args) { return (args.sequences * args.heads + k
 
 }  // namespace
 
-void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, bfloat16* out, float* lse, Stream stream) {
+void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, bfloat16* out,
+                             float* lse, Stream stream) {
   check_attention_args(args);
   Params p = params_of(args);
   p.q = q, p.kv = kv, p.to_out = out, p.to_lse = lse;
@@ -198,16 +206,19 @@ void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const
   CUDA_CHECK_LAUNCH("attention_first", stream);
 }
 
-void attention_first_backward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, const bfloat16* out, const float* lse,
-                              const bfloat16* dout, bfloat16* dq, bfloat16* dkv, float* column_sums, Stream stream) {
+void attention_first_backward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, const bfloat16* out,
+                              const float* lse, const bfloat16* dout, bfloat16* dq, bfloat16* dkv,
+                              float* column_sums, Stream stream) {
   check_attention_args(args);
   Params p = params_of(args);
-  p.q = q, p.kv = kv, p.out = out, p.lse = lse, p.dout = dout, p.to_dq = dq, p.to_dkv = dkv, p.to_sums = column_sums;
+  p.q = q, p.kv = kv, p.out = out, p.lse = lse, p.dout = dout, p.to_dq = dq, p.to_dkv = dkv,
+  p.to_sums = column_sums;
   backward_kernel<<<grid_of(args), kWarps * 32, 0, stream>>>(p);
   CUDA_CHECK_LAUNCH("attention_first/gradient", stream);
 }
 
-void add_to_rows(const bfloat16* x, const int32_t* index, bfloat16* y, int64_t rows, int64_t columns, Stream stream) {
+void add_to_rows(const bfloat16* x, const int32_t* index, bfloat16* y, int64_t rows, int64_t columns,
+                 Stream stream) {
   for_each("add_to_rows", rows * columns, stream, [=] __device__(int64_t i) {
     bfloat16& to = y[index[i / columns] * columns + i % columns];
     to = static_cast<bfloat16>(static_cast<float>(to) + static_cast<float>(x[i]));

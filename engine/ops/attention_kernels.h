@@ -92,13 +92,17 @@ void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bflo
 void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
                              const bfloat16* dout, bfloat16* dqkv, float* column_sums, Stream stream);
 
-// The first row of each sequence alone asks (bfloat16, D = 64, lengths up to 128): q [B, H], kv [T, 2H] → out [B, H],
-// lse [B, A]; back: dq [B, H], dkv [T, 2H] (the tail's rows become 0), column_sums [B, 3H] of (dq | dkv). All with `=`.
-void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, bfloat16* out, float* lse, Stream stream);
-void attention_first_backward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, const bfloat16* out, const float* lse,
-                              const bfloat16* dout, bfloat16* dq, bfloat16* dkv, float* column_sums, Stream stream);
+// The first row of each sequence alone asks (bfloat16, D = 64, lengths up to 128): q [B, H], kv [T, 2H] → out [B,
+// H], lse [B, A]; back: dq [B, H], dkv [T, 2H] (the tail's rows become 0), column_sums [B, 3H] of (dq | dkv). All
+// with `=`.
+void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, bfloat16* out,
+                             float* lse, Stream stream);
+void attention_first_backward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, const bfloat16* out,
+                              const float* lse, const bfloat16* dout, bfloat16* dq, bfloat16* dkv,
+                              float* column_sums, Stream stream);
 // y[index[r]] += x[r], no index twice.     x [R, N], y [.., N]
-void add_to_rows(const bfloat16* x, const int32_t* index, bfloat16* y, int64_t rows, int64_t columns, Stream stream);
+void add_to_rows(const bfloat16* x, const int32_t* index, bfloat16* y, int64_t rows, int64_t columns,
+                 Stream stream);
 
 }  // namespace cuda
 }  // namespace glia

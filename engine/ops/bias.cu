@@ -10,7 +10,10 @@ constexpr int kLanes = 8;     // threads a column
 constexpr int kRows = 4;      // rows in flight a thread
 
 struct Identity {
-  template <class A> __device__ A value(A x) const { return x; }
+  template <class A>
+  __device__ A value(A x) const {
+    return x;
+  }
 };
 
 // y = f(x + b). A thread keeps its columns' bias in registers and walks down the rows, kRows of them asked for at a
@@ -44,8 +47,8 @@ __global__ void __launch_bounds__(kColumns* kLanes)
 // grid (columns / (kColumns·W), chunks): chunk c sums the stored dx of rows c·per … into partial[c].
 template <class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes)
-    bias_gelu_gradient_kernel(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* partial, int64_t rows,
-                              int64_t n) {
+    bias_gelu_gradient_kernel(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* partial,
+                              int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;
@@ -89,14 +92,18 @@ struct Store {
 };
 
 template <class F, class T>
-void run_bias(const char* name, F f, const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n, Stream stream) {
+void run_bias(const char* name, F f, const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n,
+              Stream stream) {
   if (rows == 0 || n == 0) return;
-  with_pack_width<T>(n, [&](auto width) {
-    constexpr int W = decltype(width)::value;
-    const int64_t across = (n + kColumns * W - 1) / (kColumns * W);
-    const int64_t down = std::clamp<int64_t>(132 * 16 / across, 1, (rows + kLanes - 1) / kLanes);
-    bias_kernel<F, T, W><<<dim3(across, down), dim3(kColumns, kLanes), 0, stream>>>(f, x, b, y, rows, n);
-  }, x, y);
+  with_pack_width<T>(
+      n,
+      [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        const int64_t across = (n + kColumns * W - 1) / (kColumns * W);
+        const int64_t down = std::clamp<int64_t>(132 * 16 / across, 1, (rows + kLanes - 1) / kLanes);
+        bias_kernel<F, T, W><<<dim3(across, down), dim3(kColumns, kLanes), 0, stream>>>(f, x, b, y, rows, n);
+      },
+      x, y);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
@@ -113,25 +120,28 @@ void bias_gelu(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t 
 }
 
 template <class T>
-void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* partial, Accumulator<T>* db,
-                        int64_t rows, int64_t n, Stream stream) {
+void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* partial,
+                        Accumulator<T>* db, int64_t rows, int64_t n, Stream stream) {
   if (n == 0) return;
   const int chunks = bias_chunks(rows, n);
   if (!db) partial = nullptr;
-  with_pack_width<T>(n, [&](auto width) {
-    constexpr int W = decltype(width)::value;
-    const dim3 grid((n + kColumns * W - 1) / (kColumns * W), chunks), block(kColumns, kLanes);
-    bias_gelu_gradient_kernel<T, W><<<grid, block, 0, stream>>>(x, b, dy, dx, partial, rows, n);
-  }, x, dy, dx);
+  with_pack_width<T>(
+      n,
+      [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        const dim3 grid((n + kColumns * W - 1) / (kColumns * W), chunks), block(kColumns, kLanes);
+        bias_gelu_gradient_kernel<T, W><<<grid, block, 0, stream>>>(x, b, dy, dx, partial, rows, n);
+      },
+      x, dy, dx);
   CUDA_CHECK_LAUNCH("bias_gelu/gradient", stream);
   if (db) reduce_chunks("bias_gelu/sum", partial, 1, chunks, n, stream, Store<Accumulator<T>>{db});
 }
 
-#define INSTANTIATE(T)                                                                                          \
-  template void bias_add(const T*, const Accumulator<T>*, T*, int64_t, int64_t, Stream);                        \
-  template void bias_gelu(const T*, const Accumulator<T>*, T*, int64_t, int64_t, Stream);                       \
-  template void bias_gelu_gradient(const T*, const Accumulator<T>*, const T*, T*, Accumulator<T>*, Accumulator<T>*, int64_t, \
-                                   int64_t, Stream);
+#define INSTANTIATE(T)                                                                             \
+  template void bias_add(const T*, const Accumulator<T>*, T*, int64_t, int64_t, Stream);           \
+  template void bias_gelu(const T*, const Accumulator<T>*, T*, int64_t, int64_t, Stream);          \
+  template void bias_gelu_gradient(const T*, const Accumulator<T>*, const T*, T*, Accumulator<T>*, \
+                                   Accumulator<T>*, int64_t, int64_t, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

@@ -9,7 +9,8 @@ constexpr int kLanes = 8;     // rows in flight a column
 
 // grid (columns / (kColumns·W), chunks, groups), block (kColumns, kLanes)
 template <class T, int W>
-__global__ void partial_kernel(const T* x, const int32_t* offsets, Accumulator<T>* partial, int64_t rows, int64_t n) {
+__global__ void partial_kernel(const T* x, const int32_t* offsets, Accumulator<T>* partial, int64_t rows,
+                               int64_t n) {
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t begin = offsets ? offsets[blockIdx.z] : 0, end = offsets ? offsets[blockIdx.z + 1] : rows;
@@ -39,8 +40,8 @@ __global__ void partial_kernel(const T* x, const int32_t* offsets, Accumulator<T
 }  // namespace
 
 template <class T, class Out>
-void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out* out, int64_t rows, int64_t n, int64_t groups,
-                Stream stream) {
+void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out* out, int64_t rows, int64_t n,
+                int64_t groups, Stream stream) {
   using A = Accumulator<T>;
   if constexpr (std::is_same_v<T, A>) {
     constexpr int64_t kFewRows = 512;  // one launch then: every row is its own chunk
@@ -51,7 +52,8 @@ void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out
   constexpr int W = 16 / sizeof(T) > 4 ? 4 : 16 / sizeof(T);
   const bool wide = n % W == 0 && reinterpret_cast<uintptr_t>(x) % (W * sizeof(T)) == 0;
   const int width = wide ? W : 1;
-  const dim3 grid((n + kColumns * width - 1) / (kColumns * width), kColumnSumChunks, groups), block(kColumns, kLanes);
+  const dim3 grid((n + kColumns * width - 1) / (kColumns * width), kColumnSumChunks, groups),
+      block(kColumns, kLanes);
   if (wide) partial_kernel<T, W><<<grid, block, 0, stream>>>(x, offsets, partial, rows, n);
   else partial_kernel<T, 1><<<grid, block, 0, stream>>>(x, offsets, partial, rows, n);
   CUDA_CHECK_LAUNCH("column_sum", stream);

@@ -6,8 +6,8 @@
 
 namespace glia::cpu {
 
-// v, or 0 where the element is dropped. By mask, not by a conditional expression: g++ would make the load of v conditional
-// and then not vectorise.
+// v, or 0 where the element is dropped. By mask, not by a conditional expression: g++ would make the load of v
+// conditional and then not vectorise.
 inline float keep(uint32_t word, uint32_t threshold, float v) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(v) & (word < threshold ? 0u : ~0u));
 }
@@ -25,8 +25,8 @@ __attribute__((always_inline)) inline void prefetch(const T* p, int64_t n) {
 
 constexpr int64_t kWordSlack = 8;
 
-// The words of the elements begin … begin + n − 1, drawn into `buffer` (n + kWordSlack words): word i of the result is
-// element begin + i's.
+// The words of the elements begin … begin + n − 1, drawn into `buffer` (n + kWordSlack words): word i of the result
+// is element begin + i's.
 inline const uint32_t* draw_words(const RandomKey& key, int64_t begin, int64_t n, uint32_t* buffer) {
   const int64_t first = begin / 4, last = (begin + n + 3) / 4;
   random_words(key.seed, key.purpose, key.step ? *key.step : 0, static_cast<uint64_t>(first), last - first, buffer);

@@ -115,8 +115,8 @@ Var dropout_residual_layer_norm_reference(const Var& x, const Var& residual, con
                                           const LayerNormExtras& extras) {
   const Var biased = extras.input_bias.defined() ? bias_add(x, extras.input_bias) : x;
   const Var dropped = dropout(biased, p, key);
-  return dropout(layer_norm(residual.defined() ? add(residual, dropped) : dropped, gain, bias, eps), extras.output_p,
-                 extras.output_key);
+  return dropout(layer_norm(residual.defined() ? add(residual, dropped) : dropped, gain, bias, eps),
+                 extras.output_p, extras.output_key);
 }
 
 namespace cpu {
@@ -226,7 +226,8 @@ GLIA_CLONES void store_row(const Accumulator<T>* s, T* y, int64_t n) {
 }
 
 template <class T>
-GLIA_CLONES void store_kept_row(const Accumulator<T>* s, const uint32_t* words, uint32_t threshold, Accumulator<T> scale, T* y, int64_t n) {
+GLIA_CLONES void store_kept_row(const Accumulator<T>* s, const uint32_t* words, uint32_t threshold,
+                                Accumulator<T> scale, T* y, int64_t n) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(keep(words[j], threshold, s[j] * scale));
 }

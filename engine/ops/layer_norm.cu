@@ -55,7 +55,8 @@ struct Team {  // the threads that share a row, and how many elements they can h
   const int lane = threadIdx.x % kLanes, id = threadIdx.x / kLanes;
   __device__ int column(int pack) const { return pack * kStep + lane * W; }
 
-  // Bit p·W + k: element `first` + column(p) + k is kept. A loop: unrolled, the drawing is most of the kernel's code.
+  // Bit p·W + k: element `first` + column(p) + k is kept. A loop: unrolled, the drawing is most of the kernel's
+  // code.
   template <class A>
   __device__ __forceinline__ uint32_t keep(const DropoutMask<A>& mask, int64_t first) const {
     constexpr int kDrawn = W < 4 ? W : 4;  // at a time
@@ -66,8 +67,8 @@ struct Team {  // the threads that share a row, and how many elements they can h
     return bits;
   }
 
-  // Sums over the team, the same bits in all of its threads; where a team has several warps, all of the block call together.
-  // The next call must be given another `shared` [kMostWarps][N].
+  // Sums over the team, the same bits in all of its threads; where a team has several warps, all of the block call
+  // together. The next call must be given another `shared` [kMostWarps][N].
   template <int N, class A>
   __device__ __forceinline__ void sum(A (&v)[N], A (*shared)[N]) const {
 #pragma unroll
@@ -98,7 +99,8 @@ __global__ void __launch_bounds__(G > 8 ? 32 * G : kThreads)
   const int n = static_cast<int>(row.n);
   const int64_t own = static_cast<int64_t>(blockIdx.x) * (blockDim.x / team.kLanes) + team.id;
   if (G == 1 && own >= row.rows) return;
-  const int64_t r = min(own, row.rows - 1), first = r * n;  // a team without a row stays for the barriers and writes nothing
+  const int64_t r = min(own, row.rows - 1),
+                first = r * n;  // a team without a row stays for the barriers and writes nothing
   const DropoutMask<A> mask = row.mask();
   A s[kPacks][W], sum[1] = {0}, square[1] = {0};
 #pragma unroll
@@ -202,7 +204,8 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * teams + team.id;
   A next_mean = 0, next_rstd = 0;
   int slot = 0;
-  // The first turn only asks for its next row. Teams of several warps take as many turns as the block's first: barriers.
+  // The first turn only asks for its next row. Teams of several warps take as many turns as the block's first:
+  // barriers.
   for (int64_t r = begin - step; r - (G > 1 ? team.id : 0) < rows; r += step, slot ^= 1) {
     const int64_t next = r + step;
     const A m = next_mean, inverse = next_rstd;
@@ -439,8 +442,8 @@ void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, 
         int threads = 32 * kMostWarps;
         while (bytes(threads) > shared_limit() && threads > 32 * G) threads /= 2;
         // Always the same limit, whatever this launch takes: other threads launch the kernel with other sizes.
-        CUDA_CHECK(
-            cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit()));
+        CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        shared_limit()));
         backward_kernel<T, G><<<chunks, threads, bytes(threads), stream>>>(a);
       },
       [&] {

@@ -9,8 +9,8 @@ namespace glia {
 
 void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b) {
   const int r = a.rank();
-  CHECK((r == 2 || r == 3) && b.rank() == r && c.rank() == r, "matmul: wants two matrices or two batches of them, got {} and {}",
-        a.shape(), b.shape());
+  CHECK((r == 2 || r == 3) && b.rank() == r && c.rank() == r,
+        "matmul: wants two matrices or two batches of them, got {} and {}", a.shape(), b.shape());
   GemmShape s;
   s.m = a.size(transpose_a ? -1 : -2), s.k = a.size(transpose_a ? -2 : -1);
   s.n = b.size(transpose_b ? -2 : -1);
@@ -21,8 +21,9 @@ void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpo
   CHECK(c.size(-2) == s.m && c.size(-1) == s.n, "matmul: result is [.., {}, {}], got {}", s.m, s.n, c.shape());
   if (r == 3) s.batch = a.size(0), s.stride_a = s.m * s.k, s.stride_b = s.k * s.n, s.stride_c = s.m * s.n;
   const auto run = [&]<class T, class C>(TypeTag<T>, TypeTag<C>) {
-    on_device(a.context(), "matmul", [&] { cpu::gemm(s, a.data<T>(), b.data<T>(), c.data<C>()); },
-              [&](auto& cuda) { cuda::gemm(cuda, s, a.data<T>(), b.data<T>(), c.data<C>()); });
+    on_device(
+        a.context(), "matmul", [&] { cpu::gemm(s, a.data<T>(), b.data<T>(), c.data<C>()); },
+        [&](auto& cuda) { cuda::gemm(cuda, s, a.data<T>(), b.data<T>(), c.data<C>()); });
   };
   dispatch_floating(a.dtype(), "matmul", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -35,8 +36,8 @@ void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpo
 
 // c = op(a) op(b);  d op(a) = dc op(b)ᵀ, d op(b) = op(a)ᵀ dc, each transposed back where the operand was.
 Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
-  CHECK(a.rank() >= 2 && b.rank() == a.rank(), "matmul: wants two matrices or two batches of them, got {} and {}", a.shape(),
-        b.shape());
+  CHECK(a.rank() >= 2 && b.rank() == a.rank(), "matmul: wants two matrices or two batches of them, got {} and {}",
+        a.shape(), b.shape());
   const int64_t m = a.size(transpose_a ? -1 : -2), n = b.size(transpose_b ? -2 : -1);
   Tensor c = empty(a.context(), a.rank() == 3 ? Shape{a.size(0), m, n} : Shape{m, n}, a.dtype());
   matmul_into(a.value(), b.value(), c, transpose_a, transpose_b);
@@ -62,8 +63,8 @@ namespace {
 Tensor as_matrix(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
 void check_linear(const char* op, const Var& x, const Var& w, const Var& b, int64_t groups) {
-  CHECK(x.rank() >= 1 && w.rank() == (groups ? 3 : 2) && x.size(-1) == w.size(-1), "{}: wants x [.., I] and w {}, got {} and {}",
-        op, groups ? "[E, O, I]" : "[O, I]", x.shape(), w.shape());
+  CHECK(x.rank() >= 1 && w.rank() == (groups ? 3 : 2) && x.size(-1) == w.size(-1),
+        "{}: wants x [.., I] and w {}, got {} and {}", op, groups ? "[E, O, I]" : "[O, I]", x.shape(), w.shape());
   const Shape bias = groups ? Shape{groups, w.size(1)} : Shape{w.size(0)};
   CHECK(!b.defined() || b.shape() == bias, "{}: wants a bias {}, got {}", op, bias, b.shape());
 }
@@ -80,8 +81,9 @@ Var linear(const Var& x, const Var& w, const Var& b) {
   dispatch_floating(x.dtype(), "linear", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T* add = bias.defined() ? bias.template data<T>() : nullptr;
-    on_device(x.context(), "linear", [&] { cpu::gemm(s, flat.data<T>(), weight.data<T>(), y.data<T>(), add); },
-              [&](auto& cuda) { cuda::gemm(cuda, s, flat.data<T>(), weight.data<T>(), y.data<T>(), add); });
+    on_device(
+        x.context(), "linear", [&] { cpu::gemm(s, flat.data<T>(), weight.data<T>(), y.data<T>(), add); },
+        [&](auto& cuda) { cuda::gemm(cuda, s, flat.data<T>(), weight.data<T>(), y.data<T>(), add); });
   });
   return record("linear", y, {x, w, b}, [flat, weight](const Tensor& dy, Grads& in) {
     const Tensor d = as_matrix(dy);
@@ -127,9 +129,11 @@ void for_each_group_into(const Tensor& y, const Tensor& offsets, F&& f) {
 
 }  // namespace
 
-// y[r] = w[e] x[r] + b[e];  dx[r] = dy[r] w[e], dw[e] = Σ_r dy[r] x[r]ᵀ, db[e] = Σ_r dy[r], sums over the group's rows.
+// y[r] = w[e] x[r] + b[e];  dx[r] = dy[r] w[e], dw[e] = Σ_r dy[r] x[r]ᵀ, db[e] = Σ_r dy[r], sums over the group's
+// rows.
 Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offsets) {
-  CHECK(w.rank() == 3 && x.rank() == 2, "grouped_linear: wants x [N, I] and w [E, O, I], got {} and {}", x.shape(), w.shape());
+  CHECK(w.rank() == 3 && x.rank() == 2, "grouped_linear: wants x [N, I] and w [E, O, I], got {} and {}", x.shape(),
+        w.shape());
   const int64_t groups = w.size(0), out = w.size(1), in_size = w.size(2);
   check_linear("grouped_linear", x, w, b, groups);
   CHECK(offsets.dtype() == DType::kInt32 && offsets.shape() == Shape{groups + 1},
@@ -144,8 +148,9 @@ Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offse
       const T* add = bias.defined() ? bias.template data<T>() + e * out : nullptr;
       const T *from = rows.data<T>() + begin * in_size, *we = weight.data<T>() + e * out * in_size;
       T* to = y.data<T>() + begin * out;
-      on_device(x.context(), "grouped_linear", [&] { cpu::gemm(s, from, we, to, add); },
-                [&](auto& cuda) { cuda::gemm(cuda, s, from, we, to, add); });
+      on_device(
+          x.context(), "grouped_linear", [&] { cpu::gemm(s, from, we, to, add); },
+          [&](auto& cuda) { cuda::gemm(cuda, s, from, we, to, add); });
     });
   });
   return record("grouped_linear", y, {x, w, b}, [rows, weight, offsets](const Tensor& dy, Grads& in) {

@@ -13,8 +13,8 @@ int warp_grid(int64_t items) { return static_cast<int>(std::max<int64_t>(1, (ite
 }  // namespace
 
 template <class A>
-void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates, int32_t* chosen,
-                 Stream stream) {
+void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates,
+                 int32_t* chosen, Stream stream) {
   for_each("top_k_gates", tokens, stream, [=] __device__(int64_t t) {
     if (sequence_of[t] >= 0) {
       choose_and_gate(logits + t * experts, experts, k, gates + t * k, chosen + t * k);
@@ -25,8 +25,8 @@ void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, in
 }
 
 template <class A>
-void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts, int64_t k,
-                          A* dlogits, Stream stream) {
+void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts,
+                          int64_t k, A* dlogits, Stream stream) {
   for_each("top_k_gates/gradient", tokens, stream, [=] __device__(int64_t t) {
     const A *g = gates + t * k, *d = dgates + t * k;
     A inner = 0;
@@ -41,7 +41,8 @@ namespace {
 
 // partial[block, e] = Σ of the gates that expert e got from the block's tokens; one warp an expert.
 template <class A>
-__global__ void __launch_bounds__(kThreads) importance_kernel(LoadShape s, const A* gates, const int32_t* chosen, A* partial) {
+__global__ void __launch_bounds__(kThreads)
+    importance_kernel(LoadShape s, const A* gates, const int32_t* chosen, A* partial) {
   const int lane = threadIdx.x % 32;
   const int64_t begin = blockIdx.x * kLoadChunk * s.k, end = min(s.tokens * s.k, begin + kLoadChunk * s.k);
   for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
@@ -54,7 +55,8 @@ __global__ void __launch_bounds__(kThreads) importance_kernel(LoadShape s, const
 }
 
 template <class A>
-__global__ void __launch_bounds__(kThreads) losses_kernel(LoadShape s, const A* partial, int64_t chunks, A* losses, A* importance) {
+__global__ void __launch_bounds__(kThreads)
+    losses_kernel(LoadShape s, const A* partial, int64_t chunks, A* losses, A* importance) {
   const int lane = threadIdx.x % 32;
   for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
     A sum = 0;
@@ -67,21 +69,24 @@ __global__ void __launch_bounds__(kThreads) losses_kernel(LoadShape s, const A* 
 }
 
 template <class A>
-__global__ void __launch_bounds__(kThreads) losses_gradient_kernel(LoadShape s, const int32_t* chosen, const A* importance,
-                                                                   const A* dlosses, A* dgates) {
+__global__ void __launch_bounds__(kThreads)
+    losses_gradient_kernel(LoadShape s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates) {
   extern __shared__ char memory[];
   A* gradient = reinterpret_cast<A*>(memory);
   for (int64_t e = threadIdx.x; e < s.experts; e += kThreads)
-    gradient[e] = importance_gradient(importance, e, s.experts, static_cast<A>(*s.real_tokens), dlosses[0], dlosses[1]);
+    gradient[e] =
+        importance_gradient(importance, e, s.experts, static_cast<A>(*s.real_tokens), dlosses[0], dlosses[1]);
   __syncthreads();
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.tokens * s.k; i += static_cast<int64_t>(gridDim.x) * kThreads)
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.tokens * s.k;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
     dgates[i] = chosen[i] >= 0 ? gradient[chosen[i]] : A(0);
 }
 
 }  // namespace
 
 template <class A>
-void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* partial, A* losses, A* importance, Stream stream) {
+void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* partial, A* losses, A* importance,
+                 Stream stream) {
   const int64_t chunks = (s.tokens + kLoadChunk - 1) / kLoadChunk;
   if (chunks > 0) {
     importance_kernel<<<static_cast<int>(chunks), kThreads, 0, stream>>>(s, gates, chosen, partial);
@@ -91,25 +96,30 @@ void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* p
 }
 
 template <class A>
-void sum_load_losses(const LoadShape& s, const A* partial, int64_t chunks, A* losses, A* importance, Stream stream) {
+void sum_load_losses(const LoadShape& s, const A* partial, int64_t chunks, A* losses, A* importance,
+                     Stream stream) {
   losses_kernel<<<1, kThreads, 0, stream>>>(s, partial, chunks, losses, importance);
   CUDA_CHECK_LAUNCH("load_losses", stream);
 }
 
 template <class A>
-void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates, Stream stream) {
-  losses_gradient_kernel<<<grid_for(s.tokens * s.k), kThreads, s.experts * sizeof(A), stream>>>(s, chosen, importance, dlosses, dgates);
+void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
+                          A* dgates, Stream stream) {
+  losses_gradient_kernel<<<grid_for(s.tokens * s.k), kThreads, s.experts * sizeof(A), stream>>>(
+      s, chosen, importance, dlosses, dgates);
   CUDA_CHECK_LAUNCH("load_losses/gradient", stream);
 }
 
 namespace {
 
-// A stable counting sort in two kernels. First: how many pairs of each chunk go to each expert (integers: shared atomics
-// give the same counts in any order); and no row has a pair yet.
-__global__ void __launch_bounds__(kDispatchChunk) dispatch_count_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t rows,
-                                                                        int32_t* counts, int32_t* pair_of) {
+// A stable counting sort in two kernels. First: how many pairs of each chunk go to each expert (integers: shared
+// atomics give the same counts in any order); and no row has a pair yet.
+__global__ void __launch_bounds__(kDispatchChunk)
+    dispatch_count_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t rows, int32_t* counts,
+                          int32_t* pair_of) {
   extern __shared__ int32_t histogram[];
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * kDispatchChunk + threadIdx.x; r < rows; r += static_cast<int64_t>(gridDim.x) * kDispatchChunk)
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * kDispatchChunk + threadIdx.x; r < rows;
+       r += static_cast<int64_t>(gridDim.x) * kDispatchChunk)
     pair_of[r] = -1;
   for (int64_t e = threadIdx.x; e < experts; e += kDispatchChunk) histogram[e] = 0;
   __syncthreads();
@@ -120,14 +130,15 @@ __global__ void __launch_bounds__(kDispatchChunk) dispatch_count_kernel(const in
 }
 
 // Second: where each pair goes. shared: start[E] of this chunk in each group, then [warps][E] counts.
-__global__ void __launch_bounds__(kDispatchChunk) dispatch_place_kernel(const int32_t* chosen, int64_t pairs, int64_t experts,
-                                                                        int64_t alignment, const int32_t* counts, int32_t* offsets,
-                                                                        int32_t* row_of, int32_t* pair_of) {
+__global__ void __launch_bounds__(kDispatchChunk)
+    dispatch_place_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment,
+                          const int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of) {
   constexpr int kChunkWarps = kDispatchChunk / 32;
   extern __shared__ int32_t shared[];
   int32_t *start = shared, *total = shared + experts, *by_warp = shared + 2 * experts;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int64_t e = warp; e < experts; e += kChunkWarps) {  // one warp an expert: counts before this chunk, and of all chunks
+  for (int64_t e = warp; e < experts;
+       e += kChunkWarps) {  // one warp an expert: counts before this chunk, and of all chunks
     int32_t before = 0, all = 0;
     for (int64_t c = lane; c < gridDim.x; c += 32) {
       const int32_t n = counts[c * experts + e];
@@ -167,13 +178,15 @@ __global__ void __launch_bounds__(kDispatchChunk) dispatch_place_kernel(const in
 
 }  // namespace
 
-void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows, int32_t* counts,
-                   int32_t* offsets, int32_t* row_of, int32_t* pair_of, Stream stream) {
+void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
+                   int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of, Stream stream) {
   const int blocks = static_cast<int>(std::max<int64_t>(1, (pairs + kDispatchChunk - 1) / kDispatchChunk));
-  dispatch_count_kernel<<<blocks, kDispatchChunk, experts * sizeof(int32_t), stream>>>(chosen, pairs, experts, rows, counts, pair_of);
+  dispatch_count_kernel<<<blocks, kDispatchChunk, experts * sizeof(int32_t), stream>>>(chosen, pairs, experts, rows,
+                                                                                       counts, pair_of);
   CUDA_CHECK_LAUNCH("make_dispatch/count", stream);
   const size_t shared = (2 + kDispatchChunk / 32) * experts * sizeof(int32_t);
-  dispatch_place_kernel<<<blocks, kDispatchChunk, shared, stream>>>(chosen, pairs, experts, alignment, counts, offsets, row_of, pair_of);
+  dispatch_place_kernel<<<blocks, kDispatchChunk, shared, stream>>>(chosen, pairs, experts, alignment, counts,
+                                                                    offsets, row_of, pair_of);
   CUDA_CHECK_LAUNCH("make_dispatch/place", stream);
 }
 
@@ -181,8 +194,8 @@ namespace {
 
 // One warp a row.
 template <int W, class T>
-__global__ void __launch_bounds__(kThreads) dispatch_rows_kernel(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden,
-                                                                 int64_t k, T* z) {
+__global__ void __launch_bounds__(kThreads)
+    dispatch_rows_kernel(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z) {
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (r >= rows) return;
   const int32_t pair = pair_of[r];
@@ -200,8 +213,8 @@ __global__ void __launch_bounds__(kThreads) dispatch_rows_kernel(const T* x, con
 
 // One warp a token.
 template <int W, class T, class A>
-__global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, const A* gates, const int32_t* row_of, int64_t tokens,
-                                                                int64_t hidden, int64_t k, T* y) {
+__global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, const A* gates, const int32_t* row_of,
+                                                                int64_t tokens, int64_t hidden, int64_t k, T* y) {
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (t >= tokens) return;
   for (int64_t column = threadIdx.x % 32 * W; column < hidden; column += 32 * W) {
@@ -221,18 +234,21 @@ __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, cons
   }
 }
 
-// One warp a dispatched row; each pair has one row, so dgates is written without conflict, and pairs that went nowhere get 0.
-// partial [⌈rows / kCombineTile⌉, H]: column sums of a block's rows of dz as they were written, or nullptr.
+// One warp a dispatched row; each pair has one row, so dgates is written without conflict, and pairs that went
+// nowhere get 0. partial [⌈rows / kCombineTile⌉, H]: column sums of a block's rows of dz as they were written, or
+// nullptr.
 template <int W, class T, class A>
 __global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
-    combine_gradient_kernel(const T* __restrict__ z, const A* __restrict__ gates, const int32_t* __restrict__ pair_of,
-                            const int32_t* __restrict__ row_of, const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden,
-                            int k, T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
+    combine_gradient_kernel(const T* __restrict__ z, const A* __restrict__ gates,
+                            const int32_t* __restrict__ pair_of, const int32_t* __restrict__ row_of,
+                            const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden, int k,
+                            T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
   __shared__ A sums[kCombineTile][32 * W + 1];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kCombineTile + warp;
   if (dgates)
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < pairs; i += static_cast<int64_t>(gridDim.x) * blockDim.x)
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < pairs;
+         i += static_cast<int64_t>(gridDim.x) * blockDim.x)
       if (row_of[i] < 0) dgates[i] = 0;
   const int32_t pair = r < rows ? pair_of[r] : -1;
   const A gate = pair >= 0 ? gates[pair] : A(0);
@@ -249,12 +265,14 @@ __global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
       }
     }
 #pragma unroll
-    for (int j = 0; j < W; ++j) out.v[j] = pair >= 0 ? static_cast<T>(gate * static_cast<A>(d.v[j])) : static_cast<T>(0.0f);
+    for (int j = 0; j < W; ++j)
+      out.v[j] = pair >= 0 ? static_cast<T>(gate * static_cast<A>(d.v[j])) : static_cast<T>(0.0f);
     if (dz && r < rows && column < hidden) *reinterpret_cast<Pack<T, W>*>(dz + r * hidden + column) = out;
     if (!partial) continue;
     __syncthreads();  // the columns before may still be read
 #pragma unroll
-    for (int j = 0; j < W; ++j) sums[warp][j * 32 + lane] = static_cast<A>(out.v[j]);  // element j of each lane side by side
+    for (int j = 0; j < W; ++j)
+      sums[warp][j * 32 + lane] = static_cast<A>(out.v[j]);  // element j of each lane side by side
     __syncthreads();
     for (int i = threadIdx.x; i < 32 * W; i += kCombineTile * 32) {
       const int64_t to = begin + i % 32 * W + i / 32;
@@ -269,9 +287,11 @@ __global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
   if (dgates && pair >= 0 && lane == 0) dgates[pair] = inner;
 }
 
-// sums[e, j] = Σ over group e's tiles of partial; grid (⌈H / 32⌉, E), block (32, 16): y takes every 16th tile, then in order.
+// sums[e, j] = Σ over group e's tiles of partial; grid (⌈H / 32⌉, E), block (32, 16): y takes every 16th tile, then
+// in order.
 template <class A>
-__global__ void __launch_bounds__(512) group_sums_kernel(const A* __restrict__ partial, const int32_t* offsets, int64_t hidden, A* sums) {
+__global__ void __launch_bounds__(512)
+    group_sums_kernel(const A* __restrict__ partial, const int32_t* offsets, int64_t hidden, A* sums) {
   __shared__ A lanes[16][33];
   const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   const int first = offsets[blockIdx.y] / kCombineTile, last = offsets[blockIdx.y + 1] / kCombineTile;
@@ -290,55 +310,62 @@ __global__ void __launch_bounds__(512) group_sums_kernel(const A* __restrict__ p
 }  // namespace
 
 template <class T>
-void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z, Stream stream) {
+void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z,
+                   Stream stream) {
   if (rows == 0) return;
   with_pack_width<T>(hidden, [&](auto width) {
-    dispatch_rows_kernel<decltype(width)::value><<<warp_grid(rows), kThreads, 0, stream>>>(x, pair_of, rows, hidden, k, z);
+    dispatch_rows_kernel<decltype(width)::value>
+        <<<warp_grid(rows), kThreads, 0, stream>>>(x, pair_of, rows, hidden, k, z);
   });
   CUDA_CHECK_LAUNCH("dispatch_rows", stream);
 }
 
 template <class T, class A>
-void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k, T* y, Stream stream) {
+void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k,
+                  T* y, Stream stream) {
   if (tokens == 0) return;
   with_pack_width<T>(hidden, [&](auto width) {
-    combine_rows_kernel<decltype(width)::value><<<warp_grid(tokens), kThreads, 0, stream>>>(z, gates, row_of, tokens, hidden, k, y);
+    combine_rows_kernel<decltype(width)::value>
+        <<<warp_grid(tokens), kThreads, 0, stream>>>(z, gates, row_of, tokens, hidden, k, y);
   });
   CUDA_CHECK_LAUNCH("combine_rows", stream);
 }
 
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
-                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial, Stream stream) {
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy,
+                           int64_t rows, int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial,
+                           Stream stream) {
   if (rows == 0) return;
   with_pack_width<T>(hidden, [&](auto width) {
-    combine_gradient_kernel<decltype(width)::value><<<(rows + kCombineTile - 1) / kCombineTile, kCombineTile * 32, 0, stream>>>(
-        z, gates, pair_of, row_of, dy, rows, pairs, hidden, static_cast<int>(k), dz, dgates, partial);
+    combine_gradient_kernel<decltype(width)::value>
+        <<<(rows + kCombineTile - 1) / kCombineTile, kCombineTile * 32, 0, stream>>>(
+            z, gates, pair_of, row_of, dy, rows, pairs, hidden, static_cast<int>(k), dz, dgates, partial);
   });
   CUDA_CHECK_LAUNCH("combine_rows/gradient", stream);
 }
 
 template <class A>
-void combine_group_sums(const A* partial, const int32_t* offsets, int64_t experts, int64_t hidden, A* sums, Stream stream) {
+void combine_group_sums(const A* partial, const int32_t* offsets, int64_t experts, int64_t hidden, A* sums,
+                        Stream stream) {
   group_sums_kernel<<<dim3((hidden + 31) / 32, experts), dim3(32, 16), 0, stream>>>(partial, offsets, hidden, sums);
   CUDA_CHECK_LAUNCH("combine_rows/sums", stream);
 }
 
-#define INSTANTIATE(T, A)                                                                                                             \
-  template void dispatch_rows(const T*, const int32_t*, int64_t, int64_t, int64_t, T*, Stream);                                       \
-  template void combine_rows(const T*, const A*, const int32_t*, int64_t, int64_t, int64_t, T*, Stream);                              \
-  template void combine_rows_gradient(const T*, const A*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, int64_t, \
-                                      T*, A*, A*, Stream);
+#define INSTANTIATE(T, A)                                                                                    \
+  template void dispatch_rows(const T*, const int32_t*, int64_t, int64_t, int64_t, T*, Stream);              \
+  template void combine_rows(const T*, const A*, const int32_t*, int64_t, int64_t, int64_t, T*, Stream);     \
+  template void combine_rows_gradient(const T*, const A*, const int32_t*, const int32_t*, const T*, int64_t, \
+                                      int64_t, int64_t, int64_t, T*, A*, A*, Stream);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(bfloat16, float)
 #undef INSTANTIATE
-#define INSTANTIATE(A)                                                                                            \
-  template void top_k_gates(const A*, const int32_t*, int64_t, int64_t, int64_t, A*, int32_t*, Stream);           \
-  template void top_k_gates_gradient(const A*, const int32_t*, const A*, int64_t, int64_t, int64_t, A*, Stream);  \
-  template void load_losses(const LoadShape&, const A*, const int32_t*, A*, A*, A*, Stream);                      \
-  template void sum_load_losses(const LoadShape&, const A*, int64_t, A*, A*, Stream);                             \
-  template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, A*, Stream);            \
+#define INSTANTIATE(A)                                                                                           \
+  template void top_k_gates(const A*, const int32_t*, int64_t, int64_t, int64_t, A*, int32_t*, Stream);          \
+  template void top_k_gates_gradient(const A*, const int32_t*, const A*, int64_t, int64_t, int64_t, A*, Stream); \
+  template void load_losses(const LoadShape&, const A*, const int32_t*, A*, A*, A*, Stream);                     \
+  template void sum_load_losses(const LoadShape&, const A*, int64_t, A*, A*, Stream);                            \
+  template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, A*, Stream);          \
   template void combine_group_sums(const A*, const int32_t*, int64_t, int64_t, A*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

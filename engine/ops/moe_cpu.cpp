@@ -51,8 +51,8 @@ void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, con
 }
 
 template <class T, class A>
-void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw, const A* dlogits, T* dx,
-                            A* dw, A* db, A* dcontext) {
+void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw,
+                            const A* dlogits, T* dx, A* dw, A* db, A* dcontext) {
   const int64_t E = s.experts, H = s.hidden, chunks = (s.tokens + kTokens - 1) / kTokens;
   const auto dr = [&](int64_t t, int64_t e) {
     const int32_t sequence = s.sequence_of[t];
@@ -102,7 +102,8 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
 }
 
 template <class A>
-void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates, int32_t* chosen) {
+void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates,
+                 int32_t* chosen) {
   parallel_for(tokens, 1024, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       if (sequence_of[t] >= 0) {
@@ -116,7 +117,8 @@ void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, in
 }
 
 template <class A>
-void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts, int64_t k, A* dlogits) {
+void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts,
+                          int64_t k, A* dlogits) {
   parallel_for(tokens, 1024, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const A *g = gates + t * k, *d = dgates + t * k;
@@ -138,15 +140,17 @@ void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* l
 }
 
 template <class A>
-void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates) {
+void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
+                          A* dgates) {
   std::vector<A> gradient(static_cast<size_t>(s.experts));
   for (int64_t e = 0; e < s.experts; ++e)
-    gradient[e] = importance_gradient(importance, e, s.experts, static_cast<A>(*s.real_tokens), dlosses[0], dlosses[1]);
+    gradient[e] =
+        importance_gradient(importance, e, s.experts, static_cast<A>(*s.real_tokens), dlosses[0], dlosses[1]);
   for (int64_t i = 0; i < s.tokens * s.k; ++i) dgates[i] = chosen[i] >= 0 ? gradient[chosen[i]] : A{0};
 }
 
-void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows, int32_t* offsets,
-                   int32_t* row_of, int32_t* pair_of) {
+void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
+                   int32_t* offsets, int32_t* row_of, int32_t* pair_of) {
   std::vector<int64_t> next(static_cast<size_t>(experts), 0);
   for (int64_t i = 0; i < pairs; ++i)
     if (chosen[i] >= 0) ++next[chosen[i]];
@@ -176,7 +180,8 @@ void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hid
 }
 
 template <class T, class A>
-void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k, T* y) {
+void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k,
+                  T* y) {
   parallel_for(tokens, kTokens, [=](int64_t begin, int64_t end) {
     std::vector<A> sum(static_cast<size_t>(hidden));
     for (int64_t t = begin; t < end; ++t) {
@@ -193,8 +198,8 @@ void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tok
 }
 
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
-                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates) {
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy,
+                           int64_t rows, int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates) {
   for (int64_t i = 0; dgates && i < pairs; ++i)
     if (row_of[i] < 0) dgates[i] = 0;
   parallel_for(rows, kTokens, [=](int64_t begin, int64_t end) {
@@ -216,21 +221,22 @@ void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, c
   });
 }
 
-#define INSTANTIATE(T, A)                                                                                                     \
-  template void router_logits(const RouterShape&, const T*, const A*, const A*, const A*, A*, A*);                            \
-  template void router_logits_gradient(const RouterShape&, const T*, const A*, const A*, const A*, const A*, T*, A*, A*, A*); \
-  template void dispatch_rows(const T*, const int32_t*, int64_t, int64_t, int64_t, T*);                                       \
-  template void combine_rows(const T*, const A*, const int32_t*, int64_t, int64_t, int64_t, T*);                              \
-  template void combine_rows_gradient(const T*, const A*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, int64_t, \
-                                      T*, A*);
+#define INSTANTIATE(T, A)                                                                                        \
+  template void router_logits(const RouterShape&, const T*, const A*, const A*, const A*, A*, A*);               \
+  template void router_logits_gradient(const RouterShape&, const T*, const A*, const A*, const A*, const A*, T*, \
+                                       A*, A*, A*);                                                              \
+  template void dispatch_rows(const T*, const int32_t*, int64_t, int64_t, int64_t, T*);                          \
+  template void combine_rows(const T*, const A*, const int32_t*, int64_t, int64_t, int64_t, T*);                 \
+  template void combine_rows_gradient(const T*, const A*, const int32_t*, const int32_t*, const T*, int64_t,     \
+                                      int64_t, int64_t, int64_t, T*, A*);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(bfloat16, float)
 #undef INSTANTIATE
-#define INSTANTIATE(A)                                                                                             \
-  template void top_k_gates(const A*, const int32_t*, int64_t, int64_t, int64_t, A*, int32_t*);                    \
-  template void top_k_gates_gradient(const A*, const int32_t*, const A*, int64_t, int64_t, int64_t, A*);           \
-  template void load_losses(const LoadShape&, const A*, const int32_t*, A*, A*);                                   \
+#define INSTANTIATE(A)                                                                                   \
+  template void top_k_gates(const A*, const int32_t*, int64_t, int64_t, int64_t, A*, int32_t*);          \
+  template void top_k_gates_gradient(const A*, const int32_t*, const A*, int64_t, int64_t, int64_t, A*); \
+  template void load_losses(const LoadShape&, const A*, const int32_t*, A*, A*);                         \
   template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, A*);
 INSTANTIATE(float)
 INSTANTIATE(double)

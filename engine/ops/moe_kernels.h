@@ -28,31 +28,37 @@ template <class T, class A>
 void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw);
 // dx [T, H] =, dw [E, H] =, db [E] =, dcontext [B, E] =; each may be nullptr
 template <class T, class A>
-void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw, const A* dlogits, T* dx,
-                            A* dw, A* db, A* dcontext);
+void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw,
+                            const A* dlogits, T* dx, A* dw, A* db, A* dcontext);
 template <class A>
-void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates, int32_t* chosen);
+void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates,
+                 int32_t* chosen);
 template <class A>  // dlogits [T, E] =
-void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts, int64_t k, A* dlogits);
+void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts,
+                          int64_t k, A* dlogits);
 template <class A>  // losses [2] =, importance [E] =
 void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* losses, A* importance);
 template <class A>  // dgates [T, K] =
-void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates);
-void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows, int32_t* offsets,
-                   int32_t* row_of, int32_t* pair_of);
+void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
+                          A* dgates);
+void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
+                   int32_t* offsets, int32_t* row_of, int32_t* pair_of);
 template <class T>
 void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z);
 // y[t] = Σ_k gates[t, k] z[row_of[t, k]]; gates nullptr means 1
 template <class T, class A>
-void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k, T* y);
-// dz[r] = gate · dy[t], dgates[t, k] = ⟨dy[t], z[r]⟩ for r = row_of[t, k], 0 for pairs without a row; either may be nullptr
+void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k,
+                  T* y);
+// dz[r] = gate · dy[t], dgates[t, k] = ⟨dy[t], z[r]⟩ for r = row_of[t, k], 0 for pairs without a row; either may be
+// nullptr
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
-                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates);
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy,
+                           int64_t rows, int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates);
 }  // namespace cpu
 
 namespace cuda {
-// Partial sums of dw, db: two blocks a multiprocessor (132 of them on an H100), each with 256 columns, and 16 tokens at least.
+// Partial sums of dw, db: two blocks a multiprocessor (132 of them on an H100), each with 256 columns, and 16
+// tokens at least.
 inline int64_t router_chunks(int64_t tokens, int64_t hidden) {
   const int64_t most = std::max<int64_t>(1, 264 / ((hidden + 255) / 256));
   return std::clamp<int64_t>((tokens + 15) / 16, 1, most);
@@ -62,38 +68,45 @@ constexpr int kDispatchChunk = 512;  // pairs a block of the counting sort
 constexpr int kCombineTile = 16;     // rows a partial sum of combine_rows_gradient
 
 template <class T, class A>
-void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw, Stream stream);
+void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw,
+                   Stream stream);
 // partial: [router_chunks(T, H), E, H + 1]
 template <class T, class A>
-void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw, const A* dlogits, T* dx,
-                            A* dw, A* db, A* dcontext, A* partial, Stream stream);
+void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw,
+                            const A* dlogits, T* dx, A* dw, A* db, A* dcontext, A* partial, Stream stream);
 template <class A>
-void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates, int32_t* chosen,
-                 Stream stream);
+void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates,
+                 int32_t* chosen, Stream stream);
 template <class A>
-void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts, int64_t k,
-                          A* dlogits, Stream stream);
+void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts,
+                          int64_t k, A* dlogits, Stream stream);
 // partial: [⌈T / kLoadChunk⌉, E]
 template <class A>
-void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* partial, A* losses, A* importance, Stream stream);
+void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* partial, A* losses, A* importance,
+                 Stream stream);
 template <class A>  // from partial [chunks, E]: losses [2] =, importance [E] =
 void sum_load_losses(const LoadShape& s, const A* partial, int64_t chunks, A* losses, A* importance, Stream stream);
 template <class A>
-void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates, Stream stream);
+void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
+                          A* dgates, Stream stream);
 // counts: int32 [⌈pairs / kDispatchChunk⌉, E]
-void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows, int32_t* counts,
-                   int32_t* offsets, int32_t* row_of, int32_t* pair_of, Stream stream);
+void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
+                   int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of, Stream stream);
 template <class T>
-void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z, Stream stream);
+void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z,
+                   Stream stream);
 template <class T, class A>
-void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k, T* y, Stream stream);
+void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tokens, int64_t hidden, int64_t k,
+                  T* y, Stream stream);
 // partial [⌈rows / kCombineTile⌉, H] = column sums of dz by tiles of rows, or nullptr
 template <class T, class A>
-void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy, int64_t rows,
-                           int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial, Stream stream);
+void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, const int32_t* row_of, const T* dy,
+                           int64_t rows, int64_t pairs, int64_t hidden, int64_t k, T* dz, A* dgates, A* partial,
+                           Stream stream);
 // sums [E, H] = the tiles of each group added in order; groups begin and end at tiles
 template <class A>
-void combine_group_sums(const A* partial, const int32_t* offsets, int64_t experts, int64_t hidden, A* sums, Stream stream);
+void combine_group_sums(const A* partial, const int32_t* offsets, int64_t experts, int64_t hidden, A* sums,
+                        Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

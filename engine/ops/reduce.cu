@@ -6,13 +6,15 @@ namespace {
 
 // inner = 1: one warp a (row, chunk).     partial [outer, chunks]
 template <class T>
-__global__ void __launch_bounds__(kThreads) row_sum_kernel(AxisShape s, int64_t chunks, const T* x, Accumulator<T>* partial) {
+__global__ void __launch_bounds__(kThreads)
+    row_sum_kernel(AxisShape s, int64_t chunks, const T* x, Accumulator<T>* partial) {
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t c = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; c < s.outer * chunks;
        c += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
-    const int64_t per = ((s.n + chunks - 1) / chunks + W - 1) / W * W, first = c % chunks * per, last = min(s.n, first + per);
+    const int64_t per = ((s.n + chunks - 1) / chunks + W - 1) / W * W, first = c % chunks * per,
+                  last = min(s.n, first + per);
     const T* from = x + c / chunks * s.n;
     A sum = 0;
     if (reinterpret_cast<uintptr_t>(from) % 16 == 0) {
@@ -80,7 +82,8 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
     partial[i] = sum;
   });
   if (chunks > 1 && s.outer <= 65535)
-    return reduce_chunks("axis_sum/chunks", partial, s.outer, static_cast<int>(chunks), s.inner, stream, Finish<T, A>{y, f});
+    return reduce_chunks("axis_sum/chunks", partial, s.outer, static_cast<int>(chunks), s.inner, stream,
+                         Finish<T, A>{y, f});
   for_each("axis_sum/chunks", columns, stream, [=] __device__(int64_t i) {
     const int64_t k = i % s.inner, o = i / s.inner;
     A total = 0;
@@ -93,7 +96,8 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
 // y[r, j] = f · x[r] for rows of one number, f · x[r / n, j] else: a thread takes W columns of every (gridDim.y ·
 // blockDim.y)-th row.
 template <class T, int W, bool kOneNumber>
-__global__ void __launch_bounds__(kThreads) spread_kernel(int64_t rows, int64_t columns, int64_t n, const T* x, Accumulator<T> f, T* y) {
+__global__ void __launch_bounds__(kThreads)
+    spread_kernel(int64_t rows, int64_t columns, int64_t n, const T* x, Accumulator<T> f, T* y) {
   using A = Accumulator<T>;
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * W;
   if (j >= columns) return;
@@ -119,14 +123,17 @@ void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream s
   const int64_t rows = one ? s.outer : s.outer * s.n, columns = one ? s.n : s.inner;
   if (rows * columns == 0) return;
   const Accumulator<T> f = static_cast<Accumulator<T>>(factor);
-  with_pack_width<T>(columns, [&](auto width) {
-    constexpr int W = decltype(width)::value;
-    const dim3 block = rows < 8 ? dim3(kThreads, 1) : dim3(32, 8);
-    const int64_t across = (columns + block.x * W - 1) / (block.x * W), down = (rows + block.y - 1) / block.y;
-    const dim3 grid(across, std::clamp<int64_t>(132 * 16 / across, 1, down));
-    if (one) spread_kernel<T, W, true><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
-    else spread_kernel<T, W, false><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
-  }, dx, one ? nullptr : dy);
+  with_pack_width<T>(
+      columns,
+      [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        const dim3 block = rows < 8 ? dim3(kThreads, 1) : dim3(32, 8);
+        const int64_t across = (columns + block.x * W - 1) / (block.x * W), down = (rows + block.y - 1) / block.y;
+        const dim3 grid(across, std::clamp<int64_t>(132 * 16 / across, 1, down));
+        if (one) spread_kernel<T, W, true><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
+        else spread_kernel<T, W, false><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
+      },
+      dx, one ? nullptr : dy);
   CUDA_CHECK_LAUNCH("axis_spread", stream);
 }
 
@@ -174,10 +181,10 @@ void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx
   });
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void axis_sum(const AxisShape&, const T*, double, Accumulator<T>*, T*, Stream);      \
-  template void axis_spread(const AxisShape&, const T*, double, T*, Stream);                    \
-  template void axis_max(const AxisShape&, const T*, T*, int32_t*, Stream);                     \
+#define INSTANTIATE(T)                                                                     \
+  template void axis_sum(const AxisShape&, const T*, double, Accumulator<T>*, T*, Stream); \
+  template void axis_spread(const AxisShape&, const T*, double, T*, Stream);               \
+  template void axis_max(const AxisShape&, const T*, T*, int32_t*, Stream);                \
   template void axis_max_gradient(const AxisShape&, const int32_t*, const T*, T*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -1,7 +1,9 @@
-// The fused router on CUDA: logits on tensor cores with the top-k, the gates and the load behind them in one launch.
+// The fused router on CUDA: logits on tensor cores with the top-k, the gates and the load behind them in one
+// launch.
 //
-// The logits have to be as good as float32 ones (16-bit logits change 5 % of the choices): x is bfloat16 as it is, w is cut
-// into three bfloat16 parts whose sum is w to 24 bits, so every product is exact and only the float32 sums round.
+// The logits have to be as good as float32 ones (16-bit logits change 5 % of the choices): x is bfloat16 as it is,
+// w is cut into three bfloat16 parts whose sum is w to 24 bits, so every product is exact and only the float32 sums
+// round.
 #include "engine/ops/cuda/router_gradient.cuh"
 #include "engine/ops/route_kernels.h"
 
@@ -10,11 +12,12 @@ namespace {
 
 using namespace router;
 
-constexpr int kRouteThreads = 128;         // 4 warps of 16 rows
+constexpr int kRouteThreads = 128;           // 4 warps of 16 rows
 constexpr int kParts = 3, kMostExperts = 8;  // n of one mma
-constexpr int kGroup = 64;                 // columns a step: 4 mma of depth 16
+constexpr int kGroup = 64;                   // columns a step: 4 mma of depth 16
 
-__device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                         uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -55,12 +58,15 @@ __device__ __forceinline__ void split_weights(const RouterShape& s, const float*
   }
 }
 
-// c[16 rows, 8 experts] = x wᵀ of a warp's rows, of which a lane reads rows lane / 4 and lane / 4 + 8. Depth runs in an order of
-// its own (lane t of a quad has 16 columns in a row out of 64), the same on both sides, so that loads are 16 bytes wide.
-__device__ __forceinline__ void multiply_rows(const bfloat16* row0, const bfloat16* row1, int hidden, const RouterShape& s, const float* w,
-                                              bfloat16* parts, float (&c)[4]) {
+// c[16 rows, 8 experts] = x wᵀ of a warp's rows, of which a lane reads rows lane / 4 and lane / 4 + 8. Depth runs
+// in an order of its own (lane t of a quad has 16 columns in a row out of 64), the same on both sides, so that
+// loads are 16 bytes wide.
+__device__ __forceinline__ void multiply_rows(const bfloat16* row0, const bfloat16* row1, int hidden,
+                                              const RouterShape& s, const float* w, bfloat16* parts,
+                                              float (&c)[4]) {
   constexpr int kAhead = 8;  // groups in flight
-  const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3, groups = hidden / kGroup, stride = row_stride(hidden);
+  const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3, groups = hidden / kGroup,
+            stride = row_stride(hidden);
   float high[4][4] = {}, middle[4] = {}, low[4] = {};  // four sums of the leading part: shorter chains round less
   for (int first = 0; first < groups; first += kAhead) {
     uint4 x0[kAhead][2], x1[kAhead][2];
@@ -103,8 +109,8 @@ __device__ __forceinline__ void multiply_rows(const bfloat16* row0, const bfloat
 }
 
 __global__ void __launch_bounds__(kRouteThreads)
-    context_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
-                   float* __restrict__ logits) {
+    context_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w,
+                   const float* __restrict__ b, float* __restrict__ logits) {
   extern __shared__ __align__(16) bfloat16 parts[];
   const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3;
   const int64_t first = blockIdx.x * static_cast<int64_t>(kRouteRows) + threadIdx.x / 32 * 16;
@@ -119,9 +125,10 @@ __global__ void __launch_bounds__(kRouteThreads)
 }
 
 __global__ void __launch_bounds__(kRouteThreads)
-    route_kernel(RouterShape s, int k, const bfloat16* __restrict__ x, const float* __restrict__ w, const float* __restrict__ b,
-                 const float* __restrict__ context, float* __restrict__ logits, float* __restrict__ raw, float* __restrict__ gates,
-                 int32_t* __restrict__ chosen, float* __restrict__ partial) {
+    route_kernel(RouterShape s, int k, const bfloat16* __restrict__ x, const float* __restrict__ w,
+                 const float* __restrict__ b, const float* __restrict__ context, float* __restrict__ logits,
+                 float* __restrict__ raw, float* __restrict__ gates, int32_t* __restrict__ chosen,
+                 float* __restrict__ partial) {
   extern __shared__ __align__(16) bfloat16 parts[];
   __shared__ float l[kRouteRows][kMostExperts + 1], r[kRouteRows][kMostExperts + 1], gate[kRouteRows][kMostExperts];
   __shared__ int32_t choice[kRouteRows][kMostExperts];
@@ -144,7 +151,8 @@ __global__ void __launch_bounds__(kRouteThreads)
     }
   }
   float c[4];
-  multiply_rows(x + min(at[0], s.tokens - 1) * s.hidden, x + min(at[1], s.tokens - 1) * s.hidden, static_cast<int>(s.hidden), s, w, parts, c);
+  multiply_rows(x + min(at[0], s.tokens - 1) * s.hidden, x + min(at[1], s.tokens - 1) * s.hidden,
+                static_cast<int>(s.hidden), s, w, parts, c);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int e = 2 * t + (i & 1), row = warp * 16 + g + (i >> 1) * 8;
@@ -154,7 +162,8 @@ __global__ void __launch_bounds__(kRouteThreads)
     if (t == 0 && (i & 1)) choice[row][0] = real[i >> 1] ? 0 : -1;
   }
   __syncwarp();
-  const int rows = static_cast<int>(min(static_cast<int64_t>(16), max(static_cast<int64_t>(0), s.tokens - first)));  // of this warp
+  const int rows = static_cast<int>(
+      min(static_cast<int64_t>(16), max(static_cast<int64_t>(0), s.tokens - first)));  // of this warp
   if (lane < 16) {
     const int row = warp * 16 + lane;
     if (choice[row][0] >= 0) {
@@ -192,7 +201,8 @@ __global__ void __launch_bounds__(kRouteThreads)
 }
 
 // d(w x + b) from what the gates, the losses and the logits were given:
-//     dg_i = dgates_i + Σ dlosses · d(losses)/d(importance of i's expert),   dl_e = dlogits_e + g_i (dg_i − Σ_j g_j dg_j).
+//     dg_i = dgates_i + Σ dlosses · d(losses)/d(importance of i's expert),   dl_e = dlogits_e + g_i (dg_i − Σ_j g_j
+//     dg_j).
 struct GatesSource {
   RouterShape s;
   RouteGradient g;
@@ -202,9 +212,10 @@ struct GatesSource {
   __device__ void begin(float* by_expert) const {
     const int e = threadIdx.x;
     if (e >= kMostExperts) return;
-    by_expert[e] = g.dlosses && e < s.experts ? importance_gradient(g.importance, e, s.experts, static_cast<float>(s.offsets[s.sequences]),
-                                                                    g.dlosses[0], g.dlosses[1])
-                                              : 0.0f;
+    by_expert[e] = g.dlosses && e < s.experts
+                       ? importance_gradient(g.importance, e, s.experts, static_cast<float>(s.offsets[s.sequences]),
+                                             g.dlosses[0], g.dlosses[1])
+                       : 0.0f;
   }
   // One thread a token.
   __device__ void fill(const float* by_expert, int64_t tile, int n, int64_t, float (*dr)[kExpertsPerPass]) const {
@@ -300,27 +311,30 @@ size_t shared_bytes(int64_t hidden) { return sizeof(bfloat16) * kParts * kMostEx
 
 }  // namespace
 
-bool route_fits(int64_t hidden, int64_t experts) { return experts >= 1 && experts <= kMostExperts && hidden >= 64 && hidden % 64 == 0 && hidden <= 704; }
+bool route_fits(int64_t hidden, int64_t experts) {
+  return experts >= 1 && experts <= kMostExperts && hidden >= 64 && hidden % 64 == 0 && hidden <= 704;
+}
 
-void route_context(const RouterShape& s, const bfloat16* x, const float* w, const float* b, float* logits, Stream stream) {
+void route_context(const RouterShape& s, const bfloat16* x, const float* w, const float* b, float* logits,
+                   Stream stream) {
   if (s.sequences == 0) return;
   const int blocks = static_cast<int>((s.sequences + kRouteRows - 1) / kRouteRows);
   context_kernel<<<blocks, kRouteThreads, shared_bytes(s.hidden), stream>>>(s, x, w, b, logits);
   CUDA_CHECK_LAUNCH("route/context", stream);
 }
 
-void route(const RouterShape& s, int64_t k, const bfloat16* x, const float* w, const float* b, const float* context, float* logits,
-           float* raw, float* gates, int32_t* chosen, float* partial, Stream stream) {
+void route(const RouterShape& s, int64_t k, const bfloat16* x, const float* w, const float* b, const float* context,
+           float* logits, float* raw, float* gates, int32_t* chosen, float* partial, Stream stream) {
   if (s.tokens == 0) return;
   const int blocks = static_cast<int>((s.tokens + kRouteRows - 1) / kRouteRows);
-  route_kernel<<<blocks, kRouteThreads, shared_bytes(s.hidden), stream>>>(s, static_cast<int>(k), x, w, b, context, logits, raw, gates,
-                                                                          chosen, partial);
+  route_kernel<<<blocks, kRouteThreads, shared_bytes(s.hidden), stream>>>(s, static_cast<int>(k), x, w, b, context,
+                                                                          logits, raw, gates, chosen, partial);
   CUDA_CHECK_LAUNCH("route", stream);
 }
 
-void route_gradient(const RouterShape& s, const RouteGradient& g, const bfloat16* x, const float* w, const float* context,
-                    const float* raw, float* sum_dlogits, bfloat16* dx, float* dw, float* db, float* dcontext, float* partial,
-                    Stream stream) {
+void route_gradient(const RouterShape& s, const RouteGradient& g, const bfloat16* x, const float* w,
+                    const float* context, const float* raw, float* sum_dlogits, bfloat16* dx, float* dw, float* db,
+                    float* dcontext, float* partial, Stream stream) {
   constexpr int W = 4;  // 16 bytes of w
   const int chunks = static_cast<int>(router_chunks(s.tokens, s.hidden));
   const dim3 grid(chunks, 1, static_cast<int>((s.hidden + 64 * W - 1) / (64 * W)));
@@ -328,14 +342,15 @@ void route_gradient(const RouterShape& s, const RouteGradient& g, const bfloat16
   CUDA_CHECK_LAUNCH("route/gradient", stream);
   const int sum_blocks = static_cast<int>((s.experts * (s.hidden + 1) + 31) / 32);
   const int context_blocks = dcontext && s.sequences > 0 ? warp_grid(s.sequences) : 0;
-  finish_kernel<<<sum_blocks + context_blocks, kThreads, 0, stream>>>(s, partial, chunks, sum_blocks, dw, db, context, raw, sum_dlogits,
-                                                                      dcontext);
+  finish_kernel<<<sum_blocks + context_blocks, kThreads, 0, stream>>>(s, partial, chunks, sum_blocks, dw, db,
+                                                                      context, raw, sum_dlogits, dcontext);
   CUDA_CHECK_LAUNCH("route/finish", stream);
 }
 
-void route_context_gradient(const RouterShape& s, const bfloat16* x, const float* w, const float* dcontext, bfloat16* dx, float* dw,
-                            float* db, Stream stream) {
-  context_gradient_kernel<<<static_cast<int>(s.hidden / 16), dim3(8, 32), 0, stream>>>(s, x, w, dcontext, dx, dw, db);
+void route_context_gradient(const RouterShape& s, const bfloat16* x, const float* w, const float* dcontext,
+                            bfloat16* dx, float* dw, float* db, Stream stream) {
+  context_gradient_kernel<<<static_cast<int>(s.hidden / 16), dim3(8, 32), 0, stream>>>(s, x, w, dcontext, dx, dw,
+                                                                                       db);
   CUDA_CHECK_LAUNCH("route/context_gradient", stream);
 }
 

@@ -1,6 +1,6 @@
-// Top-k routing of one layer in one step: logits, gates, choices and load losses. On CUDA in bfloat16 with at most 8 experts
-// that is two launches forward and three backward; elsewhere, and as the reference, the ops of moe.h one by one.
-// Letters as in moe.h: T rows (tail included), H columns, E experts, K choices a row, B sequences.
+// Top-k routing of one layer in one step: logits, gates, choices and load losses. On CUDA in bfloat16 with at most
+// 8 experts that is two launches forward and three backward; elsewhere, and as the reference, the ops of moe.h one
+// by one. Letters as in moe.h: T rows (tail included), H columns, E experts, K choices a row, B sequences.
 #pragma once
 #include "engine/ops/moe.h"
 
@@ -21,8 +21,8 @@ struct Routed {
 };
 
 // x [T, H], w [E, H], b [E] (float32, or float64 for float64); `first`: the same sequences as one row each.
-Routed route(const Var& x, const Var& w, const Var& b, const RouteContext& context, int64_t k, const Sequences& sequences,
-             const Sequences& first);
+Routed route(const Var& x, const Var& w, const Var& b, const RouteContext& context, int64_t k,
+             const Sequences& sequences, const Sequences& first);
 Routed route_reference(const Var& x, const Var& w, const Var& b, const RouteContext& context, int64_t k,
                        const Sequences& sequences, const Sequences& first);
 

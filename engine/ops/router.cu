@@ -1,4 +1,5 @@
-// Router logits on CUDA, any size; route.cu has the fused path. Nothing here waits for the host or adds with float atomics.
+// Router logits on CUDA, any size; route.cu has the fused path. Nothing here waits for the host or adds with float
+// atomics.
 #include "engine/ops/cuda/router_gradient.cuh"
 
 namespace glia::cuda {
@@ -8,14 +9,15 @@ using namespace router;
 
 constexpr int kRouterThreads = 128;  // of router_logits_kernel: its blocks divide evenly among the multiprocessors
 
-// Four tokens a warp, 8 experts at a time. W columns are 16 bytes of w: a warp's loads of w are contiguous and, after the
-// first block of a multiprocessor, hits in its L1. What the epilogue needs is fetched before the sums.
+// Four tokens a warp, 8 experts at a time. W columns are 16 bytes of w: a warp's loads of w are contiguous and,
+// after the first block of a multiprocessor, hits in its L1. What the epilogue needs is fetched before the sums.
 template <int W, class T, class A>
 __global__ void __launch_bounds__(kRouterThreads, sizeof(A) == 4 ? 5 : 2)
     router_logits_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, const A* __restrict__ b,
                          const A* __restrict__ context, A* __restrict__ logits, A* __restrict__ raw) {
   const int lane = threadIdx.x % 32;
-  const int64_t first = (static_cast<int64_t>(blockIdx.x) * (kRouterThreads / 32) + threadIdx.x / 32) * kTokensPerWarp;
+  const int64_t first =
+      (static_cast<int64_t>(blockIdx.x) * (kRouterThreads / 32) + threadIdx.x / 32) * kTokensPerWarp;
   if (first >= s.tokens) return;
   const T* rows[kTokensPerWarp];
 #pragma unroll
@@ -90,22 +92,24 @@ __global__ void __launch_bounds__(kThreads, 3)
 }  // namespace
 
 template <class T, class A>
-void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw, Stream stream) {
+void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw,
+                   Stream stream) {
   if (s.tokens == 0) return;
   constexpr int64_t kPerBlock = kRouterThreads / 32 * kTokensPerWarp;
   with_width<A>(
       s.hidden,
       [&](auto width) {
         router_logits_kernel<decltype(width)::value>
-            <<<static_cast<int>((s.tokens + kPerBlock - 1) / kPerBlock), kRouterThreads, 0, stream>>>(s, x, w, b, context, logits, raw);
+            <<<static_cast<int>((s.tokens + kPerBlock - 1) / kPerBlock), kRouterThreads, 0, stream>>>(
+                s, x, w, b, context, logits, raw);
       },
       x, w);
   CUDA_CHECK_LAUNCH("router_logits", stream);
 }
 
 template <class T, class A>
-void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw, const A* dlogits, T* dx,
-                            A* dw, A* db, A* dcontext, A* partial, Stream stream) {
+void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const A* context, const A* raw,
+                            const A* dlogits, T* dx, A* dw, A* db, A* dcontext, A* partial, Stream stream) {
   const int passes = static_cast<int>((s.experts + kExpertsPerPass - 1) / kExpertsPerPass);
   const int chunks = static_cast<int>(router_chunks(s.tokens, s.hidden));
   const bool sums = dw || db, fused = passes == 1;
@@ -120,20 +124,22 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
         }
         if (!sums && !(dx && fused)) return;
         const dim3 grid(chunks, passes, static_cast<int>((s.hidden + 64 * W - 1) / (64 * W)));
-        gradient_kernel<W><<<grid, kThreads, 0, stream>>>(s, x, w, source, fused ? dx : nullptr, sums ? partial : nullptr);
+        gradient_kernel<W>
+            <<<grid, kThreads, 0, stream>>>(s, x, w, source, fused ? dx : nullptr, sums ? partial : nullptr);
         CUDA_CHECK_LAUNCH("router_logits/gradient", stream);
       },
       x, w, dx);
   const int sum_blocks = sums ? static_cast<int>((s.experts * (s.hidden + 1) + 31) / 32) : 0;
   const int context_blocks = dcontext && s.sequences > 0 ? warp_grid(s.sequences) : 0;
   if (sum_blocks + context_blocks == 0) return;
-  finish_kernel<<<sum_blocks + context_blocks, kThreads, 0, stream>>>(s, partial, chunks, sum_blocks, dw, db, context, raw, dlogits,
-                                                                      dcontext);
+  finish_kernel<<<sum_blocks + context_blocks, kThreads, 0, stream>>>(s, partial, chunks, sum_blocks, dw, db,
+                                                                      context, raw, dlogits, dcontext);
   CUDA_CHECK_LAUNCH("router_logits/finish", stream);
 }
-#define INSTANTIATE(T, A)                                                                                  \
-  template void router_logits(const RouterShape&, const T*, const A*, const A*, const A*, A*, A*, Stream); \
-  template void router_logits_gradient(const RouterShape&, const T*, const A*, const A*, const A*, const A*, T*, A*, A*, A*, A*, Stream);
+#define INSTANTIATE(T, A)                                                                                        \
+  template void router_logits(const RouterShape&, const T*, const A*, const A*, const A*, A*, A*, Stream);       \
+  template void router_logits_gradient(const RouterShape&, const T*, const A*, const A*, const A*, const A*, T*, \
+                                       A*, A*, A*, A*, Stream);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(bfloat16, float)

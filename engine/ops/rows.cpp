@@ -27,8 +27,11 @@ void gather_into(const char* op, const Tensor& x, const Tensor& index, const Ten
   const int64_t h = x.size(0) ? x.numel() / x.size(0) : 0;
   dispatch_pair(op, x.dtype(), y.dtype(), [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
     const int32_t* i = index.data<int32_t>();
-    on_device(x.context(), op, [&] { cpu::gather_rows(x.data<T>(), i, y.data<Out>(), x.size(0), y.size(0), h); },
-              [&](auto& cuda) { cuda::gather_rows(x.data<T>(), i, y.data<Out>(), x.size(0), y.size(0), h, cuda.stream); });
+    on_device(
+        x.context(), op, [&] { cpu::gather_rows(x.data<T>(), i, y.data<Out>(), x.size(0), y.size(0), h); },
+        [&](auto& cuda) {
+          cuda::gather_rows(x.data<T>(), i, y.data<Out>(), x.size(0), y.size(0), h, cuda.stream);
+        });
   });
 }
 
@@ -36,24 +39,27 @@ void scatter_into(const char* op, const Tensor& x, const Tensor& index, const Te
   const int64_t rows = x.size(0), n = y.size(0), h = n ? y.numel() / n : 0;
   dispatch_pair(op, x.dtype(), y.dtype(), [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
     const int32_t* i = index.data<int32_t>();
-    on_device(x.context(), op, [&] { cpu::scatter_rows(x.data<T>(), i, y.data<Out>(), n, rows, h); },
-              [&](auto& cuda) {
-                using A = Accumulator<T>;
-                Context& context = x.context();
-                const int64_t bytes = cuda::sort_workspace(rows, n);
-                const int64_t chunks = (rows + cuda::kScatterChunk - 1) / cuda::kScatterChunk;
-                Tensor keys = empty(context, {rows}, DType::kInt32), order = empty_like(keys);
-                Tensor workspace = empty(context, {(bytes + 3) / 4}, DType::kInt32);
-                Tensor partial = empty(context, {chunks, 2, h}, accumulation_dtype(x.dtype()));
-                cuda::sort_by_index(i, keys.data<int32_t>(), order.data<int32_t>(), rows, n, workspace.raw(), cuda.stream);
-                Tensor(y).zero();
-                cuda::scatter_rows(x.data<T>(), keys.data<int32_t>(), order.data<int32_t>(), partial.data<A>(), y.data<Out>(), n,
-                                   rows, h, cuda.stream);
-              });
+    on_device(
+        x.context(), op, [&] { cpu::scatter_rows(x.data<T>(), i, y.data<Out>(), n, rows, h); },
+        [&](auto& cuda) {
+          using A = Accumulator<T>;
+          Context& context = x.context();
+          const int64_t bytes = cuda::sort_workspace(rows, n);
+          const int64_t chunks = (rows + cuda::kScatterChunk - 1) / cuda::kScatterChunk;
+          Tensor keys = empty(context, {rows}, DType::kInt32), order = empty_like(keys);
+          Tensor workspace = empty(context, {(bytes + 3) / 4}, DType::kInt32);
+          Tensor partial = empty(context, {chunks, 2, h}, accumulation_dtype(x.dtype()));
+          cuda::sort_by_index(i, keys.data<int32_t>(), order.data<int32_t>(), rows, n, workspace.raw(),
+                              cuda.stream);
+          Tensor(y).zero();
+          cuda::scatter_rows(x.data<T>(), keys.data<int32_t>(), order.data<int32_t>(), partial.data<A>(),
+                             y.data<Out>(), n, rows, h, cuda.stream);
+        });
   });
 }
 
-// The sums of scatter_into by an order that the host made. Rows that it does not pick become 0, or keep what they hold.
+// The sums of scatter_into by an order that the host made. Rows that it does not pick become 0, or keep what they
+// hold.
 void scatter_ordered_into(const char* op, const Tensor& x, const RowOrder& order, const Tensor& y,
                           bool touched_only) {
   const int64_t h = y.size(1), most = order.pieces.size(0) - 1;
@@ -119,9 +125,10 @@ Var position_embedding(const Var& table, const Sequences& s, DType dtype) {
   dispatch_pair("position_embedding", table.dtype(), dtype, [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
     const int32_t *of = s.sequence_of.data<int32_t>(), *offsets = s.offsets.data<int32_t>();
     const T* from = table.value().data<T>();
-    on_device(table.context(), "position_embedding",
-              [&] { cpu::position_rows(from, of, offsets, y.data<Out>(), n, s.tokens, h); },
-              [&](auto& cuda) { cuda::position_rows(from, of, offsets, y.data<Out>(), n, s.tokens, h, cuda.stream); });
+    on_device(
+        table.context(), "position_embedding",
+        [&] { cpu::position_rows(from, of, offsets, y.data<Out>(), n, s.tokens, h); },
+        [&](auto& cuda) { cuda::position_rows(from, of, offsets, y.data<Out>(), n, s.tokens, h, cuda.stream); });
   });
   return record("position_embedding", y, {table}, [s](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
@@ -334,7 +341,8 @@ void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int6
 }
 
 template <class T, class Out>
-void position_rows(const T* table, const int32_t* sequence_of, const int32_t* offsets, Out* y, int64_t n, int64_t tokens, int64_t h) {
+void position_rows(const T* table, const int32_t* sequence_of, const int32_t* offsets, Out* y, int64_t n,
+                   int64_t tokens, int64_t h) {
   using A = Accumulator<T>;
   parallel_for(tokens, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, h)), [=](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -352,7 +360,8 @@ void position_rows(const T* table, const int32_t* sequence_of, const int32_t* of
 }
 
 template <class T, class Out>
-void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, int64_t sequences, int64_t longest, int64_t h) {
+void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, int64_t sequences, int64_t longest,
+                   int64_t h) {
   using A = Accumulator<T>;
   parallel_for(n, 1, [=](int64_t begin, int64_t end) {
     std::vector<A> sum(static_cast<size_t>(h));

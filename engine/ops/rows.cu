@@ -22,7 +22,8 @@ struct ByPosition {
 
 // One warp a row.
 template <int W, class T, class Out, class Index>
-__global__ void __launch_bounds__(kThreads) gather_kernel(const T* x, Index index, Out* y, int64_t n, int64_t rows, int64_t h) {
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(const T* x, Index index, Out* y, int64_t n, int64_t rows, int64_t h) {
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t m = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; m < rows;
@@ -42,8 +43,8 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const T* x, Index inde
 
 // grid (chunks, columns / (blockDim.x·W)): one chunk of sorted entries, each thread W columns.
 template <class T, class Out, int W>
-__global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial, Out* y, int32_t n,
-                               int64_t rows, int64_t h) {
+__global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial,
+                               Out* y, int32_t n, int64_t rows, int64_t h) {
   using A = Accumulator<T>;
   constexpr int kAhead = 8;  // rows in flight
   const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * W;
@@ -88,12 +89,13 @@ __global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* o
 
 // The chunk where a crossing run begins adds the pieces of the chunks that follow.
 template <class A, class Out, int W>
-__global__ void scatter_crossing_kernel(const int32_t* keys, const A* partial, Out* y, int32_t n, int64_t rows, int64_t h) {
+__global__ void scatter_crossing_kernel(const int32_t* keys, const A* partial, Out* y, int32_t n, int64_t rows,
+                                        int64_t h) {
   const int64_t begin = blockIdx.x * kScatterChunk, end = begin + kScatterChunk;
   if (end >= rows) return;
   const int32_t key = keys[end - 1];
-  if (key >= n || keys[end] != key) return;                                        // the last run ends here
-  if (begin > 0 && keys[begin] == key && keys[begin - 1] == key) return;           // it began in an earlier chunk
+  if (key >= n || keys[end] != key) return;                               // the last run ends here
+  if (begin > 0 && keys[begin] == key && keys[begin - 1] == key) return;  // it began in an earlier chunk
   const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * W;
   if (j >= h) return;
   A sum[W];
@@ -119,7 +121,8 @@ struct Piece {
   }
 };
 
-// A thread W columns of a piece: its rows are added into y, or into the slots of its chunk where the piece is a part.
+// A thread W columns of a piece: its rows are added into y, or into the slots of its chunk where the piece is a
+// part.
 template <class T, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
     pieces_kernel(const T* x, const int32_t* entries, const int2* pieces, const int32_t* count,
@@ -260,18 +263,22 @@ template <class T, class Out, class Index>
 void gather(const char* name, const T* x, Index index, Out* y, int64_t n, int64_t rows, int64_t h, Stream stream) {
   if (rows == 0 || h == 0) return;
   using Narrow = std::conditional_t<sizeof(T) < sizeof(Out), T, Out>;
-  with_pack_width<Narrow>(h, [&](auto width) {
-    gather_kernel<decltype(width)::value><<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, index, y, n, rows, h);
-  }, x, y);
+  with_pack_width<Narrow>(
+      h,
+      [&](auto width) {
+        gather_kernel<decltype(width)::value>
+            <<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, index, y, n, rows, h);
+      },
+      x, y);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
-// Row blockIdx.x of the table; grid (n, columns / (32·W)), block (32, 8): each row of threads adds every 8th sequence, then
-// their sums are added in order.
+// Row blockIdx.x of the table; grid (n, columns / (32·W)), block (32, 8): each row of threads adds every 8th
+// sequence, then their sums are added in order.
 template <int W, class T, class Out>
 __global__ void __launch_bounds__(kThreads)
-    position_sums_kernel(const T* __restrict__ dy, const int32_t* __restrict__ offsets, Out* __restrict__ dtable, int sequences,
-                         int64_t longest, int64_t h) {
+    position_sums_kernel(const T* __restrict__ dy, const int32_t* __restrict__ offsets, Out* __restrict__ dtable,
+                         int sequences, int64_t longest, int64_t h) {
   using A = Accumulator<T>;
   constexpr int kLanes = kThreads / 32, kColumns = 32 * W;
   __shared__ __align__(16) A sums[kLanes][kColumns];
@@ -308,20 +315,20 @@ void gather_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t ro
 }
 
 template <class T, class Out>
-void position_rows(const T* table, const int32_t* sequence_of, const int32_t* offsets, Out* y, int64_t n, int64_t tokens, int64_t h,
-                   Stream stream) {
+void position_rows(const T* table, const int32_t* sequence_of, const int32_t* offsets, Out* y, int64_t n,
+                   int64_t tokens, int64_t h, Stream stream) {
   gather("position_rows", table, ByPosition{sequence_of, offsets}, y, n, tokens, h, stream);
 }
 
 template <class T, class Out>
-void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, int64_t sequences, int64_t longest, int64_t h,
-                   Stream stream) {
+void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, int64_t sequences, int64_t longest,
+                   int64_t h, Stream stream) {
   if (n == 0 || h == 0) return;
   const auto run = [&](auto width) {
     constexpr int W = decltype(width)::value;
     const dim3 grid(static_cast<unsigned>(n), static_cast<unsigned>((h + 32 * W - 1) / (32 * W)));
-    position_sums_kernel<W>
-        <<<grid, dim3(32, kThreads / 32), 0, stream>>>(dy, offsets, dtable, static_cast<int>(sequences), longest, h);
+    position_sums_kernel<W><<<grid, dim3(32, kThreads / 32), 0, stream>>>(dy, offsets, dtable,
+                                                                          static_cast<int>(sequences), longest, h);
   };
   if (h % 4 == 0 && aligned16(dy) && aligned16(dtable)) run(Width<4>{});
   else run(Width<1>{});
@@ -345,14 +352,15 @@ void sort_by_index(const int32_t* index, int32_t* keys, int32_t* order, int64_t 
     iota[m] = static_cast<int32_t>(m);
   });
   CUDA_CHECK(cub::DeviceRadixSort::SortPairs(static_cast<char*>(workspace) + 2 * s.lists, s.cub_bytes,
-                                             static_cast<const uint32_t*>(unsorted), reinterpret_cast<uint32_t*>(keys),
-                                             static_cast<const int32_t*>(iota), order, static_cast<int>(rows), 0, s.bits, stream));
+                                             static_cast<const uint32_t*>(unsorted),
+                                             reinterpret_cast<uint32_t*>(keys), static_cast<const int32_t*>(iota),
+                                             order, static_cast<int>(rows), 0, s.bits, stream));
   CUDA_CHECK_LAUNCH("sort_by_index", stream);
 }
 
 template <class T, class Out>
-void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial, Out* y, int64_t n, int64_t rows,
-                  int64_t h, Stream stream) {
+void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial, Out* y, int64_t n,
+                  int64_t rows, int64_t h, Stream stream) {
   if (rows == 0 || h == 0 || n == 0) return;
   using A = Accumulator<T>;
   const int64_t chunks = (rows + kScatterChunk - 1) / kScatterChunk;
@@ -361,10 +369,12 @@ void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumul
     const int64_t packs = (h + W - 1) / W;
     const int threads = static_cast<int>(std::min<int64_t>(128, (packs + 31) / 32 * 32));
     const dim3 grid(chunks, (packs + threads - 1) / threads);
-    scatter_kernel<T, Out, W><<<grid, threads, 0, stream>>>(x, keys, order, partial, y, static_cast<int32_t>(n), rows, h);
+    scatter_kernel<T, Out, W>
+        <<<grid, threads, 0, stream>>>(x, keys, order, partial, y, static_cast<int32_t>(n), rows, h);
     CUDA_CHECK_LAUNCH("scatter_rows", stream);
     if (chunks > 1)
-      scatter_crossing_kernel<A, Out, W><<<grid, threads, 0, stream>>>(keys, partial, y, static_cast<int32_t>(n), rows, h);
+      scatter_crossing_kernel<A, Out, W>
+          <<<grid, threads, 0, stream>>>(keys, partial, y, static_cast<int32_t>(n), rows, h);
     CUDA_CHECK_LAUNCH("scatter_rows/crossing", stream);
   };
   // 4 columns a thread keep eight rows of packs in registers.

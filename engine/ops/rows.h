@@ -1,5 +1,5 @@
-// Whole rows picked by index. Every gradient adds in ascending row order: no float atomics, the same bits every time.
-// Index −1 stands for no row.
+// Whole rows picked by index. Every gradient adds in ascending row order: no float atomics, the same bits every
+// time. Index −1 stands for no row.
 #pragma once
 #include "engine/core/row_order.h"
 #include "engine/ops/sequences.h"
@@ -24,8 +24,8 @@ Var scatter_rows(const Var& x, const Tensor& index, int64_t rows);
 
 // y[t] = table[ids[t]] in `dtype`; the gradient has the table's dtype.     table [V, H], ids int32 [T] → [T, H]
 Var embedding(const Var& table, const Tensor& ids, DType dtype);
-// y[t] = table[p] in row p of a sequence (NaN where p >= P), 0 in the tail. The gradient needs no sort: it adds the p-th row of
-// every sequence, in the sequences' order.     table [P, H] → [T, H]
+// y[t] = table[p] in row p of a sequence (NaN where p >= P), 0 in the tail. The gradient needs no sort: it adds the
+// p-th row of every sequence, in the sequences' order.     table [P, H] → [T, H]
 Var position_embedding(const Var& table, const Sequences& sequences, DType dtype);
 
 // A transformer's input in one pass: y = embedding(words, ids) + position_embedding(positions + types[0]), rounded

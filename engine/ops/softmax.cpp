@@ -28,16 +28,20 @@ Var softmax(const Var& x) {
   dispatch_floating(x.dtype(), "softmax", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T* from = x.value().data<T>();
-    on_device(x.context(), "softmax", [&] { cpu::softmax(from, y.data<T>(), rows, n); },
-              [&](auto& cuda) { cuda::softmax(from, y.data<T>(), rows, n, cuda.stream); });
+    on_device(
+        x.context(), "softmax", [&] { cpu::softmax(from, y.data<T>(), rows, n); },
+        [&](auto& cuda) { cuda::softmax(from, y.data<T>(), rows, n, cuda.stream); });
   });
   return record("softmax", y, {x}, [y, rows, n](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
     dispatch_floating(y.dtype(), "softmax", [&](auto tag) {
       using T = typename decltype(tag)::type;
-      on_device(y.context(), "softmax/gradient",
-                [&] { cpu::softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n); },
-                [&](auto& cuda) { cuda::softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n, cuda.stream); });
+      on_device(
+          y.context(), "softmax/gradient",
+          [&] { cpu::softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n); },
+          [&](auto& cuda) {
+            cuda::softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n, cuda.stream);
+          });
     });
     in.add(0, dx);
   });
@@ -50,16 +54,20 @@ Var log_softmax(const Var& x) {
   dispatch_floating(x.dtype(), "log_softmax", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T* from = x.value().data<T>();
-    on_device(x.context(), "log_softmax", [&] { cpu::log_softmax(from, y.data<T>(), rows, n); },
-              [&](auto& cuda) { cuda::log_softmax(from, y.data<T>(), rows, n, cuda.stream); });
+    on_device(
+        x.context(), "log_softmax", [&] { cpu::log_softmax(from, y.data<T>(), rows, n); },
+        [&](auto& cuda) { cuda::log_softmax(from, y.data<T>(), rows, n, cuda.stream); });
   });
   return record("log_softmax", y, {x}, [y, rows, n](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
     dispatch_floating(y.dtype(), "log_softmax", [&](auto tag) {
       using T = typename decltype(tag)::type;
-      on_device(y.context(), "log_softmax/gradient",
-                [&] { cpu::log_softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n); },
-                [&](auto& cuda) { cuda::log_softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n, cuda.stream); });
+      on_device(
+          y.context(), "log_softmax/gradient",
+          [&] { cpu::log_softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n); },
+          [&](auto& cuda) {
+            cuda::log_softmax_gradient(y.data<T>(), dy.data<T>(), dx.data<T>(), rows, n, cuda.stream);
+          });
     });
     in.add(0, dx);
   });
@@ -74,8 +82,9 @@ Var logsumexp(const Var& x) {
   dispatch_floating(x.dtype(), "logsumexp", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = Accumulator<T>;
-    on_device(x.context(), "logsumexp", [&] { cpu::logsumexp(saved.data<T>(), y.data<T>(), lse.data<A>(), rows, n); },
-              [&](auto& cuda) { cuda::logsumexp(saved.data<T>(), y.data<T>(), lse.data<A>(), rows, n, cuda.stream); });
+    on_device(
+        x.context(), "logsumexp", [&] { cpu::logsumexp(saved.data<T>(), y.data<T>(), lse.data<A>(), rows, n); },
+        [&](auto& cuda) { cuda::logsumexp(saved.data<T>(), y.data<T>(), lse.data<A>(), rows, n, cuda.stream); });
   });
   return record("logsumexp", y, {x}, [saved, lse, rows, n](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
@@ -84,11 +93,12 @@ Var logsumexp(const Var& x) {
       using A = Accumulator<T>;
       const T *x = saved.data<T>(), *d = dy.data<T>();
       const int32_t* no_labels = nullptr;
-      on_device(dy.context(), "logsumexp/gradient",
-                [&] { cpu::logsumexp_gradient(x, lse.data<A>(), d, no_labels, A{1}, dx.data<T>(), rows, n); },
-                [&](auto& cuda) {
-                  cuda::logsumexp_gradient(x, lse.data<A>(), d, no_labels, A{1}, dx.data<T>(), rows, n, cuda.stream);
-                });
+      on_device(
+          dy.context(), "logsumexp/gradient",
+          [&] { cpu::logsumexp_gradient(x, lse.data<A>(), d, no_labels, A{1}, dx.data<T>(), rows, n); },
+          [&](auto& cuda) {
+            cuda::logsumexp_gradient(x, lse.data<A>(), d, no_labels, A{1}, dx.data<T>(), rows, n, cuda.stream);
+          });
     });
     in.add(0, dx);
   });
@@ -106,12 +116,14 @@ Var cross_entropy(const Var& logits, const Tensor& labels) {
     using T = typename decltype(tag)::type;
     using A = Accumulator<T>;
     const int32_t* l = labels.data<int32_t>();
-    on_device(x.context(), "cross_entropy",
-              [&] { cpu::cross_entropy(x.data<T>(), l, lse.data<A>(), loss.data<A>(), rows, n); },
-              [&](auto& cuda) {
-                Tensor losses = empty_like(lse);
-                cuda::cross_entropy(x.data<T>(), l, lse.data<A>(), losses.data<A>(), loss.data<A>(), rows, n, cuda.stream);
-              });
+    on_device(
+        x.context(), "cross_entropy",
+        [&] { cpu::cross_entropy(x.data<T>(), l, lse.data<A>(), loss.data<A>(), rows, n); },
+        [&](auto& cuda) {
+          Tensor losses = empty_like(lse);
+          cuda::cross_entropy(x.data<T>(), l, lse.data<A>(), losses.data<A>(), loss.data<A>(), rows, n,
+                              cuda.stream);
+        });
   });
   return record("cross_entropy", loss, {logits}, [x, labels, lse, rows, n](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
@@ -120,12 +132,15 @@ Var cross_entropy(const Var& logits, const Tensor& labels) {
       using A = Accumulator<T>;
       const int32_t* l = labels.data<int32_t>();
       const A scale = A{1} / static_cast<A>(rows);
-      on_device(x.context(), "cross_entropy/gradient",
-                [&] { cpu::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, scale, dx.data<T>(), rows, n); },
-                [&](auto& cuda) {
-                  cuda::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, scale, dx.data<T>(), rows, n,
-                                           cuda.stream);
-                });
+      on_device(
+          x.context(), "cross_entropy/gradient",
+          [&] {
+            cpu::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, scale, dx.data<T>(), rows, n);
+          },
+          [&](auto& cuda) {
+            cuda::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, scale, dx.data<T>(), rows, n,
+                                     cuda.stream);
+          });
     });
     in.add(0, dx);
   });
@@ -237,7 +252,8 @@ GLIA_CLONES void log_softmax_gradient_row(const T* y, const T* dy, T* dx, int64_
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = 0; j < n; ++j) sum += static_cast<A>(dy[j]);
 #pragma GCC ivdep
-  for (int64_t j = 0; j < n; ++j) dx[j] = static_cast<T>(static_cast<A>(dy[j]) - math::exp_negative(static_cast<A>(y[j])) * sum);
+  for (int64_t j = 0; j < n; ++j)
+    dx[j] = static_cast<T>(static_cast<A>(dy[j]) - math::exp_negative(static_cast<A>(y[j])) * sum);
 }
 
 template <class T>
@@ -261,8 +277,8 @@ GLIA_CLONES void scaled_softmax_row(const T* x, Accumulator<T> lse, Accumulator<
 }
 
 template <class T, class D>
-void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels, Accumulator<T> scale, T* dx,
-                        int64_t rows, int64_t n) {
+void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels,
+                        Accumulator<T> scale, T* dx, int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   for_each_row(rows, n, [=](int64_t r) {
     const A d = static_cast<A>(dy[labels ? 0 : r]) * scale;
@@ -274,30 +290,34 @@ void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, cons
 }
 
 template <class T>
-void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* loss, int64_t rows, int64_t n) {
+void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* loss, int64_t rows,
+                   int64_t n) {
   using A = Accumulator<T>;
   logsumexp(x, static_cast<T*>(nullptr), lse, rows, n);
   double sum = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const bool valid = labels[r] >= 0 && labels[r] < n;
-    sum += valid ? static_cast<double>(lse[r] - static_cast<A>(x[r * n + labels[r]])) : std::numeric_limits<double>::quiet_NaN();
+    sum += valid ? static_cast<double>(lse[r] - static_cast<A>(x[r * n + labels[r]]))
+                 : std::numeric_limits<double>::quiet_NaN();
   }
   *loss = static_cast<A>(sum / static_cast<double>(rows));
 }
 
-#define INSTANTIATE(T)                                                                                               \
-  template void softmax(const T*, T*, int64_t, int64_t);                                                             \
-  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                                          \
-  template void log_softmax(const T*, T*, int64_t, int64_t);                                                         \
-  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                                      \
-  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t);                                          \
-  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, int64_t, int64_t); \
+#define INSTANTIATE(T)                                                                                            \
+  template void softmax(const T*, T*, int64_t, int64_t);                                                          \
+  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                                       \
+  template void log_softmax(const T*, T*, int64_t, int64_t);                                                      \
+  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                                   \
+  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t);                                       \
+  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, \
+                                   int64_t, int64_t);                                                             \
   template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, int64_t, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)
 #undef INSTANTIATE
-template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*, int64_t, int64_t);
+template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*,
+                                 int64_t, int64_t);
 
 }  // namespace cpu
 }  // namespace glia

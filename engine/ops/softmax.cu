@@ -230,15 +230,18 @@ __global__ void __launch_bounds__(kThreads) for_each_row_kernel(int64_t rows, F 
 template <class T, class F, class... P>
 void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f, const P*... pointers) {
   if (rows == 0) return;
-  with_pack_width<T>(n, [&](auto width) {
-    constexpr int W = decltype(width)::value;
-    const int64_t packs = (n + 32 * W - 1) / (32 * W);
-    const int warps = grid_for(rows, kThreads / 32);
-    if (packs <= 1) for_each_row_kernel<32, W, 1><<<warps, kThreads, 0, stream>>>(rows, f);
-    else if (packs <= 2) for_each_row_kernel<32, W, 2><<<warps, kThreads, 0, stream>>>(rows, f);
-    else if (packs <= F::kPacks) for_each_row_kernel<32, W, F::kPacks><<<warps, kThreads, 0, stream>>>(rows, f);
-    else for_each_row_kernel<kThreads, W, 0><<<grid_for(rows, 1), kThreads, 0, stream>>>(rows, f);
-  }, pointers...);
+  with_pack_width<T>(
+      n,
+      [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        const int64_t packs = (n + 32 * W - 1) / (32 * W);
+        const int warps = grid_for(rows, kThreads / 32);
+        if (packs <= 1) for_each_row_kernel<32, W, 1><<<warps, kThreads, 0, stream>>>(rows, f);
+        else if (packs <= 2) for_each_row_kernel<32, W, 2><<<warps, kThreads, 0, stream>>>(rows, f);
+        else if (packs <= F::kPacks) for_each_row_kernel<32, W, F::kPacks><<<warps, kThreads, 0, stream>>>(rows, f);
+        else for_each_row_kernel<kThreads, W, 0><<<grid_for(rows, 1), kThreads, 0, stream>>>(rows, f);
+      },
+      pointers...);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
@@ -282,34 +285,35 @@ void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n, S
 }
 
 template <class T, class D>
-void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels, Accumulator<T> scale, T* dx,
-                        int64_t rows, int64_t n, Stream stream) {
-  for_each_row<T>("logsumexp/gradient", rows, n, stream, LogSumExpGradient<T, D>{x, lse, dy, labels, scale, dx, n}, x, dx);
+void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels,
+                        Accumulator<T> scale, T* dx, int64_t rows, int64_t n, Stream stream) {
+  for_each_row<T>("logsumexp/gradient", rows, n, stream, LogSumExpGradient<T, D>{x, lse, dy, labels, scale, dx, n},
+                  x, dx);
 }
 
 template <class T>
-void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* losses, Accumulator<T>* loss,
-                   int64_t rows, int64_t n, Stream stream) {
+void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* losses,
+                   Accumulator<T>* loss, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("cross_entropy", rows, n, stream, LogSumExp<T>{x, nullptr, nullptr, lse, labels, losses, n}, x);
   mean_kernel<<<1, kMeanThreads, 0, stream>>>(losses, loss, rows);
   CUDA_CHECK_LAUNCH("cross_entropy/mean", stream);
 }
 
-#define INSTANTIATE(T)                                                                                   \
-  template void softmax(const T*, T*, int64_t, int64_t, Stream);                                         \
-  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                      \
-  template void log_softmax(const T*, T*, int64_t, int64_t, Stream);                                     \
-  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                  \
-  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t, Stream);                      \
-  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, int64_t, \
-                                   int64_t, Stream);                                                     \
-  template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, Accumulator<T>*, int64_t, int64_t, \
-                              Stream);
+#define INSTANTIATE(T)                                                                                            \
+  template void softmax(const T*, T*, int64_t, int64_t, Stream);                                                  \
+  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                               \
+  template void log_softmax(const T*, T*, int64_t, int64_t, Stream);                                              \
+  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                           \
+  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t, Stream);                               \
+  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, \
+                                   int64_t, int64_t, Stream);                                                     \
+  template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, Accumulator<T>*,        \
+                              int64_t, int64_t, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)
 #undef INSTANTIATE
-template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*, int64_t, int64_t,
-                                 Stream);
+template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*,
+                                 int64_t, int64_t, Stream);
 
 }  // namespace glia::cuda

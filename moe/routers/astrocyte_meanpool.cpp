@@ -15,8 +15,11 @@ class MeanPoolRouter : public TopKRouter {
     // padding.
     Sequences all = pass.sequences;
     all.key_lengths = {};
-    return {mode_, {}, {}, router_logits(sequence_mean(x, all, true), context_->weight->var, context_->bias->var, {},
-                                         ContextMode::kNone, pass.first_rows)};
+    return {mode_,
+            {},
+            {},
+            router_logits(sequence_mean(x, all, true), context_->weight->var, context_->bias->var, {},
+                          ContextMode::kNone, pass.first_rows)};
   }
 };
 

@@ -17,8 +17,8 @@ RouteContext TopKRouter::context(const Var&, const Pass&) const {
 }
 
 Routing TopKRouter::route(const Var& x, const Pass& pass) const {
-  Routed routed = glia::route(x, token_.weight->var, token_.bias->var, context(x, pass), options_.top_k, pass.sequences,
-                              pass.first_rows);
+  Routed routed = glia::route(x, token_.weight->var, token_.bias->var, context(x, pass), options_.top_k,
+                              pass.sequences, pass.first_rows);
   Routing r;
   r.experts = std::move(routed.experts);
   r.gates = std::move(routed.gates);

@@ -1,9 +1,12 @@
 // Correctness and speed of engine/ops/cuda/gemm_sm90.h on a Hopper GPU, beside cuBLAS.
-//   gemm_harness [PART]        checks whose name contains PART, each in a child process of its own (a hung or broken
+//   gemm_harness [PART]        checks whose name contains PART, each in a child process of its own (a hung or
+//   broken
 //                              kernel ends only its case), then the times of what was right, beside cuBLAS
-//   gemm_harness --case NAME   one case in this process; "sequence" times the kernels of an expert layer in their real order
-// Correctness: relative Frobenius error against float64 at most twice that of cuBLAS on the same data; outputs poisoned
-// with NaN, rows past the last group and a sentinel behind every output must stay untouched, 20 runs must agree bit by bit.
+//   gemm_harness --case NAME   one case in this process; "sequence" times the kernels of an expert layer in their
+//   real order
+// Correctness: relative Frobenius error against float64 at most twice that of cuBLAS on the same data; outputs
+// poisoned with NaN, rows past the last group and a sentinel behind every output must stay untouched, 20 runs must
+// agree bit by bit.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,9 +27,10 @@ struct Shape {
 };
 
 const std::vector<int> kUsual = {2511, 2600, 2430, 2700, 2380, 2560, 2640, 2659};  // 20,480 rows, 20,864 padded
-const std::vector<int> kDead = {3011, 2900, 0, 2830, 2700, 2980, 3000, 2859};      // 20,280 rows, an expert without any
-const std::vector<int> kLarge = {8111, 2600, 1030, 1700, 1380, 1960, 2000, 1499};  // 20,280 rows, 40 % with one expert
-const std::vector<int> kFew = {60, 48, 0, 61, 30, 70, 65, 50};                     // 384 rows: CLS tokens only
+const std::vector<int> kDead = {3011, 2900, 0, 2830, 2700, 2980, 3000, 2859};  // 20,280 rows, an expert without any
+const std::vector<int> kLarge = {8111, 2600, 1030, 1700,
+                                 1380, 1960, 2000, 1499};       // 20,280 rows, 40 % with one expert
+const std::vector<int> kFew = {60, 48, 0, 61, 30, 70, 65, 50};  // 384 rows: CLS tokens only
 
 std::vector<Shape> check_shapes() {
   std::vector<int> many;
@@ -48,10 +52,10 @@ std::vector<Shape> check_shapes() {
 std::vector<Shape> time_shapes() {
   return {{"experts 512->2048", kUsual, 0, 2048, 512}, {"experts 2048->512", kUsual, 0, 512, 2048},
           {"one dead 512->2048", kDead, 0, 2048, 512}, {"one dead 2048->512", kDead, 0, 512, 2048},
-          {"large 512->2048", kLarge, 0, 2048, 512}, {"large 2048->512", kLarge, 0, 512, 2048},
-          {"few 512->2048", kFew, 0, 2048, 512}, {"few 2048->512", kFew, 0, 512, 2048},
-          {"dense 512->1536", {}, 10240, 1536, 512},  {"dense 512->512", {}, 10240, 512, 512},
-          {"dense 512->2048", {}, 10240, 2048, 512},  {"dense 2048->512", {}, 10240, 512, 2048}};
+          {"large 512->2048", kLarge, 0, 2048, 512},   {"large 2048->512", kLarge, 0, 512, 2048},
+          {"few 512->2048", kFew, 0, 2048, 512},       {"few 2048->512", kFew, 0, 512, 2048},
+          {"dense 512->1536", {}, 10240, 1536, 512},   {"dense 512->512", {}, 10240, 512, 512},
+          {"dense 512->2048", {}, 10240, 2048, 512},   {"dense 2048->512", {}, 10240, 512, 2048}};
 }
 
 // One shape's buffers. `in` and `out` sides of the layer: x, pre_in [R, I]; dy [R, O].
@@ -127,18 +131,21 @@ void run(Kind k, const Problem& p, Outputs& out, cudaStream_t stream, bool with_
   const Bias bias = {p.bias.data, false};
   const GemmWorkspace space = {p.workspace.data, p.workspace.bytes};
   switch (k) {
-    case Kind::kForward: return gemm_forward(p.x.data, p.w.data, {}, out.main.data, p.row_groups, o, i, stream);
-    case Kind::kBias: return gemm_forward(p.x.data, p.w.data, bias, out.main.data, p.row_groups, o, i, stream);
+    case Kind::kForward:
+      return gemm_forward(p.x.data, p.w.data, {}, out.main.data, p.row_groups, o, i, stream);
+    case Kind::kBias:
+      return gemm_forward(p.x.data, p.w.data, bias, out.main.data, p.row_groups, o, i, stream);
     case Kind::kGelu:
-      return gemm_forward_gelu(p.x.data, p.w.data, bias, with_pre ? out.pre.data : nullptr, out.main.data, p.row_groups,
-                               o, i, stream);
-    case Kind::kData: return gemm_data_gradient(p.dy.data, p.w.data, out.main.data, p.row_groups, o, i, stream);
+      return gemm_forward_gelu(p.x.data, p.w.data, bias, with_pre ? out.pre.data : nullptr, out.main.data,
+                               p.row_groups, o, i, stream);
+    case Kind::kData:
+      return gemm_data_gradient(p.dy.data, p.w.data, out.main.data, p.row_groups, o, i, stream);
     case Kind::kDataGelu:
       return gemm_data_gradient_gelu(p.dy.data, p.w.data, p.pre_in.data, out.main.data, out.partial.as<float>(),
                                      p.row_groups, o, i, stream);
     default:
-      return gemm_weight_gradient(p.dy.data, p.x.data, out.main.data, k == Kind::kWeightBf16, p.row_groups, o, i, space,
-                                  stream);
+      return gemm_weight_gradient(p.dy.data, p.x.data, out.main.data, k == Kind::kWeightBf16, p.row_groups, o, i,
+                                  space, stream);
   }
 }
 
@@ -153,8 +160,7 @@ void run_blas(Kind k, const Problem& p, const Blas& blas, void* out, bool out_fl
       blas.gemm(true, false, o, i, m, dy, x, static_cast<uint8_t*>(out) + g * o * i * size, out_float);
     else if (is_data(k))
       blas.gemm(false, false, m, i, o, dy, w, static_cast<uint8_t*>(out) + at * i * size, out_float);
-    else
-      blas.gemm(false, true, m, o, i, x, w, static_cast<uint8_t*>(out) + at * o * size, out_float);
+    else blas.gemm(false, true, m, o, i, x, w, static_cast<uint8_t*>(out) + at * o * size, out_float);
   }
 }
 
@@ -168,7 +174,8 @@ bool check(Kind k, const Shape& shape, const Blas& blas) {
   Problem p(shape, 1000 + static_cast<uint64_t>(k));
   const int o = shape.outputs, i = shape.inputs, n = columns_of(k, shape);
   const size_t all = output_elements(k, p), wanted = is_weight(k) ? all : static_cast<size_t>(p.used) * n;
-  Buffer ref(all * 8 + 8), pre_ref(k == Kind::kGelu ? all * 8 : 0), blas_out(all * 4), blas_bf(all * 2), blas_pre(all * 2);
+  Buffer ref(all * 8 + 8), pre_ref(k == Kind::kGelu ? all * 8 : 0), blas_out(all * 4), blas_bf(all * 2),
+      blas_pre(all * 2);
   if (is_weight(k)) {
     CUDA(cudaMemset(ref.data, 0, all * 8));
     CUDA(cudaMemset(blas_out.data, 0, all * 4));
@@ -289,23 +296,32 @@ void time_own(Kind k, cudaStream_t stream) {
     for (int i = 0; i < 3; ++i) sets.emplace_back(s, 7 + i), outs.emplace_back(k, sets.back());
     for (bool pre : {true, false}) {
       if (!pre && k != Kind::kGelu) continue;
-      const double us = time_graph(stream, [&](int i) { run(k, sets[i], outs[i], stream, pre); }, 3);
+      const double us = time_graph(
+          stream, [&](int i) { run(k, sets[i], outs[i], stream, pre); }, 3);
       std::printf("  time %-8s %-7s %-18s %7.1f us %6.0f TFLOP/s\n", kind_name(k), pre ? "" : "no pre", s.name, us,
                   sets[0].flop() / us / 1e6);
     }
   }
 }
 
-// The eight kernels of an expert layer as a training step runs them: forward through three layers and back, each with its own
-// activations, so that every kernel finds the cache as its predecessor left it. One event between any two.
+// The eight kernels of an expert layer as a training step runs them: forward through three layers and back, each
+// with its own activations, so that every kernel finds the cache as its predecessor left it. One event between any
+// two.
 struct Layer {
   Problem up, down;  // up.x → up's outputs; down.x is h, down.dy is the gradient that comes in
   Outputs h, y, dpre, dw2, dw1, dx;
   Buffer partial, db;
   explicit Layer(const std::vector<int>& counts, uint64_t seed)
-      : up({"", counts, 0, 2048, 512}, seed), down({"", counts, 0, 512, 2048}, seed + 100), h(Kind::kGelu, up),
-        y(Kind::kBias, down), dpre(Kind::kDataGelu, down), dw2(Kind::kWeightBf16, down), dw1(Kind::kWeightBf16, up),
-        dx(Kind::kData, up), partial((up.rows + 127) / 128 * 2048ull * 4), db(up.groups * 2048ull * 4) {}
+      : up({"", counts, 0, 2048, 512}, seed),
+        down({"", counts, 0, 512, 2048}, seed + 100),
+        h(Kind::kGelu, up),
+        y(Kind::kBias, down),
+        dpre(Kind::kDataGelu, down),
+        dw2(Kind::kWeightBf16, down),
+        dw1(Kind::kWeightBf16, up),
+        dx(Kind::kData, up),
+        partial((up.rows + 127) / 128 * 2048ull * 4),
+        db(up.groups * 2048ull * 4) {}
 };
 void time_sequence(const char* name, const std::vector<int>& counts, cudaStream_t stream) {
   std::vector<Layer> layers;
@@ -317,18 +333,24 @@ void time_sequence(const char* name, const std::vector<int>& counts, cudaStream_
     const RowGroups g = l.up.row_groups;
     const GemmWorkspace space = {l.up.workspace.data, l.up.workspace.bytes};
     switch (kernel) {
-      case 0: return gemm_forward_gelu(l.up.x.data, l.up.w.data, {l.up.bias.data}, l.h.pre.data, l.h.main.data, g, F, H, stream);
-      case 1: return gemm_forward(l.h.main.data, l.down.w.data, {l.down.bias.data}, l.y.main.data, g, H, F, stream);
+      case 0:
+        return gemm_forward_gelu(l.up.x.data, l.up.w.data, {l.up.bias.data}, l.h.pre.data, l.h.main.data, g, F, H,
+                                 stream);
+      case 1:
+        return gemm_forward(l.h.main.data, l.down.w.data, {l.down.bias.data}, l.y.main.data, g, H, F, stream);
       case 2:
-        return gemm_data_gradient_gelu(l.down.dy.data, l.down.w.data, l.h.pre.data, l.dpre.main.data, l.partial.as<float>(),
-                                       g, H, F, stream);
-      case 3: return gemm_weight_gradient(l.down.dy.data, l.h.main.data, l.dw2.main.data, true, g, H, F, space, stream);
-      case 4: return gemm_weight_gradient(l.dpre.main.data, l.up.x.data, l.dw1.main.data, true, g, F, H, space, stream);
+        return gemm_data_gradient_gelu(l.down.dy.data, l.down.w.data, l.h.pre.data, l.dpre.main.data,
+                                       l.partial.as<float>(), g, H, F, stream);
+      case 3:
+        return gemm_weight_gradient(l.down.dy.data, l.h.main.data, l.dw2.main.data, true, g, H, F, space, stream);
+      case 4:
+        return gemm_weight_gradient(l.dpre.main.data, l.up.x.data, l.dw1.main.data, true, g, F, H, space, stream);
       case 5:
         reduce_column_partials(l.partial.as<float>(), l.db.as<float>(), g, F, stream);
         column_partials(l.down.dy.data, l.partial.as<float>(), g, H, stream);
         return reduce_column_partials(l.partial.as<float>(), l.db.as<float>(), g, H, stream);
-      default: return gemm_data_gradient(l.dpre.main.data, l.up.w.data, l.dx.main.data, g, F, H, stream);
+      default:
+        return gemm_data_gradient(l.dpre.main.data, l.up.w.data, l.dx.main.data, g, F, H, stream);
     }
   };
   std::vector<cudaEvent_t> events;
@@ -393,7 +415,8 @@ void time_blas(cudaStream_t stream, const Blas& blas) {
       std::vector<Outputs> outs;
       for (int i = 0; i < 3; ++i) sets.emplace_back(s, 7 + i), outs.emplace_back(k, sets.back());
       const bool f = k == Kind::kWeightFloat;
-      const double us = time_graph(stream, [&](int i) { run_blas(k, sets[i], blas, outs[i].main.data, f, true); }, 3);
+      const double us = time_graph(
+          stream, [&](int i) { run_blas(k, sets[i], blas, outs[i].main.data, f, true); }, 3);
       std::printf("  time %-8s %-13s %-18s %7.1f us %6.0f TFLOP/s", kind_name(k), "cuBLAS", s.name, us,
                   sets[0].flop() / us / 1e6);
       if (s.counts.empty()) {
@@ -424,7 +447,10 @@ void time_blas(cudaStream_t stream, const Blas& blas) {
     }
     const double first = time_graph(
         stream,
-        [&](int i) { column_partials(sets[i].dy.data, partial[i].as<float>(), sets[i].row_groups, s.outputs, stream); }, 3);
+        [&](int i) {
+          column_partials(sets[i].dy.data, partial[i].as<float>(), sets[i].row_groups, s.outputs, stream);
+        },
+        3);
     const double second = time_graph(
         stream,
         [&](int i) {
@@ -443,7 +469,8 @@ std::vector<std::string> check_names() {
   return names;
 }
 
-// `name` is one of check_names, "blas", "sequence", or "time" with the checked cases to time behind it, separated by commas.
+// `name` is one of check_names, "blas", "sequence", or "time" with the checked cases to time behind it, separated
+// by commas.
 int run_case(const std::string& name) {
   cudaStream_t stream;
   CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -527,7 +554,8 @@ void run_children(std::vector<Child>& children, int parallel) {
       for (size_t n; (n = fread(buffer, 1, sizeof buffer, c.log)) > 0;) fwrite(buffer, 1, n, stdout);
       std::fclose(c.log);
       if (c.rc != 0)
-        std::printf("CASE %s ended with %d%s\n", c.name.substr(0, 60).c_str(), c.rc, c.rc == 124 ? " (timeout)" : "");
+        std::printf("CASE %s ended with %d%s\n", c.name.substr(0, 60).c_str(), c.rc,
+                    c.rc == 124 ? " (timeout)" : "");
       std::fflush(stdout);
     }
   }

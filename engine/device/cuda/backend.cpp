@@ -28,9 +28,9 @@ namespace {
 constexpr int64_t kWorkspaceBytes = 64 << 20;
 constexpr int64_t kPartBytes = 128 << 10;  // one a multiprocessor, and one for the flags
 
-#define BLAS_CHECK(call)                                                                                       \
-  do {                                                                                                         \
-    const cublasStatus_t status_ = (call);                                                                     \
+#define BLAS_CHECK(call)                                                                                        \
+  do {                                                                                                          \
+    const cublasStatus_t status_ = (call);                                                                      \
     if (status_ != CUBLAS_STATUS_SUCCESS) fail_cuda(#call, cublasGetStatusString(status_), __FILE__, __LINE__); \
   } while (0)
 
@@ -46,7 +46,8 @@ class CudaBackend final : public Backend {
     BLAS_CHECK(cublasCreate(&handles_.blas));
     BLAS_CHECK(cublasLtCreate(&handles_.blas_lt));
     BLAS_CHECK(cublasSetStream(handles_.blas, handles_.stream));
-    // A workspace of our own keeps cuBLAS from allocating during graph capture and its results the same from run to run.
+    // A workspace of our own keeps cuBLAS from allocating during graph capture and its results the same from run to
+    // run.
     BLAS_CHECK(cublasSetWorkspace(handles_.blas, handles_.workspace, kWorkspaceBytes));
     handles_.multiprocessors = properties_.multiProcessorCount;
     handles_.capability = 10 * properties_.major + properties_.minor;

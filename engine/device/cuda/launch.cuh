@@ -7,8 +7,8 @@
 #include <type_traits>
 
 #include "engine/core/bfloat16.h"
-#include "engine/device/stream.h"
 #include "engine/device/cuda/check.h"
+#include "engine/device/stream.h"
 
 namespace glia::cuda {
 
@@ -91,8 +91,8 @@ bool aligned16(const P*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
 }
 
-// Calls f with the widest pack that rows of `columns` elements allow, each matrix beginning at one of `pointers`: an
-// integral_constant of 16 bytes' worth, or 1.
+// Calls f with the widest pack that rows of `columns` elements allow, each matrix beginning at one of `pointers`:
+// an integral_constant of 16 bytes' worth, or 1.
 template <class T, class F, class... P>
 void with_pack_width(int64_t columns, F&& f, const P*... pointers) {
   constexpr int kWide = 16 / sizeof(T);
@@ -121,7 +121,8 @@ __global__ void __launch_bounds__(kThreads) reduce_chunks_kernel(const A* partia
 }
 
 template <class A, class F>
-void reduce_chunks(const char* name, const A* partial, int64_t groups, int chunks, int64_t n, Stream stream, F emit) {
+void reduce_chunks(const char* name, const A* partial, int64_t groups, int chunks, int64_t n, Stream stream,
+                   F emit) {
   if (n == 0 || groups == 0) return;
   reduce_chunks_kernel<<<dim3((n + 31) / 32, groups), dim3(32, 8), 0, stream>>>(partial, chunks, n, emit);
   CUDA_CHECK_LAUNCH(name, stream);

@@ -27,8 +27,8 @@ constexpr float kLog2E = 1.4426950408889634f;
 struct Params {
   const bfloat16 *qkv, *out, *dout;  // [T, 3H], [T, H], [T, H]
   const float* lse;                  // [T, A]
-  bfloat16 *to_out, *to_dqkv;        // forward writes to_out and to_lse, backward to_dqkv and, where wanted, to_sums
-  float *to_lse, *to_sums;           // to_sums [B, 3H]: column sums of each sequence's dqkv
+  bfloat16 *to_out, *to_dqkv;  // forward writes to_out and to_lse, backward to_dqkv and, where wanted, to_sums
+  float *to_lse, *to_sums;     // to_sums [B, 3H]: column sums of each sequence's dqkv
   const int32_t *offsets, *key_lengths;
   int rows, sequences, heads;
   bool causal, dropout;
@@ -425,14 +425,15 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     write_rows<true>(k_tile, row0, n, to + 2 * h, stride, lane, sums[2]);
   }
   if (!p.to_sums) return;
-  // Column sums: of a warp's rows by shuffles, of the group's warps through the tile of V, in order.
+    // Column sums: of a warp's rows by shuffles, of the group's warps through the tile of V, in order.
 #pragma unroll
   for (int part = 0; part < 3; ++part)
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 8);
       sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 16);
-      if (lane < 8) store_shared(v_tile + ((group.warp * 3 + part) * kD + lane * 8 + i) * 4, __float_as_uint(sums[part][i]));
+      if (lane < 8)
+        store_shared(v_tile + ((group.warp * 3 + part) * kD + lane * 8 + i) * 4, __float_as_uint(sums[part][i]));
     }
   group.sync();
   for (int i = group.thread; i < 3 * kD; i += group.threads) {
@@ -452,7 +453,8 @@ __global__ __launch_bounds__(kThreads, kBackwardBlocks) void backward_kernel(con
   zero_tail(p, p.to_dqkv, 3 * p.heads * kD);
   const int b = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   if (p.to_sums && p.offsets[b] == p.offsets[b + 1] && threadIdx.x < 3 * kD)  // an empty sequence
-    p.to_sums[(static_cast<int64_t>(b) * 3 + threadIdx.x / kD) * p.heads * kD + head * kD + threadIdx.x % kD] = 0.0f;
+    p.to_sums[(static_cast<int64_t>(b) * 3 + threadIdx.x / kD) * p.heads * kD + head * kD + threadIdx.x % kD] =
+        0.0f;
 }
 
 Params params_of(const AttentionArgs& args) {

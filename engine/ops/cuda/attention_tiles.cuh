@@ -158,7 +158,8 @@ __device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, flo
 // stride` where position is r, or the key in slot r, and only positions below n exist. What the thread wrote of its
 // 8 columns is added to `sums`, where given.
 template <bool kSlots>
-__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane, float* sums = nullptr) {
+__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane,
+                                           float* sums = nullptr) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int r = row + (lane >> 3) + 4 * i, position = kSlots ? key_of_slot(r) : r;

@@ -1,16 +1,16 @@
-// Matrix products for Hopper (sm_90a) over rows that are grouped by expert, bfloat16 in, float32 sums: forward, data
-// gradient and weight gradient, with what surrounds them fused in. A dense layer is the case of one group.
+// Matrix products for Hopper (sm_90a) over rows that are grouped by expert, bfloat16 in, float32 sums: forward,
+// data gradient and weight gradient, with what surrounds them fused in. A dense layer is the case of one group.
 //
-// Letters: R rows (tokens) of the buffers, E groups, I inputs and O outputs of a layer. Weights are [E, O, I] row-major as
-// in PyTorch's Linear: y = x Wᵀ + b. I and O are multiples of 8, pointers are 16-byte aligned.
+// Letters: R rows (tokens) of the buffers, E groups, I inputs and O outputs of a layer. Weights are [E, O, I]
+// row-major as in PyTorch's Linear: y = x Wᵀ + b. I and O are multiples of 8, pointers are 16-byte aligned.
 //
 // Rows are sorted by group. `offsets` int32 [E + 1] lies on the DEVICE and is read there only; a group starts at a
-// multiple of 128, so it is padded: padded rows of x and dy hold zeros (padded rows of a result hold whatever follows
-// from that, e.g. the bias). Rows from offsets[E] on are neither read nor written. offsets = nullptr: one group of R rows,
-// R any number ≥ 0.
+// multiple of 128, so it is padded: padded rows of x and dy hold zeros (padded rows of a result hold whatever
+// follows from that, e.g. the bias). Rows from offsets[E] on are neither read nor written. offsets = nullptr: one
+// group of R rows, R any number ≥ 0.
 //
-// Nothing here allocates, synchronises or looks at device data from the host, so everything can be captured in a CUDA
-// graph. There are no atomics: the same input gives the same bits. Wrong arguments and CUDA errors throw
+// Nothing here allocates, synchronises or looks at device data from the host, so everything can be captured in a
+// CUDA graph. There are no atomics: the same input gives the same bits. Wrong arguments and CUDA errors throw
 // std::runtime_error.
 #pragma once
 
@@ -55,12 +55,13 @@ void gemm_data_gradient_gelu(const void* dy, const void* w, const void* pre, voi
 // partial[t] = Σ of rows 128 t … 128 t + 127 of m      m [R, N] bf16 → partial [⌈R / 128⌉, N] float32
 void column_partials(const void* m, float* partial, RowGroups groups, int columns, CUstream_st* stream);
 
-// db[e] = Σ over the row tiles of group e of partial   partial [⌈R / 128⌉, N] → db [E, N] float32 (=, empty group: 0)
+// db[e] = Σ over the row tiles of group e of partial   partial [⌈R / 128⌉, N] → db [E, N] float32 (=, empty group:
+// 0)
 void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, CUstream_st* stream);
 
-// Room for the parts of tiles that several blocks compute together, gemm_workspace_bytes() of it on the device. Whoever
-// owns it fills it with zeros once; the kernels leave the flags at its beginning as they found them. Launches that may run
-// at the same time need one each.
+// Room for the parts of tiles that several blocks compute together, gemm_workspace_bytes() of it on the device.
+// Whoever owns it fills it with zeros once; the kernels leave the flags at its beginning as they found them.
+// Launches that may run at the same time need one each.
 struct GemmWorkspace {
   void* data = nullptr;
   std::size_t bytes = 0;

@@ -1,15 +1,16 @@
 // From the accumulators of a warpgroup to device memory: bias, GELU and its derivative, column sums, staging.
 //
-// Every warp works for itself: it owns a few 2 KB chunks (16 rows × 64 columns of bf16, 128-byte swizzle), writes one with
-// stmatrix and hands it to the copy engine, so that stores of a tile overlap the arithmetic and no warp waits for another.
+// Every warp works for itself: it owns a few 2 KB chunks (16 rows × 64 columns of bf16, 128-byte swizzle), writes
+// one with stmatrix and hands it to the copy engine, so that stores of a tile overlap the arithmetic and no warp
+// waits for another.
 #pragma once
 
 #include "engine/ops/cuda/gemm_sm90_schedule.cuh"
 
 namespace glia::cuda::sm90 {
 
-// Φ(−|x|) = exp2(polynomial in |x|): log2 of the normal tail is so smooth that degree 5 gives it to 1.6e-4 of its own value
-// (a tenth of bf16's rounding), far out as well: own minimax fit on [0, 5], falling for ever beyond.
+// Φ(−|x|) = exp2(polynomial in |x|): log2 of the normal tail is so smooth that degree 5 gives it to 1.6e-4 of its
+// own value (a tenth of bf16's rounding), far out as well: own minimax fit on [0, 5], falling for ever beyond.
 __device__ __forceinline__ float normal_tail(float x) {
   const float a = fabsf(x);
   float p = fmaf(a, -0.0002699187877f, 0.005297360763f);
@@ -45,11 +46,16 @@ template <class C>
 __device__ __forceinline__ int chunk_row(const Consumer& c, int mi) {
   return (c.member + mi) * 64 + c.warp * 16;  // one of the two is always 0
 }
-// Chunks are handled in pairs (one fence for both): two row blocks of the same columns, or two column blocks of a row.
+// Chunks are handled in pairs (one fence for both): two row blocks of the same columns, or two column blocks of a
+// row.
 template <class C>
-__device__ __forceinline__ constexpr int pair_mi(int e) { return C::kM64 == 2 ? e : 0; }
+__device__ __forceinline__ constexpr int pair_mi(int e) {
+  return C::kM64 == 2 ? e : 0;
+}
 template <class C>
-__device__ __forceinline__ constexpr int pair_half(int q, int e) { return C::kM64 == 2 ? q : 2 * q + e; }
+__device__ __forceinline__ constexpr int pair_half(int q, int e) {
+  return C::kM64 == 2 ? q : 2 * q + e;
+}
 
 template <class C>
 __device__ __forceinline__ int thread_in_team(const Consumer& c) {
@@ -60,14 +66,16 @@ __device__ __forceinline__ void team_sync(const Consumer& c) {
   named_sync(1 + c.team, C::kTeamSize * kWarpgroup);
 }
 
-// Lane l addresses row l % 8 of 8×8 matrix l / 8; matrices 0, 1 are rows 0–7, 8–15 of the even 8-column group and 2, 3 of
-// the odd one. XOR with (pair << 5) moves on to the next pair of groups: the swizzle is an XOR of bits 4–6 with the row.
+// Lane l addresses row l % 8 of 8×8 matrix l / 8; matrices 0, 1 are rows 0–7, 8–15 of the even 8-column group and
+// 2, 3 of the odd one. XOR with (pair << 5) moves on to the next pair of groups: the swizzle is an XOR of bits 4–6
+// with the row.
 __device__ __forceinline__ uint32_t matrix_address(uint32_t chunk, int lane) {
   const uint32_t r = lane & 7, m = lane >> 3;
   return chunk + ((m & 1) * 8 + r) * 128 + (((m >> 1) ^ r) << 4);
 }
 
-// Issued before the multiplications of the tile: the pre-activation comes into the chunks that the result will replace.
+// Issued before the multiplications of the tile: the pre-activation comes into the chunks that the result will
+// replace.
 template <class C>
 __device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMap* map, const Work& w) {
   if (elected()) {
@@ -104,10 +112,11 @@ __device__ __forceinline__ void reduce_columns(float (&s)[16], int lane, float* 
   *reinterpret_cast<float2*>(row + col) = make_float2(s[0], s[1]);
 }
 
-// float32 accumulators straight to memory: four lanes fill one 32-byte sector. out points at the tile's first element.
+// float32 accumulators straight to memory: four lanes fill one 32-byte sector. out points at the tile's first
+// element.
 template <class C>
-__device__ __forceinline__ void store_float(const Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], float* out,
-                                            int stride, int rows, int cols) {
+__device__ __forceinline__ void store_float(const Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2],
+                                            float* out, int stride, int rows, int cols) {
 #pragma unroll
   for (int mi = 0; mi < C::kM64; ++mi) {
     const int row = chunk_row<C>(c, mi) + (c.lane >> 2);
@@ -115,7 +124,8 @@ __device__ __forceinline__ void store_float(const Consumer& c, const float (&acc
     for (int j = 0; j < C::kTileN / 8; ++j) {
       const int col = j * 8 + 2 * (c.lane & 3);
       float* at = out + static_cast<long long>(row) * stride + col;
-      if (col < cols && row < rows) *reinterpret_cast<float2*>(at) = make_float2(acc[mi][4 * j], acc[mi][4 * j + 1]);
+      if (col < cols && row < rows)
+        *reinterpret_cast<float2*>(at) = make_float2(acc[mi][4 * j], acc[mi][4 * j + 1]);
       if (col < cols && row + 8 < rows)
         *reinterpret_cast<float2*>(at + 8ll * stride) = make_float2(acc[mi][4 * j + 2], acc[mi][4 * j + 3]);
     }
@@ -123,7 +133,8 @@ __device__ __forceinline__ void store_float(const Consumer& c, const float (&acc
 }
 
 // Accumulators of a part of a tile, between two blocks with the same layout of threads: 16 bytes a lane, in order.
-// One flag a warp, raised by the writer and lowered by its only reader, so that the next kernel finds it as this one did.
+// One flag a warp, raised by the writer and lowered by its only reader, so that the next kernel finds it as this
+// one did.
 template <class C>
 __device__ __forceinline__ long long part_warp(const Consumer& c, int block) {
   return (static_cast<long long>(block) * C::kTeamSize + c.member) * 4 + c.warp;
@@ -198,8 +209,8 @@ __device__ __forceinline__ void stage(uint32_t at, const float (&v)[32]) {
   }
 }
 
-// r = dx · GELU'(pre) of a chunk, the pre-activation read from it; column sums of the result (before it is rounded) added to
-// sum[16].
+// r = dx · GELU'(pre) of a chunk, the pre-activation read from it; column sums of the result (before it is rounded)
+// added to sum[16].
 __device__ __forceinline__ void gelu_gradient_chunk(uint32_t at, const float* acc, uint32_t (&r)[4][4],
                                                     float (&sum)[16]) {
 #pragma unroll
@@ -234,8 +245,9 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     team_sync<C>(c);
   }
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, tile & 1);
-  // The chunks of a pair are written and sent off one step later, behind the arithmetic of the next pair, when the fence
-  // has nothing left to wait for. Without a second output a pair is two chunks; with one, a chunk and its GELU.
+  // The chunks of a pair are written and sent off one step later, behind the arithmetic of the next pair, when the
+  // fence has nothing left to wait for. Without a second output a pair is two chunks; with one, a chunk and its
+  // GELU.
   const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
   const uint32_t lane_at = matrix_address(0, c.lane);
   constexpr bool kTwo = C::kEpilogue == Epilogue::kBiasGelu;
@@ -283,7 +295,8 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           float2 b = make_float2(0.0f, 0.0f);
-          if constexpr (C::kHasBias) b = *reinterpret_cast<const float2*>(shared_bias + h * 64 + j * 8 + 2 * (c.lane & 3));
+          if constexpr (C::kHasBias)
+            b = *reinterpret_cast<const float2*>(shared_bias + h * 64 + j * 8 + 2 * (c.lane & 3));
           v[e][4 * j] = a[4 * j] + b.x, v[e][4 * j + 1] = a[4 * j + 1] + b.y;
           v[e][4 * j + 2] = a[4 * j + 2] + b.x, v[e][4 * j + 3] = a[4 * j + 3] + b.y;
         }
@@ -307,7 +320,8 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
   }
   send(kTwo ? C::kChunks - 1 : C::kChunks / 2 - 1);
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
-    // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's writes.
+    // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's
+    // writes.
     const int t = thread_in_team<C>(c);
     team_sync<C>(c);
     if (t < C::kTileN) {

@@ -1,7 +1,7 @@
 // The persistent, warp-specialised GEMM kernel for Hopper (sm_90a): one thread keeps a ring of shared-memory stages
-// filled through the copy engine, two warpgroups multiply out of it with wgmma. One kernel for the forward product, the
-// data gradient and the weight gradient: they differ in which operand is contiguous along the depth, in the order of the
-// tiles (gemm_sm90_schedule.cuh) and in what happens to the accumulators (gemm_sm90_epilogue.cuh).
+// filled through the copy engine, two warpgroups multiply out of it with wgmma. One kernel for the forward product,
+// the data gradient and the weight gradient: they differ in which operand is contiguous along the depth, in the
+// order of the tiles (gemm_sm90_schedule.cuh) and in what happens to the accumulators (gemm_sm90_epilogue.cuh).
 #pragma once
 
 #include "engine/ops/cuda/gemm_sm90_epilogue.cuh"
@@ -33,11 +33,12 @@ struct Layout {
   __device__ uint32_t barriers() const { return base + kBarriersAt; }
 };
 
-// In a cluster the two blocks share the rows of A, in a weight gradient the columns of B: each fetches one half for both.
+// In a cluster the two blocks share the rows of A, in a weight gradient the columns of B: each fetches one half for
+// both.
 template <class C>
 __device__ __forceinline__ void load_stage(const Layout<C>& at, int s, const CUtensorMap* map_a,
-                                           const CUtensorMap* map_b, const Work& w, int k, uint32_t rank, Cache hint_a,
-                                           Cache hint_b) {
+                                           const CUtensorMap* map_b, const Work& w, int k, uint32_t rank,
+                                           Cache hint_a, Cache hint_b) {
   const uint32_t full = at.full(s);
   barrier_expect(full, C::kStageBytes);
   const int step = w.k_first + k;
@@ -49,10 +50,8 @@ __device__ __forceinline__ void load_stage(const Layout<C>& at, int s, const CUt
   for (int half = 0; half < 2; ++half) {
     const int x = C::kOp == Op::kWeightGradient ? w.row + half * 64 : depth;
     const int y = C::kOp == Op::kWeightGradient ? depth : w.row + half * 64;
-    if (!kShareA)
-      load_2d(at.a(s) + half * 8192, map_a, full, x, y, hint_a);
-    else if (half == static_cast<int>(rank))
-      load_2d_multicast(at.a(s) + half * 8192, map_a, full, x, y, 3, hint_a);
+    if (!kShareA) load_2d(at.a(s) + half * 8192, map_a, full, x, y, hint_a);
+    else if (half == static_cast<int>(rank)) load_2d_multicast(at.a(s) + half * 8192, map_a, full, x, y, 3, hint_a);
   }
   if constexpr (C::kOp == Op::kForward) {
     load_3d(at.b(s), map_b, full, depth, w.col, w.group, hint_b);
@@ -60,8 +59,7 @@ __device__ __forceinline__ void load_stage(const Layout<C>& at, int s, const CUt
     const int z = C::kOp == Op::kDataGradient ? w.group : 0;
 #pragma unroll
     for (int j = 0; j < C::kTileN / 64; ++j) {
-      if (!kShareB)
-        load_3d(at.b(s) + j * 8192, map_b, full, w.col + j * 64, depth, z, hint_b);
+      if (!kShareB) load_3d(at.b(s) + j * 8192, map_b, full, w.col + j * 64, depth, z, hint_b);
       else if (j / (C::kTileN / 128) == static_cast<int>(rank))
         load_3d_multicast(at.b(s) + j * 8192, map_b, full, w.col + j * 64, depth, z, 3, hint_b);
     }
@@ -131,18 +129,17 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if constexpr (C::kCluster > 1) cluster_sync();
 
   const auto schedule_of = [&](int team, int teams) {
-    if constexpr (C::kShares)
-      return Shares<C>(p, offsets, order);
-    else
-      return Tiles<C>(p, offsets, static_cast<int>(rank), team, teams);
+    if constexpr (C::kShares) return Shares<C>(p, offsets, order);
+    else return Tiles<C>(p, offsets, static_cast<int>(rank), team, teams);
   };
   Work w;
   if (warpgroup == 0) {
     registers_shrink<C::kProducerRegisters>();
     if (warp == 0) {
       auto schedule = schedule_of(0, 1);
-      // With equal shares all groups are under way at once. The narrower operand, which every gang of a group reads, stays in
-      // the cache only if the other, of which each part is for one gang, passes through it (88 → 83 µs; elsewhere it hurts).
+      // With equal shares all groups are under way at once. The narrower operand, which every gang of a group
+      // reads, stays in the cache only if the other, of which each part is for one gang, passes through it (88 → 83
+      // µs; elsewhere it hurts).
       Cache hint_a = Cache::kNormal, hint_b = Cache::kNormal;
       if constexpr (C::kShares) {
         if (!schedule.whole()) (p.m > p.n ? hint_a : hint_b) = Cache::kPass;

@@ -32,19 +32,20 @@ inline PFN_cuTensorMapEncodeTiled_v12000 map_encoder() {
   return encode;
 }
 
-// bf16 [z, y, x] row-major, copied in boxes of 64 columns × box_y rows with the 128-byte swizzle. Outside the tensor loads
-// give zeros and stores do nothing.
+// bf16 [z, y, x] row-major, copied in boxes of 64 columns × box_y rows with the 128-byte swizzle. Outside the
+// tensor loads give zeros and stores do nothing.
 inline CUtensorMap make_map(const void* data, int rank, long long x, long long y, long long z, int box_y) {
   CUtensorMap map;
   const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(x), static_cast<cuuint64_t>(y), static_cast<cuuint64_t>(z)};
   const cuuint64_t strides[2] = {static_cast<cuuint64_t>(x * 2), static_cast<cuuint64_t>(x * y * 2)};
   const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_y), 1};
   const cuuint32_t steps[3] = {1, 1, 1};
-  const CUresult status = map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<void*>(data), sizes,
-                                        strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  require(status == CUDA_SUCCESS, "a tensor map was refused (null or unaligned pointer, or a size not a multiple of 8?)");
+  const CUresult status =
+      map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<void*>(data), sizes, strides, box,
+                    steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  require(status == CUDA_SUCCESS,
+          "a tensor map was refused (null or unaligned pointer, or a size not a multiple of 8?)");
   return map;
 }
 
@@ -59,7 +60,8 @@ inline int clusters_on_device(int cluster) { return device_value(cudaDevAttrMult
 
 inline void check_groups(const RowGroups& g, int outputs, int inputs) {
   require(g.groups >= 1 && g.groups <= kMaxGroups, "wants 1 to 128 groups");
-  require(g.rows >= 0 && (g.offsets == nullptr || g.rows % kTileRows == 0), "grouped rows come in multiples of 128");
+  require(g.rows >= 0 && (g.offsets == nullptr || g.rows % kTileRows == 0),
+          "grouped rows come in multiples of 128");
   require(g.offsets != nullptr || g.groups == 1, "more than one group needs offsets");
   require(outputs > 0 && inputs > 0 && outputs % 8 == 0 && inputs % 8 == 0, "sizes are multiples of 8");
 }
@@ -90,9 +92,9 @@ void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, 
   check(cudaLaunchKernelEx(&config, gemm_kernel<C>, a, b, out, aux, params), "gemm_sm90: launch");
 }
 
-// Forward and data gradient: a [R, k], output [R, n]. The callers name the configuration that the harness found fastest at the
-// sizes of an expert layer: Ping where an epilogue has much to do (99 and 106 µs against Wide's 110 and 125), clusters of
-// Ping or Quad where the depth is long (67 and 65 against 75 and 73).
+// Forward and data gradient: a [R, k], output [R, n]. The callers name the configuration that the harness found
+// fastest at the sizes of an expert layer: Ping where an epilogue has much to do (99 and 106 µs against Wide's 110
+// and 125), clusters of Ping or Quad where the depth is long (67 and 65 against 75 and 73).
 template <class C>
 void run_rows(const void* a, const void* w, void* out, const void* aux, Params params, RowGroups g, int outputs,
               int inputs, CUstream_st* stream) {
@@ -108,8 +110,8 @@ void run_rows(const void* a, const void* w, void* out, const void* aux, Params p
   const CUtensorMap map_b = make_map(w, 3, inputs, outputs, g.groups, op == Op::kForward ? C::kTileN : kTileK);
   const CUtensorMap map_out = make_map(out, 3, params.n, g.rows, 1, 16);
   const CUtensorMap map_aux = aux != nullptr ? make_map(aux, 3, params.n, g.rows, 1, 16) : map_out;
-  const long long units = static_cast<long long>((g.rows + kTileRows - 1) / kTileRows) *
-                          ((params.n + C::kUnitN - 1) / C::kUnitN);
+  const long long units =
+      static_cast<long long>((g.rows + kTileRows - 1) / kTileRows) * ((params.n + C::kUnitN - 1) / C::kUnitN);
   launch<C>(map_a, map_b, map_out, map_aux, params, units, stream);
 }
 

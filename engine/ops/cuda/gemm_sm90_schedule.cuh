@@ -19,8 +19,8 @@ constexpr int kSharedLimit = 232448;  // bytes a block may have on compute capab
 constexpr int kSmallShared = 1024;    // barriers and the group offsets
 constexpr int kChunkBytes = 2048;     // 16 rows × 64 columns of bf16: what one warp stages for one bulk store
 
-// Who computes a tile. Two teams multiply in turns (ping-pong), so that the epilogue of one overlaps the multiplications
-// of the other; a single team takes the larger tile.
+// Who computes a tile. Two teams multiply in turns (ping-pong), so that the epilogue of one overlaps the
+// multiplications of the other; a single team takes the larger tile.
 struct Ping {
   static constexpr int kTeams = 2, kTeamSize = 1, kTileN = 128, kProducerRegisters = 40, kConsumerRegisters = 232;
 };
@@ -31,21 +31,22 @@ struct Wide {
   static constexpr int kTeams = 1, kTeamSize = 2, kTileN = 256, kProducerRegisters = 40, kConsumerRegisters = 232;
 };
 
-// kCluster = 2: two blocks take neighbouring columns of the same rows and share the loads of A by multicast; in a weight
-// gradient neighbouring rows of the same columns, and the loads of B.
+// kCluster = 2: two blocks take neighbouring columns of the same rows and share the loads of A by multicast; in a
+// weight gradient neighbouring rows of the same columns, and the loads of B.
 template <Op op, Epilogue epilogue, class Teams, int cluster>
 struct Config : Teams {
   using Teams::kTeams, Teams::kTeamSize, Teams::kTileN;
   static constexpr Op kOp = op;
   static constexpr Epilogue kEpilogue = epilogue;
   static constexpr int kCluster = cluster;
-  static constexpr int kConsumers = kTeams * kTeamSize;         // warpgroups that multiply
+  static constexpr int kConsumers = kTeams * kTeamSize;           // warpgroups that multiply
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;  // and one that loads
-  static constexpr int kUnitN = kTileN * cluster;               // columns that a cluster takes at once
-  static constexpr int kM64 = kTileRows / 64 / kTeamSize;       // 64-row blocks of a warpgroup
-  static constexpr int kHalves = kTileN / 64;                   // 64-column chunks of a tile
-  static constexpr int kChunks = kM64 * kHalves;                // 16×64 chunks of a warp's part of a tile
-  static constexpr bool kShares = op == Op::kWeightGradient;  // tiles differ in depth: Shares orders them, not Tiles
+  static constexpr int kUnitN = kTileN * cluster;                 // columns that a cluster takes at once
+  static constexpr int kM64 = kTileRows / 64 / kTeamSize;         // 64-row blocks of a warpgroup
+  static constexpr int kHalves = kTileN / 64;                     // 64-column chunks of a tile
+  static constexpr int kChunks = kM64 * kHalves;                  // 16×64 chunks of a warp's part of a tile
+  static constexpr bool kShares =
+      op == Op::kWeightGradient;  // tiles differ in depth: Shares orders them, not Tiles
   static constexpr bool kHasBias = epilogue == Epilogue::kBias || epilogue == Epilogue::kBiasGelu;
   static constexpr int kABytes = kTileRows * 128;
   static constexpr int kBBytes = kTileN * 128;
@@ -80,7 +81,7 @@ struct Params {
 // One tile (or a part of its depth) for a block.
 struct Work {
   int group;
-  int row;      // first row of the output tile (weight gradient: of dW[group])
+  int row;  // first row of the output tile (weight gradient: of dW[group])
   int col;
   int k_begin;  // first value of the depth (weight gradient: first row of x and dy)
   int k_depth;  // steps of kTileK in the whole tile
@@ -98,7 +99,8 @@ class Tiles {
   __device__ Tiles(const Params& p, const int* offsets, int rank, int team, int teams)
       : p_(p), offsets_(offsets), shift_(rank * C::kTileN), units_n_((p.n + C::kUnitN - 1) / C::kUnitN) {
     // row_ counts row tiles, unit_ the column units; both step without a division.
-    const int cluster = static_cast<int>(blockIdx.x) / C::kCluster, clusters = static_cast<int>(gridDim.x) / C::kCluster;
+    const int cluster = static_cast<int>(blockIdx.x) / C::kCluster,
+              clusters = static_cast<int>(gridDim.x) / C::kCluster;
     const int first = cluster + team * clusters, stride = clusters * teams;
     row_ = first / units_n_, unit_ = first % units_n_;
     step_ = stride / units_n_, unit_step_ = stride % units_n_;
@@ -128,22 +130,25 @@ class Tiles {
   int row_, step_, unit_, unit_step_, end_, group_ = 0;
 };
 
-// Weight gradients, by gangs of blocks that take neighbouring tiles at the same depth. Depths differ as the groups do, so
-// there are two ways, and the offsets say which is faster (all blocks come to the same answer):
+// Weight gradients, by gangs of blocks that take neighbouring tiles at the same depth. Depths differ as the groups
+// do, so there are two ways, and the offsets say which is faster (all blocks come to the same answer):
 //   whole tiles in turns, the deepest first: best while the groups are about equal;
-//   equal shares ("stream-K", Osama et al. 2023): all tiles are laid end to end and every gang gets as many steps of kTileK.
-// A tile that a cut goes through is begun by one gang and ended by its successors, who meet it first thing: they put their
-// sums into `parts` and raise a flag, and the gang that holds the beginning, and comes to it last, adds them in the order of
-// the cuts. Gangs with the later parts have the smaller block numbers: nobody waits for a block that cannot start.
-// With shares the gangs of a group still go through its rows in step, as if by one clock: a tile begins at the row where the
-// clock stands and goes round, so that a row that one block fetches serves others too (95 → 85 µs).
+//   equal shares ("stream-K", Osama et al. 2023): all tiles are laid end to end and every gang gets as many steps
+//   of kTileK.
+// A tile that a cut goes through is begun by one gang and ended by its successors, who meet it first thing: they
+// put their sums into `parts` and raise a flag, and the gang that holds the beginning, and comes to it last, adds
+// them in the order of the cuts. Gangs with the later parts have the smaller block numbers: nobody waits for a
+// block that cannot start. With shares the gangs of a group still go through its rows in step, as if by one clock:
+// a tile begins at the row where the clock stands and goes round, so that a row that one block fetches serves
+// others too (95 → 85 µs).
 template <class C>
 class Shares {
  public:
   // In steps.
   static constexpr int kTileCost = 3;  // an epilogue
-  static constexpr int kCutCost = 28;  // of parts given and added, and of a worse order of loads: shares cost so much more
-  static constexpr int kMinPart = 3;   // less than this is not worth being cut off
+  static constexpr int kCutCost =
+      28;  // of parts given and added, and of a worse order of loads: shares cost so much more
+  static constexpr int kMinPart = 3;  // less than this is not worth being cut off
 
   // order: the groups, the deepest first.
   __device__ Shares(const Params& p, const int* offsets, const uint8_t* order)
@@ -226,7 +231,8 @@ class Shares {
   }
   __device__ int depth(int i) const { return uniform(depth_of(i)); }
   __device__ int cost(int i) const { return (depth(i) + kTileCost) * units_; }
-  // Whole tiles: the turns of a gang run to and fro through the list, so that who had a deeper tile has a less deep one next.
+  // Whole tiles: the turns of a gang run to and fro through the list, so that who had a deeper tile has a less deep
+  // one next.
   __device__ int turned(int gang, int turn) const {
     return turn * gangs_ + (turn % 2 == 0 ? gang : gangs_ - 1 - gang);
   }

@@ -14,7 +14,8 @@ void run_weight_gradient(const void* dy, const void* x, void* dw, Params p, Gemm
   require(workspace.bytes >= gemm_workspace_bytes(), "the workspace is too small");
   require(blocks * C::kTeamSize * 4 * sizeof(unsigned) <= kFlagBytes, "too many multiprocessors for the flags");
   require(blocks % 4 == 0, "wants a multiple of 4 multiprocessors");
-  // Gangs of four tiles: below each other when these are few, otherwise two by two. The clusters in them share columns.
+  // Gangs of four tiles: below each other when these are few, otherwise two by two. The clusters in them share
+  // columns.
   const int tiles_n = (p.n + C::kTileN - 1) / C::kTileN, tiles_m = (p.m + kTileRows - 1) / kTileRows;
   p.gang = 4;
   p.gang_rows = tiles_m < tiles_n || tiles_n == 1 ? 4 : 2;
@@ -49,10 +50,8 @@ void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16,
   p.m = outputs;
   p.n = inputs;
   p.direct = static_cast<float*>(dw);
-  if (dw_bf16)
-    run_weight_gradient<Epilogue::kStore>(dy, x, dw, p, workspace, stream);
-  else
-    run_weight_gradient<Epilogue::kFloat>(dy, x, dw, p, workspace, stream);
+  if (dw_bf16) run_weight_gradient<Epilogue::kStore>(dy, x, dw, p, workspace, stream);
+  else run_weight_gradient<Epilogue::kFloat>(dy, x, dw, p, workspace, stream);
 }
 
 }  // namespace glia::cuda

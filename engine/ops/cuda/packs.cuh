@@ -24,7 +24,9 @@ __device__ __forceinline__ void store(T* p, const A (&v)[W]) {
     uint32_t words[W / 2];
 #pragma unroll
     for (int k = 0; k < W / 2; ++k)
-      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[k]) : "f"(static_cast<float>(v[2 * k + 1])), "f"(static_cast<float>(v[2 * k])));
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
+          : "=r"(words[k])
+          : "f"(static_cast<float>(v[2 * k + 1])), "f"(static_cast<float>(v[2 * k])));
     if constexpr (W == 8) *reinterpret_cast<uint4*>(p) = make_uint4(words[0], words[1], words[2], words[3]);
     else if constexpr (W == 4) *reinterpret_cast<uint2*>(p) = make_uint2(words[0], words[1]);
     else if constexpr (W == 2) *reinterpret_cast<uint32_t*>(p) = words[0];

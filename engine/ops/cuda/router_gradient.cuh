@@ -1,5 +1,5 @@
-// The router's backward pass on CUDA: kernels that router.cu (from the logits' gradient) and route.cu (from the gates', the
-// losses' and the logits' together) share.
+// The router's backward pass on CUDA: kernels that router.cu (from the logits' gradient) and route.cu (from the
+// gates', the losses' and the logits' together) share.
 #pragma once
 #include "engine/ops/cuda/packs.cuh"
 #include "engine/ops/moe_functors.h"
@@ -23,8 +23,9 @@ void with_width(int64_t hidden, F&& f, const P*... pointers) {
   else f(Width<1>{});
 }
 
-// Where d(w x + b) of the logits comes from. Called by whole blocks: begin() once, before a barrier, with room for 8 values
-// that fill() then gets back; fill() sets dr[i][0 … 7] for the tokens tile + i, i < n, and the experts from e0 on.
+// Where d(w x + b) of the logits comes from. Called by whole blocks: begin() once, before a barrier, with room for
+// 8 values that fill() then gets back; fill() sets dr[i][0 … 7] for the tokens tile + i, i < n, and the experts
+// from e0 on.
 template <class A>
 struct LogitsSource {
   RouterShape s;
@@ -46,12 +47,13 @@ struct LogitsSource {
 
 // One pass over x: dx[t] = Σ_e dr[t, e] w[e], and of the chunk's tokens
 //     partial[chunk, e, j] = Σ_t dr[t, e] x[t, j],  partial[chunk, e, H] = Σ_t dr[t, e].
-// grid (chunks, ⌈E / 8⌉, ⌈H / (64·W)⌉), block 64 × 4: a thread has W columns of every 4th token, and of w and the sums of
-// 8 experts in registers; the four sums are added in order. dx only where E <= 8 (else nullptr); partial may be nullptr.
+// grid (chunks, ⌈E / 8⌉, ⌈H / (64·W)⌉), block 64 × 4: a thread has W columns of every 4th token, and of w and the
+// sums of 8 experts in registers; the four sums are added in order. dx only where E <= 8 (else nullptr); partial
+// may be nullptr.
 template <int W, class T, class A, class Source>
 __global__ void __launch_bounds__(kThreads, 2)
-    gradient_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, Source source, T* __restrict__ dx,
-                    A* __restrict__ partial) {
+    gradient_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, Source source,
+                    T* __restrict__ dx, A* __restrict__ partial) {
   constexpr int kTile = 128, kColumnThreads = 64, kLanes = kThreads / kColumnThreads, kColumns = kColumnThreads * W;
   constexpr int kAhead = sizeof(T) == 2 ? 6 : 4;  // rows in flight
   __shared__ __align__(16) A dr[kTile][kExpertsPerPass];
@@ -133,8 +135,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // dcontext[b, e], one warp a sequence: 4 rows of 8 experts at a time.
 template <class A>
-__device__ __forceinline__ void sum_context(const RouterShape& s, const A* context, const A* raw, const A* dlogits, A* dcontext,
-                                            int64_t b) {
+__device__ __forceinline__ void sum_context(const RouterShape& s, const A* context, const A* raw, const A* dlogits,
+                                            A* dcontext, int64_t b) {
   const int lane = threadIdx.x % 32;
   if (b >= s.sequences) return;
   const int64_t end = s.offsets[b + 1];
@@ -159,13 +161,13 @@ __device__ __forceinline__ void sum_context(const RouterShape& s, const A* conte
   }
 }
 
-// Two small sums in one launch. The first `sums` blocks add the chunks of 32 elements of dw and db, each warp every 8th
-// chunk and then the warps in order; the blocks after them make dcontext.
+// Two small sums in one launch. The first `sums` blocks add the chunks of 32 elements of dw and db, each warp every
+// 8th chunk and then the warps in order; the blocks after them make dcontext.
 template <class A>
 __global__ void __launch_bounds__(kThreads)
-    finish_kernel(RouterShape s, const A* __restrict__ partial, int chunks, int sums, A* __restrict__ dw, A* __restrict__ db,
-                         const A* __restrict__ context, const A* __restrict__ raw, const A* __restrict__ dlogits,
-                         A* __restrict__ dcontext) {
+    finish_kernel(RouterShape s, const A* __restrict__ partial, int chunks, int sums, A* __restrict__ dw,
+                  A* __restrict__ db, const A* __restrict__ context, const A* __restrict__ raw,
+                  const A* __restrict__ dlogits, A* __restrict__ dcontext) {
   __shared__ A warp_sums[kWarps][33];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (static_cast<int>(blockIdx.x) >= sums)
