@@ -12,6 +12,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "experiments/html_escape.h"
 
 namespace glia::drawing {
 namespace {
@@ -37,24 +38,6 @@ void set_font(cairo_t* cr, double size, bool bold) {
 }
 
 void set_color(cairo_t* cr, Color c) { cairo_set_source_rgba(cr, c.r / 255.0, c.g / 255.0, c.b / 255.0, c.alpha); }
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      default:
-        out += c;
-    }
-  return out;
-}
 
 // Two decimals without trailing zeros: pictures inline a few thousand numbers.
 std::string short_number(double x) {
@@ -113,7 +96,8 @@ Picture::Picture(double width, double height, std::string title)
     : width_(width), height_(height), title_(std::move(title)) {}
 
 void Picture::rect(double x, double y, double w, double h, Color fill, Color stroke, double line) {
-  shapes_.emplace_back(std::in_place_type<Path>, Path{{{x, y}, {x + w, y}, {x + w, y + h}, {x, y + h}}, true, fill, stroke, line, {}});
+  shapes_.emplace_back(std::in_place_type<Path>,
+                       Path{{{x, y}, {x + w, y}, {x + w, y + h}, {x, y + h}}, true, fill, stroke, line, {}});
 }
 
 void Picture::line(Point a, Point b, Color color, double line, std::vector<double> dashes) {
@@ -122,7 +106,8 @@ void Picture::line(Point a, Point b, Color color, double line, std::vector<doubl
 
 void Picture::polyline(std::vector<Point> points, Color color, double line, std::vector<double> dashes) {
   if (points.size() >= 2)
-    shapes_.emplace_back(std::in_place_type<Path>, Path{std::move(points), false, kNothing, color, line, std::move(dashes)});
+    shapes_.emplace_back(std::in_place_type<Path>,
+                         Path{std::move(points), false, kNothing, color, line, std::move(dashes)});
 }
 
 void Picture::polygon(std::vector<Point> points, Color fill, Color stroke, double line) {
@@ -173,7 +158,7 @@ std::string Picture::svg_text() const {
   std::string out = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" "
       "font-family=\"DejaVu Sans,Verdana,sans-serif\"><title>{2}</title>",
-      short_number(width_), short_number(height_), escaped(title_));
+      short_number(width_), short_number(height_), html_escaped(title_));
   for (const auto& shape : shapes_) {
     if (const auto* path = std::get_if<Path>(&shape)) {
       const auto& p = path->points;
@@ -205,7 +190,7 @@ std::string Picture::svg_text() const {
         out += fmt::format(" transform=\"rotate({} {} {})\"", short_number(style.degrees), short_number(at.x),
                            short_number(at.y));
       out += ">";
-      out += escaped(text) + "</text>";
+      out += html_escaped(text) + "</text>";
     }
   }
   return out + "</svg>";
@@ -261,7 +246,7 @@ void Picture::write_svg(const std::string& path) const {
   check_status(cairo_surface_status(surface.get()), "SVG");
   // cairo writes no title; screen readers and browsers' tabs want one.
   if (const size_t end = text.find('>', text.find("<svg")); end != std::string::npos)
-    text.insert(end + 1, fmt::format("\n<title>{}</title>", escaped(title_)));
+    text.insert(end + 1, fmt::format("\n<title>{}</title>", html_escaped(title_)));
   write_file_atomic(path, text);
 }
 

@@ -7,6 +7,7 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "experiments/heatmap.h"
+#include "experiments/html_escape.h"
 #include "experiments/plots.h"
 #include "experiments/report_page.h"
 #include "experiments/tables.h"

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "engine/core/file.h"
+#include "experiments/html_escape.h"
 #include "experiments/published.h"
 
 namespace glia::results {
@@ -230,27 +231,6 @@ std::string as_markdown(const Table& t) {
   }
   if (!t.note.empty()) text += "\n" + t.note + "\n";
   return text;
-}
-
-std::string html_escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  return out;
 }
 
 std::string as_html(const Table& t) {

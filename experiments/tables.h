@@ -34,7 +34,6 @@ std::string print_table(const Summary& summary);
 std::string results_markdown(const Summary& summary);
 void write_results_md(const std::string& path, const Summary& summary);
 
-std::string html_escaped(const std::string& text);
 std::string format_p(const std::optional<double>& p);  // "0.031", "<0.001", "n/a"
 std::string format_duration(double seconds);           // "95.5 s", "12 min 4 s", "3 h 12 min"
 
