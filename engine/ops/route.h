@@ -1,6 +1,6 @@
 // Top-k routing of one layer in one step: logits, gates, choices and load losses. On CUDA in bfloat16 with at most
-// 8 experts that is two launches forward and three backward; elsewhere, and as the reference, the ops of moe.h one
-// by one. Letters as in moe.h: T rows (tail included), H columns, E experts, K choices a row, B sequences.
+// 8 experts that is three launches each way; elsewhere, and as the reference, the ops of moe.h one by one.
+// Letters as in moe.h: T rows (tail included), H columns, E experts, K choices a row, B sequences.
 #pragma once
 #include "engine/ops/moe.h"
 
