@@ -33,7 +33,7 @@ const std::array<FlagSet, 3> kPresets{{
       {"log-every", "25"},
       {"validation-fraction", "0.1"}}},
     {"small",
-     "an hour or so on two CPU cores: a smaller model on real data",
+     "half an hour on two CPU cores: a smaller model on real data",
      {{"seeds", "2"},
       {"layers", "4"},
       {"hidden", "128"},
