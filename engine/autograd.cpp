@@ -90,6 +90,15 @@ Tensor Grads::buffer(size_t i) {
   return empty(*input.context, input.shape, input.dtype);
 }
 
+Tensor Grads::buffer(size_t i, DType dtype) {
+  if (dtype == this->dtype(i)) return buffer(i);
+  return empty(*node_.inputs[i]->context, node_.inputs[i]->shape, dtype);
+}
+
+void Grads::add_cast(size_t i, const Tensor& g) {
+  if (wants(i)) add(i, g.dtype() == dtype(i) ? g : cast(g, dtype(i)));
+}
+
 void Grads::add(size_t i, Tensor g) {
   if (!wants(i)) return;
   Node& input = *node_.inputs[i];

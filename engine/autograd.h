@@ -29,12 +29,15 @@ class Grads {
   // overwritten (=) and then passed to add(i, …). For a parameter it is its own gradient buffer where possible,
   // which saves a copy.
   Tensor buffer(size_t i);
+  // The same in `dtype` whatever the gradient's is, for add_cast(): where a kernel sums in a wider type.
+  Tensor buffer(size_t i, DType dtype);
   // Whether buffer(i) is the parameter's own gradient buffer, and nothing was added to the gradient yet.
   bool owns_buffer(size_t i) const;
   DType dtype(size_t i) const;  // of input i's gradient
   // dL/d(input i) += g. Checks shape, gradient dtype and context. g itself is kept, so it must not be written to
   // afterwards.
   void add(size_t i, Tensor g);
+  void add_cast(size_t i, const Tensor& g);  // add(), g in any floating dtype
 
  private:
   friend std::vector<Var> record_joint(const char*, std::vector<Tensor>, std::vector<Var>,

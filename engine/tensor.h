@@ -1,5 +1,5 @@
-// Tensor: a handle to contiguous row-major elements on one device. Copies of the handle share the elements; reshape and
-// rows() are views; everything else that moves elements says so (clone, to_vector, cast, copy_from).
+// Tensor: a handle to contiguous row-major elements on one device. Copies of the handle share the elements; reshape
+// and rows() are views; everything else that moves elements says so (clone, to_vector, cast, copy_from).
 #pragma once
 
 #include <memory>
@@ -49,7 +49,9 @@ class Tensor {
   void* raw() const;
 
   // Views: the same elements. One extent of reshape may be −1 and is inferred.
-  Tensor reshape(std::initializer_list<int64_t> extents) const { return reshape_to(extents.begin(), extents.size()); }
+  Tensor reshape(std::initializer_list<int64_t> extents) const {
+    return reshape_to(extents.begin(), extents.size());
+  }
   Tensor reshape(const Shape& shape) const { return reshape_to(shape.begin(), shape.rank()); }
   Tensor rows(int64_t begin, int64_t end) const;  // along the leading dimension
   bool same_storage(const Tensor& other) const { return storage_ == other.storage_; }
@@ -57,7 +59,7 @@ class Tensor {
 
   // Copies.
   Tensor clone() const;
-  Tensor to(Context& target) const;  // across devices through the host
+  Tensor to(Context& target) const;      // across devices through the host
   void copy_from(const Tensor& source);  // same shape, dtype and context
   void zero();
   // To the host, converted to T; waits for the device.
@@ -75,6 +77,12 @@ class Tensor {
   DType dtype_ = DType::kFloat32;
 };
 
+// Where the elements lie, or nullptr for a tensor that is not there: how kernels take optional arguments.
+template <class T>
+T* data_or_null(const Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+
 Tensor empty(Context& context, const Shape& shape, DType dtype = DType::kFloat32);
 Tensor zeros(Context& context, const Shape& shape, DType dtype = DType::kFloat32);
 Tensor full(Context& context, const Shape& shape, double value, DType dtype = DType::kFloat32);
@@ -90,16 +98,16 @@ Tensor from_vector(Context& context, const std::vector<T>& values, const Shape& 
 }
 
 // N(0, std²), cut at ±2 std when truncated; element i is the same number on every device and for every dtype.
-Tensor random_normal(Context& context, const Shape& shape, double std, uint64_t seed, uint32_t purpose, uint32_t step = 0,
-                     DType dtype = DType::kFloat32, bool truncated = false);
-Tensor random_uniform(Context& context, const Shape& shape, double low, double high, uint64_t seed, uint32_t purpose,
-                      uint32_t step = 0, DType dtype = DType::kFloat32);
+Tensor random_normal(Context& context, const Shape& shape, double std, uint64_t seed, uint32_t purpose,
+                     uint32_t step = 0, DType dtype = DType::kFloat32, bool truncated = false);
+Tensor random_uniform(Context& context, const Shape& shape, double low, double high, uint64_t seed,
+                      uint32_t purpose, uint32_t step = 0, DType dtype = DType::kFloat32);
 
 // Kernels that the tensor and the tape themselves need (tensor_kernels.cpp, tensor_kernels.cu).
 Tensor cast(const Tensor& x, DType dtype);
 void cast_into(const Tensor& x, const Tensor& y);        // y = x, y's dtype
 void accumulate(const Tensor& sum, const Tensor& term);  // sum += term
-Tensor sum_of(std::span<const Tensor> terms);            // a new tensor; 1 … 4 terms of one shape and dtype, added in order
+Tensor sum_of(std::span<const Tensor> terms);  // a new tensor; 1 … 4 terms of one shape and dtype, added in order
 void fill(const Tensor& x, double value);
 bool all_finite(const Tensor& x);  // waits for the device
 

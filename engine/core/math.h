@@ -28,16 +28,14 @@ GLIA_HD double log(double x) { return ::log(x); }
 GLIA_HD double log1p(double x) { return ::log1p(x); }
 GLIA_HD double tanh(double x) { return ::tanh(x); }
 
-// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2. 2^n is multiplied in two halves, so that subnormal results
-// and those just below the largest float come out right.
-GLIA_HD float exp(float x) {
-#ifdef __CUDA_ARCH__
-  return ::expf(x);
-#else
-  x = x > 89.0f ? 89.0f : x;  // written so that NaN passes
-  x = x < -104.0f ? -104.0f : x;
-  const float shifted = fma(x, 1.44269504f, 12582912.0f);  // 1.5·2^23: the sum's low bits are n
-  const float n = shifted - 12582912.0f;
+#ifndef __CUDA_ARCH__
+// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2.
+struct ExpParts {
+  float mantissa;    // e^r
+  int32_t exponent;  // n + the bits of 1.5·2^23, whose sum with x / ln 2 has n in its low bits
+};
+GLIA_HD ExpParts exp_parts(float x) {
+  const float shifted = fma(x, 1.44269504f, 12582912.0f), n = shifted - 12582912.0f;
   const float r =
       fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));  // ln 2 in two parts, the first exact in a product
   float p = 1.98919806e-4f;
@@ -46,9 +44,20 @@ GLIA_HD float exp(float x) {
   p = fma(p, r, 4.16664556e-2f);
   p = fma(p, r, 1.66666672e-1f);
   p = fma(p, r, 0.5f);
-  p = fma(p, r * r, r) + 1.0f;
-  const int32_t k = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(12582912.0f), half = k >> 1;
-  return p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((k - half + 127) << 23);
+  return {fma(p, r * r, r) + 1.0f, std::bit_cast<int32_t>(shifted)};
+}
+#endif
+
+// 2^n is multiplied in two halves, so that subnormal results and those just below the largest float come out right.
+GLIA_HD float exp(float x) {
+#ifdef __CUDA_ARCH__
+  return ::expf(x);
+#else
+  x = x > 89.0f ? 89.0f : x;  // written so that NaN passes
+  x = x < -104.0f ? -104.0f : x;
+  const ExpParts e = exp_parts(x);
+  const int32_t k = e.exponent - std::bit_cast<int32_t>(12582912.0f), half = k >> 1;
+  return e.mantissa * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((k - half + 127) << 23);
 #endif
 }
 
@@ -59,19 +68,8 @@ GLIA_HD float exp_negative(float x) {
 #ifdef __CUDA_ARCH__
   return ::expf(x);
 #else
-  const float shifted = fma(x, 1.44269504f, 12582912.0f);
-  const float n = shifted - 12582912.0f;
-  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));
-  float p = 1.98919806e-4f;
-  p = fma(p, r, 1.39345415e-3f);
-  p = fma(p, r, 8.33331048e-3f);
-  p = fma(p, r, 4.16664556e-2f);
-  p = fma(p, r, 1.66666672e-1f);
-  p = fma(p, r, 0.5f);
-  p = fma(p, r * r, r) + 1.0f;
-  const float y =
-      p * std::bit_cast<float>((std::bit_cast<int32_t>(shifted) << 23) + (127 << 23));  // the sum's low bits are n
-  return x < -87.3f ? 0.0f : y;
+  const ExpParts e = exp_parts(x);
+  return x < -87.3f ? 0.0f : e.mantissa * std::bit_cast<float>((e.exponent << 23) + (127 << 23));
 #endif
 }
 

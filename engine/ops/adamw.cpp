@@ -1,6 +1,7 @@
 #include "engine/ops/adamw.h"
 
 #include <algorithm>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -48,7 +49,7 @@ AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t begin
   return {b.p.data<T>() + begin,
           b.m.data<T>() + begin,
           b.v.data<T>() + begin,
-          g.defined() ? g.data<G>() : nullptr,
+          data_or_null<G>(g),
           b.copy.defined() ? b.copy.data<bfloat16>() + begin : nullptr,
           decayed,
           end - begin};
@@ -78,7 +79,7 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
                               low.n,
                               rest.g,
                               rest.n,
-                              touched.defined() ? touched.data<int32_t>() : nullptr,
+                              data_or_null<int32_t>(touched),
                               partial,
                               factors,
                               static_cast<uint32_t*>(b.ticket.raw())};
@@ -117,6 +118,7 @@ namespace {
 // Σ of squares of elements [begin, end), multiples of 8, into eight independent sums: the compiler may vectorise
 // without reordering.
 constexpr int kLanes = 8;
+double total(const double (&sum)[kLanes]) { return std::accumulate(sum, sum + kLanes, 0.0); }
 template <class T>
 GLIA_CLONES void add_squares(const T* g, int64_t begin, int64_t end, double (&sum)[kLanes]) {
   double lanes[kLanes];
@@ -133,7 +135,7 @@ bool is_touched(const int32_t* touched, int64_t row) {
 // The squares of one chunk; of the table's rows, the touched ones.
 template <class T>
 double squares(const AdamWGradients<T>& g, const WaitingRows<T>& rows, int64_t begin, int64_t end) {
-  double sum[kLanes] = {}, total = 0;
+  double sum[kLanes] = {};
   const int64_t table = rows.count * rows.width;
   for (int64_t i = begin; i < end;) {
     const int64_t row = i < table ? i / rows.width : -1,
@@ -141,8 +143,7 @@ double squares(const AdamWGradients<T>& g, const WaitingRows<T>& rows, int64_t b
     if (row < 0 || is_touched(g.touched, row)) add_squares(g.g, i, stop, sum);
     i = stop;
   }
-  for (const double s : sum) total += s;
-  return total;
+  return total(sum);
 }
 
 template <class T, class G>
@@ -194,10 +195,9 @@ void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradient
                 const WaitingRows<T>& rows) {
   const int64_t low_chunks = norm_chunks(g.n_low), chunks = low_chunks + norm_chunks(g.n);
   parallel_for(g.n_low, kNormChunk, [&](int64_t begin, int64_t end) {
-    double sums[kLanes] = {}, total = 0;
-    add_squares(g.low, begin, end, sums);
-    for (const double s : sums) total += s;
-    g.partial[begin / kNormChunk] = total;
+    double sum[kLanes] = {};
+    add_squares(g.low, begin, end, sum);
+    g.partial[begin / kNormChunk] = total(sum);
   });
   parallel_for(g.n, kNormChunk, [&](int64_t begin, int64_t end) {
     g.partial[low_chunks + begin / kNormChunk] = squares(g, rows, begin, end);

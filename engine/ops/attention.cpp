@@ -22,7 +22,7 @@ AttentionArgs attention_args(int64_t rows, int64_t hidden, const Sequences& s, c
   args.dropout = o.dropout;
   args.key = o.key;
   args.offsets = s.offsets.data<int32_t>();
-  args.key_lengths = s.key_lengths.defined() ? s.key_lengths.data<int32_t>() : nullptr;
+  args.key_lengths = data_or_null<int32_t>(s.key_lengths);
   check_attention_args(args);
   return args;
 }

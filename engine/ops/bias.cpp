@@ -22,8 +22,9 @@ Var bias_add(const Var& x, const Var& b) {
     using T = typename decltype(tag)::type;
     const T* from = x.value().data<T>();
     const Accumulator<T>* add = bias.data<Accumulator<T>>();
-    on_device(x.context(), "bias_add", [&] { cpu::bias_add(from, add, y.data<T>(), rows, n); },
-              [&](auto& cuda) { cuda::bias_add(from, add, y.data<T>(), rows, n, cuda.stream); });
+    on_device(
+        x.context(), "bias_add", [&] { cpu::bias_add(from, add, y.data<T>(), rows, n); },
+        [&](auto& cuda) { cuda::bias_add(from, add, y.data<T>(), rows, n, cuda.stream); });
   });
   return record("bias_add", y, {x, b}, [rows, n](const Tensor& dy, Grads& in) {
     in.add(0, dy);
@@ -35,7 +36,8 @@ Var bias_add(const Var& x, const Var& b) {
   });
 }
 
-// y = gelu(s), s = x + b;  dx = dy ∘ gelu'(s), db = Σ_rows dx, in one pass. s is computed again: it is never stored.
+// y = gelu(s), s = x + b;  dx = dy ∘ gelu'(s), db = Σ_rows dx, in one pass. s is computed again: it is never
+// stored.
 Var bias_gelu(const Var& x, const Var& b) {
   check_along_last("bias_gelu", "a bias", x, b);
   const Tensor bias = b.value_as(accumulation_dtype(x.dtype())), saved = x.value();
@@ -44,8 +46,9 @@ Var bias_gelu(const Var& x, const Var& b) {
   dispatch_floating(x.dtype(), "bias_gelu", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Accumulator<T>* add = bias.data<Accumulator<T>>();
-    on_device(x.context(), "bias_gelu", [&] { cpu::bias_gelu(saved.data<T>(), add, y.data<T>(), rows, n); },
-              [&](auto& cuda) { cuda::bias_gelu(saved.data<T>(), add, y.data<T>(), rows, n, cuda.stream); });
+    on_device(
+        x.context(), "bias_gelu", [&] { cpu::bias_gelu(saved.data<T>(), add, y.data<T>(), rows, n); },
+        [&](auto& cuda) { cuda::bias_gelu(saved.data<T>(), add, y.data<T>(), rows, n, cuda.stream); });
   });
   return record("bias_gelu", y, {x, b}, [saved, bias, rows, n, type = b.dtype()](const Tensor& dy, Grads& in) {
     Tensor dx = in.wants(0) ? in.buffer(0) : empty_like(saved);
@@ -53,16 +56,17 @@ Var bias_gelu(const Var& x, const Var& b) {
     dispatch_floating(dy.dtype(), "bias_gelu", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using A = Accumulator<T>;
-      A* sum = db.defined() ? db.data<A>() : nullptr;
-      on_device(dy.context(), "bias_gelu/gradient",
-                [&] {
-                  cpu::bias_gelu_gradient(saved.data<T>(), bias.data<A>(), dy.data<T>(), dx.data<T>(), sum, rows, n);
-                },
-                [&](auto& cuda) {
-                  Tensor partial = empty(dy.context(), {cuda::bias_chunks(rows, n), n}, bias.dtype());
-                  cuda::bias_gelu_gradient(saved.data<T>(), bias.data<A>(), dy.data<T>(), dx.data<T>(), partial.data<A>(), sum,
-                                           rows, n, cuda.stream);
-                });
+      A* sum = data_or_null<A>(db);
+      on_device(
+          dy.context(), "bias_gelu/gradient",
+          [&] {
+            cpu::bias_gelu_gradient(saved.data<T>(), bias.data<A>(), dy.data<T>(), dx.data<T>(), sum, rows, n);
+          },
+          [&](auto& cuda) {
+            Tensor partial = empty(dy.context(), {cuda::bias_chunks(rows, n), n}, bias.dtype());
+            cuda::bias_gelu_gradient(saved.data<T>(), bias.data<A>(), dy.data<T>(), dx.data<T>(), partial.data<A>(),
+                                     sum, rows, n, cuda.stream);
+          });
     });
     in.add(0, dx);
     if (db.defined()) in.add(1, cast(db, type));
@@ -103,17 +107,20 @@ void bias_gelu(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t 
 }
 
 template <class T>
-GLIA_CLONES void bias_gelu_gradient_row(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* sum, int64_t n) {
+GLIA_CLONES void bias_gelu_gradient_row(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
+                                        Accumulator<T>* sum, int64_t n) {
   using A = Accumulator<T>;
 #pragma GCC ivdep
-  for (int64_t j = 0; j < n; ++j) dx[j] = static_cast<T>(static_cast<A>(dy[j]) * Gelu{}.derivative(static_cast<A>(x[j]) + b[j]));
+  for (int64_t j = 0; j < n; ++j)
+    dx[j] = static_cast<T>(static_cast<A>(dy[j]) * Gelu{}.derivative(static_cast<A>(x[j]) + b[j]));
   if (!sum) return;
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<A>(dx[j]);
 }
 
 template <class T>
-void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* db, int64_t rows, int64_t n) {
+void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* db, int64_t rows,
+                        int64_t n) {
   using A = Accumulator<T>;
   const int64_t chunks = (rows + kRows - 1) / kRows;
   std::vector<A> partial(static_cast<size_t>(db ? chunks * n : 0), A{0});
@@ -127,10 +134,11 @@ void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
     for (int64_t j = 0; j < n; ++j) db[j] += partial[c * n + j];
 }
 
-#define INSTANTIATE(T)                                                                        \
-  template void bias_add(const T*, const Accumulator<T>*, T*, int64_t, int64_t);              \
-  template void bias_gelu(const T*, const Accumulator<T>*, T*, int64_t, int64_t);             \
-  template void bias_gelu_gradient(const T*, const Accumulator<T>*, const T*, T*, Accumulator<T>*, int64_t, int64_t);
+#define INSTANTIATE(T)                                                                                      \
+  template void bias_add(const T*, const Accumulator<T>*, T*, int64_t, int64_t);                            \
+  template void bias_gelu(const T*, const Accumulator<T>*, T*, int64_t, int64_t);                           \
+  template void bias_gelu_gradient(const T*, const Accumulator<T>*, const T*, T*, Accumulator<T>*, int64_t, \
+                                   int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

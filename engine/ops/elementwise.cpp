@@ -13,8 +13,9 @@ Tensor unary_value(const char* op, F f, const Tensor& x) {
   Tensor y = empty_like(x);
   dispatch_floating(x.dtype(), op, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    on_device(x.context(), op, [&] { cpu::unary(f, x.data<T>(), y.data<T>(), y.numel()); },
-              [&](auto& cuda) { cuda::unary(f, x.data<T>(), y.data<T>(), y.numel(), cuda.stream); });
+    on_device(
+        x.context(), op, [&] { cpu::unary(f, x.data<T>(), y.data<T>(), y.numel()); },
+        [&](auto& cuda) { cuda::unary(f, x.data<T>(), y.data<T>(), y.numel(), cuda.stream); });
   });
   return y;
 }
@@ -27,10 +28,12 @@ Var unary(const char* op, F f, const Var& x) {
     Tensor dx = in.buffer(0);
     dispatch_floating(dy.dtype(), op, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      on_device(dy.context(), op, [&] { cpu::unary_gradient(f, saved.data<T>(), dy.data<T>(), dx.data<T>(), dy.numel()); },
-                [&](auto& cuda) {
-                  cuda::unary_gradient(f, saved.data<T>(), dy.data<T>(), dx.data<T>(), dy.numel(), cuda.stream);
-                });
+      on_device(
+          dy.context(), op,
+          [&] { cpu::unary_gradient(f, saved.data<T>(), dy.data<T>(), dx.data<T>(), dy.numel()); },
+          [&](auto& cuda) {
+            cuda::unary_gradient(f, saved.data<T>(), dy.data<T>(), dx.data<T>(), dy.numel(), cuda.stream);
+          });
     });
     in.add(0, dx);
   });
@@ -43,8 +46,9 @@ Tensor binary_value(const char* op, F f, const Var& a, const Var& b) {
   dispatch_floating(a.dtype(), op, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T *p = a.value().data<T>(), *q = b.value().data<T>();
-    on_device(a.context(), op, [&] { cpu::binary(f, p, q, y.data<T>(), y.numel()); },
-              [&](auto& cuda) { cuda::binary(f, p, q, y.data<T>(), y.numel(), cuda.stream); });
+    on_device(
+        a.context(), op, [&] { cpu::binary(f, p, q, y.data<T>(), y.numel()); },
+        [&](auto& cuda) { cuda::binary(f, p, q, y.data<T>(), y.numel(), cuda.stream); });
   });
   return y;
 }
@@ -52,22 +56,25 @@ Tensor binary_value(const char* op, F f, const Var& a, const Var& b) {
 // y = f(a, b);  da = dy ∘ ∂f/∂a, db = dy ∘ ∂f/∂b, both in one pass.
 template <class F>
 Var binary(const char* op, F f, const Var& a, const Var& b) {
-  return record(op, binary_value(op, f, a, b), {a, b}, [op, f, a = a.value(), b = b.value()](const Tensor& dy, Grads& in) {
-    Tensor da = in.wants(0) ? in.buffer(0) : Tensor(), db = in.wants(1) ? in.buffer(1) : Tensor();
-    // x · x of one leaf with a gradient buffer: both would be that buffer.
-    if (da.defined() && db.defined() && da.raw() == db.raw()) db = empty_like(db);
-    dispatch_floating(dy.dtype(), op, [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      T *to_a = da.defined() ? da.data<T>() : nullptr, *to_b = db.defined() ? db.data<T>() : nullptr;
-      on_device(dy.context(), op,
-                [&] { cpu::binary_gradient(f, a.data<T>(), b.data<T>(), dy.data<T>(), to_a, to_b, dy.numel()); },
-                [&](auto& cuda) {
-                  cuda::binary_gradient(f, a.data<T>(), b.data<T>(), dy.data<T>(), to_a, to_b, dy.numel(), cuda.stream);
-                });
-    });
-    if (da.defined()) in.add(0, da);
-    if (db.defined()) in.add(1, db);
-  });
+  return record(
+      op, binary_value(op, f, a, b), {a, b}, [op, f, a = a.value(), b = b.value()](const Tensor& dy, Grads& in) {
+        Tensor da = in.wants(0) ? in.buffer(0) : Tensor(), db = in.wants(1) ? in.buffer(1) : Tensor();
+        // x · x of one leaf with a gradient buffer: both would be that buffer.
+        if (da.defined() && db.defined() && da.raw() == db.raw()) db = empty_like(db);
+        dispatch_floating(dy.dtype(), op, [&](auto tag) {
+          using T = typename decltype(tag)::type;
+          T *to_a = data_or_null<T>(da), *to_b = data_or_null<T>(db);
+          on_device(
+              dy.context(), op,
+              [&] { cpu::binary_gradient(f, a.data<T>(), b.data<T>(), dy.data<T>(), to_a, to_b, dy.numel()); },
+              [&](auto& cuda) {
+                cuda::binary_gradient(f, a.data<T>(), b.data<T>(), dy.data<T>(), to_a, to_b, dy.numel(),
+                                      cuda.stream);
+              });
+        });
+        if (da.defined()) in.add(0, da);
+        if (db.defined()) in.add(1, db);
+      });
 }
 
 }  // namespace
@@ -84,9 +91,8 @@ Var mul(const Var& a, const Var& b) { return binary("mul", Mul{}, a, b); }
 Var div(const Var& a, const Var& b) { return binary("div", Div{}, a, b); }
 
 Var scale(const Var& x, double factor) {
-  return record("scale", unary_value("scale", Scale{factor}, x.value()), {x}, [factor](const Tensor& dy, Grads& in) {
-    in.add(0, unary_value("scale", Scale{factor}, dy));
-  });
+  return record("scale", unary_value("scale", Scale{factor}, x.value()), {x},
+                [factor](const Tensor& dy, Grads& in) { in.add(0, unary_value("scale", Scale{factor}, dy)); });
 }
 Var add_scalar(const Var& x, double term) {
   return record("add_scalar", unary_value("add_scalar", AddScalar{term}, x.value()), {x},
@@ -145,7 +151,8 @@ template <class F, class T>
 GLIA_CLONES void unary_gradient_loop(F f, const T* saved, const T* dy, T* dx, int64_t n) {
   using A = Accumulator<T>;
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) dx[i] = static_cast<T>(static_cast<A>(dy[i]) * f.derivative(static_cast<A>(saved[i])));
+  for (int64_t i = 0; i < n; ++i)
+    dx[i] = static_cast<T>(static_cast<A>(dy[i]) * f.derivative(static_cast<A>(saved[i])));
 }
 
 template <class F, class T>
@@ -160,7 +167,8 @@ void binary(F, const T* a, const T* b, T* y, int64_t n) {
   using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
 #pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) y[i] = static_cast<T>(F::value(static_cast<A>(a[i]), static_cast<A>(b[i])));
+    for (int64_t i = begin; i < end; ++i)
+      y[i] = static_cast<T>(F::value(static_cast<A>(a[i]), static_cast<A>(b[i])));
   });
 }
 
@@ -181,7 +189,7 @@ void binary_gradient(F, const T* a, const T* b, const T* dy, T* da, T* db, int64
   });
 }
 
-#define LINEAR(F)                                        \
+#define LINEAR(F)                                          \
   template void unary(F, const float*, float*, int64_t);   \
   template void unary(F, const double*, double*, int64_t); \
   template void unary(F, const bfloat16*, bfloat16*, int64_t);

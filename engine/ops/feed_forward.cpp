@@ -48,8 +48,7 @@ struct FusedFfn {
   int64_t groups, rows, inputs, hidden, outputs;
 
   cuda::RowGroups row_groups() const {
-    return {offsets.defined() ? offsets.data<int32_t>() : nullptr, static_cast<int>(groups),
-            static_cast<int>(rows)};
+    return {data_or_null<int32_t>(offsets), static_cast<int>(groups), static_cast<int>(rows)};
   }
   Tensor partial(Context& context, int64_t columns) const {
     return empty(context, {(rows + 127) / 128, columns}, DType::kFloat32);
@@ -87,19 +86,15 @@ struct FusedFfn {
     weight_gradient(1, dpre, x, F, I);
     // Bias gradients are summed in float32 and rounded only where the bias itself is 16-bit.
     const auto bias_gradient = [&](size_t i, const Tensor& partials, int columns) {
-      Tensor db = in.buffer(i);
-      const Tensor wide = db.dtype() == DType::kFloat32 ? db : empty(context, db.shape(), DType::kFloat32);
+      const Tensor db = in.buffer(i, DType::kFloat32);
       run("feed_forward/db", [&](auto& cuda) {
-        cuda::reduce_column_partials(partials.data<float>(), wide.data<float>(), g, columns, cuda.stream);
+        cuda::reduce_column_partials(partials.data<float>(), db.data<float>(), g, columns, cuda.stream);
       });
-      if (!wide.same_storage(db)) cast_into(wide, db);
-      in.add(i, db);
+      in.add_cast(i, db);
     };
     if (in.wants(2)) bias_gradient(2, sums, F);
-    if (in.wants(4) && dy_sums.defined()) {
-      Tensor db = in.buffer(4);
-      if (!dy_sums.same_storage(db)) cast_into(dy_sums, db);
-      in.add(4, db);
+    if (dy_sums.defined()) {
+      in.add_cast(4, dy_sums);
     } else if (in.wants(4)) {
       const Tensor tile_sums = partial(context, outputs);
       run("feed_forward/db",
@@ -154,8 +149,7 @@ FusedFfn run_ffn(const Tensor& x, const Var& w1, const Var& b1, const Var& w2, c
       [&](auto& cuda) {
         if (!offsets.defined())
           return cuda::gemm(cuda, {f.rows, f.outputs, f.hidden, false, true}, f.h.data<bfloat16>(),
-                            f.w2.data<bfloat16>(), z.data<bfloat16>(),
-                            b2_16.defined() ? b2_16.data<bfloat16>() : nullptr);
+                            f.w2.data<bfloat16>(), z.data<bfloat16>(), data_or_null<bfloat16>(b2_16));
         cuda::gemm_forward(f.h.raw(), f.w2.raw(), bias_of(b2.value()), z.raw(), f.row_groups(),
                            static_cast<int>(f.outputs), static_cast<int>(f.hidden), cuda.stream);
       });
@@ -184,9 +178,7 @@ Var fused_layer(const Var& x, const Var& gates, const Dispatch& d, const Var& w1
   return record("expert_layer", combine_rows(z, gates.value(), d).value(), {x, w1, b1, w2, b2, gates},
                 [f, z, d, g = gates.value()](const Tensor& dy, Grads& in) {
                   const Tensor dz = empty_like(z);
-                  Tensor sums = in.wants(4) ? in.buffer(4) : Tensor();
-                  if (!sums.defined() || sums.dtype() != DType::kFloat32)
-                    sums = empty(dy.context(), {f.groups, f.outputs});
+                  const Tensor sums = in.wants(4) ? in.buffer(4, DType::kFloat32) : Tensor();
                   const Tensor dg = in.wants(5) ? in.buffer(5) : Tensor(),
                                drows = in.wants(0) ? empty_like(f.x) : Tensor();
                   combine_gradient(z, g, d, dy, dz, dg, sums);

@@ -35,8 +35,7 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
                before = input_bias.defined() ? input_bias.value_as(sums) : Tensor();
   const auto inputs = [from, skip, scale, before]<class T>(TypeTag<T>) {
     using A = Accumulator<T>;
-    return LayerNormInputs<T>{from.data<T>(), skip.defined() ? skip.data<T>() : nullptr,
-                              before.defined() ? before.data<A>() : nullptr, scale.data<A>()};
+    return LayerNormInputs<T>{from.data<T>(), data_or_null<T>(skip), data_or_null<A>(before), scale.data<A>()};
   };
   Tensor y = empty_like(from), mean = empty(x.context(), {shape.rows}, sums), rstd = empty_like(mean);
   dispatch_floating(x.dtype(), op, [&](auto tag) {
@@ -50,10 +49,9 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
           cuda::layer_norm(shape, in, shift.data<A>(), y.data<T>(), mean.data<A>(), rstd.data<A>(), cuda.stream);
         });
   });
-  const std::array<DType, 3> types{gain.dtype(), bias.dtype(), input_bias.defined() ? input_bias.dtype() : sums};
   return record_summing(
       op, y, {x, residual, gain, bias, input_bias},
-      [shape, inputs, from, scale, mean, rstd, types](std::span<const Tensor> dy, Grads& in) {
+      [shape, inputs, from, scale, mean, rstd](std::span<const Tensor> dy, Grads& in) {
         // Without dropout both summands have the same gradient: one tensor, shared, so it must not be a leaf's own
         // buffer.
         const bool shared = shape.p == 0 && in.wants(1);
@@ -63,7 +61,7 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
         std::array<Tensor, 3> sums;  // the gradients of gain, bias and input bias
         for (size_t i = 0; i < 3; ++i) {
           if (i == 2 && !in.wants(4)) continue;
-          sums[i] = in.wants(2 + i) && types[i] == scale.dtype() ? in.buffer(2 + i) : empty_like(scale);
+          sums[i] = in.wants(2 + i) ? in.buffer(2 + i, scale.dtype()) : empty_like(scale);
           for (size_t j = 0; j < i; ++j)
             if (sums[i].raw() == sums[j].raw()) sums[i] = empty_like(scale);  // the same
         }
@@ -72,9 +70,8 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
           using A = Accumulator<T>;
           Terms<T> terms{{}, static_cast<int>(dy.size())};
           for (size_t i = 0; i < dy.size(); ++i) terms.term[i] = dy[i].template data<T>();
-          const LayerNormGradients<T> out{dx.data<T>(), dskip.defined() ? dskip.data<T>() : nullptr,
-                                          sums[0].data<A>(), sums[1].data<A>(),
-                                          sums[2].defined() ? sums[2].data<A>() : nullptr};
+          const LayerNormGradients<T> out{dx.data<T>(), data_or_null<T>(dskip), sums[0].data<A>(),
+                                          sums[1].data<A>(), data_or_null<A>(sums[2])};
           on_device(
               from.context(), "layer_norm/gradient",
               [&] { cpu::layer_norm_gradient(shape, inputs(tag), mean.data<A>(), rstd.data<A>(), terms, out); },
@@ -88,7 +85,7 @@ Var normalise(const char* op, const Var& x, const Var& residual, const Var& gain
         in.add(0, dx);
         if (in.wants(1)) in.add(1, shared ? dx : dskip);
         for (size_t i = 0; i < 3; ++i)
-          if (in.wants(2 + i)) in.add(2 + i, cast(sums[i], types[i]));
+          if (sums[i].defined()) in.add_cast(2 + i, sums[i]);
       });
 }
 

@@ -439,11 +439,11 @@ void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, 
         const auto bytes = [&](int threads) {
           return threads * kPacks * std::max<int>(2 * a.sources() * 16, a.sums() * sizeof(A) * kPackWidth<T>);
         };
+        const int limit = shared_limit();
         int threads = 32 * kMostWarps;
-        while (bytes(threads) > shared_limit() && threads > 32 * G) threads /= 2;
+        while (bytes(threads) > limit && threads > 32 * G) threads /= 2;
         // Always the same limit, whatever this launch takes: other threads launch the kernel with other sizes.
-        CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        shared_limit()));
+        CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
         backward_kernel<T, G><<<chunks, threads, bytes(threads), stream>>>(a);
       },
       [&] {

@@ -80,7 +80,7 @@ Var linear(const Var& x, const Var& w, const Var& b) {
   const Tensor bias = b.defined() ? b.value_as(x.dtype()) : Tensor();
   dispatch_floating(x.dtype(), "linear", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const T* add = bias.defined() ? bias.template data<T>() : nullptr;
+    const T* add = data_or_null<T>(bias);
     on_device(
         x.context(), "linear", [&] { cpu::gemm(s, flat.data<T>(), weight.data<T>(), y.data<T>(), add); },
         [&](auto& cuda) { cuda::gemm(cuda, s, flat.data<T>(), weight.data<T>(), y.data<T>(), add); });

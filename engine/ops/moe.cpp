@@ -15,11 +15,6 @@ namespace {
 
 DType accumulation_type(DType t) { return t == DType::kFloat64 ? t : DType::kFloat32; }
 
-template <class A>
-A* data_or_null(const Tensor& t) {
-  return t.defined() ? t.data<A>() : nullptr;
-}
-
 // The op runs in two floating types only: float and double.
 template <class F>
 void dispatch_accumulator(DType t, const char* op, F&& f) {

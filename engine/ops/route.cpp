@@ -34,9 +34,6 @@ bool is_fused(const Var& x, const Var& w) {
          reinterpret_cast<uintptr_t>(w.value().raw()) % 16 == 0;
 }
 
-const float* floats(const Tensor& t) { return t.defined() ? t.data<float>() : nullptr; }
-float* floats(Tensor& t) { return t.defined() ? t.data<float>() : nullptr; }
-
 // The gradients' formulas stand at the kernels.
 Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& context, int64_t k,
              const Sequences& sequences) {
@@ -67,15 +64,15 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
     on_device(
         device, "route/context", [] {},
         [&](auto& cuda) {
-          cuda::route_context(s, rows.data<bfloat16>(), floats(context_weight),
+          cuda::route_context(s, rows.data<bfloat16>(), data_or_null<float>(context_weight),
                               context.bias.value().template data<float>(), c.data<float>(), cuda.stream);
         });
   on_device(
       device, "route", [] {},
       [&](auto& cuda) {
-        cuda::route(s, k, rows.data<bfloat16>(), floats(weight), b.value().template data<float>(), floats(c),
-                    logits.data<float>(), floats(raw), gates.data<float>(), chosen.data<int32_t>(),
-                    partial.data<float>(), cuda.stream);
+        cuda::route(s, k, rows.data<bfloat16>(), data_or_null<float>(weight), b.value().template data<float>(),
+                    data_or_null<float>(c), logits.data<float>(), data_or_null<float>(raw), gates.data<float>(),
+                    chosen.data<int32_t>(), partial.data<float>(), cuda.stream);
         cuda::sum_load_losses(load, partial.data<float>(), blocks, losses.data<float>(), importance.data<float>(),
                               cuda.stream);
       });
@@ -92,20 +89,21 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
         Tensor dcontext = !c.defined() ? Tensor() : !own ? grad(3, c.shape()) : empty_like(c);
         const Tensor sums = empty_like(logits);
         const Tensor partial = empty(device, {cuda::router_chunks(tokens, s.hidden), experts, s.hidden + 1});
-        bfloat16* to_dx = dx.defined() ? dx.data<bfloat16>() : nullptr;
+        bfloat16* to_dx = data_or_null<bfloat16>(dx);
         on_device(
             device, "route/gradient", [] {},
             [&](auto& cuda) {
-              const cuda::RouteGradient g{floats(dy[0]),
-                                          floats(dy[1]),
-                                          floats(dy[2]),
-                                          floats(gates),
-                                          floats(importance),
+              const cuda::RouteGradient g{data_or_null<float>(dy[0]),
+                                          data_or_null<float>(dy[1]),
+                                          data_or_null<float>(dy[2]),
+                                          data_or_null<float>(gates),
+                                          data_or_null<float>(importance),
                                           chosen.data<int32_t>(),
                                           k};
-              cuda::route_gradient(s, g, rows.data<bfloat16>(), floats(weight), floats(c), floats(raw),
-                                   sums.data<float>(), to_dx, dw.data<float>(), db.data<float>(), floats(dcontext),
-                                   partial.data<float>(), cuda.stream);
+              cuda::route_gradient(s, g, rows.data<bfloat16>(), data_or_null<float>(weight), data_or_null<float>(c),
+                                   data_or_null<float>(raw), sums.data<float>(), to_dx, dw.data<float>(),
+                                   db.data<float>(), data_or_null<float>(dcontext), partial.data<float>(),
+                                   cuda.stream);
             });
         in.add(1, dw);
         in.add(2, db);
@@ -114,8 +112,9 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
           on_device(
               device, "route/context_gradient", [] {},
               [&](auto& cuda) {
-                cuda::route_context_gradient(s, rows.data<bfloat16>(), floats(context_weight), floats(dcontext),
-                                             to_dx, dwa.data<float>(), dba.data<float>(), cuda.stream);
+                cuda::route_context_gradient(s, rows.data<bfloat16>(), data_or_null<float>(context_weight),
+                                             data_or_null<float>(dcontext), to_dx, dwa.data<float>(),
+                                             dba.data<float>(), cuda.stream);
               });
           in.add(3, dwa);
           in.add(4, dba);

@@ -41,13 +41,12 @@ Tensor project(const Tensor& x, const Tensor& w, const Tensor& b) {
   return y;
 }
 
-// db = the sum of the sequences' column sums, in float32 and then in the bias' type.
+// db = the sum of the sequences' column sums.
 void add_bias_gradient(const Tensor& sums, Grads& in) {
   if (!in.wants(2)) return;
-  const Tensor db = in.buffer(2), wide = db.dtype() == DType::kFloat32 ? db : empty(sums.context(), db.shape());
-  column_sum(sums, wide);
-  if (!wide.same_storage(db)) cast_into(wide, db);
-  in.add(2, db);
+  const Tensor db = in.buffer(2, DType::kFloat32);
+  column_sum(sums, db);
+  in.add_cast(2, db);
 }
 
 bool has_fast_path(const Var& x, const AttentionArgs& args) {

@@ -30,10 +30,11 @@ Sequences make_sequences(Context& context, const std::vector<int32_t>& lengths, 
   s.sequence_of = from_vector(context, sequence_of, {s.tokens});
   s.first_rows = s.offsets.rows(0, count);
   if (!key_lengths.empty()) {
-    CHECK(key_lengths.size() == lengths.size(), "make_sequences: {} key lengths for {} sequences", key_lengths.size(), count);
+    CHECK(key_lengths.size() == lengths.size(), "make_sequences: {} key lengths for {} sequences",
+          key_lengths.size(), count);
     for (int64_t b = 0; b < count; ++b)
-      CHECK(0 <= key_lengths[b] && key_lengths[b] <= lengths[b], "make_sequences: sequence {} has {} rows but {} keys", b,
-            lengths[b], key_lengths[b]);
+      CHECK(0 <= key_lengths[b] && key_lengths[b] <= lengths[b],
+            "make_sequences: sequence {} has {} rows but {} keys", b, lengths[b], key_lengths[b]);
     s.key_lengths = from_vector(context, key_lengths, {count});
   }
   return s;
@@ -44,7 +45,7 @@ namespace {
 SequenceRows rows_of(const Sequences& s, const Shape& x, bool skip_first, bool mean, bool only_keys) {
   SequenceRows r;
   r.offsets = s.offsets.data<int32_t>();
-  r.key_lengths = only_keys && s.key_lengths.defined() ? s.key_lengths.data<int32_t>() : nullptr;
+  r.key_lengths = only_keys ? data_or_null<int32_t>(s.key_lengths) : nullptr;
   r.skip = skip_first ? 1 : 0, r.mean = mean;
   r.count = s.count, r.tokens = s.tokens, r.h = x.without(0).numel();
   return r;
@@ -53,8 +54,9 @@ SequenceRows rows_of(const Sequences& s, const Shape& x, bool skip_first, bool m
 void reduce_into(const char* op, const SequenceRows& r, const Tensor& x, const Tensor& y) {
   dispatch_floating(x.dtype(), op, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    on_device(x.context(), op, [&] { cpu::sequence_reduce(r, x.data<T>(), y.data<T>()); },
-              [&](auto& cuda) { cuda::sequence_reduce(r, x.data<T>(), y.data<T>(), cuda.stream); });
+    on_device(
+        x.context(), op, [&] { cpu::sequence_reduce(r, x.data<T>(), y.data<T>()); },
+        [&](auto& cuda) { cuda::sequence_reduce(r, x.data<T>(), y.data<T>(), cuda.stream); });
   });
 }
 
@@ -62,8 +64,9 @@ void spread_into(const char* op, const SequenceRows& r, const Sequences& s, cons
   dispatch_floating(x.dtype(), op, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const int32_t* of = s.sequence_of.data<int32_t>();
-    on_device(x.context(), op, [&] { cpu::sequence_spread(r, of, x.data<T>(), y.data<T>()); },
-              [&](auto& cuda) { cuda::sequence_spread(r, of, x.data<T>(), y.data<T>(), cuda.stream); });
+    on_device(
+        x.context(), op, [&] { cpu::sequence_spread(r, of, x.data<T>(), y.data<T>()); },
+        [&](auto& cuda) { cuda::sequence_spread(r, of, x.data<T>(), y.data<T>(), cuda.stream); });
   });
 }
 
@@ -71,8 +74,8 @@ void spread_into(const char* op, const SequenceRows& r, const Sequences& s, cons
 
 // y[b] = 1/n_b Σ_{rows that count} x[t];  dx[t] = dy[b] / n_b in those rows, 0 elsewhere.
 Var sequence_mean(const Var& x, const Sequences& sequences, bool skip_first) {
-  CHECK(x.rank() >= 1 && x.size(0) == sequences.tokens, "sequence_mean: wants x [T, ..] with T = {}, got {}", sequences.tokens,
-        x.shape());
+  CHECK(x.rank() >= 1 && x.size(0) == sequences.tokens, "sequence_mean: wants x [T, ..] with T = {}, got {}",
+        sequences.tokens, x.shape());
   const SequenceRows r = rows_of(sequences, x.shape(), skip_first, true, true);
   Tensor y = empty(x.context(), x.shape().with(0, sequences.count), x.dtype());
   reduce_into("sequence_mean", r, x.value(), y);
@@ -85,8 +88,8 @@ Var sequence_mean(const Var& x, const Sequences& sequences, bool skip_first) {
 
 // y[t] = x[sequence_of[t]];  dx[b] = Σ_{t in b} dy[t].
 Var sequence_broadcast(const Var& x, const Sequences& sequences) {
-  CHECK(x.rank() >= 1 && x.size(0) == sequences.count, "sequence_broadcast: wants x [B, ..] with B = {}, got {}", sequences.count,
-        x.shape());
+  CHECK(x.rank() >= 1 && x.size(0) == sequences.count, "sequence_broadcast: wants x [B, ..] with B = {}, got {}",
+        sequences.count, x.shape());
   const SequenceRows r = rows_of(sequences, x.shape(), false, false, false);
   Tensor y = empty(x.context(), x.shape().with(0, sequences.tokens), x.dtype());
   spread_into("sequence_broadcast", r, sequences, x.value(), y);
@@ -99,8 +102,8 @@ Var sequence_broadcast(const Var& x, const Sequences& sequences) {
 
 // y[b] = x[offsets[b]];  dx[t] = dy[b] where t is the first row of b, 0 elsewhere.
 Var first_rows(const Var& x, const Sequences& sequences) {
-  CHECK(x.rank() >= 1 && x.size(0) == sequences.tokens, "first_rows: wants x [T, ..] with T = {}, got {}", sequences.tokens,
-        x.shape());
+  CHECK(x.rank() >= 1 && x.size(0) == sequences.tokens, "first_rows: wants x [T, ..] with T = {}, got {}",
+        sequences.tokens, x.shape());
   SequenceRows r = rows_of(sequences, x.shape(), false, false, false);
   r.first_only = true;
   Tensor y = empty(x.context(), x.shape().with(0, sequences.count), x.dtype());
@@ -108,8 +111,9 @@ Var first_rows(const Var& x, const Sequences& sequences) {
     using T = typename decltype(tag)::type;
     const T* from = x.value().data<T>();
     const int32_t* first = sequences.first_rows.data<int32_t>();
-    on_device(x.context(), "first_rows", [&] { cpu::gather_rows(from, first, y.data<T>(), r.tokens, r.count, r.h); },
-              [&](auto& cuda) { cuda::gather_rows(from, first, y.data<T>(), r.tokens, r.count, r.h, cuda.stream); });
+    on_device(
+        x.context(), "first_rows", [&] { cpu::gather_rows(from, first, y.data<T>(), r.tokens, r.count, r.h); },
+        [&](auto& cuda) { cuda::gather_rows(from, first, y.data<T>(), r.tokens, r.count, r.h, cuda.stream); });
   });
   return record("first_rows", y, {x}, [r, sequences](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
@@ -175,8 +179,8 @@ void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T*
   });
 }
 
-#define INSTANTIATE(T)                                                      \
-  template void sequence_reduce(const SequenceRows&, const T*, T*);         \
+#define INSTANTIATE(T)                                              \
+  template void sequence_reduce(const SequenceRows&, const T*, T*); \
   template void sequence_spread(const SequenceRows&, const int32_t*, const T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

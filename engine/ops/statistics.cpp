@@ -16,8 +16,7 @@ void accumulate_utilisation(const Tensor& gates, const Tensor& experts, const Te
         sums.shape());
   const UtilisationShape s{q.tokens, gates.size(1), sums.size(2) - 1, sums.size(1)};
   const int32_t *e = experts.data<int32_t>(), *l = labels.data<int32_t>(), *of = q.sequence_of.data<int32_t>(),
-                *o = q.offsets.data<int32_t>(),
-                *k = q.key_lengths.defined() ? q.key_lengths.data<int32_t>() : nullptr;
+                *o = q.offsets.data<int32_t>(), *k = data_or_null<int32_t>(q.key_lengths);
   double* to = sums.data<double>();
   dispatch_floating(gates.dtype(), "utilisation", [&](auto tag) {
     using T = typename decltype(tag)::type;
