@@ -15,15 +15,13 @@ namespace {
 
 namespace diff = unicode_differences;
 
-template <size_t N>
-bool in(const diff::CodeRange (&table)[N], uint32_t code) {
+template <size_t N> bool in(const diff::CodeRange (&table)[N], uint32_t code) {
   const auto* range =
       std::partition_point(table, table + N, [&](const diff::CodeRange& r) { return r.last < code; });
   return range != table + N && range->first <= code;
 }
 
-template <size_t N>
-uint32_t find(const diff::CodePair (&table)[N], uint32_t code, uint32_t otherwise) {
+template <size_t N> uint32_t find(const diff::CodePair (&table)[N], uint32_t code, uint32_t otherwise) {
   const auto* pair = std::partition_point(table, table + N, [&](const diff::CodePair& p) { return p.code < code; });
   return pair != table + N && pair->code == code && code != 0 ? pair->value : otherwise;
 }
@@ -106,7 +104,8 @@ BertChars::BertChars(bool lowercase) : page_of_(0x1100) {
       utf8proc_int32_t decomposed[16] = {static_cast<utf8proc_int32_t>(c)};
       utf8proc_ssize_t n = 1;
       const utf8proc_property_t* property = utf8proc_get_property(decomposed[0]);
-      const bool whole = property->decomp_seqindex == UINT16_MAX && !(c >= 0xAC00 && c <= 0xD7A3);  // Hangul is computed
+      const bool whole =
+          property->decomp_seqindex == UINT16_MAX && !(c >= 0xAC00 && c <= 0xD7A3);  // Hangul is computed
       if (lowercase && !whole && !in(diff::kNotDecomposed, c)) {
         int boundary = 0;
         n = utf8proc_decompose_char(decomposed[0], decomposed, 16,

@@ -201,13 +201,9 @@ bool CsvReader::next(CsvRow& row) {
   std::string message;
   for (;;) {
     switch (scan_row(row, message)) {
-      case Outcome::kRow:
-        return true;
-      case Outcome::kEnd:
-        return false;
-      case Outcome::kMore:
-        refill();
-        break;
+      case Outcome::kRow: return true;
+      case Outcome::kEnd: return false;
+      case Outcome::kMore: refill(); break;
       case Outcome::kBad:
         bad_rows_.report(message);
         skip_line();

@@ -29,18 +29,10 @@ void absorb(uint32_t (&state)[4], const char* block) {
     uint32_t f = 0;
     int g = 0;
     switch (i / 16) {
-      case 0:
-        f = (b & c) | (~b & d), g = i;
-        break;
-      case 1:
-        f = (d & b) | (~d & c), g = (5 * i + 1) % 16;
-        break;
-      case 2:
-        f = b ^ c ^ d, g = (3 * i + 5) % 16;
-        break;
-      default:
-        f = c ^ (b | ~d), g = 7 * i % 16;
-        break;
+      case 0: f = (b & c) | (~b & d), g = i; break;
+      case 1: f = (d & b) | (~d & c), g = (5 * i + 1) % 16; break;
+      case 2: f = b ^ c ^ d, g = (3 * i + 5) % 16; break;
+      default: f = c ^ (b | ~d), g = 7 * i % 16; break;
     }
     const uint32_t turned = std::rotl(a + f + sines.value[i] + word[g], kShift[i / 16][i % 4]);
     a = d, d = c, c = b, b += turned;

@@ -24,8 +24,7 @@ std::string path_of(const std::string& dir, const std::string& name, uint64_t ke
 
 class Writer {
  public:
-  template <class T>
-  void number(T value) {
+  template <class T> void number(T value) {
     static_assert(std::is_trivially_copyable_v<T>);
     bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
@@ -37,8 +36,7 @@ class Writer {
     number<uint64_t>(values.size());
     for (const std::string& value : values) text(value);
   }
-  template <class T>
-  void numbers(const std::vector<T>& values) {
+  template <class T> void numbers(const std::vector<T>& values) {
     number<uint64_t>(values.size());
     bytes.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
   }
@@ -50,8 +48,7 @@ class Writer {
 class Reader {
  public:
   explicit Reader(std::string_view bytes) : bytes_(bytes) {}
-  template <class T>
-  T number() {
+  template <class T> T number() {
     T value;
     std::memcpy(&value, take(sizeof value), sizeof value);
     return value;
@@ -65,8 +62,7 @@ class Reader {
     for (auto n = number<uint64_t>(); n > 0; --n) values.push_back(text());
     return values;
   }
-  template <class T>
-  std::vector<T> numbers() {
+  template <class T> std::vector<T> numbers() {
     const auto n = number<uint64_t>();
     CHECK(n <= bytes_.size() / sizeof(T), "token cache: {} numbers in {} bytes", n, bytes_.size());
     std::vector<T> values(n);

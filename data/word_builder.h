@@ -13,8 +13,7 @@
 namespace glia {
 
 // kOffsets: remember which bytes of the text each code point came from.
-template <bool kOffsets>
-class WordBuilder {
+template <bool kOffsets> class WordBuilder {
  public:
   static constexpr size_t kMaxChars = 100;  // bytes of longer words are not kept, only counted
 
@@ -22,8 +21,7 @@ class WordBuilder {
 
   // `on_word` is called, without arguments, for each word that this code point completes; the accessors below tell
   // which.
-  template <class F>
-  void take(BertChars::Entry entry, const char* begin, const char* end, F&& on_word) {
+  template <class F> void take(BertChars::Entry entry, const char* begin, const char* end, F&& on_word) {
     switch (entry.kind()) {
       case CharKind::kWord:
         place_marks();
@@ -34,17 +32,10 @@ class WordBuilder {
         add(entry.payload(), begin, end);
         end_word(on_word);
         break;
-      case CharKind::kSpace:
-        end_word(on_word);
-        break;
-      case CharKind::kDrop:
-        break;
-      case CharKind::kBarrier:
-        place_marks();
-        break;
-      case CharKind::kMark:
-        marks_.push_back({entry.payload(), entry.aux(), begin, end});
-        break;
+      case CharKind::kSpace: end_word(on_word); break;
+      case CharKind::kDrop: break;
+      case CharKind::kBarrier: place_marks(); break;
+      case CharKind::kMark: marks_.push_back({entry.payload(), entry.aux(), begin, end}); break;
       case CharKind::kSequence: {
         const BertChars::Entry* part = table_.sequence(entry);
         for (uint32_t i = 0; i < entry.aux(); ++i) take(part[i], begin, end, on_word);
@@ -53,8 +44,7 @@ class WordBuilder {
     }
   }
 
-  template <class F>
-  void end_word(F&& on_word) {
+  template <class F> void end_word(F&& on_word) {
     place_marks();
     if (chars_ == 0) return;
     on_word();
@@ -117,8 +107,7 @@ class WordBuilder {
 };
 
 // f(word) for each normalised word of a text. Words of more than kMaxChars code points are left out.
-template <class F>
-void for_each_word(std::string_view text, bool lowercase, F&& f) {
+template <class F> void for_each_word(std::string_view text, bool lowercase, F&& f) {
   const BertChars& chars = BertChars::get(lowercase);
   WordBuilder<false> builder(chars);
   const auto on_word = [&] {

@@ -153,8 +153,7 @@ PieceTrie::PieceTrie(const Vocabulary& vocabulary) {
 // Splits a text into words and the words into pieces. ASCII words take a fast path; whatever touches another byte
 // goes through the table of code points, one at a time. Sink: bool put(int32_t id, const char* begin, const char*
 // end) (false: enough), constexpr bool kOffsets.
-template <class Sink>
-class WordPieceScanner {
+template <class Sink> class WordPieceScanner {
  public:
   WordPieceScanner(const WordPiece& tokenizer, Sink& sink) : w_(tokenizer), sink_(sink) {}
 
@@ -187,9 +186,7 @@ class WordPieceScanner {
     const bool lowercase = w_.lowercase_;
     while (p < end) {
       switch (ascii_kind(*p)) {
-        case Ascii::kSpace:
-          ++p;
-          continue;
+        case Ascii::kSpace: ++p; continue;
         case Ascii::kPunctuation:
           if (!sink_.put(w_.ascii_piece_[static_cast<uint8_t>(*p)], p, p + 1)) return false;
           ++p;
@@ -204,8 +201,7 @@ class WordPieceScanner {
           p = stop;
           continue;
         }
-        case Ascii::kOther:
-          break;
+        case Ascii::kOther: break;
       }
       p = long_way(p, end);
       if (enough_) return false;

@@ -85,8 +85,7 @@ class WordPiece {
   std::string decode(const int32_t* ids, size_t n, bool skip_special = true) const;
 
  private:
-  template <class Sink>
-  friend class WordPieceScanner;
+  template <class Sink> friend class WordPieceScanner;
 
   // Whole words of up to 16 bytes, by value: most of a text needs one look-up here and no trie.
   struct Slot {

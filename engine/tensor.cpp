@@ -36,8 +36,8 @@ Tensor Tensor::reshape_to(const int64_t* extents, size_t rank) const {
 }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
-  CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= size(0), "rows: wants 0 <= begin <= end <= {}, got {} and {}",
-        rank() ? size(0) : 0, begin, end);
+  CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= size(0),
+        "rows: wants 0 <= begin <= end <= {}, got {} and {}", rank() ? size(0) : 0, begin, end);
   Tensor y = *this;
   y.shape_ = shape_.with(0, end - begin);
   y.offset_ += size(0) ? begin * (bytes() / size(0)) : 0;
@@ -76,8 +76,8 @@ Tensor Tensor::clone() const {
 
 void Tensor::copy_from(const Tensor& source) {
   CHECK(source.shape() == shape_ && source.dtype() == dtype_ && &source.context() == &context(),
-        "copy_from: expected {} {} on {}, got {} {} on {}", dtype_, shape_, device().str(), source.dtype(), source.shape(),
-        source.device().str());
+        "copy_from: expected {} {} on {}, got {} {} on {}", dtype_, shape_, device().str(), source.dtype(),
+        source.shape(), source.device().str());
   context().backend().copy(raw(), source.raw(), bytes(), CopyKind::kDeviceToDevice);
 }
 
@@ -91,8 +91,7 @@ Tensor Tensor::to(Context& target) const {
   return t;
 }
 
-template <class T>
-std::vector<T> Tensor::to_vector() const {
+template <class T> std::vector<T> Tensor::to_vector() const {
   const auto read = [&]<class From>(TypeTag<From>) {
     std::vector<From> stored(static_cast<size_t>(numel()));
     context().backend().copy(stored.data(), raw(), bytes(), CopyKind::kDeviceToHost);
@@ -110,8 +109,8 @@ std::vector<T> Tensor::to_vector() const {
 
 template <class T>
 Tensor from_vector(Context& context, const std::vector<T>& values, const Shape& shape, DType dtype) {
-  CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "from_vector: {} wants {} values, got {}", shape, shape.numel(),
-        values.size());
+  CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "from_vector: {} wants {} values, got {}", shape,
+        shape.numel(), values.size());
   Tensor t = empty(context, shape, dtype);
   const auto write = [&]<class To>(TypeTag<To>) {
     std::vector<To> stored(values.size());
@@ -138,8 +137,7 @@ double Tensor::item() const {
 
 namespace {
 
-template <class Draw>
-Tensor random_tensor(Context& context, const Shape& shape, DType dtype, Draw&& draw) {
+template <class Draw> Tensor random_tensor(Context& context, const Shape& shape, DType dtype, Draw&& draw) {
   std::vector<double> values(static_cast<size_t>(shape.numel()));
   parallel_for(shape.numel(), 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) values[i] = draw(static_cast<uint64_t>(i));
@@ -149,15 +147,16 @@ Tensor random_tensor(Context& context, const Shape& shape, DType dtype, Draw&& d
 
 }  // namespace
 
-Tensor random_normal(Context& context, const Shape& shape, double std, uint64_t seed, uint32_t purpose, uint32_t step,
-                     DType dtype, bool truncated) {
+Tensor random_normal(Context& context, const Shape& shape, double std, uint64_t seed, uint32_t purpose,
+                     uint32_t step, DType dtype, bool truncated) {
   return random_tensor(context, shape, dtype, [&](uint64_t i) {
-    return std * (truncated ? random_truncated_normal(seed, purpose, step, i) : random_normal(seed, purpose, step, i));
+    return std *
+           (truncated ? random_truncated_normal(seed, purpose, step, i) : random_normal(seed, purpose, step, i));
   });
 }
 
-Tensor random_uniform(Context& context, const Shape& shape, double low, double high, uint64_t seed, uint32_t purpose,
-                      uint32_t step, DType dtype) {
+Tensor random_uniform(Context& context, const Shape& shape, double low, double high, uint64_t seed,
+                      uint32_t purpose, uint32_t step, DType dtype) {
   return random_tensor(context, shape, dtype, [&](uint64_t i) {
     return low + (high - low) * uniform_from(random_bits(seed, purpose, step, i));
   });
@@ -169,8 +168,9 @@ void cast_into(const Tensor& x, const Tensor& y) {
     dispatch_floating(y.dtype(), "cast", [&](auto to) {
       using From = typename decltype(from)::type;
       using To = typename decltype(to)::type;
-      on_device(x.context(), "cast", [&] { cpu::cast(x.data<From>(), y.data<To>(), x.numel()); },
-                [&](auto& cuda) { cuda::cast(x.data<From>(), y.data<To>(), x.numel(), cuda.stream); });
+      on_device(
+          x.context(), "cast", [&] { cpu::cast(x.data<From>(), y.data<To>(), x.numel()); },
+          [&](auto& cuda) { cuda::cast(x.data<From>(), y.data<To>(), x.numel(), cuda.stream); });
     });
   });
 }
@@ -184,17 +184,19 @@ Tensor cast(const Tensor& x, DType dtype) {
 
 void accumulate(const Tensor& sum, const Tensor& term) {
   CHECK(sum.shape() == term.shape() && sum.dtype() == term.dtype() && &sum.context() == &term.context(),
-        "accumulate: expected {} {} on {}, got {} {} on {}", sum.dtype(), sum.shape(), sum.device().str(), term.dtype(),
-        term.shape(), term.device().str());
+        "accumulate: expected {} {} on {}, got {} {} on {}", sum.dtype(), sum.shape(), sum.device().str(),
+        term.dtype(), term.shape(), term.device().str());
   dispatch_floating(sum.dtype(), "accumulate", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    on_device(sum.context(), "accumulate", [&] { cpu::accumulate(sum.data<T>(), term.data<T>(), sum.numel()); },
-              [&](auto& cuda) { cuda::accumulate(sum.data<T>(), term.data<T>(), sum.numel(), cuda.stream); });
+    on_device(
+        sum.context(), "accumulate", [&] { cpu::accumulate(sum.data<T>(), term.data<T>(), sum.numel()); },
+        [&](auto& cuda) { cuda::accumulate(sum.data<T>(), term.data<T>(), sum.numel(), cuda.stream); });
   });
 }
 
 Tensor sum_of(std::span<const Tensor> terms) {
-  CHECK(!terms.empty() && terms.size() <= kMostTerms, "sum_of: wants 1 to {} terms, got {}", kMostTerms, terms.size());
+  CHECK(!terms.empty() && terms.size() <= kMostTerms, "sum_of: wants 1 to {} terms, got {}", kMostTerms,
+        terms.size());
   Tensor y = empty_like(terms[0]);
   dispatch_floating(y.dtype(), "sum_of", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -203,16 +205,18 @@ Tensor sum_of(std::span<const Tensor> terms) {
       CHECK(terms[i].shape() == y.shape(), "sum_of: terms of shapes {} and {}", y.shape(), terms[i].shape());
       list.term[i] = terms[i].template data<T>();
     }
-    on_device(y.context(), "accumulate", [&] { cpu::sum_of(list, y.data<T>(), y.numel()); },
-              [&](auto& cuda) { cuda::sum_of(list, y.data<T>(), y.numel(), cuda.stream); });
+    on_device(
+        y.context(), "accumulate", [&] { cpu::sum_of(list, y.data<T>(), y.numel()); },
+        [&](auto& cuda) { cuda::sum_of(list, y.data<T>(), y.numel(), cuda.stream); });
   });
   return y;
 }
 
 void fill(const Tensor& x, double value) {
   const auto run = [&]<class T>(TypeTag<T>) {
-    on_device(x.context(), "fill", [&] { cpu::fill(x.data<T>(), value, x.numel()); },
-              [&](auto& cuda) { cuda::fill(x.data<T>(), value, x.numel(), cuda.stream); });
+    on_device(
+        x.context(), "fill", [&] { cpu::fill(x.data<T>(), value, x.numel()); },
+        [&](auto& cuda) { cuda::fill(x.data<T>(), value, x.numel(), cuda.stream); });
   };
   if (x.dtype() == DType::kInt32) run(TypeTag<int32_t>{});
   else dispatch_floating(x.dtype(), "fill", run);
@@ -223,12 +227,13 @@ bool all_finite(const Tensor& x) {
   return dispatch_floating(x.dtype(), "all_finite", [&](auto tag) {
     using T = typename decltype(tag)::type;
     bool finite = true;
-    on_device(x.context(), "all_finite", [&] { finite = cpu::all_finite(x.data<T>(), x.numel()); },
-              [&](auto& cuda) {
-                Tensor count = zeros(x.context(), {1}, DType::kInt32);
-                cuda::count_not_finite(x.data<T>(), count.data<int32_t>(), x.numel(), cuda.stream);
-                finite = count.to_vector<int32_t>()[0] == 0;
-              });
+    on_device(
+        x.context(), "all_finite", [&] { finite = cpu::all_finite(x.data<T>(), x.numel()); },
+        [&](auto& cuda) {
+          Tensor count = zeros(x.context(), {1}, DType::kInt32);
+          cuda::count_not_finite(x.data<T>(), count.data<int32_t>(), x.numel(), cuda.stream);
+          finite = count.to_vector<int32_t>()[0] == 0;
+        });
     return finite;
   });
 }

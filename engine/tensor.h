@@ -41,8 +41,7 @@ class Tensor {
   Device device() const { return context().device(); }
 
   // The elements; T must be the dtype. Device memory for a CUDA tensor.
-  template <class T>
-  T* data() const {
+  template <class T> T* data() const {
     CHECK(dtype_of<T>() == dtype_, "tensor: holds {}, asked for as {}", dtype_, dtype_of<T>());
     return static_cast<T*>(raw());
   }
@@ -63,8 +62,7 @@ class Tensor {
   void copy_from(const Tensor& source);  // same shape, dtype and context
   void zero();
   // To the host, converted to T; waits for the device.
-  template <class T>
-  std::vector<T> to_vector() const;
+  template <class T> std::vector<T> to_vector() const;
   double item() const;  // the one element of a tensor of one element
 
  private:
@@ -78,10 +76,7 @@ class Tensor {
 };
 
 // Where the elements lie, or nullptr for a tensor that is not there: how kernels take optional arguments.
-template <class T>
-T* data_or_null(const Tensor& t) {
-  return t.defined() ? t.data<T>() : nullptr;
-}
+template <class T> T* data_or_null(const Tensor& t) { return t.defined() ? t.data<T>() : nullptr; }
 
 Tensor empty(Context& context, const Shape& shape, DType dtype = DType::kFloat32);
 Tensor zeros(Context& context, const Shape& shape, DType dtype = DType::kFloat32);
@@ -92,8 +87,7 @@ inline Tensor zeros_like(const Tensor& t) { return zeros(t.context(), t.shape(),
 // From host values, converted to dtype.
 template <class T>
 Tensor from_vector(Context& context, const std::vector<T>& values, const Shape& shape, DType dtype);
-template <class T>
-Tensor from_vector(Context& context, const std::vector<T>& values, const Shape& shape) {
+template <class T> Tensor from_vector(Context& context, const std::vector<T>& values, const Shape& shape) {
   return from_vector(context, values, shape, dtype_of<T>());
 }
 

@@ -3,16 +3,16 @@
 
 namespace glia::cuda {
 
-template <class From, class To>
-void cast(const From* x, To* y, int64_t n, Stream stream) {
-  for_each("cast", n, stream, [=] __device__(int64_t i) { y[i] = static_cast<To>(static_cast<Accumulator<From>>(x[i])); });
+template <class From, class To> void cast(const From* x, To* y, int64_t n, Stream stream) {
+  for_each("cast", n, stream,
+           [=] __device__(int64_t i) { y[i] = static_cast<To>(static_cast<Accumulator<From>>(x[i])); });
 }
 
-template <class T>
-void accumulate(T* sum, const T* term, int64_t n, Stream stream) {
+template <class T> void accumulate(T* sum, const T* term, int64_t n, Stream stream) {
   using A = Accumulator<T>;
   constexpr int kWidth = 16 / sizeof(T);
-  const int64_t packs = reinterpret_cast<uintptr_t>(sum) % 16 || reinterpret_cast<uintptr_t>(term) % 16 ? 0 : n / kWidth;
+  const int64_t packs =
+      reinterpret_cast<uintptr_t>(sum) % 16 || reinterpret_cast<uintptr_t>(term) % 16 ? 0 : n / kWidth;
   for_each("accumulate", packs, stream, [=] __device__(int64_t i) {
     using P = Pack<T, kWidth>;
     P a = reinterpret_cast<const P*>(sum)[i], b = reinterpret_cast<const P*>(term)[i];
@@ -26,8 +26,7 @@ void accumulate(T* sum, const T* term, int64_t n, Stream stream) {
   });
 }
 
-template <class T>
-void sum_of(const Terms<T>& terms, T* y, int64_t n, Stream stream) {
+template <class T> void sum_of(const Terms<T>& terms, T* y, int64_t n, Stream stream) {
   using A = Accumulator<T>;
   constexpr int kWidth = 16 / sizeof(T);
   uintptr_t bits = reinterpret_cast<uintptr_t>(y);
@@ -53,26 +52,24 @@ void sum_of(const Terms<T>& terms, T* y, int64_t n, Stream stream) {
   });
 }
 
-template <class T>
-void fill(T* x, double value, int64_t n, Stream stream) {
+template <class T> void fill(T* x, double value, int64_t n, Stream stream) {
   const T v = static_cast<T>(value);
   for_each("fill", n, stream, [=] __device__(int64_t i) { x[i] = v; });
 }
 
-template <class T>
-void count_not_finite(const T* x, int* count, int64_t n, Stream stream) {
+template <class T> void count_not_finite(const T* x, int* count, int64_t n, Stream stream) {
   for_each("count_not_finite", n, stream, [=] __device__(int64_t i) {
     if (!isfinite(static_cast<Accumulator<T>>(x[i]))) atomicAdd(count, 1);  // an integer: the order does not matter
   });
 }
 
-#define INSTANTIATE(T)                                          \
-  template void cast(const T*, float*, int64_t, Stream);        \
-  template void cast(const T*, double*, int64_t, Stream);       \
-  template void cast(const T*, bfloat16*, int64_t, Stream);     \
-  template void accumulate(T*, const T*, int64_t, Stream);      \
-  template void sum_of(const Terms<T>&, T*, int64_t, Stream);   \
-  template void fill(T*, double, int64_t, Stream);              \
+#define INSTANTIATE(T)                                        \
+  template void cast(const T*, float*, int64_t, Stream);      \
+  template void cast(const T*, double*, int64_t, Stream);     \
+  template void cast(const T*, bfloat16*, int64_t, Stream);   \
+  template void accumulate(T*, const T*, int64_t, Stream);    \
+  template void sum_of(const Terms<T>&, T*, int64_t, Stream); \
+  template void fill(T*, double, int64_t, Stream);            \
   template void count_not_finite(const T*, int*, int64_t, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

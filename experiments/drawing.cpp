@@ -134,22 +134,14 @@ void Picture::marker(Point c, int shape, double r, Color fill, Color stroke) {
   };
   constexpr double pi = std::numbers::pi;
   switch (shape % 8) {
-    case 0:
-      return circle(c, r, fill, stroke);
-    case 1:
-      return star(4, 1, pi / 4);  // square
-    case 2:
-      return star(3, 1, 0);  // triangle
-    case 3:
-      return star(4, 1, 0);  // diamond
-    case 4:
-      return star(3, 1, pi);  // triangle down
-    case 5:
-      return star(4, 0.38, 0);  // four-pointed star
-    case 6:
-      return star(5, 0.45, 0);  // star
-    default:
-      return star(4, 0.38, pi / 4);  // cross
+    case 0: return circle(c, r, fill, stroke);
+    case 1: return star(4, 1, pi / 4);      // square
+    case 2: return star(3, 1, 0);           // triangle
+    case 3: return star(4, 1, 0);           // diamond
+    case 4: return star(3, 1, pi);          // triangle down
+    case 5: return star(4, 0.38, 0);        // four-pointed star
+    case 6: return star(5, 0.45, 0);        // star
+    default: return star(4, 0.38, pi / 4);  // cross
   }
 }
 

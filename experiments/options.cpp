@@ -18,8 +18,7 @@ using O = Options;
 constexpr auto kNone = Flag::Part::kNone, kData = Flag::Part::kData, kModel = Flag::Part::kModel,
                kTrain = Flag::Part::kTrain, kProtocol = Flag::Part::kProtocol;
 
-template <class T>
-T parse_number(const Flag& flag, const std::string& text, const char* wanted) {
+template <class T> T parse_number(const Flag& flag, const std::string& text, const char* wanted) {
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || text.empty())

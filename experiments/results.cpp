@@ -33,12 +33,8 @@ struct Fields {
     if (const auto it = json.find(key); it != json.end()) return *it;
     fail_input("{}: expected the field \"{}\", which is not there", from, key);
   }
-  template <class T>
-  T get(const char* key) const {
-    return convert<T>(at(key), key);
-  }
-  template <class T>
-  T get(const char* key, T otherwise) const {
+  template <class T> T get(const char* key) const { return convert<T>(at(key), key); }
+  template <class T> T get(const char* key, T otherwise) const {
     const auto it = json.find(key);
     return it == json.end() ? otherwise : convert<T>(*it, key);
   }
@@ -47,8 +43,7 @@ struct Fields {
     if (!value.is_object()) fail_input("{}: expected an object as \"{}\", got {}", from, key, value.type_name());
     return value;
   }
-  template <class T>
-  std::vector<T> list(const char* key) const {
+  template <class T> std::vector<T> list(const char* key) const {
     const Json& value = at(key);
     if (!value.is_array()) fail_input("{}: expected a list as \"{}\", got {}", from, key, value.type_name());
     std::vector<T> items;
@@ -57,8 +52,7 @@ struct Fields {
   }
 
  private:
-  template <class T>
-  T convert(const Json& value, const char* key) const {
+  template <class T> T convert(const Json& value, const char* key) const {
     if constexpr (std::is_same_v<T, std::string>) {
       if (value.is_string()) return value.get<T>();
     } else if constexpr (std::is_same_v<T, bool>) {

@@ -31,7 +31,8 @@ double seconds_since(Clock::time_point begin) {
 // What of config.json says what is computed; the rest may differ between two sittings of one run.
 Json identity(Json json) {
   for (const char* key : {"commit", "device", "command"}) json.erase(key);
-  if (json.contains("train")) json["train"].emplace("gradients", "float32");  // kept only where it is something else
+  if (json.contains("train"))
+    json["train"].emplace("gradients", "float32");  // kept only where it is something else
   return json;
 }
 
@@ -56,8 +57,7 @@ class RunLog {
   RunLog(const std::string& folder, int64_t resume_step, bool tensorboard) : metrics_(folder, resume_step) {
     if (tensorboard) events_.emplace(folder, kTime, resume_step);
   }
-  template <class Point>
-  void add(const Point& point) {
+  template <class Point> void add(const Point& point) {
     metrics_.add(point);
     if (!events_) return;
     events_->set_wall_time(kTime + static_cast<double>(point.step));
@@ -349,7 +349,8 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.model["vocabulary"] = data.vocabulary().size();
   c.train = to_json(o, Flag::Part::kTrain);
   c.train["max_length"] = o.max_length;
-  if (o.gradients != "float32") c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
+  if (o.gradients != "float32")
+    c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);

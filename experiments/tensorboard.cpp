@@ -20,8 +20,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "event files are little-endian");
 
-template <class T>
-std::string bytes_of(T value) {
+template <class T> std::string bytes_of(T value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof value);
 }
 

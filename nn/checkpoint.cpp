@@ -7,8 +7,7 @@ namespace {
 
 constexpr const char* kFormat = "glia.checkpoint.1";
 
-template <class T>
-T parse(const SafetensorsFile& file, const std::string& key) {
+template <class T> T parse(const SafetensorsFile& file, const std::string& key) {
   const auto found = file.metadata().find(key);
   T value{};
   if (found == file.metadata().end()) fail_input("{}: expected '{}' in the metadata, found none", file.path(), key);

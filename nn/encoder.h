@@ -43,8 +43,7 @@ class Bert {
     std::vector<Routing> routings;  // [L]
   };
   // ids int32 [T]; positions follow from the pass's sequences
-  Result forward(const Tensor& ids, const Pass& pass,
-                 bool last_layer_first_rows_only) const;
+  Result forward(const Tensor& ids, const Pass& pass, bool last_layer_first_rows_only) const;
 
   Embeddings embeddings;
   std::vector<EncoderLayer> layers;

@@ -12,12 +12,8 @@ void initialise(Tensor value, const std::string& name, Init init, uint64_t seed,
   // 56 bits of the name's hash select the stream: 24 in the purpose, 32 in the step.
   const uint64_t h = hash_bytes(name);
   switch (init.kind) {
-    case Init::Kind::kZero:
-      value.zero();
-      break;
-    case Init::Kind::kOne:
-      fill(value, 1.0);
-      break;
+    case Init::Kind::kZero: value.zero(); break;
+    case Init::Kind::kOne: fill(value, 1.0); break;
     case Init::Kind::kNormal:
       fill_normal(value, {init.std, seed, purpose + static_cast<uint32_t>(h & 0xffffffu),
                           static_cast<uint32_t>(h >> 32), false});

@@ -38,8 +38,7 @@ float float_from_half(uint16_t h) {
   return x;
 }
 
-template <class T, class Convert>
-std::vector<double> widen(const char* from, size_t n, Convert convert) {
+template <class T, class Convert> std::vector<double> widen(const char* from, size_t n, Convert convert) {
   std::vector<double> to(n);
   for (size_t i = 0; i < n; ++i) {
     T x;

@@ -22,8 +22,7 @@ struct Setup {
   int tail = 3;
 };
 
-template <class T>
-struct Case {
+template <class T> struct Case {
   std::vector<int32_t> offsets{0};
   std::vector<int32_t> key_lengths;
   uint32_t step = 7;
@@ -50,16 +49,14 @@ struct Case {
   Case(const Case&) = delete;
 };
 
-template <class T>
-struct Result {
+template <class T> struct Result {
   std::vector<T> out, dqkv;
   std::vector<Accumulator<T>> lse;
 };
 
 constexpr int kGuard = 8;
 
-template <class T>
-Result<T> run(const Case<T>& c) {
+template <class T> Result<T> run(const Case<T>& c) {
   const int64_t t = c.args.rows, h = c.args.hidden();
   Result<T> r;
   r.out.assign(t * h + kGuard, static_cast<T>(-77.0f));
@@ -76,8 +73,7 @@ Result<T> run(const Case<T>& c) {
 }
 
 // Loops in double, straight from the definition; the gradient by the chain rule through each line.
-template <class T>
-Result<double> reference(const Case<T>& c) {
+template <class T> Result<double> reference(const Case<T>& c) {
   const AttentionArgs& a = c.args;
   const int64_t h = a.hidden(), d = a.head_size;
   Result<double> r;
@@ -127,8 +123,7 @@ Result<double> reference(const Case<T>& c) {
 }
 
 // ‖x − y‖ / ‖y‖; a NaN makes it NaN, which fails every comparison. Equal infinities count as equal.
-template <class A, class B>
-double distance(const std::vector<A>& x, const std::vector<B>& y) {
+template <class A, class B> double distance(const std::vector<A>& x, const std::vector<B>& y) {
   double difference = 0, norm = 0;
   for (size_t i = 0; i < y.size(); ++i) {
     const double a = static_cast<double>(x[i]), b = static_cast<double>(y[i]);

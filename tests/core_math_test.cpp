@@ -9,8 +9,7 @@ using namespace glia;
 namespace {
 
 // The largest error over [low, high], in units in the last place of the float result.
-template <class F, class G>
-double worst_ulp(double low, double high, F&& f, G&& exact) {
+template <class F, class G> double worst_ulp(double low, double high, F&& f, G&& exact) {
   double worst = 0;
   for (int i = 0; i <= 200000; ++i) {
     const float x = static_cast<float>(low + (high - low) * i / 200000);
@@ -32,7 +31,8 @@ TEST_CASE("math: float functions are right to two units in the last place") {
   EXPECT(worst_ulp(-87.3, 88.7, e, [](double x) { return std::exp(x); }) < 1.1);
   EXPECT(worst_ulp(-1, 1, e, [](double x) { return std::exp(x); }) < 1.1);
   EXPECT(worst_ulp(-103, -87.4, e, [](double x) { return std::exp(x); }) < 1.1);  // subnormal results
-  EXPECT(worst_ulp(-87.2, 0, [](auto x) { return math::exp_negative(x); }, [](double x) { return std::exp(x); }) < 1.1);
+  EXPECT(worst_ulp(
+             -87.2, 0, [](auto x) { return math::exp_negative(x); }, [](double x) { return std::exp(x); }) < 1.1);
   EXPECT(worst_ulp(0.001, 4, l, [](double x) { return std::log(x); }) < 1.1);
   EXPECT(worst_ulp(1, 1e30, l, [](double x) { return std::log(x); }) < 1.1);
   EXPECT(worst_ulp(1e-42, 1e-38, l, [](double x) { return std::log(x); }) < 1.1);  // subnormal arguments

@@ -53,7 +53,8 @@ TEST_CASE("rng: its logarithm and cosine agree with the C library's") {
 }
 
 TEST_CASE("rng: a permutation holds every index once and depends on its step") {
-  const auto a = random_permutation(1000, 42, purpose::kShuffle, 0), b = random_permutation(1000, 42, purpose::kShuffle, 1);
+  const auto a = random_permutation(1000, 42, purpose::kShuffle, 0),
+             b = random_permutation(1000, 42, purpose::kShuffle, 1);
   EXPECT(a != b);
   std::vector<int> seen(1000);
   for (int i : a) ++seen[i];
@@ -62,8 +63,8 @@ TEST_CASE("rng: a permutation holds every index once and depends on its step") {
 
 TEST_CASE("bfloat16: rounds to nearest even") {
   EXPECT(bfloat16(1.0f).bits == 0x3f80);
-  EXPECT(bfloat16(1.00390625f).bits == 0x3f80);   // half way, even below
-  EXPECT(bfloat16(1.01171875f).bits == 0x3f82);   // half way, even above
+  EXPECT(bfloat16(1.00390625f).bits == 0x3f80);  // half way, even below
+  EXPECT(bfloat16(1.01171875f).bits == 0x3f82);  // half way, even above
   EXPECT(std::isnan(static_cast<float>(bfloat16(NAN))));
 }
 

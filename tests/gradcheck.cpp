@@ -30,7 +30,11 @@ double largest(const Values& v) {
 class Checker {
  public:
   Checker(Context& context, const OpCase& c, const GradcheckOptions& options, GradcheckResult& result)
-      : context_(context), case_(c), options_(options), result_(result), x_(make_inputs(context, c, DType::kFloat64, options.seed)) {}
+      : context_(context),
+        case_(c),
+        options_(options),
+        result_(result),
+        x_(make_inputs(context, c, DType::kFloat64, options.seed)) {}
 
   void run() {
     std::vector<Var> vars;
@@ -49,12 +53,14 @@ class Checker {
     double most = 0;
     for (size_t i = 0; i < vars.size(); ++i) {
       // An input that no path reaches has gradient 0, and the differences must say so too.
-      gradients.push_back(vars[i].grad().defined() ? vars[i].grad().to_vector<double>() : Values(x_[i].numel(), 0.0));
+      gradients.push_back(vars[i].grad().defined() ? vars[i].grad().to_vector<double>()
+                                                   : Values(x_[i].numel(), 0.0));
       most = std::max(most, largest(gradients[i]));
     }
     CHECK(std::isfinite(most), "a gradient is not finite");
     plant(gradients);
-    for (size_t i = 0; i < gradients.size(); ++i) check_input(i, gradients[i], std::max(largest(gradients[i]), 1e-3 * most));
+    for (size_t i = 0; i < gradients.size(); ++i)
+      check_input(i, gradients[i], std::max(largest(gradients[i]), 1e-3 * most));
     if (!(result_.worst <= options_.bound)) result_.verdict = GradcheckResult::Verdict::kFail;
   }
 
@@ -98,7 +104,8 @@ class Checker {
     const auto compare = [&](const Values& direction, double h) {
       const double error = std::abs(difference(i, at, direction, h) - dot(gradient, direction)) / (scale + 1e-12);
       ++result_.checks;
-      if (error > result_.worst || std::isnan(error)) result_.worst = error, result_.worst_input = static_cast<int>(i);
+      if (error > result_.worst || std::isnan(error))
+        result_.worst = error, result_.worst_input = static_cast<int>(i);
     };
     for (int64_t k = 0; k < (n <= kFew ? n : kSample); ++k) {
       Values one(gradient.size(), 0.0);
@@ -108,7 +115,9 @@ class Checker {
     for (int64_t k = 0; n > kFew && k < kDirections; ++k) {
       Values signs(gradient.size());
       for (int64_t e = 0; e < n; ++e)
-        signs[e] = random_bits(options_.seed, purpose::kTest + 4, static_cast<uint32_t>(i * kDirections + k), e) & 1 ? 1 : -1;
+        signs[e] = random_bits(options_.seed, purpose::kTest + 4, static_cast<uint32_t>(i * kDirections + k), e) & 1
+                       ? 1
+                       : -1;
       compare(signs, kStep / 5);
     }
   }

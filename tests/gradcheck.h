@@ -21,11 +21,11 @@ struct GradcheckResult {
   enum class Verdict { kPass, kFail, kNoGradient };
   std::string name;
   size_t inputs = 0;
-  int64_t checks = 0;      // elements and directions compared
-  double worst = 0;        // largest error, relative to the largest gradient element of that input
+  int64_t checks = 0;  // elements and directions compared
+  double worst = 0;    // largest error, relative to the largest gradient element of that input
   int worst_input = -1;
   Verdict verdict = Verdict::kPass;
-  std::string error;       // why it failed where there is no number: an exception, a missing or non-finite gradient
+  std::string error;  // why it failed where there is no number: an exception, a missing or non-finite gradient
   double seconds = 0;
 };
 

@@ -85,7 +85,8 @@ TEST_CASE("parameters: bfloat16 gradients lie first; values, and everything with
     if (low) fill(set.low_gradients(), 7);
     fill(set.gradients(), 7);
     const Tensor x = full(context, {2, 1024}, 1, DType::kBFloat16);
-    backward(add(sum(cast(linear(x, w->var), DType::kFloat32)), add(sum(scale(table->var, 3)), sum(scale(b->var, 5)))));
+    backward(
+        add(sum(cast(linear(x, w->var), DType::kFloat32)), add(sum(scale(table->var, 3)), sum(scale(b->var, 5)))));
     set.complete_gradients();
     EXPECT(w->var.grad().dtype() == (low ? DType::kBFloat16 : DType::kFloat32));
     EXPECT(w->var.grad().raw() == set.gradient(*w).raw());

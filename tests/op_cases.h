@@ -22,8 +22,8 @@ struct OpCase {
   std::string name;               // "softmax", "softmax/odd", … ; unique
   std::vector<CaseInput> inputs;  // each is a parameter whose gradient is checked
   std::function<Var(Context&, const std::vector<Var>&)> run;
-  bool bfloat16 = true;           // also run with bfloat16 inputs, compared by the tolerance rule
-  bool gradient = true;           // false: the op declares none, and gradcheck says so
+  bool bfloat16 = true;  // also run with bfloat16 inputs, compared by the tolerance rule
+  bool gradient = true;  // false: the op declares none, and gradcheck says so
 };
 
 std::vector<OpCase> op_cases();

@@ -28,7 +28,8 @@ Evaluation evaluate(Context& context, const OpCase& c, DType dtype, double pertu
   const auto moved = [&](const Tensor& t, uint32_t i) {
     if (perturb == 0) return t;
     Values v = t.to_vector<double>();
-    for (size_t e = 0; e < v.size(); ++e) v[e] *= 1 + (random_bits(seed, purpose::kTest, i, e) & 1 ? perturb : -perturb);
+    for (size_t e = 0; e < v.size(); ++e)
+      v[e] *= 1 + (random_bits(seed, purpose::kTest, i, e) & 1 ? perturb : -perturb);
     return from_vector(context, v, t.shape(), t.dtype());
   };
   uint32_t i = 0;
@@ -38,7 +39,8 @@ Evaluation evaluate(Context& context, const OpCase& c, DType dtype, double pertu
   Evaluation e{{y.value().to_vector<double>()}, std::max(1.0, static_cast<double>(context.next_node_id - before))};
   if (!c.gradient) return e;
   Values dy(e.results[0].size());
-  for (size_t k = 0; k < dy.size(); ++k) dy[k] = static_cast<double>(bfloat16(random_normal(4, purpose::kTest, 0, k)));
+  for (size_t k = 0; k < dy.size(); ++k)
+    dy[k] = static_cast<double>(bfloat16(random_normal(4, purpose::kTest, 0, k)));
   backward(y, moved(from_vector(context, dy, y.shape(), y.dtype()), 0));
   for (const Var& x : vars)
     e.results.push_back(x.grad().defined() ? x.grad().to_vector<double>() : Values(x.value().numel(), 0.0));
@@ -60,7 +62,8 @@ Values difference(const Values& a, const Values& b) {
 Values rounded(const Values& v, DType dtype) {
   Values r(v.size());
   for (size_t i = 0; i < v.size(); ++i)
-    r[i] = dtype == DType::kBFloat16 ? static_cast<double>(bfloat16(v[i])) : static_cast<double>(static_cast<float>(v[i]));
+    r[i] = dtype == DType::kBFloat16 ? static_cast<double>(bfloat16(v[i]))
+                                     : static_cast<double>(static_cast<float>(v[i]));
   return r;
 }
 
@@ -79,7 +82,8 @@ void check_precision(Context& host, Context& context, const OpCase& c, DType dty
     for (const Evaluation& e : off) moved = std::max(moved, norm(difference(e.results[i], truth)));
     const double ideal = (moved + norm(difference(rounded(truth, dtype), truth))) * std::sqrt(exact.ops);
     const double error = norm(difference(got.results[i], truth)), size = norm(truth) + 1e-30;
-    INFO(c.name, " in ", std::string(name(dtype)), ", result ", i, ": error ", error / size, ", allowed ", (i ? 3 : 2) * ideal / size);
+    INFO(c.name, " in ", std::string(name(dtype)), ", result ", i, ": error ", error / size, ", allowed ",
+         (i ? 3 : 2) * ideal / size);
     EXPECT(error <= (i ? 3 : 2) * ideal + 1e-12 * size);
   }
 }
@@ -106,7 +110,9 @@ TEST_CASE("table: every gradient agrees with finite differences") {
 TEST_CASE("gradcheck: a gradient that is wrong by one part in a thousand is caught, in every kind of row") {
   Context context(test::device());
   for (const OpCase& c : op_cases()) {
-    if (!c.gradient || (c.name != "softmax" && c.name != "bias_gelu/long" && c.name != "linear" && c.name != "model/none")) continue;
+    if (!c.gradient ||
+        (c.name != "softmax" && c.name != "bias_gelu/long" && c.name != "linear" && c.name != "model/none"))
+      continue;
     GradcheckOptions options;
     options.plant_error = c.name;
     const GradcheckResult r = gradcheck(context, c, options);
@@ -130,7 +136,8 @@ TEST_CASE("table: CUDA agrees with the CPU in float64") {
   if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
   Context host(Device::cpu()), context(test::device());
   for (const OpCase& c : op_cases()) {
-    const auto there = evaluate(context, c, DType::kFloat64).results, here = evaluate(host, c, DType::kFloat64).results;
+    const auto there = evaluate(context, c, DType::kFloat64).results,
+               here = evaluate(host, c, DType::kFloat64).results;
     for (size_t i = 0; i < here.size(); ++i) {
       const double error = norm(difference(there[i], here[i]));
       INFO(c.name, ", result ", i, ": ", error);

@@ -49,7 +49,8 @@ std::string count_tags_fault(const std::string& html, std::vector<std::string> t
 }  // namespace
 
 TEST_CASE("plots: no label covers another or leaves the page, at nine configurations and at one") {
-  if (!std::filesystem::exists("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf")) SKIP("DejaVu fonts are not installed");
+  if (!std::filesystem::exists("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"))
+    SKIP("DejaVu fonts are not installed");
   for (const int seeds : {5, 1}) {
     TemporaryFolder tmp("plots");
     if (seeds == 5) write_fake_results(tmp.path, 5, 30);

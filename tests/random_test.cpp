@@ -29,7 +29,8 @@ TEST_CASE("random: the device's Philox gives the host's bits") {
   const UniformFill f = fill_of(0, 1, 7);
   fill_bits(bits, f);
   const auto drawn = bits.to_vector<int32_t>();
-  for (int i = 0; i < 1003; ++i) REQUIRE(static_cast<uint32_t>(drawn[i]) == random_bits(f.seed, f.purpose, f.step, i));
+  for (int i = 0; i < 1003; ++i)
+    REQUIRE(static_cast<uint32_t>(drawn[i]) == random_bits(f.seed, f.purpose, f.step, i));
 }
 
 TEST_CASE("random: many words at a time are the words one by one") {
@@ -46,7 +47,8 @@ TEST_CASE("random: uniform, normal and Bernoulli fills are the host's numbers, t
     const NormalFill normal{0.5, 11, purpose::kTest, 2, false};
     fill_normal(there, normal), fill_normal(here, normal);
     EXPECT(there.to_vector<double>() == here.to_vector<double>());
-    EXPECT(there.to_vector<double>() == random_normal(host, {77, 13}, 0.5, 11, purpose::kTest, 2, dtype).to_vector<double>());
+    EXPECT(there.to_vector<double>() ==
+           random_normal(host, {77, 13}, 0.5, 11, purpose::kTest, 2, dtype).to_vector<double>());
     fill_uniform(there, fill_of(-3, 5, 1)), fill_uniform(here, fill_of(-3, 5, 1));
     EXPECT(there.to_vector<double>() == here.to_vector<double>());
     fill_bernoulli(there, 0.2, fill_of(0, 1, 3)), fill_bernoulli(here, 0.2, fill_of(0, 1, 3));

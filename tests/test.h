@@ -19,8 +19,7 @@ namespace glia::test {
 void count_skip(const std::string& why);  // printed at once, counted in the last line
 
 // The message of the glia::Error that `f` throws; "" when it throws none.
-template <class F>
-std::string error_of(F&& f) {
+template <class F> std::string error_of(F&& f) {
   try {
     f();
   } catch (const Error& e) {
@@ -29,7 +28,9 @@ std::string error_of(F&& f) {
   return "";
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace glia::test
 

@@ -38,26 +38,33 @@ struct Times {
 class Bench {
  public:
   explicit Bench(const Settings& s)
-      : settings_(s), context_(Device::parse(s.device), 1), gpu_(context_.device().is_cuda()),
+      : settings_(s),
+        context_(Device::parse(s.device), 1),
+        gpu_(context_.device().is_cuda()),
         dtype_(s.dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32) {}
 
   int run() {
     ceilings();
-    fmt::print("{:<56} {:>9} {:>9} {:>9} {:>8} {:>8} {:>7} {:>8}\n", "op", "median us", "min", "max", "GFLOP/s", "GB/s", "% copy", "% matmul");
+    fmt::print("{:<56} {:>9} {:>9} {:>9} {:>8} {:>8} {:>7} {:>8}\n", "op", "median us", "min", "max", "GFLOP/s",
+               "GB/s", "% copy", "% matmul");
     direct();
     for (const BenchOp& op : bench_op_list(context_, settings_.sizes, static_cast<double>(size_of(dtype_))))
       if (op.name.find(settings_.filter) != std::string::npos) both_directions(op);
     if (!settings_.json.empty())
-      write_file_atomic(settings_.json, Json{{"commit", build_commit()}, {"device", context_.backend().description()},
-                                             {"dtype", name(dtype_)}, {"copy_gb_per_s", copy_}, {"matmul_gflops", matmul_},
-                                             {"rows", rows_}}.dump(1) + "\n");
+      write_file_atomic(settings_.json, Json{{"commit", build_commit()},
+                                             {"device", context_.backend().description()},
+                                             {"dtype", name(dtype_)},
+                                             {"copy_gb_per_s", copy_},
+                                             {"matmul_gflops", matmul_},
+                                             {"rows", rows_}}
+                                                .dump(1) +
+                                            "\n");
     return 0;
   }
 
  private:
   // `work` does `repeats` runs; the times are of one. `prepare` is not timed.
-  template <class Prepare, class Work>
-  Times sample(int64_t repeats, Prepare&& prepare, Work&& work) {
+  template <class Prepare, class Work> Times sample(int64_t repeats, Prepare&& prepare, Work&& work) {
     std::vector<double> us;
     double total = 0;
     for (int i = 0; i < 2 + settings_.samples && (i < 5 || total < 1e6 * settings_.seconds); ++i) {
@@ -98,22 +105,26 @@ class Bench {
     const auto nothing = [] {};
     const Times t = sample(1, nothing, [&] { matmul_into(a, b, c, false, true); });
     matmul_ = 2e-3 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / t.min;
-    fmt::print("{}, {}; commit {}\nceilings: copy {:.0f} GB/s (read + write, {} MiB), matmul {:.0f} GFLOP/s ({}^3)\n",
-               context_.backend().description(), name(dtype_), build_commit(), copy_, bytes >> 20, matmul_, n);
+    fmt::print(
+        "{}, {}; commit {}\nceilings: copy {:.0f} GB/s (read + write, {} MiB), matmul {:.0f} GFLOP/s ({}^3)\n",
+        context_.backend().description(), name(dtype_), build_commit(), copy_, bytes >> 20, matmul_, n);
     context_.allocator().trim();
   }
 
   // On a CPU: oneDNN called directly, the bar for our matmul.
   void direct() {
 #if GLIA_ONEDNN
-    if (gpu_ || dtype_ != DType::kFloat32 || std::string("onednn").find(settings_.filter) == std::string::npos) return;
+    if (gpu_ || dtype_ != DType::kFloat32 || std::string("onednn").find(settings_.filter) == std::string::npos)
+      return;
     const BenchSizes& s = settings_.sizes;
-    const Tensor x = random({s.T, s.H}, dtype_, 1, 1), w = random({s.F, s.H}, dtype_, 1, 2), y = empty(context_, {s.T, s.F});
+    const Tensor x = random({s.T, s.H}, dtype_, 1, 1), w = random({s.F, s.H}, dtype_, 1, 2),
+                 y = empty(context_, {s.T, s.F});
     const auto nothing = [] {};
     const Times t = sample(1, nothing, [&] {
       dnnl_sgemm('N', 'T', s.T, s.F, s.H, 1, x.data<float>(), s.H, w.data<float>(), s.H, 0, y.data<float>(), s.F);
     });
-    report(fmt::format("oneDNN called directly [{}, {}] -> {}", s.T, s.H, s.F), "", t, {2.0 * static_cast<double>(s.T * s.H * s.F), 0});
+    report(fmt::format("oneDNN called directly [{}, {}] -> {}", s.T, s.H, s.F), "", t,
+           {2.0 * static_cast<double>(s.T * s.H * s.F), 0});
 #endif
   }
 
@@ -169,7 +180,8 @@ class Bench {
       report(op.name, "gradient", sample(sets, nothing, [&] { gradient->replay(); }), op.backward);
     } else {
       report(op.name, "", sample(sets, nothing, forward), op.forward);
-      if (op.backward.flops + op.backward.bytes > 0) report(op.name, "gradient", sample(sets, record_all, backward_all), op.backward);
+      if (op.backward.flops + op.backward.bytes > 0)
+        report(op.name, "gradient", sample(sets, record_all, backward_all), op.backward);
     }
     outputs.clear(), inputs.clear(), dy.clear();
     context_.allocator().trim();
@@ -177,13 +189,23 @@ class Bench {
 
   void report(const std::string& op, const char* direction, const Times& t, const BenchCost& cost) {
     const double gflops = 1e-3 * cost.flops / t.median, gb = 1e-3 * cost.bytes / t.median;
-    const auto number = [](double v, int digits) { return v > 0 ? fmt::format("{:.{}f}", v, digits) : std::string("-"); };
-    fmt::print("{:<56} {:>9.1f} {:>9.1f} {:>9.1f} {:>8} {:>8} {:>7} {:>8}\n", *direction ? "  gradient" : op, t.median, t.min, t.max,
-               number(gflops, 0), number(gb, 1), number(100 * gb / copy_, 0), number(100 * gflops / matmul_, 0));
+    const auto number = [](double v, int digits) {
+      return v > 0 ? fmt::format("{:.{}f}", v, digits) : std::string("-");
+    };
+    fmt::print("{:<56} {:>9.1f} {:>9.1f} {:>9.1f} {:>8} {:>8} {:>7} {:>8}\n", *direction ? "  gradient" : op,
+               t.median, t.min, t.max, number(gflops, 0), number(gb, 1), number(100 * gb / copy_, 0),
+               number(100 * gflops / matmul_, 0));
     std::fflush(stdout);
-    rows_.push_back({{"op", op}, {"direction", *direction ? direction : "forward"}, {"median_us", t.median}, {"min_us", t.min},
-                     {"max_us", t.max}, {"samples", t.samples}, {"gflops", gflops}, {"gb_per_s", gb},
-                     {"percent_of_copy", 100 * gb / copy_}, {"percent_of_matmul", 100 * gflops / matmul_}});
+    rows_.push_back({{"op", op},
+                     {"direction", *direction ? direction : "forward"},
+                     {"median_us", t.median},
+                     {"min_us", t.min},
+                     {"max_us", t.max},
+                     {"samples", t.samples},
+                     {"gflops", gflops},
+                     {"gb_per_s", gb},
+                     {"percent_of_copy", 100 * gb / copy_},
+                     {"percent_of_matmul", 100 * gflops / matmul_}});
   }
 
   const Settings settings_;
@@ -201,11 +223,16 @@ int bench_ops(int argc, char** argv) {
   using namespace glia;
   Settings s;
   s.device = cuda_device_count() > 0 ? "cuda" : "cpu";
-  CLI::App app("Times each op at the experiment's shapes, beside the largest copy and matmul rates of this machine.", "bench ops");
+  CLI::App app(
+      "Times each op at the experiment's shapes, beside the largest copy and matmul rates of this machine.",
+      "bench ops");
   app.add_option("--device", s.device, "cpu, cuda or cuda:N")->capture_default_str();
-  app.add_option("--dtype", s.dtype, "float32 or bfloat16 [bfloat16 on a GPU, else float32]")->check(CLI::IsMember({"float32", "bfloat16"}));
+  app.add_option("--dtype", s.dtype, "float32 or bfloat16 [bfloat16 on a GPU, else float32]")
+      ->check(CLI::IsMember({"float32", "bfloat16"}));
   app.add_option("--filter", s.filter, "only ops whose name contains this");
-  app.add_option("--samples", s.samples, "timed runs of each row")->capture_default_str()->check(CLI::Range(3, 100000));
+  app.add_option("--samples", s.samples, "timed runs of each row")
+      ->capture_default_str()
+      ->check(CLI::Range(3, 100000));
   app.add_option("--seconds", s.seconds, "the most that one row's samples may take")->capture_default_str();
   app.add_option("--rows", s.sizes.T, "tokens in a batch")->capture_default_str()->check(CLI::Range(256, 1 << 20));
   app.add_option("--json", s.json, "write the results to this file too");

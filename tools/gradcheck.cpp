@@ -22,31 +22,48 @@ const char* word(GradcheckResult::Verdict v) {
 }
 
 nlohmann::json as_json(const GradcheckResult& r) {
-  return {{"case", r.name},       {"inputs", r.inputs},        {"checks", r.checks},  {"max_relative_error", r.worst},
-          {"worst_input", r.worst_input}, {"verdict", word(r.verdict)}, {"seconds", r.seconds}, {"error", r.error}};
+  return {{"case", r.name},
+          {"inputs", r.inputs},
+          {"checks", r.checks},
+          {"max_relative_error", r.worst},
+          {"worst_input", r.worst_input},
+          {"verdict", word(r.verdict)},
+          {"seconds", r.seconds},
+          {"error", r.error}};
 }
 
-int check(const std::string& device, const std::string& filter, const std::string& json, const GradcheckOptions& options) {
+int check(const std::string& device, const std::string& filter, const std::string& json,
+          const GradcheckOptions& options) {
   Context context(Device::parse(device));
   nlohmann::json rows = nlohmann::json::array();
   int passed = 0, failed = 0, none = 0;
-  fmt::print("gradients in float64 on {}, seed {}, bound {:g}\n", context.backend().description(), options.seed, options.bound);
+  fmt::print("gradients in float64 on {}, seed {}, bound {:g}\n", context.backend().description(), options.seed,
+             options.bound);
   fmt::print("{:<44} {:>6} {:>7} {:>10} {:>7}  verdict\n", "case", "inputs", "checks", "max error", "ms");
   for (const OpCase& c : op_cases()) {
     if (c.name.find(filter) == std::string::npos) continue;
     const GradcheckResult r = gradcheck(context, c, options);
     const bool failure = r.verdict == GradcheckResult::Verdict::kFail;
-    const std::string why = !failure ? "" : r.error.empty() ? fmt::format(": input {}", r.worst_input) : ": " + r.error;
-    fmt::print("{:<44} {:>6} {:>7} {:>10.1e} {:>7.1f}  {}{}\n", r.name, r.inputs, r.checks, r.worst, 1e3 * r.seconds,
-               word(r.verdict), why);
-    ++(r.verdict == GradcheckResult::Verdict::kPass ? passed : r.verdict == GradcheckResult::Verdict::kFail ? failed : none);
+    const std::string why = !failure          ? ""
+                            : r.error.empty() ? fmt::format(": input {}", r.worst_input)
+                                              : ": " + r.error;
+    fmt::print("{:<44} {:>6} {:>7} {:>10.1e} {:>7.1f}  {}{}\n", r.name, r.inputs, r.checks, r.worst,
+               1e3 * r.seconds, word(r.verdict), why);
+    ++(r.verdict == GradcheckResult::Verdict::kPass   ? passed
+       : r.verdict == GradcheckResult::Verdict::kFail ? failed
+                                                      : none);
     rows.push_back(as_json(r));
   }
   fmt::print("{} passed, {} failed, {} without a gradient\n", passed, failed, none);
   if (passed + failed + none == 0) fail_input("gradcheck: no case has '{}' in its name; --list shows them", filter);
   if (!json.empty())
-    write_file_atomic(json, nlohmann::json{{"commit", build_commit()}, {"device", context.backend().description()},
-                                           {"seed", options.seed}, {"bound", options.bound}, {"cases", rows}}.dump(1) + "\n");
+    write_file_atomic(json, nlohmann::json{{"commit", build_commit()},
+                                           {"device", context.backend().description()},
+                                           {"seed", options.seed},
+                                           {"bound", options.bound},
+                                           {"cases", rows}}
+                                    .dump(1) +
+                                "\n");
   return failed ? 1 : 0;
 }
 
@@ -62,7 +79,8 @@ int main(int argc, char** argv) {
   app.add_flag("--list", list, "print the cases and leave");
   app.add_option("--json", json, "write the results to this file too");
   app.add_option("--seed", options.seed, "of inputs, projections and directions")->capture_default_str();
-  app.add_option("--plant-error", options.plant_error, "multiply one gradient of this case by 1.001: must fail")->group("");
+  app.add_option("--plant-error", options.plant_error, "multiply one gradient of this case by 1.001: must fail")
+      ->group("");
   CLI11_PARSE(app, argc, argv);
   try {
     if (!list) return check(device, filter, json, options);

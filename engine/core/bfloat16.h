@@ -35,15 +35,8 @@ struct bfloat16 {
 static_assert(sizeof(bfloat16) == 2);
 
 // The type in which sums over T are kept: float for bfloat16 and float, double for double.
-template <class T>
-struct AccumulatorOf {
-  using type = float;
-};
-template <>
-struct AccumulatorOf<double> {
-  using type = double;
-};
-template <class T>
-using Accumulator = typename AccumulatorOf<T>::type;
+template <class T> struct AccumulatorOf { using type = float; };
+template <> struct AccumulatorOf<double> { using type = double; };
+template <class T> using Accumulator = typename AccumulatorOf<T>::type;
 
 }  // namespace glia

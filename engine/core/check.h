@@ -15,14 +15,14 @@ class Error : public std::runtime_error {
 
 [[noreturn]] void fail_check(const char* file, int line, const std::string& message);
 
-template <class... Args>
-[[noreturn]] void fail_input(fmt::format_string<Args...> format, Args&&... args) {
+template <class... Args> [[noreturn]] void fail_input(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace glia
 
-#define CHECK(cond, ...)                                                                             \
-  do {                                                                                               \
-    if (!(cond)) [[unlikely]] ::glia::fail_check(__FILE__, __LINE__, ::fmt::format(__VA_ARGS__));    \
+#define CHECK(cond, ...)                                                  \
+  do {                                                                    \
+    if (!(cond)) [[unlikely]]                                             \
+      ::glia::fail_check(__FILE__, __LINE__, ::fmt::format(__VA_ARGS__)); \
   } while (0)

@@ -3,7 +3,8 @@
 // For leaf functions with the hot loop: what they call must be inlined to profit.
 #pragma once
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && !defined(__AVX512F__)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__CUDACC__) && !defined(__AVX512F__)
 #define GLIA_CLONES __attribute__((target_clones("arch=x86-64-v4", "default")))
 #else
 #define GLIA_CLONES

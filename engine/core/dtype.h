@@ -12,7 +12,10 @@ enum class DType : uint8_t { kFloat32, kFloat64, kBFloat16, kInt32 };
 
 constexpr int64_t size_of(DType t) { return t == DType::kFloat64 ? 8 : t == DType::kBFloat16 ? 2 : 4; }
 constexpr const char* name(DType t) {
-  return t == DType::kFloat32 ? "float32" : t == DType::kFloat64 ? "float64" : t == DType::kBFloat16 ? "bfloat16" : "int32";
+  return t == DType::kFloat32    ? "float32"
+         : t == DType::kFloat64  ? "float64"
+         : t == DType::kBFloat16 ? "bfloat16"
+                                 : "int32";
 }
 constexpr bool is_floating(DType t) { return t != DType::kInt32; }
 // In which sums over t are kept: float64 for float64, else float32.
@@ -24,15 +27,11 @@ template <> constexpr DType dtype_of<double>() { return DType::kFloat64; }
 template <> constexpr DType dtype_of<bfloat16>() { return DType::kBFloat16; }
 template <> constexpr DType dtype_of<int32_t>() { return DType::kInt32; }
 
-template <class T>
-struct TypeTag {
-  using type = T;
-};
+template <class T> struct TypeTag { using type = T; };
 
 // f(TypeTag<T>{}) for the floating type that t names:
 //   dispatch_floating(x.dtype(), "softmax", [&](auto tag) { using T = typename decltype(tag)::type; … });
-template <class F>
-decltype(auto) dispatch_floating(DType t, const char* op, F&& f) {
+template <class F> decltype(auto) dispatch_floating(DType t, const char* op, F&& f) {
   switch (t) {
     case DType::kFloat32: return f(TypeTag<float>{});
     case DType::kFloat64: return f(TypeTag<double>{});
@@ -45,8 +44,7 @@ decltype(auto) dispatch_floating(DType t, const char* op, F&& f) {
 }  // namespace glia
 
 // Formatters parse no options of their own: fmt 9's generic parser trips g++ 12's -Wstringop-overflow.
-template <>
-struct fmt::formatter<glia::DType> {
+template <> struct fmt::formatter<glia::DType> {
   constexpr auto parse(fmt::format_parse_context& c) { return c.begin(); }
   auto format(glia::DType t, fmt::format_context& c) const { return fmt::format_to(c.out(), "{}", glia::name(t)); }
 };

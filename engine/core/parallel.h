@@ -8,8 +8,7 @@
 namespace glia {
 
 // f(begin, end) for chunks of `grain` elements.
-template <class F>
-void parallel_for(int64_t n, int64_t grain, F&& f) {
+template <class F> void parallel_for(int64_t n, int64_t grain, F&& f) {
   if (n <= grain) {
     if (n > 0) f(int64_t{0}, n);
     return;

@@ -22,8 +22,8 @@ struct PhiloxBlock {
 
 // One purpose a call site, so that no two sites share numbers. Dropout sites of a model add their site's index.
 namespace purpose {
-constexpr uint32_t kInit = 1u << 24, kShuffle = 2u << 24, kSplit = 3u << 24, kSynthetic = 4u << 24, kDropout = 5u << 24,
-                   kRouterNoise = 6u << 24, kWarmStart = 7u << 24, kTest = 8u << 24;
+constexpr uint32_t kInit = 1u << 24, kShuffle = 2u << 24, kSplit = 3u << 24, kSynthetic = 4u << 24,
+                   kDropout = 5u << 24, kRouterNoise = 6u << 24, kWarmStart = 7u << 24, kTest = 8u << 24;
 }
 
 // What a random op needs: `step` is read when the kernel runs, so a captured CUDA graph draws anew at each replay.
@@ -125,7 +125,8 @@ GLIA_HD double normal_from(uint32_t a, uint32_t b) {  // Box–Muller
 // N(0, 1); element e reads half of block e / 2.
 GLIA_HD double random_normal(uint64_t seed, uint32_t purpose, uint32_t step, uint64_t element) {
   const PhiloxBlock r = random_block(seed, purpose, step, element / 2);
-  return element % 2 ? rng_detail::normal_from(r.word[2], r.word[3]) : rng_detail::normal_from(r.word[0], r.word[1]);
+  return element % 2 ? rng_detail::normal_from(r.word[2], r.word[3])
+                     : rng_detail::normal_from(r.word[0], r.word[1]);
 }
 
 // N(0, 1) conditioned on |z| <= 2, by rejection; the attempt's number goes into the block's upper bits.

@@ -51,7 +51,9 @@ class Shape {
   }
   const int64_t* begin() const { return extents_; }
   const int64_t* end() const { return extents_ + rank_; }
-  friend bool operator==(const Shape& a, const Shape& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+  friend bool operator==(const Shape& a, const Shape& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end());
+  }
 
   std::string str() const {
     std::string s = "[";
@@ -66,8 +68,7 @@ class Shape {
 
 }  // namespace glia
 
-template <>
-struct fmt::formatter<glia::Shape> {
+template <> struct fmt::formatter<glia::Shape> {
   constexpr auto parse(fmt::format_parse_context& c) { return c.begin(); }
   auto format(const glia::Shape& s, fmt::format_context& c) const { return fmt::format_to(c.out(), "{}", s.str()); }
 };

@@ -34,10 +34,11 @@ Allocator::Block Allocator::allocate(int64_t bytes) {
       block.data = backend_.allocate(block.bytes);
     }
     ++stats_.system_allocations;
-    CHECK(block.data,
-          "out of memory on {}: {} bytes asked for; active {}, peak {}, cached {}, free on the device {}; lower the batch "
-          "size, the model or the number of runs side by side",
-          backend_.device().str(), bytes, stats_.active, stats_.peak, stats_.cached, backend_.free_bytes());
+    CHECK(
+        block.data,
+        "out of memory on {}: {} bytes asked for; active {}, peak {}, cached {}, free on the device {}; lower the batch "
+        "size, the model or the number of runs side by side",
+        backend_.device().str(), bytes, stats_.active, stats_.peak, stats_.cached, backend_.free_bytes());
   }
   stats_.active += block.bytes;
   stats_.peak = std::max(stats_.peak, stats_.active);
@@ -58,7 +59,8 @@ void Allocator::check_guarded(Block& block) noexcept {
   std::vector<char> now(static_cast<size_t>(block.bytes));
   backend_.copy(now.data(), block.data, block.bytes, CopyKind::kDeviceToHost);
   const auto intact = [](char c) { return c == static_cast<char>(0xff); };
-  if (!std::all_of(now.begin(), now.begin() + kMargin, intact) || !std::all_of(now.begin() + kMargin + block.guarded, now.end(), intact))
+  if (!std::all_of(now.begin(), now.begin() + kMargin, intact) ||
+      !std::all_of(now.begin() + kMargin + block.guarded, now.end(), intact))
     ++overwritten_;
   block.guarded = -1;
 }

@@ -23,7 +23,8 @@ std::unique_ptr<Backend> make_backend(Device device) {
 #if GLIA_CUDA
   const int count = cuda_device_count();
   if (device.index >= count)
-    fail_input("{}: this machine has {} usable CUDA device{}; use --device cpu", device.str(), count, count == 1 ? "" : "s");
+    fail_input("{}: this machine has {} usable CUDA device{}; use --device cpu", device.str(), count,
+               count == 1 ? "" : "s");
   return make_cuda_backend(device.index);
 #else
   fail_input("{}: this build has no CUDA (built with CUDA=0); use --device cpu", device.str());

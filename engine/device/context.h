@@ -35,9 +35,9 @@ class Context {
   const uint32_t* step_pointer() const { return step_; }
   RandomKey random_key(uint32_t purpose) const { return {seed_, purpose, step_}; }
 
-  bool grad_enabled = true;    // see NoGrad in autograd.h
-  bool check_finite = false;   // GLIA_CHECK_FINITE=1: every op's output is read back and must be finite; slow
-  uint64_t next_node_id = 1;   // creation order of autograd nodes, a topological order
+  bool grad_enabled = true;   // see NoGrad in autograd.h
+  bool check_finite = false;  // GLIA_CHECK_FINITE=1: every op's output is read back and must be finite; slow
+  uint64_t next_node_id = 1;  // creation order of autograd nodes, a topological order
   Profiler profiler;
 
  private:

@@ -1,5 +1,5 @@
-#include <sys/sysinfo.h>
 #include <omp.h>
+#include <sys/sysinfo.h>
 
 #include <cstdlib>
 #include <cstring>

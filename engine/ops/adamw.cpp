@@ -35,8 +35,7 @@ void check(const AdamWBuffers& b) {
         r.history.shape());
 }
 
-template <class T>
-WaitingRows<T> waiting_rows(const AdamWRows& r) {
+template <class T> WaitingRows<T> waiting_rows(const AdamWRows& r) {
   if (r.count == 0) return {};
   return {r.count, r.width, static_cast<uint32_t*>(r.stamps.raw()), static_cast<AdamWFactors<T>*>(r.history.raw()),
           static_cast<uint32_t*>(r.clock.raw())};
@@ -55,8 +54,7 @@ AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t begin
           end - begin};
 }
 
-template <class F>
-void dispatch(const AdamWBuffers& b, F&& f) {
+template <class F> void dispatch(const AdamWBuffers& b, F&& f) {
   check(b);
   if (b.p.dtype() == DType::kFloat64) f(TypeTag<double>{});
   else f(TypeTag<float>{});
@@ -119,8 +117,7 @@ namespace {
 // without reordering.
 constexpr int kLanes = 8;
 double total(const double (&sum)[kLanes]) { return std::accumulate(sum, sum + kLanes, 0.0); }
-template <class T>
-GLIA_CLONES void add_squares(const T* g, int64_t begin, int64_t end, double (&sum)[kLanes]) {
+template <class T> GLIA_CLONES void add_squares(const T* g, int64_t begin, int64_t end, double (&sum)[kLanes]) {
   double lanes[kLanes];
   for (int k = 0; k < kLanes; ++k) lanes[k] = sum[k];
   for (int64_t i = begin; i < end; i += kLanes)

@@ -86,8 +86,7 @@ __global__ void __launch_bounds__(kThreads, 6)
   ++*rows.clock;
 }
 
-template <class T, int kWidth>
-__device__ void store_copy(bfloat16* copy, const Pack<T, kWidth>& p) {
+template <class T, int kWidth> __device__ void store_copy(bfloat16* copy, const Pack<T, kWidth>& p) {
   Pack<bfloat16, kWidth> low;
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) low.v[k] = static_cast<bfloat16>(p.v[k]);
@@ -149,8 +148,7 @@ __device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s,
 // 16 bytes of each of p, m, v and g (8 of a bfloat16 g, a whole 32-byte sector every four threads) a thread and
 // turn, two turns in flight.
 constexpr int kTurns = 2;
-template <class T>
-constexpr int64_t kPerBlock = kThreads* kTurns*(16 / sizeof(T));
+template <class T> constexpr int64_t kPerBlock = kThreads* kTurns*(16 / sizeof(T));
 
 template <class T, class G>
 __device__ void update_segment(const AdamWUpdate<T>& update, const AdamWSegment<T, G>& s, int64_t first,

@@ -54,8 +54,7 @@ GLIA_HD void adamw_clip(const AdamWOptions& o, double squared_norm, double* f) {
 }
 
 // What the update takes from a step's factors, rounded to T once: what waiting rows remember of it.
-template <class T>
-struct alignas(4 * sizeof(T)) AdamWFactors {
+template <class T> struct alignas(4 * sizeof(T)) AdamWFactors {
   T clip, step_size, root_correction, keep;  // clip −1: this step changes nothing
 
   AdamWFactors() = default;
@@ -68,8 +67,7 @@ struct alignas(4 * sizeof(T)) AdamWFactors {
 
 // a·b + c, rounded once on a GPU and twice on a CPU, whatever is around it: an update must give the same bits
 // everywhere.
-template <class T>
-GLIA_HD T multiply_add(T a, T b, T c) {
+template <class T> GLIA_HD T multiply_add(T a, T b, T c) {
 #ifdef __CUDA_ARCH__
   return fma(a, b, c);
 #else
@@ -80,8 +78,7 @@ GLIA_HD T multiply_add(T a, T b, T c) {
 // √x and a / b; on a GPU in float32 the hardware's approximations, 2 units in the last place of an element's
 // update. The exact ones leave their fast path for zeros and denormals, of which the moments of words that are rare
 // are full.
-template <class T>
-GLIA_HD T root(T x) {
+template <class T> GLIA_HD T root(T x) {
 #ifdef __CUDA_ARCH__
   if constexpr (std::is_same_v<T, float>) {
     asm("sqrt.approx.ftz.f32 %0, %0;" : "+f"(x));
@@ -90,8 +87,7 @@ GLIA_HD T root(T x) {
 #endif
   return std::sqrt(x);
 }
-template <class T>
-GLIA_HD T quotient(T a, T b) {
+template <class T> GLIA_HD T quotient(T a, T b) {
 #ifdef __CUDA_ARCH__
   if constexpr (std::is_same_v<T, float>) {
     asm("div.approx.ftz.f32 %0, %0, %1;" : "+f"(a) : "f"(b));
@@ -102,8 +98,7 @@ GLIA_HD T quotient(T a, T b) {
 }
 
 // What the update of one element needs.
-template <class T>
-struct AdamWUpdate {
+template <class T> struct AdamWUpdate {
   AdamWFactors<T> f;
   T beta1, beta2, one_minus_beta1, one_minus_beta2, eps;
 
@@ -142,8 +137,7 @@ constexpr int64_t kNormChunk = 1 << 13;  // elements that are squared and added 
 constexpr int kRowPeriod = 32;
 
 // Rows that wait: the table [count, width] is the first of the gradients in T, width a multiple of 8.
-template <class T>
-struct WaitingRows {
+template <class T> struct WaitingRows {
   int64_t count = 0, width = 0;
   uint32_t* stamps = nullptr;  // [count]  2 · steps done of the row, + 1 where its next gradient waits in g
   AdamWFactors<T>* history = nullptr;  // [kRowPeriod]  of step i at i % kRowPeriod
@@ -152,8 +146,7 @@ struct WaitingRows {
 
 // One segment of the flat buffers: G, its gradients' type, T or bfloat16. Elements below `decayed` decay. All
 // 16-byte aligned; decayed and n multiples of 64. copy, where not null, is p in bfloat16.
-template <class T, class G>
-struct AdamWSegment {
+template <class T, class G> struct AdamWSegment {
   T *p, *m, *v;
   const G* g;
   bfloat16* copy;
@@ -161,8 +154,7 @@ struct AdamWSegment {
 };
 
 // What the norm of all gradients is made of.
-template <class T>
-struct AdamWGradients {
+template <class T> struct AdamWGradients {
   const bfloat16* low;
   int64_t n_low;
   const T* g;

@@ -18,8 +18,7 @@ namespace {
 
 constexpr int kWarps = 4, kOwn = 4, kBlockRows = kWarps * kOwn, kTile = 32, kThreads = kWarps * 32;
 
-template <class T>
-struct Params {
+template <class T> struct Params {
   using F = Accumulator<T>;
   const T *qkv, *out, *dout;
   const F* lse;
@@ -41,8 +40,7 @@ struct Place {
   int n, keys, head, row0;  // row0: the block's first own row within the sequence
   uint32_t step;
 };
-template <class T>
-__device__ Place place_of(const Params<T>& p) {
+template <class T> __device__ Place place_of(const Params<T>& p) {
   const int b = blockIdx.z, start = p.offsets[b], n = p.offsets[b + 1] - start;
   return {start,
           n,
@@ -52,8 +50,7 @@ __device__ Place place_of(const Params<T>& p) {
           p.dropout && p.key.step ? *p.key.step : 0u};
 }
 
-template <class T, class To>
-__device__ void zero_tail(const Params<T>& p, To* to, int width) {
+template <class T, class To> __device__ void zero_tail(const Params<T>& p, To* to, int width) {
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x,
             blocks = gridDim.x * gridDim.y * gridDim.z;
   for (int64_t row = p.offsets[p.sequences] + block; row < p.rows; row += blocks) {
@@ -70,20 +67,17 @@ __device__ void load_rows(F* to, int ld, const T* from, int64_t stride, int d, i
   }
 }
 
-template <class F>
-__device__ F warp_sum(F x) {
+template <class F> __device__ F warp_sum(F x) {
   for (int o = 16; o > 0; o >>= 1) x += __shfl_xor_sync(~0u, x, o);
   return x;
 }
-template <class F>
-__device__ F warp_max(F x) {
+template <class F> __device__ F warp_max(F x) {
   for (int o = 16; o > 0; o >>= 1) x = max(x, __shfl_xor_sync(~0u, x, o));
   return x;
 }
 
 // scores[r] = own[r] · line for the warp's four own rows; `line` is the lane's row of the tile.
-template <class F>
-__device__ void dot_rows(F (&scores)[kOwn], const F* own, int own_ld, const F* line, int d) {
+template <class F> __device__ void dot_rows(F (&scores)[kOwn], const F* own, int own_ld, const F* line, int d) {
   for (int r = 0; r < kOwn; ++r) scores[r] = F(0);
   for (int x = 0; x < d; ++x) {
     const F y = line[x];
@@ -136,8 +130,7 @@ __device__ uint32_t keep_bits_of_queries(const Params<T>& p, const Place& at, in
   return bits;
 }
 // Bit r: query `query` keeps key `key` + r; key is a multiple of 4, so the lane needs one block.
-template <class T>
-__device__ uint32_t keep_bits_of_keys(const Params<T>& p, const Place& at, int query, int key) {
+template <class T> __device__ uint32_t keep_bits_of_keys(const Params<T>& p, const Place& at, int query, int key) {
   if (!p.dropout) return 15u;
   const PhiloxBlock block = random_block(
       p.key.seed, p.key.purpose, at.step,
@@ -149,8 +142,7 @@ __device__ uint32_t keep_bits_of_keys(const Params<T>& p, const Place& at, int q
 }
 
 // The end of the keys that any query of the block sees.
-template <class T>
-__device__ int last_key(const Params<T>& p, const Place& at) {
+template <class T> __device__ int last_key(const Params<T>& p, const Place& at) {
   return p.causal ? min(at.keys, at.row0 + kBlockRows) : at.keys;
 }
 
@@ -294,8 +286,7 @@ __global__ __launch_bounds__(kThreads) void dkv_kernel(const __grid_constant__ P
   write_rows(dv, keeps, to + 2 * h, 3 * h, d, key, at.n, lane);
 }
 
-template <class T>
-Params<T> params_of(const AttentionArgs& args) {
+template <class T> Params<T> params_of(const AttentionArgs& args) {
   using F = Accumulator<T>;
   Params<T> p{};
   p.offsets = args.offsets, p.key_lengths = args.key_lengths;
@@ -325,8 +316,7 @@ void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args,
 }
 
 // Calls f with the number of 32-wide column groups that D needs.
-template <class F>
-void with_columns(int d, F f) {
+template <class F> void with_columns(int d, F f) {
   if (d <= 32) f(std::integral_constant<int, 1>{});
   else if (d <= 64) f(std::integral_constant<int, 2>{});
   else f(std::integral_constant<int, 4>{});
@@ -355,14 +345,10 @@ void attention_backward_general(const AttentionArgs& args, const T* qkv, const T
   });
 }
 
-template <>
-AttentionPath attention_path<bfloat16>(const AttentionArgs& args) {
+template <> AttentionPath attention_path<bfloat16>(const AttentionArgs& args) {
   return args.head_size == 64 && args.max_length <= 128 ? AttentionPath::kTensorCores : AttentionPath::kGeneral;
 }
-template <class T>
-AttentionPath attention_path(const AttentionArgs&) {
-  return AttentionPath::kGeneral;
-}
+template <class T> AttentionPath attention_path(const AttentionArgs&) { return AttentionPath::kGeneral; }
 
 template <class T>
 void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream) {
@@ -380,8 +366,7 @@ void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumula
   attention_forward_general<T>(args, qkv, out, lse, stream);
 }
 
-template <class T>
-int64_t attention_backward_workspace_bytes(const AttentionArgs& args) {
+template <class T> int64_t attention_backward_workspace_bytes(const AttentionArgs& args) {
   if (attention_path<T>(args) == AttentionPath::kTensorCores) return 0;
   return static_cast<int64_t>(sizeof(Accumulator<T>)) * args.rows * args.heads;
 }

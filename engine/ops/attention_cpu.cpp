@@ -32,19 +32,13 @@ namespace {
 
 // Rows of all work buffers are padded with zeros to a multiple of a 64-byte vector (two instructions on CPUs
 // without AVX-512): no inner loop has a remainder.
-template <class F>
-constexpr int kLanes = 64 / static_cast<int>(sizeof(F));
-template <class F>
-constexpr int padded(int n) {
-  return (n + kLanes<F> - 1) / kLanes<F> * kLanes<F>;
-}
+template <class F> constexpr int kLanes = 64 / static_cast<int>(sizeof(F));
+template <class F> constexpr int padded(int n) { return (n + kLanes<F> - 1) / kLanes<F> * kLanes<F>; }
 
-template <class F>
-struct VectorOf {
+template <class F> struct VectorOf {
   typedef F type __attribute__((vector_size(64), aligned(sizeof(F)), may_alias));
 };
-template <class F>
-using Vector = typename VectorOf<F>::type;
+template <class F> using Vector = typename VectorOf<F>::type;
 
 // C[R, 1 vector] = A B for one block; R rows of accumulators stay in registers.
 template <int R, class F>
@@ -99,8 +93,7 @@ GLIA_CLONES void gemm(int m, int n, int k, const F* a, int a_row, int a_k, const
 [[gnu::always_inline]] inline double exp_nonpositive(double x) { return std::exp(x); }
 
 // Maximum and sum of n padded elements, lane by lane: the compiler may not reorder a plain loop's additions.
-template <class F>
-GLIA_CLONES F largest(const F* x, int n) {
+template <class F> GLIA_CLONES F largest(const F* x, int n) {
   Vector<F> lanes = *reinterpret_cast<const Vector<F>*>(x);
   for (int j = kLanes<F>; j < n; j += kLanes<F>) {
     const Vector<F> y = *reinterpret_cast<const Vector<F>*>(x + j);
@@ -110,8 +103,7 @@ GLIA_CLONES F largest(const F* x, int n) {
   for (int l = 1; l < kLanes<F>; ++l) top = std::max(top, lanes[l]);
   return top;
 }
-template <class F>
-GLIA_CLONES F total(const F* x, int n) {
+template <class F> GLIA_CLONES F total(const F* x, int n) {
   Vector<F> lanes = {};
   for (int j = 0; j < n; j += kLanes<F>) lanes += *reinterpret_cast<const Vector<F>*>(x + j);
   F sum = 0;
@@ -120,14 +112,12 @@ GLIA_CLONES F total(const F* x, int n) {
 }
 
 // row = exp(row − shift), of what is not positive.
-template <class F>
-GLIA_CLONES void exp_row(F* row, F shift, int n) {
+template <class F> GLIA_CLONES void exp_row(F* row, F shift, int n) {
 #pragma GCC ivdep
   for (int j = 0; j < n; ++j) row[j] = exp_nonpositive(std::min(row[j] - shift, F(0)));
 }
 // row = row · factor; where the element's word is below the threshold (words nullptr: nowhere) 0.
-template <class F>
-GLIA_CLONES void scale_row(F* row, F factor, const uint32_t* words, uint32_t threshold, int n) {
+template <class F> GLIA_CLONES void scale_row(F* row, F factor, const uint32_t* words, uint32_t threshold, int n) {
   if (words) {
 #pragma GCC ivdep
     for (int j = 0; j < n; ++j) row[j] = keep(words[j], threshold, row[j] * factor);
@@ -177,8 +167,7 @@ void load_transposed(int n, int d, int ls, const T* from, int64_t stride, F* to)
     for (int i = n; i < ls; ++i) to[x * ls + i] = F(0);
   }
 }
-template <class F, class T>
-void store_rows(int n, int d, int ld, const F* from, F scale, T* to, int64_t stride) {
+template <class F, class T> void store_rows(int n, int d, int ld, const F* from, F scale, T* to, int64_t stride) {
   for (int i = 0; i < n; ++i) {
     for (int x = 0; x < d; ++x) to[i * stride + x] = static_cast<T>(from[i * ld + x] * scale);
   }
@@ -208,8 +197,7 @@ void for_each_head(const AttentionArgs& args, Floats floats, Body body) {
   }
 }
 
-template <class T>
-void zero_tail(const AttentionArgs& args, int width, T* to) {
+template <class T> void zero_tail(const AttentionArgs& args, int width, T* to) {
   const int64_t used = args.sequences > 0 ? args.offsets[args.sequences] : 0;
   std::fill(to + used * width, to + static_cast<int64_t>(args.rows) * width, T(0.0f));
 }
@@ -226,8 +214,7 @@ Span span_of(const AttentionArgs& args, int b) {
 
 }  // namespace
 
-template <class T>
-void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse) {
+template <class T> void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse) {
   using F = Accumulator<T>;
   check_attention_args(args);
   const int d = args.head_size, h = args.hidden(), ld = padded<F>(d);

@@ -52,8 +52,7 @@ void check_attention_args(const AttentionArgs& args);
 // T is float, double or bfloat16 (float32 inside).
 namespace cpu {
 
-template <class T>
-void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse);
+template <class T> void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse);
 
 template <class T>
 void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
@@ -66,15 +65,13 @@ namespace cuda {
 // Which kernels run. kTensorCores: bfloat16, D = 64, max_length <= 128 (cuda/attention_sm80.cu). kGeneral:
 // everything else.
 enum class AttentionPath { kGeneral, kTensorCores };
-template <class T>
-AttentionPath attention_path(const AttentionArgs& args);
+template <class T> AttentionPath attention_path(const AttentionArgs& args);
 
 template <class T>
 void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream);
 
 // Bytes of device memory that attention_backward wants as `workspace`: 0 on the tensor-core path, else δ, [T, A].
-template <class T>
-int64_t attention_backward_workspace_bytes(const AttentionArgs& args);
+template <class T> int64_t attention_backward_workspace_bytes(const AttentionArgs& args);
 
 template <class T>
 void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,

@@ -79,8 +79,7 @@ namespace cpu {
 
 constexpr int64_t kRows = 32;  // of a chunk: the unit of work and of the bias gradient's partial sums
 
-template <class T>
-void bias_add(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
+template <class T> void bias_add(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   parallel_for(rows, kRows, [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -92,15 +91,13 @@ void bias_add(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n
   });
 }
 
-template <class T>
-GLIA_CLONES void bias_gelu_row(const T* x, const Accumulator<T>* b, T* y, int64_t n) {
+template <class T> GLIA_CLONES void bias_gelu_row(const T* x, const Accumulator<T>* b, T* y, int64_t n) {
   using A = Accumulator<T>;
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(Gelu{}.value(static_cast<A>(x[j]) + b[j]));
 }
 
-template <class T>
-void bias_gelu(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
+template <class T> void bias_gelu(const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
   parallel_for(rows, kRows, [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) bias_gelu_row(x + r * n, b, y + r * n, n);
   });

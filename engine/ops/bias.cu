@@ -10,10 +10,7 @@ constexpr int kLanes = 8;     // threads a column
 constexpr int kRows = 4;      // rows in flight a thread
 
 struct Identity {
-  template <class A>
-  __device__ A value(A x) const {
-    return x;
-  }
+  template <class A> __device__ A value(A x) const { return x; }
 };
 
 // y = f(x + b). A thread keeps its columns' bias in registers and walks down the rows, kRows of them asked for at a
@@ -85,8 +82,7 @@ __global__ void __launch_bounds__(kColumns* kLanes)
   }
 }
 
-template <class A>
-struct Store {
+template <class A> struct Store {
   A* to;
   __device__ void operator()(int64_t i, A value) const { to[i] = value; }
 };

@@ -6,22 +6,23 @@ namespace glia {
 
 inline void check_same(const char* op, const Var& a, const Var& b) {
   CHECK(a.shape() == b.shape() && a.dtype() == b.dtype() && &a.context() == &b.context(),
-        "{}: wants two operands of one shape, dtype and device, got {} {} on {} and {} {} on {}", op, a.dtype(), a.shape(),
-        a.context().device().str(), b.dtype(), b.shape(), b.context().device().str());
+        "{}: wants two operands of one shape, dtype and device, got {} {} on {} and {} {} on {}", op, a.dtype(),
+        a.shape(), a.context().device().str(), b.dtype(), b.shape(), b.context().device().str());
 }
 
-inline void check_index(const char* op, const char* what, const Tensor& index, const Shape& shape, Context& context) {
+inline void check_index(const char* op, const char* what, const Tensor& index, const Shape& shape,
+                        Context& context) {
   CHECK(index.dtype() == DType::kInt32 && index.shape() == shape && &index.context() == &context,
-        "{}: wants {} int32 {} on {}, got {} {} on {}", op, what, shape, context.device().str(), index.dtype(), index.shape(),
-        index.context().device().str());
+        "{}: wants {} int32 {} on {}, got {} {} on {}", op, what, shape, context.device().str(), index.dtype(),
+        index.shape(), index.context().device().str());
 }
 
 // A vector along the last axis of x: of x's dtype, or the float32 master of a bfloat16 x.
 inline void check_along_last(const char* op, const char* what, const Var& x, const Var& v) {
-  CHECK(x.rank() >= 1 && v.shape() == Shape{x.size(-1)}, "{}: wants x [.., N] and {} [N], got {} and {}", op, what, x.shape(),
-        v.shape());
-  CHECK(v.dtype() == x.dtype() || v.dtype() == accumulation_dtype(x.dtype()), "{}: wants {} in {} or {}, got {}", op, what,
-        x.dtype(), accumulation_dtype(x.dtype()), v.dtype());
+  CHECK(x.rank() >= 1 && v.shape() == Shape{x.size(-1)}, "{}: wants x [.., N] and {} [N], got {} and {}", op, what,
+        x.shape(), v.shape());
+  CHECK(v.dtype() == x.dtype() || v.dtype() == accumulation_dtype(x.dtype()), "{}: wants {} in {} or {}, got {}",
+        op, what, x.dtype(), accumulation_dtype(x.dtype()), v.dtype());
   CHECK(&x.context() == &v.context(), "{}: x is on {}, {} on {}", op, x.context().device().str(), what,
         v.context().device().str());
 }

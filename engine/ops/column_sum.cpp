@@ -11,13 +11,14 @@ namespace {
 void run(const Tensor& x, const int32_t* offsets, const Tensor& out, int64_t groups) {
   const int64_t rows = x.size(0), n = x.size(1);
   const auto launch = [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
-    on_device(x.context(), "column_sum", [&] { cpu::column_sum(x.data<T>(), offsets, out.data<Out>(), rows, n, groups); },
-              [&](auto& cuda) {
-                constexpr DType kSum = dtype_of<Accumulator<T>>();
-                Tensor partial = empty(x.context(), {groups, cuda::kColumnSumChunks, n}, kSum);
-                cuda::column_sum(x.data<T>(), offsets, partial.data<Accumulator<T>>(), out.data<Out>(), rows, n, groups,
-                                 cuda.stream);
-              });
+    on_device(
+        x.context(), "column_sum", [&] { cpu::column_sum(x.data<T>(), offsets, out.data<Out>(), rows, n, groups); },
+        [&](auto& cuda) {
+          constexpr DType kSum = dtype_of<Accumulator<T>>();
+          Tensor partial = empty(x.context(), {groups, cuda::kColumnSumChunks, n}, kSum);
+          cuda::column_sum(x.data<T>(), offsets, partial.data<Accumulator<T>>(), out.data<Out>(), rows, n, groups,
+                           cuda.stream);
+        });
   };
   dispatch_floating(x.dtype(), "column_sum", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -29,15 +30,16 @@ void run(const Tensor& x, const int32_t* offsets, const Tensor& out, int64_t gro
 }  // namespace
 
 void column_sum(const Tensor& x, const Tensor& out) {
-  CHECK(x.rank() == 2 && out.shape() == Shape{x.size(1)}, "column_sum: wants x [R, N] and out [N], got {} and {}", x.shape(),
-        out.shape());
+  CHECK(x.rank() == 2 && out.shape() == Shape{x.size(1)}, "column_sum: wants x [R, N] and out [N], got {} and {}",
+        x.shape(), out.shape());
   run(x, nullptr, out, 1);
 }
 
 void grouped_column_sum(const Tensor& x, const Tensor& offsets, const Tensor& out) {
-  CHECK(x.rank() == 2 && offsets.rank() == 1 && offsets.size(0) >= 1 && out.shape() == (Shape{offsets.size(0) - 1, x.size(1)}),
-        "grouped_column_sum: wants x [R, N], offsets [E + 1] and out [E, N], got {}, {} and {}", x.shape(), offsets.shape(),
-        out.shape());
+  CHECK(x.rank() == 2 && offsets.rank() == 1 && offsets.size(0) >= 1 &&
+            out.shape() == (Shape{offsets.size(0) - 1, x.size(1)}),
+        "grouped_column_sum: wants x [R, N], offsets [E + 1] and out [E, N], got {}, {} and {}", x.shape(),
+        offsets.shape(), out.shape());
   run(x, offsets.data<int32_t>(), out, out.size(0));
 }
 

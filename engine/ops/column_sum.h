@@ -17,14 +17,14 @@ namespace cpu {
 // offsets nullptr: one group of all rows.
 template <class T, class Out>
 void column_sum(const T* x, const int32_t* offsets, Out* out, int64_t rows, int64_t n, int64_t groups);
-}
+}  // namespace cpu
 
 namespace cuda {
 constexpr int kColumnSumChunks = 64;
 // partial: float or double [groups, kColumnSumChunks, n]
 template <class T, class Out>
-void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out* out, int64_t rows, int64_t n, int64_t groups,
-                Stream stream);
-}
+void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out* out, int64_t rows, int64_t n,
+                int64_t groups, Stream stream);
+}  // namespace cuda
 
 }  // namespace glia

@@ -13,8 +13,9 @@ Tensor masked(const Tensor& x, double p, const RandomKey& key) {
   Tensor y = empty_like(x);
   dispatch_floating(x.dtype(), "dropout", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    on_device(x.context(), "dropout", [&] { cpu::dropout(x.data<T>(), y.data<T>(), x.numel(), p, key); },
-              [&](auto& cuda) { cuda::dropout(x.data<T>(), y.data<T>(), x.numel(), p, key, cuda.stream); });
+    on_device(
+        x.context(), "dropout", [&] { cpu::dropout(x.data<T>(), y.data<T>(), x.numel(), p, key); },
+        [&](auto& cuda) { cuda::dropout(x.data<T>(), y.data<T>(), x.numel(), p, key, cuda.stream); });
   });
   return y;
 }
@@ -32,14 +33,14 @@ Var dropout(const Var& x, double p, const RandomKey& key) {
 namespace cpu {
 
 template <class T>
-GLIA_CLONES void dropout_loop(const T* x, T* y, const uint32_t* words, uint32_t threshold, Accumulator<T> scale, int64_t n) {
+GLIA_CLONES void dropout_loop(const T* x, T* y, const uint32_t* words, uint32_t threshold, Accumulator<T> scale,
+                              int64_t n) {
   using A = Accumulator<T>;
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(keep(words[i], threshold, static_cast<A>(x[i]) * scale));
 }
 
-template <class T>
-void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key) {
+template <class T> void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key) {
   const uint32_t threshold = bernoulli_threshold(p);
   const auto scale = static_cast<Accumulator<T>>(1 / (1 - p));
   constexpr int64_t kPiece = 512;  // elements whose words are drawn together: they stay in the first cache

@@ -4,15 +4,13 @@
 namespace glia::cuda {
 namespace {
 
-template <class T>
-struct Dropout {
+template <class T> struct Dropout {
   const T* x;
   T* y;
   RandomKey key;
   uint32_t threshold;
   Accumulator<T> scale;
-  template <int W>
-  __device__ void operator()(Width<W>, int64_t i) const {
+  template <int W> __device__ void operator()(Width<W>, int64_t i) const {
     Accumulator<T> v[W];
     load<W>(x + i, v);
     DropoutMask<Accumulator<T>>(key, threshold, scale).apply(i, v);
@@ -22,8 +20,7 @@ struct Dropout {
 
 }  // namespace
 
-template <class T>
-void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key, Stream stream) {
+template <class T> void dropout(const T* x, T* y, int64_t n, double p, const RandomKey& key, Stream stream) {
   const Dropout<T> f{x, y, key, bernoulli_threshold(p), static_cast<Accumulator<T>>(1 / (1 - p))};
   for_each_pack<kPackWidth<T>>("dropout", n, aligned16(x, y), stream, f);
 }

@@ -8,8 +8,7 @@
 namespace glia {
 namespace {
 
-template <class F>
-Tensor unary_value(const char* op, F f, const Tensor& x) {
+template <class F> Tensor unary_value(const char* op, F f, const Tensor& x) {
   Tensor y = empty_like(x);
   dispatch_floating(x.dtype(), op, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -21,8 +20,7 @@ Tensor unary_value(const char* op, F f, const Tensor& x) {
 }
 
 // y = f(x);  dx = dy ∘ f'(x), with f' from x or from y as the functor says.
-template <class F>
-Var unary(const char* op, F f, const Var& x) {
+template <class F> Var unary(const char* op, F f, const Var& x) {
   const Tensor y = unary_value(op, f, x.value()), saved = F::kFromOutput ? y : x.value();
   return record(op, y, {x}, [op, f, saved](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
@@ -39,8 +37,7 @@ Var unary(const char* op, F f, const Var& x) {
   });
 }
 
-template <class F>
-Tensor binary_value(const char* op, F f, const Var& a, const Var& b) {
+template <class F> Tensor binary_value(const char* op, F f, const Var& a, const Var& b) {
   check_same(op, a, b);
   Tensor y = empty_like(a.value());
   dispatch_floating(a.dtype(), op, [&](auto tag) {
@@ -54,8 +51,7 @@ Tensor binary_value(const char* op, F f, const Var& a, const Var& b) {
 }
 
 // y = f(a, b);  da = dy ∘ ∂f/∂a, db = dy ∘ ∂f/∂b, both in one pass.
-template <class F>
-Var binary(const char* op, F f, const Var& a, const Var& b) {
+template <class F> Var binary(const char* op, F f, const Var& a, const Var& b) {
   return record(
       op, binary_value(op, f, a, b), {a, b}, [op, f, a = a.value(), b = b.value()](const Tensor& dy, Grads& in) {
         Tensor da = in.wants(0) ? in.buffer(0) : Tensor(), db = in.wants(1) ? in.buffer(1) : Tensor();
@@ -135,15 +131,13 @@ namespace cpu {
 
 constexpr int64_t kGrain = 1 << 14;
 
-template <class F, class T>
-GLIA_CLONES void unary_loop(F f, const T* x, T* y, int64_t n) {
+template <class F, class T> GLIA_CLONES void unary_loop(F f, const T* x, T* y, int64_t n) {
   using A = Accumulator<T>;
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) y[i] = static_cast<T>(f.value(static_cast<A>(x[i])));
 }
 
-template <class F, class T>
-void unary(F f, const T* x, T* y, int64_t n) {
+template <class F, class T> void unary(F f, const T* x, T* y, int64_t n) {
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) { unary_loop(f, x + begin, y + begin, end - begin); });
 }
 
@@ -155,15 +149,13 @@ GLIA_CLONES void unary_gradient_loop(F f, const T* saved, const T* dy, T* dx, in
     dx[i] = static_cast<T>(static_cast<A>(dy[i]) * f.derivative(static_cast<A>(saved[i])));
 }
 
-template <class F, class T>
-void unary_gradient(F f, const T* saved, const T* dy, T* dx, int64_t n) {
+template <class F, class T> void unary_gradient(F f, const T* saved, const T* dy, T* dx, int64_t n) {
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
     unary_gradient_loop(f, saved + begin, dy + begin, dx + begin, end - begin);
   });
 }
 
-template <class F, class T>
-void binary(F, const T* a, const T* b, T* y, int64_t n) {
+template <class F, class T> void binary(F, const T* a, const T* b, T* y, int64_t n) {
   using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
 #pragma GCC ivdep
@@ -172,8 +164,7 @@ void binary(F, const T* a, const T* b, T* y, int64_t n) {
   });
 }
 
-template <class F, class T>
-void binary_gradient(F, const T* a, const T* b, const T* dy, T* da, T* db, int64_t n) {
+template <class F, class T> void binary_gradient(F, const T* a, const T* b, const T* dy, T* da, T* db, int64_t n) {
   using A = Accumulator<T>;
   parallel_for(n, kGrain, [=](int64_t begin, int64_t end) {
     if (da) {

@@ -4,13 +4,11 @@
 namespace glia::cuda {
 namespace {
 
-template <class F, class T>
-struct Unary {
+template <class F, class T> struct Unary {
   F f;
   const T* x;
   T* y;
-  template <int W>
-  __device__ void operator()(Width<W>, int64_t i) const {
+  template <int W> __device__ void operator()(Width<W>, int64_t i) const {
     Accumulator<T> v[W];
     load<W>(x + i, v);
 #pragma unroll
@@ -19,13 +17,11 @@ struct Unary {
   }
 };
 
-template <class F, class T>
-struct UnaryGradient {
+template <class F, class T> struct UnaryGradient {
   F f;
   const T *saved, *dy;
   T* dx;
-  template <int W>
-  __device__ void operator()(Width<W>, int64_t i) const {
+  template <int W> __device__ void operator()(Width<W>, int64_t i) const {
     Accumulator<T> s[W], d[W];
     load<W>(saved + i, s);
     load<W>(dy + i, d);
@@ -35,12 +31,10 @@ struct UnaryGradient {
   }
 };
 
-template <class F, class T>
-struct Binary {
+template <class F, class T> struct Binary {
   const T *a, *b;
   T* y;
-  template <int W>
-  __device__ void operator()(Width<W>, int64_t i) const {
+  template <int W> __device__ void operator()(Width<W>, int64_t i) const {
     Accumulator<T> p[W], q[W];
     load<W>(a + i, p);
     load<W>(b + i, q);
@@ -50,12 +44,10 @@ struct Binary {
   }
 };
 
-template <class F, class T>
-struct BinaryGradient {
+template <class F, class T> struct BinaryGradient {
   const T *a, *b, *dy;
   T *da, *db;
-  template <int W>
-  __device__ void operator()(Width<W>, int64_t i) const {
+  template <int W> __device__ void operator()(Width<W>, int64_t i) const {
     Accumulator<T> p[W], q[W], d[W], g[W];
     load<W>(a + i, p);
     load<W>(b + i, q);
@@ -75,18 +67,16 @@ struct BinaryGradient {
 
 }  // namespace
 
-template <class F, class T>
-void unary(F f, const T* x, T* y, int64_t n, Stream stream) {
+template <class F, class T> void unary(F f, const T* x, T* y, int64_t n, Stream stream) {
   for_each_pack<kPackWidth<T>>("unary", n, aligned16(x, y), stream, Unary<F, T>{f, x, y});
 }
 
-template <class F, class T>
-void unary_gradient(F f, const T* saved, const T* dy, T* dx, int64_t n, Stream stream) {
-  for_each_pack<kPackWidth<T>>("unary_gradient", n, aligned16(saved, dy, dx), stream, UnaryGradient<F, T>{f, saved, dy, dx});
+template <class F, class T> void unary_gradient(F f, const T* saved, const T* dy, T* dx, int64_t n, Stream stream) {
+  for_each_pack<kPackWidth<T>>("unary_gradient", n, aligned16(saved, dy, dx), stream,
+                               UnaryGradient<F, T>{f, saved, dy, dx});
 }
 
-template <class F, class T>
-void binary(F, const T* a, const T* b, T* y, int64_t n, Stream stream) {
+template <class F, class T> void binary(F, const T* a, const T* b, T* y, int64_t n, Stream stream) {
   for_each_pack<kPackWidth<T>>("binary", n, aligned16(a, b, y), stream, Binary<F, T>{a, b, y});
 }
 
@@ -96,7 +86,7 @@ void binary_gradient(F, const T* a, const T* b, const T* dy, T* da, T* db, int64
                                BinaryGradient<F, T>{a, b, dy, da, db});
 }
 
-#define LINEAR(F)                                                \
+#define LINEAR(F)                                                  \
   template void unary(F, const float*, float*, int64_t, Stream);   \
   template void unary(F, const double*, double*, int64_t, Stream); \
   template void unary(F, const bfloat16*, bfloat16*, int64_t, Stream);

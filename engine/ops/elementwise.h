@@ -22,8 +22,8 @@ Var gelu(const Var& x);       // x Φ(x), erf form (Hendrycks & Gimpel 2016)
 Var gelu_tanh(const Var& x);  // its tanh approximation
 Var square(const Var& x);
 
-Var cast(const Var& x, DType dtype);                // the gradient is cast back
-Var reshape(const Var& x, const Shape& shape);      // a view, in both directions
-Var rows(const Var& x, int64_t begin, int64_t end); // a view of leading rows; the gradient is zero elsewhere
+Var cast(const Var& x, DType dtype);                 // the gradient is cast back
+Var reshape(const Var& x, const Shape& shape);       // a view, in both directions
+Var rows(const Var& x, int64_t begin, int64_t end);  // a view of leading rows; the gradient is zero elsewhere
 
 }  // namespace glia

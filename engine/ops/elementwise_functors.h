@@ -57,7 +57,9 @@ struct Gelu {
 struct GeluTanh {  // x σ(2u), u = √(2/π) (x + 0.044715 x³), which is ½ x (1 + tanh u)
   static constexpr bool kFromOutput = false;
   static constexpr double kLinear = 1.5957691216057308, kCubic = 0.044715 * kLinear;
-  template <class A> static GLIA_HD A twice_u(A x) { return x * (static_cast<A>(kLinear) + static_cast<A>(kCubic) * (x * x)); }
+  template <class A> static GLIA_HD A twice_u(A x) {
+    return x * (static_cast<A>(kLinear) + static_cast<A>(kCubic) * (x * x));
+  }
   template <class A> GLIA_HD A value(A x) const { return x * Sigmoid{}.value(twice_u(x)); }
   template <class A> GLIA_HD A derivative(A x) const {
     const A u = twice_u(x), slope = static_cast<A>(kLinear) + static_cast<A>(3 * kCubic) * (x * x);

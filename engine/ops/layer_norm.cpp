@@ -123,8 +123,7 @@ constexpr int64_t kNear = 1024;  // elements of a row
 constexpr int64_t kRows = 32;    // of a chunk: the unit of work and of the parameter gradients' partial sums
 
 // What a thread needs to work on one row at a time.
-template <class A>
-struct RowBuffers {
+template <class A> struct RowBuffers {
   explicit RowBuffers(const LayerNormShape& s)
       : sums(static_cast<size_t>(s.n)),
         words(static_cast<size_t>(s.p > 0 || s.output_p > 0 ? s.n + kWordSlack : 0)) {}
@@ -132,8 +131,7 @@ struct RowBuffers {
   std::vector<uint32_t> words;
 };
 
-template <class A>
-struct Mask {
+template <class A> struct Mask {
   explicit Mask(double p) : threshold(bernoulli_threshold(p)), scale(static_cast<A>(1 / (1 - p))) {}
   uint32_t threshold;
   A scale;
@@ -197,27 +195,23 @@ GLIA_CLONES void gradient_row(const A* s, const A* d, const A* gain, A mean, A r
   }
 }
 
-template <class T, class A>
-GLIA_CLONES void sum_terms_row(const T* term, bool add, A* d, int64_t n) {
+template <class T, class A> GLIA_CLONES void sum_terms_row(const T* term, bool add, A* d, int64_t n) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) d[j] = (add ? d[j] : A{0}) + static_cast<A>(term[j]);
 }
 
 // s = keep ∘ s · scale, and a row's sums: all in the first cache.
-template <class A>
-GLIA_CLONES void drop_row(A* s, const uint32_t* words, uint32_t threshold, A scale, int64_t n) {
+template <class A> GLIA_CLONES void drop_row(A* s, const uint32_t* words, uint32_t threshold, A scale, int64_t n) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) s[j] = keep(words[j], threshold, s[j] * scale);
 }
 
-template <class A>
-GLIA_CLONES void add_row(const A* s, A* sum, int64_t n) {
+template <class A> GLIA_CLONES void add_row(const A* s, A* sum, int64_t n) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) sum[j] += s[j];
 }
 
-template <class T>
-GLIA_CLONES void store_row(const Accumulator<T>* s, T* y, int64_t n) {
+template <class T> GLIA_CLONES void store_row(const Accumulator<T>* s, T* y, int64_t n) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(s[j]);
 }

@@ -4,8 +4,7 @@
 namespace glia::cuda {
 namespace {
 
-template <class T>
-struct Row {  // what both directions read
+template <class T> struct Row {  // what both directions read
   using A = Accumulator<T>;
   LayerNormInputs<T> in;
   RandomKey key, output_key;
@@ -31,8 +30,7 @@ struct Row {  // what both directions read
   __device__ DropoutMask<A> output_mask() const { return {output_key, output_threshold, output_scale}; }
 };
 
-template <int W, class A, class T>
-__device__ __forceinline__ void add_to(A (&v)[W], const T (&w)[W]) {
+template <int W, class A, class T> __device__ __forceinline__ void add_to(A (&v)[W], const T (&w)[W]) {
 #pragma unroll
   for (int k = 0; k < W; ++k) v[k] += static_cast<A>(w[k]);
 }
@@ -49,16 +47,14 @@ __device__ __forceinline__ void add_input_bias(const Row<T>& row, int64_t j, A (
 
 constexpr int kPacks = 2, kMostWarps = 16;
 
-template <class T, int G>
-struct Team {  // the threads that share a row, and how many elements they can hold
+template <class T, int G> struct Team {  // the threads that share a row, and how many elements they can hold
   static constexpr int W = kPackWidth<T>, kLanes = 32 * G, kStep = kLanes * W, kColumns = kStep * kPacks;
   const int lane = threadIdx.x % kLanes, id = threadIdx.x / kLanes;
   __device__ int column(int pack) const { return pack * kStep + lane * W; }
 
   // Bit p·W + k: element `first` + column(p) + k is kept. A loop: unrolled, the drawing is most of the kernel's
   // code.
-  template <class A>
-  __device__ __forceinline__ uint32_t keep(const DropoutMask<A>& mask, int64_t first) const {
+  template <class A> __device__ __forceinline__ uint32_t keep(const DropoutMask<A>& mask, int64_t first) const {
     constexpr int kDrawn = W < 4 ? W : 4;  // at a time
     uint32_t bits = 0;
 #pragma unroll 2
@@ -69,8 +65,7 @@ struct Team {  // the threads that share a row, and how many elements they can h
 
   // Sums over the team, the same bits in all of its threads; where a team has several warps, all of the block call
   // together. The next call must be given another `shared` [kMostWarps][N].
-  template <int N, class A>
-  __device__ __forceinline__ void sum(A (&v)[N], A (*shared)[N]) const {
+  template <int N, class A> __device__ __forceinline__ void sum(A (&v)[N], A (*shared)[N]) const {
 #pragma unroll
     for (int k = 0; k < N; ++k) v[k] = warp_sum(v[k]);
     if constexpr (G > 1) {
@@ -151,13 +146,11 @@ __device__ __forceinline__ void copy_async(void* to, const void* from) {
       : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wait_for_copies() {
+template <int kPending> __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-template <class T>
-struct Backward {
+template <class T> struct Backward {
   Row<T> row;
   const Accumulator<T>*mean, *rstd;
   Terms<T> dy;
@@ -325,8 +318,7 @@ __global__ void __launch_bounds__(kThreads) long_forward_kernel(const Row<T> row
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) long_backward_kernel(const Backward<T> a) {
+template <class T> __global__ void __launch_bounds__(kThreads) long_backward_kernel(const Backward<T> a) {
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = a.row.n;
@@ -351,8 +343,7 @@ __global__ void __launch_bounds__(kThreads) long_backward_kernel(const Backward<
 }
 
 // grid (columns / kThreads, chunks), after long_backward_kernel: a thread adds one column of its chunk of rows.
-template <class T>
-__global__ void __launch_bounds__(kThreads) long_columns_kernel(const Backward<T> a) {
+template <class T> __global__ void __launch_bounds__(kThreads) long_columns_kernel(const Backward<T> a) {
   using A = Accumulator<T>;
   const int64_t n = a.row.n, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= n) return;
@@ -370,8 +361,7 @@ __global__ void __launch_bounds__(kThreads) long_columns_kernel(const Backward<T
 }
 
 // f(G) for the number of warps that hold a row of n elements, or g() where a block's cannot.
-template <class T, class F, class G>
-void with_warps(int64_t n, bool aligned, F&& f, G&& g) {
+template <class T, class F, class G> void with_warps(int64_t n, bool aligned, F&& f, G&& g) {
   const auto holds = [&](auto warps) { return n <= Team<T, decltype(warps)::value>::kColumns; };
   constexpr std::integral_constant<int, 1> one;
   constexpr std::integral_constant<int, 2> two;
@@ -387,8 +377,7 @@ void with_warps(int64_t n, bool aligned, F&& f, G&& g) {
   else g();
 }
 
-template <class A>
-struct Split {  // the columns of [2 or 3, n] to as many vectors
+template <class A> struct Split {  // the columns of [2 or 3, n] to as many vectors
   LayerNormGradients<A> out;
   int64_t n;
   __device__ void operator()(int64_t i, A value) const {

@@ -17,16 +17,14 @@ struct LayerNormShape {
   RandomKey key, output_key;
 };
 
-template <class T>
-struct LayerNormInputs {
+template <class T> struct LayerNormInputs {
   const T *x, *residual;
   const Accumulator<T>*input_bias, *gain;
 };
 
 // dx = dropout(ds), dresidual = ds, dgain = Σ_rows dy ∘ ŝ, dbias = Σ_rows dy, dinput_bias = Σ_rows dx. Those with a
 // star may be nullptr.
-template <class T>
-struct LayerNormGradients {
+template <class T> struct LayerNormGradients {
   T *dx, *dresidual;                           // *
   Accumulator<T>*dgain, *dbias, *dinput_bias;  // *
 };

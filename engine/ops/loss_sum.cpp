@@ -5,8 +5,7 @@
 namespace glia {
 namespace {
 
-template <class T>
-LossTerms<T> pack(const std::vector<LossTerm>& terms, const std::vector<double>& weights) {
+template <class T> LossTerms<T> pack(const std::vector<LossTerm>& terms, const std::vector<double>& weights) {
   LossTerms<T> l{};
   l.terms = static_cast<int>(terms.size());
   l.parts = static_cast<int>(weights.size());
@@ -72,8 +71,7 @@ LossSum sum_losses(const std::vector<LossTerm>& terms, const std::vector<double>
 
 namespace cpu {
 
-template <class T>
-void sum_losses(const LossTerms<T>& l, T* total, T* parts) {
+template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts) {
   double sum = 0;
   for (int p = 0; p < l.parts; ++p) {
     double part = 0;
@@ -86,8 +84,7 @@ void sum_losses(const LossTerms<T>& l, T* total, T* parts) {
   *total = static_cast<T>(sum);
 }
 
-template <class T>
-void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues) {
+template <class T> void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues) {
   for (int i = 0; i < l.terms; ++i)
     for (int j = 0; j < l.size[i]; ++j)
       dvalues[i * kMaxLossElements + j] = static_cast<T>(*dtotal * l.weight[l.part[i][j]] * l.scale[i]);

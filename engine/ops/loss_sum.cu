@@ -5,8 +5,7 @@ namespace glia::cuda {
 namespace {
 
 // One thread a part; thread 0 adds the parts up.
-template <class T>
-__global__ void sum_losses_kernel(const __grid_constant__ LossTerms<T> l, T* total, T* parts) {
+template <class T> __global__ void sum_losses_kernel(const __grid_constant__ LossTerms<T> l, T* total, T* parts) {
   __shared__ double shared[kMaxLossParts];
   const int p = threadIdx.x;
   if (p < l.parts) {
@@ -35,14 +34,12 @@ __global__ void sum_losses_backward_kernel(const __grid_constant__ LossTerms<T> 
 
 }  // namespace
 
-template <class T>
-void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream) {
+template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream) {
   sum_losses_kernel<<<1, 32, 0, stream>>>(l, total, parts);
   CUDA_CHECK_LAUNCH("sum_losses", stream);
 }
 
-template <class T>
-void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream) {
+template <class T> void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream) {
   sum_losses_backward_kernel<<<1, 128, 0, stream>>>(l, dtotal, dvalues);
   CUDA_CHECK_LAUNCH("sum_losses_backward", stream);
 }

@@ -9,8 +9,7 @@ namespace glia {
 constexpr int kMaxLossTerms = 96, kMaxLossElements = 4, kMaxLossParts = 16;
 
 // Passed to the kernel by value: no upload.
-template <class T>
-struct LossTerms {
+template <class T> struct LossTerms {
   const T* values[kMaxLossTerms];  // term i has size[i] elements
   double scale[kMaxLossTerms];
   int8_t size[kMaxLossTerms];
@@ -20,16 +19,13 @@ struct LossTerms {
 };
 
 namespace cpu {
-template <class T>
-void sum_losses(const LossTerms<T>& l, T* total, T* parts);  // =; parts [l.parts]
+template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts);  // =; parts [l.parts]
 template <class T>
 void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues);  // =; [terms, kMaxLossElements]
 }  // namespace cpu
 namespace cuda {
-template <class T>
-void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream);
-template <class T>
-void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream);
+template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream);
+template <class T> void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

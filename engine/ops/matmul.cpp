@@ -111,14 +111,12 @@ namespace {
 
 // The plain grouped product: one dense product a group, group sizes read back from the device (it waits). It is the
 // reference of the fused kernels, and the path of GPUs and dtypes that have none.
-template <class F>
-void for_each_group(const Tensor& offsets, F&& f) {
+template <class F> void for_each_group(const Tensor& offsets, F&& f) {
   const std::vector<int32_t> starts = offsets.to_vector<int32_t>();
   for (size_t e = 0; e + 1 < starts.size(); ++e) f(static_cast<int64_t>(e), starts[e], starts[e + 1]);
 }
 // The same for a result with a row for each of the groups' rows; those behind the last group become 0.
-template <class F>
-void for_each_group_into(const Tensor& y, const Tensor& offsets, F&& f) {
+template <class F> void for_each_group_into(const Tensor& y, const Tensor& offsets, F&& f) {
   int64_t used = 0;
   for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
     if (begin < end) f(e, begin, end);

@@ -15,8 +15,7 @@ namespace glia::cpu {
 namespace {
 
 // op(x) as an accumulator-typed [rows, columns] array.
-template <class T>
-std::vector<Accumulator<T>> unpack(const T* x, int64_t rows, int64_t columns, bool transposed) {
+template <class T> std::vector<Accumulator<T>> unpack(const T* x, int64_t rows, int64_t columns, bool transposed) {
   std::vector<Accumulator<T>> y(static_cast<size_t>(rows * columns));
   parallel_for(rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(columns, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
@@ -26,8 +25,7 @@ std::vector<Accumulator<T>> unpack(const T* x, int64_t rows, int64_t columns, bo
   return y;
 }
 
-template <class T, class C>
-void gemm_plain(const GemmShape& s, const T* a, const T* b, C* c, const T* bias) {
+template <class T, class C> void gemm_plain(const GemmShape& s, const T* a, const T* b, C* c, const T* bias) {
   using Acc = Accumulator<T>;
   const std::vector<Acc> left = unpack(a, s.m, s.k, s.transpose_a), right = unpack(b, s.k, s.n, s.transpose_b);
   constexpr int64_t kRows = 4;  // rows that share a pass over op(B)
@@ -45,7 +43,8 @@ void gemm_plain(const GemmShape& s, const T* a, const T* b, C* c, const T* bias)
         }
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = 0; j < s.n; ++j)
-          c[(first + r) * s.n + j] = static_cast<C>(sums[r * s.n + j] + (bias ? static_cast<Acc>(bias[j]) : Acc{0}));
+          c[(first + r) * s.n + j] =
+              static_cast<C>(sums[r * s.n + j] + (bias ? static_cast<Acc>(bias[j]) : Acc{0}));
     }
   });
 }
@@ -61,14 +60,14 @@ void gemm_float(const GemmShape& s, const float* a, const float* b, float* c, co
     parallel_for(s.m, std::max<int64_t>(1, 16384 / s.n), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) std::copy_n(bias, s.n, c + i * s.n);
     });
-  const dnnl_status_t status = dnnl_sgemm(s.transpose_a ? 'T' : 'N', s.transpose_b ? 'T' : 'N', s.m, s.n, s.k, 1.0f, a,
-                                          s.transpose_a ? s.m : s.k, b, s.transpose_b ? s.k : s.n, bias ? 1.0f : 0.0f, c, s.n);
+  const dnnl_status_t status =
+      dnnl_sgemm(s.transpose_a ? 'T' : 'N', s.transpose_b ? 'T' : 'N', s.m, s.n, s.k, 1.0f, a,
+                 s.transpose_a ? s.m : s.k, b, s.transpose_b ? s.k : s.n, bias ? 1.0f : 0.0f, c, s.n);
   CHECK(status == dnnl_success, "matmul: dnnl_sgemm returned {}", static_cast<int>(status));
 }
 
 // Primitives are cached by oneDNN itself, by shape.
-template <class T, class C>
-void gemm_onednn(const GemmShape& s, const T* a, const T* b, C* c, const T* bias) {
+template <class T, class C> void gemm_onednn(const GemmShape& s, const T* a, const T* b, C* c, const T* bias) {
   using dnnl::memory;
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);  // stateless handle of the library
   dnnl::stream stream(engine);
@@ -76,8 +75,8 @@ void gemm_onednn(const GemmShape& s, const T* a, const T* b, C* c, const T* bias
   const memory::desc b_desc({s.k, s.n}, kType<T>, s.transpose_b ? memory::dims{1, s.k} : memory::dims{s.n, 1});
   const memory::desc c_desc({s.m, s.n}, kType<C>, memory::dims{s.n, 1});
   const memory::desc bias_desc({1, s.n}, kType<T>, memory::dims{s.n, 1});
-  const dnnl::matmul::desc desc = bias ? dnnl::matmul::desc(a_desc, b_desc, bias_desc, c_desc)
-                                       : dnnl::matmul::desc(a_desc, b_desc, c_desc);
+  const dnnl::matmul::desc desc =
+      bias ? dnnl::matmul::desc(a_desc, b_desc, bias_desc, c_desc) : dnnl::matmul::desc(a_desc, b_desc, c_desc);
   dnnl::matmul product(dnnl::matmul::primitive_desc(desc, engine));
   std::unordered_map<int, memory> arguments = {{DNNL_ARG_SRC, memory(a_desc, engine, const_cast<T*>(a))},
                                                {DNNL_ARG_WEIGHTS, memory(b_desc, engine, const_cast<T*>(b))},
@@ -90,8 +89,7 @@ void gemm_onednn(const GemmShape& s, const T* a, const T* b, C* c, const T* bias
 
 }  // namespace
 
-template <class T, class C>
-void gemm(const GemmShape& shape, const T* a, const T* b, C* c, const T* bias) {
+template <class T, class C> void gemm(const GemmShape& shape, const T* a, const T* b, C* c, const T* bias) {
   if (shape.m == 0 || shape.n == 0) return;
   for (int64_t i = 0; i < shape.batch; ++i) {
     const T *ai = a + i * shape.stride_a, *bi = b + i * shape.stride_b;
@@ -99,10 +97,8 @@ void gemm(const GemmShape& shape, const T* a, const T* b, C* c, const T* bias) {
     if constexpr (!std::is_same_v<T, double>) {
 #if GLIA_ONEDNN
       if (shape.k > 0) {
-        if constexpr (std::is_same_v<T, float> && std::is_same_v<C, float>)
-          gemm_float(shape, ai, bi, ci, bias);
-        else
-          gemm_onednn(shape, ai, bi, ci, bias);
+        if constexpr (std::is_same_v<T, float> && std::is_same_v<C, float>) gemm_float(shape, ai, bi, ci, bias);
+        else gemm_onednn(shape, ai, bi, ci, bias);
         continue;
       }
 #endif

@@ -16,8 +16,7 @@ namespace {
 DType accumulation_type(DType t) { return t == DType::kFloat64 ? t : DType::kFloat32; }
 
 // The op runs in two floating types only: float and double.
-template <class F>
-void dispatch_accumulator(DType t, const char* op, F&& f) {
+template <class F> void dispatch_accumulator(DType t, const char* op, F&& f) {
   CHECK(t == DType::kFloat32 || t == DType::kFloat64, "{}: wants float32 or float64, got {}", op, t);
   if (t == DType::kFloat32) f(TypeTag<float>{});
   else f(TypeTag<double>{});

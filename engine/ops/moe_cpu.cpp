@@ -11,14 +11,12 @@ namespace {
 constexpr int64_t kTokens = 64;  // tokens a chunk
 enum { kNone, kAdd, kGate };     // ContextMode
 
-template <class T, class A>
-void load_row(const T* x, A* row, int64_t n) {
+template <class T, class A> void load_row(const T* x, A* row, int64_t n) {
   for (int64_t j = 0; j < n; ++j) row[j] = static_cast<A>(x[j]);
 }
 
 // Sixteen running sums let the compiler vectorise a dot product without reordering it behind our back.
-template <class A>
-A dot(const A* __restrict a, const A* __restrict b, int64_t n) {
+template <class A> A dot(const A* __restrict a, const A* __restrict b, int64_t n) {
   A sums[16] = {};
   int64_t j = 0;
   for (; j + 16 <= n; j += 16)

@@ -7,10 +7,7 @@
 
 namespace glia {
 
-template <class A>
-GLIA_HD A logistic(A c) {
-  return A(1) / (A(1) + exp(-c));
-}
+template <class A> GLIA_HD A logistic(A c) { return A(1) / (A(1) + exp(-c)); }
 
 // The k largest of logits[0 … experts), lower index first among equals, and the softmax over them.
 template <class A>
@@ -34,8 +31,7 @@ GLIA_HD void choose_and_gate(const A* logits, int64_t experts, int64_t k, A* gat
 }
 
 // balance and energy from the importance, in expert order; and d(loss)/d(importance_e) for weights (db, de) on the two.
-template <class A>
-GLIA_HD void losses_of(const A* importance, int64_t experts, A real, A* losses) {
+template <class A> GLIA_HD void losses_of(const A* importance, int64_t experts, A real, A* losses) {
   A mean = 0, variance = 0, energy = 0;
   for (int64_t e = 0; e < experts; ++e) mean += importance[e];
   mean /= static_cast<A>(experts);

@@ -24,7 +24,9 @@ struct UniformFill {
 
 // One explicit fma, so that both compilers give the same bits.
 GLIA_HD double uniform_element(const UniformFill& f, int64_t i) {
-  return fma(f.high - f.low, static_cast<double>(uniform_from(random_bits(f.seed, f.purpose, f.step, static_cast<uint64_t>(i)))), f.low);
+  return fma(f.high - f.low,
+             static_cast<double>(uniform_from(random_bits(f.seed, f.purpose, f.step, static_cast<uint64_t>(i)))),
+             f.low);
 }
 
 namespace cpu {

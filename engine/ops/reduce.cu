@@ -49,8 +49,7 @@ __global__ void finish_rows_kernel(int64_t outer, int64_t chunks, const A* parti
   }
 }
 
-template <class T, class A>
-struct Finish {
+template <class T, class A> struct Finish {
   T* y;
   A factor;
   __device__ void operator()(int64_t i, A total) const { y[i] = static_cast<T>(total * factor); }
@@ -117,8 +116,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class T>
-void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream stream) {
+template <class T> void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream stream) {
   const bool one = s.inner == 1;
   const int64_t rows = one ? s.outer : s.outer * s.n, columns = one ? s.n : s.inner;
   if (rows * columns == 0) return;
@@ -165,8 +163,7 @@ __global__ void __launch_bounds__(kThreads) axis_max_kernel(AxisShape s, const T
   }
 }
 
-template <class T>
-void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at, Stream stream) {
+template <class T> void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at, Stream stream) {
   const int64_t columns = s.outer * s.inner;
   if (columns == 0) return;
   axis_max_kernel<<<grid_for(columns, kThreads / 32), kThreads, 0, stream>>>(s, x, y, at);

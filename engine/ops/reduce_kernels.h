@@ -14,29 +14,22 @@ struct AxisShape {
 
 namespace cpu {
 // y = factor · Σ x
-template <class T>
-void axis_sum(const AxisShape& s, const T* x, double factor, T* y);
+template <class T> void axis_sum(const AxisShape& s, const T* x, double factor, T* y);
 // dx[o, i, k] = factor · dy[o, k]
-template <class T>
-void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx);
+template <class T> void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx);
 // The largest and its first position; NaN wins over all.
-template <class T>
-void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at);
+template <class T> void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at);
 // dx[o, at[o, k], k] = dy[o, k], 0 elsewhere
-template <class T>
-void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx);
+template <class T> void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx);
 }  // namespace cpu
 
 namespace cuda {
 // partial [outer, axis_chunks(s), inner] is scratch
 template <class T>
 void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* partial, T* y, Stream stream);
-template <class T>
-void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream stream);
-template <class T>
-void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at, Stream stream);
-template <class T>
-void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx, Stream stream);
+template <class T> void axis_spread(const AxisShape& s, const T* dy, double factor, T* dx, Stream stream);
+template <class T> void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at, Stream stream);
+template <class T> void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx, Stream stream);
 
 // In how many pieces the axis is cut so that a GPU is busy; depends on the shape only.
 inline int64_t axis_chunks(const AxisShape& s) {

@@ -14,8 +14,7 @@ namespace glia {
 namespace {
 
 // The pairs of types that rows are moved between: a type and itself, bfloat16 and its float32 master.
-template <class F>
-void dispatch_pair(const char* op, DType from, DType to, F&& f) {
+template <class F> void dispatch_pair(const char* op, DType from, DType to, F&& f) {
   const auto both_bfloat16 = [](DType a, DType b) { return a == DType::kFloat32 && b == DType::kBFloat16; };
   if (both_bfloat16(from, to)) return f(TypeTag<float>{}, TypeTag<bfloat16>{});
   if (both_bfloat16(to, from)) return f(TypeTag<bfloat16>{}, TypeTag<float>{});
@@ -282,8 +281,7 @@ void scatter_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t r
   });
 }
 
-template <class T, class Out>
-void scatter_ordered(const T* x, const RowOrderView& order, Out* y, int64_t h) {
+template <class T, class Out> void scatter_ordered(const T* x, const RowOrderView& order, Out* y, int64_t h) {
   using A = Accumulator<T>;
   const int64_t count = *order.count;
   const auto row = [&](int64_t i) { return order.pieces[2 * i]; };
@@ -308,8 +306,7 @@ void scatter_ordered(const T* x, const RowOrderView& order, Out* y, int64_t h) {
                });
 }
 
-template <class T, class Out>
-void input_rows(const InputTables<T>& q, Out* y, int64_t tokens, int64_t h) {
+template <class T, class Out> void input_rows(const InputTables<T>& q, Out* y, int64_t tokens, int64_t h) {
   using A = Accumulator<T>;
   const A nan = std::numeric_limits<A>::quiet_NaN();
   parallel_for(tokens, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, h)), [=](int64_t begin, int64_t end) {
@@ -330,8 +327,7 @@ void input_rows(const InputTables<T>& q, Out* y, int64_t tokens, int64_t h) {
   });
 }
 
-template <class T>
-void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h) {
+template <class T> void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h) {
   std::vector<Accumulator<T>> sum(static_cast<size_t>(h), 0);
   for (int64_t p = 0; p < rows; ++p)
     for (int64_t j = 0; j < h; ++j)

@@ -11,8 +11,7 @@ namespace glia {
 
 // Tables [.., h] and where their rows go: words by id, positions by place in a sequence, the first type everywhere
 // in one.
-template <class T>
-struct InputTables {
+template <class T> struct InputTables {
   const T *words, *positions, *types;
   const int32_t *ids, *sequence_of, *offsets;
   int64_t n_words, n_positions;
@@ -27,14 +26,11 @@ template <class T, class Out>
 void scatter_rows(const T* x, const int32_t* index, Out* y, int64_t n, int64_t rows, int64_t h);
 // y[row] = Σ x[entries of the row] for the rows of `order`'s pieces; others keep what they hold.       x [.., h], y
 // [n, h]
-template <class T, class Out>
-void scatter_ordered(const T* x, const RowOrderView& order, Out* y, int64_t h);
+template <class T, class Out> void scatter_ordered(const T* x, const RowOrderView& order, Out* y, int64_t h);
 // y[t] = words[ids[t]] + (positions[p] + types[0]); 0 in place of either part where there is no id or no sequence.
-template <class T, class Out>
-void input_rows(const InputTables<T>& tables, Out* y, int64_t tokens, int64_t h);
+template <class T, class Out> void input_rows(const InputTables<T>& tables, Out* y, int64_t tokens, int64_t h);
 // dtypes[0] = Σ_{p < rows} dpositions[p], the other rows 0.       dpositions [.., h], dtypes [types, h]
-template <class T>
-void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h);
+template <class T> void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h);
 // y[t] = table[t − offsets[b]] in the rows of sequence b, 0 in the tail.       table [n, h], y [tokens, h]
 template <class T, class Out>
 void position_rows(const T* table, const int32_t* sequence_of, const int32_t* offsets, Out* y, int64_t n,

@@ -137,8 +137,7 @@ Span counted(const SequenceRows& s, int64_t b) {
 
 }  // namespace
 
-template <class T>
-void sequence_reduce(const SequenceRows& s, const T* x, T* y) {
+template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y) {
   using A = Accumulator<T>;
   const int64_t h = s.h;
   parallel_for(s.count, 1, [&, h](int64_t begin, int64_t end) {
@@ -158,8 +157,7 @@ void sequence_reduce(const SequenceRows& s, const T* x, T* y) {
   });
 }
 
-template <class T>
-void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx) {
+template <class T> void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx) {
   using A = Accumulator<T>;
   const int64_t h = s.h;
   parallel_for(s.tokens, 64, [&, h](int64_t begin, int64_t end) {

@@ -45,7 +45,8 @@ __global__ void __launch_bounds__(kColumns* kLanes) reduce_kernel(SequenceRows s
 
 // One warp a row.
 template <class T, int W>
-__global__ void __launch_bounds__(kThreads) spread_kernel(SequenceRows s, const int32_t* sequence_of, const T* dy, T* dx) {
+__global__ void __launch_bounds__(kThreads)
+    spread_kernel(SequenceRows s, const int32_t* sequence_of, const T* dy, T* dx) {
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t t = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; t < s.tokens;
@@ -69,29 +70,34 @@ __global__ void __launch_bounds__(kThreads) spread_kernel(SequenceRows s, const 
 
 }  // namespace
 
-template <class T>
-void sequence_reduce(const SequenceRows& s, const T* x, T* y, Stream stream) {
+template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y, Stream stream) {
   if (s.count == 0 || s.h == 0) return;
-  with_pack_width<T>(s.h, [&](auto width) {
-    constexpr int W = decltype(width)::value;
-    const dim3 grid((s.h + kColumns * W - 1) / (kColumns * W), s.count), block(kColumns, kLanes);
-    reduce_kernel<T, W><<<grid, block, 0, stream>>>(s, x, y);
-  }, x, y);
+  with_pack_width<T>(
+      s.h,
+      [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        const dim3 grid((s.h + kColumns * W - 1) / (kColumns * W), s.count), block(kColumns, kLanes);
+        reduce_kernel<T, W><<<grid, block, 0, stream>>>(s, x, y);
+      },
+      x, y);
   CUDA_CHECK_LAUNCH("sequence_reduce", stream);
 }
 
 template <class T>
 void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx, Stream stream) {
   if (s.tokens == 0 || s.h == 0) return;
-  with_pack_width<T>(s.h, [&](auto width) {
-    constexpr int W = decltype(width)::value;
-    spread_kernel<T, W><<<grid_for(s.tokens, kThreads / 32), kThreads, 0, stream>>>(s, sequence_of, dy, dx);
-  }, dy, dx);
+  with_pack_width<T>(
+      s.h,
+      [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        spread_kernel<T, W><<<grid_for(s.tokens, kThreads / 32), kThreads, 0, stream>>>(s, sequence_of, dy, dx);
+      },
+      dy, dx);
   CUDA_CHECK_LAUNCH("sequence_spread", stream);
 }
 
-#define INSTANTIATE(T)                                                              \
-  template void sequence_reduce(const SequenceRows&, const T*, T*, Stream);         \
+#define INSTANTIATE(T)                                                      \
+  template void sequence_reduce(const SequenceRows&, const T*, T*, Stream); \
   template void sequence_spread(const SequenceRows&, const int32_t*, const T*, T*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -13,7 +13,7 @@ struct SequenceRows {
   const int32_t* key_lengths = nullptr;
   int skip = 0;
   bool first_only = false;  // no row but the first
-  bool mean = false;  // divided by the number of rows that count
+  bool mean = false;        // divided by the number of rows that count
   int64_t count = 0, tokens = 0, h = 0;
 };
 
@@ -26,7 +26,8 @@ template <class T> void sequence_spread(const SequenceRows& s, const int32_t* se
 
 namespace cuda {
 template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y, Stream stream);
-template <class T> void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx, Stream stream);
+template <class T>
+void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

@@ -152,8 +152,7 @@ namespace {
 int64_t grain(int64_t n) { return std::max<int64_t>(1, (1 << 14) / n); }  // rows a chunk
 
 // f(row) for all rows, on all cores.
-template <class F>
-void for_each_row(int64_t rows, int64_t n, F&& f) {
+template <class F> void for_each_row(int64_t rows, int64_t n, F&& f) {
   parallel_for(rows, grain(n), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) f(r);
   });
@@ -161,8 +160,7 @@ void for_each_row(int64_t rows, int64_t n, F&& f) {
 
 }  // namespace
 
-template <class T>
-GLIA_CLONES Accumulator<T> row_max(const T* x, int64_t n) {
+template <class T> GLIA_CLONES Accumulator<T> row_max(const T* x, int64_t n) {
   using A = Accumulator<T>;
   A m = -std::numeric_limits<A>::infinity();
 #pragma omp simd reduction(max : m)
@@ -170,8 +168,7 @@ GLIA_CLONES Accumulator<T> row_max(const T* x, int64_t n) {
   return m;
 }
 
-template <class T>
-GLIA_CLONES Accumulator<T> row_exp_sum(const T* x, Accumulator<T> m, int64_t n) {
+template <class T> GLIA_CLONES Accumulator<T> row_exp_sum(const T* x, Accumulator<T> m, int64_t n) {
   using A = Accumulator<T>;
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -181,8 +178,7 @@ GLIA_CLONES Accumulator<T> row_exp_sum(const T* x, Accumulator<T> m, int64_t n) 
 
 // By pieces, the sum rescaled when a larger maximum comes: the next piece is on its way from memory while one is
 // worked on.
-template <class T>
-Accumulator<T> row_logsumexp(const T* x, int64_t n) {
+template <class T> Accumulator<T> row_logsumexp(const T* x, int64_t n) {
   using A = Accumulator<T>;
   constexpr int64_t kPiece = 512;
   A m = -std::numeric_limits<A>::infinity(), sum = 0;
@@ -210,16 +206,14 @@ GLIA_CLONES void softmax_row(const T* x, Accumulator<T> m, Accumulator<T>* power
   for (int64_t j = 0; j < n; ++j) y[j] = static_cast<T>(power[j] * inverse);
 }
 
-template <class T>
-void softmax(const T* x, T* y, int64_t rows, int64_t n) {
+template <class T> void softmax(const T* x, T* y, int64_t rows, int64_t n) {
   parallel_for(rows, grain(n), [=](int64_t begin, int64_t end) {
     std::vector<Accumulator<T>> power(static_cast<size_t>(n));
     for (int64_t r = begin; r < end; ++r) softmax_row(x + r * n, row_max(x + r * n, n), power.data(), y + r * n, n);
   });
 }
 
-template <class T>
-GLIA_CLONES void softmax_gradient_row(const T* y, const T* dy, T* dx, int64_t n) {
+template <class T> GLIA_CLONES void softmax_gradient_row(const T* y, const T* dy, T* dx, int64_t n) {
   using A = Accumulator<T>;
   A dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -228,13 +222,11 @@ GLIA_CLONES void softmax_gradient_row(const T* y, const T* dy, T* dx, int64_t n)
   for (int64_t j = 0; j < n; ++j) dx[j] = static_cast<T>(static_cast<A>(y[j]) * (static_cast<A>(dy[j]) - dot));
 }
 
-template <class T>
-void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n) {
+template <class T> void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n) {
   for_each_row(rows, n, [=](int64_t r) { softmax_gradient_row(y + r * n, dy + r * n, dx + r * n, n); });
 }
 
-template <class T>
-void log_softmax(const T* x, T* y, int64_t rows, int64_t n) {
+template <class T> void log_softmax(const T* x, T* y, int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   for_each_row(rows, n, [=](int64_t r) {
     const T* from = x + r * n;
@@ -245,8 +237,7 @@ void log_softmax(const T* x, T* y, int64_t rows, int64_t n) {
   });
 }
 
-template <class T>
-GLIA_CLONES void log_softmax_gradient_row(const T* y, const T* dy, T* dx, int64_t n) {
+template <class T> GLIA_CLONES void log_softmax_gradient_row(const T* y, const T* dy, T* dx, int64_t n) {
   using A = Accumulator<T>;
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -256,13 +247,11 @@ GLIA_CLONES void log_softmax_gradient_row(const T* y, const T* dy, T* dx, int64_
     dx[j] = static_cast<T>(static_cast<A>(dy[j]) - math::exp_negative(static_cast<A>(y[j])) * sum);
 }
 
-template <class T>
-void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n) {
+template <class T> void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n) {
   for_each_row(rows, n, [=](int64_t r) { log_softmax_gradient_row(y + r * n, dy + r * n, dx + r * n, n); });
 }
 
-template <class T>
-void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n) {
+template <class T> void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n) {
   for_each_row(rows, n, [=](int64_t r) {
     lse[r] = row_logsumexp(x + r * n, n);
     if (y) y[r] = static_cast<T>(lse[r]);

@@ -13,8 +13,7 @@ constexpr int kMostPacks = 8;  // of a row, that one lane works on
 
 // What a thread of a team sees of a row: P packs of W elements, all asked for before the first is used, or, with P
 // = 0, any number, read again each time: they lie in the cache by then.
-template <int kTeam, int W, int P, class T>
-class Part {
+template <int kTeam, int W, int P, class T> class Part {
  public:
   using A = Accumulator<T>;
   __device__ Part(const T* row, int64_t n) : row_(row), n_(n) {
@@ -23,8 +22,7 @@ class Part {
       if (column(p) < n) packs_[p] = *reinterpret_cast<const Pack<T, W>*>(row + column(p));
   }
   // f(j, values of the columns j … j + W − 1).
-  template <class F>
-  __device__ __forceinline__ void each(F&& f) const {
+  template <class F> __device__ __forceinline__ void each(F&& f) const {
     A v[W];
     if constexpr (P > 0) {
 #pragma unroll
@@ -42,14 +40,12 @@ class Part {
   Pack<T, W> packs_[P ? P : 1];
 };
 
-template <int kTeam, class A>
-__device__ __forceinline__ A team_sum(A x, A* shared) {
+template <int kTeam, class A> __device__ __forceinline__ A team_sum(A x, A* shared) {
   if constexpr (kTeam == 32) return warp_sum(x);
   else return block_sum(x, shared);
 }
 
-template <int kTeam, class A>
-__device__ __forceinline__ A team_max(A x, A* shared) {
+template <int kTeam, class A> __device__ __forceinline__ A team_max(A x, A* shared) {
   x = warp_max(x);
   if constexpr (kTeam > 32) {
     __syncthreads();
@@ -86,15 +82,13 @@ __device__ __forceinline__ Accumulator<T> row_exp_sum(const Part<kTeam, W, P, T>
 }
 
 // Each kernel's row functor: run<kTeam, W, P>(row, shared) by all threads of the team.
-template <class T>
-struct Softmax {
+template <class T> struct Softmax {
   using A = Accumulator<T>;
   static constexpr int kPacks = kMostPacks;
   const T* x;
   T* y;
   int64_t n;
-  template <int kTeam, int W, int P>
-  __device__ void run(int64_t r, A* shared) const {
+  template <int kTeam, int W, int P> __device__ void run(int64_t r, A* shared) const {
     const Part<kTeam, W, P, T> from(x + r * n, n);
     const A m = row_max(from, shared), inverse = A{1} / row_exp_sum(from, m, shared);
     from.each([&](int64_t j, A(&v)[W]) {
@@ -112,8 +106,7 @@ struct SoftmaxGradient {  // reads its two inputs again; a block has them in its
   const T *y, *dy;
   T* dx;
   int64_t n;
-  template <int kTeam, int W, int P>
-  __device__ void run(int64_t r, A* shared) const {
+  template <int kTeam, int W, int P> __device__ void run(int64_t r, A* shared) const {
     A dot = 0;
     for (int64_t j = threadIdx.x % kTeam * W; j < n; j += kTeam * W) {
       A p[W], d[W];
@@ -135,8 +128,7 @@ struct SoftmaxGradient {  // reads its two inputs again; a block has them in its
 };
 
 // y = x − lse; or, where y is nullptr, lse alone (to `lse` and, rounded, to `out`), and with labels the row's loss.
-template <class T>
-struct LogSumExp {
+template <class T> struct LogSumExp {
   using A = Accumulator<T>;
   static constexpr int kPacks = kMostPacks;
   const T* x;
@@ -145,8 +137,7 @@ struct LogSumExp {
   const int32_t* labels;
   A* losses;
   int64_t n;
-  template <int kTeam, int W, int P>
-  __device__ void run(int64_t r, A* shared) const {
+  template <int kTeam, int W, int P> __device__ void run(int64_t r, A* shared) const {
     const Part<kTeam, W, P, T> from(x + r * n, n);
     const A m = row_max(from, shared);
     A s = m;
@@ -168,15 +159,13 @@ struct LogSumExp {
   }
 };
 
-template <class T>
-struct LogSoftmaxGradient {
+template <class T> struct LogSoftmaxGradient {
   using A = Accumulator<T>;
   static constexpr int kPacks = kMostPacks;
   const T *y, *dy;
   T* dx;
   int64_t n;
-  template <int kTeam, int W, int P>
-  __device__ void run(int64_t r, A* shared) const {
+  template <int kTeam, int W, int P> __device__ void run(int64_t r, A* shared) const {
     A sum = 0;
     const Part<kTeam, W, P, T> from(dy + r * n, n);
     from.each([&](int64_t, const A(&d)[W]) {
@@ -194,8 +183,7 @@ struct LogSoftmaxGradient {
   }
 };
 
-template <class T, class D>
-struct LogSumExpGradient {
+template <class T, class D> struct LogSumExpGradient {
   using A = Accumulator<T>;
   static constexpr int kPacks = kMostPacks;
   const T* x;
@@ -205,8 +193,7 @@ struct LogSumExpGradient {
   A scale;
   T* dx;
   int64_t n;
-  template <int kTeam, int W, int P>
-  __device__ void run(int64_t r, A*) const {
+  template <int kTeam, int W, int P> __device__ void run(int64_t r, A*) const {
     const A d = static_cast<A>(dy[labels ? 0 : r]) * scale, s = lse[r];
     const int32_t label = labels ? labels[r] : -1;
     const Part<kTeam, W, P, T> from(x + r * n, n);
@@ -247,8 +234,7 @@ void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f,
 
 // One block: the mean of n values, thread t adding every 1024th.
 constexpr int kMeanThreads = 1024;
-template <class A>
-__global__ void __launch_bounds__(kMeanThreads) mean_kernel(const A* x, A* y, int64_t n) {
+template <class A> __global__ void __launch_bounds__(kMeanThreads) mean_kernel(const A* x, A* y, int64_t n) {
   __shared__ A shared[32];
   A sum = 0;
 #pragma unroll 8
@@ -259,18 +245,15 @@ __global__ void __launch_bounds__(kMeanThreads) mean_kernel(const A* x, A* y, in
 
 }  // namespace
 
-template <class T>
-void softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
+template <class T> void softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("softmax", rows, n, stream, Softmax<T>{x, y, n}, x, y);
 }
 
-template <class T>
-void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n, Stream stream) {
+template <class T> void softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("softmax/gradient", rows, n, stream, SoftmaxGradient<T>{y, dy, dx, n}, y, dy, dx);
 }
 
-template <class T>
-void log_softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
+template <class T> void log_softmax(const T* x, T* y, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("log_softmax", rows, n, stream, LogSumExp<T>{x, y, nullptr, nullptr, nullptr, nullptr, n}, x, y);
 }
 
@@ -279,8 +262,7 @@ void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t 
   for_each_row<T>("log_softmax/gradient", rows, n, stream, LogSoftmaxGradient<T>{y, dy, dx, n}, y, dy, dx);
 }
 
-template <class T>
-void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n, Stream stream) {
+template <class T> void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("logsumexp", rows, n, stream, LogSumExp<T>{x, nullptr, y, lse, nullptr, nullptr, n}, x);
 }
 

@@ -9,8 +9,7 @@ namespace glia {
 
 // Sums of gates are kept in float64 as multiples of 2^-24 below 2^29: every addition is exact, so the order of
 // atomic additions does not matter and CPU and CUDA give the same bits.
-template <class T>
-GLIA_HD double quantised_gate(T gate) {
+template <class T> GLIA_HD double quantised_gate(T gate) {
   return rint(static_cast<double>(gate) * 16777216.0) * (1.0 / 16777216.0);
 }
 

@@ -15,8 +15,9 @@ Tensor scatter_value(const Tensor& values, const Tensor& indices, const Tensor& 
   dispatch_floating(y.dtype(), "scatter_last", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const int32_t* i = indices.data<int32_t>();
-    on_device(y.context(), "scatter_last", [&] { cpu::scatter_last(values.data<T>(), i, y.data<T>(), rows, n, k); },
-              [&](auto& cuda) { cuda::scatter_last(values.data<T>(), i, y.data<T>(), rows, n, k, cuda.stream); });
+    on_device(
+        y.context(), "scatter_last", [&] { cpu::scatter_last(values.data<T>(), i, y.data<T>(), rows, n, k); },
+        [&](auto& cuda) { cuda::scatter_last(values.data<T>(), i, y.data<T>(), rows, n, k, cuda.stream); });
   });
   return y;
 }
@@ -33,18 +34,19 @@ TopK top_k(const Var& x, int64_t k) {
     using T = typename decltype(tag)::type;
     const T* from = x.value().data<T>();
     int32_t* i = indices.data<int32_t>();
-    on_device(x.context(), "top_k", [&] { cpu::top_k(from, values.data<T>(), i, rows, n, k); },
-              [&](auto& cuda) { cuda::top_k(from, values.data<T>(), i, rows, n, k, cuda.stream); });
+    on_device(
+        x.context(), "top_k", [&] { cpu::top_k(from, values.data<T>(), i, rows, n, k); },
+        [&](auto& cuda) { cuda::top_k(from, values.data<T>(), i, rows, n, k, cuda.stream); });
   });
-  Var v = record("top_k", values, {x}, [indices](const Tensor& dy, Grads& in) {
-    in.add(0, scatter_value(dy, indices, in.buffer(0)));
-  });
+  Var v = record("top_k", values, {x},
+                 [indices](const Tensor& dy, Grads& in) { in.add(0, scatter_value(dy, indices, in.buffer(0))); });
   return {v, indices};
 }
 
 // y[t, indices[t, i]] = values[t, i], 0 elsewhere;  dvalues[t, i] = dy[t, indices[t, i]].
 Var scatter_last(const Var& values, const Tensor& indices, int64_t n) {
-  CHECK(values.rank() == 2 && values.size(1) <= n, "scatter_last: wants values [T, K] with K <= {}, got {}", n, values.shape());
+  CHECK(values.rank() == 2 && values.size(1) <= n, "scatter_last: wants values [T, K] with K <= {}, got {}", n,
+        values.shape());
   check_index("scatter_last", "indices", indices, values.shape(), values.context());
   Tensor y = scatter_value(values.value(), indices, empty(values.context(), {values.size(0), n}, values.dtype()));
   return record("scatter_last", y, {values}, [indices](const Tensor& dy, Grads& in) {
@@ -53,8 +55,10 @@ Var scatter_last(const Var& values, const Tensor& indices, int64_t n) {
     dispatch_floating(dy.dtype(), "scatter_last", [&](auto tag) {
       using T = typename decltype(tag)::type;
       const int32_t* i = indices.data<int32_t>();
-      on_device(dy.context(), "scatter_last/gradient", [&] { cpu::gather_last(dy.data<T>(), i, dx.data<T>(), rows, n, k); },
-                [&](auto& cuda) { cuda::gather_last(dy.data<T>(), i, dx.data<T>(), rows, n, k, cuda.stream); });
+      on_device(
+          dy.context(), "scatter_last/gradient",
+          [&] { cpu::gather_last(dy.data<T>(), i, dx.data<T>(), rows, n, k); },
+          [&](auto& cuda) { cuda::gather_last(dy.data<T>(), i, dx.data<T>(), rows, n, k, cuda.stream); });
     });
     in.add(0, dx);
   });
@@ -62,8 +66,7 @@ Var scatter_last(const Var& values, const Tensor& indices, int64_t n) {
 
 namespace cpu {
 
-template <class T>
-void top_k(const T* x, T* values, int32_t* indices, int64_t rows, int64_t n, int64_t k) {
+template <class T> void top_k(const T* x, T* values, int32_t* indices, int64_t rows, int64_t n, int64_t k) {
   using A = Accumulator<T>;
   parallel_for(rows, std::max<int64_t>(1, (1 << 12) / n), [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -104,9 +107,9 @@ void gather_last(const T* x, const int32_t* indices, T* values, int64_t rows, in
   });
 }
 
-#define INSTANTIATE(T)                                                                     \
-  template void top_k(const T*, T*, int32_t*, int64_t, int64_t, int64_t);                  \
-  template void scatter_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t);     \
+#define INSTANTIATE(T)                                                                 \
+  template void top_k(const T*, T*, int32_t*, int64_t, int64_t, int64_t);              \
+  template void scatter_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t); \
   template void gather_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -48,13 +48,14 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void top_k(const T* x, T* values, int32_t* indices, int64_t rows, int64_t n, int64_t k, Stream stream) {
   if (rows == 0) return;
-  top_k_kernel<<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, values, indices, rows, static_cast<int32_t>(n),
-                                                                       static_cast<int32_t>(k));
+  top_k_kernel<<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(
+      x, values, indices, rows, static_cast<int32_t>(n), static_cast<int32_t>(k));
   CUDA_CHECK_LAUNCH("top_k", stream);
 }
 
 template <class T>
-void scatter_last(const T* values, const int32_t* indices, T* y, int64_t rows, int64_t n, int64_t k, Stream stream) {
+void scatter_last(const T* values, const int32_t* indices, T* y, int64_t rows, int64_t n, int64_t k,
+                  Stream stream) {
   if (rows * n == 0) return;
   CUDA_CHECK(cudaMemsetAsync(y, 0, rows * n * sizeof(T), stream));
   for_each("scatter_last", rows * k, stream, [=] __device__(int64_t i) {
@@ -71,9 +72,9 @@ void gather_last(const T* x, const int32_t* indices, T* values, int64_t rows, in
   });
 }
 
-#define INSTANTIATE(T)                                                                             \
-  template void top_k(const T*, T*, int32_t*, int64_t, int64_t, int64_t, Stream);                  \
-  template void scatter_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t, Stream);     \
+#define INSTANTIATE(T)                                                                         \
+  template void top_k(const T*, T*, int32_t*, int64_t, int64_t, int64_t, Stream);              \
+  template void scatter_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t, Stream); \
   template void gather_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -6,8 +6,7 @@
 namespace glia {
 namespace {
 
-template <class F>
-void dispatch(DType t, F&& f) {
+template <class F> void dispatch(DType t, F&& f) {
   CHECK(t == DType::kFloat32 || t == DType::kFloat64, "z_loss: wants float32 or float64, got {}", t);
   if (t == DType::kFloat32) f(TypeTag<float>{});
   else f(TypeTag<double>{});

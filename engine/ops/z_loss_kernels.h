@@ -9,8 +9,7 @@
 
 namespace glia {
 
-template <class T>
-GLIA_HD double row_logsumexp(const T* row, int64_t n) {
+template <class T> GLIA_HD double row_logsumexp(const T* row, int64_t n) {
   double top = row[0], sum = 0;
   for (int64_t e = 1; e < n; ++e) top = row[e] > top ? row[e] : top;
   for (int64_t e = 0; e < n; ++e) sum += exp(row[e] - top);
@@ -18,8 +17,7 @@ GLIA_HD double row_logsumexp(const T* row, int64_t n) {
 }
 
 // dlogits_te = dloss · 2 z_t softmax_te / real
-template <class T>
-GLIA_HD void z_loss_row_gradient(const T* row, int64_t n, double dloss, double real, T* drow) {
+template <class T> GLIA_HD void z_loss_row_gradient(const T* row, int64_t n, double dloss, double real, T* drow) {
   const double z = row_logsumexp(row, n);
   for (int64_t e = 0; e < n; ++e) drow[e] = static_cast<T>(dloss * 2 * z * exp(row[e] - z) / real);
 }

@@ -37,8 +37,7 @@ namespace {
 constexpr int kGuard = 64;  // elements before and after every output
 int failures = 0;
 
-template <class T>
-class DeviceArray {
+template <class T> class DeviceArray {
  public:
   explicit DeviceArray(size_t n) : n_(n) { CUDA_CHECK(cudaMalloc(&p_, std::max<size_t>(n, 1) * sizeof(T))); }
   explicit DeviceArray(const std::vector<T>& v) : DeviceArray(v.size()) { set(v); }
@@ -70,8 +69,7 @@ struct Shape {
   bool general = false;  // the general kernels even where the tensor cores could
 };
 
-template <class T>
-struct Case {
+template <class T> struct Case {
   std::vector<int32_t> offsets{0}, key_lengths;
   uint32_t step = 11;
   AttentionArgs args;  // host pointers
@@ -102,8 +100,7 @@ struct Case {
 };
 
 // Plain attention in dtype T: sums in the accumulator type, every op's result rounded to T.
-template <class T>
-void plain(const Case<T>& c, std::vector<double>& out, std::vector<double>& dqkv) {
+template <class T> void plain(const Case<T>& c, std::vector<double>& out, std::vector<double>& dqkv) {
   using F = Accumulator<T>;
   const AttentionArgs& a = c.args;
   const int64_t h = a.hidden(), d = a.head_size;
@@ -180,8 +177,7 @@ Error error_of(const T* x, const std::vector<double>& y, int64_t rows, int64_t w
   return {std::sqrt(difference / std::max(norm, 1e-300)), largest};
 }
 
-template <class T>
-std::vector<double> in_double(const std::vector<T>& x) {
+template <class T> std::vector<double> in_double(const std::vector<T>& x) {
   std::vector<double> y(x.size());
   for (size_t i = 0; i < x.size(); ++i) y[i] = static_cast<double>(x[i]);
   return y;
@@ -191,15 +187,13 @@ void expect(bool ok, const char* name, const char* what) {
   if (!ok) std::printf("  FAILED %s: %s\n", name, what), ++failures;
 }
 
-template <class T>
-struct Run {
+template <class T> struct Run {
   std::vector<T> out, dqkv;  // with guards
   std::vector<Accumulator<T>> lse;
 };
 
 // Device copies of a case, with guarded, poisoned outputs.
-template <class T>
-struct Device {
+template <class T> struct Device {
   using F = Accumulator<T>;
   const Case<T>& c;
   bool general;
@@ -246,8 +240,7 @@ struct Device {
   }
 };
 
-template <class T>
-bool guards_hold(const std::vector<T>& x) {
+template <class T> bool guards_hold(const std::vector<T>& x) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(x.data());
   const size_t n = x.size() * sizeof(T), guard = kGuard * sizeof(T);
   for (size_t i = 0; i < guard; ++i) {
@@ -255,13 +248,11 @@ bool guards_hold(const std::vector<T>& x) {
   }
   return true;
 }
-template <class T>
-bool same_bits(const std::vector<T>& x, const std::vector<T>& y, size_t from, size_t count) {
+template <class T> bool same_bits(const std::vector<T>& x, const std::vector<T>& y, size_t from, size_t count) {
   return std::memcmp(x.data() + from, y.data() + from, count * sizeof(T)) == 0;
 }
 
-template <class T>
-void check(const Shape& s, int repeats) {
+template <class T> void check(const Shape& s, int repeats) {
   const Case<T> c(s);
   const AttentionArgs& a = c.args;
   const int64_t h = a.hidden(), live = c.offsets.back();

@@ -131,15 +131,12 @@ void run(Kind k, const Problem& p, Outputs& out, cudaStream_t stream, bool with_
   const Bias bias = {p.bias.data, false};
   const GemmWorkspace space = {p.workspace.data, p.workspace.bytes};
   switch (k) {
-    case Kind::kForward:
-      return gemm_forward(p.x.data, p.w.data, {}, out.main.data, p.row_groups, o, i, stream);
-    case Kind::kBias:
-      return gemm_forward(p.x.data, p.w.data, bias, out.main.data, p.row_groups, o, i, stream);
+    case Kind::kForward: return gemm_forward(p.x.data, p.w.data, {}, out.main.data, p.row_groups, o, i, stream);
+    case Kind::kBias: return gemm_forward(p.x.data, p.w.data, bias, out.main.data, p.row_groups, o, i, stream);
     case Kind::kGelu:
       return gemm_forward_gelu(p.x.data, p.w.data, bias, with_pre ? out.pre.data : nullptr, out.main.data,
                                p.row_groups, o, i, stream);
-    case Kind::kData:
-      return gemm_data_gradient(p.dy.data, p.w.data, out.main.data, p.row_groups, o, i, stream);
+    case Kind::kData: return gemm_data_gradient(p.dy.data, p.w.data, out.main.data, p.row_groups, o, i, stream);
     case Kind::kDataGelu:
       return gemm_data_gradient_gelu(p.dy.data, p.w.data, p.pre_in.data, out.main.data, out.partial.as<float>(),
                                      p.row_groups, o, i, stream);
@@ -336,8 +333,7 @@ void time_sequence(const char* name, const std::vector<int>& counts, cudaStream_
       case 0:
         return gemm_forward_gelu(l.up.x.data, l.up.w.data, {l.up.bias.data}, l.h.pre.data, l.h.main.data, g, F, H,
                                  stream);
-      case 1:
-        return gemm_forward(l.h.main.data, l.down.w.data, {l.down.bias.data}, l.y.main.data, g, H, F, stream);
+      case 1: return gemm_forward(l.h.main.data, l.down.w.data, {l.down.bias.data}, l.y.main.data, g, H, F, stream);
       case 2:
         return gemm_data_gradient_gelu(l.down.dy.data, l.down.w.data, l.h.pre.data, l.dpre.main.data,
                                        l.partial.as<float>(), g, H, F, stream);
@@ -349,8 +345,7 @@ void time_sequence(const char* name, const std::vector<int>& counts, cudaStream_
         reduce_column_partials(l.partial.as<float>(), l.db.as<float>(), g, F, stream);
         column_partials(l.down.dy.data, l.partial.as<float>(), g, H, stream);
         return reduce_column_partials(l.partial.as<float>(), l.db.as<float>(), g, H, stream);
-      default:
-        return gemm_data_gradient(l.dpre.main.data, l.up.w.data, l.dx.main.data, g, F, H, stream);
+      default: return gemm_data_gradient(l.dpre.main.data, l.up.w.data, l.dx.main.data, g, F, H, stream);
     }
   };
   std::vector<cudaEvent_t> events;

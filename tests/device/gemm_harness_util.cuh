@@ -16,23 +16,23 @@
 #include <string>
 #include <vector>
 
-#define CUDA(call)                                                                                      \
-  do {                                                                                                  \
-    const cudaError_t e_ = (call);                                                                      \
-    if (e_ != cudaSuccess) {                                                                            \
-      std::printf("ERROR %s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));           \
-      std::fflush(stdout);                                                                              \
-      std::_Exit(3);                                                                                    \
-    }                                                                                                   \
+#define CUDA(call)                                                                            \
+  do {                                                                                        \
+    const cudaError_t e_ = (call);                                                            \
+    if (e_ != cudaSuccess) {                                                                  \
+      std::printf("ERROR %s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
+      std::fflush(stdout);                                                                    \
+      std::_Exit(3);                                                                          \
+    }                                                                                         \
   } while (0)
-#define BLAS(call)                                                                         \
-  do {                                                                                     \
-    const cublasStatus_t e_ = (call);                                                      \
-    if (e_ != CUBLAS_STATUS_SUCCESS) {                                                     \
+#define BLAS(call)                                                                          \
+  do {                                                                                      \
+    const cublasStatus_t e_ = (call);                                                       \
+    if (e_ != CUBLAS_STATUS_SUCCESS) {                                                      \
       std::printf("ERROR %s:%d %s: %d\n", __FILE__, __LINE__, #call, static_cast<int>(e_)); \
-      std::fflush(stdout);                                                                 \
-      std::_Exit(3);                                                                       \
-    }                                                                                      \
+      std::fflush(stdout);                                                                  \
+      std::_Exit(3);                                                                        \
+    }                                                                                       \
   } while (0)
 
 using bf16 = __nv_bfloat16;
@@ -57,8 +57,7 @@ struct Buffer {
     if (data) cudaFree(data);
   }
   void poison() { CUDA(cudaMemset(data, 0xff, bytes + kSentinel)); }
-  template <class T>
-  T* as() const { return reinterpret_cast<T*>(data); }
+  template <class T> T* as() const { return reinterpret_cast<T*>(data); }
 };
 
 __host__ __device__ inline uint32_t mix(uint64_t x) {
@@ -71,13 +70,18 @@ __host__ __device__ inline uint32_t mix(uint64_t x) {
 }
 static __global__ void fill_kernel(bf16* p, float* q, size_t n, uint64_t seed, float scale) {
   for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < n; i += gridDim.x * 256ull) {
-    const float u = (static_cast<float>(mix(i * 0x9e3779b97f4a7c15ull + seed) >> 8) + 0.5f) * (2.0f / 16777216.0f) - 1.0f;
+    const float u =
+        (static_cast<float>(mix(i * 0x9e3779b97f4a7c15ull + seed) >> 8) + 0.5f) * (2.0f / 16777216.0f) - 1.0f;
     if (p) p[i] = __float2bfloat16(u * scale);
     if (q) q[i] = u * scale;
   }
 }
-inline void fill(bf16* p, size_t n, uint64_t seed, float scale) { fill_kernel<<<1024, 256>>>(p, nullptr, n, seed, scale); }
-inline void fill(float* p, size_t n, uint64_t seed, float scale) { fill_kernel<<<1024, 256>>>(nullptr, p, n, seed, scale); }
+inline void fill(bf16* p, size_t n, uint64_t seed, float scale) {
+  fill_kernel<<<1024, 256>>>(p, nullptr, n, seed, scale);
+}
+inline void fill(float* p, size_t n, uint64_t seed, float scale) {
+  fill_kernel<<<1024, 256>>>(nullptr, p, n, seed, scale);
+}
 
 // c[i, j] = Σ_k a[i·ai + k·ak] b[j·bj + k·bk], float64 sums. Block (32, 32).
 static __global__ void reference_kernel(const bf16* a, long long ai, long long ak, const bf16* b, long long bj,
@@ -105,8 +109,8 @@ static __global__ void reference_kernel(const bf16* a, long long ai, long long a
   }
   if (i < m && j < n) c[i * n + j] = sum;
 }
-inline void reference(const bf16* a, long long ai, long long ak, const bf16* b, long long bj, long long bk, double* c,
-                      int m, int n, int k) {
+inline void reference(const bf16* a, long long ai, long long ak, const bf16* b, long long bj, long long bk,
+                      double* c, int m, int n, int k) {
   if (m > 0)
     reference_kernel<<<dim3((n + 31) / 32, (m + 31) / 32), dim3(32, 32)>>>(a, ai, ak, b, bj, bk, c, m, n, k);
 }
@@ -117,16 +121,15 @@ __device__ inline double gelu_derivative_of(double x) {
   return 0.5 * erfc(-x * 0.70710678118654752440) + x * 0.3989422804014327 * exp(-0.5 * x * x);
 }
 template <class T>
-__global__ void finish_kernel(T* c, bf16* out, int mode, const float* bias, const bf16* aux, size_t elements, int n) {
+__global__ void finish_kernel(T* c, bf16* out, int mode, const float* bias, const bf16* aux, size_t elements,
+                              int n) {
   for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < elements; i += gridDim.x * 256ull) {
     double v = c[i];
     if (mode == 1 || mode == 2) v += bias[i % n];
     if (mode == 2) v = gelu_of(v);
     if (mode == 3) v *= gelu_derivative_of(__bfloat162float(aux[i]));
-    if (out != nullptr)
-      out[i] = __float2bfloat16(static_cast<float>(v));
-    else
-      c[i] = static_cast<T>(v);
+    if (out != nullptr) out[i] = __float2bfloat16(static_cast<float>(v));
+    else c[i] = static_cast<T>(v);
   }
 }
 template <class T>
@@ -139,22 +142,22 @@ struct Difference {
   unsigned long long bad = 0;  // NaN or infinite
   double relative() const { return reference2 > 0 ? std::sqrt(error2 / reference2) : std::sqrt(error2); }
 };
-template <class T>
-__global__ void compare_kernel(const T* out, const double* ref, size_t n, Difference* d) {
+template <class T> __global__ void compare_kernel(const T* out, const double* ref, size_t n, Difference* d) {
   double e2 = 0, r2 = 0, worst = 0;
   unsigned long long bad = 0;
   for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < n; i += gridDim.x * 256ull) {
     const double v = static_cast<double>(static_cast<float>(out[i])), e = v - ref[i];
-    if (!isfinite(v)) ++bad; else e2 += e * e, worst = fmax(worst, fabs(e));
+    if (!isfinite(v)) ++bad;
+    else e2 += e * e, worst = fmax(worst, fabs(e));
     r2 += ref[i] * ref[i];
   }
   atomicAdd(&d->error2, e2);
   atomicAdd(&d->reference2, r2);
   atomicAdd(&d->bad, bad);
-  atomicMax(reinterpret_cast<unsigned long long*>(&d->worst), static_cast<unsigned long long>(__double_as_longlong(worst)));
+  atomicMax(reinterpret_cast<unsigned long long*>(&d->worst),
+            static_cast<unsigned long long>(__double_as_longlong(worst)));
 }
-template <class T>
-Difference compare(const T* out, const double* ref, size_t n) {
+template <class T> Difference compare(const T* out, const double* ref, size_t n) {
   static Difference* d = [] {
     Difference* p = nullptr;
     CUDA(cudaMalloc(&p, sizeof(Difference)));
@@ -231,14 +234,15 @@ struct Blas {
     if (m == 0 || k == 0) return;
     const float one = 1, zero = 0;
     BLAS(cublasGemmEx(handle, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &one, b,
-                      CUDA_R_16BF, tb ? k : n, a, CUDA_R_16BF, ta ? m : k, &zero, c, c_float ? CUDA_R_32F : CUDA_R_16BF,
-                      n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+                      CUDA_R_16BF, tb ? k : n, a, CUDA_R_16BF, ta ? m : k, &zero, c,
+                      c_float ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
   }
 };
 
 // cublasLt: best of the algorithms that its heuristic proposes. Same conventions; bias (bf16 [n]) may be null.
 inline double time_lt(cudaStream_t stream, bool ta, bool tb, int m, int n, int k, const std::vector<const void*>& a,
-                      const std::vector<const void*>& b, const std::vector<void*>& c, bool c_float, const void* bias) {
+                      const std::vector<const void*>& b, const std::vector<void*>& c, bool c_float,
+                      const void* bias) {
   cublasLtHandle_t lt;
   BLAS(cublasLtCreate(&lt));
   cublasLtMatmulDesc_t desc;
@@ -270,8 +274,8 @@ inline double time_lt(cudaStream_t stream, bool ta, bool tb, int m, int n, int k
     const double us = time_graph(
         stream,
         [&](int s) {
-          BLAS(cublasLtMatmul(lt, desc, &one, b[s], la, a[s], lb, &zero, c[s], lc, c[s], lc, &results[r].algo, workspace,
-                              ws, stream));
+          BLAS(cublasLtMatmul(lt, desc, &one, b[s], la, a[s], lb, &zero, c[s], lc, c[s], lc, &results[r].algo,
+                              workspace, ws, stream));
         },
         static_cast<int>(a.size()), 12, 9);
     best = std::min(best, us);

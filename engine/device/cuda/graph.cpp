@@ -15,7 +15,8 @@ class CudaGraph final : public Graph {
   CudaGraph(cudaGraphExec_t executable, cudaStream_t stream) : executable_(executable), stream_(stream) {}
   ~CudaGraph() override {
     const CaptureLock lock(capture_mutex());
-    if (cudaGraphExecDestroy(executable_) != cudaSuccess) std::fprintf(stderr, "glia: cudaGraphExecDestroy failed\n");
+    if (cudaGraphExecDestroy(executable_) != cudaSuccess)
+      std::fprintf(stderr, "glia: cudaGraphExecDestroy failed\n");
   }
   void replay() override { CUDA_CHECK(cudaGraphLaunch(executable_, stream_)); }
 

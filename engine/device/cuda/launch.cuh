@@ -20,37 +20,30 @@ inline int grid_for(int64_t n, int per_block = kThreads) {
 }
 
 // N values of T that are loaded and stored as one access (16 bytes at most).
-template <class T, int N>
-struct alignas(sizeof(T) * N) Pack {
-  T v[N];
-};
+template <class T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
 
 // f(i) for every i < n, one element a thread.
-template <class F>
-__global__ void __launch_bounds__(kThreads) for_each_kernel(int64_t n, F f) {
+template <class F> __global__ void __launch_bounds__(kThreads) for_each_kernel(int64_t n, F f) {
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x)
     f(i);
 }
 
-template <class F>
-void for_each(const char* name, int64_t n, Stream stream, F f) {
+template <class F> void for_each(const char* name, int64_t n, Stream stream, F f) {
   if (n == 0) return;
   for_each_kernel<<<grid_for(n), kThreads, 0, stream>>>(n, f);
   CUDA_CHECK_LAUNCH(name, stream);
 }
 
 // The butterfly leaves the same sum, added in the same order, in every lane.
-template <class T>
-__device__ __forceinline__ T warp_sum(T x) {
+template <class T> __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset >>= 1) x += __shfl_xor_sync(0xffffffffu, x, offset);
   return x;
 }
 
 // v[i] summed over the warp, for 32 values at once; lane i returns the sum of v[i]. 31 shuffles.
-template <class A>
-__device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
+template <class A> __device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
 #pragma unroll
   for (int half = 16; half >= 1; half /= 2) {
     const bool upper = lane & half;
@@ -63,8 +56,7 @@ __device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
   return v[0];
 }
 
-template <class T>
-__device__ __forceinline__ T warp_max(T x) {
+template <class T> __device__ __forceinline__ T warp_max(T x) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset >>= 1) {
     const T y = __shfl_xor_sync(0xffffffffu, x, offset);
@@ -74,8 +66,7 @@ __device__ __forceinline__ T warp_max(T x) {
 }
 
 // Sum over the block (at most 32 warps), the same value in every thread. `shared` holds 32 values.
-template <class T>
-__device__ __forceinline__ T block_sum(T x, T* shared) {
+template <class T> __device__ __forceinline__ T block_sum(T x, T* shared) {
   x = warp_sum(x);
   const int warps = (blockDim.x + 31) / 32;
   __syncthreads();  // `shared` may still be read by an earlier call
@@ -86,15 +77,13 @@ __device__ __forceinline__ T block_sum(T x, T* shared) {
   return total;
 }
 
-template <class... P>
-bool aligned16(const P*... pointers) {
+template <class... P> bool aligned16(const P*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
 }
 
 // Calls f with the widest pack that rows of `columns` elements allow, each matrix beginning at one of `pointers`:
 // an integral_constant of 16 bytes' worth, or 1.
-template <class T, class F, class... P>
-void with_pack_width(int64_t columns, F&& f, const P*... pointers) {
+template <class T, class F, class... P> void with_pack_width(int64_t columns, F&& f, const P*... pointers) {
   constexpr int kWide = 16 / sizeof(T);
   if (columns % kWide == 0 && aligned16(pointers...)) f(std::integral_constant<int, kWide>{});
   else f(std::integral_constant<int, 1>{});

@@ -38,8 +38,7 @@ struct Params {
 };
 
 // Rows from offsets[B] on: zeros, spread over all blocks.
-template <class T>
-__device__ __forceinline__ void zero_tail(const Params& p, T* to, int width) {
+template <class T> __device__ __forceinline__ void zero_tail(const Params& p, T* to, int width) {
   const int per_row = width * static_cast<int>(sizeof(T)) / 4;
   for (int row = p.offsets[p.sequences] + blockIdx.x; row < p.rows; row += gridDim.x) {
     auto* words = reinterpret_cast<uint32_t*>(to + static_cast<int64_t>(row) * width);

@@ -40,8 +40,7 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool v
                : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int n>
-__device__ __forceinline__ void wait_for_all_but() {
+template <int n> __device__ __forceinline__ void wait_for_all_but() {
   asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 __device__ __forceinline__ uint32_t pack(float low, float high) {
@@ -87,8 +86,7 @@ struct Group {
 };
 
 // Where 16-byte chunk `chunk` of row `row` lies in a tile with rows of `kBytes`.
-template <int kBytes = kRowBytes>
-__device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) {
+template <int kBytes = kRowBytes> __device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) {
   return tile + row * kBytes + ((chunk ^ (row & 7)) << 4);
 }
 

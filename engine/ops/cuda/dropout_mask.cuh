@@ -6,8 +6,7 @@
 namespace glia::cuda {
 
 // What a thread needs; made once a thread, so that the step is read once.
-template <class A>
-struct DropoutMask {
+template <class A> struct DropoutMask {
   uint64_t seed;
   uint32_t purpose, step, threshold;
   A scale;
@@ -16,8 +15,7 @@ struct DropoutMask {
       : seed(key.seed), purpose(key.purpose), step(key.step ? *key.step : 0u), threshold(threshold), scale(scale) {}
 
   // Bit k: element i + k is kept; i is a multiple of W, W is 1, 2, 4 or 8.
-  template <int W>
-  __device__ __forceinline__ uint32_t keep(int64_t i) const {
+  template <int W> __device__ __forceinline__ uint32_t keep(int64_t i) const {
     constexpr int kBlocks = W > 4 ? W / 4 : 1, kEach = W > 4 ? 4 : W;
     uint32_t bits = 0;
 #pragma unroll
@@ -39,17 +37,13 @@ struct DropoutMask {
   }
 
   // v[k] *= keep / (1 − p), from bits that keep() gave.
-  template <int W>
-  __device__ __forceinline__ void apply_bits(uint32_t bits, A (&v)[W]) const {
+  template <int W> __device__ __forceinline__ void apply_bits(uint32_t bits, A (&v)[W]) const {
 #pragma unroll
     for (int k = 0; k < W; ++k) v[k] = bits >> k & 1u ? v[k] * scale : A{0};
   }
 
   // The same for the elements i … i + W − 1.
-  template <int W>
-  __device__ __forceinline__ void apply(int64_t i, A (&v)[W]) const {
-    apply_bits(keep<W>(i), v);
-  }
+  template <int W> __device__ __forceinline__ void apply(int64_t i, A (&v)[W]) const { apply_bits(keep<W>(i), v); }
 };
 
 }  // namespace glia::cuda

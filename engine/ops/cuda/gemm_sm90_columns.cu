@@ -66,8 +66,8 @@ void column_partials(const void* m, float* partial, RowGroups groups, int column
   sm90::check_groups(groups, columns, 8);
   if (groups.rows == 0) return;
   const dim3 grid((columns + 255) / 256, (groups.rows + sm90::kTileRows - 1) / sm90::kTileRows);
-  sm90::partials_kernel<<<grid, dim3(32, 8), 0, stream>>>(static_cast<const __nv_bfloat16*>(m), partial, groups.offsets,
-                                                          groups.groups, groups.rows, columns);
+  sm90::partials_kernel<<<grid, dim3(32, 8), 0, stream>>>(static_cast<const __nv_bfloat16*>(m), partial,
+                                                          groups.offsets, groups.groups, groups.rows, columns);
   sm90::check(cudaGetLastError(), "column_partials");
 }
 

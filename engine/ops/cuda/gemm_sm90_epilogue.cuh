@@ -42,27 +42,20 @@ struct Consumer {
   int stores = 0;                // pairs of chunks sent off so far; the next pair = stores % (kChunks / 2)
 };
 
-template <class C>
-__device__ __forceinline__ int chunk_row(const Consumer& c, int mi) {
+template <class C> __device__ __forceinline__ int chunk_row(const Consumer& c, int mi) {
   return (c.member + mi) * 64 + c.warp * 16;  // one of the two is always 0
 }
 // Chunks are handled in pairs (one fence for both): two row blocks of the same columns, or two column blocks of a
 // row.
-template <class C>
-__device__ __forceinline__ constexpr int pair_mi(int e) {
-  return C::kM64 == 2 ? e : 0;
-}
-template <class C>
-__device__ __forceinline__ constexpr int pair_half(int q, int e) {
+template <class C> __device__ __forceinline__ constexpr int pair_mi(int e) { return C::kM64 == 2 ? e : 0; }
+template <class C> __device__ __forceinline__ constexpr int pair_half(int q, int e) {
   return C::kM64 == 2 ? q : 2 * q + e;
 }
 
-template <class C>
-__device__ __forceinline__ int thread_in_team(const Consumer& c) {
+template <class C> __device__ __forceinline__ int thread_in_team(const Consumer& c) {
   return c.member * kWarpgroup + c.warp * 32 + c.lane;
 }
-template <class C>
-__device__ __forceinline__ void team_sync(const Consumer& c) {
+template <class C> __device__ __forceinline__ void team_sync(const Consumer& c) {
   named_sync(1 + c.team, C::kTeamSize * kWarpgroup);
 }
 
@@ -91,8 +84,7 @@ __device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMa
 }
 
 // Lanes that differ in kBit exchange halves of their 2·kWidth sums: each keeps one half, added over both.
-template <int kWidth, int kBit>
-__device__ __forceinline__ void fold_columns(float (&s)[16], int lane) {
+template <int kWidth, int kBit> __device__ __forceinline__ void fold_columns(float (&s)[16], int lane) {
   const bool upper = lane & kBit;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
@@ -135,8 +127,7 @@ __device__ __forceinline__ void store_float(const Consumer& c, const float (&acc
 // Accumulators of a part of a tile, between two blocks with the same layout of threads: 16 bytes a lane, in order.
 // One flag a warp, raised by the writer and lowered by its only reader, so that the next kernel finds it as this
 // one did.
-template <class C>
-__device__ __forceinline__ long long part_warp(const Consumer& c, int block) {
+template <class C> __device__ __forceinline__ long long part_warp(const Consumer& c, int block) {
   return (static_cast<long long>(block) * C::kTeamSize + c.member) * 4 + c.warp;
 }
 template <class C>
@@ -180,8 +171,7 @@ __device__ __forceinline__ void add_part(const Consumer& c, float (&acc)[C::kM64
 }
 
 // This thread's column of the tile's bias; fetched before the multiplications, shared after them.
-template <class C>
-__device__ __forceinline__ float load_bias(const Consumer& c, const Params& p, const Work& w) {
+template <class C> __device__ __forceinline__ float load_bias(const Consumer& c, const Params& p, const Work& w) {
   const int t = thread_in_team<C>(c), col = w.col + t;
   if (t >= C::kTileN || col >= p.n) return 0.0f;
   const long long at = static_cast<long long>(w.group) * p.n + col;
@@ -190,8 +180,7 @@ __device__ __forceinline__ float load_bias(const Consumer& c, const Params& p, c
 }
 
 // The next pair of staging chunks, once the copy engine has read what was there.
-template <class C>
-__device__ __forceinline__ uint32_t take_pair(Consumer& c) {
+template <class C> __device__ __forceinline__ uint32_t take_pair(Consumer& c) {
   const uint32_t pair = c.staging + c.stores++ % (C::kChunks / 2) * (2 * kChunkBytes);
   if (elected()) store_wait_read<C::kChunks / 2 - 1>();
   __syncwarp();

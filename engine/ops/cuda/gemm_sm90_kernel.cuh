@@ -11,8 +11,7 @@ namespace glia::cuda::sm90 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Addresses of everything in shared memory.
-template <class C>
-struct Layout {
+template <class C> struct Layout {
   uint32_t base;
   __device__ uint32_t a(int s) const { return base + s * C::kStageBytes; }
   __device__ uint32_t b(int s) const { return a(s) + C::kABytes; }

@@ -107,12 +107,10 @@ __device__ __forceinline__ void cluster_sync() {
 __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-template <int kRegisters>
-__device__ __forceinline__ void registers_shrink() {
+template <int kRegisters> __device__ __forceinline__ void registers_shrink() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
-template <int kRegisters>
-__device__ __forceinline__ void registers_grow() {
+template <int kRegisters> __device__ __forceinline__ void registers_grow() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
@@ -169,8 +167,7 @@ __device__ __forceinline__ void store_3d(const CUtensorMap* map, uint32_t src, i
 }
 __device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Waits until at most kPending of this thread's store groups still read shared memory.
-template <int kPending>
-__device__ __forceinline__ void store_wait_read() {
+template <int kPending> __device__ __forceinline__ void store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 // Makes ordinary stores to shared memory visible to the copy engine and the tensor cores.
@@ -226,8 +223,7 @@ __device__ __forceinline__ uint64_t full_descriptor(uint32_t low) {
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
+template <int kPending> __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 

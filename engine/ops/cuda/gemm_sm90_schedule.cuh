@@ -33,8 +33,7 @@ struct Wide {
 
 // kCluster = 2: two blocks take neighbouring columns of the same rows and share the loads of A by multicast; in a
 // weight gradient neighbouring rows of the same columns, and the loads of B.
-template <Op op, Epilogue epilogue, class Teams, int cluster>
-struct Config : Teams {
+template <Op op, Epilogue epilogue, class Teams, int cluster> struct Config : Teams {
   using Teams::kTeams, Teams::kTeamSize, Teams::kTileN;
   static constexpr Op kOp = op;
   static constexpr Epilogue kEpilogue = epilogue;
@@ -93,8 +92,7 @@ struct Work {
 
 // Whole tiles in turns, for a team: every `teams`-th of its cluster's, from `team` on.
 // Columns run fastest: the row tiles in flight are few, so A leaves device memory once and W stays in L2.
-template <class C>
-class Tiles {
+template <class C> class Tiles {
  public:
   __device__ Tiles(const Params& p, const int* offsets, int rank, int team, int teams)
       : p_(p), offsets_(offsets), shift_(rank * C::kTileN), units_n_((p.n + C::kUnitN - 1) / C::kUnitN) {
@@ -141,8 +139,7 @@ class Tiles {
 // block that cannot start. With shares the gangs of a group still go through its rows in step, as if by one clock:
 // a tile begins at the row where the clock stands and goes round, so that a row that one block fetches serves
 // others too (95 → 85 µs).
-template <class C>
-class Shares {
+template <class C> class Shares {
  public:
   // In steps.
   static constexpr int kTileCost = 3;  // an epilogue
@@ -213,8 +210,7 @@ class Shares {
   __device__ bool whole() const { return whole_; }
 
   // Calls f(block) for the blocks that hold the rest of a tile, in the order of the cuts.
-  template <class F>
-  __device__ void for_each_part(int end, F&& f) const {
+  template <class F> __device__ void for_each_part(int end, F&& f) const {
     int from = end_;
     for (int g = gang_ + 1; from < end; ++g) {
       const int to = cut(g + 1);

@@ -4,22 +4,18 @@
 
 namespace glia::cuda {
 
-template <class T>
-inline constexpr int kPackWidth = 16 / sizeof(T);
+template <class T> inline constexpr int kPackWidth = 16 / sizeof(T);
 
-template <class T>
-using Wide = Pack<T, kPackWidth<T>>;
+template <class T> using Wide = Pack<T, kPackWidth<T>>;
 
 // W values of T at p converted to the accumulation type, and back.
-template <int W, class T>
-__device__ __forceinline__ void load(const T* p, Accumulator<T> (&v)[W]) {
+template <int W, class T> __device__ __forceinline__ void load(const T* p, Accumulator<T> (&v)[W]) {
   const Pack<T, W> pack = *reinterpret_cast<const Pack<T, W>*>(p);
 #pragma unroll
   for (int k = 0; k < W; ++k) v[k] = static_cast<Accumulator<T>>(pack.v[k]);
 }
 // Through a vector type: nvcc 13.0 cuts the store of a Pack of bfloat16 into 2-byte ones in some kernels.
-template <int W, class T, class A>
-__device__ __forceinline__ void store(T* p, const A (&v)[W]) {
+template <int W, class T, class A> __device__ __forceinline__ void store(T* p, const A (&v)[W]) {
   if constexpr (std::is_same_v<T, bfloat16> && W % 2 == 0) {
     uint32_t words[W / 2];
 #pragma unroll
@@ -39,21 +35,16 @@ __device__ __forceinline__ void store(T* p, const A (&v)[W]) {
   }
 }
 
-template <int W>
-struct Width {
-  static constexpr int value = W;
-};
+template <int W> struct Width { static constexpr int value = W; };
 
 // f(Width<W>{}, i) for i = 0, W, 2W, …; what is left over, one by one, as f(Width<1>{}, i).
-template <int W, class F>
-__global__ void __launch_bounds__(kThreads) for_each_pack_kernel(int64_t n, F f) {
+template <int W, class F> __global__ void __launch_bounds__(kThreads) for_each_pack_kernel(int64_t n, F f) {
   const int64_t packs = n / W, first = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   for (int64_t i = first; i < packs; i += static_cast<int64_t>(gridDim.x) * blockDim.x) f(Width<W>{}, i * W);
   if (W > 1 && packs * W + first < n) f(Width<1>{}, packs * W + first);
 }
 
-template <int W, class F>
-void for_each_pack(const char* name, int64_t n, bool aligned, Stream stream, F f) {
+template <int W, class F> void for_each_pack(const char* name, int64_t n, bool aligned, Stream stream, F f) {
   if (n == 0) return;
   if (aligned) for_each_pack_kernel<W><<<grid_for((n + W - 1) / W), kThreads, 0, stream>>>(n, f);
   else for_each_pack_kernel<1><<<grid_for(n), kThreads, 0, stream>>>(n, f);

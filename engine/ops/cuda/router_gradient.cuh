@@ -16,8 +16,7 @@ inline int warp_grid(int64_t items, int per_warp = 1) {
 }
 
 // f(Width) with as many columns as 16 bytes of w, or one where the rows do not allow it.
-template <class A, class F, class... P>
-void with_width(int64_t hidden, F&& f, const P*... pointers) {
+template <class A, class F, class... P> void with_width(int64_t hidden, F&& f, const P*... pointers) {
   constexpr int kWide = 16 / sizeof(A);
   if (hidden % kWide == 0 && aligned16(pointers...)) f(Width<kWide>{});
   else f(Width<1>{});
@@ -26,8 +25,7 @@ void with_width(int64_t hidden, F&& f, const P*... pointers) {
 // Where d(w x + b) of the logits comes from. Called by whole blocks: begin() once, before a barrier, with room for
 // 8 values that fill() then gets back; fill() sets dr[i][0 … 7] for the tokens tile + i, i < n, and the experts
 // from e0 on.
-template <class A>
-struct LogitsSource {
+template <class A> struct LogitsSource {
   RouterShape s;
   const A *context, *dlogits;
 
