@@ -151,6 +151,7 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 // Online softmax (Milakov and Gimelshein, 2018) over tiles of 32 keys.
 template <class T, int kColumns>
 __global__ __launch_bounds__(kThreads) void forward_kernel(const __grid_constant__ Params<T> p) {
+  begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_out, p.hidden());
   zero_tail(p, p.to_lse, p.heads);
@@ -199,6 +200,7 @@ __global__ __launch_bounds__(kThreads) void forward_kernel(const __grid_constant
 
 template <class T, int kColumns>
 __global__ __launch_bounds__(kThreads) void dq_kernel(const __grid_constant__ Params<T> p) {
+  begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_dqkv, 3 * p.hidden());
   const Place at = place_of(p);
@@ -246,6 +248,7 @@ __global__ __launch_bounds__(kThreads) void dq_kernel(const __grid_constant__ Pa
 
 template <class T, int kColumns>
 __global__ __launch_bounds__(kThreads) void dkv_kernel(const __grid_constant__ Params<T> p) {
+  begin_kernel();
   using F = Accumulator<T>;
   const Place at = place_of(p);
   if (at.row0 >= at.n) return;
@@ -301,8 +304,8 @@ template <class T> Params<T> params_of(const AttentionArgs& args) {
 
 // own: tiles of the block's own rows; every kernel has two tiles of 32 rows besides.
 template <class T, class Kernel>
-void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args, const Params<T>& p,
-            Stream stream) {
+void launch_tiles(const char* name, Kernel kernel, int own, const AttentionArgs& args, const Params<T>& p,
+                  Stream stream) {
   const auto bytes_at = [&](int head_size) {
     return (own * kBlockRows * head_size + 2 * kTile * (head_size + 1)) * static_cast<int>(sizeof(Accumulator<T>));
   };
@@ -311,8 +314,7 @@ void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args,
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes_at(kAttentionMaxHeadSize)));
   const int bytes = bytes_at(args.head_size);
   const int blocks = args.max_length > 0 ? (args.max_length + kBlockRows - 1) / kBlockRows : 1;
-  kernel<<<dim3(blocks, args.heads, args.sequences), kThreads, bytes, stream>>>(p);
-  CUDA_CHECK_LAUNCH(name, stream);
+  launch(name, kernel, {dim3(blocks, args.heads, args.sequences), kThreads, static_cast<size_t>(bytes)}, stream, p);
 }
 
 // Calls f with the number of 32-wide column groups that D needs.
@@ -330,7 +332,7 @@ void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, 
   Params<T> p = params_of<T>(args);
   p.qkv = qkv, p.to_out = out, p.to_lse = lse;
   with_columns(args.head_size, [&](auto c) {
-    launch("attention_forward_general", forward_kernel<T, decltype(c)::value>, 1, args, p, stream);
+    launch_tiles("attention_forward_general", forward_kernel<T, decltype(c)::value>, 1, args, p, stream);
   });
 }
 
@@ -340,8 +342,8 @@ void attention_backward_general(const AttentionArgs& args, const T* qkv, const T
   Params<T> p = params_of<T>(args);
   p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv, p.delta = delta;
   with_columns(args.head_size, [&](auto c) {
-    launch("attention_backward_general: dQ", dq_kernel<T, decltype(c)::value>, 2, args, p, stream);
-    launch("attention_backward_general: dK, dV", dkv_kernel<T, decltype(c)::value>, 2, args, p, stream);
+    launch_tiles("attention_backward_general: dQ", dq_kernel<T, decltype(c)::value>, 2, args, p, stream);
+    launch_tiles("attention_backward_general: dK, dV", dkv_kernel<T, decltype(c)::value>, 2, args, p, stream);
   });
 }
 

@@ -196,6 +196,7 @@ constexpr uint32_t kForwardBytes = 3 * kMaxRows * kRowBytes;   // Q, K, V
 constexpr uint32_t kBackwardBytes = 4 * kMaxRows * kRowBytes;  // Q, dO, K, V
 
 __global__ __launch_bounds__(kThreads, kForwardBlocks) void forward_kernel(const __grid_constant__ Params p) {
+  begin_kernel();
   extern __shared__ __align__(1024) unsigned char memory[];
   const Place place = place_of(p);
   for_each_problem(
@@ -443,6 +444,7 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 }
 
 __global__ __launch_bounds__(kThreads, kBackwardBlocks) void backward_kernel(const __grid_constant__ Params p) {
+  begin_kernel();
   extern __shared__ __align__(1024) unsigned char memory[];
   const Place place = place_of(p);
   for_each_problem(
@@ -469,13 +471,12 @@ Params params_of(const AttentionArgs& args) {
 }
 
 template <class Kernel>
-void launch(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs& args, const Params& p,
-            Stream stream) {
+void launch_problems(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs& args, const Params& p,
+                     Stream stream) {
   check_attention_args(args);
   if (args.sequences == 0) return;  // attention_forward and attention_backward zero the rows then
   CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  kernel<<<args.sequences * args.heads, kThreads, bytes, stream>>>(p);
-  CUDA_CHECK_LAUNCH(name, stream);
+  launch(name, kernel, {args.sequences * args.heads, kThreads, bytes}, stream, p);
 }
 
 }  // namespace
@@ -484,14 +485,14 @@ void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bflo
                             Stream stream) {
   Params p = params_of(args);
   p.qkv = qkv, p.to_out = out, p.to_lse = lse;
-  launch("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);
+  launch_problems("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);
 }
 
 void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
                              const bfloat16* dout, bfloat16* dqkv, float* column_sums, Stream stream) {
   Params p = params_of(args);
   p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv, p.to_sums = column_sums;
-  launch("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
+  launch_problems("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
 }
 
 }  // namespace glia::cuda
