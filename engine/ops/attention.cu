@@ -5,18 +5,17 @@
 // A warp owns four rows (queries in forward and dQ, keys in dK/dV) and walks over tiles of 32 positions of the
 // other kind: lane l scores position l, then holds dimensions l, l + 32, … of the results, to which the tile's
 // weights come by shuffles.
-#include <cuda_runtime.h>
 
 #include <cmath>
 #include <type_traits>
 
-#include "engine/device/cuda/check.h"
+#include "engine/device/cuda/launch.cuh"
 #include "engine/ops/attention_kernels.h"
 
 namespace glia::cuda {
 namespace {
 
-constexpr int kWarps = 4, kOwn = 4, kBlockRows = kWarps * kOwn, kTile = 32, kThreads = kWarps * 32;
+constexpr int kWarps = 4, kOwn = 4, kBlockRows = kWarps * kOwn, kTile = 32, kBlockThreads = kWarps * 32;
 
 template <class T> struct Params {
   using F = Accumulator<T>;
@@ -54,26 +53,17 @@ template <class T, class To> __device__ void zero_tail(const Params<T>& p, To* t
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x,
             blocks = gridDim.x * gridDim.y * gridDim.z;
   for (int64_t row = p.offsets[p.sequences] + block; row < p.rows; row += blocks) {
-    for (int i = threadIdx.x; i < width; i += kThreads) to[row * width + i] = static_cast<To>(0.0f);
+    for (int i = threadIdx.x; i < width; i += kBlockThreads) to[row * width + i] = static_cast<To>(0.0f);
   }
 }
 
 // `count` rows of D elements from row `first` on, of which those below n exist (others: 0), to shared rows of `ld`.
 template <class T, class F>
 __device__ void load_rows(F* to, int ld, const T* from, int64_t stride, int d, int first, int count, int n) {
-  for (int i = threadIdx.x; i < count * d; i += kThreads) {
+  for (int i = threadIdx.x; i < count * d; i += kBlockThreads) {
     const int r = i / d, x = i - r * d;
     to[r * ld + x] = first + r < n ? static_cast<F>(from[(first + r) * stride + x]) : F(0);
   }
-}
-
-template <class F> __device__ F warp_sum(F x) {
-  for (int o = 16; o > 0; o >>= 1) x += __shfl_xor_sync(~0u, x, o);
-  return x;
-}
-template <class F> __device__ F warp_max(F x) {
-  for (int o = 16; o > 0; o >>= 1) x = max(x, __shfl_xor_sync(~0u, x, o));
-  return x;
 }
 
 // scores[r] = own[r] · line for the warp's four own rows; `line` is the lane's row of the tile.
@@ -150,7 +140,7 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // Online softmax (Milakov and Gimelshein, 2018) over tiles of 32 keys.
 template <class T, int kColumns>
-__global__ __launch_bounds__(kThreads) void forward_kernel(const __grid_constant__ Params<T> p) {
+__global__ __launch_bounds__(kBlockThreads) void forward_kernel(const __grid_constant__ Params<T> p) {
   begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_out, p.hidden());
@@ -199,7 +189,7 @@ __global__ __launch_bounds__(kThreads) void forward_kernel(const __grid_constant
 }
 
 template <class T, int kColumns>
-__global__ __launch_bounds__(kThreads) void dq_kernel(const __grid_constant__ Params<T> p) {
+__global__ __launch_bounds__(kBlockThreads) void dq_kernel(const __grid_constant__ Params<T> p) {
   begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_dqkv, 3 * p.hidden());
@@ -247,7 +237,7 @@ __global__ __launch_bounds__(kThreads) void dq_kernel(const __grid_constant__ Pa
 }
 
 template <class T, int kColumns>
-__global__ __launch_bounds__(kThreads) void dkv_kernel(const __grid_constant__ Params<T> p) {
+__global__ __launch_bounds__(kBlockThreads) void dkv_kernel(const __grid_constant__ Params<T> p) {
   begin_kernel();
   using F = Accumulator<T>;
   const Place at = place_of(p);
@@ -314,7 +304,8 @@ void launch_tiles(const char* name, Kernel kernel, int own, const AttentionArgs&
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes_at(kAttentionMaxHeadSize)));
   const int bytes = bytes_at(args.head_size);
   const int blocks = args.max_length > 0 ? (args.max_length + kBlockRows - 1) / kBlockRows : 1;
-  launch(name, kernel, {dim3(blocks, args.heads, args.sequences), kThreads, static_cast<size_t>(bytes)}, stream, p);
+  launch(name, kernel, {dim3(blocks, args.heads, args.sequences), kBlockThreads, static_cast<size_t>(bytes)},
+         stream, p);
 }
 
 // Calls f with the number of 32-wide column groups that D needs.
