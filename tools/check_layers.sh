@@ -36,7 +36,8 @@ while IFS= read -r file; do
   esac
 done < <(git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh')
 while IFS= read -r file; do
-  case "$file" in engine/ops/adamw.cu|engine/ops/cuda/gemm_sm90_*) continue ;; esac  # launched plainly: safe, see launch.cuh
+  # This one sets up barriers first, which no other kernel writes.
+  [ "$file" = engine/ops/cuda/gemm_sm90_kernel.cuh ] && grep -q '^ *begin_kernel();' "$file" && continue
   while IFS= read -r text; do complain "$file:$text"; done < <(awk '
     { sub(/\/\/.*/, "") }
     /<<</ { print FNR ": launches with <<<>>>; use launch()" }

@@ -39,6 +39,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 6)
     norm_kernel(AdamWOptions o, const uint32_t* step, AdamWGradients<T> g, WaitingRows<T> rows, int low_chunks,
                 int chunks) {
+  begin_kernel();
   __shared__ double shared[32];
   __shared__ bool last;
   if (blockIdx.x == 0 && threadIdx.x == 0) adamw_corrections(o, *step, g.factors);  // slow: while the others add
@@ -189,6 +190,7 @@ __global__ void __launch_bounds__(kThreads)
     update_kernel(AdamWOptions o, const double* __restrict__ factors, AdamWSegment<T, bfloat16> low,
                   AdamWSegment<T, T> rest, WaitingRows<T> rows, int each, int row_blocks, int low_blocks,
                   int64_t first) {
+  begin_kernel();
   int block = blockIdx.x;
   if (block < row_blocks) {
     const uint32_t now = *rows.clock;
@@ -212,6 +214,7 @@ template <class T>
 __global__ void __launch_bounds__(kRowThreads)
     catch_up_kernel(AdamWOptions o, AdamWSegment<T, T> s, WaitingRows<T> rows, const int2* pieces,
                     const int32_t* count) {
+  begin_kernel();
   const uint32_t now = *rows.clock;
   const int64_t n = pieces ? *count : rows.count;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x) / 32; i < n;
@@ -229,8 +232,7 @@ void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradient
                 Stream stream) {
   const auto chunks = [](int64_t n) { return static_cast<int>((n + kNormChunk - 1) / kNormChunk); };
   const int low = chunks(g.n_low), all = low + chunks(g.n);
-  norm_kernel<<<std::min(all, kNormBlocks), kThreads, 0, stream>>>(o, step, g, rows, low, all);
-  CUDA_CHECK_LAUNCH("adamw_norm", stream);
+  launch("adamw_norm", norm_kernel<T>, {std::min(all, kNormBlocks), kThreads}, stream, o, step, g, rows, low, all);
 }
 
 template <class T>
@@ -242,17 +244,16 @@ void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegme
   const int64_t first = (rows.count * rows.width + 63) / 64 * 64;
   const int all = row_blocks + low_blocks + blocks(rest.n - first, kPerBlock<T>);
   if (all == 0) return;
-  update_kernel<<<all, kThreads, 0, stream>>>(o, factors, low, rest, rows, each, row_blocks, low_blocks, first);
-  CUDA_CHECK_LAUNCH("adamw_update", stream);
+  launch("adamw_update", update_kernel<T>, {all, kThreads}, stream, o, factors, low, rest, rows, each, row_blocks,
+         low_blocks, first);
 }
 
 template <class T>
 void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
                     const int32_t* pieces, const int32_t* count, int64_t most_pieces, Stream stream) {
   if (most_pieces == 0) return;
-  catch_up_kernel<<<grid_for(most_pieces, kRowThreads / 32), kRowThreads, 0, stream>>>(
-      o, rest, rows, reinterpret_cast<const int2*>(pieces), count);
-  CUDA_CHECK_LAUNCH("adamw_catch_up", stream);
+  launch("adamw_catch_up", catch_up_kernel<T>, {grid_for(most_pieces, kRowThreads / 32), kRowThreads}, stream, o,
+         rest, rows, reinterpret_cast<const int2*>(pieces), count);
 }
 
 #define INSTANTIATE(T)                                                                                            \

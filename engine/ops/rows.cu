@@ -361,7 +361,7 @@ void sort_by_index(const int32_t* index, int32_t* keys, int32_t* order, int64_t 
                                              static_cast<const uint32_t*>(unsorted),
                                              reinterpret_cast<uint32_t*>(keys), static_cast<const int32_t*>(iota),
                                              order, static_cast<int>(rows), 0, s.bits, stream));
-  CUDA_CHECK_LAUNCH("sort_by_index", stream);
+  check_launch("sort_by_index", stream);
 }
 
 template <class T, class Out>

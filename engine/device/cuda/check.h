@@ -15,4 +15,3 @@ void check_launch(const char* kernel, cudaStream_t stream);
     const cudaError_t status_ = (call);                                                                    \
     if (status_ != cudaSuccess) ::glia::fail_cuda(#call, cudaGetErrorString(status_), __FILE__, __LINE__); \
   } while (0)
-#define CUDA_CHECK_LAUNCH(kernel, stream) ::glia::check_launch(kernel, stream)

@@ -39,22 +39,30 @@ __device__ __forceinline__ void begin_kernel() {
 struct Grid {
   dim3 blocks, threads;  // threads of a block
   size_t shared_bytes = 0;
+  unsigned cluster = 1;  // blocks that are resident together
 };
 
 // kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...), started early where the stream allows it. `name` is
 // what an error says. Arguments are converted to the kernel's parameters.
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const Grid& grid, Stream stream, A&&... arguments) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;
   config.blockDim = grid.threads;
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = stream.overlap ? 1 : 0;
+  config.attrs = attributes;
+  if (grid.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {grid.cluster, 1, 1};
+  }
+  if (stream.overlap) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
   cudaLaunchKernelEx(&config, kernel, std::forward<A>(arguments)...);
   check_launch(name, stream);
 }

@@ -4,6 +4,7 @@
 // order of the tiles (gemm_sm90_schedule.cuh) and in what happens to the accumulators (gemm_sm90_epilogue.cuh).
 #pragma once
 
+#include "engine/device/cuda/launch.cuh"
 #include "engine/ops/cuda/gemm_sm90_epilogue.cuh"
 
 namespace glia::cuda::sm90 {
@@ -109,6 +110,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     prefetch_map(&map_out);
     prefetch_map(&map_aux);
   }
+  begin_kernel();  // nothing above reads what a kernel wrote
   for (int g = threadIdx.x; g <= p.groups; g += C::kThreads)
     offsets[g] = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
   __syncthreads();
