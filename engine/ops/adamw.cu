@@ -39,7 +39,6 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 6)
     norm_kernel(AdamWOptions o, const uint32_t* step, AdamWGradients<T> g, WaitingRows<T> rows, int low_chunks,
                 int chunks) {
-  begin_kernel();
   __shared__ double shared[32];
   __shared__ bool last;
   if (blockIdx.x == 0 && threadIdx.x == 0) adamw_corrections(o, *step, g.factors);  // slow: while the others add
@@ -190,7 +189,6 @@ __global__ void __launch_bounds__(kThreads)
     update_kernel(AdamWOptions o, const double* __restrict__ factors, AdamWSegment<T, bfloat16> low,
                   AdamWSegment<T, T> rest, WaitingRows<T> rows, int each, int row_blocks, int low_blocks,
                   int64_t first) {
-  begin_kernel();
   int block = blockIdx.x;
   if (block < row_blocks) {
     const uint32_t now = *rows.clock;
@@ -214,7 +212,6 @@ template <class T>
 __global__ void __launch_bounds__(kRowThreads)
     catch_up_kernel(AdamWOptions o, AdamWSegment<T, T> s, WaitingRows<T> rows, const int2* pieces,
                     const int32_t* count) {
-  begin_kernel();
   const uint32_t now = *rows.clock;
   const int64_t n = pieces ? *count : rows.count;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x) / 32; i < n;

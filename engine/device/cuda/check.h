@@ -1,5 +1,5 @@
-// CUDA_CHECK(call) throws with the call's text. check_launch runs after every launch; with GLIA_CUDA_SYNC=1 each launch is
-// waited for, so that the error names the kernel that made it.
+// CUDA_CHECK(call) throws with the call's text. check_launch runs after every launch (launch.cuh); with
+// GLIA_CUDA_SYNC=1 each launch is waited for, so that the error names the kernel that made it.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -11,7 +11,6 @@ __device__ __forceinline__ int group_offset(const int* offsets, int g, int rows)
 // Block (32, 8): lane x takes 8 neighbouring columns, y every eighth row. Grid: (⌈N / 256⌉, row tiles).
 __global__ void __launch_bounds__(256)
     partials_kernel(const __nv_bfloat16* m, float* partial, const int* offsets, int groups, int rows, int columns) {
-  begin_kernel();
   __shared__ float sums[8][256];
   const int row0 = static_cast<int>(blockIdx.y) * kTileRows;
   const int last = min(group_offset(offsets, groups, rows), row0 + kTileRows);
@@ -41,7 +40,6 @@ __global__ void __launch_bounds__(256)
 // Block (32, 16): x a column, y every sixteenth tile of the group. Grid: (⌈N / 32⌉, groups).
 __global__ void __launch_bounds__(512)
     reduce_kernel(const float* partial, float* db, const int* offsets, int rows, int columns) {
-  begin_kernel();
   __shared__ float sums[16][33];
   const int col = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x);
   const int group = static_cast<int>(blockIdx.y);

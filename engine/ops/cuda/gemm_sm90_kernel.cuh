@@ -110,7 +110,6 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     prefetch_map(&map_out);
     prefetch_map(&map_aux);
   }
-  begin_kernel();  // nothing above reads what a kernel wrote
   for (int g = threadIdx.x; g <= p.groups; g += C::kThreads)
     offsets[g] = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
   __syncthreads();
