@@ -29,6 +29,8 @@ struct Params {
   const float* lse;                  // [T, A]
   bfloat16 *to_out, *to_dqkv;  // forward writes to_out and to_lse, backward to_dqkv and, where wanted, to_sums
   float *to_lse, *to_sums;     // to_sums [B, 3H]: column sums of each sequence's dqkv
+  const uint32_t* kept;        // [T, A, 4]: what forward drew, or null
+  uint32_t* to_kept;
   const int32_t *offsets, *key_lengths;
   int rows, sequences, heads;
   bool causal, dropout;
@@ -80,6 +82,32 @@ __device__ __forceinline__ void for_each_problem(const Params& p, const Place& p
   __syncthreads();  // no half leaves while the other is at its own barriers (synccheck wants it)
 }
 
+// The dropout bits of the keys whose scores a thread has, in its rows g and g + 8: bit 4j + i stands for key 16j + 4t + i,
+// where t is the thread's place in its quad. In memory a row of a head has four words, one a thread of the quad.
+struct Kept {
+  uint32_t upper = ~0u, lower = ~0u;
+
+  __device__ __forceinline__ bool operator()(int e, int j) const {
+    return (attention_tiles::upper(e) ? lower : upper) >> (4 * j + nth_key(e)) & 1;
+  }
+};
+// Philox takes about a quarter of forward's instructions: draw while copies are under way.
+__device__ __forceinline__ Kept draw(const Params& p, uint32_t step, int row, int head, int t, int tiles) {
+  constexpr int kBlocks = kAttentionMaxLength / 4;  // of a row of a head
+  const uint64_t first = (static_cast<uint64_t>(row) * p.heads + head) * kBlocks + t;
+  Kept kept{0, 0};
+  for (int j = 0; j < tiles; ++j) {
+    const PhiloxBlock a = random_block(p.key.seed, p.key.purpose, step, first + 4 * j);
+    const PhiloxBlock b = random_block(p.key.seed, p.key.purpose, step, first + 8ull * p.heads * kBlocks + 4 * j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      kept.upper |= static_cast<uint32_t>(a.word[i] >= p.threshold) << (4 * j + i);
+      kept.lower |= static_cast<uint32_t>(b.word[i] >= p.threshold) << (4 * j + i);
+    }
+  }
+  return kept;
+}
+
 // ---- forward
 
 // kTiles: key tiles of 16 that fit (4 or 8); only those below ⌈keys / 16⌉ are touched.
@@ -108,12 +136,21 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
     copy_async(chunk_at(v_tile, slot_of_key(row), chunk), line + 2 * h, valid);
   }
   commit_copies();
-  wait_for_all_but<1>();
-  group.sync();
   // A warp without rows goes through the same barriers as the others, who need its part of V.
   const bool active = row0 < n;
   int tiles = active ? (keys + 15) >> 4 : 0;
   if (p.causal) tiles = min(tiles, group.warp + 1);
+  Kept kept;
+  if (p.dropout) {
+    kept = draw(p, place.step, start + row0 + g, head, t, tiles);
+    if (p.to_kept) {
+      uint32_t* to = p.to_kept + (static_cast<int64_t>(start + row0 + g) * p.heads + head) * 4 + t;
+      if (row0 + g < n) to[0] = kept.upper;
+      if (row0 + g + 8 < n) to[8 * p.heads * 4] = kept.lower;
+    }
+  }
+  wait_for_all_but<1>();
+  group.sync();
   float s[kTiles][8], top0 = -INFINITY, top1 = -INFINITY;
   if (active) {
     uint32_t q[4][4];
@@ -148,9 +185,6 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
 
   float sum0 = 0.0f, sum1 = 0.0f;
   uint32_t weights[kTiles][4];  // P ∘ M, not yet normalised, as A fragments
-  const uint64_t block0 =
-      (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
-  const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     if (j >= tiles) continue;
@@ -158,14 +192,8 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
     for (int e = 0; e < 8; ++e) s[j][e] = exp2_fast(fmaf(s[j][e], c, -(upper(e) ? shift1 : shift0)));
     sum0 += (s[j][0] + s[j][1]) + (s[j][4] + s[j][5]);
     sum1 += (s[j][2] + s[j][3]) + (s[j][6] + s[j][7]);
-    if (p.dropout) {
-      const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, place.step, block0 + 4 * j);
-      const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, place.step, block1 + 4 * j);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        if ((upper(e) ? r1 : r0).word[nth_key(e)] < p.threshold) s[j][e] = 0.0f;
-      }
-    }
+    for (int e = 0; e < 8; ++e) s[j][e] = kept(e, j) ? s[j][e] : 0.0f;
 #pragma unroll
     for (int i = 0; i < 4; ++i) weights[j][i] = pack(s[j][2 * i], s[j][2 * i + 1]);
   }
@@ -260,6 +288,7 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   // While they fly: the warp's rows of O for δ, and the saved log-sum-exp.
   uint4 o[4];
   float lse0 = 0.0f, lse1 = 0.0f;
+  Kept kept;
   const bool active = row0 < n;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -271,11 +300,19 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   }
   if (row0 + g < n) lse0 = p.lse[static_cast<int64_t>(start + row0 + g) * p.heads + head];
   if (row0 + g + 8 < n) lse1 = p.lse[static_cast<int64_t>(start + row0 + g + 8) * p.heads + head];
+  const int key_tiles = (keys + 15) >> 4, query_tiles = (n + 15) >> 4;
+  const int tiles = p.causal ? min(key_tiles, group.warp + 1) : key_tiles;
   commit_copies();
+  if (p.kept) {
+    const uint32_t* from = p.kept + (static_cast<int64_t>(start + row0 + g) * p.heads + head) * 4 + t;
+    if (row0 + g < n) kept.upper = from[0];
+    if (row0 + g + 8 < n) kept.lower = from[8 * p.heads * 4];
+  } else if (p.dropout && active) {
+    kept = draw(p, place.step, start + row0 + g, head, t, tiles);
+  }
   wait_for_all_but<0>();
   group.sync();
 
-  const int key_tiles = (keys + 15) >> 4, query_tiles = (n + 15) >> 4;
   uint32_t pm[kTiles][4], ds[kTiles][4], dq[16];  // P ∘ M (without 1 / (1 − p)) and dS as A fragments; dQ, packed
   if (active) {
     // δ: lane l has 8 products of row (l >> 3) + 4i; the sums over 8 lanes go to the lanes that own rows g and g
@@ -302,12 +339,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
       const float low1 = __shfl_sync(~0u, sums[2], source), high1 = __shfl_sync(~0u, sums[3], source);
       delta0 = g < 4 ? low0 : high0, delta1 = g < 4 ? low1 : high1;
     }
-    const int tiles = p.causal ? min(key_tiles, group.warp + 1) : key_tiles;
     const float c = p.scale * kLog2E;
     const float shift0 = lse0 * kLog2E, shift1 = lse1 * kLog2E;
-    const uint64_t block0 =
-        (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
-    const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
     constexpr bool kHold = kTiles == 4;  // the longer rows leave no registers for the fragments of Q and dO
     uint32_t q[4][4], dO[4][4];
 #pragma unroll
@@ -342,23 +375,17 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
           if (key >= keys || (p.causal && key > row)) s[e] = 0.0f;
         }
       }
-      float kept[8];
+      float weight[8];
 #pragma unroll
-      for (int e = 0; e < 8; ++e) kept[e] = s[e];
-      if (p.dropout) {
-        const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, place.step, block0 + 4 * j);
-        const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, place.step, block1 + 4 * j);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          const bool keep = (upper(e) ? r1 : r0).word[nth_key(e)] >= p.threshold;
-          dp[e] = keep ? dp[e] * p.inverse_keep : 0.0f;
-          kept[e] = keep ? s[e] : 0.0f;
-        }
+      for (int e = 0; e < 8; ++e) {
+        const bool keep = kept(e, j);
+        dp[e] = keep ? dp[e] * p.inverse_keep : 0.0f;
+        weight[e] = keep ? s[e] : 0.0f;
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float delta = (i & 1) ? delta1 : delta0;
-        pm[j][i] = pack(kept[2 * i], kept[2 * i + 1]);
+        pm[j][i] = pack(weight[2 * i], weight[2 * i + 1]);
         ds[j][i] = pack(s[2 * i] * (dp[2 * i] - delta), s[2 * i + 1] * (dp[2 * i + 1] - delta));
       }
     }
@@ -481,16 +508,18 @@ void launch(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs
 }  // namespace
 
 void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
-                            Stream stream) {
+                            uint32_t* kept, Stream stream) {
   Params p = params_of(args);
-  p.qkv = qkv, p.to_out = out, p.to_lse = lse;
+  p.qkv = qkv, p.to_out = out, p.to_lse = lse, p.to_kept = p.dropout ? kept : nullptr;
   launch("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);
 }
 
 void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
-                             const bfloat16* dout, bfloat16* dqkv, float* column_sums, Stream stream) {
+                             const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv, float* column_sums,
+                             Stream stream) {
   Params p = params_of(args);
-  p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv, p.to_sums = column_sums;
+  p.qkv = qkv, p.out = out, p.lse = lse, p.kept = p.dropout ? kept : nullptr, p.dout = dout;
+  p.to_dqkv = dqkv, p.to_sums = column_sums;
   launch("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
 }
 
