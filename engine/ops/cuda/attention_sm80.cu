@@ -7,8 +7,6 @@
 // then owns 16 key rows for dK and dV: no atomics, and nothing is reduced across warps.
 #include <cuda_runtime.h>
 
-#include <cmath>
-
 #include "engine/device/cuda/check.h"
 #include "engine/ops/attention_kernels.h"
 #include "engine/ops/cuda/attention_tiles.cuh"
@@ -23,6 +21,9 @@ using namespace attention_tiles;
 constexpr int kForwardBlocks = 3, kBackwardBlocks = 2;
 constexpr int kThreads = 256, kMaxRows = 128;
 constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kScale = 0.125f;  // 1 / √D, a power of two: multiplying by it early or late gives the same bits
+constexpr float kLog2Scale = -3.0f;
+static_assert(kScale * kScale * kD == 1.0f);
 
 struct Params {
   const bfloat16 *qkv, *out, *dout;  // [T, 3H], [T, H], [T, H]
@@ -34,7 +35,7 @@ struct Params {
   const int32_t *offsets, *key_lengths;
   int rows, sequences, heads;
   bool causal, dropout;
-  float scale, inverse_keep;
+  float inverse_keep;
   uint32_t threshold;
   RandomKey key;
 };
@@ -108,6 +109,24 @@ __device__ __forceinline__ Kept draw(const Params& p, uint32_t step, int row, in
   return kept;
 }
 
+// Where a thread begins to copy rows into tiles: its row, 16 bytes of it, and their places in a tile whose rows are in
+// order and in one whose rows are slots. Every pass of the group goes `rows` further; rows from n up to the next multiple
+// of 16 become zeros.
+struct RowCopies {
+  int row, rows, chunk;
+  uint32_t to, to_slot;
+  __device__ __forceinline__ explicit RowCopies(const Group& group)
+      : row(group.thread >> 3),
+        rows(group.threads >> 3),
+        chunk(group.thread & 7),
+        to(chunk_at(0, row, chunk)),
+        to_slot(chunk_at(0, slot_of_key(row), chunk)) {}
+  template <class F> __device__ __forceinline__ void for_each(int n, F copy) {
+    for (; row < ((n + 15) & ~15); row += rows, to += rows * kRowBytes, to_slot += rows * kRowBytes)
+      copy(*this, row < n, static_cast<int64_t>(row < n ? row : 0));
+  }
+};
+
 // ---- forward
 
 // kTiles: key tiles of 16 that fit (4 or 8); only those below ⌈keys / 16⌉ are touched.
@@ -121,20 +140,15 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
   const LaneOffsets at(lane);
 
   const bfloat16* from = p.qkv + static_cast<int64_t>(start) * 3 * h + head * kD;
-  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
-    const int chunk = group.thread & 7, slot = slot_of_key(row);
-    const bool valid = row < n;  // rows up to the next multiple of 16 are zeros
-    const bfloat16* line = from + static_cast<int64_t>(valid ? row : 0) * 3 * h + chunk * 8;
-    copy_async(chunk_at(q_tile, row, chunk), line, valid);
-    copy_async(chunk_at(k_tile, slot, chunk), line + h, valid);
-  }
+  RowCopies(group).for_each(n, [&](const RowCopies& c, bool valid, int64_t row) {
+    const bfloat16* line = from + row * 3 * h + c.chunk * 8;
+    copy_async(q_tile + c.to, line, valid);
+    copy_async(k_tile + c.to_slot, line + h, valid);
+  });
   commit_copies();
-  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
-    const int chunk = group.thread & 7;
-    const bool valid = row < n;
-    const bfloat16* line = from + static_cast<int64_t>(valid ? row : 0) * 3 * h + chunk * 8;
-    copy_async(chunk_at(v_tile, slot_of_key(row), chunk), line + 2 * h, valid);
-  }
+  RowCopies(group).for_each(n, [&](const RowCopies& c, bool valid, int64_t row) {
+    copy_async(v_tile + c.to_slot, from + row * 3 * h + c.chunk * 8 + 2 * h, valid);
+  });
   commit_copies();
   // A warp without rows goes through the same barriers as the others, who need its part of V.
   const bool active = row0 < n;
@@ -180,7 +194,7 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
     }
   }
   top0 = quad_max(top0), top1 = quad_max(top1);
-  const float c = p.scale * kLog2E;
+  const float c = kScale * kLog2E;
   const float shift0 = top0 == -INFINITY ? 0.0f : top0 * c, shift1 = top1 == -INFINITY ? 0.0f : top1 * c;
 
   float sum0 = 0.0f, sum1 = 0.0f;
@@ -209,8 +223,8 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
 
   if (t == 0) {
     float* lse = p.to_lse + static_cast<int64_t>(start + row0 + g) * p.heads + head;
-    if (row0 + g < n) lse[0] = sum0 > 0.0f ? fmaf(top0, p.scale, logf(sum0)) : -INFINITY;
-    if (row0 + g + 8 < n) lse[8 * p.heads] = sum1 > 0.0f ? fmaf(top1, p.scale, logf(sum1)) : -INFINITY;
+    if (row0 + g < n) lse[0] = sum0 > 0.0f ? fmaf(top0, kScale, logf(sum0)) : -INFINITY;
+    if (row0 + g + 8 < n) lse[8 * p.heads] = sum1 > 0.0f ? fmaf(top1, kScale, logf(sum1)) : -INFINITY;
   }
   // The warp's own query rows are free now: stage the result there and write whole lines.
   __syncwarp();
@@ -240,14 +254,12 @@ __global__ __launch_bounds__(kThreads, kForwardBlocks) void forward_kernel(const
 template <int kTiles>
 __device__ __forceinline__ void exchange(const uint32_t (&x)[kTiles][4], uint32_t tile, int row0, int tiles,
                                          int lane) {
-  constexpr int kBytes = kTiles * 32;
-  const int g = lane >> 2, t = lane & 3;
+  const uint32_t to = accumulators_at<kTiles * 32>(tile, row0, lane);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     if (j >= tiles) continue;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      store_shared(chunk_at<kBytes>(tile, row0 + g + 8 * (i & 1), 2 * j + (i >> 1)) + 4 * t, x[j][i]);
+    store_pair<kTiles * 32>(to, 2 * j, x[j][0], x[j][1]);
+    store_pair<kTiles * 32>(to, 2 * j + 1, x[j][2], x[j][3]);
   }
 }
 // c[16 keys, 64] += Xᵀ Y over the query tiles from `first` on.
@@ -275,16 +287,13 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 
   const bfloat16* from = p.qkv + static_cast<int64_t>(start) * 3 * h + column;
   const bfloat16* dout = p.dout + static_cast<int64_t>(start) * h + column;
-  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
-    const int chunk = group.thread & 7, slot = slot_of_key(row);
-    const bool valid = row < n;
-    const int64_t safe = valid ? row : 0;
-    const bfloat16* line = from + safe * 3 * h + chunk * 8;
-    copy_async(chunk_at(q_tile, row, chunk), line, valid);
-    copy_async(chunk_at(g_tile, row, chunk), dout + safe * h + chunk * 8, valid);
-    copy_async(chunk_at(k_tile, slot, chunk), line + h, valid);
-    copy_async(chunk_at(v_tile, slot, chunk), line + 2 * h, valid);
-  }
+  RowCopies(group).for_each(n, [&](const RowCopies& c, bool valid, int64_t row) {
+    const bfloat16* line = from + row * 3 * h + c.chunk * 8;
+    copy_async(q_tile + c.to, line, valid);
+    copy_async(g_tile + c.to, dout + row * h + c.chunk * 8, valid);
+    copy_async(k_tile + c.to_slot, line + h, valid);
+    copy_async(v_tile + c.to_slot, line + 2 * h, valid);
+  });
   // While they fly: the warp's rows of O for δ, and the saved log-sum-exp.
   uint4 o[4];
   float lse0 = 0.0f, lse1 = 0.0f;
@@ -313,7 +322,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   wait_for_all_but<0>();
   group.sync();
 
-  uint32_t pm[kTiles][4], ds[kTiles][4], dq[16];  // P ∘ M (without 1 / (1 − p)) and dS as A fragments; dQ, packed
+  // scale · P ∘ M (without 1 / (1 − p)) and scale · dS as A fragments; dQ, packed
+  uint32_t pm[kTiles][4], ds[kTiles][4], dq[16];
   if (active) {
     // δ: lane l has 8 products of row (l >> 3) + 4i; the sums over 8 lanes go to the lanes that own rows g and g
     // + 8.
@@ -339,8 +349,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
       const float low1 = __shfl_sync(~0u, sums[2], source), high1 = __shfl_sync(~0u, sums[3], source);
       delta0 = g < 4 ? low0 : high0, delta1 = g < 4 ? low1 : high1;
     }
-    const float c = p.scale * kLog2E;
-    const float shift0 = lse0 * kLog2E, shift1 = lse1 * kLog2E;
+    const float c = kScale * kLog2E;
+    const float shift0 = fmaf(lse0, kLog2E, -kLog2Scale), shift1 = fmaf(lse1, kLog2E, -kLog2Scale);
     constexpr bool kHold = kTiles == 4;  // the longer rows leave no registers for the fragments of Q and dO
     uint32_t q[4][4], dO[4][4];
 #pragma unroll
@@ -379,14 +389,13 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         const bool keep = kept(e, j);
-        dp[e] = keep ? dp[e] * p.inverse_keep : 0.0f;
+        dp[e] = fmaf(keep ? dp[e] : 0.0f, p.inverse_keep, -(upper(e) ? delta1 : delta0));
         weight[e] = keep ? s[e] : 0.0f;
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float delta = (i & 1) ? delta1 : delta0;
         pm[j][i] = pack(weight[2 * i], weight[2 * i + 1]);
-        ds[j][i] = pack(s[2 * i] * (dp[2 * i] - delta), s[2 * i + 1] * (dp[2 * i + 1] - delta));
+        ds[j][i] = pack(s[2 * i] * dp[2 * i], s[2 * i + 1] * dp[2 * i + 1]);
       }
     }
     float sum[8][4] = {};
@@ -396,8 +405,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     }
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-      dq[2 * x] = pack(sum[x][0] * p.scale, sum[x][1] * p.scale);
-      dq[2 * x + 1] = pack(sum[x][2] * p.scale, sum[x][3] * p.scale);
+      dq[2 * x] = pack(sum[x][0], sum[x][1]);
+      dq[2 * x + 1] = pack(sum[x][2], sum[x][3]);
     }
   }
 
@@ -414,12 +423,13 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   }
   group.sync();
   {
+    const float factor = p.inverse_keep / kScale;
     float sum[8][4] = {};
     if (owns_keys) multiply_transposed<kTiles>(sum, k_tile, g_tile, group.warp, first, query_tiles, at);
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-      dv[2 * x] = pack(sum[x][0] * p.inverse_keep, sum[x][1] * p.inverse_keep);
-      dv[2 * x + 1] = pack(sum[x][2] * p.inverse_keep, sum[x][3] * p.inverse_keep);
+      dv[2 * x] = pack(sum[x][0] * factor, sum[x][1] * factor);
+      dv[2 * x + 1] = pack(sum[x][2] * factor, sum[x][3] * factor);
     }
   }
   if (kTiles != 4) {
@@ -433,39 +443,25 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 
   // All tiles are free: each warp stages its rows of dQ, dK, dV and writes whole lines.
   const int64_t stride = 3 * h;
-  float sums[3][8] = {};
   if (active) {
+    const uint32_t to_q = accumulators_at(q_tile, row0, lane), to_k = accumulators_at(k_tile, row0, lane);
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        store_shared(chunk_at(q_tile, row0 + g + 8 * i, x) + 4 * t, dq[2 * x + i]);
-        store_shared(chunk_at(k_tile, row0 + g + 8 * i, x) + 4 * t, dv[2 * x + i]);
-      }
+      store_pair(to_q, x, dq[2 * x], dq[2 * x + 1]);
+      store_pair(to_k, x, dv[2 * x], dv[2 * x + 1]);
     }
-    stage(dk, p.scale, p.scale, g_tile, row0, lane);
+    stage(dk, 1.0f, 1.0f, g_tile, row0, lane);
     __syncwarp();
     bfloat16* to = p.to_dqkv + static_cast<int64_t>(start) * stride + column;
-    write_rows<false>(q_tile, row0, n, to, stride, lane, sums[0]);
-    write_rows<true>(g_tile, row0, n, to + h, stride, lane, sums[1]);
-    write_rows<true>(k_tile, row0, n, to + 2 * h, stride, lane, sums[2]);
+    write_rows<false>(q_tile, row0, n, to, stride, lane);
+    write_rows<true>(g_tile, row0, n, to + h, stride, lane);
+    write_rows<true>(k_tile, row0, n, to + 2 * h, stride, lane);
   }
   if (!p.to_sums) return;
-    // Column sums: of a warp's rows by shuffles, of the group's warps through the tile of V, in order.
-#pragma unroll
-  for (int part = 0; part < 3; ++part)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 8);
-      sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 16);
-      if (lane < 8)
-        store_shared(v_tile + ((group.warp * 3 + part) * kD + lane * 8 + i) * 4, __float_as_uint(sums[part][i]));
-    }
   group.sync();
-  for (int i = group.thread; i < 3 * kD; i += group.threads) {
-    float total = 0.0f;
-    for (int warp = 0; warp < query_tiles; ++warp) total += load_shared_float(v_tile + (warp * 3 * kD + i) * 4);
-    p.to_sums[place.sequence * stride + i / kD * h + column + i % kD] = total;
+  if (group.warp < 3) {
+    const uint32_t tile = group.warp == 0 ? q_tile : group.warp == 1 ? g_tile : k_tile;
+    write_column_sums(tile, query_tiles, p.to_sums + place.sequence * stride + group.warp * h + column, lane, at);
   }
 }
 
@@ -488,7 +484,6 @@ Params params_of(const AttentionArgs& args) {
   p.offsets = args.offsets, p.key_lengths = args.key_lengths;
   p.rows = args.rows, p.sequences = args.sequences, p.heads = args.heads;
   p.causal = args.causal, p.dropout = args.dropout > 0.0;
-  p.scale = 1.0f / std::sqrt(static_cast<float>(kD));
   p.inverse_keep = static_cast<float>(1.0 / (1.0 - args.dropout));
   p.threshold = bernoulli_threshold(args.dropout);
   p.key = args.key;
