@@ -5,18 +5,17 @@
 // A warp owns four rows (queries in forward and dQ, keys in dK/dV) and walks over tiles of 32 positions of the
 // other kind: lane l scores position l, then holds dimensions l, l + 32, … of the results, to which the tile's
 // weights come by shuffles.
-#include <cuda_runtime.h>
 
 #include <cmath>
 #include <type_traits>
 
-#include "engine/device/cuda/check.h"
+#include "engine/device/cuda/launch.cuh"
 #include "engine/ops/attention_kernels.h"
 
 namespace glia::cuda {
 namespace {
 
-constexpr int kWarps = 4, kOwn = 4, kBlockRows = kWarps * kOwn, kTile = 32, kThreads = kWarps * 32;
+constexpr int kWarps = 4, kOwn = 4, kBlockRows = kWarps * kOwn, kTile = 32, kBlockThreads = kWarps * 32;
 
 template <class T> struct Params {
   using F = Accumulator<T>;
@@ -54,26 +53,17 @@ template <class T, class To> __device__ void zero_tail(const Params<T>& p, To* t
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x,
             blocks = gridDim.x * gridDim.y * gridDim.z;
   for (int64_t row = p.offsets[p.sequences] + block; row < p.rows; row += blocks) {
-    for (int i = threadIdx.x; i < width; i += kThreads) to[row * width + i] = static_cast<To>(0.0f);
+    for (int i = threadIdx.x; i < width; i += kBlockThreads) to[row * width + i] = static_cast<To>(0.0f);
   }
 }
 
 // `count` rows of D elements from row `first` on, of which those below n exist (others: 0), to shared rows of `ld`.
 template <class T, class F>
 __device__ void load_rows(F* to, int ld, const T* from, int64_t stride, int d, int first, int count, int n) {
-  for (int i = threadIdx.x; i < count * d; i += kThreads) {
+  for (int i = threadIdx.x; i < count * d; i += kBlockThreads) {
     const int r = i / d, x = i - r * d;
     to[r * ld + x] = first + r < n ? static_cast<F>(from[(first + r) * stride + x]) : F(0);
   }
-}
-
-template <class F> __device__ F warp_sum(F x) {
-  for (int o = 16; o > 0; o >>= 1) x += __shfl_xor_sync(~0u, x, o);
-  return x;
-}
-template <class F> __device__ F warp_max(F x) {
-  for (int o = 16; o > 0; o >>= 1) x = max(x, __shfl_xor_sync(~0u, x, o));
-  return x;
 }
 
 // scores[r] = own[r] · line for the warp's four own rows; `line` is the lane's row of the tile.
@@ -150,7 +140,8 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // Online softmax (Milakov and Gimelshein, 2018) over tiles of 32 keys.
 template <class T, int kColumns>
-__global__ __launch_bounds__(kThreads) void forward_kernel(const __grid_constant__ Params<T> p) {
+__global__ __launch_bounds__(kBlockThreads) void forward_kernel(const __grid_constant__ Params<T> p) {
+  begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_out, p.hidden());
   zero_tail(p, p.to_lse, p.heads);
@@ -198,7 +189,8 @@ __global__ __launch_bounds__(kThreads) void forward_kernel(const __grid_constant
 }
 
 template <class T, int kColumns>
-__global__ __launch_bounds__(kThreads) void dq_kernel(const __grid_constant__ Params<T> p) {
+__global__ __launch_bounds__(kBlockThreads) void dq_kernel(const __grid_constant__ Params<T> p) {
+  begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_dqkv, 3 * p.hidden());
   const Place at = place_of(p);
@@ -245,7 +237,8 @@ __global__ __launch_bounds__(kThreads) void dq_kernel(const __grid_constant__ Pa
 }
 
 template <class T, int kColumns>
-__global__ __launch_bounds__(kThreads) void dkv_kernel(const __grid_constant__ Params<T> p) {
+__global__ __launch_bounds__(kBlockThreads) void dkv_kernel(const __grid_constant__ Params<T> p) {
+  begin_kernel();
   using F = Accumulator<T>;
   const Place at = place_of(p);
   if (at.row0 >= at.n) return;
@@ -301,8 +294,8 @@ template <class T> Params<T> params_of(const AttentionArgs& args) {
 
 // own: tiles of the block's own rows; every kernel has two tiles of 32 rows besides.
 template <class T, class Kernel>
-void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args, const Params<T>& p,
-            Stream stream) {
+void launch_tiles(const char* name, Kernel kernel, int own, const AttentionArgs& args, const Params<T>& p,
+                  Stream stream) {
   const auto bytes_at = [&](int head_size) {
     return (own * kBlockRows * head_size + 2 * kTile * (head_size + 1)) * static_cast<int>(sizeof(Accumulator<T>));
   };
@@ -311,8 +304,8 @@ void launch(const char* name, Kernel kernel, int own, const AttentionArgs& args,
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes_at(kAttentionMaxHeadSize)));
   const int bytes = bytes_at(args.head_size);
   const int blocks = args.max_length > 0 ? (args.max_length + kBlockRows - 1) / kBlockRows : 1;
-  kernel<<<dim3(blocks, args.heads, args.sequences), kThreads, bytes, stream>>>(p);
-  CUDA_CHECK_LAUNCH(name, stream);
+  launch(name, kernel, {dim3(blocks, args.heads, args.sequences), kBlockThreads, static_cast<size_t>(bytes)},
+         stream, p);
 }
 
 // Calls f with the number of 32-wide column groups that D needs.
@@ -330,7 +323,7 @@ void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, 
   Params<T> p = params_of<T>(args);
   p.qkv = qkv, p.to_out = out, p.to_lse = lse;
   with_columns(args.head_size, [&](auto c) {
-    launch("attention_forward_general", forward_kernel<T, decltype(c)::value>, 1, args, p, stream);
+    launch_tiles("attention_forward_general", forward_kernel<T, decltype(c)::value>, 1, args, p, stream);
   });
 }
 
@@ -340,8 +333,8 @@ void attention_backward_general(const AttentionArgs& args, const T* qkv, const T
   Params<T> p = params_of<T>(args);
   p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv, p.delta = delta;
   with_columns(args.head_size, [&](auto c) {
-    launch("attention_backward_general: dQ", dq_kernel<T, decltype(c)::value>, 2, args, p, stream);
-    launch("attention_backward_general: dK, dV", dkv_kernel<T, decltype(c)::value>, 2, args, p, stream);
+    launch_tiles("attention_backward_general: dQ", dq_kernel<T, decltype(c)::value>, 2, args, p, stream);
+    launch_tiles("attention_backward_general: dK, dV", dkv_kernel<T, decltype(c)::value>, 2, args, p, stream);
   });
 }
 

@@ -78,6 +78,7 @@ __device__ __forceinline__ void sum_quarters(float (&v)[8]) {
 }
 
 __global__ void __launch_bounds__(kWarps * 32) forward_kernel(const __grid_constant__ Params p) {
+  begin_kernel();
   __shared__ float weights[kWarps][kMostKeys];
   const Place s = place_of(p);
   if (!s.inside) return;
@@ -134,6 +135,7 @@ __global__ void __launch_bounds__(kWarps * 32) forward_kernel(const __grid_const
 }
 
 __global__ void __launch_bounds__(kWarps * 32) backward_kernel(const __grid_constant__ Params p) {
+  begin_kernel();
   const Place s = place_of(p);
   const int h = p.heads * kD, width = 2 * h;
   for (int row = p.offsets[p.sequences] + blockIdx.x; row < p.rows; row += gridDim.x)  // the tail
@@ -202,8 +204,7 @@ void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const
   check_attention_args(args);
   Params p = params_of(args);
   p.q = q, p.kv = kv, p.to_out = out, p.to_lse = lse;
-  forward_kernel<<<grid_of(args), kWarps * 32, 0, stream>>>(p);
-  CUDA_CHECK_LAUNCH("attention_first", stream);
+  launch("attention_first", forward_kernel, {grid_of(args), kWarps * 32}, stream, p);
 }
 
 void attention_first_backward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, const bfloat16* out,
@@ -213,8 +214,7 @@ void attention_first_backward(const AttentionArgs& args, const bfloat16* q, cons
   Params p = params_of(args);
   p.q = q, p.kv = kv, p.out = out, p.lse = lse, p.dout = dout, p.to_dq = dq, p.to_dkv = dkv,
   p.to_sums = column_sums;
-  backward_kernel<<<grid_of(args), kWarps * 32, 0, stream>>>(p);
-  CUDA_CHECK_LAUNCH("attention_first/gradient", stream);
+  launch("attention_first/gradient", backward_kernel, {grid_of(args), kWarps * 32}, stream, p);
 }
 
 void add_to_rows(const bfloat16* x, const int32_t* index, bfloat16* y, int64_t rows, int64_t columns,

@@ -18,6 +18,7 @@ struct Identity {
 template <class F, class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes)
     bias_kernel(F f, const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
+  begin_kernel();
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;
   if (j >= n) return;
   Accumulator<T> add[W];
@@ -46,6 +47,7 @@ template <class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes)
     bias_gelu_gradient_kernel(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* partial,
                               int64_t rows, int64_t n) {
+  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;
@@ -97,10 +99,10 @@ void run_bias(const char* name, F f, const T* x, const Accumulator<T>* b, T* y, 
         constexpr int W = decltype(width)::value;
         const int64_t across = (n + kColumns * W - 1) / (kColumns * W);
         const int64_t down = std::clamp<int64_t>(132 * 16 / across, 1, (rows + kLanes - 1) / kLanes);
-        bias_kernel<F, T, W><<<dim3(across, down), dim3(kColumns, kLanes), 0, stream>>>(f, x, b, y, rows, n);
+        launch(name, bias_kernel<F, T, W>, {dim3(across, down), dim3(kColumns, kLanes)}, stream, f, x, b, y, rows,
+               n);
       },
       x, y);
-  CUDA_CHECK_LAUNCH(name, stream);
 }
 
 }  // namespace
@@ -126,10 +128,10 @@ void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
       [&](auto width) {
         constexpr int W = decltype(width)::value;
         const dim3 grid((n + kColumns * W - 1) / (kColumns * W), chunks), block(kColumns, kLanes);
-        bias_gelu_gradient_kernel<T, W><<<grid, block, 0, stream>>>(x, b, dy, dx, partial, rows, n);
+        launch("bias_gelu/gradient", bias_gelu_gradient_kernel<T, W>, {grid, block}, stream, x, b, dy, dx, partial,
+               rows, n);
       },
       x, dy, dx);
-  CUDA_CHECK_LAUNCH("bias_gelu/gradient", stream);
   if (db) reduce_chunks("bias_gelu/sum", partial, 1, chunks, n, stream, Store<Accumulator<T>>{db});
 }
 

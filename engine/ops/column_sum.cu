@@ -11,6 +11,7 @@ constexpr int kLanes = 8;     // rows in flight a column
 template <class T, int W>
 __global__ void partial_kernel(const T* x, const int32_t* offsets, Accumulator<T>* partial, int64_t rows,
                                int64_t n) {
+  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t begin = offsets ? offsets[blockIdx.z] : 0, end = offsets ? offsets[blockIdx.z + 1] : rows;
@@ -54,9 +55,8 @@ void column_sum(const T* x, const int32_t* offsets, Accumulator<T>* partial, Out
   const int width = wide ? W : 1;
   const dim3 grid((n + kColumns * width - 1) / (kColumns * width), kColumnSumChunks, groups),
       block(kColumns, kLanes);
-  if (wide) partial_kernel<T, W><<<grid, block, 0, stream>>>(x, offsets, partial, rows, n);
-  else partial_kernel<T, 1><<<grid, block, 0, stream>>>(x, offsets, partial, rows, n);
-  CUDA_CHECK_LAUNCH("column_sum", stream);
+  if (wide) launch("column_sum", partial_kernel<T, W>, {grid, block}, stream, x, offsets, partial, rows, n);
+  else launch("column_sum", partial_kernel<T, 1>, {grid, block}, stream, x, offsets, partial, rows, n);
   reduce_chunks("column_sum/reduce", partial, groups, kColumnSumChunks, n, stream,
                 [=] __device__(int64_t i, A total) { out[i] = static_cast<Out>(total); });
 }

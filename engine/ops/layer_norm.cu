@@ -87,6 +87,7 @@ template <class T, int G> struct Team {  // the threads that share a row, and ho
 template <class T, int G, bool kExtras>
 __global__ void __launch_bounds__(G > 8 ? 32 * G : kThreads)
     forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
+  begin_kernel();
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   __shared__ A shared[2][kMostWarps][1];
@@ -169,6 +170,7 @@ template <class T> struct Backward {
 // partial [grid, sums, n]
 template <class T, int G>
 __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Backward<T> a) {
+  begin_kernel();
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   extern __shared__ uint4 ring[];
@@ -296,6 +298,7 @@ __device__ __forceinline__ Accumulator<T> gradient_at(const Backward<T>& a,
 template <class T>
 __global__ void __launch_bounds__(kThreads) long_forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y,
                                                                 Accumulator<T>* mean, Accumulator<T>* rstd) {
+  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = row.n;
@@ -319,6 +322,7 @@ __global__ void __launch_bounds__(kThreads) long_forward_kernel(const Row<T> row
 }
 
 template <class T> __global__ void __launch_bounds__(kThreads) long_backward_kernel(const Backward<T> a) {
+  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = a.row.n;
@@ -344,6 +348,7 @@ template <class T> __global__ void __launch_bounds__(kThreads) long_backward_ker
 
 // grid (columns / kThreads, chunks), after long_backward_kernel: a thread adds one column of its chunk of rows.
 template <class T> __global__ void __launch_bounds__(kThreads) long_columns_kernel(const Backward<T> a) {
+  begin_kernel();
   using A = Accumulator<T>;
   const int64_t n = a.row.n, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= n) return;
@@ -406,10 +411,12 @@ void layer_norm(const LayerNormShape& s, const LayerNormInputs<T>& in, const Acc
         constexpr int G = decltype(warps)::value, kBlock = G > 8 ? 32 * G : kThreads, kRows = kBlock / (32 * G);
         const bool extras = in.input_bias || row.drop_output;
         const auto kernel = extras ? forward_kernel<T, G, true> : forward_kernel<T, G, false>;
-        kernel<<<(s.rows + kRows - 1) / kRows, kBlock, 0, stream>>>(row, bias, y, mean, rstd);
+        launch("layer_norm", kernel, {(s.rows + kRows - 1) / kRows, kBlock}, stream, row, bias, y, mean, rstd);
       },
-      [&] { long_forward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(row, bias, y, mean, rstd); });
-  CUDA_CHECK_LAUNCH("layer_norm", stream);
+      [&] {
+        launch("layer_norm", long_forward_kernel<T>, {grid_for(s.rows, 1), kThreads}, stream, row, bias, y, mean,
+               rstd);
+      });
 }
 
 template <class T>
@@ -433,13 +440,14 @@ void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, 
         while (bytes(threads) > limit && threads > 32 * G) threads /= 2;
         // Always the same limit, whatever this launch takes: other threads launch the kernel with other sizes.
         CUDA_CHECK(cudaFuncSetAttribute(backward_kernel<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
-        backward_kernel<T, G><<<chunks, threads, bytes(threads), stream>>>(a);
+        launch("layer_norm/gradient", backward_kernel<T, G>, {chunks, threads, static_cast<size_t>(bytes(threads))},
+               stream, a);
       },
       [&] {
-        long_backward_kernel<<<grid_for(s.rows, 1), kThreads, 0, stream>>>(a);
-        long_columns_kernel<<<dim3((s.n + kThreads - 1) / kThreads, chunks), kThreads, 0, stream>>>(a);
+        launch("layer_norm/gradient", long_backward_kernel<T>, {grid_for(s.rows, 1), kThreads}, stream, a);
+        launch("layer_norm/columns", long_columns_kernel<T>,
+               {dim3((s.n + kThreads - 1) / kThreads, chunks), kThreads}, stream, a);
       });
-  CUDA_CHECK_LAUNCH("layer_norm/gradient", stream);
   reduce_chunks("layer_norm/sum", partial, 1, chunks, a.sums() * s.n, stream,
                 Split<A>{{nullptr, nullptr, out.dgain, out.dbias, out.dinput_bias}, s.n});
 }

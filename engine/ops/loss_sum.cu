@@ -6,6 +6,7 @@ namespace {
 
 // One thread a part; thread 0 adds the parts up.
 template <class T> __global__ void sum_losses_kernel(const __grid_constant__ LossTerms<T> l, T* total, T* parts) {
+  begin_kernel();
   __shared__ double shared[kMaxLossParts];
   const int p = threadIdx.x;
   if (p < l.parts) {
@@ -26,6 +27,7 @@ template <class T> __global__ void sum_losses_kernel(const __grid_constant__ Los
 
 template <class T>
 __global__ void sum_losses_backward_kernel(const __grid_constant__ LossTerms<T> l, const T* dtotal, T* dvalues) {
+  begin_kernel();
   const int i = threadIdx.x;
   if (i >= l.terms) return;
   for (int j = 0; j < l.size[i]; ++j)
@@ -35,13 +37,11 @@ __global__ void sum_losses_backward_kernel(const __grid_constant__ LossTerms<T> 
 }  // namespace
 
 template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream) {
-  sum_losses_kernel<<<1, 32, 0, stream>>>(l, total, parts);
-  CUDA_CHECK_LAUNCH("sum_losses", stream);
+  launch("sum_losses", sum_losses_kernel<T>, {1, 32}, stream, l, total, parts);
 }
 
 template <class T> void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream) {
-  sum_losses_backward_kernel<<<1, 128, 0, stream>>>(l, dtotal, dvalues);
-  CUDA_CHECK_LAUNCH("sum_losses_backward", stream);
+  launch("sum_losses_backward", sum_losses_backward_kernel<T>, {1, 128}, stream, l, dtotal, dvalues);
 }
 
 template void sum_losses(const LossTerms<float>&, float*, float*, Stream);

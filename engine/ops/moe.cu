@@ -43,6 +43,7 @@ namespace {
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     importance_kernel(LoadShape s, const A* gates, const int32_t* chosen, A* partial) {
+  begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t begin = blockIdx.x * kLoadChunk * s.k, end = min(s.tokens * s.k, begin + kLoadChunk * s.k);
   for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
@@ -57,6 +58,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     losses_kernel(LoadShape s, const A* partial, int64_t chunks, A* losses, A* importance) {
+  begin_kernel();
   const int lane = threadIdx.x % 32;
   for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
     A sum = 0;
@@ -71,6 +73,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     losses_gradient_kernel(LoadShape s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates) {
+  begin_kernel();
   extern __shared__ char memory[];
   A* gradient = reinterpret_cast<A*>(memory);
   for (int64_t e = threadIdx.x; e < s.experts; e += kThreads)
@@ -89,8 +92,7 @@ void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* p
                  Stream stream) {
   const int64_t chunks = (s.tokens + kLoadChunk - 1) / kLoadChunk;
   if (chunks > 0) {
-    importance_kernel<<<static_cast<int>(chunks), kThreads, 0, stream>>>(s, gates, chosen, partial);
-    CUDA_CHECK_LAUNCH("load_losses/importance", stream);
+    launch("load_losses/importance", importance_kernel<A>, {chunks, kThreads}, stream, s, gates, chosen, partial);
   }
   sum_load_losses(s, partial, chunks, losses, importance, stream);
 }
@@ -98,16 +100,15 @@ void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* p
 template <class A>
 void sum_load_losses(const LoadShape& s, const A* partial, int64_t chunks, A* losses, A* importance,
                      Stream stream) {
-  losses_kernel<<<1, kThreads, 0, stream>>>(s, partial, chunks, losses, importance);
-  CUDA_CHECK_LAUNCH("load_losses", stream);
+  launch("load_losses", losses_kernel<A>, {1, kThreads}, stream, s, partial, chunks, losses, importance);
 }
 
 template <class A>
 void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
                           A* dgates, Stream stream) {
-  losses_gradient_kernel<<<grid_for(s.tokens * s.k), kThreads, s.experts * sizeof(A), stream>>>(
-      s, chosen, importance, dlosses, dgates);
-  CUDA_CHECK_LAUNCH("load_losses/gradient", stream);
+  launch("load_losses/gradient", losses_gradient_kernel<A>,
+         {grid_for(s.tokens * s.k), kThreads, s.experts * sizeof(A)}, stream, s, chosen, importance, dlosses,
+         dgates);
 }
 
 namespace {
@@ -117,6 +118,7 @@ namespace {
 __global__ void __launch_bounds__(kDispatchChunk)
     dispatch_count_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t rows, int32_t* counts,
                           int32_t* pair_of) {
+  begin_kernel();
   extern __shared__ int32_t histogram[];
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * kDispatchChunk + threadIdx.x; r < rows;
        r += static_cast<int64_t>(gridDim.x) * kDispatchChunk)
@@ -133,6 +135,7 @@ __global__ void __launch_bounds__(kDispatchChunk)
 __global__ void __launch_bounds__(kDispatchChunk)
     dispatch_place_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment,
                           const int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of) {
+  begin_kernel();
   constexpr int kChunkWarps = kDispatchChunk / 32;
   extern __shared__ int32_t shared[];
   int32_t *start = shared, *total = shared + experts, *by_warp = shared + 2 * experts;
@@ -181,13 +184,11 @@ __global__ void __launch_bounds__(kDispatchChunk)
 void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
                    int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of, Stream stream) {
   const int blocks = static_cast<int>(std::max<int64_t>(1, (pairs + kDispatchChunk - 1) / kDispatchChunk));
-  dispatch_count_kernel<<<blocks, kDispatchChunk, experts * sizeof(int32_t), stream>>>(chosen, pairs, experts, rows,
-                                                                                       counts, pair_of);
-  CUDA_CHECK_LAUNCH("make_dispatch/count", stream);
+  launch("make_dispatch/count", dispatch_count_kernel, {blocks, kDispatchChunk, experts * sizeof(int32_t)}, stream,
+         chosen, pairs, experts, rows, counts, pair_of);
   const size_t shared = (2 + kDispatchChunk / 32) * experts * sizeof(int32_t);
-  dispatch_place_kernel<<<blocks, kDispatchChunk, shared, stream>>>(chosen, pairs, experts, alignment, counts,
-                                                                    offsets, row_of, pair_of);
-  CUDA_CHECK_LAUNCH("make_dispatch/place", stream);
+  launch("make_dispatch/place", dispatch_place_kernel, {blocks, kDispatchChunk, shared}, stream, chosen, pairs,
+         experts, alignment, counts, offsets, row_of, pair_of);
 }
 
 namespace {
@@ -196,6 +197,7 @@ namespace {
 template <int W, class T>
 __global__ void __launch_bounds__(kThreads)
     dispatch_rows_kernel(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z) {
+  begin_kernel();
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (r >= rows) return;
   const int32_t pair = pair_of[r];
@@ -215,6 +217,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int W, class T, class A>
 __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, const A* gates, const int32_t* row_of,
                                                                 int64_t tokens, int64_t hidden, int64_t k, T* y) {
+  begin_kernel();
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (t >= tokens) return;
   for (int64_t column = threadIdx.x % 32 * W; column < hidden; column += 32 * W) {
@@ -243,6 +246,7 @@ __global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
                             const int32_t* __restrict__ pair_of, const int32_t* __restrict__ row_of,
                             const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden, int k,
                             T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
+  begin_kernel();
   __shared__ A sums[kCombineTile][32 * W + 1];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kCombineTile + warp;
@@ -292,6 +296,7 @@ __global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
 template <class A>
 __global__ void __launch_bounds__(512)
     group_sums_kernel(const A* __restrict__ partial, const int32_t* offsets, int64_t hidden, A* sums) {
+  begin_kernel();
   __shared__ A lanes[16][33];
   const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   const int first = offsets[blockIdx.y] / kCombineTile, last = offsets[blockIdx.y + 1] / kCombineTile;
@@ -314,10 +319,9 @@ void dispatch_rows(const T* x, const int32_t* pair_of, int64_t rows, int64_t hid
                    Stream stream) {
   if (rows == 0) return;
   with_pack_width<T>(hidden, [&](auto width) {
-    dispatch_rows_kernel<decltype(width)::value>
-        <<<warp_grid(rows), kThreads, 0, stream>>>(x, pair_of, rows, hidden, k, z);
+    launch("dispatch_rows", dispatch_rows_kernel<decltype(width)::value, T>, {warp_grid(rows), kThreads}, stream, x,
+           pair_of, rows, hidden, k, z);
   });
-  CUDA_CHECK_LAUNCH("dispatch_rows", stream);
 }
 
 template <class T, class A>
@@ -325,10 +329,9 @@ void combine_rows(const T* z, const A* gates, const int32_t* row_of, int64_t tok
                   T* y, Stream stream) {
   if (tokens == 0) return;
   with_pack_width<T>(hidden, [&](auto width) {
-    combine_rows_kernel<decltype(width)::value>
-        <<<warp_grid(tokens), kThreads, 0, stream>>>(z, gates, row_of, tokens, hidden, k, y);
+    launch("combine_rows", combine_rows_kernel<decltype(width)::value, T, A>, {warp_grid(tokens), kThreads}, stream,
+           z, gates, row_of, tokens, hidden, k, y);
   });
-  CUDA_CHECK_LAUNCH("combine_rows", stream);
 }
 
 template <class T, class A>
@@ -337,18 +340,17 @@ void combine_rows_gradient(const T* z, const A* gates, const int32_t* pair_of, c
                            Stream stream) {
   if (rows == 0) return;
   with_pack_width<T>(hidden, [&](auto width) {
-    combine_gradient_kernel<decltype(width)::value>
-        <<<(rows + kCombineTile - 1) / kCombineTile, kCombineTile * 32, 0, stream>>>(
-            z, gates, pair_of, row_of, dy, rows, pairs, hidden, static_cast<int>(k), dz, dgates, partial);
+    launch("combine_rows/gradient", combine_gradient_kernel<decltype(width)::value, T, A>,
+           {(rows + kCombineTile - 1) / kCombineTile, kCombineTile * 32}, stream, z, gates, pair_of, row_of, dy,
+           rows, pairs, hidden, static_cast<int>(k), dz, dgates, partial);
   });
-  CUDA_CHECK_LAUNCH("combine_rows/gradient", stream);
 }
 
 template <class A>
 void combine_group_sums(const A* partial, const int32_t* offsets, int64_t experts, int64_t hidden, A* sums,
                         Stream stream) {
-  group_sums_kernel<<<dim3((hidden + 31) / 32, experts), dim3(32, 16), 0, stream>>>(partial, offsets, hidden, sums);
-  CUDA_CHECK_LAUNCH("combine_rows/sums", stream);
+  launch("combine_rows/sums", group_sums_kernel<A>, {dim3((hidden + 31) / 32, experts), dim3(32, 16)}, stream,
+         partial, offsets, hidden, sums);
 }
 
 #define INSTANTIATE(T, A)                                                                                    \

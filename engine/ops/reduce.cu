@@ -8,6 +8,7 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     row_sum_kernel(AxisShape s, int64_t chunks, const T* x, Accumulator<T>* partial) {
+  begin_kernel();
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   const int lane = threadIdx.x % 32;
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(kThreads)
 // One block a row of partial sums.     partial [outer, chunks] → y [outer]
 template <class T, class A>
 __global__ void finish_rows_kernel(int64_t outer, int64_t chunks, const A* partial, A factor, T* y) {
+  begin_kernel();
   __shared__ A shared[32];
   for (int64_t o = blockIdx.x; o < outer; o += gridDim.x) {
     A sum = 0;
@@ -64,11 +66,12 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
   if (columns == 0) return;
   const A f = static_cast<A>(factor);
   if (s.inner == 1) {
-    row_sum_kernel<<<grid_for(s.outer * chunks, kThreads / 32), kThreads, 0, stream>>>(s, chunks, x, partial);
-    CUDA_CHECK_LAUNCH("axis_sum", stream);
+    launch("axis_sum", row_sum_kernel<T>, {grid_for(s.outer * chunks, kThreads / 32), kThreads}, stream, s, chunks,
+           x, partial);
     const int threads = std::min<int64_t>(1024, (chunks + 31) / 32 * 32);
-    finish_rows_kernel<<<grid_for(s.outer, 1), threads, 0, stream>>>(s.outer, chunks, partial, f, y);
-    return CUDA_CHECK_LAUNCH("axis_sum/chunks", stream);
+    launch("axis_sum/chunks", finish_rows_kernel<T, A>, {grid_for(s.outer, 1), threads}, stream, s.outer, chunks,
+           partial, f, y);
+    return;
   }
   // One thread a (row, chunk, column).
   const int64_t per = (s.n + chunks - 1) / chunks;
@@ -97,6 +100,7 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
 template <class T, int W, bool kOneNumber>
 __global__ void __launch_bounds__(kThreads)
     spread_kernel(int64_t rows, int64_t columns, int64_t n, const T* x, Accumulator<T> f, T* y) {
+  begin_kernel();
   using A = Accumulator<T>;
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * W;
   if (j >= columns) return;
@@ -128,16 +132,18 @@ template <class T> void axis_spread(const AxisShape& s, const T* dy, double fact
         const dim3 block = rows < 8 ? dim3(kThreads, 1) : dim3(32, 8);
         const int64_t across = (columns + block.x * W - 1) / (block.x * W), down = (rows + block.y - 1) / block.y;
         const dim3 grid(across, std::clamp<int64_t>(132 * 16 / across, 1, down));
-        if (one) spread_kernel<T, W, true><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
-        else spread_kernel<T, W, false><<<grid, block, 0, stream>>>(rows, columns, s.n, dy, f, dx);
+        if (one)
+          launch("axis_spread", spread_kernel<T, W, true>, {grid, block}, stream, rows, columns, s.n, dy, f, dx);
+        else
+          launch("axis_spread", spread_kernel<T, W, false>, {grid, block}, stream, rows, columns, s.n, dy, f, dx);
       },
       dx, one ? nullptr : dy);
-  CUDA_CHECK_LAUNCH("axis_spread", stream);
 }
 
 // One warp a column: its lanes look at every 32nd element, then the first of the largest wins.
 template <class T>
 __global__ void __launch_bounds__(kThreads) axis_max_kernel(AxisShape s, const T* x, T* y, int32_t* at) {
+  begin_kernel();
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t c = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; c < s.outer * s.inner;
@@ -166,8 +172,7 @@ __global__ void __launch_bounds__(kThreads) axis_max_kernel(AxisShape s, const T
 template <class T> void axis_max(const AxisShape& s, const T* x, T* y, int32_t* at, Stream stream) {
   const int64_t columns = s.outer * s.inner;
   if (columns == 0) return;
-  axis_max_kernel<<<grid_for(columns, kThreads / 32), kThreads, 0, stream>>>(s, x, y, at);
-  CUDA_CHECK_LAUNCH("axis_max", stream);
+  launch("axis_max", axis_max_kernel<T>, {grid_for(columns, kThreads / 32), kThreads}, stream, s, x, y, at);
 }
 
 template <class T>

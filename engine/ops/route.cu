@@ -111,6 +111,7 @@ __device__ __forceinline__ void multiply_rows(const bfloat16* row0, const bfloat
 __global__ void __launch_bounds__(kRouteThreads)
     context_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w,
                    const float* __restrict__ b, float* __restrict__ logits) {
+  begin_kernel();
   extern __shared__ __align__(16) bfloat16 parts[];
   const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3;
   const int64_t first = blockIdx.x * static_cast<int64_t>(kRouteRows) + threadIdx.x / 32 * 16;
@@ -129,6 +130,7 @@ __global__ void __launch_bounds__(kRouteThreads)
                  const float* __restrict__ b, const float* __restrict__ context, float* __restrict__ logits,
                  float* __restrict__ raw, float* __restrict__ gates, int32_t* __restrict__ chosen,
                  float* __restrict__ partial) {
+  begin_kernel();
   extern __shared__ __align__(16) bfloat16 parts[];
   __shared__ float l[kRouteRows][kMostExperts + 1], r[kRouteRows][kMostExperts + 1], gate[kRouteRows][kMostExperts];
   __shared__ int32_t choice[kRouteRows][kMostExperts];
@@ -256,6 +258,7 @@ __global__ void __launch_bounds__(kThreads)
     context_gradient_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w,
                             const float* __restrict__ dcontext, bfloat16* __restrict__ dx, float* __restrict__ dw,
                             float* __restrict__ db) {
+  begin_kernel();
   constexpr int kLanes = 32, kColumns = 16, kAhead = 6;
   __shared__ float lane_sums[kLanes][kMostExperts][kColumns];
   const int column = blockIdx.x * kColumns + threadIdx.x * 2, experts = static_cast<int>(s.experts);
@@ -319,17 +322,16 @@ void route_context(const RouterShape& s, const bfloat16* x, const float* w, cons
                    Stream stream) {
   if (s.sequences == 0) return;
   const int blocks = static_cast<int>((s.sequences + kRouteRows - 1) / kRouteRows);
-  context_kernel<<<blocks, kRouteThreads, shared_bytes(s.hidden), stream>>>(s, x, w, b, logits);
-  CUDA_CHECK_LAUNCH("route/context", stream);
+  launch("route/context", context_kernel, {blocks, kRouteThreads, shared_bytes(s.hidden)}, stream, s, x, w, b,
+         logits);
 }
 
 void route(const RouterShape& s, int64_t k, const bfloat16* x, const float* w, const float* b, const float* context,
            float* logits, float* raw, float* gates, int32_t* chosen, float* partial, Stream stream) {
   if (s.tokens == 0) return;
   const int blocks = static_cast<int>((s.tokens + kRouteRows - 1) / kRouteRows);
-  route_kernel<<<blocks, kRouteThreads, shared_bytes(s.hidden), stream>>>(s, static_cast<int>(k), x, w, b, context,
-                                                                          logits, raw, gates, chosen, partial);
-  CUDA_CHECK_LAUNCH("route", stream);
+  launch("route", route_kernel, {blocks, kRouteThreads, shared_bytes(s.hidden)}, stream, s, static_cast<int>(k), x,
+         w, b, context, logits, raw, gates, chosen, partial);
 }
 
 void route_gradient(const RouterShape& s, const RouteGradient& g, const bfloat16* x, const float* w,
@@ -338,20 +340,18 @@ void route_gradient(const RouterShape& s, const RouteGradient& g, const bfloat16
   constexpr int W = 4;  // 16 bytes of w
   const int chunks = static_cast<int>(router_chunks(s.tokens, s.hidden));
   const dim3 grid(chunks, 1, static_cast<int>((s.hidden + 64 * W - 1) / (64 * W)));
-  gradient_kernel<W><<<grid, kThreads, 0, stream>>>(s, x, w, GatesSource{s, g, context, sum_dlogits}, dx, partial);
-  CUDA_CHECK_LAUNCH("route/gradient", stream);
+  launch("route/gradient", gradient_kernel<W, bfloat16, float, GatesSource>, {grid, kThreads}, stream, s, x, w,
+         GatesSource{s, g, context, sum_dlogits}, dx, partial);
   const int sum_blocks = static_cast<int>((s.experts * (s.hidden + 1) + 31) / 32);
   const int context_blocks = dcontext && s.sequences > 0 ? warp_grid(s.sequences) : 0;
-  finish_kernel<<<sum_blocks + context_blocks, kThreads, 0, stream>>>(s, partial, chunks, sum_blocks, dw, db,
-                                                                      context, raw, sum_dlogits, dcontext);
-  CUDA_CHECK_LAUNCH("route/finish", stream);
+  launch("route/finish", finish_kernel<float>, {sum_blocks + context_blocks, kThreads}, stream, s, partial, chunks,
+         sum_blocks, dw, db, context, raw, sum_dlogits, dcontext);
 }
 
 void route_context_gradient(const RouterShape& s, const bfloat16* x, const float* w, const float* dcontext,
                             bfloat16* dx, float* dw, float* db, Stream stream) {
-  context_gradient_kernel<<<static_cast<int>(s.hidden / 16), dim3(8, 32), 0, stream>>>(s, x, w, dcontext, dx, dw,
-                                                                                       db);
-  CUDA_CHECK_LAUNCH("route/context_gradient", stream);
+  launch("route/context_gradient", context_gradient_kernel, {s.hidden / 16, dim3(8, 32)}, stream, s, x, w, dcontext,
+         dx, dw, db);
 }
 
 }  // namespace glia::cuda

@@ -15,6 +15,7 @@ template <int W, class T, class A>
 __global__ void __launch_bounds__(kRouterThreads, sizeof(A) == 4 ? 5 : 2)
     router_logits_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, const A* __restrict__ b,
                          const A* __restrict__ context, A* __restrict__ logits, A* __restrict__ raw) {
+  begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t first =
       (static_cast<int64_t>(blockIdx.x) * (kRouterThreads / 32) + threadIdx.x / 32) * kTokensPerWarp;
@@ -60,6 +61,7 @@ __global__ void __launch_bounds__(kRouterThreads, sizeof(A) == 4 ? 5 : 2)
 template <int W, class T, class A>
 __global__ void __launch_bounds__(kThreads, 3)
     router_dx_kernel(RouterShape s, const A* __restrict__ w, LogitsSource<A> source, T* __restrict__ dx) {
+  begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kTokensPerWarp;
   if (first >= s.tokens) return;
@@ -99,12 +101,10 @@ void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, con
   with_width<A>(
       s.hidden,
       [&](auto width) {
-        router_logits_kernel<decltype(width)::value>
-            <<<static_cast<int>((s.tokens + kPerBlock - 1) / kPerBlock), kRouterThreads, 0, stream>>>(
-                s, x, w, b, context, logits, raw);
+        launch("router_logits", router_logits_kernel<decltype(width)::value, T, A>,
+               {(s.tokens + kPerBlock - 1) / kPerBlock, kRouterThreads}, stream, s, x, w, b, context, logits, raw);
       },
       x, w);
-  CUDA_CHECK_LAUNCH("router_logits", stream);
 }
 
 template <class T, class A>
@@ -119,22 +119,20 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
       [&](auto width) {
         constexpr int W = decltype(width)::value;
         if (dx && !fused && s.tokens > 0) {
-          router_dx_kernel<W><<<warp_grid(s.tokens, kTokensPerWarp), kThreads, 0, stream>>>(s, w, source, dx);
-          CUDA_CHECK_LAUNCH("router_logits/dx", stream);
+          launch("router_logits/dx", router_dx_kernel<W, T, A>, {warp_grid(s.tokens, kTokensPerWarp), kThreads},
+                 stream, s, w, source, dx);
         }
         if (!sums && !(dx && fused)) return;
         const dim3 grid(chunks, passes, static_cast<int>((s.hidden + 64 * W - 1) / (64 * W)));
-        gradient_kernel<W>
-            <<<grid, kThreads, 0, stream>>>(s, x, w, source, fused ? dx : nullptr, sums ? partial : nullptr);
-        CUDA_CHECK_LAUNCH("router_logits/gradient", stream);
+        launch("router_logits/gradient", gradient_kernel<W, T, A, LogitsSource<A>>, {grid, kThreads}, stream, s, x,
+               w, source, fused ? dx : nullptr, sums ? partial : nullptr);
       },
       x, w, dx);
   const int sum_blocks = sums ? static_cast<int>((s.experts * (s.hidden + 1) + 31) / 32) : 0;
   const int context_blocks = dcontext && s.sequences > 0 ? warp_grid(s.sequences) : 0;
   if (sum_blocks + context_blocks == 0) return;
-  finish_kernel<<<sum_blocks + context_blocks, kThreads, 0, stream>>>(s, partial, chunks, sum_blocks, dw, db,
-                                                                      context, raw, dlogits, dcontext);
-  CUDA_CHECK_LAUNCH("router_logits/finish", stream);
+  launch("router_logits/finish", finish_kernel<A>, {sum_blocks + context_blocks, kThreads}, stream, s, partial,
+         chunks, sum_blocks, dw, db, context, raw, dlogits, dcontext);
 }
 #define INSTANTIATE(T, A)                                                                                        \
   template void router_logits(const RouterShape&, const T*, const A*, const A*, const A*, A*, A*, Stream);       \

@@ -24,6 +24,7 @@ struct ByPosition {
 template <int W, class T, class Out, class Index>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const T* x, Index index, Out* y, int64_t n, int64_t rows, int64_t h) {
+  begin_kernel();
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t m = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; m < rows;
@@ -45,6 +46,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class Out, int W>
 __global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial,
                                Out* y, int32_t n, int64_t rows, int64_t h) {
+  begin_kernel();
   using A = Accumulator<T>;
   constexpr int kAhead = 8;  // rows in flight
   const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * W;
@@ -91,6 +93,7 @@ __global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* o
 template <class A, class Out, int W>
 __global__ void scatter_crossing_kernel(const int32_t* keys, const A* partial, Out* y, int32_t n, int64_t rows,
                                         int64_t h) {
+  begin_kernel();
   const int64_t begin = blockIdx.x * kScatterChunk, end = begin + kScatterChunk;
   if (end >= rows) return;
   const int32_t key = keys[end - 1];
@@ -127,6 +130,7 @@ template <class T, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
     pieces_kernel(const T* x, const int32_t* entries, const int2* pieces, const int32_t* count,
                   Accumulator<T>* partial, Out* y, int64_t h) {
+  begin_kernel();
   using A = Accumulator<T>;
   using P = Pack<T, W>;
   constexpr int kAhead = W == 8 ? 4 : 8;                                              // rows in flight
@@ -158,6 +162,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class A, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
     continued_pieces_kernel(const int2* pieces, const int32_t* count, const A* partial, Out* y, int64_t h) {
+  begin_kernel();
   const uint32_t packs = static_cast<uint32_t>((h + W - 1) / W), n = *count * packs;
   for (uint32_t k = blockIdx.x * kThreads + threadIdx.x; k < n; k += gridDim.x * kThreads) {
     const int64_t i = k / packs, j = static_cast<int64_t>(k % packs) * W;
@@ -183,6 +188,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int W, class T, class Out>
 __global__ void __launch_bounds__(kThreads)
     input_kernel(InputTables<T> q, Out* __restrict__ y, int64_t tokens, int64_t h) {
+  begin_kernel();
   using A = Accumulator<T>;
   using P = Pack<T, W>;
   constexpr int kAhead = 2;
@@ -223,6 +229,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     type_sums_kernel(const T* dpositions, T* dtypes, int rows, int64_t types, int64_t h) {
+  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[8][33];
   const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
@@ -266,11 +273,10 @@ void gather(const char* name, const T* x, Index index, Out* y, int64_t n, int64_
   with_pack_width<Narrow>(
       h,
       [&](auto width) {
-        gather_kernel<decltype(width)::value>
-            <<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(x, index, y, n, rows, h);
+        launch(name, gather_kernel<decltype(width)::value, T, Out, Index>,
+               {grid_for(rows, kThreads / 32), kThreads}, stream, x, index, y, n, rows, h);
       },
       x, y);
-  CUDA_CHECK_LAUNCH(name, stream);
 }
 
 // Row blockIdx.x of the table; grid (n, columns / (32·W)), block (32, 8): each row of threads adds every 8th
@@ -279,6 +285,7 @@ template <int W, class T, class Out>
 __global__ void __launch_bounds__(kThreads)
     position_sums_kernel(const T* __restrict__ dy, const int32_t* __restrict__ offsets, Out* __restrict__ dtable,
                          int sequences, int64_t longest, int64_t h) {
+  begin_kernel();
   using A = Accumulator<T>;
   constexpr int kLanes = kThreads / 32, kColumns = 32 * W;
   __shared__ __align__(16) A sums[kLanes][kColumns];
@@ -327,12 +334,11 @@ void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, 
   const auto run = [&](auto width) {
     constexpr int W = decltype(width)::value;
     const dim3 grid(static_cast<unsigned>(n), static_cast<unsigned>((h + 32 * W - 1) / (32 * W)));
-    position_sums_kernel<W><<<grid, dim3(32, kThreads / 32), 0, stream>>>(dy, offsets, dtable,
-                                                                          static_cast<int>(sequences), longest, h);
+    launch("position_sums", position_sums_kernel<W, T, Out>, {grid, dim3(32, kThreads / 32)}, stream, dy, offsets,
+           dtable, static_cast<int>(sequences), longest, h);
   };
   if (h % 4 == 0 && aligned16(dy) && aligned16(dtable)) run(Width<4>{});
   else run(Width<1>{});
-  CUDA_CHECK_LAUNCH("position_sums", stream);
 }
 
 int64_t sort_workspace(int64_t rows, int64_t n) {
@@ -369,13 +375,11 @@ void scatter_rows(const T* x, const int32_t* keys, const int32_t* order, Accumul
     const int64_t packs = (h + W - 1) / W;
     const int threads = static_cast<int>(std::min<int64_t>(128, (packs + 31) / 32 * 32));
     const dim3 grid(chunks, (packs + threads - 1) / threads);
-    scatter_kernel<T, Out, W>
-        <<<grid, threads, 0, stream>>>(x, keys, order, partial, y, static_cast<int32_t>(n), rows, h);
-    CUDA_CHECK_LAUNCH("scatter_rows", stream);
+    launch("scatter_rows", scatter_kernel<T, Out, W>, {grid, threads}, stream, x, keys, order, partial, y,
+           static_cast<int32_t>(n), rows, h);
     if (chunks > 1)
-      scatter_crossing_kernel<A, Out, W>
-          <<<grid, threads, 0, stream>>>(keys, partial, y, static_cast<int32_t>(n), rows, h);
-    CUDA_CHECK_LAUNCH("scatter_rows/crossing", stream);
+      launch("scatter_rows/crossing", scatter_crossing_kernel<A, Out, W>, {grid, threads}, stream, keys, partial, y,
+             static_cast<int32_t>(n), rows, h);
   };
   // 4 columns a thread keep eight rows of packs in registers.
   if (h % 4 == 0 && aligned16(x) && aligned16(y)) run(std::integral_constant<int, 4>{});
@@ -391,10 +395,10 @@ void scatter_ordered(const T* x, const RowOrderView& order, int64_t most_pieces,
   const auto run = [&](auto width) {
     constexpr int W = decltype(width)::value;
     const int blocks = grid_for(most_pieces * ((h + W - 1) / W));
-    pieces_kernel<T, Out, W><<<blocks, kThreads, 0, stream>>>(x, order.entries, pieces, order.count, partial, y, h);
-    CUDA_CHECK_LAUNCH("scatter_ordered", stream);
-    continued_pieces_kernel<A, Out, W><<<blocks, kThreads, 0, stream>>>(pieces, order.count, partial, y, h);
-    CUDA_CHECK_LAUNCH("scatter_ordered/continued", stream);
+    launch("scatter_ordered", pieces_kernel<T, Out, W>, {blocks, kThreads}, stream, x, order.entries, pieces,
+           order.count, partial, y, h);
+    launch("scatter_ordered/continued", continued_pieces_kernel<A, Out, W>, {blocks, kThreads}, stream, pieces,
+           order.count, partial, y, h);
   };
   constexpr int kWide = sizeof(T) == 2 ? 8 : 4;
   if (h % kWide == 0 && aligned16(x) && aligned16(y)) run(Width<kWide>{});
@@ -408,19 +412,17 @@ void input_rows(const InputTables<T>& tables, Out* y, int64_t tokens, int64_t h,
   with_pack_width<Narrow>(
       h,
       [&](auto width) {
-        input_kernel<decltype(width)::value>
-            <<<grid_for(tokens, kThreads / 32), kThreads, 0, stream>>>(tables, y, tokens, h);
+        launch("input_rows", input_kernel<decltype(width)::value, T, Out>,
+               {grid_for(tokens, kThreads / 32), kThreads}, stream, tables, y, tokens, h);
       },
       tables.words, tables.positions, tables.types, y);
-  CUDA_CHECK_LAUNCH("input_rows", stream);
 }
 
 template <class T>
 void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int64_t h, Stream stream) {
   if (h == 0) return;
-  type_sums_kernel<<<static_cast<unsigned>((h + 31) / 32), dim3(32, 8), 0, stream>>>(
-      dpositions, dtypes, static_cast<int>(rows), types, h);
-  CUDA_CHECK_LAUNCH("type_sums", stream);
+  launch("type_sums", type_sums_kernel<T>, {(h + 31) / 32, dim3(32, 8)}, stream, dpositions, dtypes,
+         static_cast<int>(rows), types, h);
 }
 
 #define INSTANTIATE(T, Out)                                                                                       \

@@ -16,6 +16,7 @@ __device__ __forceinline__ void counted(const SequenceRows& s, int64_t b, int64_
 // grid (columns / (kColumns·W), count), block (kColumns, kLanes)
 template <class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes) reduce_kernel(SequenceRows s, const T* x, T* y) {
+  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;
@@ -47,6 +48,7 @@ __global__ void __launch_bounds__(kColumns* kLanes) reduce_kernel(SequenceRows s
 template <class T, int W>
 __global__ void __launch_bounds__(kThreads)
     spread_kernel(SequenceRows s, const int32_t* sequence_of, const T* dy, T* dx) {
+  begin_kernel();
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t t = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; t < s.tokens;
@@ -77,10 +79,9 @@ template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y,
       [&](auto width) {
         constexpr int W = decltype(width)::value;
         const dim3 grid((s.h + kColumns * W - 1) / (kColumns * W), s.count), block(kColumns, kLanes);
-        reduce_kernel<T, W><<<grid, block, 0, stream>>>(s, x, y);
+        launch("sequence_reduce", reduce_kernel<T, W>, {grid, block}, stream, s, x, y);
       },
       x, y);
-  CUDA_CHECK_LAUNCH("sequence_reduce", stream);
 }
 
 template <class T>
@@ -90,10 +91,10 @@ void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T*
       s.h,
       [&](auto width) {
         constexpr int W = decltype(width)::value;
-        spread_kernel<T, W><<<grid_for(s.tokens, kThreads / 32), kThreads, 0, stream>>>(s, sequence_of, dy, dx);
+        launch("sequence_spread", spread_kernel<T, W>, {grid_for(s.tokens, kThreads / 32), kThreads}, stream, s,
+               sequence_of, dy, dx);
       },
       dy, dx);
-  CUDA_CHECK_LAUNCH("sequence_spread", stream);
 }
 
 #define INSTANTIATE(T)                                                      \

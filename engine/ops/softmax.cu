@@ -207,6 +207,7 @@ template <class T, class D> struct LogSumExpGradient {
 
 template <int kTeam, int W, int P, class F>
 __global__ void __launch_bounds__(kThreads) for_each_row_kernel(int64_t rows, F f) {
+  begin_kernel();
   __shared__ typename F::A shared[32];
   constexpr int kTeams = kThreads / kTeam;
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * kTeams + threadIdx.x / kTeam; r < rows;
@@ -223,18 +224,19 @@ void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f,
         constexpr int W = decltype(width)::value;
         const int64_t packs = (n + 32 * W - 1) / (32 * W);
         const int warps = grid_for(rows, kThreads / 32);
-        if (packs <= 1) for_each_row_kernel<32, W, 1><<<warps, kThreads, 0, stream>>>(rows, f);
-        else if (packs <= 2) for_each_row_kernel<32, W, 2><<<warps, kThreads, 0, stream>>>(rows, f);
-        else if (packs <= F::kPacks) for_each_row_kernel<32, W, F::kPacks><<<warps, kThreads, 0, stream>>>(rows, f);
-        else for_each_row_kernel<kThreads, W, 0><<<grid_for(rows, 1), kThreads, 0, stream>>>(rows, f);
+        if (packs <= 1) launch(name, for_each_row_kernel<32, W, 1, F>, {warps, kThreads}, stream, rows, f);
+        else if (packs <= 2) launch(name, for_each_row_kernel<32, W, 2, F>, {warps, kThreads}, stream, rows, f);
+        else if (packs <= F::kPacks)
+          launch(name, for_each_row_kernel<32, W, F::kPacks, F>, {warps, kThreads}, stream, rows, f);
+        else launch(name, for_each_row_kernel<kThreads, W, 0, F>, {grid_for(rows, 1), kThreads}, stream, rows, f);
       },
       pointers...);
-  CUDA_CHECK_LAUNCH(name, stream);
 }
 
 // One block: the mean of n values, thread t adding every 1024th.
 constexpr int kMeanThreads = 1024;
 template <class A> __global__ void __launch_bounds__(kMeanThreads) mean_kernel(const A* x, A* y, int64_t n) {
+  begin_kernel();
   __shared__ A shared[32];
   A sum = 0;
 #pragma unroll 8
@@ -277,8 +279,7 @@ template <class T>
 void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* losses,
                    Accumulator<T>* loss, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("cross_entropy", rows, n, stream, LogSumExp<T>{x, nullptr, nullptr, lse, labels, losses, n}, x);
-  mean_kernel<<<1, kMeanThreads, 0, stream>>>(losses, loss, rows);
-  CUDA_CHECK_LAUNCH("cross_entropy/mean", stream);
+  launch("cross_entropy/mean", mean_kernel<Accumulator<T>>, {1, kMeanThreads}, stream, losses, loss, rows);
 }
 
 #define INSTANTIATE(T)                                                                                            \

@@ -11,6 +11,7 @@ __global__ void __launch_bounds__(kThreads)
     utilisation_kernel(UtilisationShape s, const T* gates, const int32_t* experts, const int32_t* labels,
                        const int32_t* sequence_of, const int32_t* offsets, const int32_t* key_lengths, double* sums,
                        bool in_shared) {
+  begin_kernel();
   extern __shared__ double shared[];
   const int64_t width = s.n_experts + 1, n = 2 * s.classes * width;
   double* to = in_shared ? shared : sums;
@@ -49,9 +50,8 @@ void utilisation(const UtilisationShape& s, const T* gates, const int32_t* exper
   const int64_t bytes = 2 * s.classes * (s.n_experts + 1) * static_cast<int64_t>(sizeof(double));
   const bool in_shared = bytes <= 40 << 10;
   const int blocks = static_cast<int>(std::min<int64_t>((s.tokens + kThreads - 1) / kThreads, 264));
-  utilisation_kernel<<<blocks, kThreads, in_shared ? bytes : 0, stream>>>(s, gates, experts, labels, sequence_of,
-                                                                          offsets, key_lengths, sums, in_shared);
-  CUDA_CHECK_LAUNCH("utilisation", stream);
+  launch("utilisation", utilisation_kernel<T>, {blocks, kThreads, in_shared ? static_cast<size_t>(bytes) : 0},
+         stream, s, gates, experts, labels, sequence_of, offsets, key_lengths, sums, in_shared);
 }
 
 template <class T>

@@ -11,6 +11,7 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     top_k_kernel(const T* x, T* values, int32_t* indices, int64_t rows, int32_t n, int32_t k) {
+  begin_kernel();
   using A = Accumulator<T>;
   constexpr A kLowest = -std::numeric_limits<A>::infinity();
   const int lane = threadIdx.x % 32;
@@ -48,9 +49,8 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void top_k(const T* x, T* values, int32_t* indices, int64_t rows, int64_t n, int64_t k, Stream stream) {
   if (rows == 0) return;
-  top_k_kernel<<<grid_for(rows, kThreads / 32), kThreads, 0, stream>>>(
-      x, values, indices, rows, static_cast<int32_t>(n), static_cast<int32_t>(k));
-  CUDA_CHECK_LAUNCH("top_k", stream);
+  launch("top_k", top_k_kernel<T>, {grid_for(rows, kThreads / 32), kThreads}, stream, x, values, indices, rows,
+         static_cast<int32_t>(n), static_cast<int32_t>(k));
 }
 
 template <class T>

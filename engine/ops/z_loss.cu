@@ -8,6 +8,7 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(1024) z_loss_kernel(const T* logits, const int32_t* sequence_of,
                                                       const int32_t* real, int64_t tokens, int64_t n, T* loss) {
+  begin_kernel();
   __shared__ double shared[32];
   double sum = 0;
   for (int64_t t = threadIdx.x; t < tokens; t += blockDim.x) {
@@ -24,8 +25,7 @@ __global__ void __launch_bounds__(1024) z_loss_kernel(const T* logits, const int
 template <class T>
 void z_loss(const T* logits, const int32_t* sequence_of, const int32_t* real, int64_t tokens, int64_t n, T* loss,
             Stream stream) {
-  z_loss_kernel<<<1, 1024, 0, stream>>>(logits, sequence_of, real, tokens, n, loss);
-  CUDA_CHECK_LAUNCH("z_loss", stream);
+  launch("z_loss", z_loss_kernel<T>, {1, 1024}, stream, logits, sequence_of, real, tokens, n, loss);
 }
 
 template <class T>

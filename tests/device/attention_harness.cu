@@ -27,9 +27,9 @@ void fail_cuda(const char* what, const char* error, const char* file, int line) 
   std::printf("%s: %s (%s:%d)\n", what, error, file, line);
   std::exit(2);
 }
-void check_launch(const char* kernel, cudaStream_t, const char* file, int line) {
+void check_launch(const char* kernel, cudaStream_t) {
   const cudaError_t status = cudaGetLastError();
-  if (status != cudaSuccess) fail_cuda(kernel, cudaGetErrorString(status), file, line);
+  if (status != cudaSuccess) fail_cuda(kernel, cudaGetErrorString(status), __FILE__, __LINE__);
 }
 
 namespace {

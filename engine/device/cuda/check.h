@@ -1,12 +1,12 @@
-// CUDA_CHECK(call) throws with the call's text; CUDA_CHECK_LAUNCH("kernel") runs after every launch. With
-// GLIA_CUDA_SYNC=1 each launch is waited for, so that the error names the kernel that made it.
+// CUDA_CHECK(call) throws with the call's text. check_launch runs after every launch; with GLIA_CUDA_SYNC=1 each launch is
+// waited for, so that the error names the kernel that made it.
 #pragma once
 #include <cuda_runtime.h>
 
 namespace glia {
 
 [[noreturn]] void fail_cuda(const char* what, const char* error, const char* file, int line);
-void check_launch(const char* kernel, cudaStream_t stream, const char* file, int line);
+void check_launch(const char* kernel, cudaStream_t stream);
 
 }  // namespace glia
 
@@ -15,4 +15,4 @@ void check_launch(const char* kernel, cudaStream_t stream, const char* file, int
     const cudaError_t status_ = (call);                                                                    \
     if (status_ != cudaSuccess) ::glia::fail_cuda(#call, cudaGetErrorString(status_), __FILE__, __LINE__); \
   } while (0)
-#define CUDA_CHECK_LAUNCH(kernel, stream) ::glia::check_launch(kernel, stream, __FILE__, __LINE__)
+#define CUDA_CHECK_LAUNCH(kernel, stream) ::glia::check_launch(kernel, stream)

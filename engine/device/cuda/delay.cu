@@ -1,10 +1,10 @@
-#include "engine/device/cuda/check.h"
-#include "engine/device/stream.h"
+#include "engine/device/cuda/launch.cuh"
 
 namespace glia {
 namespace {
 
 __global__ void delay_kernel(uint64_t nanoseconds) {
+  cuda::begin_kernel();
   uint64_t begin = 0, now = 0;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
   do {
@@ -15,8 +15,7 @@ __global__ void delay_kernel(uint64_t nanoseconds) {
 }  // namespace
 
 void delay_cuda_stream(Stream stream, double milliseconds) {
-  delay_kernel<<<1, 1, 0, stream>>>(static_cast<uint64_t>(1e6 * milliseconds));
-  CUDA_CHECK_LAUNCH("delay", stream);
+  cuda::launch("delay", delay_kernel, {1, 1}, stream, static_cast<uint64_t>(1e6 * milliseconds));
 }
 
 }  // namespace glia

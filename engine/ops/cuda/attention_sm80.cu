@@ -5,9 +5,8 @@
 // for each half of the block (4 warps with a named barrier of their own). A warp owns 16 query rows and keeps their
 // scores in registers. In backward it puts P ∘ M and dS into shared memory, where K and V are no longer needed, and
 // then owns 16 key rows for dK and dV: no atomics, and nothing is reduced across warps.
-#include <cuda_runtime.h>
 
-#include "engine/device/cuda/check.h"
+#include "engine/device/cuda/launch.cuh"
 #include "engine/ops/attention_kernels.h"
 #include "engine/ops/cuda/attention_tiles.cuh"
 
@@ -19,7 +18,7 @@ using namespace attention_tiles;
 // Blocks a multiprocessor: 80 registers are enough for forward (spills in the long path only), too few for
 // backward.
 constexpr int kForwardBlocks = 3, kBackwardBlocks = 2;
-constexpr int kThreads = 256, kMaxRows = 128;
+constexpr int kBlockThreads = 256, kMaxRows = 128;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kScale = 0.125f;  // 1 / √D, a power of two: multiplying by it early or late gives the same bits
 constexpr float kLog2Scale = -3.0f;
@@ -45,7 +44,7 @@ template <class T> __device__ __forceinline__ void zero_tail(const Params& p, T*
   const int per_row = width * static_cast<int>(sizeof(T)) / 4;
   for (int row = p.offsets[p.sequences] + blockIdx.x; row < p.rows; row += gridDim.x) {
     auto* words = reinterpret_cast<uint32_t*>(to + static_cast<int64_t>(row) * width);
-    for (int i = threadIdx.x; i < per_row; i += kThreads) words[i] = 0;
+    for (int i = threadIdx.x; i < per_row; i += kBlockThreads) words[i] = 0;
   }
 }
 
@@ -237,7 +236,8 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
 constexpr uint32_t kForwardBytes = 3 * kMaxRows * kRowBytes;   // Q, K, V
 constexpr uint32_t kBackwardBytes = 4 * kMaxRows * kRowBytes;  // Q, dO, K, V
 
-__global__ __launch_bounds__(kThreads, kForwardBlocks) void forward_kernel(const __grid_constant__ Params p) {
+__global__ __launch_bounds__(kBlockThreads, kForwardBlocks) void forward_kernel(const __grid_constant__ Params p) {
+  begin_kernel();
   extern __shared__ __align__(1024) unsigned char memory[];
   const Place place = place_of(p);
   for_each_problem(
@@ -465,7 +465,9 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   }
 }
 
-__global__ __launch_bounds__(kThreads, kBackwardBlocks) void backward_kernel(const __grid_constant__ Params p) {
+__global__ __launch_bounds__(kBlockThreads,
+                             kBackwardBlocks) void backward_kernel(const __grid_constant__ Params p) {
+  begin_kernel();
   extern __shared__ __align__(1024) unsigned char memory[];
   const Place place = place_of(p);
   for_each_problem(
@@ -491,13 +493,12 @@ Params params_of(const AttentionArgs& args) {
 }
 
 template <class Kernel>
-void launch(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs& args, const Params& p,
-            Stream stream) {
+void launch_problems(const char* name, Kernel kernel, uint32_t bytes, const AttentionArgs& args, const Params& p,
+                     Stream stream) {
   check_attention_args(args);
   if (args.sequences == 0) return;  // attention_forward and attention_backward zero the rows then
   CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  kernel<<<args.sequences * args.heads, kThreads, bytes, stream>>>(p);
-  CUDA_CHECK_LAUNCH(name, stream);
+  launch(name, kernel, {args.sequences * args.heads, kBlockThreads, bytes}, stream, p);
 }
 
 }  // namespace
@@ -506,7 +507,7 @@ void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bflo
                             uint32_t* kept, Stream stream) {
   Params p = params_of(args);
   p.qkv = qkv, p.to_out = out, p.to_lse = lse, p.to_kept = p.dropout ? kept : nullptr;
-  launch("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);
+  launch_problems("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);
 }
 
 void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
@@ -515,7 +516,7 @@ void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, con
   Params p = params_of(args);
   p.qkv = qkv, p.out = out, p.lse = lse, p.kept = p.dropout ? kept : nullptr, p.dout = dout;
   p.to_dqkv = dqkv, p.to_sums = column_sums;
-  launch("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
+  launch_problems("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
 }
 
 }  // namespace glia::cuda

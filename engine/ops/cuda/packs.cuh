@@ -39,6 +39,7 @@ template <int W> struct Width { static constexpr int value = W; };
 
 // f(Width<W>{}, i) for i = 0, W, 2W, …; what is left over, one by one, as f(Width<1>{}, i).
 template <int W, class F> __global__ void __launch_bounds__(kThreads) for_each_pack_kernel(int64_t n, F f) {
+  begin_kernel();
   const int64_t packs = n / W, first = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   for (int64_t i = first; i < packs; i += static_cast<int64_t>(gridDim.x) * blockDim.x) f(Width<W>{}, i * W);
   if (W > 1 && packs * W + first < n) f(Width<1>{}, packs * W + first);
@@ -46,9 +47,8 @@ template <int W, class F> __global__ void __launch_bounds__(kThreads) for_each_p
 
 template <int W, class F> void for_each_pack(const char* name, int64_t n, bool aligned, Stream stream, F f) {
   if (n == 0) return;
-  if (aligned) for_each_pack_kernel<W><<<grid_for((n + W - 1) / W), kThreads, 0, stream>>>(n, f);
-  else for_each_pack_kernel<1><<<grid_for(n), kThreads, 0, stream>>>(n, f);
-  CUDA_CHECK_LAUNCH(name, stream);
+  if (aligned) launch(name, for_each_pack_kernel<W, F>, {grid_for((n + W - 1) / W), kThreads}, stream, n, f);
+  else launch(name, for_each_pack_kernel<1, F>, {grid_for(n), kThreads}, stream, n, f);
 }
 
 }  // namespace glia::cuda
