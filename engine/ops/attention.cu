@@ -351,7 +351,7 @@ void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumula
   }
   if constexpr (sizeof(T) == 2) {
     if (attention_path<T>(args) == AttentionPath::kTensorCores)
-      return attention_forward_sm80(args, qkv, out, lse, stream);
+      return attention_forward_sm80(args, qkv, out, lse, nullptr, stream);
   }
   attention_forward_general<T>(args, qkv, out, lse, stream);
 }
@@ -371,7 +371,7 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
   }
   if constexpr (sizeof(T) == 2) {
     if (attention_path<T>(args) == AttentionPath::kTensorCores) {
-      return attention_backward_sm80(args, qkv, out, lse, dout, dqkv, nullptr, stream);
+      return attention_backward_sm80(args, qkv, out, lse, nullptr, dout, dqkv, nullptr, stream);
     }
   }
   attention_backward_general<T>(args, qkv, out, lse, dout, dqkv, static_cast<Accumulator<T>*>(workspace), stream);

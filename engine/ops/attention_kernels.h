@@ -1,18 +1,18 @@
 // Attention over packed sequences: the kernels of both backends, raw pointers only.
 //
 //   S = scale · Q Kᵀ + mask,  P = softmax(S),  O = (P ∘ M) V,   M = keep / (1 − p),  scale = 1 / √D
-//   dV = (P ∘ M)ᵀ dO,  dP = (dO Vᵀ) ∘ M,  dS = P ∘ (dP − δ),  δ_i = Σ_d dO_id O_id,  dQ = scale · dS K,  dK = scale
-//   · dSᵀ Q
+//   dV = (P ∘ M)ᵀ dO,  dP = (dO Vᵀ) ∘ M,  dS = P ∘ (dP − δ),  δ_i = Σ_d dO_id O_id
+//   dQ = scale · dS K,  dK = scale · dSᵀ Q
 // (P is computed anew in backward from the saved log-sum-exp: Dao et al., FlashAttention, 2022.)
 //
 //   qkv   [T, 3H]   a row is q | k | v, each H = A heads × D
 //   out   [T, H]    written with `=`; rows from offsets[B] on belong to no sequence and become 0
-//   lse   [T, A]    log Σ_j exp(S_ij), float (double for double); −inf where a query has no valid key (its out row
-//   is 0) dqkv  [T, 3H]   written with `=`; the tail's rows become 0
+//   lse   [T, A]    log Σ_j exp(S_ij), float (double for double); −inf where a query has no valid key (out is 0 there)
+//   dqkv  [T, 3H]   written with `=`; the tail's rows become 0
 //
 // The dropout bit of (query, head, key) is element (query's row · A + head) · 1024 + key's position in its sequence
-// of the Philox stream `key`: it depends on neither padding nor capacity, and backward draws it again instead of
-// storing it. Four consecutive keys share one Philox block. `keep` iff bits >= bernoulli_threshold(p).
+// of the Philox stream `key`: it depends on neither padding nor capacity, so backward can draw it again. Four
+// consecutive keys share one Philox block. `keep` iff bits >= bernoulli_threshold(p).
 //
 // Every result is bitwise reproducible: no atomics, and the order of each sum depends on the shapes only. The CUDA
 // functions neither allocate nor synchronise and can be captured into a graph.
@@ -32,13 +32,13 @@ struct AttentionArgs {
   int heads = 0;      // A
   int head_size = 0;  // D <= 128
   int max_length =
-      0;  // no sequence is longer; <= 1024. The caller's promise: it sizes the grid and chooses the kernel
+      0;  // no sequence is longer; <= 1024. The caller's promise: it sizes grids and chooses the kernel
   bool causal = false;
   double dropout = 0.0;              // p in [0, 1)
   RandomKey key;                     // read only when dropout > 0
   const int32_t* offsets = nullptr;  // [B + 1], cumulative, on the kernel's device
-  const int32_t* key_lengths =
-      nullptr;  // [B] or nullptr: only the first key_lengths[b] rows of b are keys (padded layout)
+  // [B] or nullptr: only the first key_lengths[b] rows of b are keys (padded layout)
+  const int32_t* key_lengths = nullptr;
 
   int hidden() const { return heads * head_size; }  // H
 };
@@ -83,11 +83,13 @@ void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, 
 template <class T>
 void attention_backward_general(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
                                 const T* dout, T* dqkv, Accumulator<T>* delta, Stream stream);
+// kept [T, A, 4] or nullptr: the dropout bits, a bit a key, which forward leaves for backward; given none, backward
+// draws them again. column_sums [B, 3H] = the sums over each sequence's rows of dqkv, or nullptr.
 void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
-                            Stream stream);
-// column_sums [B, 3H] = the sums over each sequence's rows of dqkv, or nullptr.
+                            uint32_t* kept, Stream stream);
 void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
-                             const bfloat16* dout, bfloat16* dqkv, float* column_sums, Stream stream);
+                             const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv, float* column_sums,
+                             Stream stream);
 
 // The first row of each sequence alone asks (bfloat16, D = 64, lengths up to 128): q [B, H], kv [T, 2H] → out [B,
 // H], lse [B, A]; back: dq [B, H], dkv [T, 2H] (the tail's rows become 0), column_sums [B, 3H] of (dq | dkv). All

@@ -11,8 +11,7 @@ namespace glia {
 enum class ContextMode { kNone, kAdd, kGate };  // l = r;  l = r + c;  l = r · sigmoid(c)   with r = w x + b
 
 // Router logits in float32 whatever x is (float64 for float64): 16-bit logits change 5 % of the choices.
-//     x [T, H], w [E, H], b [E] (w, b float32 or float64), context [B, E] logits or undefined → [T, E]; tail rows
-//     are 0
+//     x [T, H], w [E, H], b [E] (w, b float32 or float64), context [B, E] logits or undefined → [T, E], tail rows 0
 Var router_logits(const Var& x, const Var& w, const Var& b, const Var& context, ContextMode mode,
                   const Sequences& sequences);
 Var router_logits_reference(const Var& x, const Var& w, const Var& b, const Var& context, ContextMode mode,
@@ -27,8 +26,8 @@ Gates top_k_gates(const Var& logits, int64_t k, const Sequences& sequences);
 Gates top_k_gates_reference(const Var& logits, int64_t k, const Sequences& sequences);
 
 // Per-layer load losses of SCIENCE.md 1 over the rows that belong to a sequence:
-//     importance_e = Σ_s g_se;   balance = var(importance, ddof 1) / (mean(importance)² + 1e-8);   energy = Σ_e
-//     (importance_e / T_real)²
+//     importance_e = Σ_s g_se
+//     balance = var(importance, ddof 1) / (mean(importance)² + 1e-8),   energy = Σ_e (importance_e / T_real)²
 // → [2] = {balance, energy}, unweighted, in the gates' dtype.     gates [T, K], experts int32 [T, K] (−1: nobody)
 Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
@@ -43,8 +42,7 @@ struct Dispatch {
 };
 Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment);
 
-// z[r] = x[pair_of[r] / K], 0 where pair_of[r] = −1.     x [T, H] → [N, H];   dx[t] = Σ_k dz[row_of[t, k]], k
-// ascending
+// z[r] = x[pair_of[r] / K], 0 where pair_of[r] = −1;   dx[t] = Σ_k dz[row_of[t, k]], k ascending.     x [T, H] → [N, H]
 Var dispatch_rows(const Var& x, const Dispatch& dispatch);
 // y[t] = Σ_k gates[t, k] · z[row_of[t, k]].              z [N, H], gates [T, K] → [T, H]
 Var combine_rows(const Var& z, const Var& gates, const Dispatch& dispatch);

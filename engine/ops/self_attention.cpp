@@ -67,36 +67,40 @@ Var self_attention(const Var& x, const Var& w, const Var& b, const Sequences& se
     Context& context = x.context();
     const Tensor weight = w.value_as(DType::kBFloat16), qkv = project(x.value(), weight, b.value());
     const Tensor out = empty(context, x.shape(), DType::kBFloat16),
-                 lse = empty(context, {x.size(0), options.heads});
+                 lse = empty(context, {x.size(0), options.heads}),
+                 kept = empty(context, {x.size(0), options.heads, 4}, DType::kInt32);
+    const auto kept_words = [kept] { return reinterpret_cast<uint32_t*>(kept.data<int32_t>()); };
     on_device(
         context, "attention", [] {},
         [&](auto& cuda) {
-          cuda::attention_forward(args, qkv.data<bfloat16>(), out.data<bfloat16>(), lse.data<float>(), cuda.stream);
+          cuda::attention_forward_sm80(args, qkv.data<bfloat16>(), out.data<bfloat16>(), lse.data<float>(),
+                                       kept_words(), cuda.stream);
         });
     // `sequences` is captured for its tensors, which `args` points into.
-    return record("self_attention", out, {x, w, b},
-                  [args, rows = x.value(), weight, qkv, out, lse, sequences](const Tensor& dout, Grads& in) {
-                    Context& context = dout.context();
-                    const Tensor dqkv = empty_like(qkv), sums = empty(context, {args.sequences, qkv.size(1)});
-                    on_device(
-                        context, "attention/gradient", [] {},
-                        [&](auto& cuda) {
-                          cuda::attention_backward_sm80(args, qkv.data<bfloat16>(), out.data<bfloat16>(),
-                                                        lse.data<float>(), dout.data<bfloat16>(),
-                                                        dqkv.data<bfloat16>(), sums.data<float>(), cuda.stream);
-                        });
-                    if (in.wants(0)) {
-                      const Tensor dx = in.buffer(0);
-                      matmul_into(dqkv, weight, dx, false, false);
-                      in.add(0, dx);
-                    }
-                    if (in.wants(1)) {
-                      const Tensor dw = in.buffer(1);
-                      matmul_into(dqkv, rows, dw, true, false);
-                      in.add(1, dw);
-                    }
-                    add_bias_gradient(sums, in);
-                  });
+    return record(
+        "self_attention", out, {x, w, b},
+        [args, rows = x.value(), weight, qkv, out, lse, kept_words, sequences](const Tensor& dout, Grads& in) {
+          Context& context = dout.context();
+          const Tensor dqkv = empty_like(qkv), sums = empty(context, {args.sequences, qkv.size(1)});
+          on_device(
+              context, "attention/gradient", [] {},
+              [&](auto& cuda) {
+                cuda::attention_backward_sm80(args, qkv.data<bfloat16>(), out.data<bfloat16>(), lse.data<float>(),
+                                              kept_words(), dout.data<bfloat16>(), dqkv.data<bfloat16>(),
+                                              sums.data<float>(), cuda.stream);
+              });
+          if (in.wants(0)) {
+            const Tensor dx = in.buffer(0);
+            matmul_into(dqkv, weight, dx, false, false);
+            in.add(0, dx);
+          }
+          if (in.wants(1)) {
+            const Tensor dw = in.buffer(1);
+            matmul_into(dqkv, rows, dw, true, false);
+            in.add(1, dw);
+          }
+          add_bias_gradient(sums, in);
+        });
   }
 #endif
   return self_attention_reference(x, w, b, sequences, options);

@@ -6,11 +6,9 @@ namespace glia {
 
 // How much of each expert each class uses. Adds to sums, float64 [2, C, E + 1]: first over all rows that belong to
 // a sequence (only its first key_lengths rows where given), then over the sequences' first rows;
-//     sums[., c, e] += Σ gates of expert e,   sums[., c, E] += number of rows,   over the rows of sequences
-//     labelled c.
+//     sums[., c, e] += Σ gates of expert e,   sums[., c, E] += number of rows,   of the sequences labelled c.
 // Gates are rounded to 2^-24, which makes the sums exact and so independent of order and device.
-//     gates [T, K] float32 or float64, experts int32 [T, K] (−1: nobody), labels int32 [B]; a label outside [0, C)
-//     is skipped
+//     gates [T, K] float32 or float64, experts int32 [T, K] (−1: nobody), labels int32 [B] (outside [0, C): skipped)
 void accumulate_utilisation(const Tensor& gates, const Tensor& experts, const Tensor& labels,
                             const Sequences& sequences, const Tensor& sums);
 

@@ -6,8 +6,6 @@
 // scores in registers. In backward it puts P ∘ M and dS into shared memory, where K and V are no longer needed, and
 // then owns 16 key rows for dK and dV: no atomics, and nothing is reduced across warps.
 
-#include <cmath>
-
 #include "engine/device/cuda/launch.cuh"
 #include "engine/ops/attention_kernels.h"
 #include "engine/ops/cuda/attention_tiles.cuh"
@@ -22,16 +20,21 @@ using namespace attention_tiles;
 constexpr int kForwardBlocks = 3, kBackwardBlocks = 2;
 constexpr int kBlockThreads = 256, kMaxRows = 128;
 constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kScale = 0.125f;  // 1 / √D, a power of two: multiplying by it early or late gives the same bits
+constexpr float kLog2Scale = -3.0f;
+static_assert(kScale * kScale * kD == 1.0f);
 
 struct Params {
   const bfloat16 *qkv, *out, *dout;  // [T, 3H], [T, H], [T, H]
   const float* lse;                  // [T, A]
   bfloat16 *to_out, *to_dqkv;  // forward writes to_out and to_lse, backward to_dqkv and, where wanted, to_sums
   float *to_lse, *to_sums;     // to_sums [B, 3H]: column sums of each sequence's dqkv
+  const uint32_t* kept;        // [T, A, 4]: what forward drew, or null
+  uint32_t* to_kept;
   const int32_t *offsets, *key_lengths;
   int rows, sequences, heads;
   bool causal, dropout;
-  float scale, inverse_keep;
+  float inverse_keep;
   uint32_t threshold;
   RandomKey key;
 };
@@ -79,6 +82,50 @@ __device__ __forceinline__ void for_each_problem(const Params& p, const Place& p
   __syncthreads();  // no half leaves while the other is at its own barriers (synccheck wants it)
 }
 
+// The dropout bits of the keys whose scores a thread has, in its rows g and g + 8: bit 4j + i stands for key 16j + 4t + i,
+// where t is the thread's place in its quad. In memory a row of a head has four words, one a thread of the quad.
+struct Kept {
+  uint32_t upper = ~0u, lower = ~0u;
+
+  __device__ __forceinline__ bool operator()(int e, int j) const {
+    return (attention_tiles::upper(e) ? lower : upper) >> (4 * j + nth_key(e)) & 1;
+  }
+};
+// Philox takes about a quarter of forward's instructions: draw while copies are under way.
+__device__ __forceinline__ Kept draw(const Params& p, uint32_t step, int row, int head, int t, int tiles) {
+  constexpr int kBlocks = kAttentionMaxLength / 4;  // of a row of a head
+  const uint64_t first = (static_cast<uint64_t>(row) * p.heads + head) * kBlocks + t;
+  Kept kept{0, 0};
+  for (int j = 0; j < tiles; ++j) {
+    const PhiloxBlock a = random_block(p.key.seed, p.key.purpose, step, first + 4 * j);
+    const PhiloxBlock b = random_block(p.key.seed, p.key.purpose, step, first + 8ull * p.heads * kBlocks + 4 * j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      kept.upper |= static_cast<uint32_t>(a.word[i] >= p.threshold) << (4 * j + i);
+      kept.lower |= static_cast<uint32_t>(b.word[i] >= p.threshold) << (4 * j + i);
+    }
+  }
+  return kept;
+}
+
+// Where a thread begins to copy rows into tiles: its row, 16 bytes of it, and their places in a tile whose rows are in
+// order and in one whose rows are slots. Every pass of the group goes `rows` further; rows from n up to the next multiple
+// of 16 become zeros.
+struct RowCopies {
+  int row, rows, chunk;
+  uint32_t to, to_slot;
+  __device__ __forceinline__ explicit RowCopies(const Group& group)
+      : row(group.thread >> 3),
+        rows(group.threads >> 3),
+        chunk(group.thread & 7),
+        to(chunk_at(0, row, chunk)),
+        to_slot(chunk_at(0, slot_of_key(row), chunk)) {}
+  template <class F> __device__ __forceinline__ void for_each(int n, F copy) {
+    for (; row < ((n + 15) & ~15); row += rows, to += rows * kRowBytes, to_slot += rows * kRowBytes)
+      copy(*this, row < n, static_cast<int64_t>(row < n ? row : 0));
+  }
+};
+
 // ---- forward
 
 // kTiles: key tiles of 16 that fit (4 or 8); only those below ⌈keys / 16⌉ are touched.
@@ -92,27 +139,31 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
   const LaneOffsets at(lane);
 
   const bfloat16* from = p.qkv + static_cast<int64_t>(start) * 3 * h + head * kD;
-  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
-    const int chunk = group.thread & 7, slot = slot_of_key(row);
-    const bool valid = row < n;  // rows up to the next multiple of 16 are zeros
-    const bfloat16* line = from + static_cast<int64_t>(valid ? row : 0) * 3 * h + chunk * 8;
-    copy_async(chunk_at(q_tile, row, chunk), line, valid);
-    copy_async(chunk_at(k_tile, slot, chunk), line + h, valid);
-  }
+  RowCopies(group).for_each(n, [&](const RowCopies& c, bool valid, int64_t row) {
+    const bfloat16* line = from + row * 3 * h + c.chunk * 8;
+    copy_async(q_tile + c.to, line, valid);
+    copy_async(k_tile + c.to_slot, line + h, valid);
+  });
   commit_copies();
-  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
-    const int chunk = group.thread & 7;
-    const bool valid = row < n;
-    const bfloat16* line = from + static_cast<int64_t>(valid ? row : 0) * 3 * h + chunk * 8;
-    copy_async(chunk_at(v_tile, slot_of_key(row), chunk), line + 2 * h, valid);
-  }
+  RowCopies(group).for_each(n, [&](const RowCopies& c, bool valid, int64_t row) {
+    copy_async(v_tile + c.to_slot, from + row * 3 * h + c.chunk * 8 + 2 * h, valid);
+  });
   commit_copies();
-  wait_for_all_but<1>();
-  group.sync();
   // A warp without rows goes through the same barriers as the others, who need its part of V.
   const bool active = row0 < n;
   int tiles = active ? (keys + 15) >> 4 : 0;
   if (p.causal) tiles = min(tiles, group.warp + 1);
+  Kept kept;
+  if (p.dropout) {
+    kept = draw(p, place.step, start + row0 + g, head, t, tiles);
+    if (p.to_kept) {
+      uint32_t* to = p.to_kept + (static_cast<int64_t>(start + row0 + g) * p.heads + head) * 4 + t;
+      if (row0 + g < n) to[0] = kept.upper;
+      if (row0 + g + 8 < n) to[8 * p.heads * 4] = kept.lower;
+    }
+  }
+  wait_for_all_but<1>();
+  group.sync();
   float s[kTiles][8], top0 = -INFINITY, top1 = -INFINITY;
   if (active) {
     uint32_t q[4][4];
@@ -142,14 +193,11 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
     }
   }
   top0 = quad_max(top0), top1 = quad_max(top1);
-  const float c = p.scale * kLog2E;
+  const float c = kScale * kLog2E;
   const float shift0 = top0 == -INFINITY ? 0.0f : top0 * c, shift1 = top1 == -INFINITY ? 0.0f : top1 * c;
 
   float sum0 = 0.0f, sum1 = 0.0f;
   uint32_t weights[kTiles][4];  // P ∘ M, not yet normalised, as A fragments
-  const uint64_t block0 =
-      (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
-  const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     if (j >= tiles) continue;
@@ -157,14 +205,8 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
     for (int e = 0; e < 8; ++e) s[j][e] = exp2_fast(fmaf(s[j][e], c, -(upper(e) ? shift1 : shift0)));
     sum0 += (s[j][0] + s[j][1]) + (s[j][4] + s[j][5]);
     sum1 += (s[j][2] + s[j][3]) + (s[j][6] + s[j][7]);
-    if (p.dropout) {
-      const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, place.step, block0 + 4 * j);
-      const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, place.step, block1 + 4 * j);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        if ((upper(e) ? r1 : r0).word[nth_key(e)] < p.threshold) s[j][e] = 0.0f;
-      }
-    }
+    for (int e = 0; e < 8; ++e) s[j][e] = kept(e, j) ? s[j][e] : 0.0f;
 #pragma unroll
     for (int i = 0; i < 4; ++i) weights[j][i] = pack(s[j][2 * i], s[j][2 * i + 1]);
   }
@@ -180,8 +222,8 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
 
   if (t == 0) {
     float* lse = p.to_lse + static_cast<int64_t>(start + row0 + g) * p.heads + head;
-    if (row0 + g < n) lse[0] = sum0 > 0.0f ? fmaf(top0, p.scale, logf(sum0)) : -INFINITY;
-    if (row0 + g + 8 < n) lse[8 * p.heads] = sum1 > 0.0f ? fmaf(top1, p.scale, logf(sum1)) : -INFINITY;
+    if (row0 + g < n) lse[0] = sum0 > 0.0f ? fmaf(top0, kScale, logf(sum0)) : -INFINITY;
+    if (row0 + g + 8 < n) lse[8 * p.heads] = sum1 > 0.0f ? fmaf(top1, kScale, logf(sum1)) : -INFINITY;
   }
   // The warp's own query rows are free now: stage the result there and write whole lines.
   __syncwarp();
@@ -211,14 +253,12 @@ __global__ __launch_bounds__(kBlockThreads, kForwardBlocks) void forward_kernel(
 template <int kTiles>
 __device__ __forceinline__ void exchange(const uint32_t (&x)[kTiles][4], uint32_t tile, int row0, int tiles,
                                          int lane) {
-  constexpr int kBytes = kTiles * 32;
-  const int g = lane >> 2, t = lane & 3;
+  const uint32_t to = accumulators_at<kTiles * 32>(tile, row0, lane);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     if (j >= tiles) continue;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      store_shared(chunk_at<kBytes>(tile, row0 + g + 8 * (i & 1), 2 * j + (i >> 1)) + 4 * t, x[j][i]);
+    store_pair<kTiles * 32>(to, 2 * j, x[j][0], x[j][1]);
+    store_pair<kTiles * 32>(to, 2 * j + 1, x[j][2], x[j][3]);
   }
 }
 // c[16 keys, 64] += Xᵀ Y over the query tiles from `first` on.
@@ -246,19 +286,17 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 
   const bfloat16* from = p.qkv + static_cast<int64_t>(start) * 3 * h + column;
   const bfloat16* dout = p.dout + static_cast<int64_t>(start) * h + column;
-  for (int row = group.thread >> 3; row < ((n + 15) & ~15); row += group.threads >> 3) {
-    const int chunk = group.thread & 7, slot = slot_of_key(row);
-    const bool valid = row < n;
-    const int64_t safe = valid ? row : 0;
-    const bfloat16* line = from + safe * 3 * h + chunk * 8;
-    copy_async(chunk_at(q_tile, row, chunk), line, valid);
-    copy_async(chunk_at(g_tile, row, chunk), dout + safe * h + chunk * 8, valid);
-    copy_async(chunk_at(k_tile, slot, chunk), line + h, valid);
-    copy_async(chunk_at(v_tile, slot, chunk), line + 2 * h, valid);
-  }
+  RowCopies(group).for_each(n, [&](const RowCopies& c, bool valid, int64_t row) {
+    const bfloat16* line = from + row * 3 * h + c.chunk * 8;
+    copy_async(q_tile + c.to, line, valid);
+    copy_async(g_tile + c.to, dout + row * h + c.chunk * 8, valid);
+    copy_async(k_tile + c.to_slot, line + h, valid);
+    copy_async(v_tile + c.to_slot, line + 2 * h, valid);
+  });
   // While they fly: the warp's rows of O for δ, and the saved log-sum-exp.
   uint4 o[4];
   float lse0 = 0.0f, lse1 = 0.0f;
+  Kept kept;
   const bool active = row0 < n;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -270,12 +308,21 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   }
   if (row0 + g < n) lse0 = p.lse[static_cast<int64_t>(start + row0 + g) * p.heads + head];
   if (row0 + g + 8 < n) lse1 = p.lse[static_cast<int64_t>(start + row0 + g + 8) * p.heads + head];
+  const int key_tiles = (keys + 15) >> 4, query_tiles = (n + 15) >> 4;
+  const int tiles = p.causal ? min(key_tiles, group.warp + 1) : key_tiles;
   commit_copies();
+  if (p.kept) {
+    const uint32_t* from = p.kept + (static_cast<int64_t>(start + row0 + g) * p.heads + head) * 4 + t;
+    if (row0 + g < n) kept.upper = from[0];
+    if (row0 + g + 8 < n) kept.lower = from[8 * p.heads * 4];
+  } else if (p.dropout && active) {
+    kept = draw(p, place.step, start + row0 + g, head, t, tiles);
+  }
   wait_for_all_but<0>();
   group.sync();
 
-  const int key_tiles = (keys + 15) >> 4, query_tiles = (n + 15) >> 4;
-  uint32_t pm[kTiles][4], ds[kTiles][4], dq[16];  // P ∘ M (without 1 / (1 − p)) and dS as A fragments; dQ, packed
+  // scale · P ∘ M (without 1 / (1 − p)) and scale · dS as A fragments; dQ, packed
+  uint32_t pm[kTiles][4], ds[kTiles][4], dq[16];
   if (active) {
     // δ: lane l has 8 products of row (l >> 3) + 4i; the sums over 8 lanes go to the lanes that own rows g and g
     // + 8.
@@ -301,12 +348,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
       const float low1 = __shfl_sync(~0u, sums[2], source), high1 = __shfl_sync(~0u, sums[3], source);
       delta0 = g < 4 ? low0 : high0, delta1 = g < 4 ? low1 : high1;
     }
-    const int tiles = p.causal ? min(key_tiles, group.warp + 1) : key_tiles;
-    const float c = p.scale * kLog2E;
-    const float shift0 = lse0 * kLog2E, shift1 = lse1 * kLog2E;
-    const uint64_t block0 =
-        (static_cast<uint64_t>(start + row0 + g) * p.heads + head) * (kAttentionMaxLength / 4) + t;
-    const uint64_t block1 = block0 + 8ull * p.heads * (kAttentionMaxLength / 4);
+    const float c = kScale * kLog2E;
+    const float shift0 = fmaf(lse0, kLog2E, -kLog2Scale), shift1 = fmaf(lse1, kLog2E, -kLog2Scale);
     constexpr bool kHold = kTiles == 4;  // the longer rows leave no registers for the fragments of Q and dO
     uint32_t q[4][4], dO[4][4];
 #pragma unroll
@@ -341,24 +384,17 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
           if (key >= keys || (p.causal && key > row)) s[e] = 0.0f;
         }
       }
-      float kept[8];
+      float weight[8];
 #pragma unroll
-      for (int e = 0; e < 8; ++e) kept[e] = s[e];
-      if (p.dropout) {
-        const PhiloxBlock r0 = random_block(p.key.seed, p.key.purpose, place.step, block0 + 4 * j);
-        const PhiloxBlock r1 = random_block(p.key.seed, p.key.purpose, place.step, block1 + 4 * j);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          const bool keep = (upper(e) ? r1 : r0).word[nth_key(e)] >= p.threshold;
-          dp[e] = keep ? dp[e] * p.inverse_keep : 0.0f;
-          kept[e] = keep ? s[e] : 0.0f;
-        }
+      for (int e = 0; e < 8; ++e) {
+        const bool keep = kept(e, j);
+        dp[e] = fmaf(keep ? dp[e] : 0.0f, p.inverse_keep, -(upper(e) ? delta1 : delta0));
+        weight[e] = keep ? s[e] : 0.0f;
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float delta = (i & 1) ? delta1 : delta0;
-        pm[j][i] = pack(kept[2 * i], kept[2 * i + 1]);
-        ds[j][i] = pack(s[2 * i] * (dp[2 * i] - delta), s[2 * i + 1] * (dp[2 * i + 1] - delta));
+        pm[j][i] = pack(weight[2 * i], weight[2 * i + 1]);
+        ds[j][i] = pack(s[2 * i] * dp[2 * i], s[2 * i + 1] * dp[2 * i + 1]);
       }
     }
     float sum[8][4] = {};
@@ -368,8 +404,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     }
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-      dq[2 * x] = pack(sum[x][0] * p.scale, sum[x][1] * p.scale);
-      dq[2 * x + 1] = pack(sum[x][2] * p.scale, sum[x][3] * p.scale);
+      dq[2 * x] = pack(sum[x][0], sum[x][1]);
+      dq[2 * x + 1] = pack(sum[x][2], sum[x][3]);
     }
   }
 
@@ -386,12 +422,13 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   }
   group.sync();
   {
+    const float factor = p.inverse_keep / kScale;
     float sum[8][4] = {};
     if (owns_keys) multiply_transposed<kTiles>(sum, k_tile, g_tile, group.warp, first, query_tiles, at);
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-      dv[2 * x] = pack(sum[x][0] * p.inverse_keep, sum[x][1] * p.inverse_keep);
-      dv[2 * x + 1] = pack(sum[x][2] * p.inverse_keep, sum[x][3] * p.inverse_keep);
+      dv[2 * x] = pack(sum[x][0] * factor, sum[x][1] * factor);
+      dv[2 * x + 1] = pack(sum[x][2] * factor, sum[x][3] * factor);
     }
   }
   if (kTiles != 4) {
@@ -405,39 +442,25 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 
   // All tiles are free: each warp stages its rows of dQ, dK, dV and writes whole lines.
   const int64_t stride = 3 * h;
-  float sums[3][8] = {};
   if (active) {
+    const uint32_t to_q = accumulators_at(q_tile, row0, lane), to_k = accumulators_at(k_tile, row0, lane);
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        store_shared(chunk_at(q_tile, row0 + g + 8 * i, x) + 4 * t, dq[2 * x + i]);
-        store_shared(chunk_at(k_tile, row0 + g + 8 * i, x) + 4 * t, dv[2 * x + i]);
-      }
+      store_pair(to_q, x, dq[2 * x], dq[2 * x + 1]);
+      store_pair(to_k, x, dv[2 * x], dv[2 * x + 1]);
     }
-    stage(dk, p.scale, p.scale, g_tile, row0, lane);
+    stage(dk, 1.0f, 1.0f, g_tile, row0, lane);
     __syncwarp();
     bfloat16* to = p.to_dqkv + static_cast<int64_t>(start) * stride + column;
-    write_rows<false>(q_tile, row0, n, to, stride, lane, sums[0]);
-    write_rows<true>(g_tile, row0, n, to + h, stride, lane, sums[1]);
-    write_rows<true>(k_tile, row0, n, to + 2 * h, stride, lane, sums[2]);
+    write_rows<false>(q_tile, row0, n, to, stride, lane);
+    write_rows<true>(g_tile, row0, n, to + h, stride, lane);
+    write_rows<true>(k_tile, row0, n, to + 2 * h, stride, lane);
   }
   if (!p.to_sums) return;
-    // Column sums: of a warp's rows by shuffles, of the group's warps through the tile of V, in order.
-#pragma unroll
-  for (int part = 0; part < 3; ++part)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 8);
-      sums[part][i] += __shfl_xor_sync(~0u, sums[part][i], 16);
-      if (lane < 8)
-        store_shared(v_tile + ((group.warp * 3 + part) * kD + lane * 8 + i) * 4, __float_as_uint(sums[part][i]));
-    }
   group.sync();
-  for (int i = group.thread; i < 3 * kD; i += group.threads) {
-    float total = 0.0f;
-    for (int warp = 0; warp < query_tiles; ++warp) total += load_shared_float(v_tile + (warp * 3 * kD + i) * 4);
-    p.to_sums[place.sequence * stride + i / kD * h + column + i % kD] = total;
+  if (group.warp < 3) {
+    const uint32_t tile = group.warp == 0 ? q_tile : group.warp == 1 ? g_tile : k_tile;
+    write_column_sums(tile, query_tiles, p.to_sums + place.sequence * stride + group.warp * h + column, lane, at);
   }
 }
 
@@ -461,7 +484,6 @@ Params params_of(const AttentionArgs& args) {
   p.offsets = args.offsets, p.key_lengths = args.key_lengths;
   p.rows = args.rows, p.sequences = args.sequences, p.heads = args.heads;
   p.causal = args.causal, p.dropout = args.dropout > 0.0;
-  p.scale = 1.0f / std::sqrt(static_cast<float>(kD));
   p.inverse_keep = static_cast<float>(1.0 / (1.0 - args.dropout));
   p.threshold = bernoulli_threshold(args.dropout);
   p.key = args.key;
@@ -480,16 +502,18 @@ void launch_problems(const char* name, Kernel kernel, uint32_t bytes, const Atte
 }  // namespace
 
 void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
-                            Stream stream) {
+                            uint32_t* kept, Stream stream) {
   Params p = params_of(args);
-  p.qkv = qkv, p.to_out = out, p.to_lse = lse;
+  p.qkv = qkv, p.to_out = out, p.to_lse = lse, p.to_kept = p.dropout ? kept : nullptr;
   launch_problems("attention_forward_sm80", forward_kernel, kForwardBytes, args, p, stream);
 }
 
 void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
-                             const bfloat16* dout, bfloat16* dqkv, float* column_sums, Stream stream) {
+                             const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv, float* column_sums,
+                             Stream stream) {
   Params p = params_of(args);
-  p.qkv = qkv, p.out = out, p.lse = lse, p.dout = dout, p.to_dqkv = dqkv, p.to_sums = column_sums;
+  p.qkv = qkv, p.out = out, p.lse = lse, p.kept = p.dropout ? kept : nullptr, p.dout = dout;
+  p.to_dqkv = dqkv, p.to_sums = column_sums;
   launch_problems("attention_backward_sm80", backward_kernel, kBackwardBytes, args, p, stream);
 }
 

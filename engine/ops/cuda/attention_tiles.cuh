@@ -65,12 +65,6 @@ __device__ __forceinline__ uint4 load_shared(uint32_t address) {
   return x;
 }
 
-__device__ __forceinline__ float load_shared_float(uint32_t address) {
-  float x;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
-  return x;
-}
-
 // ---- layout
 
 // The same value in every lane, and the compiler knows it: branches on it need no reconvergence.
@@ -142,36 +136,47 @@ __device__ __forceinline__ void multiply_rows(float (&c)[8][4], const uint32_t (
   }
 }
 
+// Where a lane's accumulators of rows g (and, 8 rows further, g + 8) go in a tile with rows of kBytes; `row` is a
+// multiple of 16, chunk c is reached by `^ (c << 4)`.
+template <int kBytes = kRowBytes>
+__device__ __forceinline__ uint32_t accumulators_at(uint32_t tile, int row, int lane) {
+  return tile + (row + (lane >> 2)) * kBytes + ((lane >> 2) << 4) + 4 * (lane & 3);
+}
+template <int kBytes = kRowBytes>
+__device__ __forceinline__ void store_pair(uint32_t at, int chunk, uint32_t upper_row, uint32_t lower_row) {
+  store_shared(at ^ (chunk << 4), upper_row);
+  store_shared((at ^ (chunk << 4)) + 8 * kBytes, lower_row);
+}
 // Accumulators [16, 64] · factor (one a row half) to rows `row` … row + 15 of a shared tile, as bfloat16.
 __device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, float factor1, uint32_t tile, int row,
                                       int lane) {
-  const int g = lane >> 2, t = lane & 3;
+  const uint32_t to = accumulators_at(tile, row, lane);
 #pragma unroll
-  for (int x = 0; x < 8; ++x) {
-    store_shared(chunk_at(tile, row + g, x) + 4 * t, pack(c[x][0] * factor0, c[x][1] * factor0));
-    store_shared(chunk_at(tile, row + g + 8, x) + 4 * t, pack(c[x][2] * factor1, c[x][3] * factor1));
-  }
+  for (int x = 0; x < 8; ++x)
+    store_pair(to, x, pack(c[x][0] * factor0, c[x][1] * factor0), pack(c[x][2] * factor1, c[x][3] * factor1));
 }
 // Rows `row` … row + 15 of a shared tile to global memory, 16 bytes a thread; row r goes to `to + position ·
-// stride` where position is r, or the key in slot r, and only positions below n exist. What the thread wrote of its
-// 8 columns is added to `sums`, where given.
+// stride` where position is r, or the key in slot r, and only positions below n exist.
 template <bool kSlots>
-__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane,
-                                           float* sums = nullptr) {
+__device__ __forceinline__ void write_rows(uint32_t tile, int row, int n, bfloat16* to, int64_t stride, int lane) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int r = row + (lane >> 3) + 4 * i, position = kSlots ? key_of_slot(r) : r;
     const uint4 x = load_shared(chunk_at(tile, r, lane & 7));
-    if (position >= n) continue;
-    *reinterpret_cast<uint4*>(to + position * stride + (lane & 7) * 8) = x;
-    if (!sums) continue;
-    const uint32_t words[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      sums[2 * k] += __uint_as_float(words[k] << 16);
-      sums[2 * k + 1] += __uint_as_float(words[k] & 0xffff0000u);
-    }
+    if (position < n) *reinterpret_cast<uint4*>(to + position * stride + (lane & 7) * 8) = x;
   }
+}
+// Sums over the first 16 · `tiles` rows of a tile, which has zeros where no row is, to to[64]: a product with ones.
+__device__ __forceinline__ void write_column_sums(uint32_t tile, int tiles, float* to, int lane,
+                                                  const LaneOffsets& at) {
+  constexpr uint32_t kOnes = 0x3f803f80;
+  const uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
+  float sums[8][4] = {};  // every row of the result is the same
+  for (int i = 0; i < tiles; ++i) multiply_rows(sums, ones, tile, 16 * i, at);
+  if (lane >= 4) return;
+#pragma unroll
+  for (int x = 0; x < 8; ++x)
+    *reinterpret_cast<float2*>(to + 8 * x + 2 * lane) = make_float2(sums[x][0], sums[x][1]);
 }
 
 __device__ __forceinline__ float quad_sum(float x) {

@@ -4,7 +4,6 @@
 // order of the tiles (gemm_sm90_schedule.cuh) and in what happens to the accumulators (gemm_sm90_epilogue.cuh).
 #pragma once
 
-#include "engine/device/cuda/launch.cuh"
 #include "engine/ops/cuda/gemm_sm90_epilogue.cuh"
 
 namespace glia::cuda::sm90 {
