@@ -250,9 +250,7 @@ std::string run_folder(const std::string& out, int seed_index, const std::string
 }
 
 void begin_run(const std::string& folder, const RunConfig& config, bool resume) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) fail_input("{}: cannot make this folder: {}", folder, error.message());
+  make_folder(folder);
   const std::string path = folder + "/config.json";
   if (resume && fs::exists(path)) {
     const Json old_json = parse(path);

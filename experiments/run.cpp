@@ -377,8 +377,7 @@ RunLock::RunLock(const std::string& out, const std::string& title) {
   std::string name = title;
   std::replace(name.begin(), name.end(), '/', '-');
   path_ = fmt::format("{}/.locks/{}", out, name);
-  std::error_code error;
-  fs::create_directories(out + "/.locks", error);
+  make_folder(out + "/.locks");
   fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) fail_input("{}: cannot open it for writing: {}", path_, std::strerror(errno));
 }
