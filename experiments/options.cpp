@@ -285,11 +285,14 @@ void check_options(const Options& o) {
   want(o.warmup >= 0, "warmup", "0 or more", o.warmup);
   want(o.weight_decay >= 0, "weight-decay", "0 or more", o.weight_decay);
   want(o.clip >= 0, "clip", "0 or more", o.clip);
+  want(o.init_noise >= 0, "init-noise", "0 or more", o.init_noise);
   want(o.checkpoint_seconds >= 0, "checkpoint-seconds", "0 or more", o.checkpoint_seconds);
   want(o.validation_fraction >= 0 && o.validation_fraction < 1, "validation-fraction", "0 … below 1",
        o.validation_fraction);
   if (o.select == "validation" && o.validation_fraction == 0)
     fail_input("--select validation: wants --validation-fraction above 0");
+  want(o.name.find('/') == std::string::npos && o.name != "." && o.name != "..", "name",
+       "a folder's name, not a path", o.name);
   if (o.out.empty()) fail_input("--out: expected a folder, got ''");
 }
 

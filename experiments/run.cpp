@@ -321,10 +321,13 @@ RunOutcome Sitting::run() {
 
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
+  if (!options.init.empty()) SafetensorsFile(options.init);
   for (const int seed : parse_seeds(options.seeds))
     for (const std::string& config : configs) {
       RunSpec spec{options, run_model(options, configuration(config)), seed, ""};
       spec.folder = results::run_folder(options.out, seed, spec.model.name);
+      if (ParameterSet unused; !spec.model.moe.dense())
+        make_router(spec.model.moe.router, unused, "router", {options.hidden, options.experts, options.top_k});
       specs.push_back(std::move(spec));
     }
   return specs;

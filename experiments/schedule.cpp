@@ -71,13 +71,12 @@ class Schedule {
         run(*item, device, waiting);
       } catch (const std::exception& error) {  // the lock or the disk
         const std::lock_guard guard(mutex_);
-        ++failed_;
         item->state = Item::State::kClosed;
-        progress_.say(fmt::format("{:<29} FAILED: {}", item->spec.title(), error.what()));
+        failures_.push_back(fmt::format("{:<29} FAILED: {}", item->spec.title(), error.what()));
+        progress_.say(failures_.back());
       }
     }
   }
-  int failed() const { return failed_; }
   const std::vector<std::string>& failures() const { return failures_; }
 
  private:
@@ -128,10 +127,7 @@ class Schedule {
     } catch (const std::exception&) {  // a disk that is full, say: the end of the program says so
     }
     const std::lock_guard guard(mutex_);
-    if (!outcome.ok) {
-      ++failed_;
-      failures_.push_back(outcome.line);
-    }
+    if (!outcome.ok) failures_.push_back(outcome.line);
     item.state = Item::State::kClosed;
   }
 
@@ -141,7 +137,6 @@ class Schedule {
   Progress& progress_;
   std::mutex mutex_;
   std::vector<Item> items_;
-  int failed_ = 0;
   std::vector<std::string> failures_;
 };
 
@@ -277,7 +272,6 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
     }
   if (options.dry_run) return 0;
 
-  int failed = 0;
   std::vector<std::string> failures;
   {
     Progress progress(Progress::mode_of(options.progress, out), out);
@@ -293,11 +287,10 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
       for (int64_t job = 0; job < jobs; ++job) workers.emplace_back(work, job);
       for (std::thread& worker : workers) worker.join();
     }
-    failed = schedule.failed();
     failures = schedule.failures();
   }
 
-  int status = failed > 0 ? 1 : 0;
+  int status = failures.empty() ? 0 : 1;
   try {
     RunLock lock(options.out, "summary");
     lock.wait();
@@ -308,7 +301,7 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
     fmt::print(out, "\nno summary: {}\n", error.what());
     status = 1;
   }
-  if (failed > 0) fmt::print(out, "\n{} run{} failed:\n", failed, failed == 1 ? "" : "s");
+  if (!failures.empty()) fmt::print(out, "\n{} run{} failed:\n", failures.size(), failures.size() == 1 ? "" : "s");
   for (const std::string& line : failures) fmt::print(out, "  {}\n", line);
   return status;
 }

@@ -244,6 +244,16 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
     EXPECT(contains(read_file(place.path / "log.txt"), "train.lr"));
     EXPECT(wait_for(start(place, with({"--lr", "0.5", "--fresh", "on"}))) == 0);
   }
+  SUBCASE("what no run could get past, before the data is read") {
+    const Place place("never");
+    EXPECT(wait_for(start(place, with({"--top-k", "1"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "top_k 1"));
+    EXPECT(wait_for(start(place, with({"--init", "nowhere.safetensors"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "nowhere.safetensors: cannot open"));
+    EXPECT(!fs::exists(place.path / "results"));
+    EXPECT(wait_for(start(place, with({"--batch", "1000000"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "--batch 1000000: there are only"));
+  }
   SUBCASE("an unknown flag") {
     const Place place("flag");
     EXPECT(wait_for(start(place, {"--sedes", "3"})) == 2);
