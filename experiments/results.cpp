@@ -431,7 +431,8 @@ Listing list_runs(const std::string& path_given) {
   listing.out = path;
   std::vector<std::string> folders;
   const auto add_seed_folder = [&](const std::string& seed_folder) {
-    for (const std::string& name : sorted_folders(seed_folder)) folders.push_back(seed_folder + "/" + name);
+    for (const std::string& name : sorted_folders(seed_folder))
+      if (name != "plots") folders.push_back(seed_folder + "/" + name);  // of a report on this seed alone
   };
   if (is_run_folder(path)) {
     folders = {path};

@@ -127,6 +127,19 @@ TEST_CASE("experiment: a small model learns the synthetic corpus, and the best m
   EXPECT(run.evaluation->validation_accuracy == best);
 }
 
+TEST_CASE("experiment: of equally good evaluations the first one's model counts") {
+  const Folder out("equals");
+  Options o = tiny({"--lr", "1e-30"});  // nothing moves, so all are equal
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const std::string folder = results::run_folder(o.out, 0, "softmax-moe");
+  const std::vector<results::EvalPoint> evals = results::read_metrics(folder).evals;
+  REQUIRE(evals.size() == 2);
+  EXPECT(evals[0].accuracy == evals[1].accuracy);
+  EXPECT(results::read_run(folder).evaluation->step == evals[0].step);
+}
+
 TEST_CASE("training: rows of nobody behind a batch change nothing, and the same seed gives the same bits") {
   Options o = tiny();
   const Dataset data = load_data(o);

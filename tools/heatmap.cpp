@@ -6,6 +6,7 @@
 #include <map>
 
 #include "engine/core/check.h"
+#include "engine/core/file.h"
 #include "experiments/heatmap.h"
 #include "experiments/recompute.h"
 #include "experiments/results.h"
@@ -78,6 +79,8 @@ int run(const Arguments& a) {
   const Listing listing = list_runs(a.path);
   const std::string out = a.out.empty() ? default_out(a.path) : a.out;
   const std::optional<int> layer = a.layer ? std::optional(a.layer) : std::nullopt;
+  const bool writes = wants(a, "csv") || wants(a, "svg") || wants(a, "png");
+  if (writes) make_folder(out);
   int status = 0;
   const auto complain = [&](const std::string& message) {
     fmt::print(stderr, "heatmap: {}\n", message);
@@ -105,8 +108,7 @@ int run(const Arguments& a) {
         complain(error.what());
       }
   if (shown == 0 && status == 0) complain(fmt::format("{}: has no run with experts", a.path));
-  if (shown > 0 && (wants(a, "csv") || wants(a, "svg") || wants(a, "png")))
-    fmt::print("{} run{} written to {}\n", shown, shown == 1 ? "" : "s", out);
+  if (shown > 0 && writes) fmt::print("{} run{} written to {}\n", shown, shown == 1 ? "" : "s", out);
   return status;
 }
 

@@ -2,9 +2,9 @@
 // goes to, and what of it the token decided and what the sequence's context.
 #include <unistd.h>
 
-#include <fstream>
-#include <iostream>
+#include <sstream>
 
+#include "engine/core/file.h"
 #include "experiments/saved_model.h"
 #include "tools/tool.h"
 
@@ -19,14 +19,10 @@ struct Arguments {
 
 // One text a line; empty lines are left out.
 std::vector<std::string> texts_of(const Arguments& a) {
-  if (!a.text.empty()) return {a.text};
-  std::ifstream opened;
-  if (!a.file.empty() && a.file != "-") {
-    opened.open(a.file);
-    if (!opened) fail_input("{}: cannot open it", a.file);
-  }
+  const bool given = !a.text.empty(), standard = a.file.empty() || a.file == "-";
+  std::istringstream lines(given ? a.text : read_file(standard ? "/dev/stdin" : a.file));
   std::vector<std::string> texts;
-  for (std::string line; std::getline(opened.is_open() ? opened : std::cin, line);)
+  for (std::string line; std::getline(lines, line);)
     if (line.find_first_not_of(" \t\r") != std::string::npos) texts.push_back(line);
   if (texts.empty()) fail_input("no text; give a sentence, --file FILE, or lines on standard input");
   return texts;
@@ -48,7 +44,10 @@ int run(const Arguments& a) {
     if (a.json) all.push_back(results::as_json(trace));
     else fmt::print("{}\n", results::as_text(trace, color));
   }
-  if (a.json) fmt::print("{}\n", (all.size() == 1 ? all[0] : all).dump(1));
+  // Bytes that are no UTF-8 are shown as U+FFFD: JSON has no way to hold them.
+  if (a.json)
+    fmt::print("{}\n",
+               (all.size() == 1 ? all[0] : all).dump(1, ' ', false, results::Json::error_handler_t::replace));
   return 0;
 }
 
