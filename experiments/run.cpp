@@ -408,6 +408,7 @@ RunOutcome execute_run(const RunSpec& spec, const Dataset& data, uint64_t finger
       for (const auto& entry : fs::directory_iterator(spec.folder))
         if (entry.path().extension() == ".tmp") fs::remove(entry.path());
     Context context(device, spec.seed());
+    context.check_finite = spec.options.check_finite;
     const results::RunConfig config = run_config(spec, data, fingerprint, context.backend().description(), command);
     if (!results::is_run_folder(spec.folder))
       results::begin_run(spec.folder, config, false);  // also for a run that fails at once

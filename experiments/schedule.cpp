@@ -140,6 +140,30 @@ class Schedule {
   std::vector<std::string> failures_;
 };
 
+// Throws when the result folder holds other runs that could not stand in one table with these.
+void require_one_summary(const std::vector<RunSpec>& specs, const results::RunConfig& config) {
+  results::Listing listing;
+  try {
+    listing = results::list_runs(specs[0].options.out);
+  } catch (const Error&) {  // nothing is there yet
+    return;
+  }
+  std::vector<results::Run> runs(1);
+  runs[0].folder = specs[0].folder;
+  runs[0].config = config;
+  for (results::Run& run : listing.runs) {
+    const auto is_it = [&](const RunSpec& s) {
+      return s.seed_index == run.config.seed_index && s.model.name == run.config.config;
+    };
+    if (std::ranges::none_of(specs, is_it)) runs.push_back(std::move(run));
+  }
+  try {
+    results::require_comparable(runs);
+  } catch (const Error& error) {
+    fail_input("{}; choose another --out", error.what());
+  }
+}
+
 void print_data(const Dataset& data, std::FILE* out) {
   const double mean = static_cast<double>(data.train.tokens()) / static_cast<double>(data.train.size());
   fmt::print(
@@ -230,10 +254,11 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   // Outputs before training: a folder that cannot be written to, or holds something else, is found out now.
   std::vector<RunSpec> open;
   for (const RunSpec& spec : specs) {
-    RunLock(options.out, spec.title());
+    if (!options.dry_run) RunLock(options.out, spec.title());
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
   }
+  require_one_summary(specs, run_config(specs[0], data, fingerprint, device_text, command));
   // With it a checkpoint can be used without the data (tools/route).
   if (!options.dry_run && !open.empty()) data.vocabulary().save(options.out + "/vocab.txt");
   const int64_t steps = total_steps(options, data);

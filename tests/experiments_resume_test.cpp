@@ -242,6 +242,10 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
     EXPECT(wait_for(start(place, brief)) == 0);
     EXPECT(wait_for(start(place, with({"--lr", "0.5"}))) == 2);
     EXPECT(contains(read_file(place.path / "log.txt"), "train.lr"));
+    // Runs beside them that could not stand in one table with them: before anything is trained, too.
+    EXPECT(wait_for(start(place, with({"--lr", "0.5", "--configs", "astrocyte"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "runs of one summary must have the same train.lr"));
+    EXPECT(!fs::exists(place.run("seed0/astrocyte")));
     EXPECT(wait_for(start(place, with({"--lr", "0.5", "--fresh", "on"}))) == 0);
   }
   SUBCASE("what no run could get past, before the data is read") {

@@ -300,6 +300,16 @@ TEST_CASE("experiment: results of other settings are refused, not overwritten") 
   EXPECT(read_file(spec.folder + "/eval.json") == before);
 }
 
+TEST_CASE("experiment: --check-finite names the first op whose output is no number") {
+  const Folder out("finite");
+  Options o = tiny({"--lr", "1e30", "--clip", "0", "--check-finite", "on"});
+  EXPECT(!o.graphs);
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  const RunOutcome outcome = run_one(o, "softmax-moe", data);
+  EXPECT(contains(outcome.failure, "the first op whose output is not finite"));
+}
+
 TEST_CASE("experiment: a loss that is not a number ends the run with its reason, and the run only") {
   const Folder out("nan");
   Options o = tiny({"--lr", "1e30", "--clip", "0", "--warmup", "0"});

@@ -13,6 +13,9 @@
 
 namespace glia {
 
+// Whether the environment says GLIA_CHECK_FINITE=1: then each new Context checks.
+bool finite_check_wanted();
+
 class Context {
  public:
   // Asking for CUDA where there is none is an error of one line; nothing falls back.
@@ -36,7 +39,7 @@ class Context {
   RandomKey random_key(uint32_t purpose) const { return {seed_, purpose, step_}; }
 
   bool grad_enabled = true;   // see NoGrad in autograd.h
-  bool check_finite = false;  // GLIA_CHECK_FINITE=1: every op's output is read back and must be finite; slow
+  bool check_finite;          // finite_check_wanted(): every op's output is read back and must be finite; slow
   uint64_t next_node_id = 1;  // creation order of autograd nodes, a topological order
   Profiler profiler;
 
