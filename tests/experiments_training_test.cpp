@@ -11,6 +11,7 @@
 #include "experiments/run.h"
 #include "experiments/schedule.h"
 #include "experiments/summary.h"
+#include "nn/hugging_face.h"
 #include "tests/test.h"
 
 namespace fs = std::filesystem;
@@ -243,6 +244,36 @@ TEST_CASE("training: a step in the middle of an epoch is the same whether one ca
   // Past the last batch there is none.
   trainer.seek(trainer.total());
   EXPECT(contains(error_of([&] { trainer.step(); }), "no batch is left"));
+}
+
+TEST_CASE("training: --init gives dense its weights; dense-random-ffn has fresh FFNs with and without it") {
+  const Folder out("init");
+  Options o = tiny();
+  const Dataset data = load_data(o);
+  Context context(Device::cpu());
+  const std::string file = out.path + "/pretrained.safetensors";
+  const auto weights = [&](const char* config, uint64_t seed, bool save = false) {
+    Trainer trainer(context, data, o, run_model(o, configuration(config)), seed);
+    if (save) export_hugging_face(file, trainer.model().parameters(), {});
+    std::map<std::string, std::vector<double>> all;
+    for (const Parameter& p : trainer.model().parameters().all()) all[p.name] = p.var.value().to_vector<double>();
+    return all;
+  };
+  const auto is_fresh = [](const std::string& name) { return contains(name, ".ffn.") && name.ends_with("weight"); };
+  const auto dense = weights("dense", 42), random = weights("dense-random-ffn", 42);
+  for (const auto& [name, values] : dense) {
+    INFO(name);
+    EXPECT((values != random.at(name)) == is_fresh(name));
+  }
+  const auto pretrained = weights("dense", 7, true);
+  o.init = file;
+  const auto from_dense = weights("dense", 42), from_random = weights("dense-random-ffn", 42);
+  for (const auto& [name, values] : pretrained) {
+    INFO(name);
+    if (name.starts_with("classifier.")) continue;  // fresh, as it should be
+    EXPECT(from_dense.at(name) == values);
+    EXPECT((from_random.at(name) != values) == is_fresh(name));
+  }
 }
 
 TEST_CASE("evaluation: accuracy, loss and utilisation agree with a row-by-row count") {
