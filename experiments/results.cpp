@@ -149,8 +149,7 @@ int64_t step_of_line(const std::string& line) {
 
 }  // namespace
 
-// --- JSON
-// ---------------------------------------------------------------------------------------------------------
+// --- JSON ----------------------------------------------------------------------------------------
 
 Json to_json(const RunConfig& c) {
   Json json = {{"config", c.config}, {"seed_index", c.seed_index}, {"seed", c.seed},     {"protocol", c.protocol},
@@ -242,8 +241,7 @@ Evaluation evaluation_from(const Json& json, const std::string& from) {
   return e;
 }
 
-// --- writing
-// ------------------------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
 std::string run_folder(const std::string& out, int seed_index, const std::string& config) {
   return fmt::format("{}/seed{}/{}", out, seed_index, config);
@@ -345,8 +343,7 @@ void write_timing(const std::string& folder, const Json& timing) {
   write_file_atomic(folder + "/timing.json", timing.dump(2) + "\n");
 }
 
-// --- reading
-// ------------------------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------
 
 bool is_run_folder(const std::string& folder) { return fs::is_regular_file(folder + "/config.json"); }
 bool is_done(const std::string& folder) { return fs::is_regular_file(folder + "/eval.json"); }

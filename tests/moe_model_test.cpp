@@ -150,7 +150,8 @@ TEST_CASE("model: bfloat16 gradients are the float32 ones rounded; the others st
       EXPECT(rounded);
       EXPECT(largest(got) > 0);
     }
-    // qkv, output and pooler; two layers of FFNs or of four experts. Not: embeddings, routers, the float32 classifier.
+    // qkv, output and pooler; two layers of FFNs or of four experts. Not: embeddings, routers, the float32
+    // classifier.
     EXPECT(in_bfloat16 == 2 * 4 * 64 + 64 + (kind == "none" ? 1 : 4) * 2 * 2 * 8 * 16);
     EXPECT(low.parameters().low_size() >= in_bfloat16);
     for (Model* model : {&wide, &low}) AdamW(model->parameters(), {}).step();  // from step 0: |Δp| ≈ rate

@@ -141,8 +141,8 @@ class Bench {
     return vars;
   }
 
-  // Every run of a sample has inputs of its own, 256 MB together, so that no cache holds them. On a GPU a sample is the
-  // replay of one graph, so that the host's launches are not timed.
+  // Every run of a sample has inputs of its own, 256 MB together, so that no cache holds them. On a GPU a sample is
+  // the replay of one graph, so that the host's launches are not timed.
   void both_directions(const BenchOp& op) {
     int64_t bytes = 0;
     for (const BenchInput& input : op.inputs) bytes += input.shape.numel() * size_of(dtype_);

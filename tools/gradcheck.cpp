@@ -1,4 +1,5 @@
-// gradcheck: every row of the table of ops, layers, routers and models, handwritten gradients against finite differences.
+// gradcheck: every row of the table of ops, layers, routers and models, handwritten gradients against finite
+// differences.
 #include "tests/gradcheck.h"
 
 #include <algorithm>

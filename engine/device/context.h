@@ -1,5 +1,6 @@
-// Everything a computation needs and nothing global: device, stream, library handles, allocator, random state, autograd
-// mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread uses it at a time.
+// Everything a computation needs and nothing global: device, stream, library handles, allocator, random state,
+// autograd mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread
+// uses it at a time.
 #pragma once
 
 #include <memory>
@@ -30,8 +31,8 @@ class Context {
   CudaHandles& cuda() { return *backend_->cuda(); }
   void synchronize() { backend_->synchronize(); }
 
-  // Randomness is keyed by (seed, purpose, step, element). The step lies in device memory, where kernels and replayed
-  // graphs read it; whoever trains sets it before each step.
+  // Randomness is keyed by (seed, purpose, step, element). The step lies in device memory, where kernels and
+  // replayed graphs read it; whoever trains sets it before each step.
   uint64_t seed() const { return seed_; }
   void set_seed(uint64_t seed) { seed_ = seed; }
   void set_step(uint32_t step);
