@@ -10,6 +10,7 @@
 #include "experiments/presets.h"
 #include "experiments/recompute.h"
 #include "experiments/run.h"
+#include "experiments/saved_model.h"
 #include "experiments/schedule.h"
 #include "experiments/summary.h"
 #include "nn/hugging_face.h"
@@ -136,6 +137,41 @@ TEST_CASE("experiment: a small model learns the synthetic corpus, and the best m
     if (p.accuracy > best) best = p.accuracy, best_step = p.step;
   EXPECT(run.evaluation->step == best_step);
   EXPECT(run.evaluation->validation_accuracy == best);
+}
+
+TEST_CASE("experiment: a model that became worse again is not the one that is tested and saved") {
+  const Folder out("worse");
+  Options o = tiny(
+      {"--lr", "0.005", "--warmup", "0", "--eval-every", "3", "--epochs", "8", "--validation-fraction", "0.2"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+  const std::vector<results::EvalPoint> evals = results::read_metrics(run.folder).evals;
+  const auto best = std::ranges::max_element(evals, {}, &results::EvalPoint::accuracy);  // the first of equals
+  REQUIRE(evals.back().accuracy < best->accuracy);                                       // else this shows nothing
+  EXPECT(run.evaluation->step == best->step);
+  EXPECT(run.evaluation->validation_accuracy == best->accuracy);
+  // The saved weights are those: they give the validation accuracy of that step.
+  Context context(Device::cpu());
+  const auto model = load_saved_model(context, run, DType::kFloat32);
+  EXPECT(Evaluator(*model, data.validation, o, 0).measure().accuracy == best->accuracy);
+  EXPECT(Evaluator(*model, data.test, o, 0).measure().accuracy == run.evaluation->accuracy);
+}
+
+TEST_CASE("data: --max-rows keeps the classes' shares") {
+  const Folder out("cut");
+  std::string rows = "label,text\n";
+  for (int i = 0; i < 80; ++i) rows += fmt::format("{},word {}\n", i < 60 ? "a" : "b", i);  // sorted by class
+  write_file_atomic(out.path + "/rows.csv", rows);
+  const std::string file = out.path + "/rows.csv";
+  const Options o = tiny({"--dataset", "csv", "--csv-train", file.c_str(), "--csv-test", file.c_str(), "--max-rows",
+                          "20", "--max-test-rows", "8", "--validation-fraction", "0.1"});
+  const Dataset data = load_data(o);
+  EXPECT(std::ranges::count(data.train.labels, 0) == 15);
+  EXPECT(std::ranges::count(data.train.labels, 1) == 5);
+  EXPECT(std::ranges::count(data.test.labels, 0) == 6);
+  EXPECT(std::ranges::count(data.test.labels, 1) == 2);
 }
 
 TEST_CASE("experiment: of equally good evaluations the first one's model counts") {

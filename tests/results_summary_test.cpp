@@ -59,6 +59,24 @@ TEST_CASE("summary: estimates, tests and Holm families over the configurations")
   EXPECT(!c.against("specialisation.4", "dense"));
   EXPECT(s.layers == 4);
   EXPECT(s.seconds == 1500);
+  for (const Run& run : listing.runs)  // each layer's each number under its own name
+    for (size_t l = 0; l < run.evaluation->layers.size(); ++l) {
+      const LayerMetrics& m = run.evaluation->layers[l];
+      const std::pair<const char*, double> all[] = {{"specialisation", m.specialisation},
+                                                    {"specialisation_cls", m.specialisation_cls},
+                                                    {"mutual_information_bits", m.mutual_information_bits},
+                                                    {"mutual_information_bits_cls", m.mutual_information_bits_cls},
+                                                    {"entropy_bits", m.entropy_bits},
+                                                    {"load_cv", m.load_cv},
+                                                    {"dead_experts", m.dead_experts},
+                                                    {"largest_share", m.largest_share}};
+      for (const auto& [name, value] : all) {
+        INFO(name);
+        const Metric* metric = s.find(run.config.config)->find(layer_metric(name, int(l) + 1));
+        REQUIRE(metric);
+        EXPECT(metric->values.at(size_t(run.config.seed_index)) == value);
+      }
+    }
   EXPECT(contains(as_text(accuracy_table(s)), "0.9423 ±0.0003"));
   EXPECT(to_json(summary_from(to_json(s), "x")) == to_json(s));
 }
