@@ -115,6 +115,8 @@ TEST_CASE("experiment: all nine configurations train and leave complete files, c
     EXPECT(first_layer() == stored);
     saved.utilisation_rows = 0;
     EXPECT(first_layer() != stored);
+    saved.difficulty = 0.9;
+    EXPECT(contains(error_of(first_layer), "expected the data it was trained on"));
     results::write_summary(o.out, results::summarise(o.out));
     EXPECT(results::read_summary(o.out).configs.size() == 9);
   }
