@@ -94,6 +94,18 @@ TEST_CASE("data csv: a file is read by chunks, with the same rows and places") {
   EXPECT(contains(error_of([&] { reader.next(row); }), ":60001:3: expected a closing quote"));
 }
 
+TEST_CASE("data csv: a byte order mark before a file's first name is no part of it") {
+  const TempFile file("\xEF\xBB\xBFlabel,text\n1,hello\n");
+  BadRows bad;
+  LabelledCsv format;
+  format.header = true;
+  format.label = std::string("label");
+  format.text = {"text"};
+  const LabelledRows rows = read_labelled_csv(file.path, format, bad);
+  EXPECT(rows.texts == std::vector<std::string>{"hello"});
+  EXPECT(rows.places.at(0).line == 2);
+}
+
 TEST_CASE("data csv: a row without end is refused, not read into memory") {
   BadRows bad;
   const TempFile file("a,\"" + std::string(CsvReader::kMaxRow + 10, 'x'));
