@@ -21,8 +21,22 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
-// summary.json and summary.csv, and the report where it is wanted.
+std::string checkpoint_of(const RunSpec& spec) { return spec.folder + "/checkpoint.safetensors"; }
+
+// What a program leaves that is killed between the last two acts of a run.
+void remove_leftovers(const RunSpec& spec) {
+  RunLock lock(spec.options.out, spec.title());
+  if (lock.try_lock() && results::is_done(spec.folder)) fs::remove(checkpoint_of(spec));
+}
+
+// summary.json and summary.csv, and the report where it is wanted. Under the summary's lock, so that what a killed
+// program left half-written is nobody's.
 results::Summary write_outputs(const Options& options) {
+  for (const auto& entry : fs::directory_iterator(options.out)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".tmp") && (name.starts_with("summary.") || name.starts_with("report.html.")))
+      fs::remove(entry.path());
+  }
   if (options.report) return results::write_report(options.out);
   const results::Summary summary = results::summarise(options.out);
   results::write_summary(options.out, summary);
@@ -111,9 +125,8 @@ class Schedule {
       close(item, Item::State::kElsewhere);
       return;
     }
-    const std::string checkpoint = item.spec.folder + "/checkpoint.safetensors";
     if (results::is_done(item.spec.folder) && (!item.spec.options.fresh || waiting)) {
-      fs::remove(checkpoint);  // a program was killed between its last two acts
+      fs::remove(checkpoint_of(item.spec));
       progress_.skip(item.seconds, waiting ? fmt::format("{:<29} done by another program", item.spec.title()) : "");
       close(item, Item::State::kClosed);
       return;
@@ -257,6 +270,7 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
     if (!options.dry_run) RunLock(options.out, spec.title());
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
+    else if (!options.dry_run) remove_leftovers(spec);
   }
   require_one_summary(specs, run_config(specs[0], data, fingerprint, device_text, command));
   // With it a checkpoint can be used without the data (tools/route).

@@ -153,6 +153,18 @@ TEST_CASE("run_all: killed at any moment and started again, it ends with the sam
   EXPECT(read_file(place.run("seed0/dense") / "timing.json") == before);
 }
 
+TEST_CASE("run_all: what a program leaves that is killed in its last moments is removed by the next") {
+  if (!fs::exists(program())) SKIP("experiments/run_all is not built");
+  const Place place("leftovers");
+  fs::copy(undisturbed().path / "results", place.path / "results", fs::copy_options::recursive);
+  const fs::path checkpoint = place.run("seed0/dense") / "checkpoint.safetensors",
+                 summary = place.path / "results/summary.json.123.tmp";
+  for (const fs::path& file : {checkpoint, summary}) write_file_atomic(file, "half");
+  EXPECT(wait_for(start(place, kTwo)) == 0);
+  EXPECT(!fs::exists(checkpoint));
+  EXPECT(!fs::exists(summary));
+}
+
 TEST_CASE("run_all: a damaged checkpoint costs time, not the run") {
   if (!fs::exists(program())) SKIP("experiments/run_all is not built");
   const Place place("damaged");
