@@ -29,8 +29,7 @@ Rows read(std::string_view text) {
 
 struct TempFile {
   std::string path;
-  explicit TempFile(std::string_view content)
-      : path(std::filesystem::temp_directory_path() / "glia_data_csv_test.csv") {
+  explicit TempFile(std::string_view content) : path(glia::test::temporary_path("rows.csv")) {
     std::ofstream(path, std::ios::binary) << content;
   }
   ~TempFile() { std::filesystem::remove(path); }

@@ -216,7 +216,7 @@ TEST_CASE("data vocabulary: what is wrong with a file is said with its line") {
   EXPECT(
       contains(error_of([] { Vocabulary::from_file("/nowhere/vocab.txt"); }), "/nowhere/vocab.txt: cannot open"));
   EXPECT(contains(error_of([] { Vocabulary::from_file("/tmp"); }), "directory"));
-  const std::string path = std::filesystem::temp_directory_path() / "glia_data_vocab_test.txt";
+  const std::string path = glia::test::temporary_path("vocab.txt");
   write_file_atomic(path, "");
   EXPECT(contains(error_of([&] { Vocabulary::from_file(path); }), "found an empty file"));
   write_file_atomic(path, "[UNK]\r\n[CLS]\r\n[SEP]\r\na \r\n");

@@ -31,8 +31,7 @@ std::string program() {
 // A working folder of its own, so that every attempt has the same command line: `--out results`.
 struct Place {
   fs::path path;
-  explicit Place(const std::string& name)
-      : path(fs::temp_directory_path() / ("glia-" + name + "-" + std::to_string(::getpid()))) {
+  explicit Place(const std::string& name) : path(temporary_path(name)) {
     fs::remove_all(path);
     fs::create_directories(path);
   }

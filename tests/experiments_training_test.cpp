@@ -2,8 +2,6 @@
 #include <cmath>
 #include <filesystem>
 
-#include <unistd.h>
-
 #include "engine/core/file.h"
 #include "experiments/data_source.h"
 #include "experiments/evaluation.h"
@@ -49,10 +47,7 @@ Options tiny(std::vector<const char*> more = {}) {
 
 struct Folder {
   std::string path;
-  explicit Folder(const std::string& name)
-      : path(fs::temp_directory_path() / ("glia-" + name + "-" + std::to_string(::getpid()))) {
-    fs::remove_all(path);
-  }
+  explicit Folder(const std::string& name) : path(temporary_path(name)) { fs::remove_all(path); }
   ~Folder() { fs::remove_all(path); }
 };
 
