@@ -156,6 +156,14 @@ TEST_CASE("experiment: a model that became worse again is not the one that is te
   EXPECT(Evaluator(*model, data.test, o, 0).measure().accuracy == run.evaluation->accuracy);
 }
 
+TEST_CASE("experiment: a run belongs to one at a time") {
+  const Folder out("lock");
+  RunLock first(out.path, "seed0/dense"), second(out.path, "seed0/dense"), other(out.path, "seed1/dense");
+  EXPECT(first.try_lock());
+  EXPECT(!second.try_lock());
+  EXPECT(other.try_lock());
+}
+
 TEST_CASE("data: --max-rows keeps the classes' shares") {
   const Folder out("cut");
   std::string rows = "label,text\n";

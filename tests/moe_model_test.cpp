@@ -1,4 +1,5 @@
 // Oracles of whole models.
+#include "engine/ops/elementwise.h"
 #include "engine/ops/statistics.h"
 #include "experiments/configurations.h"
 #include "moe/model.h"
@@ -84,6 +85,40 @@ TEST_CASE("model: in the padded layout padding is masked in attention but routed
   EXPECT(a.routings[0].gates.size(0) == 16);
   EXPECT(largest_difference(values(a.parts), values(b.parts)) > 1e-6);
   for (const double g : values(a.routings[0].gates.value())) EXPECT(g > 0);  // no row is skipped
+}
+
+TEST_CASE("model: the published code's second residual and norm come between attention and the experts") {
+  Context context(test_device());
+  ModelConfig config = tiny_config("softmax");
+  config.moe.second_residual = true;
+  Model model(context, config, 11);
+  for (const Parameter& p : model.parameters().all())  // so that the norm is not the identity on what is normal
+    if (contains(p.name, ".second_norm.")) model.parameters().redraw(p, Init::normal(0.5), 5);
+  const Batch batch = tiny_batch(context, {6, 3}, config.bert);
+  const Sequences first = make_sequences(context, {1, 1});
+  const Pass pass{batch.sequences, first, false, DType::kFloat64, 0};
+  const EncoderLayer& layer = model.bert().layers[0];
+  const Var x = model.bert().embeddings(batch.ids, pass),
+            h = layer.attention.finish(layer.attention.mix(x, pass), x, pass);
+  REQUIRE(layer.second_norm);
+  const FeedForward::Result r = layer.feed_forward->forward((*layer.second_norm)(add(h, x)), pass, false);
+  const Var y = layer.norm(add(r.y, r.x));
+  EXPECT(largest_difference(values(layer.forward(x, pass, false).y.value()), values(y.value())) < 1e-13);
+}
+
+TEST_CASE("model: training drops elements anew in each step, evaluation drops none") {
+  Context context(test_device());
+  ModelConfig config = tiny_config("astrocyte-hierarchical"), none = config;
+  config.bert.dropout = 0.5;
+  Model model(context, config, 11), sure(context, none, 11);
+  const Batch batch = tiny_batch(context, {6, 3, 9}, config.bert);
+  const auto logits = [&](const Model& m, bool training, uint32_t step) {
+    context.set_step(step);
+    return values(m.forward(batch, training).logits.value());
+  };
+  EXPECT(logits(model, true, 1) == logits(model, true, 1));
+  EXPECT(logits(model, true, 1) != logits(model, true, 2));
+  EXPECT(logits(model, false, 1) == logits(sure, true, 2));
 }
 
 TEST_CASE("model: the loss is CE plus the weighted auxiliary losses averaged over layers, once") {
