@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "experiments/published.h"
 #include "experiments/tables.h"
 #include "tests/results_fake.h"
 #include "tests/test.h"
@@ -79,6 +80,27 @@ TEST_CASE("summary: estimates, tests and Holm families over the configurations")
     }
   EXPECT(contains(as_text(accuracy_table(s)), "0.9423 ±0.0003"));
   EXPECT(to_json(summary_from(to_json(s), "x")) == to_json(s));
+}
+
+TEST_CASE("published: the numbers of SCIENCE.md 5") {
+  struct Row {
+    const char* config;
+    double accuracy, first, last;
+  };
+  constexpr Row rows[] = {
+      {"softmax-moe", 0.9411, 0.0154, 0.0588},         {"softmax-moe-energy", 0.9415, 0.0164, 0.0570},
+      {"astrocyte", 0.9413, 0.0128, 0.0689},           {"astrocyte-no-energy", 0.9418, 0.0128, 0.0688},
+      {"astrocyte-unleashed", 0.9406, 0.0145, 0.0773}, {"astrocyte-hierarchical", 0.9423, 0.0129, 0.1088},
+      {"astrocyte-meanpool", 0.9407, 0.0142, 0.0658}};
+  for (const Row& row : rows) {
+    INFO(row.config);
+    const Published& p = *published(row.config);
+    EXPECT(p.accuracy == row.accuracy);
+    EXPECT(p.first_layer == row.first);
+    EXPECT(p.last_layer == row.last);
+  }
+  EXPECT(published("dense")->accuracy == 0.9431);
+  EXPECT(published("dense-random-ffn")->accuracy == 0.9383);
 }
 
 TEST_CASE("summary: pairs are matched by seed, not by position") {
