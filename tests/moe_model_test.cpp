@@ -1,4 +1,6 @@
 // Oracles of whole models.
+#include <algorithm>
+
 #include "engine/ops/elementwise.h"
 #include "engine/ops/statistics.h"
 #include "experiments/configurations.h"
@@ -119,6 +121,16 @@ TEST_CASE("model: training drops elements anew in each step, evaluation drops no
   EXPECT(logits(model, true, 1) == logits(model, true, 1));
   EXPECT(logits(model, true, 1) != logits(model, true, 2));
   EXPECT(logits(model, false, 1) == logits(sure, true, 2));
+}
+
+TEST_CASE("model: every place that drops elements has a number of its own") {
+  std::vector<uint32_t> sites = {dropout_site::kEmbedding, dropout_site::pooler(24)};
+  for (int l = 0; l < 24; ++l)
+    for (const uint32_t site :
+         {dropout_site::attention(l), dropout_site::attention_output(l), dropout_site::feed_forward(l)})
+      sites.push_back(site);
+  std::ranges::sort(sites);
+  EXPECT(std::ranges::adjacent_find(sites) == sites.end());
 }
 
 TEST_CASE("model: the loss is CE plus the weighted auxiliary losses averaged over layers, once") {
