@@ -16,10 +16,14 @@ inline void add_dataset_flags(CLI::App& app, DatasetOptions& o) {
   app.add_option("--vocab", o.vocab, "vocab.txt [in the data folder or above it; else one is trained]")
       ->group(group);
   app.add_option("--max-length", o.max_length, "tokens of a sequence, [CLS] and [SEP] included")
+      ->check(CLI::Range(3, 1 << 20))
       ->capture_default_str()
       ->group(group);
-  app.add_flag("!--cased", o.lowercase, "keep case and accents")->group(group);
-  app.add_option("--validation-fraction", o.validation_fraction, "of train, stratified")
+  app.add_flag_callback(
+         "--cased", [&o] { o.lowercase = false; }, "keep case and accents")
+      ->group(group);
+  app.add_option("--validation-fraction", o.validation_fraction, "of train, stratified, below 1")
+      ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str()
       ->group(group);
   app.add_option("--split-seed", o.split_seed, "fixes which rows are held out")
@@ -37,7 +41,9 @@ inline void add_dataset_flags(CLI::App& app, DatasetOptions& o) {
       ->delimiter(',')
       ->capture_default_str()
       ->group(group);
-  app.add_flag("!--csv-no-header", o.csv.header, "the first line is a row")->group(group);
+  app.add_flag_callback(
+         "--csv-no-header", [&o] { o.csv.header = false; }, "the first line is a row")
+      ->group(group);
   app.add_option("--topics", o.synthetic.topics, "data set synthetic: topics")->capture_default_str()->group(group);
   app.add_option("--difficulty", o.synthetic.difficulty, "0 every topical word tells, 1 none does")
       ->capture_default_str()

@@ -28,6 +28,18 @@ int run_program(std::vector<std::string> arguments) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+// Of curl's exit statuses, those that a reader can do something about.
+const char* meaning(int status) {
+  switch (status) {
+    case 6: return ", the host's name is not known: is there a network?";
+    case 7: return ", no connection to the host";
+    case 22: return ", the server does not have it";
+    case 23: return ", the disk takes no more";
+    case 28: return ", it took too long";
+    default: return "";
+  }
+}
+
 }  // namespace
 
 const std::vector<RemoteFile>& ag_news_files() {
@@ -47,21 +59,20 @@ const std::vector<RemoteFile>& ag_news_files() {
 Fetched fetch(const RemoteFile& file, const std::string& dir, const std::string& curl) {
   namespace fs = std::filesystem;
   const fs::path path = fs::path(dir) / file.name, part = path.string() + ".part";
-  fs::create_directories(dir);
+  make_folder(dir);
   if (fs::is_regular_file(path) && md5(read_file(path)) == file.md5) return Fetched::kWasThere;
   const auto complete = [&] { return fs::is_regular_file(part) && md5(read_file(part)) == file.md5; };
   std::string why = "no address";
   for (const std::string& address : file.addresses) {
     if (!complete()) {
-      const int status =
-          run_program({curl, "--fail", "--location", "--silent", "--show-error", "--retry", "3",
-                       "--connect-timeout", "10", "--continue-at", "-", "--output", part.string(), address});
+      const int status = run_program({curl, "--fail", "--location", "--silent", "--retry", "3", "--connect-timeout",
+                                      "10", "--continue-at", "-", "--output", part.string(), address});
       if (status == 127) {
         why = fmt::format("{}: no such program", curl);
         break;
       }
       if (status != 0) {
-        why = fmt::format("curl ended with status {}", status);
+        why = fmt::format("curl ended with status {}{}", status, meaning(status));
         if (status == 33 || status == 22) fs::remove(part);  // the server cannot resume, or its answer was an error
         continue;
       }

@@ -10,8 +10,9 @@ namespace {
 std::string flat(const Json& object) {  // {"lr": 2e-4, "batch": 192} → "lr 0.0002, batch 192"
   std::string text;
   for (const auto& [key, value] : object.items())
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", key,
-                        value.is_string() ? value.get<std::string>() : value.dump());
+    if (value != "")
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", key,
+                          value.is_string() ? value.get<std::string>() : value.dump());
   return text;
 }
 

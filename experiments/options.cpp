@@ -75,6 +75,8 @@ const std::vector<Flag>& flags() {
       {"graphs", &O::graphs, kNone, "replay each training step as a CUDA graph"},
       {"lazy-embedding", &O::lazy_embedding, kNone,
        "update a word's row when it is read, not in every step; the bits are the same"},
+      {"check-finite", &O::check_finite, kNone,
+       "on: name the first op whose output is not finite (slow, no CUDA graphs); also GLIA_CHECK_FINITE=1"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
       {"checkpoint-every", &O::checkpoint_every, kNone, "steps between checkpoints; 0: by time"},
@@ -90,8 +92,8 @@ const std::vector<Flag>& flags() {
       {"vocab-size", &O::vocab_size, kData, "tokens of a vocabulary that is trained on the spot"},
       {"cache", &O::cache, kNone, "folder for token ids; empty: none"},
       {"max-length", &O::max_length, kData, "tokens of a sequence, [CLS] and [SEP] included"},
-      {"max-rows", &O::max_rows, kData, "training rows, a stratified part; 0: all"},
-      {"max-test-rows", &O::max_test_rows, kData, "test rows, a stratified part; 0: all"},
+      {"max-rows", &O::max_rows, kData, "training rows, a stratified part, rounded class by class; 0: all"},
+      {"max-test-rows", &O::max_test_rows, kData, "test rows, likewise; 0: all"},
       {"validation-fraction", &O::validation_fraction, kProtocol,
        "part of the training rows held out for model selection"},
       {"split-seed", &O::split_seed, kData, "fixes the validation rows, whatever the run's seed"},
@@ -285,11 +287,14 @@ void check_options(const Options& o) {
   want(o.warmup >= 0, "warmup", "0 or more", o.warmup);
   want(o.weight_decay >= 0, "weight-decay", "0 or more", o.weight_decay);
   want(o.clip >= 0, "clip", "0 or more", o.clip);
+  want(o.init_noise >= 0, "init-noise", "0 or more", o.init_noise);
   want(o.checkpoint_seconds >= 0, "checkpoint-seconds", "0 or more", o.checkpoint_seconds);
   want(o.validation_fraction >= 0 && o.validation_fraction < 1, "validation-fraction", "0 … below 1",
        o.validation_fraction);
   if (o.select == "validation" && o.validation_fraction == 0)
     fail_input("--select validation: wants --validation-fraction above 0");
+  want(o.name.find('/') == std::string::npos && o.name != "." && o.name != "..", "name",
+       "a folder's name, not a path", o.name);
   if (o.out.empty()) fail_input("--out: expected a folder, got ''");
 }
 

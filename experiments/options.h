@@ -19,6 +19,7 @@ struct Options {
   std::string device = "auto", precision = "auto", gradients = "auto", out = "results", progress = "auto";
   int64_t jobs = 0, threads = 0, bucket = 0;
   bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
+  bool check_finite = false;
   double checkpoint_seconds = 60;
   int64_t checkpoint_every = 0;
   // data

@@ -3,7 +3,7 @@
 #include <array>
 
 #include "engine/core/check.h"
-#include "engine/device/backend.h"
+#include "engine/device/context.h"
 #include "experiments/data_source.h"
 
 namespace glia {
@@ -92,6 +92,8 @@ Options resolve(const CommandLine& line) {
   std::set<std::string> settled;  // the protocol goes before the preset
   apply(o, line, kProtocols, "protocol", o.protocol, settled);
   apply(o, line, kPresets, "preset", o.preset, settled);
+  if (finite_check_wanted()) o.check_finite = true;
+  if (o.check_finite) o.graphs = false;  // every output is read back, which no capture can hold
   if (o.bucket == 0) o.bucket = gpu ? 128 : 32;
   check_options(o);
   return o;

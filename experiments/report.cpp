@@ -128,8 +128,7 @@ std::string heatmaps_html(const Summary& s, const Listing& listing) {
   }
   body +=
       "<p class=\"note\">Mean gate of each expert (column) over a topic's tokens (row), in percent. Experts have "
-      "no "
-      "identity across seeds: for the means they are matched, layer by layer, by the best assignment to the mean; "
+      "no identity across seeds: for the means they are matched, layer by layer, by the best assignment to the mean; "
       "matching alone gives some contrast to a mean. Each run's colours end at its own largest share.</p>\n";
   return section("heatmaps", "Who routes where: topics × experts", body);
 }

@@ -149,8 +149,7 @@ int64_t step_of_line(const std::string& line) {
 
 }  // namespace
 
-// --- JSON
-// ---------------------------------------------------------------------------------------------------------
+// --- JSON ----------------------------------------------------------------------------------------
 
 Json to_json(const RunConfig& c) {
   Json json = {{"config", c.config}, {"seed_index", c.seed_index}, {"seed", c.seed},     {"protocol", c.protocol},
@@ -242,17 +241,14 @@ Evaluation evaluation_from(const Json& json, const std::string& from) {
   return e;
 }
 
-// --- writing
-// ------------------------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
 std::string run_folder(const std::string& out, int seed_index, const std::string& config) {
   return fmt::format("{}/seed{}/{}", out, seed_index, config);
 }
 
 void begin_run(const std::string& folder, const RunConfig& config, bool resume) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) fail_input("{}: cannot make this folder: {}", folder, error.message());
+  make_folder(folder);
   const std::string path = folder + "/config.json";
   if (resume && fs::exists(path)) {
     const Json old_json = parse(path);
@@ -347,8 +343,7 @@ void write_timing(const std::string& folder, const Json& timing) {
   write_file_atomic(folder + "/timing.json", timing.dump(2) + "\n");
 }
 
-// --- reading
-// ------------------------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------
 
 bool is_run_folder(const std::string& folder) { return fs::is_regular_file(folder + "/config.json"); }
 bool is_done(const std::string& folder) { return fs::is_regular_file(folder + "/eval.json"); }
@@ -433,7 +428,8 @@ Listing list_runs(const std::string& path_given) {
   listing.out = path;
   std::vector<std::string> folders;
   const auto add_seed_folder = [&](const std::string& seed_folder) {
-    for (const std::string& name : sorted_folders(seed_folder)) folders.push_back(seed_folder + "/" + name);
+    for (const std::string& name : sorted_folders(seed_folder))
+      if (name != "plots") folders.push_back(seed_folder + "/" + name);  // of a report on this seed alone
   };
   if (is_run_folder(path)) {
     folders = {path};

@@ -3,12 +3,12 @@
 //
 //   <out>/seed<i>/<config>/config.json               what was run: deterministic, written first
 //                          metrics.jsonl             a line a logged step or evaluation
-//                          utilization_layer<l>.csv  topics × experts, l from 1; utilization_cls_layer<l>.csv: CLS
-//                          rows timing.json               all that differs from run to run; the only such file
+//                          utilization_layer<l>.csv  topics × experts, l from 1; …_cls_layer<l>.csv: CLS rows
+//                          timing.json               all that differs from run to run; the only such file
 //                          model.safetensors         (nn/checkpoint writes it)
 //                          failed.json               {reason, step} of a run that failed
 //                          eval.json                 the test evaluation; written last: a run that has it is done
-//   <out>/vocab.txt                                  the word pieces of all its runs: with it a checkpoint can be used
+//   <out>/vocab.txt                                  the word pieces of all its runs: a checkpoint wants it
 //   <out>/summary.json, summary.csv, report.html     of all runs (summary.h, report.h)
 //
 // Every file is written to a temporary name and renamed, so a reader sees all of it or nothing. Errors are
@@ -88,8 +88,7 @@ struct Failure {
   int64_t step = 0;
 };
 
-// --- writing
-// ------------------------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
 std::string run_folder(const std::string& out, int seed_index, const std::string& config);  // out/seed<i>/<config>
 
@@ -128,8 +127,7 @@ void write_timing(const std::string& folder, const Json& timing);  // {seconds, 
 std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& topics);
 void write_utilisation(const std::string& path, const Matrix& u, const std::vector<std::string>& topics);
 
-// --- reading
-// ------------------------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------
 
 bool is_run_folder(const std::string& folder);  // has a config.json
 bool is_done(const std::string& folder);        // has an eval.json

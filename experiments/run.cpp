@@ -321,10 +321,13 @@ RunOutcome Sitting::run() {
 
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
+  if (!options.init.empty()) SafetensorsFile(options.init);
   for (const int seed : parse_seeds(options.seeds))
     for (const std::string& config : configs) {
       RunSpec spec{options, run_model(options, configuration(config)), seed, ""};
       spec.folder = results::run_folder(options.out, seed, spec.model.name);
+      if (ParameterSet unused; !spec.model.moe.dense())
+        make_router(spec.model.moe.router, unused, "router", {options.hidden, options.experts, options.top_k});
       specs.push_back(std::move(spec));
     }
   return specs;
@@ -377,8 +380,7 @@ RunLock::RunLock(const std::string& out, const std::string& title) {
   std::string name = title;
   std::replace(name.begin(), name.end(), '/', '-');
   path_ = fmt::format("{}/.locks/{}", out, name);
-  std::error_code error;
-  fs::create_directories(out + "/.locks", error);
+  make_folder(out + "/.locks");
   fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) fail_input("{}: cannot open it for writing: {}", path_, std::strerror(errno));
 }
@@ -406,6 +408,7 @@ RunOutcome execute_run(const RunSpec& spec, const Dataset& data, uint64_t finger
       for (const auto& entry : fs::directory_iterator(spec.folder))
         if (entry.path().extension() == ".tmp") fs::remove(entry.path());
     Context context(device, spec.seed());
+    context.check_finite = spec.options.check_finite;
     const results::RunConfig config = run_config(spec, data, fingerprint, context.backend().description(), command);
     if (!results::is_run_folder(spec.folder))
       results::begin_run(spec.folder, config, false);  // also for a run that fails at once

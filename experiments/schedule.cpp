@@ -21,8 +21,22 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
-// summary.json and summary.csv, and the report where it is wanted.
+std::string checkpoint_of(const RunSpec& spec) { return spec.folder + "/checkpoint.safetensors"; }
+
+// What a program leaves that is killed between the last two acts of a run.
+void remove_leftovers(const RunSpec& spec) {
+  RunLock lock(spec.options.out, spec.title());
+  if (lock.try_lock() && results::is_done(spec.folder)) fs::remove(checkpoint_of(spec));
+}
+
+// summary.json and summary.csv, and the report where it is wanted. Under the summary's lock, so that what a killed
+// program left half-written is nobody's.
 results::Summary write_outputs(const Options& options) {
+  for (const auto& entry : fs::directory_iterator(options.out)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".tmp") && (name.starts_with("summary.") || name.starts_with("report.html.")))
+      fs::remove(entry.path());
+  }
   if (options.report) return results::write_report(options.out);
   const results::Summary summary = results::summarise(options.out);
   results::write_summary(options.out, summary);
@@ -71,13 +85,12 @@ class Schedule {
         run(*item, device, waiting);
       } catch (const std::exception& error) {  // the lock or the disk
         const std::lock_guard guard(mutex_);
-        ++failed_;
         item->state = Item::State::kClosed;
-        progress_.say(fmt::format("{:<29} FAILED: {}", item->spec.title(), error.what()));
+        failures_.push_back(fmt::format("{:<29} FAILED: {}", item->spec.title(), error.what()));
+        progress_.say(failures_.back());
       }
     }
   }
-  int failed() const { return failed_; }
   const std::vector<std::string>& failures() const { return failures_; }
 
  private:
@@ -112,9 +125,8 @@ class Schedule {
       close(item, Item::State::kElsewhere);
       return;
     }
-    const std::string checkpoint = item.spec.folder + "/checkpoint.safetensors";
     if (results::is_done(item.spec.folder) && (!item.spec.options.fresh || waiting)) {
-      fs::remove(checkpoint);  // a program was killed between its last two acts
+      fs::remove(checkpoint_of(item.spec));
       progress_.skip(item.seconds, waiting ? fmt::format("{:<29} done by another program", item.spec.title()) : "");
       close(item, Item::State::kClosed);
       return;
@@ -128,10 +140,7 @@ class Schedule {
     } catch (const std::exception&) {  // a disk that is full, say: the end of the program says so
     }
     const std::lock_guard guard(mutex_);
-    if (!outcome.ok) {
-      ++failed_;
-      failures_.push_back(outcome.line);
-    }
+    if (!outcome.ok) failures_.push_back(outcome.line);
     item.state = Item::State::kClosed;
   }
 
@@ -141,9 +150,32 @@ class Schedule {
   Progress& progress_;
   std::mutex mutex_;
   std::vector<Item> items_;
-  int failed_ = 0;
   std::vector<std::string> failures_;
 };
+
+// Throws when the result folder holds other runs that could not stand in one table with these.
+void require_one_summary(const std::vector<RunSpec>& specs, const results::RunConfig& config) {
+  results::Listing listing;
+  try {
+    listing = results::list_runs(specs[0].options.out);
+  } catch (const Error&) {  // nothing is there yet
+    return;
+  }
+  std::vector<results::Run> runs(1);
+  runs[0].folder = specs[0].folder;
+  runs[0].config = config;
+  for (results::Run& run : listing.runs) {
+    const auto is_it = [&](const RunSpec& s) {
+      return s.seed_index == run.config.seed_index && s.model.name == run.config.config;
+    };
+    if (std::ranges::none_of(specs, is_it)) runs.push_back(std::move(run));
+  }
+  try {
+    results::require_comparable(runs);
+  } catch (const Error& error) {
+    fail_input("{}; choose another --out", error.what());
+  }
+}
 
 void print_data(const Dataset& data, std::FILE* out) {
   const double mean = static_cast<double>(data.train.tokens()) / static_cast<double>(data.train.size());
@@ -235,10 +267,12 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   // Outputs before training: a folder that cannot be written to, or holds something else, is found out now.
   std::vector<RunSpec> open;
   for (const RunSpec& spec : specs) {
-    RunLock(options.out, spec.title());
+    if (!options.dry_run) RunLock(options.out, spec.title());
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
+    else if (!options.dry_run) remove_leftovers(spec);
   }
+  require_one_summary(specs, run_config(specs[0], data, fingerprint, device_text, command));
   // With it a checkpoint can be used without the data (tools/route).
   if (!options.dry_run && !open.empty()) data.vocabulary().save(options.out + "/vocab.txt");
   const int64_t steps = total_steps(options, data);
@@ -277,7 +311,6 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
     }
   if (options.dry_run) return 0;
 
-  int failed = 0;
   std::vector<std::string> failures;
   {
     Progress progress(Progress::mode_of(options.progress, out), out);
@@ -293,11 +326,10 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
       for (int64_t job = 0; job < jobs; ++job) workers.emplace_back(work, job);
       for (std::thread& worker : workers) worker.join();
     }
-    failed = schedule.failed();
     failures = schedule.failures();
   }
 
-  int status = failed > 0 ? 1 : 0;
+  int status = failures.empty() ? 0 : 1;
   try {
     RunLock lock(options.out, "summary");
     lock.wait();
@@ -308,7 +340,7 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
     fmt::print(out, "\nno summary: {}\n", error.what());
     status = 1;
   }
-  if (failed > 0) fmt::print(out, "\n{} run{} failed:\n", failed, failed == 1 ? "" : "s");
+  if (!failures.empty()) fmt::print(out, "\n{} run{} failed:\n", failures.size(), failures.size() == 1 ? "" : "s");
   for (const std::string& line : failures) fmt::print(out, "  {}\n", line);
   return status;
 }

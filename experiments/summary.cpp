@@ -133,8 +133,7 @@ void warn(Summary& s, const Listing& listing) {
         "does.");
 }
 
-// --- JSON
-// ---------------------------------------------------------------------------------------------------------
+// --- JSON ----------------------------------------------------------------------------------------
 
 template <class T> void put(Json& json, const char* key, const std::optional<T>& value) {
   json[key] = value ? Json(*value) : Json();  // null: n/a

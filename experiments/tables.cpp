@@ -75,10 +75,9 @@ Table accuracy_table(const Summary& s) {
   Table t;
   t.title = "Test accuracy";
   t.note =
-      "mean ± standard error over seeds, 95 % t interval; Δ and p against dense, two-sided, Holm-corrected over "
-      "the "
-      "configurations (Welch's test; paired by seed); d is Cohen's. Published: AG News from pretrained weights, p "
-      "uncorrected.";
+      "mean ± standard error over seeds, 95 % t interval; Δ and p against dense, two-sided, Holm-corrected "
+      "over the configurations (Welch's test; paired by seed); d is Cohen's. Published: AG News from pretrained "
+      "weights, p uncorrected.";
   t.header = {"configuration", "seeds",    "accuracy", "95 % interval", "published", "Δ dense",
               "p Welch",       "p paired", "d",        "p publ."};
   for (const ConfigSummary& c : s.configs) {
@@ -110,10 +109,9 @@ Table specialisation_table(const Summary& s) {
   Table t;
   t.title = "Specialisation, all tokens";
   t.note =
-      "mean over experts of the standard deviation over topics of the mean gate; mean ± standard error over seeds; "
-      "p "
-      "against softmax-moe, Welch, Holm-corrected. In brackets: the study's table where it differs from its "
-      "figure.";
+      "mean over experts of the standard deviation over topics of the mean gate; mean ± standard error over "
+      "seeds; p against softmax-moe, Welch, Holm-corrected. In brackets: the study's table where it differs from "
+      "its figure.";
   t.header = {"configuration", "first layer", "published", "p", "last layer", "published", "p"};
   const auto published_value = [](const std::optional<double>& value, const std::optional<double>& table) {
     if (!value) return std::string(kNone);
@@ -153,9 +151,8 @@ Table routing_table(const Summary& s) {
   t.title = "Routing by layer";
   t.note =
       "means over seeds. MI: mutual information of topic and expert in bits; entropy of the loads in bits (even: "
-      "log2 "
-      "E); load CV: standard deviation over mean of the experts' loads; dead: experts below a hundredth of an even "
-      "share; largest: the busiest expert's share.";
+      "log2 E); load CV: standard deviation over mean of the experts' loads; dead: experts below a hundredth of an "
+      "even share; largest: the busiest expert's share.";
   t.header = {"configuration", "layer",   "specialisation", "… CLS", "MI",
               "MI, CLS",       "entropy", "load CV",        "dead",  "largest"};
   for (const ConfigSummary& c : s.configs)

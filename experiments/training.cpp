@@ -46,8 +46,6 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
 }
 
 std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uint64_t seed) {
-  if (data.train.size() < o.batch)
-    fail_input("--batch {}: there are only {} training rows", o.batch, data.train.size());
   BatchOptions b;
   b.batch_size = o.batch;
   b.seed = seed;
@@ -58,6 +56,8 @@ std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uin
 }
 
 int64_t total_steps(const Options& o, const Dataset& data) {
+  if (data.train.size() < o.batch)
+    fail_input("--batch {}: there are only {} training rows", o.batch, data.train.size());
   const int64_t all = data.train.size() / o.batch * o.epochs;
   return o.max_steps > 0 ? std::min(o.max_steps, all) : all;
 }

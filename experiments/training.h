@@ -25,7 +25,7 @@ AdamWOptions optimiser_options(const Options& options, int64_t total_steps);
 
 // Plans of all epochs, in the order that the seed gives.
 std::vector<BatchPlan> training_plans(const Options& options, const Dataset& data, uint64_t seed);
-// Of the whole run: all epochs, or --max-steps.
+// Of the whole run: all epochs, or --max-steps. Fewer training rows than a batch are an error.
 int64_t total_steps(const Options& options, const Dataset& data);
 int64_t longest_sequence(const TokenSplit& split);
 

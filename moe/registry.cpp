@@ -29,9 +29,8 @@ std::unique_ptr<Router> make_router(std::string_view router, ParameterSet& set, 
     std::unique_ptr<Router> r = row.make(set, name, o);
     if (o.top_k == 1 && o.n_experts > 1 && r->renormalises())
       fail_input(
-          "router {}: with top_k 1 its renormalised gate is always 1, so the router gets no gradient; use top_k >= "
-          "2 or a "
-          "router that does not renormalise",
+          "router {}: with top_k 1 its renormalised gate is always 1, so the router gets no gradient; use top_k "
+          ">= 2 or a router that does not renormalise",
           router);
     return r;
   }

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -69,7 +67,7 @@ TEST_CASE("bfloat16: rounds to nearest even") {
 }
 
 TEST_CASE("file: an atomic write is read back, and a failed one leaves nothing") {
-  const auto folder = std::filesystem::temp_directory_path() / fmt::format("glia-file-test-{}", getpid());
+  const auto folder = glia::test::temporary_path("file");
   write_file_atomic(folder / "a" / "b.txt", "hello");
   EXPECT(read_file(folder / "a" / "b.txt") == "hello");
   EXPECT(contains(error_of([&] { read_file(folder); }), "found a directory"));

@@ -29,8 +29,7 @@ Rows read(std::string_view text) {
 
 struct TempFile {
   std::string path;
-  explicit TempFile(std::string_view content)
-      : path(std::filesystem::temp_directory_path() / "glia_data_csv_test.csv") {
+  explicit TempFile(std::string_view content) : path(glia::test::temporary_path("rows.csv")) {
     std::ofstream(path, std::ios::binary) << content;
   }
   ~TempFile() { std::filesystem::remove(path); }
@@ -92,6 +91,18 @@ TEST_CASE("data csv: a file is read by chunks, with the same rows and places") {
     REQUIRE(row.places[1].column == 6);
   }
   EXPECT(contains(error_of([&] { reader.next(row); }), ":60001:3: expected a closing quote"));
+}
+
+TEST_CASE("data csv: a byte order mark before a file's first name is no part of it") {
+  const TempFile file("\xEF\xBB\xBFlabel,text\n1,hello\n");
+  BadRows bad;
+  LabelledCsv format;
+  format.header = true;
+  format.label = std::string("label");
+  format.text = {"text"};
+  const LabelledRows rows = read_labelled_csv(file.path, format, bad);
+  EXPECT(rows.texts == std::vector<std::string>{"hello"});
+  EXPECT(rows.places.at(0).line == 2);
 }
 
 TEST_CASE("data csv: a row without end is refused, not read into memory") {

@@ -19,7 +19,7 @@ namespace {
 // A folder of its own, gone at the end.
 struct TempDir {
   fs::path path;
-  explicit TempDir(const char* name) : path(fs::temp_directory_path() / name) {
+  explicit TempDir(const char* name) : path(glia::test::temporary_path(name)) {
     fs::remove_all(path);
     fs::create_directories(path);
   }

@@ -15,7 +15,7 @@ namespace {
 
 // Stands in for curl: the address is a file, --output is appended to (a resumed download), $dir/calls counts.
 struct FakeCurl {
-  fs::path dir = fs::temp_directory_path() / "glia_data_fetch_test";
+  fs::path dir = glia::test::temporary_path("fetch");
   std::string program = (dir / "curl").string();
   FakeCurl() {
     fs::remove_all(dir);

@@ -2,6 +2,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "data/utf8.h"
 #include "data/vocab_trainer.h"
 #include "data/wordpiece.h"
 #include "engine/core/file.h"
@@ -123,6 +124,28 @@ TEST_CASE("data wordpiece: clean-up, accents, CJK, case") {
   EXPECT(split(cased, "caf\xC3\xA9 Ab ab aB") == "caf|##\xC3\xA9|Ab|ab|[UNK]");
 }
 
+TEST_CASE(
+    "data wordpiece: the first and the last code point of each CJK range stand alone, their neighbours do not") {
+  const WordPiece t = small({"a", "b"});
+  const auto between = [&](uint32_t code) {
+    char bytes[4];
+    const auto n = static_cast<size_t>(utf8::encode(code, bytes));
+    return split(t, "a" + std::string(bytes, n) + "b");
+  };
+  // The ranges of Hugging Face's Rust code: extension E begins at U+2B920 there, at U+2B820 in Google's Python.
+  constexpr uint32_t inside[] = {0x3400,  0x4DBF,  0x4E00,  0x9FFF,  0xF900,  0xFAFF,  0x20000,
+                                 0x2A6DF, 0x2A700, 0x2B81F, 0x2B920, 0x2CEAF, 0x2F800, 0x2FA1F};
+  constexpr uint32_t outside[] = {0x33FF, 0x4DC0, 0x4DFF, 0xA000, 0xFB00, 0x2A6E0, 0x2B820, 0x2B91F, 0x2CEB0};
+  for (const uint32_t code : inside) {
+    INFO(code);
+    EXPECT(between(code) == "a|[UNK]|b");
+  }
+  for (const uint32_t code : outside) {
+    INFO(code);
+    EXPECT(between(code) == "[UNK]");
+  }
+}
+
 TEST_CASE("data wordpiece: sequences are cut to the length, [CLS] and [SEP] included") {
   const WordPiece t = small({"a", "b", "c", "d"});
   std::vector<int32_t> ids;
@@ -193,7 +216,7 @@ TEST_CASE("data vocabulary: what is wrong with a file is said with its line") {
   EXPECT(
       contains(error_of([] { Vocabulary::from_file("/nowhere/vocab.txt"); }), "/nowhere/vocab.txt: cannot open"));
   EXPECT(contains(error_of([] { Vocabulary::from_file("/tmp"); }), "directory"));
-  const std::string path = std::filesystem::temp_directory_path() / "glia_data_vocab_test.txt";
+  const std::string path = glia::test::temporary_path("vocab.txt");
   write_file_atomic(path, "");
   EXPECT(contains(error_of([&] { Vocabulary::from_file(path); }), "found an empty file"));
   write_file_atomic(path, "[UNK]\r\n[CLS]\r\n[SEP]\r\na \r\n");

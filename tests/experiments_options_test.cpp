@@ -84,6 +84,11 @@ TEST_CASE("options: mistakes are named, with what was expected") {
   EXPECT(contains(error({"--validation-fraction", "0"}), "--select validation"));
   EXPECT(contains(error({"--config", "dense"}), "--config"));  // a flag of ./experiments/train
   EXPECT(contains(error({"dense"}), "dense"));                 // no positional arguments
+  EXPECT(contains(error({"--init-noise", "-1"}), "--init-noise: expected 0 or more"));
+  EXPECT(contains(error_of([] {
+                    resolve(parse({"--device", "cpu", "--name", "a/b"}, Flag::kTrainOnly));
+                  }),
+                  "--name: expected a folder's name, not a path, got 'a/b'"));
   EXPECT(parse({"--router", "softmax"}, Flag::kTrainOnly).options.router == "softmax");
 }
 

@@ -31,8 +31,7 @@ std::string program() {
 // A working folder of its own, so that every attempt has the same command line: `--out results`.
 struct Place {
   fs::path path;
-  explicit Place(const std::string& name)
-      : path(fs::temp_directory_path() / ("glia-" + name + "-" + std::to_string(::getpid()))) {
+  explicit Place(const std::string& name) : path(temporary_path(name)) {
     fs::remove_all(path);
     fs::create_directories(path);
   }
@@ -153,6 +152,18 @@ TEST_CASE("run_all: killed at any moment and started again, it ends with the sam
   EXPECT(read_file(place.run("seed0/dense") / "timing.json") == before);
 }
 
+TEST_CASE("run_all: what a program leaves that is killed in its last moments is removed by the next") {
+  if (!fs::exists(program())) SKIP("experiments/run_all is not built");
+  const Place place("leftovers");
+  fs::copy(undisturbed().path / "results", place.path / "results", fs::copy_options::recursive);
+  const fs::path checkpoint = place.run("seed0/dense") / "checkpoint.safetensors",
+                 summary = place.path / "results/summary.json.123.tmp";
+  for (const fs::path& file : {checkpoint, summary}) write_file_atomic(file, "half");
+  EXPECT(wait_for(start(place, kTwo)) == 0);
+  EXPECT(!fs::exists(checkpoint));
+  EXPECT(!fs::exists(summary));
+}
+
 TEST_CASE("run_all: a damaged checkpoint costs time, not the run") {
   if (!fs::exists(program())) SKIP("experiments/run_all is not built");
   const Place place("damaged");
@@ -242,7 +253,21 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
     EXPECT(wait_for(start(place, brief)) == 0);
     EXPECT(wait_for(start(place, with({"--lr", "0.5"}))) == 2);
     EXPECT(contains(read_file(place.path / "log.txt"), "train.lr"));
+    // Runs beside them that could not stand in one table with them: before anything is trained, too.
+    EXPECT(wait_for(start(place, with({"--lr", "0.5", "--configs", "astrocyte"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "runs of one summary must have the same train.lr"));
+    EXPECT(!fs::exists(place.run("seed0/astrocyte")));
     EXPECT(wait_for(start(place, with({"--lr", "0.5", "--fresh", "on"}))) == 0);
+  }
+  SUBCASE("what no run could get past, before the data is read") {
+    const Place place("never");
+    EXPECT(wait_for(start(place, with({"--top-k", "1"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "top_k 1"));
+    EXPECT(wait_for(start(place, with({"--init", "nowhere.safetensors"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "nowhere.safetensors: cannot open"));
+    EXPECT(!fs::exists(place.path / "results"));
+    EXPECT(wait_for(start(place, with({"--batch", "1000000"}))) == 2);
+    EXPECT(contains(read_file(place.path / "log.txt"), "--batch 1000000: there are only"));
   }
   SUBCASE("an unknown flag") {
     const Place place("flag");

@@ -2,15 +2,16 @@
 #include <cmath>
 #include <filesystem>
 
-#include <unistd.h>
-
 #include "engine/core/file.h"
 #include "experiments/data_source.h"
 #include "experiments/evaluation.h"
 #include "experiments/presets.h"
+#include "experiments/recompute.h"
 #include "experiments/run.h"
+#include "experiments/saved_model.h"
 #include "experiments/schedule.h"
 #include "experiments/summary.h"
+#include "nn/hugging_face.h"
 #include "tests/test.h"
 
 namespace fs = std::filesystem;
@@ -46,10 +47,7 @@ Options tiny(std::vector<const char*> more = {}) {
 
 struct Folder {
   std::string path;
-  explicit Folder(const std::string& name)
-      : path(fs::temp_directory_path() / ("glia-" + name + "-" + std::to_string(::getpid()))) {
-    fs::remove_all(path);
-  }
+  explicit Folder(const std::string& name) : path(temporary_path(name)) { fs::remove_all(path); }
   ~Folder() { fs::remove_all(path); }
 };
 
@@ -103,6 +101,17 @@ TEST_CASE("experiment: all nine configurations train and leave complete files, c
             EXPECT(sum == doctest::Approx(1).epsilon(1e-5));
           }
     }
+    // The specialisation is that of the 24 rows, in either protocol: from the checkpoint it comes out the same.
+    const results::Run run = results::read_run(results::run_folder(o.out, 0, "astrocyte"));
+    Options saved = saved_options(run);
+    saved.cache = "";
+    const auto first_layer = [&] { return recompute(run, saved, Device::cpu()).utilisation.at(0).all.values; };
+    const std::vector<double> stored = results::read_run_utilisation(run, false).layers.at(0).values;
+    EXPECT(first_layer() == stored);
+    saved.utilisation_rows = 0;
+    EXPECT(first_layer() != stored);
+    saved.difficulty = 0.9;
+    EXPECT(contains(error_of(first_layer), "expected the data it was trained on"));
     results::write_summary(o.out, results::summarise(o.out));
     EXPECT(results::read_summary(o.out).configs.size() == 9);
   }
@@ -125,6 +134,62 @@ TEST_CASE("experiment: a small model learns the synthetic corpus, and the best m
     if (p.accuracy > best) best = p.accuracy, best_step = p.step;
   EXPECT(run.evaluation->step == best_step);
   EXPECT(run.evaluation->validation_accuracy == best);
+}
+
+TEST_CASE("experiment: a model that became worse again is not the one that is tested and saved") {
+  const Folder out("worse");
+  Options o = tiny(
+      {"--lr", "0.005", "--warmup", "0", "--eval-every", "3", "--epochs", "8", "--validation-fraction", "0.2"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+  const std::vector<results::EvalPoint> evals = results::read_metrics(run.folder).evals;
+  const auto best = std::ranges::max_element(evals, {}, &results::EvalPoint::accuracy);  // the first of equals
+  REQUIRE(evals.back().accuracy < best->accuracy);                                       // else this shows nothing
+  EXPECT(run.evaluation->step == best->step);
+  EXPECT(run.evaluation->validation_accuracy == best->accuracy);
+  // The saved weights are those: they give the validation accuracy of that step.
+  Context context(Device::cpu());
+  const auto model = load_saved_model(context, run, DType::kFloat32);
+  EXPECT(Evaluator(*model, data.validation, o, 0).measure().accuracy == best->accuracy);
+  EXPECT(Evaluator(*model, data.test, o, 0).measure().accuracy == run.evaluation->accuracy);
+}
+
+TEST_CASE("experiment: a run belongs to one at a time") {
+  const Folder out("lock");
+  RunLock first(out.path, "seed0/dense"), second(out.path, "seed0/dense"), other(out.path, "seed1/dense");
+  EXPECT(first.try_lock());
+  EXPECT(!second.try_lock());
+  EXPECT(other.try_lock());
+}
+
+TEST_CASE("data: --max-rows keeps the classes' shares") {
+  const Folder out("cut");
+  std::string rows = "label,text\n";
+  for (int i = 0; i < 80; ++i) rows += fmt::format("{},word {}\n", i < 60 ? "a" : "b", i);  // sorted by class
+  write_file_atomic(out.path + "/rows.csv", rows);
+  const std::string file = out.path + "/rows.csv";
+  const Options o = tiny({"--dataset", "csv", "--csv-train", file.c_str(), "--csv-test", file.c_str(), "--max-rows",
+                          "20", "--max-test-rows", "8", "--validation-fraction", "0.1"});
+  const Dataset data = load_data(o);
+  EXPECT(std::ranges::count(data.train.labels, 0) == 15);
+  EXPECT(std::ranges::count(data.train.labels, 1) == 5);
+  EXPECT(std::ranges::count(data.test.labels, 0) == 6);
+  EXPECT(std::ranges::count(data.test.labels, 1) == 2);
+}
+
+TEST_CASE("experiment: of equally good evaluations the first one's model counts") {
+  const Folder out("equals");
+  Options o = tiny({"--lr", "1e-30"});  // nothing moves, so all are equal
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const std::string folder = results::run_folder(o.out, 0, "softmax-moe");
+  const std::vector<results::EvalPoint> evals = results::read_metrics(folder).evals;
+  REQUIRE(evals.size() == 2);
+  EXPECT(evals[0].accuracy == evals[1].accuracy);
+  EXPECT(results::read_run(folder).evaluation->step == evals[0].step);
 }
 
 TEST_CASE("training: rows of nobody behind a batch change nothing, and the same seed gives the same bits") {
@@ -232,12 +297,44 @@ TEST_CASE("training: a step in the middle of an epoch is the same whether one ca
   EXPECT(contains(error_of([&] { trainer.step(); }), "no batch is left"));
 }
 
+TEST_CASE("training: --init gives dense its weights; dense-random-ffn has fresh FFNs with and without it") {
+  const Folder out("init");
+  Options o = tiny();
+  const Dataset data = load_data(o);
+  Context context(Device::cpu());
+  const std::string file = out.path + "/pretrained.safetensors";
+  const auto weights = [&](const char* config, uint64_t seed, bool save = false) {
+    Trainer trainer(context, data, o, run_model(o, configuration(config)), seed);
+    if (save) export_hugging_face(file, trainer.model().parameters(), {});
+    std::map<std::string, std::vector<double>> all;
+    for (const Parameter& p : trainer.model().parameters().all()) all[p.name] = p.var.value().to_vector<double>();
+    return all;
+  };
+  const auto is_fresh = [](const std::string& name) { return contains(name, ".ffn.") && name.ends_with("weight"); };
+  const auto dense = weights("dense", 42), random = weights("dense-random-ffn", 42);
+  for (const auto& [name, values] : dense) {
+    INFO(name);
+    EXPECT((values != random.at(name)) == is_fresh(name));
+  }
+  const auto pretrained = weights("dense", 7, true);
+  o.init = file;
+  const auto from_dense = weights("dense", 42), from_random = weights("dense-random-ffn", 42);
+  for (const auto& [name, values] : pretrained) {
+    INFO(name);
+    if (name.starts_with("classifier.")) continue;  // fresh, as it should be
+    EXPECT(from_dense.at(name) == values);
+    EXPECT((from_random.at(name) != values) == is_fresh(name));
+  }
+}
+
 TEST_CASE("evaluation: accuracy, loss and utilisation agree with a row-by-row count") {
   Options o = tiny({"--eval-batch", "7"});
   const Dataset data = load_data(o);
   Context context(Device::cpu(), 42);
   const RunModel run = run_model(o, configuration("astrocyte"));
   Model model(context, model_config(o, run, data), 42);
+  // Losses that differ from row to row: a fresh model's are all ln 4.
+  model.parameters().redraw(model.parameters().get("classifier.weight"), Init::normal(2), 1);
   const Measured m = Evaluator(model, data.test, o, 0).measure();
   EXPECT(m.rows == data.test.size());
   Options single = o;
@@ -285,6 +382,16 @@ TEST_CASE("experiment: results of other settings are refused, not overwritten") 
   EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }),
                   "data_hash"));
   EXPECT(read_file(spec.folder + "/eval.json") == before);
+}
+
+TEST_CASE("experiment: --check-finite names the first op whose output is no number") {
+  const Folder out("finite");
+  Options o = tiny({"--lr", "1e30", "--clip", "0", "--check-finite", "on"});
+  EXPECT(!o.graphs);
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  const RunOutcome outcome = run_one(o, "softmax-moe", data);
+  EXPECT(contains(outcome.failure, "the first op whose output is not finite"));
 }
 
 TEST_CASE("experiment: a loss that is not a number ends the run with its reason, and the run only") {

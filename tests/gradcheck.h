@@ -1,8 +1,9 @@
-// Proves handwritten gradients: L = Σ r ∘ y(x) for a random r, in float64; dL/dx from the tape against finite differences.
+// Proves handwritten gradients: L = Σ r ∘ y(x) for a random r, in float64; dL/dx from the tape against finite
+// differences.
 //
-// The differences are of fourth order, (8 (L₊₁ − L₋₁) − (L₊₂ − L₋₂)) / 12h: with h = 1e-4 they are good to about 1e-11, so
-// the bound of 1e-6 leaves no room for a wrong gradient. Small inputs are checked element by element; of large ones a
-// random sample of elements, and directions of ±1 in all elements at once, which see every element.
+// The differences are of fourth order, (8 (L₊₁ − L₋₁) − (L₊₂ − L₋₂)) / 12h: with h = 1e-4 they are good to about
+// 1e-11, so the bound of 1e-6 leaves no room for a wrong gradient. Small inputs are checked element by element; of
+// large ones a random sample of elements, and directions of ±1 in all elements at once, which see every element.
 #pragma once
 
 #include <string>

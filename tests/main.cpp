@@ -1,4 +1,5 @@
-// The test program: doctest's own arguments (-tc=PATTERN, -ltc, …); the last line is `N passed, N failed, N skipped`.
+// The test program: doctest's own arguments (-tc=PATTERN, -ltc, …); the last line is `N passed, N failed, N
+// skipped`.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include "tests/test.h"
 

@@ -130,6 +130,20 @@ TEST_CASE(
       }
 }
 
+TEST_CASE("moe: in the padded layout a router takes padding for tokens, in means and losses too (SCIENCE.md 6)") {
+  for (const RouterRow& row : router_registry()) {
+    INFO(row.name);
+    Bench bench(row.name);
+    const Tensor x = bench.input();
+    const FeedForward::Result all = bench.run(x);
+    bench.sequences = make_sequences(bench.context, {5, 1, 7}, 0, {2, 1, 4});  // which of the same rows are keys
+    const FeedForward::Result padded = bench.run(x);
+    EXPECT(values(padded.routing.gates.value()) == values(all.routing.gates.value()));
+    EXPECT(values(padded.routing.losses[0].values.value()) == values(all.routing.losses[0].values.value()));
+    EXPECT(values(padded.y.value()) == values(all.y.value()));
+  }
+}
+
 // The dense FFN with expert e's weights.
 Var dense_with(Bench& bench, const Var& x, int64_t e) {
   const auto part = [&](const char* name, Shape shape) {

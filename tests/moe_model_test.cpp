@@ -1,4 +1,7 @@
 // Oracles of whole models.
+#include <algorithm>
+
+#include "engine/ops/elementwise.h"
 #include "engine/ops/statistics.h"
 #include "experiments/configurations.h"
 #include "moe/model.h"
@@ -86,6 +89,50 @@ TEST_CASE("model: in the padded layout padding is masked in attention but routed
   for (const double g : values(a.routings[0].gates.value())) EXPECT(g > 0);  // no row is skipped
 }
 
+TEST_CASE("model: the published code's second residual and norm come between attention and the experts") {
+  Context context(test_device());
+  ModelConfig config = tiny_config("softmax");
+  config.moe.second_residual = true;
+  Model model(context, config, 11);
+  for (const Parameter& p : model.parameters().all())  // so that the norm is not the identity on what is normal
+    if (contains(p.name, ".second_norm.")) model.parameters().redraw(p, Init::normal(0.5), 5);
+  const Batch batch = tiny_batch(context, {6, 3}, config.bert);
+  const Sequences first = make_sequences(context, {1, 1});
+  const Pass pass{batch.sequences, first, false, DType::kFloat64, 0};
+  const EncoderLayer& layer = model.bert().layers[0];
+  const Var x = model.bert().embeddings(batch.ids, pass),
+            h = layer.attention.finish(layer.attention.mix(x, pass), x, pass);
+  REQUIRE(layer.second_norm);
+  const FeedForward::Result r = layer.feed_forward->forward((*layer.second_norm)(add(h, x)), pass, false);
+  const Var y = layer.norm(add(r.y, r.x));
+  EXPECT(largest_difference(values(layer.forward(x, pass, false).y.value()), values(y.value())) < 1e-13);
+}
+
+TEST_CASE("model: training drops elements anew in each step, evaluation drops none") {
+  Context context(test_device());
+  ModelConfig config = tiny_config("astrocyte-hierarchical"), none = config;
+  config.bert.dropout = 0.5;
+  Model model(context, config, 11), sure(context, none, 11);
+  const Batch batch = tiny_batch(context, {6, 3, 9}, config.bert);
+  const auto logits = [&](const Model& m, bool training, uint32_t step) {
+    context.set_step(step);
+    return values(m.forward(batch, training).logits.value());
+  };
+  EXPECT(logits(model, true, 1) == logits(model, true, 1));
+  EXPECT(logits(model, true, 1) != logits(model, true, 2));
+  EXPECT(logits(model, false, 1) == logits(sure, true, 2));
+}
+
+TEST_CASE("model: every place that drops elements has a number of its own") {
+  std::vector<uint32_t> sites = {dropout_site::kEmbedding, dropout_site::pooler(24)};
+  for (int l = 0; l < 24; ++l)
+    for (const uint32_t site :
+         {dropout_site::attention(l), dropout_site::attention_output(l), dropout_site::feed_forward(l)})
+      sites.push_back(site);
+  std::ranges::sort(sites);
+  EXPECT(std::ranges::adjacent_find(sites) == sites.end());
+}
+
 TEST_CASE("model: the loss is CE plus the weighted auxiliary losses averaged over layers, once") {
   Context context(test_device());
   const ModelConfig config = tiny_config("astrocyte-hierarchical");
@@ -150,7 +197,8 @@ TEST_CASE("model: bfloat16 gradients are the float32 ones rounded; the others st
       EXPECT(rounded);
       EXPECT(largest(got) > 0);
     }
-    // qkv, output and pooler; two layers of FFNs or of four experts. Not: embeddings, routers, the float32 classifier.
+    // qkv, output and pooler; two layers of FFNs or of four experts. Not: embeddings, routers, the float32
+    // classifier.
     EXPECT(in_bfloat16 == 2 * 4 * 64 + 64 + (kind == "none" ? 1 : 4) * 2 * 2 * 8 * 16);
     EXPECT(low.parameters().low_size() >= in_bfloat16);
     for (Model* model : {&wide, &low}) AdamW(model->parameters(), {}).step();  // from step 0: |Δp| ≈ rate
@@ -217,6 +265,35 @@ TEST_CASE("confusion counts and gathered indices") {
   const Tensor table = from_vector<int32_t>(context, {1, 2, 3, 4, 5, 6}, {3, 2});
   EXPECT(gather_index_rows(table, from_vector<int32_t>(context, {2, -1, 0}, {3})).to_vector<int32_t>() ==
          std::vector<int32_t>{5, 6, -1, -1, 1, 2});
+}
+
+TEST_CASE("configurations: routers and weights are those of SCIENCE.md 2, and the published names say the same") {
+  struct Row {
+    const char *name, *router;
+    double balance, energy;
+  };
+  constexpr Row rows[] = {{"dense", "none", 0, 0},
+                          {"dense-random-ffn", "none", 0, 0},
+                          {"softmax-moe", "softmax", 0.01, 0},
+                          {"softmax-moe-energy", "softmax", 0.01, 0.01},
+                          {"astrocyte", "astrocyte", 0.01, 0.01},
+                          {"astrocyte-no-energy", "astrocyte", 0.01, 0},
+                          {"astrocyte-unleashed", "astrocyte", 0, 0.05},
+                          {"astrocyte-hierarchical", "astrocyte-hierarchical", 0.01, 0.01},
+                          {"astrocyte-meanpool", "astrocyte-meanpool", 0.01, 0.01}};
+  for (const Row& row : rows) {
+    INFO(row.name);
+    const Configuration& c = configuration(row.name);
+    const std::string router = row.router;
+    EXPECT(c.router == router);
+    EXPECT(c.balance == row.balance);
+    EXPECT(c.energy == row.energy);
+    EXPECT(c.random_ffn == (row.name == std::string("dense-random-ffn")));
+    const auto weight = [](double w) { return w == 0 ? std::string("0.0") : fmt::format("{}", w); };
+    EXPECT(c.published == (router == "none"
+                               ? std::string(row.name)
+                               : fmt::format("{}-E8-LB{}-EN{}", router, weight(row.balance), weight(row.energy))));
+  }
 }
 
 TEST_CASE(

@@ -14,10 +14,7 @@ namespace {
 // A folder of its own, removed at the end.
 struct Folder {
   std::filesystem::path path;
-  explicit Folder(const char* name)
-      : path(std::filesystem::temp_directory_path() / fmt::format("glia_{}_{}", name, static_cast<void*>(this))) {
-    std::filesystem::create_directories(path);
-  }
+  explicit Folder(const char* name) : path(temporary_path(name)) { std::filesystem::create_directories(path); }
   ~Folder() { std::filesystem::remove_all(path); }
   std::string operator/(const char* file) const { return (path / file).string(); }
 };

@@ -2,8 +2,6 @@
 #include <filesystem>
 #include <optional>
 
-#include <unistd.h>
-
 #include "nn/checkpoint.h"
 #include "nn/optimizer.h"
 #include "tests/nn_helpers.h"
@@ -154,8 +152,7 @@ struct Learner {
 TEST_CASE("waiting rows: training, evaluation and a resumed checkpoint have the bits of the eager optimiser") {
   for (const DType compute : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
     INFO(std::string(name(compute)));
-    const std::string folder =
-        std::filesystem::temp_directory_path() / ("glia-waiting-" + std::to_string(::getpid()));
+    const std::string folder = temporary_path("waiting");
     std::filesystem::create_directories(folder);
     Learner every(wide_config(compute), false), wait(wide_config(compute), true),
         resumed(wide_config(compute), true);

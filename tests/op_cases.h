@@ -1,6 +1,7 @@
-// The table of differentiable functions that tests and tools/gradcheck share. To add one: a row in op_cases.cpp (ops) or
-// layer_cases.cpp (layers, routers). Every row is gradient-checked in float64 on every device, compared between CPU and
-// CUDA, compared with a float64 run in the lower precisions it lists, and run repeatedly for the same bits.
+// The table of differentiable functions that tests and tools/gradcheck share. To add one: a row in op_cases.cpp
+// (ops) or layer_cases.cpp (layers, routers). Every row is gradient-checked in float64 on every device, compared
+// between CPU and CUDA, compared with a float64 run in the lower precisions it lists, and run repeatedly for the
+// same bits.
 #pragma once
 
 #include <functional>
@@ -30,7 +31,8 @@ std::vector<OpCase> op_cases();
 void add_product_cases(std::vector<OpCase>& cases);  // product_cases.cpp: products, attention, MoE
 void add_layer_cases(std::vector<OpCase>& cases);    // layer_cases.cpp: layers, routers, models
 
-// The inputs of a row: drawn from the seed, rounded to bfloat16, so the same numbers in every dtype and on every device.
+// The inputs of a row: drawn from the seed, rounded to bfloat16, so the same numbers in every dtype and on every
+// device.
 std::vector<Tensor> make_inputs(Context& context, const OpCase& c, DType dtype, uint64_t seed);
 
 }  // namespace glia

@@ -1,5 +1,5 @@
-// Walks the table of op_cases.h: gradients, lower precisions and the other device against float64 on the CPU, memory,
-// and the same bits every time. Nobody writes such a test for one op.
+// Walks the table of op_cases.h: gradients, lower precisions and the other device against float64 on the CPU,
+// memory, and the same bits every time. Nobody writes such a test for one op.
 #include <omp.h>
 
 #include <cmath>
@@ -21,8 +21,8 @@ struct Evaluation {
   double ops = 1;               // nodes that the tape recorded
 };
 
-// One row in one dtype. The output's gradient is fixed and fits bfloat16. `perturb` multiplies every element of the inputs
-// and of that gradient by 1 ± perturb, the sign drawn at random.
+// One row in one dtype. The output's gradient is fixed and fits bfloat16. `perturb` multiplies every element of the
+// inputs and of that gradient by 1 ± perturb, the sign drawn at random.
 Evaluation evaluate(Context& context, const OpCase& c, DType dtype, double perturb = 0, uint64_t seed = 0) {
   std::vector<Var> vars;
   const auto moved = [&](const Tensor& t, uint32_t i) {
@@ -67,9 +67,10 @@ Values rounded(const Values& v, DType dtype) {
   return r;
 }
 
-// HOUSE.md 14 without a second implementation: what precision `dtype` costs an ideal op is the rounding of its exact result
-// plus what the result moves by when the inputs are off by one rounding each (the worst of three draws). At most twice that,
-// gradients three times. Where a row is many ops, each adds its rounding: independent errors grow as the root of their number.
+// HOUSE.md 14 without a second implementation: what precision `dtype` costs an ideal op is the rounding of its
+// exact result plus what the result moves by when the inputs are off by one rounding each (the worst of three
+// draws). At most twice that, gradients three times. Where a row is many ops, each adds its rounding: independent
+// errors grow as the root of their number.
 void check_precision(Context& host, Context& context, const OpCase& c, DType dtype) {
   const double unit = dtype == DType::kBFloat16 ? 0x1p-9 : 0x1p-24;
   const Evaluation exact = evaluate(host, c, DType::kFloat64), got = evaluate(context, c, dtype);

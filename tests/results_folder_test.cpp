@@ -207,6 +207,7 @@ TEST_CASE("results: list_runs takes results, a seed or a run, and names what it 
   for (const char* name : {"softmax-moe", "dense", "zebra", "astrocyte"})
     for (int seed : {1, 0}) write_fake_run(tmp.path, fake_config(name, seed), 2);
   fs::create_directories(tmp.path + "/seed1/notes");
+  fs::create_directories(tmp.path + "/seed1/plots");  // tools/report on this seed alone: no run, and nothing wrong
   put(tmp.path + "/seed0/astrocyte/config.json", "{");
   const Listing all = list_runs(tmp.path + "/");
   std::vector<std::string> names;

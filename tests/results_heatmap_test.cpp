@@ -68,6 +68,15 @@ TEST_CASE("heatmap: text, layer choice and its errors") {
   EXPECT(!contains(text, "\x1b["));
   EXPECT(contains(as_text(map, true), "\x1b[48;5;"));
   EXPECT(contains(error_of([&] { heatmap_of(run, false, 5); }), "expected a layer in 1…4, got 5"));
+  // One colour scale for all layers, up to the largest share of any: the same share has one colour.
+  Heatmap all = heatmap_of(run, false);
+  for (Matrix& m : all.layers) m.values.assign(32, 0.125);
+  all.layers[2].values[5] = 0.78;
+  const std::string scaled = draw(all).svg_text();
+  EXPECT(contains(scaled, ">80 %</text>"));
+  const std::string coloured = as_text(all, true);
+  const size_t first = coloured.find("\x1b["), last = coloured.rfind("\x1b[48");
+  EXPECT(coloured.substr(first, 12) == coloured.substr(last, 12));
   const Heatmap mean = heatmap_of_mean(list_runs(tmp.path).runs, true);
   EXPECT(mean.title == "astrocyte, mean of 2 seeds, experts matched: CLS rows only");
   EXPECT(mean.layers.size() == 4);

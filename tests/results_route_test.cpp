@@ -47,6 +47,11 @@ TEST_CASE("route: how often the context changed the choice, and who decided") {
   EXPECT(effect.changed_set == 2);  // [CLS] and [SEP]; stöcks only changed the order
   EXPECT(effect.changed_top == 2);  // stöcks and [SEP]
   EXPECT(effect.cls_changed);
+  LayerTrace order = layer;  // the context turns one pair round, and changes nothing else
+  order.experts = {{0, 1}, {2, 0}, {0, 1}};
+  EXPECT(context_effect(order).changed_set == 0);
+  EXPECT(context_effect(order).changed_top == 1);
+  EXPECT(!context_effect(order).cls_changed);
   EXPECT(decided_by(layer, 0, 0) == Decider::token);    // 2 − 1 against 0 − 0.5
   EXPECT(decided_by(layer, 0, 2) == Decider::context);  // 0 − 1 against 1.5 − 0.5
 }

@@ -118,6 +118,12 @@ TEST_CASE("tools/route: text, JSON and its exit status") {
   write_file_atomic(tmp.path + "/texts", "stocks fell\n\nteam wins\n");
   EXPECT(tool(folder + " --json --file " + tmp.path + "/texts") == 0);
   EXPECT(Json::parse(read_file(tmp.path + "/stdout")).size() == 2);
+  EXPECT(tool(folder + " --json \"$(printf 'stocks \\377')\"") == 0);  // a byte that is no UTF-8
+  EXPECT(contains(Json::parse(read_file(tmp.path + "/stdout"))["text"].get<std::string>(), "\uFFFD"));
+  EXPECT(tool(folder + " ' '") != 0);
+  EXPECT(contains(read_file(tmp.path + "/stderr"), "no text"));
+  EXPECT(tool(folder + " --file " + tmp.path) != 0);
+  EXPECT(contains(read_file(tmp.path + "/stderr"), "expected a file, found a directory"));
   EXPECT(tool(tmp.path + " x") != 0);
   EXPECT(contains(read_file(tmp.path + "/stderr"), "is no run: it has no config.json"));
 }

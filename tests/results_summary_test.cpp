@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "experiments/published.h"
 #include "experiments/tables.h"
 #include "tests/results_fake.h"
 #include "tests/test.h"
@@ -59,8 +60,47 @@ TEST_CASE("summary: estimates, tests and Holm families over the configurations")
   EXPECT(!c.against("specialisation.4", "dense"));
   EXPECT(s.layers == 4);
   EXPECT(s.seconds == 1500);
+  for (const Run& run : listing.runs)  // each layer's each number under its own name
+    for (size_t l = 0; l < run.evaluation->layers.size(); ++l) {
+      const LayerMetrics& m = run.evaluation->layers[l];
+      const std::pair<const char*, double> all[] = {{"specialisation", m.specialisation},
+                                                    {"specialisation_cls", m.specialisation_cls},
+                                                    {"mutual_information_bits", m.mutual_information_bits},
+                                                    {"mutual_information_bits_cls", m.mutual_information_bits_cls},
+                                                    {"entropy_bits", m.entropy_bits},
+                                                    {"load_cv", m.load_cv},
+                                                    {"dead_experts", m.dead_experts},
+                                                    {"largest_share", m.largest_share}};
+      for (const auto& [name, value] : all) {
+        INFO(name);
+        const Metric* metric = s.find(run.config.config)->find(layer_metric(name, int(l) + 1));
+        REQUIRE(metric);
+        EXPECT(metric->values.at(size_t(run.config.seed_index)) == value);
+      }
+    }
   EXPECT(contains(as_text(accuracy_table(s)), "0.9423 ±0.0003"));
   EXPECT(to_json(summary_from(to_json(s), "x")) == to_json(s));
+}
+
+TEST_CASE("published: the numbers of SCIENCE.md 5") {
+  struct Row {
+    const char* config;
+    double accuracy, first, last;
+  };
+  constexpr Row rows[] = {
+      {"softmax-moe", 0.9411, 0.0154, 0.0588},         {"softmax-moe-energy", 0.9415, 0.0164, 0.0570},
+      {"astrocyte", 0.9413, 0.0128, 0.0689},           {"astrocyte-no-energy", 0.9418, 0.0128, 0.0688},
+      {"astrocyte-unleashed", 0.9406, 0.0145, 0.0773}, {"astrocyte-hierarchical", 0.9423, 0.0129, 0.1088},
+      {"astrocyte-meanpool", 0.9407, 0.0142, 0.0658}};
+  for (const Row& row : rows) {
+    INFO(row.config);
+    const Published& p = *published(row.config);
+    EXPECT(p.accuracy == row.accuracy);
+    EXPECT(p.first_layer == row.first);
+    EXPECT(p.last_layer == row.last);
+  }
+  EXPECT(published("dense")->accuracy == 0.9431);
+  EXPECT(published("dense-random-ffn")->accuracy == 0.9383);
 }
 
 TEST_CASE("summary: pairs are matched by seed, not by position") {

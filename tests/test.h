@@ -3,6 +3,9 @@
 #define DOCTEST_CONFIG_NO_SHORT_MACRO_NAMES
 #include <doctest/doctest.h>
 
+#include <unistd.h>
+
+#include <filesystem>
 #include <string>
 
 #include "engine/core/check.h"
@@ -26,6 +29,11 @@ template <class F> std::string error_of(F&& f) {
     return e.what();
   }
   return "";
+}
+
+// A path for this process alone: test programs run side by side on one machine.
+inline std::filesystem::path temporary_path(const std::string& name) {
+  return std::filesystem::temp_directory_path() / fmt::format("glia-{}-{}", name, ::getpid());
 }
 
 inline bool contains(const std::string& text, const std::string& part) {

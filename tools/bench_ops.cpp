@@ -5,7 +5,6 @@
 #include <oneapi/dnnl/dnnl.h>
 #endif
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -17,6 +16,7 @@
 #include "engine/ops/matmul.h"
 #include "engine/ops/random_fill.h"
 #include "tools/bench_op_list.h"
+#include "tools/tool.h"
 
 namespace glia {
 namespace {
@@ -50,6 +50,7 @@ class Bench {
     direct();
     for (const BenchOp& op : bench_op_list(context_, settings_.sizes, static_cast<double>(size_of(dtype_))))
       if (op.name.find(settings_.filter) != std::string::npos) both_directions(op);
+    if (rows_.empty()) fail_input("--filter: no op has '{}' in its name", settings_.filter);
     if (!settings_.json.empty())
       write_file_atomic(settings_.json, Json{{"commit", build_commit()},
                                              {"device", context_.backend().description()},
@@ -140,8 +141,8 @@ class Bench {
     return vars;
   }
 
-  // Every run of a sample has inputs of its own, 256 MB together, so that no cache holds them. On a GPU a sample is the
-  // replay of one graph, so that the host's launches are not timed.
+  // Every run of a sample has inputs of its own, 256 MB together, so that no cache holds them. On a GPU a sample is
+  // the replay of one graph, so that the host's launches are not timed.
   void both_directions(const BenchOp& op) {
     int64_t bytes = 0;
     for (const BenchInput& input : op.inputs) bytes += input.shape.numel() * size_of(dtype_);
@@ -236,12 +237,8 @@ int bench_ops(int argc, char** argv) {
   app.add_option("--seconds", s.seconds, "the most that one row's samples may take")->capture_default_str();
   app.add_option("--rows", s.sizes.T, "tokens in a batch")->capture_default_str()->check(CLI::Range(256, 1 << 20));
   app.add_option("--json", s.json, "write the results to this file too");
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return run_tool("bench ops", app, argc, argv, [&] {
     if (s.dtype.empty()) s.dtype = s.device.starts_with("cuda") ? "bfloat16" : "float32";
     return Bench(s).run();
-  } catch (const std::exception& e) {
-    fmt::print(stderr, "bench ops: {}\n", e.what());
-    return 1;
-  }
+  });
 }

@@ -212,8 +212,7 @@ int run(const Bench& bench) {
              gpu && o.graphs ? ", CUDA graphs" : "");
   fmt::print(
       "speed      {:.0f} sequences/s, {:.0f} real tokens/s, {:.3g} TFLOP a step, {:.4g} TFLOP/s = {:.1f} % of the "
-      "{:.4g} that a "
-      "large matmul reaches here\n",
+      "{:.4g} that a large matmul reaches here\n",
       json["seq_per_s"].get<double>(), json["real_tokens_per_s"].get<double>(), 1e-12 * flops, tflops,
       100 * tflops / ceiling, ceiling);
   fmt::print("memory     {:.2f} GiB peak\n", json["peak_gib"].get<double>());

@@ -1,6 +1,5 @@
 #include "tools/bench_tokenizer.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -9,6 +8,7 @@
 #include "data/dataset_cli.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "tools/tool.h"
 
 using namespace glia;
 
@@ -66,8 +66,7 @@ int bench_tokenizer(int argc, char** argv) {
       ->check(CLI::Range(1, 1000));
   app.add_option("--threads", threads, "at most")->capture_default_str()->check(CLI::Range(1, 1024));
   add_dataset_flags(app, data);
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return run_tool("bench tokenizer", app, argc, argv, [&] {
     TextDataset set;
     std::string content;
     std::vector<std::string_view> texts;
@@ -78,6 +77,7 @@ int bench_tokenizer(int argc, char** argv) {
         texts.push_back(std::string_view(content).substr(begin, end - begin));
         begin = end + 1;
       }
+      if (texts.empty()) fail_input("{}: expected text, found an empty file", file);
       if (find_vocabulary(data).empty()) fail_input("a file needs --vocab FILE");
       set.source = file;
     } else {
@@ -93,8 +93,5 @@ int bench_tokenizer(int argc, char** argv) {
       if (t == threads) break;
     }
     return 0;
-  } catch (const Error& e) {
-    fmt::print(stderr, "bench tokenizer: {}\n", e.what());
-    return 1;
-  }
+  });
 }

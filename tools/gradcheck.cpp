@@ -1,13 +1,13 @@
-// gradcheck: every row of the table of ops, layers, routers and models, handwritten gradients against finite differences.
+// gradcheck: every row of the table of ops, layers, routers and models, handwritten gradients against finite
+// differences.
 #include "tests/gradcheck.h"
 
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
+#include "tools/tool.h"
 
 using namespace glia;
 
@@ -35,13 +35,17 @@ nlohmann::json as_json(const GradcheckResult& r) {
 int check(const std::string& device, const std::string& filter, const std::string& json,
           const GradcheckOptions& options) {
   Context context(Device::parse(device));
+  const std::vector<OpCase>& cases = op_cases();
+  const auto asked = [&](const OpCase& c) { return c.name.find(filter) != std::string::npos; };
+  if (std::none_of(cases.begin(), cases.end(), asked))
+    fail_input("--filter: no case has '{}' in its name; --list shows them", filter);
   nlohmann::json rows = nlohmann::json::array();
   int passed = 0, failed = 0, none = 0;
   fmt::print("gradients in float64 on {}, seed {}, bound {:g}\n", context.backend().description(), options.seed,
              options.bound);
   fmt::print("{:<44} {:>6} {:>7} {:>10} {:>7}  verdict\n", "case", "inputs", "checks", "max error", "ms");
-  for (const OpCase& c : op_cases()) {
-    if (c.name.find(filter) == std::string::npos) continue;
+  for (const OpCase& c : cases) {
+    if (!asked(c)) continue;
     const GradcheckResult r = gradcheck(context, c, options);
     const bool failure = r.verdict == GradcheckResult::Verdict::kFail;
     const std::string why = !failure          ? ""
@@ -55,7 +59,6 @@ int check(const std::string& device, const std::string& filter, const std::strin
     rows.push_back(as_json(r));
   }
   fmt::print("{} passed, {} failed, {} without a gradient\n", passed, failed, none);
-  if (passed + failed + none == 0) fail_input("gradcheck: no case has '{}' in its name; --list shows them", filter);
   if (!json.empty())
     write_file_atomic(json, nlohmann::json{{"commit", build_commit()},
                                            {"device", context.backend().description()},
@@ -81,13 +84,9 @@ int main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "of inputs, projections and directions")->capture_default_str();
   app.add_option("--plant-error", options.plant_error, "multiply one gradient of this case by 1.001: must fail")
       ->group("");
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return run_tool("gradcheck", app, argc, argv, [&] {
     if (!list) return check(device, filter, json, options);
     for (const OpCase& c : op_cases()) fmt::print("{}\n", c.name);
     return 0;
-  } catch (const std::exception& e) {
-    fmt::print(stderr, "gradcheck: {}\n", e.what());
-    return 1;
-  }
+  });
 }

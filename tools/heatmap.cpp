@@ -1,16 +1,16 @@
 // ./tools/heatmap results/seed3 — utilisation matrices as CSV, in the terminal, as SVG and PNG.
-#include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <filesystem>
 #include <map>
 
 #include "engine/core/check.h"
+#include "engine/core/file.h"
 #include "experiments/heatmap.h"
 #include "experiments/recompute.h"
 #include "experiments/results.h"
+#include "tools/tool.h"
 
 namespace {
 
@@ -79,6 +79,8 @@ int run(const Arguments& a) {
   const Listing listing = list_runs(a.path);
   const std::string out = a.out.empty() ? default_out(a.path) : a.out;
   const std::optional<int> layer = a.layer ? std::optional(a.layer) : std::nullopt;
+  const bool writes = wants(a, "csv") || wants(a, "svg") || wants(a, "png");
+  if (writes) make_folder(out);
   int status = 0;
   const auto complain = [&](const std::string& message) {
     fmt::print(stderr, "heatmap: {}\n", message);
@@ -106,8 +108,7 @@ int run(const Arguments& a) {
         complain(error.what());
       }
   if (shown == 0 && status == 0) complain(fmt::format("{}: has no run with experts", a.path));
-  if (shown > 0 && (wants(a, "csv") || wants(a, "svg") || wants(a, "png")))
-    fmt::print("{} run{} written to {}\n", shown, shown == 1 ? "" : "s", out);
+  if (shown > 0 && writes) fmt::print("{} run{} written to {}\n", shown, shown == 1 ? "" : "s", out);
   return status;
 }
 
@@ -118,7 +119,7 @@ int main(int argc, char** argv) {
   CLI::App app("Utilisation matrices (topics × experts) of finished runs: CSV, terminal, SVG and PNG.");
   app.add_option("path", a.path, "a result folder, a seed<i> folder in it, or one run")->required();
   app.add_flag("--cls", a.cls, "CLS rows only: in the last layer only these can change the prediction");
-  app.add_option("--layer", a.layer, "this layer only, from 1")->check(CLI::PositiveNumber);
+  app.add_option("--layer", a.layer, "this layer only, from 1")->check(CLI::Range(1, 1000));
   app.add_option("--format", a.formats, "any of text, csv, svg, png")
       ->delimiter(',')
       ->check(CLI::IsMember({"text", "csv", "svg", "png"}));
@@ -129,11 +130,5 @@ int main(int argc, char** argv) {
   app.add_option("--vocab", a.vocabulary, "--recompute: the vocabulary");
   app.add_option("--cache", a.cache, "--recompute: folder for token ids");
   app.add_option("--device", a.device, "--recompute: cpu, cuda or cuda:N");
-  CLI11_PARSE(app, argc, argv);
-  try {
-    return run(a);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "heatmap: {}\n", error.what());
-    return 1;
-  }
+  return run_tool("heatmap", app, argc, argv, [&] { return run(a); });
 }

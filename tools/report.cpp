@@ -1,12 +1,10 @@
 // ./tools/report results — summary.json, summary.csv, report.html, plots; the table in the terminal; RESULTS.md on
 // request.
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
-
 #include "experiments/report.h"
 #include "experiments/tables.h"
+#include "tools/tool.h"
 
+using namespace glia;
 using namespace glia::results;
 
 int main(int argc, char** argv) {
@@ -18,15 +16,11 @@ int main(int argc, char** argv) {
   app.add_option("--markdown", markdown,
                  "write the tables as Markdown to this file too (RESULTS.md), from summary.json");
   app.add_flag("--no-plots", no_plots, "leave out plots/*.svg and *.png");
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return run_tool("report", app, argc, argv, [&] {
     const Summary summary = write_report(out);
     if (!no_plots) write_plots(out, summary, list_runs(out));
     if (!markdown.empty()) write_results_md(markdown, read_summary(out));
     fmt::print("{}\n{}/report.html\n", print_table(summary), out);
     return 0;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "report: {}\n", error.what());
-    return 1;
-  }
+  });
 }

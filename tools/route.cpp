@@ -1,13 +1,12 @@
 // ./tools/route results/seed0/astrocyte-hierarchical "Stocks fell on Monday" — which experts each token of a text
 // goes to, and what of it the token decided and what the sequence's context.
-#include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
-#include <fstream>
-#include <iostream>
+#include <sstream>
 
+#include "engine/core/file.h"
 #include "experiments/saved_model.h"
+#include "tools/tool.h"
 
 namespace {
 
@@ -20,20 +19,16 @@ struct Arguments {
 
 // One text a line; empty lines are left out.
 std::vector<std::string> texts_of(const Arguments& a) {
-  if (!a.text.empty()) return {a.text};
-  std::ifstream opened;
-  if (!a.file.empty() && a.file != "-") {
-    opened.open(a.file);
-    if (!opened) fail_input("{}: cannot open it", a.file);
-  }
+  const bool given = !a.text.empty(), standard = a.file.empty() || a.file == "-";
+  std::istringstream lines(given ? a.text : read_file(standard ? "/dev/stdin" : a.file));
   std::vector<std::string> texts;
-  for (std::string line; std::getline(opened.is_open() ? opened : std::cin, line);)
+  for (std::string line; std::getline(lines, line);)
     if (line.find_first_not_of(" \t\r") != std::string::npos) texts.push_back(line);
-  if (texts.empty()) fail_input("route: no text; give a sentence, --file FILE, or lines on standard input");
+  if (texts.empty()) fail_input("no text; give a sentence, --file FILE, or lines on standard input");
   return texts;
 }
 
-void run(const Arguments& a) {
+int run(const Arguments& a) {
   const std::vector<std::string> texts = texts_of(a);
   const results::Run saved = results::read_run(a.run);
   const WordPiece tokenizer = saved_tokenizer(saved, a.vocabulary);
@@ -49,7 +44,11 @@ void run(const Arguments& a) {
     if (a.json) all.push_back(results::as_json(trace));
     else fmt::print("{}\n", results::as_text(trace, color));
   }
-  if (a.json) fmt::print("{}\n", (all.size() == 1 ? all[0] : all).dump(1));
+  // Bytes that are no UTF-8 are shown as U+FFFD: JSON has no way to hold them.
+  if (a.json)
+    fmt::print("{}\n",
+               (all.size() == 1 ? all[0] : all).dump(1, ' ', false, results::Json::error_handler_t::replace));
+  return 0;
 }
 
 }  // namespace
@@ -66,12 +65,5 @@ int main(int argc, char** argv) {
   app.add_option("--precision", a.precision, "default: float32 on a CPU, the run's own on a GPU")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
   app.add_flag("--json", a.json, "JSON with all logits instead of text");
-  CLI11_PARSE(app, argc, argv);
-  try {
-    run(a);
-    return 0;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "route: {}\n", error.what());
-    return 1;
-  }
+  return run_tool("route", app, argc, argv, [&] { return run(a); });
 }

@@ -2,7 +2,6 @@
 // Statistics of a data set:  ./tools/tokenize --stats --data data/ag_news
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -12,6 +11,7 @@
 #include "data/dataset_cli.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "tools/tool.h"
 
 using namespace glia;
 
@@ -171,7 +171,9 @@ int run(const Options& o) {
   if (vocab.empty()) fail_input("data/ag_news/vocab.txt: no such file; type `make data` or say --vocab FILE");
   const WordPiece tokenizer(Vocabulary::from_file(vocab), o.data.lowercase);
   if (!o.file.empty()) {
-    tokenize_lines(read_file(o.file), tokenizer, o);
+    const std::string content = read_file(o.file);
+    if (content.empty()) fail_input("{}: expected text, found an empty file", o.file);
+    tokenize_lines(content, tokenizer, o);
   } else if (!o.texts.empty()) {
     for (const std::string& text : o.texts) tokenize_lines(text, tokenizer, o);
   } else {
@@ -196,11 +198,5 @@ int main(int argc, char** argv) {
   app.add_flag("--stats", o.stats,
                "statistics of the data set: classes, lengths, share cut, unknown pieces, speed");
   add_dataset_flags(app, o.data);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    return run(o);
-  } catch (const Error& e) {
-    fmt::print(stderr, "tokenize: {}\n", e.what());
-    return 1;
-  }
+  return run_tool("tokenize", app, argc, argv, [&] { return run(o); });
 }

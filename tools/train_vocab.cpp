@@ -2,20 +2,20 @@
 // Without files it takes the train texts of the data set that the flags choose.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 
 #include "data/dataset_cli.h"
 #include "data/vocab_trainer.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "tools/tool.h"
 
 using namespace glia;
 
 namespace {
 
-void run(const std::vector<std::string>& files, const std::string& out, const DatasetOptions& data,
-         VocabTrainerOptions options) {
+int run(const std::vector<std::string>& files, const std::string& out, const DatasetOptions& data,
+        VocabTrainerOptions options) {
   const auto start = std::chrono::steady_clock::now();
   VocabTrainer trainer(data.lowercase);
   if (files.empty()) {
@@ -36,6 +36,7 @@ void run(const std::vector<std::string>& files, const std::string& out, const Da
   vocabulary.save(out);
   fmt::print("{}: {} tokens in {:.1f} s\n", out, vocabulary.size(),
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return 0;
 }
 
 }  // namespace
@@ -50,14 +51,8 @@ int main(int argc, char** argv) {
   app.add_option("--out", out, "the vocabulary")->capture_default_str();
   app.add_option("--size", options.size, "tokens at most")->capture_default_str();
   app.add_option("--min-count", options.min_count, "of a pair or a character that becomes a token")
+      ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   add_dataset_flags(app, data);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    run(files, out, data, options);
-    return 0;
-  } catch (const Error& e) {
-    fmt::print(stderr, "train_vocab: {}\n", e.what());
-    return 1;
-  }
+  return run_tool("train_vocab", app, argc, argv, [&] { return run(files, out, data, options); });
 }

@@ -1,6 +1,6 @@
-// GLIA_CLONES in front of a function: it is compiled a second time for CPUs with AVX-512, and the loader takes the version
-// that fits the machine. A build for plain x86-64-v3 then runs everywhere and computes exponentials twice as fast where it can.
-// For leaf functions with the hot loop: what they call must be inlined to profit.
+// GLIA_CLONES in front of a function: it is compiled a second time for CPUs with AVX-512, and the loader takes the
+// version that fits the machine. A build for plain x86-64-v3 then runs everywhere and computes exponentials twice
+// as fast where it can. For leaf functions with the hot loop: what they call must be inlined to profit.
 #pragma once
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \

@@ -60,8 +60,14 @@ std::string read_file(const std::filesystem::path& path) {
   return content;
 }
 
+void make_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail_input("{}: cannot make this folder: {}", path.string(), error.message());
+}
+
 void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
-  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
+  if (path.has_parent_path()) make_folder(path.parent_path());
   // The process id keeps two programs that write the same file from sharing a temporary one.
   const std::filesystem::path temporary = path.string() + "." + std::to_string(::getpid()) + ".tmp";
   try {

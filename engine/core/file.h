@@ -11,6 +11,9 @@ namespace glia {
 // The whole file. Errors name the path and the reason (missing, a directory, unreadable).
 std::string read_file(const std::filesystem::path& path);
 
+// The folder and those above it, where they are not there yet. An error names the path and the reason.
+void make_folder(const std::filesystem::path& path);
+
 // Writes a temporary file beside `path`, flushes it to the disk and renames it; creates the folders on the way.
 // An error (disk full) removes the temporary file and throws.
 void write_file_atomic(const std::filesystem::path& path, std::string_view content);

@@ -1,8 +1,8 @@
 // Counter-based randomness: Philox 4x32-10 (Salmon et al., SC 2011), the same bits on CPU and CUDA.
 //
-// A number is a pure function of (seed, purpose, step, element); nothing is advanced, so neither the thread count nor the
-// order of the calls matters. key = seed; counter = (block lo, block hi, step, purpose); a block holds 4 words, and
-// element e is word e % 4 of block e / 4. On CUDA the block comes from cuRAND's device function.
+// A number is a pure function of (seed, purpose, step, element); nothing is advanced, so neither the thread count
+// nor the order of the calls matters. key = seed; counter = (block lo, block hi, step, purpose); a block holds 4
+// words, and element e is word e % 4 of block e / 4. On CUDA the block comes from cuRAND's device function.
 #pragma once
 
 #include <cmath>
@@ -78,8 +78,9 @@ GLIA_HD uint32_t bernoulli_threshold(double p) {
 
 namespace rng_detail {
 
-// ln u for u in (0, 1) and cos 2πu for u in [0, 1), to about 1e-15. Every step is an explicit fma, or a product or sum that
-// nothing could be contracted into, so that g++ and nvcc produce the same bits; the C library's functions would not.
+// ln u for u in (0, 1) and cos 2πu for u in [0, 1), to about 1e-15. Every step is an explicit fma, or a product or
+// sum that nothing could be contracted into, so that g++ and nvcc produce the same bits; the C library's functions
+// would not.
 GLIA_HD double log_exact(double u) {
   int exponent;
   double m = frexp(u, &exponent);  // m in [0.5, 1)

@@ -36,8 +36,8 @@ Allocator::Block Allocator::allocate(int64_t bytes) {
     ++stats_.system_allocations;
     CHECK(
         block.data,
-        "out of memory on {}: {} bytes asked for; active {}, peak {}, cached {}, free on the device {}; lower the batch "
-        "size, the model or the number of runs side by side",
+        "out of memory on {}: {} bytes asked for; active {}, peak {}, cached {}, free on the device {}; lower the "
+        "batch size, the model or the number of runs side by side",
         backend_.device().str(), bytes, stats_.active, stats_.peak, stats_.cached, backend_.free_bytes());
   }
   stats_.active += block.bytes;

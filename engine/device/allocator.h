@@ -1,5 +1,6 @@
-// A caching, stream-ordered allocator: a released block goes to a free list and is handed out again for the next request
-// of its size class without waiting, which is safe because one Context uses one stream. It counts what it does.
+// A caching, stream-ordered allocator: a released block goes to a free list and is handed out again for the next
+// request of its size class without waiting, which is safe because one Context uses one stream. It counts what it
+// does.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +35,13 @@ class Allocator {
   Block allocate(int64_t bytes);
   void release(Block block) noexcept;
 
-  // Blocks allocated while a CUDA graph is captured belong to pool 1 for ever: a later replay writes to them, so no tensor
-  // outside a capture may get them.
+  // Blocks allocated while a CUDA graph is captured belong to pool 1 for ever: a later replay writes to them, so no
+  // tensor outside a capture may get them.
   void use_pool(int pool) { pool_ = pool; }
 
-  // For tests: blocks are handed out full of ones (NaN in every floating type, so that what is read before it is written
-  // shows), between two margins of ones that must still be there when the block comes back. Waits for the device each time.
+  // For tests: blocks are handed out full of ones (NaN in every floating type, so that what is read before it is
+  // written shows), between two margins of ones that must still be there when the block comes back. Waits for the
+  // device each time.
   void guard(bool on) { guard_ = on; }
   int64_t overwritten() const { return overwritten_; }  // blocks that came back with a broken margin
 

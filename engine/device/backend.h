@@ -1,5 +1,6 @@
 // What a device must be able to do for the allocator and for tensors. Two implementations: cpu_backend.cpp and
-// cuda/backend.cpp. Everything is ordered on the backend's one stream; only synchronize() and copies to the host wait.
+// cuda/backend.cpp. Everything is ordered on the backend's one stream; only synchronize() and copies to the
+// host wait.
 #pragma once
 
 #include <cstdint>

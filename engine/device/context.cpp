@@ -37,13 +37,17 @@ std::unique_ptr<Backend> make_backend(Device device) {
 int cuda_device_count() { return 0; }
 #endif
 
+bool finite_check_wanted() {
+  const char* value = std::getenv("GLIA_CHECK_FINITE");
+  return value && *value && std::string_view(value) != "0";
+}
+
 Context::Context(Device device, uint64_t seed)
     : backend_(make_backend(device)), allocator_(std::make_unique<Allocator>(*backend_)), seed_(seed) {
   step_ = static_cast<uint32_t*>(backend_->allocate(sizeof(uint32_t)));
   CHECK(step_, "out of memory on {}: 4 bytes for the step", device.str());
   set_step(0);
-  const char* finite = std::getenv("GLIA_CHECK_FINITE");
-  check_finite = finite && *finite && std::string_view(finite) != "0";
+  check_finite = finite_check_wanted();
 }
 
 Context::~Context() { backend_->release(step_); }

@@ -1,5 +1,6 @@
-// Everything a computation needs and nothing global: device, stream, library handles, allocator, random state, autograd
-// mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread uses it at a time.
+// Everything a computation needs and nothing global: device, stream, library handles, allocator, random state,
+// autograd mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread
+// uses it at a time.
 #pragma once
 
 #include <memory>
@@ -12,6 +13,9 @@
 #include "engine/device/profiler.h"
 
 namespace glia {
+
+// Whether the environment says GLIA_CHECK_FINITE=1: then each new Context checks.
+bool finite_check_wanted();
 
 class Context {
  public:
@@ -27,8 +31,8 @@ class Context {
   CudaHandles& cuda() { return *backend_->cuda(); }
   void synchronize() { backend_->synchronize(); }
 
-  // Randomness is keyed by (seed, purpose, step, element). The step lies in device memory, where kernels and replayed
-  // graphs read it; whoever trains sets it before each step.
+  // Randomness is keyed by (seed, purpose, step, element). The step lies in device memory, where kernels and
+  // replayed graphs read it; whoever trains sets it before each step.
   uint64_t seed() const { return seed_; }
   void set_seed(uint64_t seed) { seed_ = seed; }
   void set_step(uint32_t step);
@@ -36,7 +40,7 @@ class Context {
   RandomKey random_key(uint32_t purpose) const { return {seed_, purpose, step_}; }
 
   bool grad_enabled = true;   // see NoGrad in autograd.h
-  bool check_finite = false;  // GLIA_CHECK_FINITE=1: every op's output is read back and must be finite; slow
+  bool check_finite;          // finite_check_wanted(): every op's output is read back and must be finite; slow
   uint64_t next_node_id = 1;  // creation order of autograd nodes, a topological order
   Profiler profiler;
 

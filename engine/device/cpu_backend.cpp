@@ -21,7 +21,7 @@ class CpuBackend final : public Backend {
         model = line.substr(line.find(": ") + 2);
         break;
       }
-    return fmt::format("{}, {} threads", model, omp_get_max_threads());
+    return fmt::format("{}, {} thread{}", model, omp_get_max_threads(), omp_get_max_threads() == 1 ? "" : "s");
   }
   void* allocate(int64_t bytes) override { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }
   void release(void* p) noexcept override { std::free(p); }

@@ -26,7 +26,8 @@ template <class T>
 void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* partial,
                         Accumulator<T>* db, int64_t rows, int64_t n, Stream stream);
 
-// Enough chunks for about 512 blocks of 256 columns; depends on the shape only, so the sums have the same bits everywhere.
+// Enough chunks for about 512 blocks of 256 columns; depends on the shape only, so the sums have the same bits
+// everywhere.
 inline int bias_chunks(int64_t rows, int64_t n) {
   const int64_t wanted = 512 / std::clamp<int64_t>((n + 255) / 256, 1, 512);
   return static_cast<int>(std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, (rows + 7) / 8)));

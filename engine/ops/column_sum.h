@@ -1,5 +1,5 @@
-// Sums over rows: the bias gradients. Rows are cut into chunks whose number depends on the shape only, each chunk is summed
-// in row order, the chunks in chunk order: the same bits every time, without atomics.
+// Sums over rows: the bias gradients. Rows are cut into chunks whose number depends on the shape only, each chunk
+// is summed in row order, the chunks in chunk order: the same bits every time, without atomics.
 #pragma once
 #include "engine/core/bfloat16.h"
 #include "engine/device/stream.h"

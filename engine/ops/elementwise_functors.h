@@ -1,6 +1,6 @@
-// Every element-wise op's mathematics, once for both compilers. A unary functor is {value, derivative}: the derivative is
-// given the input, or the output where kFromOutput says so (then the op saves its output). A linear functor saves nothing and
-// needs no derivative. A is float or double.
+// Every element-wise op's mathematics, once for both compilers. A unary functor is {value, derivative}: the
+// derivative is given the input, or the output where kFromOutput says so (then the op saves its output). A linear
+// functor saves nothing and needs no derivative. A is float or double.
 #pragma once
 #include "engine/core/math.h"
 

@@ -13,12 +13,12 @@ Var linear(const Var& x, const Var& w, const Var& b = {});
 // y = gelu(x wᵀ + b) (erf form), fused where the device has a kernel for it; same arguments.
 Var linear_gelu(const Var& x, const Var& w, const Var& b);
 
-// y[r] = w[e] x[r] + b[e] for the rows r of group e, offsets[e] <= r < offsets[e + 1]; rows from offsets[E] on are 0.
+// y[r] = w[e] x[r] + b[e] for the rows r of group e, offsets[e] <= r < offsets[e + 1]; 0 from row offsets[E] on.
 //                      x [N, I], w [E, O, I], b [E, O] or undefined, offsets int32 [E + 1] on the device → [N, O]
 Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offsets);
 
-// Tensor-level product for gradients and tools: c = op(a) op(b), into c (=). 2-D or batched 3-D, a and b of one dtype;
-// c of the same or, for bfloat16 operands, float32.
+// Tensor-level product for gradients and tools: c = op(a) op(b), into c (=). 2-D or batched 3-D, a and b of one
+// dtype; c of the same or, for bfloat16 operands, float32.
 void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b);
 
 }  // namespace glia

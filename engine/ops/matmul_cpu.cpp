@@ -1,5 +1,5 @@
-// CPU products: oneDNN for float32 and bfloat16; float64 (gradient checks) and builds without oneDNN take a plain blocked
-// kernel of our own.
+// CPU products: oneDNN for float32 and bfloat16; float64 (gradient checks) and builds without oneDNN take a plain
+// blocked kernel of our own.
 #include <algorithm>
 #include <vector>
 
@@ -53,8 +53,9 @@ template <class T, class C> void gemm_plain(const GemmShape& s, const T* a, cons
 template <class T>
 constexpr auto kType = std::is_same_v<T, float> ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
 
-// float32 takes oneDNN's BLAS-like call: as fast as its primitives, and nothing is made for a new shape. (Packed batches and
-// groups of rows have new shapes at each step, and a primitive for one costs 0.1 to 0.3 ms, more than a small product.)
+// float32 takes oneDNN's BLAS-like call: as fast as its primitives, and nothing is made for a new shape. (Packed
+// batches and groups of rows have new shapes at each step, and a primitive for one costs 0.1 to 0.3 ms, more than a
+// small product.)
 void gemm_float(const GemmShape& s, const float* a, const float* b, float* c, const float* bias) {
   if (bias)
     parallel_for(s.m, std::max<int64_t>(1, 16384 / s.n), [&](int64_t begin, int64_t end) {

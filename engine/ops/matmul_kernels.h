@@ -1,6 +1,6 @@
-// Products on raw memory, row-major. C = op(A) op(B) (+ bias along N): op(A) [M, K], op(B) [K, N], C [M, N], overwritten.
-// `batch` products lie at the given element strides. T: float, double, bfloat16 (summed in float); C: T, or float for
-// bfloat16 operands. bias: [N] of type T, or nullptr.
+// Products on raw memory, row-major. C = op(A) op(B) (+ bias along N): op(A) [M, K], op(B) [K, N], C [M, N],
+// overwritten. `batch` products lie at the given element strides. T: float, double, bfloat16 (summed in float); C:
+// T, or float for bfloat16 operands. bias: [N] of type T, or nullptr.
 #pragma once
 #include <cstdint>
 

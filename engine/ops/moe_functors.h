@@ -30,7 +30,7 @@ GLIA_HD void choose_and_gate(const A* logits, int64_t experts, int64_t k, A* gat
   for (int64_t i = 0; i < k; ++i) gates[i] /= total;
 }
 
-// balance and energy from the importance, in expert order; and d(loss)/d(importance_e) for weights (db, de) on the two.
+// Balance and energy from the importance, in expert order; below, d(loss)/d(importance_e) for weights on the two.
 template <class A> GLIA_HD void losses_of(const A* importance, int64_t experts, A real, A* losses) {
   A mean = 0, variance = 0, energy = 0;
   for (int64_t e = 0; e < experts; ++e) mean += importance[e];

@@ -1,4 +1,4 @@
-// Fills memory with random numbers on the device where it lies: what initialises 88 million weights in a millisecond.
+// Fills memory with random numbers on the device where it lies: 88 million weights take a millisecond.
 #pragma once
 #include "engine/ops/random_fill_kernels.h"
 #include "engine/tensor.h"

@@ -1,4 +1,5 @@
-// x = N(0, std²), or x += N(0, std²) when add; element i is drawn at (seed, purpose, step, i), the same on both devices.
+// x = N(0, std²), or x += N(0, std²) when add; element i is drawn at (seed, purpose, step, i), the same on both
+// devices.
 #pragma once
 #include <cmath>
 #include <cstdint>

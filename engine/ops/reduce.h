@@ -1,5 +1,5 @@
-// Reductions over one axis (removed from the shape) or over everything (shape []). Sums run in a fixed order; bfloat16 is
-// summed in float32. max: the gradient goes to the first maximum.
+// Reductions over one axis (removed from the shape) or over everything (shape []). Sums run in a fixed order;
+// bfloat16 is summed in float32. max: the gradient goes to the first maximum.
 #pragma once
 #include "engine/autograd.h"
 

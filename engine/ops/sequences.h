@@ -1,5 +1,6 @@
-// Packed sequences: B sequences of different lengths lie end to end in the rows of a [T, …] tensor. T is a capacity: rows
-// from offsets[B] on belong to no sequence ("the tail"), so that batches of nearly equal size can share buffers and graphs.
+// Packed sequences: B sequences of different lengths lie end to end in the rows of a [T, …] tensor. T is a
+// capacity: rows from offsets[B] on belong to no sequence ("the tail"), so that batches of nearly equal size can
+// share buffers and graphs.
 #pragma once
 #include <vector>
 
@@ -22,8 +23,8 @@ struct Sequences {
 Sequences make_sequences(Context& context, const std::vector<int32_t>& lengths, int64_t capacity = 0,
                          const std::vector<int32_t>& key_lengths = {});
 
-// Mean over the rows of each sequence, without its first row when skip_first (a sequence of one row then gives 0); only the
-// first key_lengths rows count where given.     x [T, H] → [B, H]
+// Mean over the rows of each sequence, without its first row when skip_first (a sequence of one row then gives 0);
+// only the first key_lengths rows count where given.     x [T, H] → [B, H]
 Var sequence_mean(const Var& x, const Sequences& sequences, bool skip_first);
 // y[t] = x[sequence_of[t]], 0 in the tail.      x [B, H] → [T, H]
 Var sequence_broadcast(const Var& x, const Sequences& sequences);

@@ -20,7 +20,7 @@ struct SequenceRows {
 namespace cpu {
 // y[b] = Σ or mean over the rows that count, 0 where none does.       y [count, h]
 template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y);
-// dx[t] = dy[b], or dy[b] / number of rows, in the rows that count; 0 elsewhere, tail included.       dx [tokens, h]
+// dx[t] = dy[b], or dy[b] / number of rows, in the rows that count; 0 elsewhere, tail included.      dx [tokens, h]
 template <class T> void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T* dy, T* dx);
 }  // namespace cpu
 

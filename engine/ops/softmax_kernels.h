@@ -14,7 +14,8 @@ template <class T> void log_softmax(const T* x, T* y, int64_t rows, int64_t n);
 template <class T> void log_softmax_gradient(const T* y, const T* dy, T* dx, int64_t rows, int64_t n);
 // y may be nullptr.
 template <class T> void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t rows, int64_t n);
-// dx = scale · dy[r] · softmax(x)[r]; labels, where given, subtract 1 at the label (cross-entropy) and dy is one number.
+// dx = scale · dy[r] · softmax(x)[r]; labels, where given, subtract 1 at the label (cross-entropy) and dy is one
+// number.
 template <class T, class D>
 void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels,
                         Accumulator<T> scale, T* dx, int64_t rows, int64_t n);

@@ -10,7 +10,7 @@ struct TopK {
 };
 TopK top_k(const Var& x, int64_t k);  // 1 <= k <= N
 
-// g[t, indices[t, k]] = values[t, k], 0 elsewhere.     values [T, K], indices int32 [T, K], distinct in a row → [T, N]
+// g[t, indices[t, k]] = values[t, k], 0 elsewhere.  values [T, K], indices int32 [T, K], distinct in a row → [T, N]
 Var scatter_last(const Var& values, const Tensor& indices, int64_t n);
 
 }  // namespace glia

@@ -1,4 +1,5 @@
-// The k largest of each row, and rows scattered to chosen columns.     x [rows, n], values [rows, k], indices int32 [rows, k]
+// The k largest of each row, and rows scattered to chosen columns.
+//                      x [rows, n], values [rows, k], indices int32 [rows, k]
 // Order: larger first, then the lower index; NaN counts as −∞. An index outside [0, n) is skipped.
 #pragma once
 #include <cstdint>
