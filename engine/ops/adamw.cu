@@ -30,9 +30,10 @@ __device__ bool is_touched(const int32_t* touched, uint32_t row) {
   return !touched || (__ldg(touched + row / 32) >> row % 32 & 1);
 }
 
-// Blocks take chunks in turns, first those of the bfloat16 gradients. The order of the additions is fixed by the
-// numbers of block and thread: kNormBlocks is the same on every GPU. The block that ends last adds the blocks'
-// sums.
+// Blocks take chunks in turns, those of T's gradients spread evenly among the bfloat16 ones: the table's wait for
+// memory more than they read, and would leave it idle if all blocks came to them together. The order of the additions
+// is fixed by the numbers of block and thread: kNormBlocks is the same on every GPU. The block that ends last adds the
+// blocks' sums.
 constexpr int kNormBlocks = 132 * 6;
 
 template <class T>
@@ -45,11 +46,18 @@ __global__ void __launch_bounds__(kThreads, 6)
   const auto all = [](int64_t) { return true; };
   const int64_t table = rows.count * rows.width;
   const auto width = static_cast<uint32_t>(rows.width);
+  // Of the chunks before the i-th, ⌊i · rest / chunks⌋ = before are of T; carry is the division's remainder.
+  const int rest = chunks - low_chunks;
+  const int64_t start = int64_t{blockIdx.x} * rest, stride = int64_t{gridDim.x} * rest;
+  const int stride_before = static_cast<int>(stride / chunks), stride_carry = static_cast<int>(stride % chunks);
+  int before = static_cast<int>(start / chunks), carry = static_cast<int>(start % chunks);
   double sum = 0;
-  for (int c = blockIdx.x; c < chunks; c += gridDim.x) {
-    const bool low = c < low_chunks;
-    const int64_t begin = (low ? c : c - low_chunks) * kNormChunk,
+  for (int i = blockIdx.x; i < chunks; i += gridDim.x) {
+    const bool low = carry + rest < chunks;
+    const int64_t begin = (low ? i - before : before) * kNormChunk,
                   end = min(low ? g.n_low : g.n, begin + kNormChunk);
+    before += stride_before, carry += stride_carry;
+    if (carry >= chunks) carry -= chunks, ++before;
     if (low) {
       sum = squares(sum, g.low, begin, end, all);
     } else if (begin >= table) {
