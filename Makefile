@@ -49,7 +49,7 @@ ifeq ($(CUDA),1)
   LDFLAGS  += -L$(CUDA_HOME)/lib64/stubs
 endif
 
-.PHONY: all test test-gpu bench data check-layers format clean packages
+.PHONY: all test test-gpu sanitize-gpu bench data check-layers format clean packages
 all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
@@ -100,6 +100,12 @@ test: all $(TESTS)
 
 test-gpu: all $(TESTS)
 	@GLIA_TEST_DEVICE=cuda $(TESTS) $(T)
+
+# The table of ops, layers and routers under compute-sanitizer: some minutes. Left out: what only repeats forward passes.
+sanitize-gpu: all $(TESTS)
+	@for tool in memcheck racecheck synccheck; do \
+	  echo "compute-sanitizer --tool $$tool" && GLIA_TEST_DEVICE=cuda compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(TESTS) -tc='table*' -tce='*finite diff*,*nothing is written*' || exit 1; done
 
 bench: all
 	./tools/bench ops

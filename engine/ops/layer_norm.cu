@@ -140,17 +140,6 @@ __global__ void __launch_bounds__(G > 8 ? 32 * G : kThreads)
   if (team.lane == 0) mean[r] = m, rstd[r] = inverse;
 }
 
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-  asm volatile(
-      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-      "l"(from)
-      : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending> __device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 template <class T> struct Backward {
   Row<T> row;
   const Accumulator<T>*mean, *rstd;
@@ -186,11 +175,11 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Back
         const int64_t i = r * n + team.column(p);
         if (team.column(p) >= n) continue;
         uint4* to = ring + slot * sources * piece + p * blockDim.x + threadIdx.x;
-        copy_async(to, a.row.in.x + i);
-        if (a.row.in.residual) copy_async(to += piece, a.row.in.residual + i);
+        copy_async(to, reinterpret_cast<const uint4*>(a.row.in.x + i));
+        if (a.row.in.residual) copy_async(to += piece, reinterpret_cast<const uint4*>(a.row.in.residual + i));
 #pragma unroll
         for (int t = 0; t < kMostTerms; ++t)
-          if (t < a.dy.count) copy_async(to += piece, a.dy.term[t] + i);
+          if (t < a.dy.count) copy_async(to += piece, reinterpret_cast<const uint4*>(a.dy.term[t] + i));
       }
     commit_copies();
   };

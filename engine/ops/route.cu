@@ -337,11 +337,9 @@ void route(const RouterShape& s, int64_t k, const bfloat16* x, const float* w, c
 void route_gradient(const RouterShape& s, const RouteGradient& g, const bfloat16* x, const float* w,
                     const float* context, const float* raw, float* sum_dlogits, bfloat16* dx, float* dw, float* db,
                     float* dcontext, float* partial, Stream stream) {
-  constexpr int W = 4;  // 16 bytes of w
   const int chunks = static_cast<int>(router_chunks(s.tokens, s.hidden));
-  const dim3 grid(chunks, 1, static_cast<int>((s.hidden + 64 * W - 1) / (64 * W)));
-  launch("route/gradient", gradient_kernel<W, bfloat16, float, GatesSource>, {grid, kThreads}, stream, s, x, w,
-         GatesSource{s, g, context, sum_dlogits}, dx, partial);
+  launch_gradient<4>("route/gradient", chunks, 1, stream, s, x, w, GatesSource{s, g, context, sum_dlogits}, dx,
+                     partial);
   const int sum_blocks = static_cast<int>((s.experts * (s.hidden + 1) + 31) / 32);
   const int context_blocks = dcontext && s.sequences > 0 ? warp_grid(s.sequences) : 0;
   launch("route/finish", finish_kernel<float>, {sum_blocks + context_blocks, kThreads}, stream, s, partial, chunks,

@@ -123,9 +123,8 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
                  stream, s, w, source, dx);
         }
         if (!sums && !(dx && fused)) return;
-        const dim3 grid(chunks, passes, static_cast<int>((s.hidden + 64 * W - 1) / (64 * W)));
-        launch("router_logits/gradient", gradient_kernel<W, T, A, LogitsSource<A>>, {grid, kThreads}, stream, s, x,
-               w, source, fused ? dx : nullptr, sums ? partial : nullptr);
+        launch_gradient<W>("router_logits/gradient", chunks, passes, stream, s, x, w, source, fused ? dx : nullptr,
+                           sums ? partial : nullptr);
       },
       x, w, dx);
   const int sum_blocks = sums ? static_cast<int>((s.experts * (s.hidden + 1) + 31) / 32) : 0;

@@ -35,6 +35,22 @@ template <int W, class T, class A> __device__ __forceinline__ void store(T* p, c
   }
 }
 
+// A copy to shared memory under way: 4, 8 or 16 bytes (fewer at once). Copies up to a commit_copies() are a group;
+// wait_for_copies<n>() waits for all but the last n groups of this thread.
+template <class P> __device__ __forceinline__ void copy_async(P* to, const P* from) {
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (sizeof(P) == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+  else if constexpr (sizeof(P) == 4 || sizeof(P) == 8)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(static_cast<int>(sizeof(P)))
+                 : "memory");
+  else *to = *from;
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending> __device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 template <int W> struct Width { static constexpr int value = W; };
 
 // f(Width<W>{}, i) for i = 0, W, 2W, …; what is left over, one by one, as f(Width<1>{}, i).

@@ -43,18 +43,23 @@ template <class A> struct LogitsSource {
   }
 };
 
+// What a block of gradient_kernel has of a token in shared memory, and of how many tokens: 48 KB at most.
+constexpr int kColumnThreads = 64;
+template <int W, class T> constexpr int kTokenBytes = static_cast<int>(sizeof(T)) * W* kColumnThreads;
+template <int W, class T> constexpr int kTileTokens = std::min(128, 48 * 1024 / kTokenBytes<W, T>);
+
 // One pass over x: dx[t] = Σ_e dr[t, e] w[e], and of the chunk's tokens
 //     partial[chunk, e, j] = Σ_t dr[t, e] x[t, j],  partial[chunk, e, H] = Σ_t dr[t, e].
 // grid (chunks, ⌈E / 8⌉, ⌈H / (64·W)⌉), block 64 × 4: a thread has W columns of every 4th token, and of w and the
-// sums of 8 experts in registers; the four sums are added in order. dx only where E <= 8 (else nullptr); partial
-// may be nullptr.
+// sums of 8 experts in registers; the four sums are added in order. A tile's x is on its way to shared memory while dr
+// is made; a thread reads what it copied itself. dx only where E <= 8 (else nullptr); partial may be nullptr.
 template <int W, class T, class A, class Source>
 __global__ void __launch_bounds__(kThreads, 2)
     gradient_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, Source source,
                     T* __restrict__ dx, A* __restrict__ partial) {
   begin_kernel();
-  constexpr int kTile = 128, kColumnThreads = 64, kLanes = kThreads / kColumnThreads, kColumns = kColumnThreads * W;
-  constexpr int kAhead = sizeof(T) == 2 ? 6 : 4;  // rows in flight
+  constexpr int kTile = kTileTokens<W, T>, kLanes = kThreads / kColumnThreads, kColumns = kColumnThreads * W;
+  extern __shared__ uint4 copied[];
   __shared__ __align__(16) A dr[kTile][kExpertsPerPass];
   __shared__ __align__(16) A lane_sums[kLanes][kExpertsPerPass][kColumns];
   __shared__ A warp_bias[kWarps][kExpertsPerPass], by_expert[kExpertsPerPass];
@@ -73,37 +78,30 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   for (int64_t tile = begin; tile < end; tile += kTile) {
     const int n = static_cast<int>(min(static_cast<int64_t>(kTile), end - tile));
-    Pack<T, W> rows[kAhead];
-    const auto fetch = [&](int i) {
-#pragma unroll
-      for (int a = 0; a < kAhead; ++a)
-        if (i + a * kLanes < n && inside)
-          rows[a] = *reinterpret_cast<const Pack<T, W>*>(x + (tile + i + a * kLanes) * s.hidden + column);
-    };
-    fetch(lane);      // these fly while the tile of dr is made
+    Pack<T, W>* const own = reinterpret_cast<Pack<T, W>*>(copied) + threadIdx.x;  // the first of its pieces
+    if (inside) {
+      const Pack<T, W>* from = reinterpret_cast<const Pack<T, W>*>(x + (tile + lane) * s.hidden + column);
+      for (int i = lane, p = 0; i < n; i += kLanes, ++p, from += kLanes * s.hidden / W)
+        copy_async(own + p * kThreads, from);
+    }
+    commit_copies();
     __syncthreads();  // the tile before may still be read
     source.fill(by_expert, tile, n, e0, dr);
     __syncthreads();
     for (int i = threadIdx.x; i < n * kExpertsPerPass; i += kThreads)  // a thread always has the same expert
       bias += dr[i / kExpertsPerPass][i % kExpertsPerPass];
     if (!inside) continue;
-    for (int i = lane; i < n; i += kLanes * kAhead) {
-      if (i != lane) fetch(i);
+    wait_for_copies<0>();
+    for (int row = lane, p = 0; row < n; row += kLanes, ++p) {
+      A d[kExpertsPerPass], v[W], to[W] = {};
 #pragma unroll
-      for (int a = 0; a < kAhead; ++a) {
-        const int row = i + a * kLanes;
-        if (row >= n) break;
-        A d[kExpertsPerPass], v[W], to[W] = {};
+      for (int e = 0; e < kExpertsPerPass; ++e) d[e] = dr[row][e];
+      load<W>(own[p * kThreads].v, v);
 #pragma unroll
-        for (int e = 0; e < kExpertsPerPass; ++e) d[e] = dr[row][e];
+      for (int e = 0; e < kExpertsPerPass; ++e)
 #pragma unroll
-        for (int k = 0; k < W; ++k) v[k] = static_cast<A>(rows[a].v[k]);
-#pragma unroll
-        for (int e = 0; e < kExpertsPerPass; ++e)
-#pragma unroll
-          for (int k = 0; k < W; ++k) sums[e][k] += d[e] * v[k], to[k] += d[e] * weight[e][k];
-        if (dx) store<W>(dx + (tile + row) * s.hidden + column, to);
-      }
+        for (int k = 0; k < W; ++k) sums[e][k] += d[e] * v[k], to[k] += d[e] * weight[e][k];
+      if (dx) store<W>(dx + (tile + row) * s.hidden + column, to);
     }
   }
   if (!partial) return;
@@ -130,6 +128,16 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int i = 0; i < kWarps; ++i) total += warp_bias[i][threadIdx.x];
     to[(e0 + threadIdx.x) * (s.hidden + 1) + s.hidden] = total;
   }
+}
+
+template <int W, class T, class A, class Source>
+void launch_gradient(const char* name, int chunks, int passes, Stream stream, const RouterShape& s, const T* x,
+                     const A* w, const Source& source, T* dx, A* partial) {
+  constexpr int kBytes = kTileTokens<W, T> * kTokenBytes<W, T>;
+  const auto kernel = gradient_kernel<W, T, A, Source>;
+  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  const int across = static_cast<int>((s.hidden + kColumnThreads * W - 1) / (kColumnThreads * W));
+  launch(name, kernel, {dim3(chunks, passes, across), kThreads, kBytes}, stream, s, x, w, source, dx, partial);
 }
 
 // dcontext[b, e], one warp a sequence: 4 rows of 8 experts at a time.
