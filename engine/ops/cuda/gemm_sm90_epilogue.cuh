@@ -19,24 +19,33 @@ __device__ __forceinline__ float normal_tail(float x) {
   p = fmaf(a, p, -1.147788939f);
   return exp2_fast(fmaf(a, p, -1.00022834f));
 }
-// x Φ(x) = max(x, 0) − |x| Φ(−|x|)
-__device__ __forceinline__ float gelu(float x) { return fmaf(-fabsf(x), normal_tail(x), fmaxf(x, 0.0f)); }
-// Φ(x) + x φ(x). With the tail q = Φ(−|x|) and r = 1 − |x| φ(x) / q (fit of degree 4, 3e-5 of the result):
-// q r for x < 0 and 1 − q r for x > 0.
-__device__ __forceinline__ float gelu_derivative(float x) {
-  const float a = fabsf(x);
-  float r = fmaf(a, 0.01124128245f, -0.09363080398f);
-  r = fmaf(a, r, -0.6467482866f);
-  r = fmaf(a, r, -0.7957735745f);
-  r = fmaf(a, r, 0.9999359033f);
-  return 0.5f + copysignf(fmaf(-normal_tail(x), r, 0.5f), x);
+// GELU(x) = x Φ(x) = max(x, 0) − |x| Φ(−|x|), and its slope Φ(x) + x φ(x) as a code: the byte 27 + 202 · slope, in the
+// low bits of a float's 2²³ + code. The slope lies in [−0.129, 1.129]; 0, ½ and 1 have codes of their own, so that units
+// which are off or fully on are exact, and the others are off by ½ / 202 at most. With q = Φ(−|x|) and
+// r = 1 − |x| φ(x) / q (own minimax fit of degree 3, 3e-4 of a slope) it is q r for x < 0 and 1 − q r for x > 0.
+constexpr float kSlopeScale = 202.0f, kSlopeZero = 27.0f, kWhole = 8388608.0f;
+__device__ __forceinline__ float gelu(float x, uint32_t& code) {
+  const float a = fabsf(x), q = normal_tail(x);
+  float r = fmaf(a, -0.05426949601f, -0.6862109809f);
+  r = fmaf(a, r, -0.7843480345f);
+  r = fmaf(a, r, 0.9994792827f);
+  const float from_half = fmaf(-kSlopeScale * q, r, kSlopeScale / 2);
+  code = __float_as_uint(copysignf(from_half, x) + (kWhole + kSlopeZero + kSlopeScale / 2));
+  return fmaf(-a, q, fmaxf(x, 0.0f));
+}
+// The slope of byte i of a word.
+__device__ __forceinline__ float slope(uint32_t codes, int i) {
+  const float whole = __uint_as_float(__byte_perm(codes, __float_as_uint(kWhole), 0x7650 + i));
+  return (whole - (kWhole + kSlopeZero)) * (1 / kSlopeScale);
+}
+__device__ __forceinline__ uint32_t pack_codes(const uint32_t (&c)[4]) {
+  return __byte_perm(__byte_perm(c[0], c[1], 0x40), __byte_perm(c[2], c[3], 0x40), 0x5410);
 }
 
 // Where a consumer thread stands; buffers in shared-memory addresses.
 struct Consumer {
   int team, member, warp, lane;  // team, warpgroup inside it, warp inside that
   uint32_t staging;              // this warp's chunks
-  uint32_t aux_barrier;          // this warp's: its chunks hold the pre-activation
   float* sums;                   // [warps of the team][kTileN]
   float* bias;                   // [2][kTileN] of the team, used in turns
   int stores = 0;                // pairs of chunks sent off so far; the next pair = stores % (kChunks / 2)
@@ -67,21 +76,35 @@ __device__ __forceinline__ uint32_t matrix_address(uint32_t chunk, int lane) {
   return chunk + ((m & 1) * 8 + r) * 128 + (((m >> 1) ^ r) << 4);
 }
 
-// Issued before the multiplications of the tile: the pre-activation comes into the chunks that the result will
-// replace.
+// Slopes of GELU lie in memory as the accumulators in the threads, tile by tile: 32 bytes a lane and 16 rows × 64
+// columns, in two halves so that a warp's 16-byte accesses are one line. Each kernel that has tiles of 128 columns finds
+// its own again, whatever its teams.
 template <class C>
-__device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMap* map, const Work& w) {
-  if (elected()) {
-    store_wait_read<0>();
-    barrier_expect(c.aux_barrier, C::kChunks * kChunkBytes);
-#pragma unroll
-    for (int q = 0; q < C::kChunks / 2; ++q)
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        load_3d(c.staging + (2 * q + e) * kChunkBytes, map, c.aux_barrier, w.col + pair_half<C>(q, e) * 64,
-                w.row + chunk_row<C>(c, pair_mi<C>(e)), 0, Cache::kNormal);
-  }
+__device__ __forceinline__ uint4* slope_codes(const Consumer& c, const Params& p, const Work& w, int q, int e) {
+  static_assert(C::kTileN == 128);
+  const int tile = w.row / kTileRows * ((p.n + C::kTileN - 1) / C::kTileN) + w.col / C::kTileN;
+  const int block = ((c.member + pair_mi<C>(e)) * 4 + c.warp) * 2 + pair_half<C>(q, e);
+  return p.slopes + (static_cast<long long>(tile) * 16 + block) * 64 + c.lane;
 }
+template <class C> struct Slopes {
+  uint4 codes[C::kChunks][2];
+  // Issued before the multiplications of the tile.
+  __device__ __forceinline__ void load(const Consumer& c, const Params& p, const Work& w) {
+#pragma unroll
+    for (int i = 0; i < C::kChunks; ++i) {
+      const uint4* from = slope_codes<C>(c, p, w, i / 2, i % 2);
+      codes[i][0] = __ldcs(from);
+      codes[i][1] = __ldcs(from + 32);
+    }
+  }
+  // Of accumulator i of a chunk.
+  __device__ __forceinline__ float operator()(int chunk, int i) const {
+    const uint4& x = codes[chunk][i / 16];
+    const int word = i / 4 % 4;
+    return slope(word == 0 ? x.x : word == 1 ? x.y : word == 2 ? x.z : x.w, i % 4);
+  }
+};
+struct NoSlopes {};
 
 // Lanes that differ in kBit exchange halves of their 2·kWidth sums: each keeps one half, added over both.
 template <int kWidth, int kBit> __device__ __forceinline__ void fold_columns(float (&s)[16], int lane) {
@@ -198,29 +221,11 @@ __device__ __forceinline__ void stage(uint32_t at, const float (&v)[32]) {
   }
 }
 
-// r = dx · GELU'(pre) of a chunk, the pre-activation read from it; column sums of the result (before it is rounded)
-// added to sum[16].
-__device__ __forceinline__ void gelu_gradient_chunk(uint32_t at, const float* acc, uint32_t (&r)[4][4],
-                                                    float (&sum)[16]) {
-#pragma unroll
-  for (int pair = 0; pair < 4; ++pair) load_matrices(at ^ (pair << 5), r[pair]);
-#pragma unroll
-  for (int pair = 0; pair < 4; ++pair)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float low = acc[pair * 8 + 2 * i] * gelu_derivative(unpack_low(r[pair][i]));
-      const float high = acc[pair * 8 + 2 * i + 1] * gelu_derivative(unpack_high(r[pair][i]));
-      sum[pair * 4 + (i >> 1) * 2] += low;
-      sum[pair * 4 + (i >> 1) * 2 + 1] += high;
-      r[pair][i] = pack_bf16(low, high);
-    }
-}
-
-// `tile` counts this team's tiles; `bias` is what load_bias gave.
-template <class C>
+// `tile` counts this team's tiles; `bias` is what load_bias gave; `slopes` are Slopes<C> for GELU's gradient.
+template <class C, class S>
 __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], const Work& w,
-                                         const Params& p, const CUtensorMap* map_out, const CUtensorMap* map_aux,
-                                         uint32_t tile, float bias) {
+                                         const Params& p, const CUtensorMap* map_out, uint32_t tile, float bias,
+                                         const S& slopes) {
   if constexpr (C::kEpilogue == Epilogue::kFloat) {
     float* out = p.direct + (static_cast<long long>(w.group) * p.m + w.row) * p.n + w.col;
     store_float<C>(c, acc, out, p.n, p.m - w.row, p.n - w.col);
@@ -233,28 +238,19 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     if (t < C::kTileN) c.bias[(tile & 1) * C::kTileN + t] = bias;
     team_sync<C>(c);
   }
-  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, tile & 1);
   // The chunks of a pair are written and sent off one step later, behind the arithmetic of the next pair, when the
-  // fence has nothing left to wait for. Without a second output a pair is two chunks; with one, a chunk and its
-  // GELU.
+  // fence has nothing left to wait for.
   const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
   const uint32_t lane_at = matrix_address(0, c.lane);
-  constexpr bool kTwo = C::kEpilogue == Epilogue::kBiasGelu;
   uint32_t pair = 0;
-  const auto send = [&](int step) {
+  const auto send = [&](int q) {
     fence_async_proxy();
     __syncwarp();
     if (elected()) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int q = kTwo ? step / 2 : step, part = kTwo ? step % 2 : e;
-        const int x = w.col + pair_half<C>(q, part) * 64, y = w.row + chunk_row<C>(c, pair_mi<C>(part));
-        if (kTwo && e == 0) {
-          if (p.write_pre) store_3d(map_aux, pair, x, y, z);
-        } else {
-          store_3d(map_out, pair + e * kChunkBytes, x, y, z);
-        }
-      }
+      for (int e = 0; e < 2; ++e)
+        store_3d(map_out, pair + e * kChunkBytes, w.col + pair_half<C>(q, e) * 64,
+                 w.row + chunk_row<C>(c, pair_mi<C>(e)), z);
       store_commit();
     }
   };
@@ -264,20 +260,19 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     float v[2][32];
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int mi = pair_mi<C>(e), h = pair_half<C>(q, e);
-      const float* a = &acc[mi][h * 32];
+      const int h = pair_half<C>(q, e);
+      const float* a = &acc[pair_mi<C>(e)][h * 32];
       if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
-        const uint32_t chunk = c.staging + (2 * q + e) * kChunkBytes + lane_at;
         if (e == 0 || C::kM64 == 1) {
 #pragma unroll
           for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
         }
-        uint32_t r[4][4];
-        gelu_gradient_chunk(chunk, a, r, sum);
-        if (q > 0 && e == 0) send(q - 1);
-        if (e == 0) pair = c.staging + 2 * q * kChunkBytes;
+        // Values 4 j and 4 j + 2 of a lane are of one column, 4 j + 1 and 4 j + 3 of the next.
 #pragma unroll
-        for (int g = 0; g < 4; ++g) store_matrices(chunk ^ (g << 5), r[g]);
+        for (int i = 0; i < 32; ++i) {
+          v[e][i] = a[i] * slopes(2 * q + e, i);
+          sum[i / 4 * 2 + i % 2] += v[e][i];
+        }
         if (e == 1 || C::kM64 == 1)
           reduce_columns(sum, c.lane, c.sums + (c.member * 4 + c.warp) * C::kTileN + h * 64);
       } else {
@@ -289,25 +284,29 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
           v[e][4 * j] = a[4 * j] + b.x, v[e][4 * j + 1] = a[4 * j + 1] + b.y;
           v[e][4 * j + 2] = a[4 * j + 2] + b.x, v[e][4 * j + 3] = a[4 * j + 3] + b.y;
         }
-        if constexpr (kTwo) {
-          float g[32];
+      }
+      if constexpr (C::kEpilogue == Epilogue::kBiasGelu) {
+        uint32_t words[8];
 #pragma unroll
-          for (int i = 0; i < 32; ++i) g[i] = gelu(v[e][i]);
-          if (q > 0 || e > 0) send(2 * q + e - 1);
-          pair = take_pair<C>(c);
-          if (p.write_pre) stage(pair + lane_at, v[e]);
-          stage(pair + kChunkBytes + lane_at, g);
+        for (int j = 0; j < 8; ++j) {
+          uint32_t code[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) v[e][4 * j + i] = gelu(v[e][4 * j + i], code[i]);
+          words[j] = pack_codes(code);
+        }
+        if (p.slopes != nullptr) {
+          uint4* to = slope_codes<C>(c, p, w, q, e);
+          __stcs(to, make_uint4(words[0], words[1], words[2], words[3]));
+          __stcs(to + 32, make_uint4(words[4], words[5], words[6], words[7]));
         }
       }
     }
-    if constexpr (!kTwo && C::kEpilogue != Epilogue::kGeluGradient) {
-      if (q > 0) send(q - 1);
-      pair = take_pair<C>(c);
-      stage(pair + lane_at, v[0]);
-      stage(pair + kChunkBytes + lane_at, v[1]);
-    }
+    if (q > 0) send(q - 1);
+    pair = take_pair<C>(c);
+    stage(pair + lane_at, v[0]);
+    stage(pair + kChunkBytes + lane_at, v[1]);
   }
-  send(kTwo ? C::kChunks - 1 : C::kChunks / 2 - 1);
+  send(C::kChunks / 2 - 1);
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
     // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's
     // writes.

@@ -70,7 +70,7 @@ struct Params {
   int gang_rows;  // so many of them below each other
   const void* bias;
   int bias_bf16;
-  int write_pre;          // forward with GELU: also store the pre-activation
+  uint4* slopes;          // GELU's, written (not if null) or read
   float* column_partial;  // [row tiles, n]
   float* direct;          // [groups, m, n] float32 weight gradient
   unsigned* flags;        // weight gradient: [blocks, warps], zero between kernels
