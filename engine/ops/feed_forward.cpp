@@ -2,7 +2,7 @@
 // wgmma kernels:
 //     pre = x w1ᵀ + b1, h = gelu(pre)   one kernel        dpre = (dy w2) ∘ gelu'(pre), Σ rows of dpre   one kernel
 //     y   = h w2ᵀ + b2                  one kernel        dx = dpre w1; dw2 = dyᵀ h; dw1 = dpreᵀ x      one each
-// Saved: x and h in bfloat16, gelu'(pre) as bytes.
+// Saved: x and h in bfloat16, gelu'(pre) in fixed point.
 #include "engine/ops/feed_forward.h"
 
 #include <algorithm>

@@ -38,9 +38,8 @@ bool gemm_sm90_available();
 void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
                   CUstream_st* stream);
 
-// pre = x Wᵀ + b, h = GELU(pre) = pre Φ(pre), and what its gradient needs: the slope GELU'(pre), in float32, then as a
-// byte that is off by ½ / 202 at most (the idea: Novikov et al. 2023, "Few-bit backward"): half of what pre takes in
-// bfloat16, and the gradient only multiplies.
+// pre = x Wᵀ + b, h = GELU(pre) = pre Φ(pre), and what its gradient needs: the slope GELU'(pre), from pre in float32, in
+// 16 bits of fixed point. That is more exact than pre in bfloat16 would be, and the gradient only multiplies.
 // x [R, I], w [E, O, I], bias [E, O] → slopes (gemm_slope_bytes(R, O); nullptr: not wanted), h [R, O] bf16
 void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups,
                        int outputs, int inputs, CUstream_st* stream);

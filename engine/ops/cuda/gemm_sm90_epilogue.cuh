@@ -19,33 +19,35 @@ __device__ __forceinline__ float normal_tail(float x) {
   p = fmaf(a, p, -1.147788939f);
   return exp2_fast(fmaf(a, p, -1.00022834f));
 }
-// GELU(x) = x Φ(x) = max(x, 0) − |x| Φ(−|x|), and its slope Φ(x) + x φ(x) as a code: the byte 27 + 202 · slope, in the
-// low bits of a float's 2²³ + code. The slope lies in [−0.129, 1.129]; 0, ½ and 1 have codes of their own, so that units
-// which are off or fully on are exact, and the others are off by ½ / 202 at most. With q = Φ(−|x|) and
-// r = 1 − |x| φ(x) / q (own minimax fit of degree 3, 3e-4 of a slope) it is q r for x < 0 and 1 − q r for x > 0.
-constexpr float kSlopeScale = 202.0f, kSlopeZero = 27.0f, kWhole = 8388608.0f;
-__device__ __forceinline__ float gelu(float x, uint32_t& code) {
-  const float a = fabsf(x), q = normal_tail(x);
-  float r = fmaf(a, -0.05426949601f, -0.6862109809f);
-  r = fmaf(a, r, -0.7843480345f);
-  r = fmaf(a, r, 0.9994792827f);
-  const float from_half = fmaf(-kSlopeScale * q, r, kSlopeScale / 2);
-  code = __float_as_uint(copysignf(from_half, x) + (kWhole + kSlopeZero + kSlopeScale / 2));
-  return fmaf(-a, q, fmaxf(x, 0.0f));
+// GELU(x) = x Φ(x) = max(x, 0) − |x| Φ(−|x|) from the tail Φ(−|x|)
+__device__ __forceinline__ float gelu(float x, float tail) { return fmaf(-fabsf(x), tail, fmaxf(x, 0.0f)); }
+// Its slope Φ(x) + x φ(x) in 16 bits, 2¹³ + 2¹⁵ · slope, as the low bits of the float 2²³ + code: the slope lies in
+// [−0.129, 1.129], and 0, ½ and 1 are exact. With r = 1 − |x| φ(x) / tail (fit of degree 4, 3e-5 of a slope) it is tail r
+// for x < 0 and 1 − tail r for x > 0.
+constexpr float kSlopeScale = 32768.0f, kSlopeZero = 8192.0f, kWhole = 8388608.0f;
+__device__ __forceinline__ uint32_t gelu_slope_code(float x, float tail) {
+  const float a = fabsf(x);
+  float r = fmaf(a, 0.01124128245f, -0.09363080398f);
+  r = fmaf(a, r, -0.6467482866f);
+  r = fmaf(a, r, -0.7957735745f);
+  r = fmaf(a, r, 0.9999359033f);
+  const float from_half = fmaf(-kSlopeScale * tail, r, kSlopeScale / 2);
+  return __float_as_uint(copysignf(from_half, x) + (kWhole + kSlopeZero + kSlopeScale / 2));
 }
-// The slope of byte i of a word.
-__device__ __forceinline__ float slope(uint32_t codes, int i) {
-  const float whole = __uint_as_float(__byte_perm(codes, __float_as_uint(kWhole), 0x7650 + i));
-  return (whole - (kWhole + kSlopeZero)) * (1 / kSlopeScale);
-}
-__device__ __forceinline__ uint32_t pack_codes(const uint32_t (&c)[4]) {
-  return __byte_perm(__byte_perm(c[0], c[1], 0x40), __byte_perm(c[2], c[3], 0x40), 0x5410);
+// The slopes of a word's halves.
+__device__ __forceinline__ float2 slopes_of(uint32_t codes) {
+  const auto value = [](uint32_t whole) {
+    return fmaf(__uint_as_float(whole), 1 / kSlopeScale, -(kWhole + kSlopeZero) / kSlopeScale);
+  };
+  constexpr uint32_t kHigh = 0x4b000000;  // of 2²³
+  return make_float2(value(__byte_perm(codes, kHigh, 0x7610)), value(__byte_perm(codes, kHigh, 0x7632)));
 }
 
 // Where a consumer thread stands; buffers in shared-memory addresses.
 struct Consumer {
   int team, member, warp, lane;  // team, warpgroup inside it, warp inside that
   uint32_t staging;              // this warp's chunks
+  uint32_t slope_barrier;        // this warp's: its chunks hold GELU's slopes
   float* sums;                   // [warps of the team][kTileN]
   float* bias;                   // [2][kTileN] of the team, used in turns
   int stores = 0;                // pairs of chunks sent off so far; the next pair = stores % (kChunks / 2)
@@ -76,35 +78,27 @@ __device__ __forceinline__ uint32_t matrix_address(uint32_t chunk, int lane) {
   return chunk + ((m & 1) * 8 + r) * 128 + (((m >> 1) ^ r) << 4);
 }
 
-// Slopes of GELU lie in memory as the accumulators in the threads, tile by tile: 32 bytes a lane and 16 rows × 64
-// columns, in two halves so that a warp's 16-byte accesses are one line. Each kernel that has tiles of 128 columns finds
-// its own again, whatever its teams.
+// GELU's slopes lie in memory as the accumulators in the threads: a chunk's 2 KB together, 16 bytes a lane at a time. Any
+// kernel with tiles of 128 columns finds its own again, whatever its teams.
 template <class C>
-__device__ __forceinline__ uint4* slope_codes(const Consumer& c, const Params& p, const Work& w, int q, int e) {
+__device__ __forceinline__ uint4* slope_chunk(const Consumer& c, const Params& p, const Work& w, int q, int e) {
   static_assert(C::kTileN == 128);
   const int tile = w.row / kTileRows * ((p.n + C::kTileN - 1) / C::kTileN) + w.col / C::kTileN;
-  const int block = ((c.member + pair_mi<C>(e)) * 4 + c.warp) * 2 + pair_half<C>(q, e);
-  return p.slopes + (static_cast<long long>(tile) * 16 + block) * 64 + c.lane;
+  const int chunk = ((c.member + pair_mi<C>(e)) * 4 + c.warp) * 2 + pair_half<C>(q, e);
+  return p.slopes + (static_cast<long long>(tile) * 16 + chunk) * (kChunkBytes / 16);
 }
-template <class C> struct Slopes {
-  uint4 codes[C::kChunks][2];
-  // Issued before the multiplications of the tile.
-  __device__ __forceinline__ void load(const Consumer& c, const Params& p, const Work& w) {
+// Issued before the multiplications of the tile: the slopes come into the chunks that the result will replace.
+template <class C>
+__device__ __forceinline__ void prefetch_slopes(const Consumer& c, const Params& p, const Work& w) {
+  if (elected()) {
+    store_wait_read<0>();
+    barrier_expect(c.slope_barrier, C::kChunks * kChunkBytes);
 #pragma unroll
-    for (int i = 0; i < C::kChunks; ++i) {
-      const uint4* from = slope_codes<C>(c, p, w, i / 2, i % 2);
-      codes[i][0] = __ldcs(from);
-      codes[i][1] = __ldcs(from + 32);
-    }
+    for (int i = 0; i < C::kChunks; ++i)
+      load_bytes(c.staging + i * kChunkBytes, slope_chunk<C>(c, p, w, i / 2, i % 2), kChunkBytes, c.slope_barrier,
+                 Cache::kPass);
   }
-  // Of accumulator i of a chunk.
-  __device__ __forceinline__ float operator()(int chunk, int i) const {
-    const uint4& x = codes[chunk][i / 16];
-    const int word = i / 4 % 4;
-    return slope(word == 0 ? x.x : word == 1 ? x.y : word == 2 ? x.z : x.w, i % 4);
-  }
-};
-struct NoSlopes {};
+}
 
 // Lanes that differ in kBit exchange halves of their 2·kWidth sums: each keeps one half, added over both.
 template <int kWidth, int kBit> __device__ __forceinline__ void fold_columns(float (&s)[16], int lane) {
@@ -221,11 +215,10 @@ __device__ __forceinline__ void stage(uint32_t at, const float (&v)[32]) {
   }
 }
 
-// `tile` counts this team's tiles; `bias` is what load_bias gave; `slopes` are Slopes<C> for GELU's gradient.
-template <class C, class S>
+// `tile` counts this team's tiles; `bias` is what load_bias gave.
+template <class C>
 __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], const Work& w,
-                                         const Params& p, const CUtensorMap* map_out, uint32_t tile, float bias,
-                                         const S& slopes) {
+                                         const Params& p, const CUtensorMap* map_out, uint32_t tile, float bias) {
   if constexpr (C::kEpilogue == Epilogue::kFloat) {
     float* out = p.direct + (static_cast<long long>(w.group) * p.m + w.row) * p.n + w.col;
     store_float<C>(c, acc, out, p.n, p.m - w.row, p.n - w.col);
@@ -238,6 +231,7 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     if (t < C::kTileN) c.bias[(tile & 1) * C::kTileN + t] = bias;
     team_sync<C>(c);
   }
+  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.slope_barrier, tile & 1);
   // The chunks of a pair are written and sent off one step later, behind the arithmetic of the next pair, when the
   // fence has nothing left to wait for.
   const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
@@ -267,11 +261,18 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
 #pragma unroll
           for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
         }
-        // Values 4 j and 4 j + 2 of a lane are of one column, 4 j + 1 and 4 j + 3 of the next.
+        const uint32_t codes = c.staging + (2 * q + e) * kChunkBytes + c.lane * 16;
+        uint4 x[4];
 #pragma unroll
-        for (int i = 0; i < 32; ++i) {
-          v[e][i] = a[i] * slopes(2 * q + e, i);
-          sum[i / 4 * 2 + i % 2] += v[e][i];
+        for (int i = 0; i < 4; ++i) x[i] = load_shared(codes + i * 512);
+          // Values 4 j and 4 j + 2 of a lane are of one column, 4 j + 1 and 4 j + 3 of the next.
+#pragma unroll
+        for (int i = 0; i < 32; i += 2) {
+          const int word = i / 2 % 4;
+          const uint4& y = x[i / 8];
+          const float2 slope = slopes_of(word == 0 ? y.x : word == 1 ? y.y : word == 2 ? y.z : y.w);
+          v[e][i] = a[i] * slope.x, v[e][i + 1] = a[i + 1] * slope.y;
+          sum[i / 4 * 2] += v[e][i], sum[i / 4 * 2 + 1] += v[e][i + 1];
         }
         if (e == 1 || C::kM64 == 1)
           reduce_columns(sum, c.lane, c.sums + (c.member * 4 + c.warp) * C::kTileN + h * 64);
@@ -286,23 +287,31 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
         }
       }
       if constexpr (C::kEpilogue == Epilogue::kBiasGelu) {
-        uint32_t words[8];
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          uint32_t code[4];
+        for (int i = 0; i < 32; ++i) v[e][i] = gelu(v[e][i], normal_tail(v[e][i]));
+      }
+      if constexpr (C::kEpilogue == Epilogue::kBiasGeluSlopes) {
+        uint4* to = slope_chunk<C>(c, p, w, q, e) + c.lane;
 #pragma unroll
-          for (int i = 0; i < 4; ++i) v[e][4 * j + i] = gelu(v[e][4 * j + i], code[i]);
-          words[j] = pack_codes(code);
-        }
-        if (p.slopes != nullptr) {
-          uint4* to = slope_codes<C>(c, p, w, q, e);
-          __stcs(to, make_uint4(words[0], words[1], words[2], words[3]));
-          __stcs(to + 32, make_uint4(words[4], words[5], words[6], words[7]));
+        for (int i = 0; i < 32; i += 8) {
+          uint32_t code[8];
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            float& x = v[e][i + j];
+            const float tail = normal_tail(x);
+            code[j] = gelu_slope_code(x, tail);
+            x = gelu(x, tail);
+          }
+          const auto two = [&](int j) { return __byte_perm(code[j], code[j + 1], 0x5410); };
+          __stcs(to + i * 4, make_uint4(two(0), two(2), two(4), two(6)));
         }
       }
     }
     if (q > 0) send(q - 1);
-    pair = take_pair<C>(c);
+    if constexpr (C::kEpilogue == Epilogue::kGeluGradient)
+      pair = c.staging + 2 * q * kChunkBytes;  // all have read it
+    else pair = take_pair<C>(c);
+    __syncwarp();
     stage(pair + lane_at, v[0]);
     stage(pair + kChunkBytes + lane_at, v[1]);
   }

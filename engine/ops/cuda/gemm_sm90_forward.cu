@@ -20,7 +20,7 @@ void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups gr
 }
 
 std::size_t gemm_slope_bytes(long long rows, long long columns) {
-  return static_cast<std::size_t>((rows + 127) / 128 * ((columns + 127) / 128)) * 128 * 128;
+  return static_cast<std::size_t>((rows + 127) / 128 * ((columns + 127) / 128)) * 128 * 128 * 2;
 }
 
 void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups,
@@ -31,7 +31,9 @@ void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, vo
   p.bias = bias.data;
   p.bias_bf16 = bias.bf16;
   p.slopes = static_cast<uint4*>(slopes);
-  run_rows<Config<Op::kForward, Epilogue::kBiasGelu, Ping, 1>>(x, w, h, p, groups, outputs, inputs, stream);
+  if (slopes != nullptr)
+    run_rows<Config<Op::kForward, Epilogue::kBiasGeluSlopes, Ping, 1>>(x, w, h, p, groups, outputs, inputs, stream);
+  else run_rows<Config<Op::kForward, Epilogue::kBiasGelu, Ping, 2>>(x, w, h, p, groups, outputs, inputs, stream);
 }
 
 }  // namespace glia::cuda

@@ -4,8 +4,6 @@
 // order of the tiles (gemm_sm90_schedule.cuh) and in what happens to the accumulators (gemm_sm90_epilogue.cuh).
 #pragma once
 
-#include <type_traits>
-
 #include "engine/ops/cuda/gemm_sm90_epilogue.cuh"
 
 namespace glia::cuda::sm90 {
@@ -21,10 +19,12 @@ template <class C> struct Layout {
   __device__ uint32_t full(int s) const { return barriers() + 8 * s; }
   __device__ uint32_t empty(int s) const { return barriers() + 8 * (C::kStages + s); }
   __device__ uint32_t turn(int g) const { return barriers() + 8 * (2 * C::kStages + g); }
+  __device__ uint32_t slopes(int w) const { return barriers() + 8 * (2 * C::kStages + 2 + w); }
+  static constexpr int kSlopeBarriers = 4 * C::kConsumers;
   static constexpr int kSumsAt = C::kStages * C::kStageBytes + C::kStagingBytes;
   static constexpr int kBiasAt = kSumsAt + C::kSumBytes;
   static constexpr int kBarriersAt = kBiasAt + C::kBiasBytes;
-  static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 2);
+  static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 2 + kSlopeBarriers);
   static constexpr int kOrderAt = kOffsetsAt + 4 * (kMaxGroups + 1);
   static_assert(kOrderAt + kMaxGroups <= C::kSharedBytes);
 
@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       barrier_init(at.empty(s), 4 * C::kTeamSize * C::kCluster);  // one arrival a warp
     }
     for (int g = 0; g < 2; ++g) barrier_init(at.turn(g), C::kTeamSize);
+    for (int w = 0; w < Layout<C>::kSlopeBarriers; ++w) barrier_init(at.slopes(w), 1);
     barrier_init_fence();
     prefetch_map(&map_a);
     prefetch_map(&map_b);
@@ -161,6 +162,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                warp,
                lane,
                at.staging() + consumer_warp * C::kChunks * kChunkBytes,
+               at.slopes(consumer_warp),
                reinterpret_cast<float*>(shared + Layout<C>::kSumsAt) + team * C::kTeamSize * 4 * C::kTileN,
                reinterpret_cast<float*>(shared + Layout<C>::kBiasAt) + team * 2 * C::kTileN};
     const uint32_t a0 = matrix_descriptor(at.a(0) + member * 8192, 8192);
@@ -180,8 +182,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       if constexpr (C::kTeams > 1) position = tile * w.k_iters;
       float bias = 0.0f;
       if constexpr (C::kHasBias) bias = load_bias<C>(c, p, w);
-      std::conditional_t<C::kEpilogue == Epilogue::kGeluGradient, Slopes<C>, NoSlopes> slopes;
-      if constexpr (C::kEpilogue == Epilogue::kGeluGradient) slopes.load(c, p, w);
+      if constexpr (C::kEpilogue == Epilogue::kGeluGradient) prefetch_slopes<C>(c, p, w);
       float acc[C::kM64][C::kTileN / 2];
 #pragma unroll
       for (int mi = 0; mi < C::kM64; ++mi)
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         }
         if (w.end > 0) schedule.for_each_part(w.end, [&](int block) { add_part<C>(c, acc, p, block); });
       }
-      epilogue<C>(c, acc, w, p, &map_out, own, bias, slopes);
+      epilogue<C>(c, acc, w, p, &map_out, own, bias);
       ++own;
     }
     if (elected()) store_wait_read<0>();

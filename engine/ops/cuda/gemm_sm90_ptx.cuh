@@ -160,6 +160,14 @@ __device__ __forceinline__ void load_3d_multicast(uint32_t dst, const CUtensorMa
       "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z), "h"(blocks), "l"(static_cast<uint64_t>(hint))
       : "memory");
 }
+__device__ __forceinline__ void load_bytes(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar,
+                                           Cache hint) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(dst),
+      "l"(src), "r"(bytes), "r"(bar), "l"(static_cast<uint64_t>(hint))
+      : "memory");
+}
 __device__ __forceinline__ void store_3d(const CUtensorMap* map, uint32_t src, int x, int y, int z) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
                "r"(src), "r"(x), "r"(y), "r"(z)
@@ -172,6 +180,15 @@ template <int kPending> __device__ __forceinline__ void store_wait_read() {
 }
 // Makes ordinary stores to shared memory visible to the copy engine and the tensor cores.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ uint4 load_shared(uint32_t addr) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(addr)
+               : "memory");
+  return v;
+}
 
 // --- 8×8 matrices of 16-bit values from registers to shared memory
 // ----------------------------------------------
