@@ -11,17 +11,10 @@ struct cublasLtContext;
 
 namespace glia {
 
-// A cudaStream_t, and how kernels are launched on it. Made from a plain handle it launches plainly.
-struct Stream {
-  CUstream_st* handle = nullptr;
-  bool overlap = false;  // a kernel's blocks start while the kernel before it drains: launch.cuh
-
-  Stream(CUstream_st* stream = nullptr) : handle(stream) {}
-  operator CUstream_st*() const { return handle; }
-};
+using Stream = CUstream_st*;  // cudaStream_t
 
 struct CudaHandles {
-  Stream stream;
+  Stream stream = nullptr;
   cublasContext* blas = nullptr;
   cublasLtContext* blas_lt = nullptr;
   void* workspace = nullptr;  // cuBLAS's own; never shared with kernels

@@ -242,8 +242,7 @@ void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradient
                 Stream stream) {
   const auto chunks = [](int64_t n) { return static_cast<int>((n + kNormChunk - 1) / kNormChunk); };
   const int low = chunks(g.n_low), all = low + chunks(g.n);
-  norm_kernel<<<std::min(all, kNormBlocks), kThreads, 0, stream>>>(o, step, g, rows, low, all);
-  CUDA_CHECK_LAUNCH("adamw_norm", stream);
+  launch("adamw_norm", norm_kernel<T>, {std::min(all, kNormBlocks), kThreads}, stream, o, step, g, rows, low, all);
 }
 
 template <class T>
@@ -255,17 +254,16 @@ void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegme
   const int64_t first = (rows.count * rows.width + 63) / 64 * 64;
   const int all = row_blocks + low_blocks + blocks(rest.n - first, kPerBlock<T>);
   if (all == 0) return;
-  update_kernel<<<all, kThreads, 0, stream>>>(o, factors, low, rest, rows, each, row_blocks, low_blocks, first);
-  CUDA_CHECK_LAUNCH("adamw_update", stream);
+  launch("adamw_update", update_kernel<T>, {all, kThreads}, stream, o, factors, low, rest, rows, each, row_blocks,
+         low_blocks, first);
 }
 
 template <class T>
 void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
                     const int32_t* pieces, const int32_t* count, int64_t most_pieces, Stream stream) {
   if (most_pieces == 0) return;
-  catch_up_kernel<<<grid_for(most_pieces, kRowThreads / 32), kRowThreads, 0, stream>>>(
-      o, rest, rows, reinterpret_cast<const int2*>(pieces), count);
-  CUDA_CHECK_LAUNCH("adamw_catch_up", stream);
+  launch("adamw_catch_up", catch_up_kernel<T>, {grid_for(most_pieces, kRowThreads / 32), kRowThreads}, stream, o,
+         rest, rows, reinterpret_cast<const int2*>(pieces), count);
 }
 
 #define INSTANTIATE(T)                                                                                            \

@@ -141,7 +141,6 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 // Online softmax (Milakov and Gimelshein, 2018) over tiles of 32 keys.
 template <class T, int kColumns>
 __global__ __launch_bounds__(kBlockThreads) void forward_kernel(const __grid_constant__ Params<T> p) {
-  begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_out, p.hidden());
   zero_tail(p, p.to_lse, p.heads);
@@ -190,7 +189,6 @@ __global__ __launch_bounds__(kBlockThreads) void forward_kernel(const __grid_con
 
 template <class T, int kColumns>
 __global__ __launch_bounds__(kBlockThreads) void dq_kernel(const __grid_constant__ Params<T> p) {
-  begin_kernel();
   using F = Accumulator<T>;
   zero_tail(p, p.to_dqkv, 3 * p.hidden());
   const Place at = place_of(p);
@@ -238,7 +236,6 @@ __global__ __launch_bounds__(kBlockThreads) void dq_kernel(const __grid_constant
 
 template <class T, int kColumns>
 __global__ __launch_bounds__(kBlockThreads) void dkv_kernel(const __grid_constant__ Params<T> p) {
-  begin_kernel();
   using F = Accumulator<T>;
   const Place at = place_of(p);
   if (at.row0 >= at.n) return;

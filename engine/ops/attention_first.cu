@@ -78,7 +78,6 @@ __device__ __forceinline__ void sum_quarters(float (&v)[8]) {
 }
 
 __global__ void __launch_bounds__(kWarps * 32) forward_kernel(const __grid_constant__ Params p) {
-  begin_kernel();
   __shared__ float weights[kWarps][kMostKeys];
   const Place s = place_of(p);
   if (!s.inside) return;
@@ -135,7 +134,6 @@ __global__ void __launch_bounds__(kWarps * 32) forward_kernel(const __grid_const
 }
 
 __global__ void __launch_bounds__(kWarps * 32) backward_kernel(const __grid_constant__ Params p) {
-  begin_kernel();
   const Place s = place_of(p);
   const int h = p.heads * kD, width = 2 * h;
   for (int row = p.offsets[p.sequences] + blockIdx.x; row < p.rows; row += gridDim.x)  // the tail

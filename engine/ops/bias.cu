@@ -18,7 +18,6 @@ struct Identity {
 template <class F, class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes)
     bias_kernel(F f, const T* x, const Accumulator<T>* b, T* y, int64_t rows, int64_t n) {
-  begin_kernel();
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;
   if (j >= n) return;
   Accumulator<T> add[W];
@@ -47,7 +46,6 @@ template <class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes)
     bias_gelu_gradient_kernel(const T* x, const Accumulator<T>* b, const T* dy, T* dx, Accumulator<T>* partial,
                               int64_t rows, int64_t n) {
-  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;

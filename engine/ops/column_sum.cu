@@ -11,7 +11,6 @@ constexpr int kLanes = 8;     // rows in flight a column
 template <class T, int W>
 __global__ void partial_kernel(const T* x, const int32_t* offsets, Accumulator<T>* partial, int64_t rows,
                                int64_t n) {
-  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t begin = offsets ? offsets[blockIdx.z] : 0, end = offsets ? offsets[blockIdx.z + 1] : rows;

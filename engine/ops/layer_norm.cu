@@ -87,7 +87,6 @@ template <class T, int G> struct Team {  // the threads that share a row, and ho
 template <class T, int G, bool kExtras>
 __global__ void __launch_bounds__(G > 8 ? 32 * G : kThreads)
     forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y, Accumulator<T>* mean, Accumulator<T>* rstd) {
-  begin_kernel();
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   __shared__ A shared[2][kMostWarps][1];
@@ -159,7 +158,6 @@ template <class T> struct Backward {
 // partial [grid, sums, n]
 template <class T, int G>
 __global__ void __launch_bounds__(32 * kMostWarps, 1) backward_kernel(const Backward<T> a) {
-  begin_kernel();
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   extern __shared__ uint4 ring[];
@@ -287,7 +285,6 @@ __device__ __forceinline__ Accumulator<T> gradient_at(const Backward<T>& a,
 template <class T>
 __global__ void __launch_bounds__(kThreads) long_forward_kernel(const Row<T> row, const Accumulator<T>* bias, T* y,
                                                                 Accumulator<T>* mean, Accumulator<T>* rstd) {
-  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = row.n;
@@ -311,7 +308,6 @@ __global__ void __launch_bounds__(kThreads) long_forward_kernel(const Row<T> row
 }
 
 template <class T> __global__ void __launch_bounds__(kThreads) long_backward_kernel(const Backward<T> a) {
-  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A shared[32];
   const int64_t n = a.row.n;
@@ -337,7 +333,6 @@ template <class T> __global__ void __launch_bounds__(kThreads) long_backward_ker
 
 // grid (columns / kThreads, chunks), after long_backward_kernel: a thread adds one column of its chunk of rows.
 template <class T> __global__ void __launch_bounds__(kThreads) long_columns_kernel(const Backward<T> a) {
-  begin_kernel();
   using A = Accumulator<T>;
   const int64_t n = a.row.n, j = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (j >= n) return;

@@ -6,7 +6,6 @@ namespace {
 
 // One thread a part; thread 0 adds the parts up.
 template <class T> __global__ void sum_losses_kernel(const __grid_constant__ LossTerms<T> l, T* total, T* parts) {
-  begin_kernel();
   __shared__ double shared[kMaxLossParts];
   const int p = threadIdx.x;
   if (p < l.parts) {
@@ -27,7 +26,6 @@ template <class T> __global__ void sum_losses_kernel(const __grid_constant__ Los
 
 template <class T>
 __global__ void sum_losses_backward_kernel(const __grid_constant__ LossTerms<T> l, const T* dtotal, T* dvalues) {
-  begin_kernel();
   const int i = threadIdx.x;
   if (i >= l.terms) return;
   for (int j = 0; j < l.size[i]; ++j)

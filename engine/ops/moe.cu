@@ -43,7 +43,6 @@ namespace {
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     importance_kernel(LoadShape s, const A* gates, const int32_t* chosen, A* partial) {
-  begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t begin = blockIdx.x * kLoadChunk * s.k, end = min(s.tokens * s.k, begin + kLoadChunk * s.k);
   for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
@@ -58,7 +57,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     losses_kernel(LoadShape s, const A* partial, int64_t chunks, A* losses, A* importance) {
-  begin_kernel();
   const int lane = threadIdx.x % 32;
   for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
     A sum = 0;
@@ -73,7 +71,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     losses_gradient_kernel(LoadShape s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates) {
-  begin_kernel();
   extern __shared__ char memory[];
   A* gradient = reinterpret_cast<A*>(memory);
   for (int64_t e = threadIdx.x; e < s.experts; e += kThreads)
@@ -118,7 +115,6 @@ namespace {
 __global__ void __launch_bounds__(kDispatchChunk)
     dispatch_count_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t rows, int32_t* counts,
                           int32_t* pair_of) {
-  begin_kernel();
   extern __shared__ int32_t histogram[];
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * kDispatchChunk + threadIdx.x; r < rows;
        r += static_cast<int64_t>(gridDim.x) * kDispatchChunk)
@@ -135,7 +131,6 @@ __global__ void __launch_bounds__(kDispatchChunk)
 __global__ void __launch_bounds__(kDispatchChunk)
     dispatch_place_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment,
                           const int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of) {
-  begin_kernel();
   constexpr int kChunkWarps = kDispatchChunk / 32;
   extern __shared__ int32_t shared[];
   int32_t *start = shared, *total = shared + experts, *by_warp = shared + 2 * experts;
@@ -197,7 +192,6 @@ namespace {
 template <int W, class T>
 __global__ void __launch_bounds__(kThreads)
     dispatch_rows_kernel(const T* x, const int32_t* pair_of, int64_t rows, int64_t hidden, int64_t k, T* z) {
-  begin_kernel();
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (r >= rows) return;
   const int32_t pair = pair_of[r];
@@ -217,7 +211,6 @@ __global__ void __launch_bounds__(kThreads)
 template <int W, class T, class A>
 __global__ void __launch_bounds__(kThreads) combine_rows_kernel(const T* z, const A* gates, const int32_t* row_of,
                                                                 int64_t tokens, int64_t hidden, int64_t k, T* y) {
-  begin_kernel();
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (t >= tokens) return;
   for (int64_t column = threadIdx.x % 32 * W; column < hidden; column += 32 * W) {
@@ -246,7 +239,6 @@ __global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
                             const int32_t* __restrict__ pair_of, const int32_t* __restrict__ row_of,
                             const T* __restrict__ dy, int64_t rows, int64_t pairs, int64_t hidden, int k,
                             T* __restrict__ dz, A* __restrict__ dgates, A* __restrict__ partial) {
-  begin_kernel();
   __shared__ A sums[kCombineTile][32 * W + 1];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kCombineTile + warp;
@@ -296,7 +288,6 @@ __global__ void __launch_bounds__(kCombineTile * 32, sizeof(T) == 2 ? 3 : 2)
 template <class A>
 __global__ void __launch_bounds__(512)
     group_sums_kernel(const A* __restrict__ partial, const int32_t* offsets, int64_t hidden, A* sums) {
-  begin_kernel();
   __shared__ A lanes[16][33];
   const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   const int first = offsets[blockIdx.y] / kCombineTile, last = offsets[blockIdx.y + 1] / kCombineTile;

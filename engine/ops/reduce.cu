@@ -8,7 +8,6 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     row_sum_kernel(AxisShape s, int64_t chunks, const T* x, Accumulator<T>* partial) {
-  begin_kernel();
   using A = Accumulator<T>;
   constexpr int W = kPackWidth<T>;
   const int lane = threadIdx.x % 32;
@@ -40,7 +39,6 @@ __global__ void __launch_bounds__(kThreads)
 // One block a row of partial sums.     partial [outer, chunks] → y [outer]
 template <class T, class A>
 __global__ void finish_rows_kernel(int64_t outer, int64_t chunks, const A* partial, A factor, T* y) {
-  begin_kernel();
   __shared__ A shared[32];
   for (int64_t o = blockIdx.x; o < outer; o += gridDim.x) {
     A sum = 0;
@@ -100,7 +98,6 @@ void axis_sum(const AxisShape& s, const T* x, double factor, Accumulator<T>* par
 template <class T, int W, bool kOneNumber>
 __global__ void __launch_bounds__(kThreads)
     spread_kernel(int64_t rows, int64_t columns, int64_t n, const T* x, Accumulator<T> f, T* y) {
-  begin_kernel();
   using A = Accumulator<T>;
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * W;
   if (j >= columns) return;
@@ -143,7 +140,6 @@ template <class T> void axis_spread(const AxisShape& s, const T* dy, double fact
 // One warp a column: its lanes look at every 32nd element, then the first of the largest wins.
 template <class T>
 __global__ void __launch_bounds__(kThreads) axis_max_kernel(AxisShape s, const T* x, T* y, int32_t* at) {
-  begin_kernel();
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t c = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; c < s.outer * s.inner;

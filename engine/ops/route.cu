@@ -111,7 +111,6 @@ __device__ __forceinline__ void multiply_rows(const bfloat16* row0, const bfloat
 __global__ void __launch_bounds__(kRouteThreads)
     context_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w,
                    const float* __restrict__ b, float* __restrict__ logits) {
-  begin_kernel();
   extern __shared__ __align__(16) bfloat16 parts[];
   const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3;
   const int64_t first = blockIdx.x * static_cast<int64_t>(kRouteRows) + threadIdx.x / 32 * 16;
@@ -130,7 +129,6 @@ __global__ void __launch_bounds__(kRouteThreads)
                  const float* __restrict__ b, const float* __restrict__ context, float* __restrict__ logits,
                  float* __restrict__ raw, float* __restrict__ gates, int32_t* __restrict__ chosen,
                  float* __restrict__ partial) {
-  begin_kernel();
   extern __shared__ __align__(16) bfloat16 parts[];
   __shared__ float l[kRouteRows][kMostExperts + 1], r[kRouteRows][kMostExperts + 1], gate[kRouteRows][kMostExperts];
   __shared__ int32_t choice[kRouteRows][kMostExperts];
@@ -258,7 +256,6 @@ __global__ void __launch_bounds__(kThreads)
     context_gradient_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w,
                             const float* __restrict__ dcontext, bfloat16* __restrict__ dx, float* __restrict__ dw,
                             float* __restrict__ db) {
-  begin_kernel();
   constexpr int kLanes = 32, kColumns = 16, kAhead = 6;
   __shared__ float lane_sums[kLanes][kMostExperts][kColumns];
   const int column = blockIdx.x * kColumns + threadIdx.x * 2, experts = static_cast<int>(s.experts);

@@ -15,7 +15,6 @@ template <int W, class T, class A>
 __global__ void __launch_bounds__(kRouterThreads, sizeof(A) == 4 ? 5 : 2)
     router_logits_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, const A* __restrict__ b,
                          const A* __restrict__ context, A* __restrict__ logits, A* __restrict__ raw) {
-  begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t first =
       (static_cast<int64_t>(blockIdx.x) * (kRouterThreads / 32) + threadIdx.x / 32) * kTokensPerWarp;
@@ -61,7 +60,6 @@ __global__ void __launch_bounds__(kRouterThreads, sizeof(A) == 4 ? 5 : 2)
 template <int W, class T, class A>
 __global__ void __launch_bounds__(kThreads, 3)
     router_dx_kernel(RouterShape s, const A* __restrict__ w, LogitsSource<A> source, T* __restrict__ dx) {
-  begin_kernel();
   const int lane = threadIdx.x % 32;
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kTokensPerWarp;
   if (first >= s.tokens) return;

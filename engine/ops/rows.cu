@@ -24,7 +24,6 @@ struct ByPosition {
 template <int W, class T, class Out, class Index>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const T* x, Index index, Out* y, int64_t n, int64_t rows, int64_t h) {
-  begin_kernel();
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t m = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; m < rows;
@@ -46,7 +45,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class Out, int W>
 __global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* order, Accumulator<T>* partial,
                                Out* y, int32_t n, int64_t rows, int64_t h) {
-  begin_kernel();
   using A = Accumulator<T>;
   constexpr int kAhead = 8;  // rows in flight
   const int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * W;
@@ -93,7 +91,6 @@ __global__ void scatter_kernel(const T* x, const int32_t* keys, const int32_t* o
 template <class A, class Out, int W>
 __global__ void scatter_crossing_kernel(const int32_t* keys, const A* partial, Out* y, int32_t n, int64_t rows,
                                         int64_t h) {
-  begin_kernel();
   const int64_t begin = blockIdx.x * kScatterChunk, end = begin + kScatterChunk;
   if (end >= rows) return;
   const int32_t key = keys[end - 1];
@@ -130,7 +127,6 @@ template <class T, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
     pieces_kernel(const T* x, const int32_t* entries, const int2* pieces, const int32_t* count,
                   Accumulator<T>* partial, Out* y, int64_t h) {
-  begin_kernel();
   using A = Accumulator<T>;
   using P = Pack<T, W>;
   constexpr int kAhead = W == 8 ? 4 : 8;                                              // rows in flight
@@ -162,7 +158,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class A, class Out, int W>
 __global__ void __launch_bounds__(kThreads)
     continued_pieces_kernel(const int2* pieces, const int32_t* count, const A* partial, Out* y, int64_t h) {
-  begin_kernel();
   const uint32_t packs = static_cast<uint32_t>((h + W - 1) / W), n = *count * packs;
   for (uint32_t k = blockIdx.x * kThreads + threadIdx.x; k < n; k += gridDim.x * kThreads) {
     const int64_t i = k / packs, j = static_cast<int64_t>(k % packs) * W;
@@ -188,7 +183,6 @@ __global__ void __launch_bounds__(kThreads)
 template <int W, class T, class Out>
 __global__ void __launch_bounds__(kThreads)
     input_kernel(InputTables<T> q, Out* __restrict__ y, int64_t tokens, int64_t h) {
-  begin_kernel();
   using A = Accumulator<T>;
   using P = Pack<T, W>;
   constexpr int kAhead = 2;
@@ -229,7 +223,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     type_sums_kernel(const T* dpositions, T* dtypes, int rows, int64_t types, int64_t h) {
-  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[8][33];
   const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
@@ -285,7 +278,6 @@ template <int W, class T, class Out>
 __global__ void __launch_bounds__(kThreads)
     position_sums_kernel(const T* __restrict__ dy, const int32_t* __restrict__ offsets, Out* __restrict__ dtable,
                          int sequences, int64_t longest, int64_t h) {
-  begin_kernel();
   using A = Accumulator<T>;
   constexpr int kLanes = kThreads / 32, kColumns = 32 * W;
   __shared__ __align__(16) A sums[kLanes][kColumns];
@@ -361,7 +353,7 @@ void sort_by_index(const int32_t* index, int32_t* keys, int32_t* order, int64_t 
                                              static_cast<const uint32_t*>(unsorted),
                                              reinterpret_cast<uint32_t*>(keys), static_cast<const int32_t*>(iota),
                                              order, static_cast<int>(rows), 0, s.bits, stream));
-  CUDA_CHECK_LAUNCH("sort_by_index", stream);
+  check_launch("sort_by_index", stream);
 }
 
 template <class T, class Out>

@@ -16,7 +16,6 @@ __device__ __forceinline__ void counted(const SequenceRows& s, int64_t b, int64_
 // grid (columns / (kColumns·W), count), block (kColumns, kLanes)
 template <class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes) reduce_kernel(SequenceRows s, const T* x, T* y) {
-  begin_kernel();
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;
@@ -48,7 +47,6 @@ __global__ void __launch_bounds__(kColumns* kLanes) reduce_kernel(SequenceRows s
 template <class T, int W>
 __global__ void __launch_bounds__(kThreads)
     spread_kernel(SequenceRows s, const int32_t* sequence_of, const T* dy, T* dx) {
-  begin_kernel();
   using A = Accumulator<T>;
   const int lane = threadIdx.x % 32;
   for (int64_t t = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; t < s.tokens;

@@ -207,7 +207,6 @@ template <class T, class D> struct LogSumExpGradient {
 
 template <int kTeam, int W, int P, class F>
 __global__ void __launch_bounds__(kThreads) for_each_row_kernel(int64_t rows, F f) {
-  begin_kernel();
   __shared__ typename F::A shared[32];
   constexpr int kTeams = kThreads / kTeam;
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * kTeams + threadIdx.x / kTeam; r < rows;
@@ -236,7 +235,6 @@ void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f,
 // One block: the mean of n values, thread t adding every 1024th.
 constexpr int kMeanThreads = 1024;
 template <class A> __global__ void __launch_bounds__(kMeanThreads) mean_kernel(const A* x, A* y, int64_t n) {
-  begin_kernel();
   __shared__ A shared[32];
   A sum = 0;
 #pragma unroll 8

@@ -11,7 +11,6 @@ __global__ void __launch_bounds__(kThreads)
     utilisation_kernel(UtilisationShape s, const T* gates, const int32_t* experts, const int32_t* labels,
                        const int32_t* sequence_of, const int32_t* offsets, const int32_t* key_lengths, double* sums,
                        bool in_shared) {
-  begin_kernel();
   extern __shared__ double shared[];
   const int64_t width = s.n_experts + 1, n = 2 * s.classes * width;
   double* to = in_shared ? shared : sums;

@@ -11,7 +11,6 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     top_k_kernel(const T* x, T* values, int32_t* indices, int64_t rows, int32_t n, int32_t k) {
-  begin_kernel();
   using A = Accumulator<T>;
   constexpr A kLowest = -std::numeric_limits<A>::infinity();
   const int lane = threadIdx.x % 32;

@@ -8,7 +8,6 @@ namespace {
 template <class T>
 __global__ void __launch_bounds__(1024) z_loss_kernel(const T* logits, const int32_t* sequence_of,
                                                       const int32_t* real, int64_t tokens, int64_t n, T* loss) {
-  begin_kernel();
   __shared__ double shared[32];
   double sum = 0;
   for (int64_t t = threadIdx.x; t < tokens; t += blockDim.x) {

@@ -5,7 +5,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <string_view>
 
 #include "engine/device/backend.h"
 #include "engine/device/cuda/capture_lock.h"
@@ -41,7 +40,7 @@ class CudaBackend final : public Backend {
     const CaptureLock lock(capture_mutex());
     CUDA_CHECK(cudaSetDevice(index));
     CUDA_CHECK(cudaGetDeviceProperties(&properties_, index));
-    CUDA_CHECK(cudaStreamCreateWithFlags(&handles_.stream.handle, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&handles_.stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaMalloc(&handles_.workspace, kWorkspaceBytes));
     handles_.workspace_bytes = kWorkspaceBytes;
     BLAS_CHECK(cublasCreate(&handles_.blas));
@@ -52,8 +51,6 @@ class CudaBackend final : public Backend {
     BLAS_CHECK(cublasSetWorkspace(handles_.blas, handles_.workspace, kWorkspaceBytes));
     handles_.multiprocessors = properties_.multiProcessorCount;
     handles_.capability = 10 * properties_.major + properties_.minor;
-    const char* pdl = std::getenv("GLIA_PDL");
-    handles_.stream.overlap = handles_.capability >= 90 && !(pdl && std::string_view(pdl) == "0");
     if (handles_.capability == 90) {
       handles_.parts_bytes = kPartBytes * (handles_.multiprocessors + 1);
       CUDA_CHECK(cudaMalloc(&handles_.parts, handles_.parts_bytes));

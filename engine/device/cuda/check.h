@@ -1,5 +1,5 @@
-// CUDA_CHECK(call) throws with the call's text. check_launch runs after every launch; with GLIA_CUDA_SYNC=1 each launch is
-// waited for, so that the error names the kernel that made it.
+// CUDA_CHECK(call) throws with the call's text. check_launch runs after every launch (launch.cuh); with
+// GLIA_CUDA_SYNC=1 each launch is waited for, so that the error names the kernel that made it.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -15,4 +15,3 @@ void check_launch(const char* kernel, cudaStream_t stream);
     const cudaError_t status_ = (call);                                                                    \
     if (status_ != cudaSuccess) ::glia::fail_cuda(#call, cudaGetErrorString(status_), __FILE__, __LINE__); \
   } while (0)
-#define CUDA_CHECK_LAUNCH(kernel, stream) ::glia::check_launch(kernel, stream)

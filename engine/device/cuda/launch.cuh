@@ -1,16 +1,4 @@
-// Small helpers of every .cu file: launching, grid sizes, wide loads and stores, reductions within a warp or a block.
-//
-// A step is some 200 kernels, most of them short, so a kernel's blocks are started while the kernel before it drains
-// (programmatic dependent launch, sm_90; CUDA programming guide, "Programmatic Dependent Launch and Synchronization").
-// Every kernel is launched by launch() and begins with begin_kernel(), which `make check-layers` checks.
-//
-// Why no kernel sees another's memory too early or too late: none touches memory before all its threads have waited
-// until the kernel before it has completed and its writes are visible. That one had waited for its own predecessor, so
-// whatever came earlier has completed too, and each kernel reads and writes after all that it did without the overlap.
-// A kernel launched plainly (cuBLAS's, CUB's), a copy, an event or a graph's end waits for full completion; behind a
-// copy or a fill the overlap is none.
-// Why blocks that wait for each other's flags stay safe: the successor's blocks start once every block of this kernel has
-// begun (or ended), so they take room that none of them needs, and they hold it without running.
+// Small helpers of every .cu file: launches, grid sizes, wide loads and stores, sums within a warp or a block.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -27,34 +15,26 @@ namespace glia::cuda {
 
 constexpr int kThreads = 256;
 
-// Every kernel's first statement: lets the next kernel's blocks start as room comes free, then waits until the one
-// before has completed. Both do nothing when launched plainly.
-__device__ __forceinline__ void begin_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 struct Grid {
   dim3 blocks, threads;  // threads of a block
   size_t shared_bytes = 0;
+  unsigned cluster = 1;  // blocks that are resident together
 };
 
-// kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...), started early where the stream allows it. `name` is
-// what an error says. Arguments are converted to the kernel's parameters.
+// kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...), and checked; `make check-layers` refuses any
+// other launch. `name` is what an error says. Arguments are converted to the kernel's parameters.
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const Grid& grid, Stream stream, A&&... arguments) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute cluster;
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;
   config.blockDim = grid.threads;
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = stream.overlap ? 1 : 0;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {grid.cluster, 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = grid.cluster > 1 ? 1 : 0;
   cudaLaunchKernelEx(&config, kernel, std::forward<A>(arguments)...);
   check_launch(name, stream);
 }
@@ -69,7 +49,6 @@ template <class T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
 
 // f(i) for every i < n, one element a thread.
 template <class F> __global__ void __launch_bounds__(kThreads) for_each_kernel(int64_t n, F f) {
-  begin_kernel();
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x)
     f(i);
@@ -138,7 +117,6 @@ template <class T, class F, class... P> void with_pack_width(int64_t columns, F&
 // block (32, 8): each of the 8 rows of threads adds every 8th chunk, then their sums are added in order.
 template <class A, class F>
 __global__ void __launch_bounds__(kThreads) reduce_chunks_kernel(const A* partial, int chunks, int64_t n, F emit) {
-  begin_kernel();
   __shared__ A sums[8][33];
   const int64_t j = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   A sum = 0;

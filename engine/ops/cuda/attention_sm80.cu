@@ -237,7 +237,6 @@ constexpr uint32_t kForwardBytes = 3 * kMaxRows * kRowBytes;   // Q, K, V
 constexpr uint32_t kBackwardBytes = 4 * kMaxRows * kRowBytes;  // Q, dO, K, V
 
 __global__ __launch_bounds__(kBlockThreads, kForwardBlocks) void forward_kernel(const __grid_constant__ Params p) {
-  begin_kernel();
   extern __shared__ __align__(1024) unsigned char memory[];
   const Place place = place_of(p);
   for_each_problem(
@@ -467,7 +466,6 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
 
 __global__ __launch_bounds__(kBlockThreads,
                              kBackwardBlocks) void backward_kernel(const __grid_constant__ Params p) {
-  begin_kernel();
   extern __shared__ __align__(1024) unsigned char memory[];
   const Place place = place_of(p);
   for_each_problem(

@@ -16,7 +16,7 @@
 
 #include <cstddef>
 
-struct CUstream_st;
+#include "engine/device/stream.h"
 
 namespace glia::cuda {
 
@@ -36,31 +36,31 @@ bool gemm_sm90_available();
 
 // y = x Wᵀ + b                               x [R, I], w [E, O, I], bias [E, O] or none → y [R, O] bf16
 void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
-                  CUstream_st* stream);
+                  Stream stream);
 
 // pre = x Wᵀ + b, h = GELU(pre) = pre Φ(pre), and what its gradient needs: the slope GELU'(pre), from pre in float32, in
 // 16 bits of fixed point. That is more exact than pre in bfloat16 would be, and the gradient only multiplies.
 // x [R, I], w [E, O, I], bias [E, O] → slopes (gemm_slope_bytes(R, O); nullptr: not wanted), h [R, O] bf16
 void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups,
-                       int outputs, int inputs, CUstream_st* stream);
+                       int outputs, int inputs, Stream stream);
 // Whole tiles of 128 × 128, in an order of the kernels' own.
 std::size_t gemm_slope_bytes(long long rows, long long columns);
 
 // dx = dy W                                  dy [R, O], w [E, O, I] → dx [R, I] bf16
 void gemm_data_gradient(const void* dy, const void* w, void* dx, RowGroups groups, int outputs, int inputs,
-                        CUstream_st* stream);
+                        Stream stream);
 
 // dpre = (dy W) ∘ slopes, and per tile of 128 rows the column sums of dpre (in float32, before it is rounded)
 // dy [R, O], w [E, O, I], slopes of [R, I] → dpre [R, I] bf16, partial [⌈R / 128⌉, I] float32
 void gemm_data_gradient_gelu(const void* dy, const void* w, const void* slopes, void* dpre, float* partial,
-                             RowGroups groups, int outputs, int inputs, CUstream_st* stream);
+                             RowGroups groups, int outputs, int inputs, Stream stream);
 
 // partial[t] = Σ of rows 128 t … 128 t + 127 of m      m [R, N] bf16 → partial [⌈R / 128⌉, N] float32
-void column_partials(const void* m, float* partial, RowGroups groups, int columns, CUstream_st* stream);
+void column_partials(const void* m, float* partial, RowGroups groups, int columns, Stream stream);
 
 // db[e] = Σ over the row tiles of group e of partial   partial [⌈R / 128⌉, N] → db [E, N] float32 (=, empty group:
 // 0)
-void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, CUstream_st* stream);
+void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, Stream stream);
 
 // Room for the parts of tiles that several blocks compute together, gemm_workspace_bytes() of it on the device.
 // Whoever owns it fills it with zeros once; the kernels leave the flags at its beginning as they found them.
@@ -74,6 +74,6 @@ std::size_t gemm_workspace_bytes();  // enough for every size on the current dev
 // dw[e] = dy[e]ᵀ x[e] over the rows of group e         dy [R, O], x [R, I] → dw [E, O, I] float32 or bf16 (=, empty
 // group: 0)
 void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
-                          int inputs, GemmWorkspace workspace, CUstream_st* stream);
+                          int inputs, GemmWorkspace workspace, Stream stream);
 
 }  // namespace glia::cuda

@@ -62,20 +62,18 @@ __global__ void __launch_bounds__(512)
 
 }  // namespace sm90
 
-void column_partials(const void* m, float* partial, RowGroups groups, int columns, CUstream_st* stream) {
+void column_partials(const void* m, float* partial, RowGroups groups, int columns, Stream stream) {
   sm90::check_groups(groups, columns, 8);
   if (groups.rows == 0) return;
   const dim3 grid((columns + 255) / 256, (groups.rows + sm90::kTileRows - 1) / sm90::kTileRows);
-  sm90::partials_kernel<<<grid, dim3(32, 8), 0, stream>>>(static_cast<const __nv_bfloat16*>(m), partial,
-                                                          groups.offsets, groups.groups, groups.rows, columns);
-  sm90::check(cudaGetLastError(), "column_partials");
+  launch("column_partials", sm90::partials_kernel, {grid, dim3(32, 8)}, stream,
+         static_cast<const __nv_bfloat16*>(m), partial, groups.offsets, groups.groups, groups.rows, columns);
 }
 
-void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, CUstream_st* stream) {
+void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, Stream stream) {
   sm90::check_groups(groups, columns, 8);
-  sm90::reduce_kernel<<<dim3((columns + 31) / 32, groups.groups), dim3(32, 16), 0, stream>>>(
-      partial, db, groups.offsets, groups.rows, columns);
-  sm90::check(cudaGetLastError(), "reduce_column_partials");
+  launch("reduce_column_partials", sm90::reduce_kernel, {dim3((columns + 31) / 32, groups.groups), dim3(32, 16)},
+         stream, partial, db, groups.offsets, groups.rows, columns);
 }
 
 }  // namespace glia::cuda

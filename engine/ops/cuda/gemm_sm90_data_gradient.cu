@@ -4,14 +4,14 @@
 namespace glia::cuda {
 
 void gemm_data_gradient(const void* dy, const void* w, void* dx, RowGroups groups, int outputs, int inputs,
-                        CUstream_st* stream) {
+                        Stream stream) {
   using namespace sm90;
   using C = Config<Op::kDataGradient, Epilogue::kStore, Quad, 2>;
   run_rows<C>(dy, w, dx, Params{}, groups, outputs, inputs, stream);
 }
 
 void gemm_data_gradient_gelu(const void* dy, const void* w, const void* slopes, void* dpre, float* partial,
-                             RowGroups groups, int outputs, int inputs, CUstream_st* stream) {
+                             RowGroups groups, int outputs, int inputs, Stream stream) {
   using namespace sm90;
   require(partial != nullptr && slopes != nullptr, "GELU's gradient needs its slopes and room for the column sums");
   Params p = {};

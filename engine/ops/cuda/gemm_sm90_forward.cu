@@ -9,7 +9,7 @@ bool gemm_sm90_available() {
 }
 
 void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
-                  CUstream_st* stream) {
+                  Stream stream) {
   using namespace sm90;
   Params p = {};
   p.bias = bias.data;
@@ -24,7 +24,7 @@ std::size_t gemm_slope_bytes(long long rows, long long columns) {
 }
 
 void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups,
-                       int outputs, int inputs, CUstream_st* stream) {
+                       int outputs, int inputs, Stream stream) {
   using namespace sm90;
   require(bias.data != nullptr, "GELU comes with a bias");
   Params p = {};

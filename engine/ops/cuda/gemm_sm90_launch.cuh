@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/device/cuda/launch.cuh"
 #include "engine/ops/cuda/gemm_sm90_kernel.cuh"
 
 namespace glia::cuda::sm90 {
@@ -68,7 +69,7 @@ inline void check_groups(const RowGroups& g, int outputs, int inputs) {
 
 template <class C>
 void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, const Params& params,
-            long long units, CUstream_st* stream) {
+            long long units, Stream stream) {
   // The limit of dynamic shared memory is raised once per kernel and device.
   static std::atomic<unsigned long long> raised{0};
   int device = 0;
@@ -79,17 +80,9 @@ void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, 
     raised.fetch_or(1ull << (device & 63), std::memory_order_relaxed);
   }
   const long long clusters = clusters_on_device(C::kCluster);
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>((units < clusters ? units : clusters) * C::kCluster));
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = C::kSharedBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {C::kCluster, 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, gemm_kernel<C>, a, b, out, params), "gemm_sm90: launch");
+  const auto blocks = static_cast<unsigned>((units < clusters ? units : clusters) * C::kCluster);
+  cuda::launch("gemm_sm90", gemm_kernel<C>, {blocks, C::kThreads, C::kSharedBytes, C::kCluster}, stream, a, b, out,
+               params);
 }
 
 // Forward and data gradient: a [R, k], output [R, n]. The callers name the configuration that the harness found
@@ -97,7 +90,7 @@ void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, 
 // and 125), clusters of Ping or Quad where the depth is long (67 and 65 against 75 and 73).
 template <class C>
 void run_rows(const void* a, const void* w, void* out, Params params, RowGroups g, int outputs, int inputs,
-              CUstream_st* stream) {
+              Stream stream) {
   constexpr Op op = C::kOp;
   check_groups(g, outputs, inputs);
   if (g.rows == 0) return;

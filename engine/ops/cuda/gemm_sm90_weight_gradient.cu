@@ -8,7 +8,7 @@ constexpr std::size_t kFlagBytes = 1 << 15;
 
 template <Epilogue epilogue>
 void run_weight_gradient(const void* dy, const void* x, void* dw, Params p, GemmWorkspace workspace,
-                         CUstream_st* stream) {
+                         Stream stream) {
   using C = Config<Op::kWeightGradient, epilogue, Wide, 2>;
   const int blocks = clusters_on_device(1);
   require(workspace.bytes >= gemm_workspace_bytes(), "the workspace is too small");
@@ -35,7 +35,7 @@ std::size_t gemm_workspace_bytes() {
 }
 
 void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
-                          int inputs, GemmWorkspace workspace, CUstream_st* stream) {
+                          int inputs, GemmWorkspace workspace, Stream stream) {
   using namespace sm90;
   check_groups(groups, outputs, inputs);
   if (groups.rows == 0) {

@@ -55,7 +55,6 @@ template <int W> struct Width { static constexpr int value = W; };
 
 // f(Width<W>{}, i) for i = 0, W, 2W, …; what is left over, one by one, as f(Width<1>{}, i).
 template <int W, class F> __global__ void __launch_bounds__(kThreads) for_each_pack_kernel(int64_t n, F f) {
-  begin_kernel();
   const int64_t packs = n / W, first = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   for (int64_t i = first; i < packs; i += static_cast<int64_t>(gridDim.x) * blockDim.x) f(Width<W>{}, i * W);
   if (W > 1 && packs * W + first < n) f(Width<1>{}, packs * W + first);

@@ -57,7 +57,6 @@ template <int W, class T, class A, class Source>
 __global__ void __launch_bounds__(kThreads, 2)
     gradient_kernel(RouterShape s, const T* __restrict__ x, const A* __restrict__ w, Source source,
                     T* __restrict__ dx, A* __restrict__ partial) {
-  begin_kernel();
   constexpr int kTile = kTileTokens<W, T>, kLanes = kThreads / kColumnThreads, kColumns = kColumnThreads * W;
   extern __shared__ uint4 copied[];
   __shared__ __align__(16) A dr[kTile][kExpertsPerPass];
@@ -175,7 +174,6 @@ __global__ void __launch_bounds__(kThreads)
     finish_kernel(RouterShape s, const A* __restrict__ partial, int chunks, int sums, A* __restrict__ dw,
                   A* __restrict__ db, const A* __restrict__ context, const A* __restrict__ raw,
                   const A* __restrict__ dlogits, A* __restrict__ dcontext) {
-  begin_kernel();
   __shared__ A warp_sums[kWarps][33];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (static_cast<int>(blockIdx.x) >= sums)
