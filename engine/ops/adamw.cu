@@ -4,18 +4,24 @@
 namespace glia::cuda {
 namespace {
 
-// This thread's share of a chunk; counts(i): whether the elements of the pack at i do.
+// This thread's share of a chunk; bit 0 of counts(i): whether the elements of the pack at i do. Packs are asked for
+// together and without branches, then loaded together: a chunk waits for memory twice, not once a pack.
 template <class G, class F>
 __device__ double squares(double sum, const G* __restrict__ g, int64_t begin, int64_t end, F counts) {
-  constexpr int kWidth = 16 / sizeof(G), kAhead = 4;  // packs in flight
+  constexpr int kWidth = 16 / sizeof(G), kAhead = sizeof(G) == 2 ? 4 : 8;  // packs in flight
   using P = Pack<G, kWidth>;
   for (int64_t at = begin + threadIdx.x * kWidth; at < end; at += kThreads * kWidth * kAhead) {
+    uint32_t wanted = 0;
     P x[kAhead];
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       const int64_t i = at + a * kThreads * kWidth;
+      wanted |= (counts(i) & static_cast<uint32_t>(i < end)) << a;
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
       x[a] = P{};  // adds nothing
-      if (i < end && counts(i)) x[a] = *reinterpret_cast<const P*>(g + i);
+      if (wanted >> a & 1) x[a] = *reinterpret_cast<const P*>(g + at + a * kThreads * kWidth);
     }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a)
@@ -26,44 +32,51 @@ __device__ double squares(double sum, const G* __restrict__ g, int64_t begin, in
   return sum;
 }
 
-__device__ bool is_touched(const int32_t* touched, uint32_t row) {
-  return !touched || (__ldg(touched + row / 32) >> row % 32 & 1);
-}
-
-// Blocks take chunks in turns, first those of the bfloat16 gradients. The order of the additions is fixed by the
-// numbers of block and thread: kNormBlocks is the same on every GPU. The block that ends last adds the blocks'
-// sums.
-constexpr int kNormBlocks = 132 * 6;
+// Blocks take chunks in turns, those of T's gradients spread evenly among the bfloat16 ones: the table's wait for
+// memory more than they read, and would leave it idle if all blocks came to them together. The order of the additions
+// is fixed by the numbers of block and thread: kNormBlocks is the same on every GPU. The block that ends last adds the
+// blocks' sums.
+constexpr int kNormBlocks = 132 * 5;
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 6)
+__global__ void __launch_bounds__(kThreads, 5)
     norm_kernel(AdamWOptions o, const uint32_t* step, AdamWGradients<T> g, WaitingRows<T> rows, int low_chunks,
                 int chunks) {
   __shared__ double shared[32];
   __shared__ bool last;
   if (blockIdx.x == 0 && threadIdx.x == 0) adamw_corrections(o, *step, g.factors);  // slow: while the others add
-  const auto all = [](int64_t) { return true; };
+  const auto all = [](int64_t) { return 1u; };
   const int64_t table = rows.count * rows.width;
-  const auto width = static_cast<uint32_t>(rows.width);
+  const auto width = static_cast<uint32_t>(rows.width), last_row = static_cast<uint32_t>(rows.count) - 1;
+  const uint32_t stamp = table > 0 ? 2 * *rows.clock + 1 : 0;
+  // Of the chunks before the i-th, ⌊i · rest / chunks⌋ = before are of T; carry is the division's remainder.
+  const int rest = chunks - low_chunks;
+  const int64_t start = int64_t{blockIdx.x} * rest, stride = int64_t{gridDim.x} * rest;
+  const int stride_before = static_cast<int>(stride / chunks), stride_carry = static_cast<int>(stride % chunks);
+  int before = static_cast<int>(start / chunks), carry = static_cast<int>(start % chunks);
   double sum = 0;
-  for (int c = blockIdx.x; c < chunks; c += gridDim.x) {
-    const bool low = c < low_chunks;
-    const int64_t begin = (low ? c : c - low_chunks) * kNormChunk,
+  for (int i = blockIdx.x; i < chunks; i += gridDim.x) {
+    const bool low = carry + rest < chunks;
+    const int64_t begin = (low ? i - before : before) * kNormChunk,
                   end = min(low ? g.n_low : g.n, begin + kNormChunk);
+    before += stride_before, carry += stride_carry;
+    if (carry >= chunks) carry -= chunks, ++before;
     if (low) {
       sum = squares(sum, g.low, begin, end, all);
-    } else if (begin >= table) {
+    } else if (begin >= table || !g.touched) {
       sum = squares(sum, g.g, begin, end, all);
     } else {
       const uint32_t first = begin / width, skipped = static_cast<uint32_t>(begin - int64_t{first} * width);
       sum = squares(sum, g.g, begin, end, [&](int64_t i) {
-        return i >= table || is_touched(g.touched, first + (static_cast<uint32_t>(i - begin) + skipped) / width);
+        const uint32_t row = min(first + (static_cast<uint32_t>(i - begin) + skipped) / width, last_row);
+        const uint32_t bits = __ldg(g.touched + row / 32) >> row % 32;
+        return i < table ? bits : 1;
       });
-      // The rows that begin here.
-      const uint32_t stamp = 2 * *rows.clock + 1;
-      for (int64_t row = first + (skipped > 0) + threadIdx.x; row * width < min(end, table); row += kThreads)
-        if (is_touched(g.touched, static_cast<uint32_t>(row))) rows.stamps[row] = stamp;
     }
+    if (low || begin >= table) continue;
+    // The touched rows that begin here.
+    for (int64_t row = (begin + width - 1) / width + threadIdx.x; row * width < min(end, table); row += kThreads)
+      if (!g.touched || (__ldg(g.touched + row / 32) >> row % 32 & 1)) rows.stamps[row] = stamp;
   }
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) {

@@ -2,7 +2,7 @@
 // wgmma kernels:
 //     pre = x w1ᵀ + b1, h = gelu(pre)   one kernel        dpre = (dy w2) ∘ gelu'(pre), Σ rows of dpre   one kernel
 //     y   = h w2ᵀ + b2                  one kernel        dx = dpre w1; dw2 = dyᵀ h; dw1 = dpreᵀ x      one each
-// Saved: x, pre and h in bfloat16.
+// Saved: x and h in bfloat16, gelu'(pre) in fixed point.
 #include "engine/ops/feed_forward.h"
 
 #include <algorithm>
@@ -44,7 +44,7 @@ void* raw_or_null(const Tensor& t) { return t.defined() ? t.raw() : nullptr; }
 // run in our kernels; the plain ones too where there are groups, but a dense product goes to cuBLASLt, which is
 // faster there (BENCHMARKS.md: 2048→512 forward 32 against 43 µs, weight gradients 35 against 52 µs).
 struct FusedFfn {
-  Tensor x, w1, w2, pre, h, offsets;  // offsets undefined: one group of all rows
+  Tensor x, w1, w2, slopes, h, offsets;  // offsets undefined: one group of all rows
   int64_t groups, rows, inputs, hidden, outputs;
 
   cuda::RowGroups row_groups() const {
@@ -66,7 +66,7 @@ struct FusedFfn {
           context, op, [] {}, launch);
     };
     run("feed_forward/dpre", [&](auto& cuda) {
-      cuda::gemm_data_gradient_gelu(dy.raw(), w2.raw(), pre.raw(), dpre.raw(), sums.data<float>(), g, O, F,
+      cuda::gemm_data_gradient_gelu(dy.raw(), w2.raw(), slopes.raw(), dpre.raw(), sums.data<float>(), g, O, F,
                                     cuda.stream);
     });
     const auto weight_gradient = [&](size_t i, const Tensor& d, const Tensor& from, int outs, int ins) {
@@ -134,12 +134,15 @@ FusedFfn run_ffn(const Tensor& x, const Var& w1, const Var& b1, const Var& w2, c
              w1.size(-1),
              w1.size(-2),
              w2.size(-2)};
-  f.pre = context.grad_enabled ? empty(context, {f.rows, f.hidden}, DType::kBFloat16) : Tensor();
+  if (context.grad_enabled) {
+    const auto bytes = static_cast<int64_t>(cuda::gemm_slope_bytes(f.rows, f.hidden));
+    f.slopes = empty(context, {bytes / size_of(DType::kInt32)}, DType::kInt32);
+  }
   f.h = empty(context, {f.rows, f.hidden}, DType::kBFloat16);
   on_device(
       context, "feed_forward/up", [] {},
       [&](auto& cuda) {
-        cuda::gemm_forward_gelu(f.x.raw(), f.w1.raw(), bias_of(b1.value()), raw_or_null(f.pre), f.h.raw(),
+        cuda::gemm_forward_gelu(f.x.raw(), f.w1.raw(), bias_of(b1.value()), raw_or_null(f.slopes), f.h.raw(),
                                 f.row_groups(), static_cast<int>(f.hidden), static_cast<int>(f.inputs),
                                 cuda.stream);
       });

@@ -68,12 +68,38 @@ std::vector<Shape> time_shapes() {
           {"dense 512->2048", {}, 10240, 2048, 512},   {"dense 2048->512", {}, 10240, 512, 2048}};
 }
 
-// One shape's buffers. `in` and `out` sides of the layer: x, pre_in [R, I]; dy [R, O].
+// GELU's slopes of a [rows, columns] matrix, to and from the 16 bits and the order that the kernels use: tiles of
+// 128 × 128; in a tile chunks of 16 × 64; in a chunk 8 accumulators of lane 0, of lane 1, …, then the next 8.
+__host__ __device__ size_t slope_at(size_t row, size_t column, size_t columns) {
+  const size_t tile = row / 128 * ((columns + 127) / 128) + column / 128, r = row % 128, c = column % 128;
+  const size_t chunk = r / 16 * 2 + c / 64, lane = r % 8 * 4 + c % 8 / 2,
+               value = c % 64 / 8 * 4 + r % 16 / 8 * 2 + c % 2;
+  return ((tile * 16 + chunk) * 4 + value / 8) * 256 + lane * 8 + value % 8;
+}
+constexpr double kScale = 32768, kZero = 8192;
+// value: pre, then the slope that its 16 bits stand for.
+__global__ void encode_kernel(float* value, uint16_t* slopes, size_t rows, size_t columns) {
+  for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < rows * columns; i += gridDim.x * 256ull) {
+    const double code = rint(kZero + kScale * gelu_derivative_of(value[i]));
+    slopes[slope_at(i / columns, i % columns, columns)] = static_cast<uint16_t>(code);
+    value[i] = static_cast<float>((code - kZero) / kScale);
+  }
+}
+// Largest distance of a stored slope from that of pre, in units of 1e-6.
+__global__ void slope_error_kernel(const double* pre, const uint16_t* slopes, size_t rows, size_t columns,
+                                   int* worst) {
+  for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < rows * columns; i += gridDim.x * 256ull) {
+    const double stored = (slopes[slope_at(i / columns, i % columns, columns)] - kZero) / kScale;
+    atomicMax(worst, static_cast<int>(fabs(stored - gelu_derivative_of(pre[i])) * 1e6));
+  }
+}
+
+// One shape's buffers. `in` and `out` sides of the layer: x, slope_values [R, I]; dy [R, O].
 struct Problem {
   Shape shape;
   std::vector<int> begin;  // [E + 1], padded
   int groups, rows, used;  // capacity and offsets[E]
-  Buffer offsets, x, dy, w, bias, pre_in, workspace;
+  Buffer offsets, x, dy, w, bias, slopes, slope_values, workspace;
   RowGroups row_groups;
 
   explicit Problem(const Shape& s, uint64_t seed) : shape(s) {
@@ -85,10 +111,12 @@ struct Problem {
     rows = s.counts.empty() ? s.dense_rows : used + 256;  // spare rows that nobody may touch
     const size_t o = s.outputs, i = s.inputs;
     x = Buffer(rows * i * 2), dy = Buffer(rows * o * 2), w = Buffer(groups * o * i * 2);
-    bias = Buffer(groups * std::max(o, i) * 4), pre_in = Buffer(rows * i * 2);
+    bias = Buffer(groups * std::max(o, i) * 4), slope_values = Buffer(rows * i * 4);
+    slopes = Buffer(gemm_slope_bytes(rows, i));
     fill(w.as<bf16>(), groups * o * i, seed + 1, 1.7f / std::sqrt(static_cast<float>(i)));
     fill(bias.as<float>(), groups * o, seed + 2, 0.5f);
-    fill(pre_in.as<bf16>(), used * i, seed + 3, 3.0f);
+    fill(slope_values.as<float>(), used * i, seed + 3, 3.0f);
+    encode_kernel<<<1024, 256>>>(slope_values.as<float>(), slopes.as<uint16_t>(), used, i);
     for (int g = 0; g < groups; ++g) {
       const int real = s.counts.empty() ? s.dense_rows : s.counts[g];
       const size_t pad = begin[g + 1] - begin[g] - real, at = begin[g];
@@ -129,14 +157,14 @@ size_t output_elements(Kind k, const Problem& p) {
 }
 
 struct Outputs {
-  Buffer main, pre, partial;
+  Buffer main, slopes, partial;
   Outputs(Kind k, const Problem& p)
       : main(output_elements(k, p) * (k == Kind::kWeightFloat ? 4 : 2)),
-        pre(k == Kind::kGelu ? output_elements(k, p) * 2 : 0),
+        slopes(k == Kind::kGelu ? gemm_slope_bytes(p.rows, p.shape.outputs) : 0),
         partial(k == Kind::kDataGelu ? (p.rows + 127) / 128 * static_cast<size_t>(p.shape.inputs) * 4 : 0) {}
 };
 
-void run(Kind k, const Problem& p, Outputs& out, cudaStream_t stream, bool with_pre = true) {
+void run(Kind k, const Problem& p, Outputs& out, cudaStream_t stream, bool with_slopes = true) {
   const int o = p.shape.outputs, i = p.shape.inputs;
   const Bias bias = {p.bias.data, false};
   const GemmWorkspace space = {p.workspace.data, p.workspace.bytes};
@@ -144,11 +172,11 @@ void run(Kind k, const Problem& p, Outputs& out, cudaStream_t stream, bool with_
     case Kind::kForward: return gemm_forward(p.x.data, p.w.data, {}, out.main.data, p.row_groups, o, i, stream);
     case Kind::kBias: return gemm_forward(p.x.data, p.w.data, bias, out.main.data, p.row_groups, o, i, stream);
     case Kind::kGelu:
-      return gemm_forward_gelu(p.x.data, p.w.data, bias, with_pre ? out.pre.data : nullptr, out.main.data,
+      return gemm_forward_gelu(p.x.data, p.w.data, bias, with_slopes ? out.slopes.data : nullptr, out.main.data,
                                p.row_groups, o, i, stream);
     case Kind::kData: return gemm_data_gradient(p.dy.data, p.w.data, out.main.data, p.row_groups, o, i, stream);
     case Kind::kDataGelu:
-      return gemm_data_gradient_gelu(p.dy.data, p.w.data, p.pre_in.data, out.main.data, out.partial.as<float>(),
+      return gemm_data_gradient_gelu(p.dy.data, p.w.data, p.slopes.data, out.main.data, out.partial.as<float>(),
                                      p.row_groups, o, i, stream);
     default:
       return gemm_weight_gradient(p.dy.data, p.x.data, out.main.data, k == Kind::kWeightBf16, p.row_groups, o, i,
@@ -181,8 +209,7 @@ bool check(Kind k, const Shape& shape, const Blas& blas) {
   Problem p(shape, 1000 + static_cast<uint64_t>(k));
   const int o = shape.outputs, i = shape.inputs, n = columns_of(k, shape);
   const size_t all = output_elements(k, p), wanted = is_weight(k) ? all : static_cast<size_t>(p.used) * n;
-  Buffer ref(all * 8 + 8), pre_ref(k == Kind::kGelu ? all * 8 : 0), blas_out(all * 4), blas_bf(all * 2),
-      blas_pre(all * 2);
+  Buffer ref(all * 8 + 8), pre_ref(k == Kind::kGelu ? all * 8 : 0), blas_out(all * 4), blas_bf(all * 2);
   if (is_weight(k)) {
     CUDA(cudaMemset(ref.data, 0, all * 8));
     CUDA(cudaMemset(blas_out.data, 0, all * 4));
@@ -204,12 +231,11 @@ bool check(Kind k, const Shape& shape, const Blas& blas) {
     if (is_data(k)) reference(dy, o, 1, w, 1, i, r, p.padded(g), i, o);
     else reference(x, i, 1, w, i, 1, r, p.padded(g), o, i);
     const int mode = k == Kind::kBias ? 1 : k == Kind::kGelu ? 2 : k == Kind::kDataGelu ? 3 : 0;
-    const bf16* aux = p.pre_in.as<bf16>() + at * i;
+    const float* aux = p.slope_values.as<float>() + at * i;
     if (k == Kind::kGelu && elements > 0) {
       double* pr = pre_ref.as<double>() + at * n;
       CUDA(cudaMemcpy(pr, r, elements * 8, cudaMemcpyDeviceToDevice));
       finish(pr, nullptr, 1, bias, aux, elements, n);
-      finish(b, blas_pre.as<bf16>() + at * n, 1, bias, aux, elements, n);
     }
     finish(b, bb, mode, bias, aux, elements, n);
     finish(r, nullptr, mode, bias, aux, elements, n);
@@ -238,13 +264,19 @@ bool check(Kind k, const Shape& shape, const Blas& blas) {
   else
     judge("error", compare(out.main.as<bf16>(), ref.as<double>(), wanted),
           compare(blas_bf.as<bf16>(), ref.as<double>(), wanted));
-  if (k == Kind::kGelu)
-    judge("pre", compare(out.pre.as<bf16>(), pre_ref.as<double>(), wanted),
-          compare(blas_pre.as<bf16>(), pre_ref.as<double>(), wanted));
-  for (const Buffer* b : {&out.main, &out.pre}) {
+  if (k == Kind::kGelu && wanted > 0) {
+    Buffer worst(4);
+    CUDA(cudaMemset(worst.data, 0, 4));
+    slope_error_kernel<<<1024, 256>>>(pre_ref.as<double>(), out.slopes.as<uint16_t>(), p.used, n, worst.as<int>());
+    int millionths = 0;
+    CUDA(cudaMemcpy(&millionths, worst.data, 4, cudaMemcpyDeviceToHost));
+    bad |= fail(millionths > 200, "slopes, millionths", millionths);
+    errors += " slopes' worst " + std::to_string(millionths) + "e-6";
+  }
+  for (const Buffer* b : {&out.main, &out.slopes}) {
     if (b->bytes == 0) continue;
-    const unsigned long long touched =
-        mismatches(b->data + wanted * size, nullptr, b->bytes - wanted * size + Buffer::kSentinel);
+    const size_t used = b == &out.main ? wanted * size : gemm_slope_bytes(p.used, n);
+    const unsigned long long touched = mismatches(b->data + used, nullptr, b->bytes - used + Buffer::kSentinel);
     bad |= fail(touched > 0, "wrote past the end", touched);
   }
   if (k == Kind::kDataGelu) {
@@ -272,7 +304,7 @@ bool check(Kind k, const Shape& shape, const Blas& blas) {
   }
   if (k == Kind::kGelu) {
     run(k, p, again, nullptr, false);
-    bad |= fail(mismatches(again.pre.data, nullptr, again.pre.bytes) > 0, "pre written though not wanted");
+    bad |= fail(mismatches(again.slopes.data, nullptr, again.slopes.bytes) > 0, "slopes written though not wanted");
     bad |= fail(mismatches(again.main.data, out.main.data, wanted * 2) > 0, "evaluation differs from training");
   }
   for (int round = 0; round < 20; ++round) {
@@ -301,12 +333,12 @@ void time_own(Kind k, cudaStream_t stream) {
     std::vector<Problem> sets;
     std::vector<Outputs> outs;
     for (int i = 0; i < 3; ++i) sets.emplace_back(s, 7 + i), outs.emplace_back(k, sets.back());
-    for (bool pre : {true, false}) {
-      if (!pre && k != Kind::kGelu) continue;
+    for (bool slopes : {true, false}) {
+      if (!slopes && k != Kind::kGelu) continue;
       const double us = time_graph(
-          stream, [&](int i) { run(k, sets[i], outs[i], stream, pre); }, 3);
-      std::printf("  time %-8s %-7s %-18s %7.1f us %6.0f TFLOP/s\n", kind_name(k), pre ? "" : "no pre", s.name, us,
-                  sets[0].flop() / us / 1e6);
+          stream, [&](int i) { run(k, sets[i], outs[i], stream, slopes); }, 3);
+      std::printf("  time %-8s %-7s %-18s %7.1f us %6.0f TFLOP/s\n", kind_name(k), slopes ? "" : "h only", s.name,
+                  us, sets[0].flop() / us / 1e6);
     }
   }
 }
@@ -341,11 +373,11 @@ void time_sequence(const char* name, const std::vector<int>& counts, cudaStream_
     const GemmWorkspace space = {l.up.workspace.data, l.up.workspace.bytes};
     switch (kernel) {
       case 0:
-        return gemm_forward_gelu(l.up.x.data, l.up.w.data, {l.up.bias.data}, l.h.pre.data, l.h.main.data, g, F, H,
-                                 stream);
+        return gemm_forward_gelu(l.up.x.data, l.up.w.data, {l.up.bias.data}, l.h.slopes.data, l.h.main.data, g, F,
+                                 H, stream);
       case 1: return gemm_forward(l.h.main.data, l.down.w.data, {l.down.bias.data}, l.y.main.data, g, H, F, stream);
       case 2:
-        return gemm_data_gradient_gelu(l.down.dy.data, l.down.w.data, l.h.pre.data, l.dpre.main.data,
+        return gemm_data_gradient_gelu(l.down.dy.data, l.down.w.data, l.h.slopes.data, l.dpre.main.data,
                                        l.partial.as<float>(), g, H, F, stream);
       case 3:
         return gemm_weight_gradient(l.down.dy.data, l.h.main.data, l.dw2.main.data, true, g, H, F, space, stream);

@@ -38,18 +38,21 @@ bool gemm_sm90_available();
 void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
                   Stream stream);
 
-// pre = x Wᵀ + b, h = pre Φ(pre) (GELU with erf; from pre in float32, before it is rounded)
-// x [R, I], w [E, O, I], bias [E, O] → pre [R, O] bf16 (nullptr: not wanted), h [R, O] bf16
-void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* pre, void* h, RowGroups groups, int outputs,
-                       int inputs, Stream stream);
+// pre = x Wᵀ + b, h = GELU(pre) = pre Φ(pre), and what its gradient needs: the slope GELU'(pre), from pre in float32, in
+// 16 bits of fixed point. That is more exact than pre in bfloat16 would be, and the gradient only multiplies.
+// x [R, I], w [E, O, I], bias [E, O] → slopes (gemm_slope_bytes(R, O); nullptr: not wanted), h [R, O] bf16
+void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups,
+                       int outputs, int inputs, Stream stream);
+// Whole tiles of 128 × 128, in an order of the kernels' own.
+std::size_t gemm_slope_bytes(long long rows, long long columns);
 
 // dx = dy W                                  dy [R, O], w [E, O, I] → dx [R, I] bf16
 void gemm_data_gradient(const void* dy, const void* w, void* dx, RowGroups groups, int outputs, int inputs,
                         Stream stream);
 
-// dpre = (dy W) ∘ GELU'(pre), and per tile of 128 rows the column sums of dpre (in float32, before it is rounded)
-// dy [R, O], w [E, O, I], pre [R, I] bf16 → dpre [R, I] bf16, partial [⌈R / 128⌉, I] float32
-void gemm_data_gradient_gelu(const void* dy, const void* w, const void* pre, void* dpre, float* partial,
+// dpre = (dy W) ∘ slopes, and per tile of 128 rows the column sums of dpre (in float32, before it is rounded)
+// dy [R, O], w [E, O, I], slopes of [R, I] → dpre [R, I] bf16, partial [⌈R / 128⌉, I] float32
+void gemm_data_gradient_gelu(const void* dy, const void* w, const void* slopes, void* dpre, float* partial,
                              RowGroups groups, int outputs, int inputs, Stream stream);
 
 // partial[t] = Σ of rows 128 t … 128 t + 127 of m      m [R, N] bf16 → partial [⌈R / 128⌉, N] float32

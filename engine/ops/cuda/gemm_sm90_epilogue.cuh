@@ -19,24 +19,35 @@ __device__ __forceinline__ float normal_tail(float x) {
   p = fmaf(a, p, -1.147788939f);
   return exp2_fast(fmaf(a, p, -1.00022834f));
 }
-// x Φ(x) = max(x, 0) − |x| Φ(−|x|)
-__device__ __forceinline__ float gelu(float x) { return fmaf(-fabsf(x), normal_tail(x), fmaxf(x, 0.0f)); }
-// Φ(x) + x φ(x). With the tail q = Φ(−|x|) and r = 1 − |x| φ(x) / q (fit of degree 4, 3e-5 of the result):
-// q r for x < 0 and 1 − q r for x > 0.
-__device__ __forceinline__ float gelu_derivative(float x) {
+// GELU(x) = x Φ(x) = max(x, 0) − |x| Φ(−|x|) from the tail Φ(−|x|)
+__device__ __forceinline__ float gelu(float x, float tail) { return fmaf(-fabsf(x), tail, fmaxf(x, 0.0f)); }
+// Its slope Φ(x) + x φ(x) in 16 bits, 2¹³ + 2¹⁵ · slope, as the low bits of the float 2²³ + code: the slope lies in
+// [−0.129, 1.129], and 0, ½ and 1 are exact. With r = 1 − |x| φ(x) / tail (fit of degree 4, 3e-5 of a slope) it is tail r
+// for x < 0 and 1 − tail r for x > 0.
+constexpr float kSlopeScale = 32768.0f, kSlopeZero = 8192.0f, kWhole = 8388608.0f;
+__device__ __forceinline__ uint32_t gelu_slope_code(float x, float tail) {
   const float a = fabsf(x);
   float r = fmaf(a, 0.01124128245f, -0.09363080398f);
   r = fmaf(a, r, -0.6467482866f);
   r = fmaf(a, r, -0.7957735745f);
   r = fmaf(a, r, 0.9999359033f);
-  return 0.5f + copysignf(fmaf(-normal_tail(x), r, 0.5f), x);
+  const float from_half = fmaf(-kSlopeScale * tail, r, kSlopeScale / 2);
+  return __float_as_uint(copysignf(from_half, x) + (kWhole + kSlopeZero + kSlopeScale / 2));
+}
+// The slopes of a word's halves.
+__device__ __forceinline__ float2 slopes_of(uint32_t codes) {
+  const auto value = [](uint32_t whole) {
+    return fmaf(__uint_as_float(whole), 1 / kSlopeScale, -(kWhole + kSlopeZero) / kSlopeScale);
+  };
+  constexpr uint32_t kHigh = 0x4b000000;  // of 2²³
+  return make_float2(value(__byte_perm(codes, kHigh, 0x7610)), value(__byte_perm(codes, kHigh, 0x7632)));
 }
 
 // Where a consumer thread stands; buffers in shared-memory addresses.
 struct Consumer {
   int team, member, warp, lane;  // team, warpgroup inside it, warp inside that
   uint32_t staging;              // this warp's chunks
-  uint32_t aux_barrier;          // this warp's: its chunks hold the pre-activation
+  uint32_t slope_barrier;        // this warp's: its chunks hold GELU's slopes
   float* sums;                   // [warps of the team][kTileN]
   float* bias;                   // [2][kTileN] of the team, used in turns
   int stores = 0;                // pairs of chunks sent off so far; the next pair = stores % (kChunks / 2)
@@ -67,19 +78,25 @@ __device__ __forceinline__ uint32_t matrix_address(uint32_t chunk, int lane) {
   return chunk + ((m & 1) * 8 + r) * 128 + (((m >> 1) ^ r) << 4);
 }
 
-// Issued before the multiplications of the tile: the pre-activation comes into the chunks that the result will
-// replace.
+// GELU's slopes lie in memory as the accumulators in the threads: a chunk's 2 KB together, 16 bytes a lane at a time. Any
+// kernel with tiles of 128 columns finds its own again, whatever its teams.
 template <class C>
-__device__ __forceinline__ void prefetch_pre(const Consumer& c, const CUtensorMap* map, const Work& w) {
+__device__ __forceinline__ uint4* slope_chunk(const Consumer& c, const Params& p, const Work& w, int q, int e) {
+  static_assert(C::kTileN == 128);
+  const int tile = w.row / kTileRows * ((p.n + C::kTileN - 1) / C::kTileN) + w.col / C::kTileN;
+  const int chunk = ((c.member + pair_mi<C>(e)) * 4 + c.warp) * 2 + pair_half<C>(q, e);
+  return p.slopes + (static_cast<long long>(tile) * 16 + chunk) * (kChunkBytes / 16);
+}
+// Issued before the multiplications of the tile: the slopes come into the chunks that the result will replace.
+template <class C>
+__device__ __forceinline__ void prefetch_slopes(const Consumer& c, const Params& p, const Work& w) {
   if (elected()) {
     store_wait_read<0>();
-    barrier_expect(c.aux_barrier, C::kChunks * kChunkBytes);
+    barrier_expect(c.slope_barrier, C::kChunks * kChunkBytes);
 #pragma unroll
-    for (int q = 0; q < C::kChunks / 2; ++q)
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        load_3d(c.staging + (2 * q + e) * kChunkBytes, map, c.aux_barrier, w.col + pair_half<C>(q, e) * 64,
-                w.row + chunk_row<C>(c, pair_mi<C>(e)), 0, Cache::kNormal);
+    for (int i = 0; i < C::kChunks; ++i)
+      load_bytes(c.staging + i * kChunkBytes, slope_chunk<C>(c, p, w, i / 2, i % 2), kChunkBytes, c.slope_barrier,
+                 Cache::kPass);
   }
 }
 
@@ -198,29 +215,10 @@ __device__ __forceinline__ void stage(uint32_t at, const float (&v)[32]) {
   }
 }
 
-// r = dx · GELU'(pre) of a chunk, the pre-activation read from it; column sums of the result (before it is rounded)
-// added to sum[16].
-__device__ __forceinline__ void gelu_gradient_chunk(uint32_t at, const float* acc, uint32_t (&r)[4][4],
-                                                    float (&sum)[16]) {
-#pragma unroll
-  for (int pair = 0; pair < 4; ++pair) load_matrices(at ^ (pair << 5), r[pair]);
-#pragma unroll
-  for (int pair = 0; pair < 4; ++pair)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float low = acc[pair * 8 + 2 * i] * gelu_derivative(unpack_low(r[pair][i]));
-      const float high = acc[pair * 8 + 2 * i + 1] * gelu_derivative(unpack_high(r[pair][i]));
-      sum[pair * 4 + (i >> 1) * 2] += low;
-      sum[pair * 4 + (i >> 1) * 2 + 1] += high;
-      r[pair][i] = pack_bf16(low, high);
-    }
-}
-
 // `tile` counts this team's tiles; `bias` is what load_bias gave.
 template <class C>
 __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64][C::kTileN / 2], const Work& w,
-                                         const Params& p, const CUtensorMap* map_out, const CUtensorMap* map_aux,
-                                         uint32_t tile, float bias) {
+                                         const Params& p, const CUtensorMap* map_out, uint32_t tile, float bias) {
   if constexpr (C::kEpilogue == Epilogue::kFloat) {
     float* out = p.direct + (static_cast<long long>(w.group) * p.m + w.row) * p.n + w.col;
     store_float<C>(c, acc, out, p.n, p.m - w.row, p.n - w.col);
@@ -233,28 +231,20 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     if (t < C::kTileN) c.bias[(tile & 1) * C::kTileN + t] = bias;
     team_sync<C>(c);
   }
-  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.aux_barrier, tile & 1);
+  if constexpr (C::kEpilogue == Epilogue::kGeluGradient) barrier_wait(c.slope_barrier, tile & 1);
   // The chunks of a pair are written and sent off one step later, behind the arithmetic of the next pair, when the
-  // fence has nothing left to wait for. Without a second output a pair is two chunks; with one, a chunk and its
-  // GELU.
+  // fence has nothing left to wait for.
   const int z = C::kOp == Op::kWeightGradient ? w.group : 0;
   const uint32_t lane_at = matrix_address(0, c.lane);
-  constexpr bool kTwo = C::kEpilogue == Epilogue::kBiasGelu;
   uint32_t pair = 0;
-  const auto send = [&](int step) {
+  const auto send = [&](int q) {
     fence_async_proxy();
     __syncwarp();
     if (elected()) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int q = kTwo ? step / 2 : step, part = kTwo ? step % 2 : e;
-        const int x = w.col + pair_half<C>(q, part) * 64, y = w.row + chunk_row<C>(c, pair_mi<C>(part));
-        if (kTwo && e == 0) {
-          if (p.write_pre) store_3d(map_aux, pair, x, y, z);
-        } else {
-          store_3d(map_out, pair + e * kChunkBytes, x, y, z);
-        }
-      }
+      for (int e = 0; e < 2; ++e)
+        store_3d(map_out, pair + e * kChunkBytes, w.col + pair_half<C>(q, e) * 64,
+                 w.row + chunk_row<C>(c, pair_mi<C>(e)), z);
       store_commit();
     }
   };
@@ -264,20 +254,26 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
     float v[2][32];
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int mi = pair_mi<C>(e), h = pair_half<C>(q, e);
-      const float* a = &acc[mi][h * 32];
+      const int h = pair_half<C>(q, e);
+      const float* a = &acc[pair_mi<C>(e)][h * 32];
       if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
-        const uint32_t chunk = c.staging + (2 * q + e) * kChunkBytes + lane_at;
         if (e == 0 || C::kM64 == 1) {
 #pragma unroll
           for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
         }
-        uint32_t r[4][4];
-        gelu_gradient_chunk(chunk, a, r, sum);
-        if (q > 0 && e == 0) send(q - 1);
-        if (e == 0) pair = c.staging + 2 * q * kChunkBytes;
+        const uint32_t codes = c.staging + (2 * q + e) * kChunkBytes + c.lane * 16;
+        uint4 x[4];
 #pragma unroll
-        for (int g = 0; g < 4; ++g) store_matrices(chunk ^ (g << 5), r[g]);
+        for (int i = 0; i < 4; ++i) x[i] = load_shared(codes + i * 512);
+          // Values 4 j and 4 j + 2 of a lane are of one column, 4 j + 1 and 4 j + 3 of the next.
+#pragma unroll
+        for (int i = 0; i < 32; i += 2) {
+          const int word = i / 2 % 4;
+          const uint4& y = x[i / 8];
+          const float2 slope = slopes_of(word == 0 ? y.x : word == 1 ? y.y : word == 2 ? y.z : y.w);
+          v[e][i] = a[i] * slope.x, v[e][i + 1] = a[i + 1] * slope.y;
+          sum[i / 4 * 2] += v[e][i], sum[i / 4 * 2 + 1] += v[e][i + 1];
+        }
         if (e == 1 || C::kM64 == 1)
           reduce_columns(sum, c.lane, c.sums + (c.member * 4 + c.warp) * C::kTileN + h * 64);
       } else {
@@ -289,25 +285,37 @@ __device__ __forceinline__ void epilogue(Consumer& c, const float (&acc)[C::kM64
           v[e][4 * j] = a[4 * j] + b.x, v[e][4 * j + 1] = a[4 * j + 1] + b.y;
           v[e][4 * j + 2] = a[4 * j + 2] + b.x, v[e][4 * j + 3] = a[4 * j + 3] + b.y;
         }
-        if constexpr (kTwo) {
-          float g[32];
+      }
+      if constexpr (C::kEpilogue == Epilogue::kBiasGelu) {
 #pragma unroll
-          for (int i = 0; i < 32; ++i) g[i] = gelu(v[e][i]);
-          if (q > 0 || e > 0) send(2 * q + e - 1);
-          pair = take_pair<C>(c);
-          if (p.write_pre) stage(pair + lane_at, v[e]);
-          stage(pair + kChunkBytes + lane_at, g);
+        for (int i = 0; i < 32; ++i) v[e][i] = gelu(v[e][i], normal_tail(v[e][i]));
+      }
+      if constexpr (C::kEpilogue == Epilogue::kBiasGeluSlopes) {
+        uint4* to = slope_chunk<C>(c, p, w, q, e) + c.lane;
+#pragma unroll
+        for (int i = 0; i < 32; i += 8) {
+          uint32_t code[8];
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            float& x = v[e][i + j];
+            const float tail = normal_tail(x);
+            code[j] = gelu_slope_code(x, tail);
+            x = gelu(x, tail);
+          }
+          const auto two = [&](int j) { return __byte_perm(code[j], code[j + 1], 0x5410); };
+          __stcs(to + i * 4, make_uint4(two(0), two(2), two(4), two(6)));
         }
       }
     }
-    if constexpr (!kTwo && C::kEpilogue != Epilogue::kGeluGradient) {
-      if (q > 0) send(q - 1);
-      pair = take_pair<C>(c);
-      stage(pair + lane_at, v[0]);
-      stage(pair + kChunkBytes + lane_at, v[1]);
-    }
+    if (q > 0) send(q - 1);
+    if constexpr (C::kEpilogue == Epilogue::kGeluGradient)
+      pair = c.staging + 2 * q * kChunkBytes;  // all have read it
+    else pair = take_pair<C>(c);
+    __syncwarp();
+    stage(pair + lane_at, v[0]);
+    stage(pair + kChunkBytes + lane_at, v[1]);
   }
-  send(kTwo ? C::kChunks - 1 : C::kChunks / 2 - 1);
+  send(C::kChunks / 2 - 1);
   if constexpr (C::kEpilogue == Epilogue::kGeluGradient) {
     // Sum over the warps that share the columns, in a fixed order; the second barrier guards the next tile's
     // writes.

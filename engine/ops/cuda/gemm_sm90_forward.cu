@@ -15,20 +15,25 @@ void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups gr
   p.bias = bias.data;
   p.bias_bf16 = bias.bf16;
   if (bias.data != nullptr)
-    run_rows<Config<Op::kForward, Epilogue::kBias, Ping, 2>>(x, w, y, nullptr, p, groups, outputs, inputs, stream);
-  else
-    run_rows<Config<Op::kForward, Epilogue::kStore, Ping, 2>>(x, w, y, nullptr, p, groups, outputs, inputs, stream);
+    run_rows<Config<Op::kForward, Epilogue::kBias, Ping, 2>>(x, w, y, p, groups, outputs, inputs, stream);
+  else run_rows<Config<Op::kForward, Epilogue::kStore, Ping, 2>>(x, w, y, p, groups, outputs, inputs, stream);
 }
 
-void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* pre, void* h, RowGroups groups, int outputs,
-                       int inputs, Stream stream) {
+std::size_t gemm_slope_bytes(long long rows, long long columns) {
+  return static_cast<std::size_t>((rows + 127) / 128 * ((columns + 127) / 128)) * 128 * 128 * 2;
+}
+
+void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups,
+                       int outputs, int inputs, Stream stream) {
   using namespace sm90;
   require(bias.data != nullptr, "GELU comes with a bias");
   Params p = {};
   p.bias = bias.data;
   p.bias_bf16 = bias.bf16;
-  p.write_pre = pre != nullptr;
-  run_rows<Config<Op::kForward, Epilogue::kBiasGelu, Ping, 1>>(x, w, h, pre, p, groups, outputs, inputs, stream);
+  p.slopes = static_cast<uint4*>(slopes);
+  if (slopes != nullptr)
+    run_rows<Config<Op::kForward, Epilogue::kBiasGeluSlopes, Ping, 1>>(x, w, h, p, groups, outputs, inputs, stream);
+  else run_rows<Config<Op::kForward, Epilogue::kBiasGelu, Ping, 2>>(x, w, h, p, groups, outputs, inputs, stream);
 }
 
 }  // namespace glia::cuda

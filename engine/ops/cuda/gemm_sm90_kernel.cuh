@@ -19,12 +19,12 @@ template <class C> struct Layout {
   __device__ uint32_t full(int s) const { return barriers() + 8 * s; }
   __device__ uint32_t empty(int s) const { return barriers() + 8 * (C::kStages + s); }
   __device__ uint32_t turn(int g) const { return barriers() + 8 * (2 * C::kStages + g); }
-  __device__ uint32_t aux(int w) const { return barriers() + 8 * (2 * C::kStages + 2 + w); }
-  static constexpr int kAuxBarriers = 4 * C::kConsumers;
+  __device__ uint32_t slopes(int w) const { return barriers() + 8 * (2 * C::kStages + 2 + w); }
+  static constexpr int kSlopeBarriers = 4 * C::kConsumers;
   static constexpr int kSumsAt = C::kStages * C::kStageBytes + C::kStagingBytes;
   static constexpr int kBiasAt = kSumsAt + C::kSumBytes;
   static constexpr int kBarriersAt = kBiasAt + C::kBiasBytes;
-  static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 2 + kAuxBarriers);
+  static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 2 + kSlopeBarriers);
   static constexpr int kOrderAt = kOffsetsAt + 4 * (kMaxGroups + 1);
   static_assert(kOrderAt + kMaxGroups <= C::kSharedBytes);
 
@@ -84,8 +84,7 @@ __device__ __forceinline__ void multiply_stage(float (&acc)[C::kM64][C::kTileN /
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     gemm_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
-                const __grid_constant__ CUtensorMap map_out, const __grid_constant__ CUtensorMap map_aux,
-                const __grid_constant__ Params p) {
+                const __grid_constant__ CUtensorMap map_out, const __grid_constant__ Params p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t shared[];
   const Layout<C> at{smem_address(shared)};
@@ -102,12 +101,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       barrier_init(at.empty(s), 4 * C::kTeamSize * C::kCluster);  // one arrival a warp
     }
     for (int g = 0; g < 2; ++g) barrier_init(at.turn(g), C::kTeamSize);
-    for (int w = 0; w < Layout<C>::kAuxBarriers; ++w) barrier_init(at.aux(w), 1);
+    for (int w = 0; w < Layout<C>::kSlopeBarriers; ++w) barrier_init(at.slopes(w), 1);
     barrier_init_fence();
     prefetch_map(&map_a);
     prefetch_map(&map_b);
     prefetch_map(&map_out);
-    prefetch_map(&map_aux);
   }
   for (int g = threadIdx.x; g <= p.groups; g += C::kThreads)
     offsets[g] = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
@@ -164,7 +162,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                warp,
                lane,
                at.staging() + consumer_warp * C::kChunks * kChunkBytes,
-               at.aux(consumer_warp),
+               at.slopes(consumer_warp),
                reinterpret_cast<float*>(shared + Layout<C>::kSumsAt) + team * C::kTeamSize * 4 * C::kTileN,
                reinterpret_cast<float*>(shared + Layout<C>::kBiasAt) + team * 2 * C::kTileN};
     const uint32_t a0 = matrix_descriptor(at.a(0) + member * 8192, 8192);
@@ -184,7 +182,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       if constexpr (C::kTeams > 1) position = tile * w.k_iters;
       float bias = 0.0f;
       if constexpr (C::kHasBias) bias = load_bias<C>(c, p, w);
-      if constexpr (C::kEpilogue == Epilogue::kGeluGradient) prefetch_pre<C>(c, &map_aux, w);
+      if constexpr (C::kEpilogue == Epilogue::kGeluGradient) prefetch_slopes<C>(c, p, w);
       float acc[C::kM64][C::kTileN / 2];
 #pragma unroll
       for (int mi = 0; mi < C::kM64; ++mi)
@@ -218,7 +216,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         }
         if (w.end > 0) schedule.for_each_part(w.end, [&](int block) { add_part<C>(c, acc, p, block); });
       }
-      epilogue<C>(c, acc, w, p, &map_out, &map_aux, own, bias);
+      epilogue<C>(c, acc, w, p, &map_out, own, bias);
       ++own;
     }
     if (elected()) store_wait_read<0>();

@@ -68,8 +68,8 @@ inline void check_groups(const RowGroups& g, int outputs, int inputs) {
 }
 
 template <class C>
-void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, const CUtensorMap& aux,
-            const Params& params, long long units, Stream stream) {
+void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, const Params& params,
+            long long units, Stream stream) {
   // The limit of dynamic shared memory is raised once per kernel and device.
   static std::atomic<unsigned long long> raised{0};
   int device = 0;
@@ -82,15 +82,15 @@ void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, 
   const long long clusters = clusters_on_device(C::kCluster);
   const auto blocks = static_cast<unsigned>((units < clusters ? units : clusters) * C::kCluster);
   cuda::launch("gemm_sm90", gemm_kernel<C>, {blocks, C::kThreads, C::kSharedBytes, C::kCluster}, stream, a, b, out,
-               aux, params);
+               params);
 }
 
 // Forward and data gradient: a [R, k], output [R, n]. The callers name the configuration that the harness found
 // fastest at the sizes of an expert layer: Ping where an epilogue has much to do (99 and 106 µs against Wide's 110
 // and 125), clusters of Ping or Quad where the depth is long (67 and 65 against 75 and 73).
 template <class C>
-void run_rows(const void* a, const void* w, void* out, const void* aux, Params params, RowGroups g, int outputs,
-              int inputs, Stream stream) {
+void run_rows(const void* a, const void* w, void* out, Params params, RowGroups g, int outputs, int inputs,
+              Stream stream) {
   constexpr Op op = C::kOp;
   check_groups(g, outputs, inputs);
   if (g.rows == 0) return;
@@ -102,10 +102,9 @@ void run_rows(const void* a, const void* w, void* out, const void* aux, Params p
   const CUtensorMap map_a = make_map(a, 2, params.k, g.rows, 1, 64);
   const CUtensorMap map_b = make_map(w, 3, inputs, outputs, g.groups, op == Op::kForward ? C::kTileN : kTileK);
   const CUtensorMap map_out = make_map(out, 3, params.n, g.rows, 1, 16);
-  const CUtensorMap map_aux = aux != nullptr ? make_map(aux, 3, params.n, g.rows, 1, 16) : map_out;
   const long long units =
       static_cast<long long>((g.rows + kTileRows - 1) / kTileRows) * ((params.n + C::kUnitN - 1) / C::kUnitN);
-  launch<C>(map_a, map_b, map_out, map_aux, params, units, stream);
+  launch<C>(map_a, map_b, map_out, params, units, stream);
 }
 
 }  // namespace glia::cuda::sm90

@@ -9,7 +9,7 @@
 namespace glia::cuda::sm90 {
 
 enum class Op { kForward, kDataGradient, kWeightGradient };
-enum class Epilogue { kStore, kBias, kBiasGelu, kGeluGradient, kFloat };
+enum class Epilogue { kStore, kBias, kBiasGelu, kBiasGeluSlopes, kGeluGradient, kFloat };
 
 constexpr int kTileRows = 128;  // rows of a tile; groups start at multiples of it, so no tile spans two groups
 constexpr int kTileK = 64;      // 64 bf16 = 128 bytes: one swizzle atom wide
@@ -46,7 +46,8 @@ template <Op op, Epilogue epilogue, class Teams, int cluster> struct Config : Te
   static constexpr int kChunks = kM64 * kHalves;                  // 16×64 chunks of a warp's part of a tile
   static constexpr bool kShares =
       op == Op::kWeightGradient;  // tiles differ in depth: Shares orders them, not Tiles
-  static constexpr bool kHasBias = epilogue == Epilogue::kBias || epilogue == Epilogue::kBiasGelu;
+  static constexpr bool kHasGelu = epilogue == Epilogue::kBiasGelu || epilogue == Epilogue::kBiasGeluSlopes;
+  static constexpr bool kHasBias = epilogue == Epilogue::kBias || kHasGelu;
   static constexpr int kABytes = kTileRows * 128;
   static constexpr int kBBytes = kTileN * 128;
   static constexpr int kStageBytes = kABytes + kBBytes;
@@ -70,7 +71,7 @@ struct Params {
   int gang_rows;  // so many of them below each other
   const void* bias;
   int bias_bf16;
-  int write_pre;          // forward with GELU: also store the pre-activation
+  uint4* slopes;          // GELU's, written or read
   float* column_partial;  // [row tiles, n]
   float* direct;          // [groups, m, n] float32 weight gradient
   unsigned* flags;        // weight gradient: [blocks, warps], zero between kernels

@@ -24,7 +24,7 @@ void run_weight_gradient(const void* dy, const void* x, void* dw, Params p, Gemm
   const CUtensorMap map_a = make_map(dy, 2, p.m, p.rows, 1, kTileK);
   const CUtensorMap map_b = make_map(x, 3, p.n, p.rows, 1, kTileK);
   const CUtensorMap map_out = make_map(dw, 3, p.n, p.m, p.groups, 16);  // of use for bf16 only
-  launch<C>(map_a, map_b, map_out, map_out, p, blocks / C::kCluster, stream);
+  launch<C>(map_a, map_b, map_out, p, blocks / C::kCluster, stream);
 }
 
 }  // namespace sm90
