@@ -35,7 +35,6 @@ __device__ __forceinline__ bool elected() {
 }
 
 // --- mbarrier
-// -------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals));
 }
@@ -78,7 +77,6 @@ __device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
 }
 
 // --- flags in device memory
-// -----------------------------------------------------------------------------------------
 __device__ __forceinline__ void store_release(unsigned* flag, unsigned v) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(v) : "memory");
 }
@@ -95,7 +93,6 @@ __device__ __forceinline__ void wait_flag(const unsigned* flag) {
 }
 
 // --- clusters, named barriers, registers
-// ----------------------------------------------------------------------------
 __device__ __forceinline__ uint32_t cluster_rank() {
   uint32_t r;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
@@ -115,7 +112,6 @@ template <int kRegisters> __device__ __forceinline__ void registers_grow() {
 }
 
 // --- bulk tensor copies
-// ---------------------------------------------------------------------------------------------
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -191,7 +187,6 @@ __device__ __forceinline__ uint4 load_shared(uint32_t addr) {
 }
 
 // --- 8×8 matrices of 16-bit values from registers to shared memory
-// ----------------------------------------------
 __device__ __forceinline__ void store_matrices(uint32_t addr, const uint32_t (&r)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(addr), "r"(r[0]), "r"(r[1]),
                "r"(r[2]), "r"(r[3])
@@ -199,7 +194,6 @@ __device__ __forceinline__ void store_matrices(uint32_t addr, const uint32_t (&r
 }
 
 // --- arithmetic
-// -----------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
