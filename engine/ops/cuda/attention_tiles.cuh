@@ -5,9 +5,7 @@
 // and the staging of results are free of bank conflicts. Keys sit permuted in every group of 16 (slot_of_key), so
 // that the two accumulator tiles of a thread hold four consecutive keys of a query row: one Philox block.
 #pragma once
-#include <cuda_runtime.h>
-
-#include "engine/core/bfloat16.h"
+#include "engine/device/cuda/launch.cuh"
 
 namespace glia::cuda::attention_tiles {
 
@@ -55,14 +53,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
 }
 __device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
-__device__ __forceinline__ uint4 load_shared(uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(address)
-               : "memory");
-  return x;
 }
 
 // ---- layout

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "engine/device/cuda/launch.cuh"
+
 namespace glia::cuda::sm90 {
 
 // A mis-programmed barrier hangs for ever; the harness compiles with a bound, after which a store to address 0 ends
@@ -176,15 +178,6 @@ template <int kPending> __device__ __forceinline__ void store_wait_read() {
 }
 // Makes ordinary stores to shared memory visible to the copy engine and the tensor cores.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-__device__ __forceinline__ uint4 load_shared(uint32_t addr) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(addr)
-               : "memory");
-  return v;
-}
 
 // --- 8×8 matrices of 16-bit values from registers to shared memory
 __device__ __forceinline__ void store_matrices(uint32_t addr, const uint32_t (&r)[4]) {
