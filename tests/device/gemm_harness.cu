@@ -344,37 +344,21 @@ void time_sequence(const char* name, const std::vector<int>& counts, cudaStream_
   pass(false);
   CUDA(cudaStreamSynchronize(stream));
   for (bool timed : {true, false}) {
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    pass(timed);
-    CUDA(cudaStreamEndCapture(stream, &graph));
-    CUDA(cudaGraphInstantiate(&exec, graph, 0));
-    cudaEvent_t a, b;
-    CUDA(cudaEventCreate(&a));
-    CUDA(cudaEventCreate(&b));
-    std::vector<float> totals, each[kKernels];
-    for (int replay = 0; replay < 40; ++replay) {
-      CUDA(cudaEventRecord(a, stream));
-      CUDA(cudaGraphLaunch(exec, stream));
-      CUDA(cudaEventRecord(b, stream));
-      CUDA(cudaEventSynchronize(b));
-      float ms = 0;
-      CUDA(cudaEventElapsedTime(&ms, a, b));
-      if (replay < 5) continue;
-      totals.push_back(ms * 1000 / static_cast<float>(layers.size()));
-      for (size_t i = 0; timed && i + 1 < events.size(); ++i) {
-        CUDA(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
-        const size_t forward = 2 * layers.size();
-        each[i < forward ? i % 2 : 2 + (i - forward) % 5].push_back(ms * 1000);
-      }
-    }
-    const auto median = [](std::vector<float>& v) { return std::sort(v.begin(), v.end()), v[v.size() / 2]; };
-    std::printf("  sequence %-10s %s layer %7.1f us", name, timed ? "with events" : "bare       ", median(totals));
+    std::vector<float> each[kKernels];
+    const std::vector<float> totals = time_replays(
+        stream, [&] { pass(timed); }, 5, 35,
+        [&] {
+          for (size_t i = 0; timed && i + 1 < events.size(); ++i) {
+            float ms = 0;
+            CUDA(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
+            const size_t forward = 2 * layers.size();
+            each[i < forward ? i % 2 : 2 + (i - forward) % 5].push_back(ms * 1000);
+          }
+        });
+    std::printf("  sequence %-10s %s layer %7.1f us", name, timed ? "with events" : "bare       ",
+                median(totals) * 1000 / static_cast<float>(layers.size()));
     for (int k = 0; timed && k < kKernels; ++k) std::printf("  %s %.1f", names[k], median(each[k]));
     std::printf("\n");
-    CUDA(cudaGraphExecDestroy(exec));
-    CUDA(cudaGraphDestroy(graph));
   }
 }
 

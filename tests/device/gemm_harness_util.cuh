@@ -189,35 +189,51 @@ inline unsigned long long mismatches(const uint8_t* a, const uint8_t* b, size_t 
   return h;
 }
 
-// Median microseconds of one call: `count` calls with rotating buffer sets captured in a graph, replayed.
-inline double time_graph(cudaStream_t stream, const std::function<void(int)>& call, int sets, int count = 12,
-                         int replays = 21) {
-  for (int i = 0; i < sets; ++i) call(i);
-  CUDA(cudaStreamSynchronize(stream));
+// Milliseconds of each of `replays` replays of what body() puts on the stream, after `warm` that do not count; seen()
+// follows each one that does.
+inline std::vector<float> time_replays(
+    cudaStream_t stream, const std::function<void()>& body, int warm, int replays,
+    const std::function<void()>& seen = [] {}) {
   cudaGraph_t graph;
   cudaGraphExec_t exec;
   CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < count; ++i) call(i % sets);
+  body();
   CUDA(cudaStreamEndCapture(stream, &graph));
   CUDA(cudaGraphInstantiate(&exec, graph, 0));
   cudaEvent_t a, b;
   CUDA(cudaEventCreate(&a));
   CUDA(cudaEventCreate(&b));
-  for (int i = 0; i < 3; ++i) CUDA(cudaGraphLaunch(exec, stream));
   std::vector<float> times;
-  for (int i = 0; i < replays; ++i) {
+  for (int i = 0; i < warm + replays; ++i) {
     CUDA(cudaEventRecord(a, stream));
     CUDA(cudaGraphLaunch(exec, stream));
     CUDA(cudaEventRecord(b, stream));
     CUDA(cudaEventSynchronize(b));
-    float ms = 0;
-    CUDA(cudaEventElapsedTime(&ms, a, b));
-    times.push_back(ms * 1000 / static_cast<float>(count));
+    if (i < warm) continue;
+    times.emplace_back();
+    CUDA(cudaEventElapsedTime(&times.back(), a, b));
+    seen();
   }
+  CUDA(cudaEventDestroy(a));
+  CUDA(cudaEventDestroy(b));
   CUDA(cudaGraphExecDestroy(exec));
   CUDA(cudaGraphDestroy(graph));
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return times;
+}
+inline float median(std::vector<float> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+// Median microseconds of one call: `count` calls with rotating buffer sets captured in a graph, replayed.
+inline double time_graph(cudaStream_t stream, const std::function<void(int)>& call, int sets, int count = 12,
+                         int replays = 21) {
+  for (int i = 0; i < sets; ++i) call(i);
+  CUDA(cudaStreamSynchronize(stream));
+  const auto body = [&] {
+    for (int i = 0; i < count; ++i) call(i % sets);
+  };
+  return median(time_replays(stream, body, 3, replays)) * 1000.0 / count;
 }
 
 struct Blas {
