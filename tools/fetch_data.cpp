@@ -9,13 +9,15 @@ namespace {
 
 int run(const std::string& dir) {
   int failed = 0;
-  for (const RemoteFile& file : ag_news_files()) try {
+  for (const RemoteFile& file : ag_news_files()) {
+    try {
       const bool was_there = fetch(file, dir) == Fetched::kWasThere;
       fmt::print("{}/{}: {}, md5 {}\n", dir, file.name, was_there ? "was there" : "downloaded", file.md5);
     } catch (const Error& error) {  // the other files may be had all the same
       fmt::print(stderr, "fetch_data: {}\n", error.what());
       failed = 1;
     }
+  }
   return failed;
 }
 
