@@ -47,16 +47,6 @@ inline int grid_for(int64_t n, int per_block = kThreads) {
 // N values of T that are loaded and stored as one access (16 bytes at most).
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
 
-// 16 bytes of shared memory, by their address in it.
-__device__ __forceinline__ uint4 load_shared(uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(address)
-               : "memory");
-  return x;
-}
-
 // f(i) for every i < n, one element a thread.
 template <class F> __global__ void __launch_bounds__(kThreads) for_each_kernel(int64_t n, F f) {
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n;

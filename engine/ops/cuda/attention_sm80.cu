@@ -162,7 +162,7 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
       if (row0 + g + 8 < n) to[8 * p.heads * 4] = kept.lower;
     }
   }
-  wait_for_all_but<1>();
+  wait_for_copies<1>();
   group.sync();
   float s[kTiles][8], top0 = -INFINITY, top1 = -INFINITY;
   if (active) {
@@ -208,9 +208,9 @@ __device__ __forceinline__ void forward_problem(const Params& p, const Group& gr
 #pragma unroll
     for (int e = 0; e < 8; ++e) s[j][e] = kept(e, j) ? s[j][e] : 0.0f;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) weights[j][i] = pack(s[j][2 * i], s[j][2 * i + 1]);
+    for (int i = 0; i < 4; ++i) weights[j][i] = pack_bf16(s[j][2 * i], s[j][2 * i + 1]);
   }
-  wait_for_all_but<0>();
+  wait_for_copies<0>();
   group.sync();
   if (!active) return;
   float o[8][4] = {};
@@ -318,7 +318,7 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
   } else if (p.dropout && active) {
     kept = draw(p, place.step, start + row0 + g, head, t, tiles);
   }
-  wait_for_all_but<0>();
+  wait_for_copies<0>();
   group.sync();
 
   // scale · P ∘ M (without 1 / (1 − p)) and scale · dS as A fragments; dQ, packed
@@ -393,8 +393,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        pm[j][i] = pack(weight[2 * i], weight[2 * i + 1]);
-        ds[j][i] = pack(s[2 * i] * dp[2 * i], s[2 * i + 1] * dp[2 * i + 1]);
+        pm[j][i] = pack_bf16(weight[2 * i], weight[2 * i + 1]);
+        ds[j][i] = pack_bf16(s[2 * i] * dp[2 * i], s[2 * i + 1] * dp[2 * i + 1]);
       }
     }
     float sum[8][4] = {};
@@ -404,8 +404,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     }
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-      dq[2 * x] = pack(sum[x][0], sum[x][1]);
-      dq[2 * x + 1] = pack(sum[x][2], sum[x][3]);
+      dq[2 * x] = pack_bf16(sum[x][0], sum[x][1]);
+      dq[2 * x + 1] = pack_bf16(sum[x][2], sum[x][3]);
     }
   }
 
@@ -427,8 +427,8 @@ __device__ __forceinline__ void backward_problem(const Params& p, const Group& g
     if (owns_keys) multiply_transposed<kTiles>(sum, k_tile, g_tile, group.warp, first, query_tiles, at);
 #pragma unroll
     for (int x = 0; x < 8; ++x) {
-      dv[2 * x] = pack(sum[x][0] * factor, sum[x][1] * factor);
-      dv[2 * x + 1] = pack(sum[x][2] * factor, sum[x][3] * factor);
+      dv[2 * x] = pack_bf16(sum[x][0] * factor, sum[x][1] * factor);
+      dv[2 * x + 1] = pack_bf16(sum[x][2] * factor, sum[x][3] * factor);
     }
   }
   if (kTiles != 4) {

@@ -5,7 +5,8 @@
 // and the staging of results are free of bank conflicts. Keys sit permuted in every group of 16 (slot_of_key), so
 // that the two accumulator tiles of a thread hold four consecutive keys of a query row: one Philox block.
 #pragma once
-#include "engine/device/cuda/launch.cuh"
+#include "engine/core/bfloat16.h"
+#include "engine/device/cuda/intrinsics.cuh"
 
 namespace glia::cuda::attention_tiles {
 
@@ -32,33 +33,11 @@ __device__ __forceinline__ void multiply(float* c, const uint32_t (&a)[4], uint3
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// 16 bytes to shared memory, or 16 zero bytes.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int n> __device__ __forceinline__ void wait_for_all_but() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
-}
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
 }
 
 // ---- layout
-
-// The same value in every lane, and the compiler knows it: branches on it need no reconvergence.
-__device__ __forceinline__ int uniform(int x) { return __shfl_sync(~0u, x, 0); }
 
 // The warps that work on one head together: half of the block or all of it.
 struct Group {
@@ -143,7 +122,8 @@ __device__ __forceinline__ void stage(const float (&c)[8][4], float factor0, flo
   const uint32_t to = accumulators_at(tile, row, lane);
 #pragma unroll
   for (int x = 0; x < 8; ++x)
-    store_pair(to, x, pack(c[x][0] * factor0, c[x][1] * factor0), pack(c[x][2] * factor1, c[x][3] * factor1));
+    store_pair(to, x, pack_bf16(c[x][0] * factor0, c[x][1] * factor0),
+               pack_bf16(c[x][2] * factor1, c[x][3] * factor1));
 }
 // Rows `row` … row + 15 of a shared tile to global memory, 16 bytes a thread; row r goes to `to + position ·
 // stride` where position is r, or the key in slot r, and only positions below n exist.

@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "engine/device/cuda/launch.cuh"
+#include "engine/device/cuda/intrinsics.cuh"
 
 namespace glia::cuda::sm90 {
 
@@ -23,10 +23,6 @@ namespace glia::cuda::sm90 {
 __device__ __forceinline__ uint32_t smem_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
-
-// The same value in every lane, told to the compiler: it can then use the scalar registers that wgmma and TMA read
-// from.
-__device__ __forceinline__ int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 
 // True in one lane of a converged warp, always the same one; ptxas knows that it is one, so that the operands of a
 // bulk copy behind it need no loop over lanes.
@@ -186,23 +182,8 @@ __device__ __forceinline__ void store_matrices(uint32_t addr, const uint32_t (&r
                : "memory");
 }
 
-// --- arithmetic
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-__device__ __forceinline__ float unpack_low(uint32_t v) { return __uint_as_float(v << 16); }
-__device__ __forceinline__ float unpack_high(uint32_t v) { return __uint_as_float(v & 0xffff0000u); }
-
 // --- wgmma
-// ---------------------------------------------------------------------------------------------------------- Matrix
-// descriptor of a tile in shared memory with the 128-byte swizzle (1024-byte atoms of 8 rows × 128 bytes).
+// Matrix descriptor of a tile in shared memory with the 128-byte swizzle (1024-byte atoms of 8 rows × 128 bytes).
 //   K-major:  rows are M (or N), 64 values of K a row. SBO = 1024 between groups of 8 rows; LBO unused.
 //   MN-major: rows are K, 64 values of M (or N) a row. SBO = 1024 between groups of 8 K; LBO = `mn_stride` between
 //             blocks of 64 M (or N).

@@ -1,5 +1,6 @@
 // Element-wise kernels by packs of 16 bytes: what every memory-bound op on a GPU needs.
 #pragma once
+#include "engine/device/cuda/intrinsics.cuh"
 #include "engine/device/cuda/launch.cuh"
 
 namespace glia::cuda {
@@ -20,9 +21,7 @@ template <int W, class T, class A> __device__ __forceinline__ void store(T* p, c
     uint32_t words[W / 2];
 #pragma unroll
     for (int k = 0; k < W / 2; ++k)
-      asm("cvt.rn.bf16x2.f32 %0, %1, %2;"
-          : "=r"(words[k])
-          : "f"(static_cast<float>(v[2 * k + 1])), "f"(static_cast<float>(v[2 * k])));
+      words[k] = pack_bf16(static_cast<float>(v[2 * k]), static_cast<float>(v[2 * k + 1]));
     if constexpr (W == 8) *reinterpret_cast<uint4*>(p) = make_uint4(words[0], words[1], words[2], words[3]);
     else if constexpr (W == 4) *reinterpret_cast<uint2*>(p) = make_uint2(words[0], words[1]);
     else if constexpr (W == 2) *reinterpret_cast<uint32_t*>(p) = words[0];
@@ -33,22 +32,6 @@ template <int W, class T, class A> __device__ __forceinline__ void store(T* p, c
     for (int k = 0; k < W; ++k) pack.v[k] = static_cast<T>(v[k]);
     *reinterpret_cast<Pack<T, W>*>(p) = pack;
   }
-}
-
-// A copy to shared memory under way: 4, 8 or 16 bytes (fewer at once). Copies up to a commit_copies() are a group;
-// wait_for_copies<n>() waits for all but the last n groups of this thread.
-template <class P> __device__ __forceinline__ void copy_async(P* to, const P* from) {
-  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  if constexpr (sizeof(P) == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
-  else if constexpr (sizeof(P) == 4 || sizeof(P) == 8)
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(static_cast<int>(sizeof(P)))
-                 : "memory");
-  else *to = *from;
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending> __device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 template <int W> struct Width { static constexpr int value = W; };
