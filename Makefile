@@ -24,7 +24,7 @@ ROOMS    := engine nn moe data experiments tools
 CPP      := $(shell find $(ROOMS) -name '*.cpp' | LC_ALL=C sort)
 MAINS    := $(shell grep -lE '^int main\b' $(CPP))
 # The table of cases and its gradient checker, which tests and tools/gradcheck share: part of the library.
-CASE_CPP := $(wildcard tests/*_cases.cpp tests/gradcheck.cpp)
+CASE_CPP := $(wildcard tests/cases/*.cpp)
 CU       := $(if $(filter 1,$(CUDA)),$(shell find $(ROOMS) -name '*.cu' | LC_ALL=C sort))
 LIB_CPP  := $(filter-out $(MAINS) $(if $(filter 0,$(CUDA)),engine/device/cuda/%),$(CPP)) $(CASE_CPP)
 TEST_CPP := $(filter-out $(CASE_CPP),$(shell find tests -name '*.cpp' | LC_ALL=C sort))

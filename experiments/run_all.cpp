@@ -1,6 +1,6 @@
 // Trains all configurations over the seeds and ends with the table: ./experiments/run_all --help
-#include "experiments/presets.h"
-#include "experiments/schedule.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/schedule.h"
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);

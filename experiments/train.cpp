@@ -1,6 +1,6 @@
 // Trains one configuration with every knob: ./experiments/train --help
-#include "experiments/presets.h"
-#include "experiments/schedule.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/schedule.h"
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);

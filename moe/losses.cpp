@@ -1,7 +1,7 @@
 #include "moe/losses.h"
 
-#include "engine/ops/moe.h"
-#include "engine/ops/z_loss.h"
+#include "engine/ops/loss/z_loss.h"
+#include "engine/ops/moe/moe.h"
 
 namespace glia {
 

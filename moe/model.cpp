@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "engine/ops/loss_sum.h"
-#include "engine/ops/softmax.h"
+#include "engine/ops/loss/loss_sum.h"
+#include "engine/ops/loss/softmax.h"
 
 namespace glia {
 

@@ -14,7 +14,7 @@ struct ModelConfig {
   DType compute =
       DType::kFloat32;  // bfloat16: float32 masters with a bfloat16 copy; float64: everything, for tests
   bool bfloat16_gradients = false;  // with bfloat16: the gradients of the products' weights too (ParameterSet)
-  bool last_layer_cls_only = true;  // exact (SCIENCE.md 6.2); false computes the rows that nobody reads
+  bool last_layer_cls_only = true;  // exact (docs/science.md 6.2); false computes the rows that nobody reads
 };
 
 struct Batch {

@@ -1,7 +1,7 @@
 #include "moe/moe_layer.h"
 
-#include "engine/ops/moe.h"
-#include "engine/ops/statistics.h"
+#include "engine/ops/loss/statistics.h"
+#include "engine/ops/moe/moe.h"
 
 namespace glia {
 

@@ -11,7 +11,7 @@ struct MoeConfig {
   int64_t n_experts = 8, top_k = 2;
   double balance = 0, energy = 0;  // α, β
   double z_loss = 0;
-  bool second_residual = false;  // the published code's extra residual and norm (SCIENCE.md 6)
+  bool second_residual = false;  // the published code's extra residual and norm (docs/science.md 6)
 
   bool dense() const { return router == "none"; }
 };

@@ -12,7 +12,7 @@ namespace glia {
 
 struct RouterOptions {
   int64_t hidden = 512, n_experts = 8, top_k = 2;
-  double balance = 0, energy = 0;  // α and β of SCIENCE.md 1
+  double balance = 0, energy = 0;  // α and β of docs/science.md 1
   double z_loss = 0;               // weight of the router z-loss; 0 leaves it out
   double init_std = 0.02;
   int layer = 0;  // keys the noise of routers that have some

@@ -1,6 +1,6 @@
 #include "moe/utilisation.h"
 
-#include "engine/ops/statistics.h"
+#include "engine/ops/loss/statistics.h"
 
 namespace glia {
 

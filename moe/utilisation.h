@@ -1,4 +1,4 @@
-// Utilisation U[c, e] of SCIENCE.md 4 for every layer, over all tokens and over CLS rows, summed up on the device.
+// Utilisation U[c, e] of docs/science.md 4 for every layer, over all tokens and over CLS rows, summed up on the device.
 #pragma once
 #include "nn/feed_forward.h"
 

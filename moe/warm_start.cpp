@@ -1,8 +1,8 @@
 #include "moe/warm_start.h"
 
 #include "engine/core/file.h"
-#include "engine/ops/random_fill.h"
-#include "nn/hugging_face.h"
+#include "engine/ops/elementwise/random_fill.h"
+#include "nn/weights/hugging_face.h"
 
 namespace glia {
 namespace {

@@ -1,8 +1,8 @@
-// Starting from pretrained weights (SCIENCE.md 2): embeddings, attention, norms and pooler are copied, every expert
+// Starting from pretrained weights (docs/science.md 2): embeddings, attention, norms and pooler are copied, every expert
 // is that layer's dense FFN plus a little noise, routers and classifier are fresh.
 #pragma once
 #include "moe/model.h"
-#include "nn/safetensors.h"
+#include "nn/weights/safetensors.h"
 
 namespace glia {
 

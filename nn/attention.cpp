@@ -1,6 +1,6 @@
 #include "nn/attention.h"
 
-#include "engine/ops/self_attention.h"
+#include "engine/ops/attention/self_attention.h"
 
 namespace glia {
 

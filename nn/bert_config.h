@@ -1,4 +1,4 @@
-// The shape of a BERT encoder; the defaults are google/bert_uncased_L-4_H-512_A-8 (SCIENCE.md 1).
+// The shape of a BERT encoder; the defaults are google/bert_uncased_L-4_H-512_A-8 (docs/science.md 1).
 #pragma once
 #include <cstdint>
 

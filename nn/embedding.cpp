@@ -1,6 +1,6 @@
 #include "nn/embedding.h"
 
-#include "engine/ops/rows.h"
+#include "engine/ops/rows/rows.h"
 
 namespace glia {
 

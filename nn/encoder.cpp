@@ -1,8 +1,8 @@
 #include "nn/encoder.h"
 
-#include "engine/ops/dropout.h"
-#include "engine/ops/elementwise.h"
-#include "engine/ops/sequences.h"
+#include "engine/ops/elementwise/dropout.h"
+#include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/rows/sequences.h"
 
 namespace glia {
 

@@ -1,6 +1,6 @@
 #include "nn/feed_forward.h"
 
-#include "engine/ops/feed_forward.h"
+#include "engine/ops/products/feed_forward.h"
 
 namespace glia {
 

@@ -36,7 +36,7 @@ class FeedForward {
   virtual ~FeedForward() = default;
   // Whether forward() reads the rows it gives no output for (a router's losses and contexts do).
   virtual bool reads_all_rows() const { return false; }
-  // Adds a second residual and norm after attention (the published code's MoE layers; SCIENCE.md 6).
+  // Adds a second residual and norm after attention (the published code's MoE layers; docs/science.md 6).
   virtual bool second_residual() const { return false; }
   struct Result {
     Var y;

@@ -1,6 +1,6 @@
 // Layer normalisation with its weights, gain [H] = 1 and bias [H] = 0.     x [.., H] → [.., H]
 #pragma once
-#include "engine/ops/layer_norm.h"
+#include "engine/ops/norm/layer_norm.h"
 #include "nn/parameters.h"
 
 namespace glia {

@@ -1,6 +1,6 @@
 // y = x wᵀ + b.     x [.., I] → [.., O] in x's dtype; weight [O, I] ~ N(0, std²), bias [O] = 0
 #pragma once
-#include "engine/ops/matmul.h"
+#include "engine/ops/products/matmul.h"
 #include "nn/parameters.h"
 
 namespace glia {

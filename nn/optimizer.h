@@ -2,7 +2,7 @@
 // the global norm, linear warm-up and decay. Norm, rate and bias corrections are computed on the device from the
 // context's step.
 #pragma once
-#include "engine/ops/adamw.h"
+#include "engine/ops/optimiser/adamw.h"
 #include "nn/parameters.h"
 
 namespace glia {

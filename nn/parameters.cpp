@@ -1,7 +1,7 @@
 #include "nn/parameters.h"
 
 #include "engine/core/file.h"
-#include "engine/ops/random_fill.h"
+#include "engine/ops/elementwise/random_fill.h"
 
 namespace glia {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "engine/ops/rows.h"
+#include "engine/ops/rows/rows.h"
 
 namespace glia {
 

@@ -1,7 +1,7 @@
 // What one forward pass needs to know beside its input. Made for each pass and handed down; nothing is kept in
 // globals.
 #pragma once
-#include "engine/ops/rows.h"
+#include "engine/ops/rows/rows.h"
 
 namespace glia {
 

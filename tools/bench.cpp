@@ -3,9 +3,9 @@
 
 #include <cstring>
 
-#include "tools/bench_ops.h"
-#include "tools/bench_step.h"
-#include "tools/bench_tokenizer.h"
+#include "tools/benchmarks/ops.h"
+#include "tools/benchmarks/step.h"
+#include "tools/benchmarks/tokenizer.h"
 
 namespace {
 

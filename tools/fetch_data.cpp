@@ -1,5 +1,5 @@
 // Downloads AG News and BERT's vocabulary to data/ag_news/; does nothing for files that are there and whole.
-#include "data/fetch.h"
+#include "data/datasets/fetch.h"
 #include "engine/core/check.h"
 #include "tools/tool.h"
 

@@ -1,6 +1,6 @@
 // gradcheck: every row of the table of ops, layers, routers and models, handwritten gradients against finite
 // differences.
-#include "tests/gradcheck.h"
+#include "tests/cases/gradcheck.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>

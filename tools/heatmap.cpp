@@ -7,9 +7,9 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
-#include "experiments/heatmap.h"
-#include "experiments/recompute.h"
-#include "experiments/results.h"
+#include "experiments/records/recompute.h"
+#include "experiments/records/results.h"
+#include "experiments/report/heatmap.h"
 #include "tools/tool.h"
 
 namespace {

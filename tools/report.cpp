@@ -1,7 +1,7 @@
 // ./tools/report results — summary.json, summary.csv, report.html, plots; the table in the terminal; RESULTS.md on
 // request.
-#include "experiments/report.h"
-#include "experiments/tables.h"
+#include "experiments/report/report.h"
+#include "experiments/report/tables.h"
 #include "tools/tool.h"
 
 using namespace glia;

@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "engine/core/file.h"
-#include "experiments/saved_model.h"
+#include "experiments/records/saved_model.h"
 #include "tools/tool.h"
 
 namespace {

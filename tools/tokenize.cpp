@@ -8,7 +8,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "data/dataset_cli.h"
+#include "data/datasets/dataset_cli.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "tools/tool.h"

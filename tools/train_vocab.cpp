@@ -4,8 +4,8 @@
 
 #include <chrono>
 
-#include "data/dataset_cli.h"
-#include "data/vocab_trainer.h"
+#include "data/datasets/dataset_cli.h"
+#include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "tools/tool.h"

@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "data/datasets/datasets.h"
-#include "data/labelled_csv.h"
+#include "data/datasets/labelled_csv.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 

@@ -1,7 +1,7 @@
 // The loaders that registry.cpp lists; what each means is said there and in their files.
 #pragma once
 
-#include "data/dataset.h"
+#include "data/datasets/dataset.h"
 
 namespace glia::datasets {
 

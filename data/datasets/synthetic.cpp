@@ -6,7 +6,7 @@
 
 #include "data/datasets/datasets.h"
 #include "data/datasets/synthetic_words.h"
-#include "data/word_builder.h"
+#include "data/tokens/word_builder.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/parallel.h"

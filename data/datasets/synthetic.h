@@ -15,7 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "data/dataset.h"
+#include "data/datasets/dataset.h"
 
 namespace glia::datasets {
 

@@ -1,6 +1,6 @@
 // Elementary functions for inner loops. The float versions have no branches, tables or calls, so g++ vectorises a
 // loop over them without -ffast-math; on a GPU they are the CUDA library's; the double versions are the C library's
-// everywhere. Errors against a double reference (tests/core_math_test.cpp): at most 2 units in the last place, 3
+// everywhere. Errors against a double reference (tests/engine/core_math_test.cpp): at most 2 units in the last place, 3
 // for tanh. The polynomials are near-minimax (Chebyshev) fits of the named remainder on the named interval.
 #pragma once
 

@@ -11,7 +11,7 @@ class MeanPoolRouter : public TopKRouter {
 
  protected:
   RouteContext context(const Var& x, const Pass& pass) const override {
-    // In the padded layout of the published code padding enters the mean (SCIENCE.md 6); packed rows have no
+    // In the padded layout of the published code padding enters the mean (docs/science.md 6); packed rows have no
     // padding.
     Sequences all = pass.sequences;
     all.key_lengths = {};

@@ -1,6 +1,6 @@
 #include "moe/routers/top_k_router.h"
 
-#include "engine/ops/sequences.h"
+#include "engine/ops/rows/sequences.h"
 #include "moe/losses.h"
 
 namespace glia {

@@ -1,7 +1,7 @@
 // What softmax and the astrocyte routers share: linear logits, optionally modulated by a context of the sequence, a
 // softmax over the K largest, and the load losses.
 #pragma once
-#include "engine/ops/route.h"
+#include "engine/ops/moe/top_k_route.h"
 #include "moe/router.h"
 
 namespace glia {

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "engine/device/cuda/check.h"
-#include "engine/ops/attention_kernels.h"
+#include "engine/ops/attention/attention_kernels.h"
 
 namespace glia {
 

@@ -8,8 +8,8 @@ archs=${CUDA_ARCHS:-90a 80}
 flags=(-std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings
        -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=x86-64-v3
        $(for a in $archs; do echo "-gencode arch=compute_$a,code=sm_$a"; done))
-"$nvcc" "${flags[@]}" "$@" -c engine/ops/cuda/attention_sm80.cu -o "$out/attention_sm80.o"
-"$nvcc" "${flags[@]}" -c engine/ops/attention.cu -o "$out/attention.o" &
+"$nvcc" "${flags[@]}" "$@" -c engine/ops/attention/attention_sm80.cu -o "$out/attention_sm80.o"
+"$nvcc" "${flags[@]}" -c engine/ops/attention/attention.cu -o "$out/attention.o" &
 "$nvcc" "${flags[@]}" -c tests/device/attention_harness.cu -o "$out/harness.o" &
 for f in engine/ops/attention_cpu engine/core/check engine/core/rng_words; do
   g++ -std=c++20 -O3 -march=x86-64-v3 -fno-math-errno -fopenmp -DFMT_HEADER_ONLY -I. -c $f.cpp -o "$out/$(basename $f).o"

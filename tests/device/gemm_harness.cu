@@ -1,4 +1,4 @@
-// Correctness and speed of engine/ops/cuda/gemm_sm90.h on a Hopper GPU, beside cuBLAS.
+// Correctness and speed of engine/ops/products/sm90/gemm_sm90.h on a Hopper GPU, beside cuBLAS.
 //   gemm_harness [PART]        checks whose name contains PART, each in a child process of its own (a hung or broken
 //                              kernel ends only its case), then the times of what was right, beside cuBLAS
 //   gemm_harness --case NAME   one case in this process; "sequence" times an expert layer's kernels in their real order
@@ -11,7 +11,7 @@
 
 #include <cstring>
 
-#include "engine/ops/cuda/gemm_sm90.h"
+#include "engine/ops/products/sm90/gemm_sm90.h"
 #include "tests/device/gemm_harness_cases.cuh"
 
 namespace glia {

@@ -7,10 +7,10 @@
 #include <string_view>
 #include <vector>
 
-#include "data/csv.h"
-#include "data/utf8.h"
-#include "data/word_builder.h"
-#include "data/wordpiece.h"
+#include "data/text/csv.h"
+#include "data/text/utf8.h"
+#include "data/tokens/word_builder.h"
+#include "data/tokens/wordpiece.h"
 #include "engine/core/check.h"
 
 namespace glia::fuzz {

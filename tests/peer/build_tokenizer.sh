@@ -12,11 +12,11 @@ flags=(-std=c++20 -O3 -g0 -march=x86-64-v3 -fno-math-errno -ffp-contract=on -fop
 static=(-static-libstdc++ -static-libgcc -Wl,-Bstatic -lutf8proc -lgomp -Wl,-Bdynamic -lpthread -ldl)
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
-for source in data/*.cpp data/datasets/*.cpp engine/core/check.cpp engine/core/file.cpp tools/bench_tokenizer.cpp; do
+for source in data/*.cpp data/datasets/*.cpp engine/core/check.cpp engine/core/file.cpp tools/benchmarks/tokenizer.cpp; do
   g++ "${flags[@]}" -c "$source" -o "$objects/${source//\//_}.o"
 done
 g++ "${flags[@]}" tools/tokenize.cpp "$objects"/*.o -o "$out/tokenize" "${static[@]}"
-printf '#include "tools/bench_tokenizer.h"\nint main(int argc, char** argv) { return bench_tokenizer(argc, argv); }\n' |
+printf '#include "tools/benchmarks/tokenizer.h"\nint main(int argc, char** argv) { return bench_tokenizer(argc, argv); }\n' |
   g++ "${flags[@]}" -x c++ - -x none "$objects"/*.o -o "$out/bench_tokenizer" "${static[@]}"
 [ -e "$out/vocab.txt" ] || install -m 644 "$data/vocab.txt" "$out/"
 for split in train test; do

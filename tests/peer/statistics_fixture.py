@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/fixtures/statistics.json: scipy's answers to the questions experiments/statistics.cpp answers.
+"""Writes tests/fixtures/statistics.json: scipy's answers to the questions experiments/report/statistics.cpp answers.
 
     python3 tests/peer/statistics_fixture.py > tests/fixtures/statistics.json
 """

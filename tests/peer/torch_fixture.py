@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/fixtures/torch_model.json: what PyTorch computes for two small models, for tests/nn_torch_test.cpp.
+"""Writes tests/fixtures/torch_model.json: what PyTorch computes for two small models, for tests/nn/torch_test.cpp.
 
 A dense BERT and one with astrocyte-hierarchical routing, packed sequences, float64, no dropout. Weights and batches come from a
 formula over integers that both sides know (`uniform` below), so the file holds results only: logits, the parts of the loss and

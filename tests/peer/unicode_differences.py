@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes data/unicode_differences.h: where Hugging Face `tokenizers` and utf8proc disagree about a code point.
+"""Writes data/text/unicode_differences.h: where Hugging Face `tokenizers` and utf8proc disagree about a code point.
 
-    tests/peer/unicode_differences.py DUMP > data/unicode_differences.h
+    tests/peer/unicode_differences.py DUMP > data/text/unicode_differences.h
 
 DUMP is what tests/peer/tokenizer_compare.py --dump wrote: one line a code point that is not plain, tab-separated:
 code, normalised lower-case form, normalised cased form, NFD, strip-accents form, lower-case form (each as hex code points),

@@ -1,5 +1,5 @@
 // One function, one instruction (or two): what the kernels need of PTX and CUDA C++ has no good name for. What only the
-// Hopper pipeline uses is in engine/ops/cuda/gemm_sm90_ptx.cuh. Shared memory by its 32-bit addresses, where given so.
+// Hopper pipeline uses is in engine/ops/products/sm90/gemm_sm90_ptx.cuh. Shared memory by its 32-bit addresses, where given so.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -1,0 +1,64 @@
+#include "data/tokens/vocabulary.h"
+
+#include "data/text/utf8.h"
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+
+namespace glia {
+
+Vocabulary Vocabulary::from_tokens(std::vector<std::string> tokens, const std::string& source) {
+  if (tokens.empty()) fail_input("{}: expected a vocabulary, found no token", source);
+  Vocabulary v;
+  v.source_ = source;
+  v.tokens_ = std::move(tokens);
+  v.ids_.reserve(v.tokens_.size());
+  for (size_t i = 0; i < v.tokens_.size(); ++i) {
+    const std::string& token = v.tokens_[i];
+    if (token.empty()) fail_input("{}:{}: expected a token, found an empty line", source, i + 1);
+    if (utf8::find_invalid(token) != std::string::npos)
+      fail_input("{}:{}: expected UTF-8, found other bytes", source, i + 1);
+    const auto [at, is_new] = v.ids_.try_emplace(token, static_cast<int32_t>(i));
+    if (!is_new) fail_input("{}:{}: token \"{}\" was already on line {}", source, i + 1, token, at->second + 1);
+    v.hash_ = hash_bytes(token, v.hash_ + i);
+  }
+  v.unk_ = v.find("[UNK]"), v.cls_ = v.find("[CLS]"), v.sep_ = v.find("[SEP]");
+  v.pad_ = v.find("[PAD]"), v.mask_ = v.find("[MASK]");
+  if (v.unk_ < 0) fail_input("{}: expected a line \"[UNK]\", found none", source);
+  if (v.cls_ < 0) fail_input("{}: expected a line \"[CLS]\", found none", source);
+  if (v.sep_ < 0) fail_input("{}: expected a line \"[SEP]\", found none", source);
+  return v;
+}
+
+Vocabulary Vocabulary::from_file(const std::string& path) {
+  const std::string content = read_file(path);
+  if (content.empty()) fail_input("{}: expected a vocabulary, found an empty file", path);
+  std::vector<std::string> tokens;
+  for (size_t begin = 0; begin < content.size();) {
+    size_t end = content.find('\n', begin);
+    if (end == std::string::npos) end = content.size();
+    size_t stop = end;
+    while (stop > begin && (content[stop - 1] == ' ' || (content[stop - 1] >= '\t' && content[stop - 1] <= '\r')))
+      --stop;
+    tokens.emplace_back(content, begin, stop - begin);
+    begin = end + 1;
+  }
+  return from_tokens(std::move(tokens), path);
+}
+
+const std::string& Vocabulary::token(int32_t id) const {
+  CHECK(id >= 0 && id < size(), "vocabulary: wants an id below {}, got {}", size(), id);
+  return tokens_[static_cast<size_t>(id)];
+}
+
+int32_t Vocabulary::find(std::string_view token) const {
+  const auto at = ids_.find(token);
+  return at == ids_.end() ? -1 : at->second;
+}
+
+void Vocabulary::save(const std::string& path) const {
+  std::string content;
+  for (const std::string& token : tokens_) content += token + "\n";
+  write_file_atomic(path, content);
+}
+
+}  // namespace glia

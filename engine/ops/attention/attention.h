@@ -1,0 +1,27 @@
+// Multi-head self-attention over packed sequences (Vaswani et al. 2017); a row sees the rows of its own sequence
+// only.
+//     qkv [T, 3H], row = q | k | v, each A heads × D; H = A·D → [T, H]; the tail's rows are 0
+// out = dropout(softmax(q kᵀ / √D)) v. Saved: qkv, out and the row-wise log-sum-exp; probabilities are computed
+// again. Dropout element of (query row t, head a, key j): (t·A + a)·1024 + j, so sequences are at most 1024 long.
+#pragma once
+#include "engine/ops/rows/sequences.h"
+
+namespace glia {
+
+struct AttentionOptions {
+  int64_t heads = 1;
+  bool causal = false;
+  double dropout = 0;
+  RandomKey key;
+};
+
+Var attention(const Var& qkv, const Sequences& sequences, const AttentionOptions& options);
+// The same from plain ops, one sequence and head at a time; reads the lengths back, so it waits. For tests.
+Var attention_reference(const Var& qkv, const Sequences& sequences, const AttentionOptions& options);
+
+// What the kernels of attention_kernels.h are told, checked. It points into the tensors of `sequences`.
+struct AttentionArgs;
+AttentionArgs attention_args(int64_t rows, int64_t hidden, const Sequences& sequences,
+                             const AttentionOptions& options);
+
+}  // namespace glia

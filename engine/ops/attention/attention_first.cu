@@ -1,0 +1,226 @@
+// Attention of each sequence's first row alone over the sequence's keys (bfloat16, D = 64): a warp a head of a
+// sequence. 8 lanes hold 16 bytes each of a key's row, so a warp reads 4 keys at once and several of these quartets
+// are in flight.
+#include <cmath>
+
+#include "engine/device/cuda/launch.cuh"
+#include "engine/ops/attention/attention_kernels.h"
+
+namespace glia::cuda {
+namespace {
+
+constexpr int kD = 64, kWarps = 4, kAhead = 4, kMostKeys = 128;
+constexpr float kLog2E = 1.4426950408889634f;
+
+struct Params {
+  const bfloat16 *q, *kv, *out, *dout;  // [B, H], [T, 2H], [B, H], [B, H]
+  const float* lse;                     // [B, A]
+  bfloat16 *to_out, *to_dq, *to_dkv;
+  float *to_lse, *to_sums;  // to_sums [B, 3H]
+  const int32_t *offsets, *key_lengths;
+  int rows, sequences, heads;
+  bool dropout;
+  float scale, inverse_keep;
+  uint32_t threshold;
+  RandomKey key;
+};
+
+// A warp's head: n keys' rows, of which the first `keys` count.
+struct Place {
+  int b, head, start, n, keys, lane, chunk, quarter;
+  uint32_t step;
+  bool inside;
+};
+__device__ __forceinline__ Place place_of(const Params& p) {
+  const int at = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+  Place s{at / p.heads, at % p.heads, 0, 0, 0, lane, lane & 7, lane >> 3, 0, at < p.sequences * p.heads};
+  if (!s.inside) return s;
+  s.start = p.offsets[s.b];
+  s.n = min(p.offsets[s.b + 1] - s.start, kMostKeys);
+  s.keys = p.key_lengths ? max(0, min(p.key_lengths[s.b], s.n)) : s.n;
+  s.step = p.dropout && p.key.step ? *p.key.step : 0u;
+  return s;
+}
+
+using Chunk = Pack<bfloat16, 8>;
+__device__ __forceinline__ Chunk load_chunk(const bfloat16* p) { return *reinterpret_cast<const Chunk*>(p); }
+__device__ __forceinline__ void unpack(const Chunk& c, float (&v)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = static_cast<float>(c.v[i]);
+}
+__device__ __forceinline__ void store_chunk(bfloat16* p, const float (&v)[8], float factor) {
+  Chunk c;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) c.v[i] = static_cast<bfloat16>(v[i] * factor);
+  *reinterpret_cast<Chunk*>(p) = c;
+}
+__device__ __forceinline__ float dot(const float (&a)[8], const Chunk& b) {  // over the row: all 8 lanes get it
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum = fmaf(a[i], static_cast<float>(b.v[i]), sum);
+  sum += __shfl_xor_sync(~0u, sum, 1);
+  sum += __shfl_xor_sync(~0u, sum, 2);
+  return sum + __shfl_xor_sync(~0u, sum, 4);
+}
+// Element (first row of b, head, key) of the dropout stream, as in attention_kernels.h.
+__device__ __forceinline__ bool kept(const Params& p, const Place& s, int key) {
+  const uint64_t row = static_cast<uint64_t>(s.start) * p.heads + s.head;
+  return !p.dropout ||
+         random_block(p.key.seed, p.key.purpose, s.step, row * (kAttentionMaxLength / 4) + key / 4).word[key & 3] >=
+             p.threshold;
+}
+__device__ __forceinline__ void sum_quarters(float (&v)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    v[i] += __shfl_xor_sync(~0u, v[i], 8);
+    v[i] += __shfl_xor_sync(~0u, v[i], 16);
+  }
+}
+
+__global__ void __launch_bounds__(kWarps * 32) forward_kernel(const __grid_constant__ Params p) {
+  __shared__ float weights[kWarps][kMostKeys];
+  const Place s = place_of(p);
+  if (!s.inside) return;
+  float* weight = weights[threadIdx.x / 32];
+  const int h = p.heads * kD, column = s.head * kD + s.chunk * 8;
+  const bfloat16 *k = p.kv + static_cast<int64_t>(s.start) * 2 * h + column, *v = k + h;
+  float q[8];
+  unpack(load_chunk(p.q + static_cast<int64_t>(s.b) * h + column), q);
+  for (int first = 0; first < s.keys; first += 4 * kAhead) {
+    Chunk chunk[kAhead] = {};
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int key = first + 4 * a + s.quarter;
+      if (key < s.keys) chunk[a] = load_chunk(k + static_cast<int64_t>(key) * 2 * h);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int key = first + 4 * a + s.quarter;
+      const float score = dot(q, chunk[a]) * p.scale;
+      if (s.chunk == 0 && key < s.keys) weight[key] = score;
+    }
+  }
+  __syncwarp();
+  float top = -INFINITY, sum = 0;
+  for (int key = s.lane; key < s.keys; key += 32) top = fmaxf(top, weight[key]);
+  top = warp_max(top);
+  for (int key = s.lane; key < s.keys; key += 32) {
+    const float e = exp2f((weight[key] - top) * kLog2E);
+    sum += e;
+    weight[key] = kept(p, s, key) ? e : 0.0f;
+  }
+  sum = warp_sum(sum);
+  __syncwarp();
+  float o[8] = {};
+  for (int first = 0; first < s.keys; first += 4 * kAhead) {
+    Chunk chunk[kAhead] = {};
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int key = first + 4 * a + s.quarter;
+      if (key < s.keys) chunk[a] = load_chunk(v + static_cast<int64_t>(key) * 2 * h);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int key = first + 4 * a + s.quarter;
+      const float w = key < s.keys ? weight[key] : 0.0f;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) o[i] = fmaf(w, static_cast<float>(chunk[a].v[i]), o[i]);
+    }
+  }
+  sum_quarters(o);
+  if (s.quarter == 0)
+    store_chunk(p.to_out + static_cast<int64_t>(s.b) * h + column, o, sum > 0 ? p.inverse_keep / sum : 0.0f);
+  if (s.lane == 0) p.to_lse[s.b * p.heads + s.head] = sum > 0 ? top + logf(sum) : -INFINITY;
+}
+
+__global__ void __launch_bounds__(kWarps * 32) backward_kernel(const __grid_constant__ Params p) {
+  const Place s = place_of(p);
+  const int h = p.heads * kD, width = 2 * h;
+  for (int row = p.offsets[p.sequences] + blockIdx.x; row < p.rows; row += gridDim.x)  // the tail
+    for (int i = threadIdx.x; i < width / 8; i += kWarps * 32)
+      reinterpret_cast<uint4*>(p.to_dkv + static_cast<int64_t>(row) * width)[i] = uint4{};
+  if (!s.inside) return;
+  const int column = s.head * kD + s.chunk * 8;
+  const int64_t own = static_cast<int64_t>(s.b) * h + column, from = static_cast<int64_t>(s.start) * width + column;
+  const float shift = p.lse[s.b * p.heads + s.head];
+  float q[8], g[8], dq[8] = {}, ds_sum = 0, pm_sum = 0;
+  unpack(load_chunk(p.q + own), q);
+  unpack(load_chunk(p.dout + own), g);
+  const float delta = dot(g, load_chunk(p.out + own));
+  for (int first = 0; first < s.n; first += 4 * kAhead) {
+    Chunk k[kAhead] = {}, v[kAhead] = {};
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int key = first + 4 * a + s.quarter;
+      if (key >= s.keys) continue;
+      k[a] = load_chunk(p.kv + from + static_cast<int64_t>(key) * width);
+      v[a] = load_chunk(p.kv + from + static_cast<int64_t>(key) * width + h);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int key = first + 4 * a + s.quarter;
+      const float score = dot(q, k[a]) * p.scale, dp = dot(g, v[a]);
+      const float w = key < s.keys ? exp2f((score - shift) * kLog2E) : 0.0f;
+      const float keep = key < s.keys && kept(p, s, key) ? p.inverse_keep : 0.0f, ds = w * (dp * keep - delta),
+                  pm = w * keep;
+      ds_sum += ds, pm_sum += pm;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) dq[i] = fmaf(ds, static_cast<float>(k[a].v[i]), dq[i]);
+      if (key >= s.n) continue;
+      store_chunk(p.to_dkv + from + static_cast<int64_t>(key) * width, q, ds * p.scale);
+      store_chunk(p.to_dkv + from + static_cast<int64_t>(key) * width + h, g, pm);
+    }
+  }
+  sum_quarters(dq);
+  ds_sum += __shfl_xor_sync(~0u, ds_sum, 8), pm_sum += __shfl_xor_sync(~0u, pm_sum, 8);
+  ds_sum += __shfl_xor_sync(~0u, ds_sum, 16), pm_sum += __shfl_xor_sync(~0u, pm_sum, 16);
+  if (s.quarter != 0) return;
+  store_chunk(p.to_dq + own, dq, p.scale);
+  float* sums = p.to_sums + static_cast<int64_t>(s.b) * 3 * h + column;
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    sums[i] = dq[i] * p.scale, sums[h + i] = q[i] * ds_sum * p.scale, sums[2 * h + i] = g[i] * pm_sum;
+}
+
+Params params_of(const AttentionArgs& args) {
+  Params p{};
+  p.offsets = args.offsets, p.key_lengths = args.key_lengths;
+  p.rows = args.rows, p.sequences = args.sequences, p.heads = args.heads;
+  p.dropout = args.dropout > 0.0;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(kD));
+  p.inverse_keep = static_cast<float>(1.0 / (1.0 - args.dropout));
+  p.threshold = bernoulli_threshold(args.dropout);
+  p.key = args.key;
+  return p;
+}
+int grid_of(const AttentionArgs& args) { return (args.sequences * args.heads + kWarps - 1) / kWarps; }
+
+}  // namespace
+
+void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, bfloat16* out,
+                             float* lse, Stream stream) {
+  check_attention_args(args);
+  Params p = params_of(args);
+  p.q = q, p.kv = kv, p.to_out = out, p.to_lse = lse;
+  launch("attention_first", forward_kernel, {grid_of(args), kWarps * 32}, stream, p);
+}
+
+void attention_first_backward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, const bfloat16* out,
+                              const float* lse, const bfloat16* dout, bfloat16* dq, bfloat16* dkv,
+                              float* column_sums, Stream stream) {
+  check_attention_args(args);
+  Params p = params_of(args);
+  p.q = q, p.kv = kv, p.out = out, p.lse = lse, p.dout = dout, p.to_dq = dq, p.to_dkv = dkv,
+  p.to_sums = column_sums;
+  launch("attention_first/gradient", backward_kernel, {grid_of(args), kWarps * 32}, stream, p);
+}
+
+void add_to_rows(const bfloat16* x, const int32_t* index, bfloat16* y, int64_t rows, int64_t columns,
+                 Stream stream) {
+  for_each("add_to_rows", rows * columns, stream, [=] __device__(int64_t i) {
+    bfloat16& to = y[index[i / columns] * columns + i % columns];
+    to = static_cast<bfloat16>(static_cast<float>(to) + static_cast<float>(x[i]));
+  });
+}
+
+}  // namespace glia::cuda

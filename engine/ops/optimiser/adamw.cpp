@@ -1,0 +1,255 @@
+#include "engine/ops/optimiser/adamw.h"
+
+#include <algorithm>
+#include <numeric>
+#include <type_traits>
+#include <vector>
+
+#include "engine/core/clones.h"
+#include "engine/core/parallel.h"
+
+namespace glia {
+namespace {
+
+void check(const AdamWBuffers& b) {
+  const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0, rest = n - split;
+  CHECK(n % 64 == 0 && b.decayed % 64 == 0 && b.decayed <= n && split % 64 == 0 && split <= n,
+        "adamw: wants multiples of 64, got {}, {} that decay and {} of bfloat16 gradients", n, b.decayed, split);
+  CHECK(!b.low.defined() || b.low.dtype() == DType::kBFloat16,
+        "adamw: wants bfloat16 as the lower gradients, got {}", b.low.dtype());
+  for (const Tensor* t : {&b.m, &b.v, &b.g})
+    CHECK(t->numel() == (t == &b.g ? rest : n) && t->dtype() == b.p.dtype(),
+          "adamw: wants buffers {} [{}] and gradients [{}], got {} {}", b.p.dtype(), n, rest, t->dtype(),
+          t->shape());
+  CHECK(!b.copy.defined() || b.copy.numel() == n, "adamw: wants a copy [{}], got {}", n, b.copy.shape());
+  CHECK(b.partial.numel() == norm_chunks(split) + norm_chunks(rest) && b.factors.numel() == adamw_factor::kCount &&
+            b.ticket.numel() == 1,
+        "adamw: wrong scratch sizes {}, {} and {}", b.partial.shape(), b.factors.shape(), b.ticket.shape());
+  const AdamWRows& r = b.rows;
+  if (r.count == 0) return;
+  CHECK(r.width % 8 == 0 && split + r.count * r.width <= b.decayed,
+        "adamw: wants waiting rows of a multiple of 8 that all decay, got [{}, {}]", r.count, r.width);
+  CHECK(r.stamps.shape() == Shape{r.count} && r.clock.numel() == 1 && r.history.shape() == (Shape{kRowPeriod, 4}) &&
+            r.history.dtype() == b.p.dtype(),
+        "adamw: wrong tensors of the waiting rows {}, {} and {}", r.stamps.shape(), r.clock.shape(),
+        r.history.shape());
+}
+
+template <class T> WaitingRows<T> waiting_rows(const AdamWRows& r) {
+  if (r.count == 0) return {};
+  return {r.count, r.width, static_cast<uint32_t*>(r.stamps.raw()), static_cast<AdamWFactors<T>*>(r.history.raw()),
+          static_cast<uint32_t*>(r.clock.raw())};
+}
+
+// Elements [begin, end) of the buffers.
+template <class T, class G>
+AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t begin, int64_t end) {
+  const int64_t decayed = std::clamp<int64_t>(b.decayed - begin, 0, end - begin);
+  return {b.p.data<T>() + begin,
+          b.m.data<T>() + begin,
+          b.v.data<T>() + begin,
+          data_or_null<G>(g),
+          b.copy.defined() ? b.copy.data<bfloat16>() + begin : nullptr,
+          decayed,
+          end - begin};
+}
+
+template <class F> void dispatch(const AdamWBuffers& b, F&& f) {
+  check(b);
+  if (b.p.dtype() == DType::kFloat64) f(TypeTag<double>{});
+  else f(TypeTag<float>{});
+}
+
+}  // namespace
+
+void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched) {
+  dispatch(b, [&]<class T>(TypeTag<T>) {
+    CHECK(
+        !touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
+        "adamw: wants touched rows of {}, got {} {}", b.rows.count, touched.dtype(), touched.shape());
+    Context& context = b.p.context();
+    const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0;
+    const auto low = segment<T, bfloat16>(b, b.low, 0, split);
+    const auto rest = segment<T, T>(b, b.g, split, n);
+    const WaitingRows<T> rows = waiting_rows<T>(b.rows);
+    double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
+    const AdamWGradients<T> g{low.g,
+                              low.n,
+                              rest.g,
+                              rest.n,
+                              data_or_null<int32_t>(touched),
+                              partial,
+                              factors,
+                              static_cast<uint32_t*>(b.ticket.raw())};
+    on_device(
+        context, "adamw",
+        [&] {
+          cpu::adamw_norm(o, context.step_pointer(), g, rows);
+          cpu::adamw_update(o, factors, low, rest, rows, !g.touched);
+        },
+        [&](auto& cuda) {
+          cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
+          cuda::adamw_update(o, factors, low, rest, rows, !g.touched, cuda.stream);
+        });
+  });
+}
+
+void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder& order) {
+  if (b.rows.count == 0) return;
+  dispatch(b, [&]<class T>(TypeTag<T>) {
+    const auto rest = segment<T, T>(b, b.g, b.low.defined() ? b.low.numel() : 0, b.p.numel());
+    const WaitingRows<T> rows = waiting_rows<T>(b.rows);
+    const int32_t *pieces = order.defined() ? order.pieces.data<int32_t>() : nullptr,
+                  *count = order.defined() ? order.count.data<int32_t>() : nullptr;
+    on_device(
+        b.p.context(), "adamw/catch_up", [&] { cpu::adamw_catch_up(o, rest, rows, pieces, count); },
+        [&](auto& cuda) {
+          cuda::adamw_catch_up(o, rest, rows, pieces, count,
+                               order.defined() ? order.pieces.size(0) - 1 : rows.count, cuda.stream);
+        });
+  });
+}
+
+namespace cpu {
+namespace {
+
+// Σ of squares of elements [begin, end), multiples of 8, into eight independent sums: the compiler may vectorise
+// without reordering.
+constexpr int kLanes = 8;
+double total(const double (&sum)[kLanes]) { return std::accumulate(sum, sum + kLanes, 0.0); }
+template <class T> GLIA_CLONES void add_squares(const T* g, int64_t begin, int64_t end, double (&sum)[kLanes]) {
+  double lanes[kLanes];
+  for (int k = 0; k < kLanes; ++k) lanes[k] = sum[k];
+  for (int64_t i = begin; i < end; i += kLanes)
+    for (int k = 0; k < kLanes; ++k) lanes[k] += static_cast<double>(g[i + k]) * static_cast<double>(g[i + k]);
+  for (int k = 0; k < kLanes; ++k) sum[k] = lanes[k];
+}
+
+bool is_touched(const int32_t* touched, int64_t row) {
+  return !touched || (static_cast<uint32_t>(touched[row / 32]) >> row % 32 & 1);
+}
+
+// The squares of one chunk; of the table's rows, the touched ones.
+template <class T>
+double squares(const AdamWGradients<T>& g, const WaitingRows<T>& rows, int64_t begin, int64_t end) {
+  double sum[kLanes] = {};
+  const int64_t table = rows.count * rows.width;
+  for (int64_t i = begin; i < end;) {
+    const int64_t row = i < table ? i / rows.width : -1,
+                  stop = row < 0 ? end : std::min(end, (row + 1) * rows.width);
+    if (row < 0 || is_touched(g.touched, row)) add_squares(g.g, i, stop, sum);
+    i = stop;
+  }
+  return total(sum);
+}
+
+template <class T, class G>
+void update_span(const AdamWUpdate<T>& update, T* p, T* m, T* v, const G* g, bool decay, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) update.apply(p[i], m[i], v[i], static_cast<T>(g[i]), decay);
+}
+
+template <class T, class G>
+void update_segment(const AdamWOptions& o, const double* factors, const AdamWSegment<T, G>& s, int64_t first) {
+  const AdamWUpdate<T> update(o, AdamWFactors<T>(o, factors));
+  if (update.f.clip < 0) return;
+  parallel_for(s.n - first, kNormChunk, [=](int64_t begin, int64_t end) {
+    for (int64_t i = first + begin; i < first + end; i += 64) {
+      update_span(update, s.p + i, s.m + i, s.v + i, s.g + i, i < s.decayed, 64);
+      if (s.copy)
+        for (int64_t j = i; j < i + 64; ++j) s.copy[j] = static_cast<bfloat16>(s.p[j]);
+    }
+  });
+}
+
+// Row `row` does the steps that it has missed.
+template <class T>
+void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const WaitingRows<T>& rows, int64_t row) {
+  const uint32_t stamp = rows.stamps[row], now = *rows.clock;
+  uint32_t step = stamp / 2;
+  if (step == now) return;
+  const int64_t at = row * rows.width;
+  for (bool has_gradient = stamp % 2; step < now; ++step, has_gradient = false) {
+    const AdamWUpdate<T> update(o, rows.history[step % kRowPeriod]);
+    if (update.f.clip < 0) continue;
+    T *p = s.p + at, *m = s.m + at, *v = s.v + at;
+    if (has_gradient) {
+      update_span(update, p, m, v, s.g + at, true, rows.width);
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < rows.width; ++i) update.rest(p[i], m[i], v[i], true);
+    }
+  }
+  if (s.copy)
+    for (int64_t i = at; i < at + rows.width; ++i) s.copy[i] = static_cast<bfloat16>(s.p[i]);
+  rows.stamps[row] = 2 * now;
+}
+
+}  // namespace
+
+template <class T>
+void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g,
+                const WaitingRows<T>& rows) {
+  const int64_t low_chunks = norm_chunks(g.n_low), chunks = low_chunks + norm_chunks(g.n);
+  parallel_for(g.n_low, kNormChunk, [&](int64_t begin, int64_t end) {
+    double sum[kLanes] = {};
+    add_squares(g.low, begin, end, sum);
+    g.partial[begin / kNormChunk] = total(sum);
+  });
+  parallel_for(g.n, kNormChunk, [&](int64_t begin, int64_t end) {
+    g.partial[low_chunks + begin / kNormChunk] = squares(g, rows, begin, end);
+  });
+  double sum = 0;
+  for (int64_t c = 0; c < chunks; ++c) sum += g.partial[c];
+  adamw_corrections(o, *step, g.factors);
+  adamw_clip(o, sum, g.factors);
+  if (rows.count == 0) return;
+  const uint32_t now = *rows.clock;
+  for (int64_t row = 0; row < rows.count; ++row) {
+    if (!is_touched(g.touched, row)) continue;
+    CHECK(rows.stamps[row] == 2 * now, "adamw: row {} has a gradient, but was not brought up to date before", row);
+    rows.stamps[row] = 2 * now + 1;
+  }
+  rows.history[*rows.clock % kRowPeriod] = AdamWFactors<T>(o, g.factors);
+  ++*rows.clock;
+}
+
+template <class T>
+void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low,
+                  const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, bool all_rows) {
+  update_segment(o, factors, low, 0);
+  update_segment(o, factors, rest, (rows.count * rows.width + 63) / 64 * 64);
+  if (rows.count == 0) return;
+  const int64_t each = all_rows ? rows.count : (rows.count + kRowPeriod - 1) / kRowPeriod;
+  const int64_t first = all_rows ? 0 : *rows.clock % kRowPeriod * each;
+  parallel_for(std::min(each, rows.count - first), std::max<int64_t>(1, 4096 / rows.width),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t row = first + begin; row < first + end; ++row) catch_up_row(o, rest, rows, row);
+               });
+}
+
+template <class T>
+void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
+                    const int32_t* pieces, const int32_t* count) {
+  parallel_for(pieces ? *count : rows.count, std::max<int64_t>(1, 4096 / rows.width),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i)
+                   if (!pieces) catch_up_row(o, rest, rows, i);
+                   else if (i == 0 || pieces[2 * i] != pieces[2 * i - 2])
+                     catch_up_row(o, rest, rows, pieces[2 * i]);
+               });
+}
+
+#define INSTANTIATE(T)                                                                                             \
+  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&); \
+  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&,                 \
+                             const AdamWSegment<T, T>&, const WaitingRows<T>&, bool);                              \
+  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&,              \
+                               const int32_t*, const int32_t*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace cpu
+
+}  // namespace glia

@@ -1,0 +1,45 @@
+// Whole rows picked by index. Every gradient adds in ascending row order: no float atomics, the same bits every
+// time. Index −1 stands for no row.
+#pragma once
+#include "engine/core/row_order.h"
+#include "engine/ops/rows/sequences.h"
+
+namespace glia {
+
+// Which rows a list of T indices picks, on the device (engine/core/row_order.h). Undefined tensors: not known.
+struct RowOrder {
+  Tensor entries;  // int32 [T]
+  Tensor pieces;   // int32 [room, 2]
+  Tensor count;    // int32 [1]
+  Tensor touched;  // int32 [touched_words]
+  bool defined() const { return entries.defined(); }
+};
+// Of indices into n rows.
+RowOrder order_rows(Context& context, const std::vector<int32_t>& index, int64_t n);
+
+// y[m] = x[index[m]], or 0 where index[m] = −1.     x [N, H], index int32 [M] → [M, H]
+Var gather_rows(const Var& x, const Tensor& index);
+// y[n] = Σ_{m: index[m] = n} x[m].                  x [M, H], index int32 [M] → [rows, H]
+Var scatter_rows(const Var& x, const Tensor& index, int64_t rows);
+
+// y[t] = table[ids[t]] in `dtype`; the gradient has the table's dtype.     table [V, H], ids int32 [T] → [T, H]
+Var embedding(const Var& table, const Tensor& ids, DType dtype);
+// y[t] = table[p] in row p of a sequence (NaN where p >= P), 0 in the tail. The gradient needs no sort: it adds the
+// p-th row of every sequence, in the sequences' order.     table [P, H] → [T, H]
+Var position_embedding(const Var& table, const Sequences& sequences, DType dtype);
+
+// A transformer's input in one pass: y = embedding(words, ids) + position_embedding(positions + types[0]), rounded
+// once, of the weights' copies in `dtype` where the tables have such. `order`, where defined, is that of `ids` and
+// saves the gradient its sort. With `touched`, too, the gradient of `words` is written in the rows that the order
+// picks and nowhere else, and *touched is set to order.touched when it is: for a parameter with a gradient buffer
+// whose reader knows.
+//     words [V, H], positions [P, H], types [K, H], ids int32 [T] (−1 in the tail) → [T, H]
+struct EmbeddingTables {
+  Var words, positions, types;
+};
+Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequences& sequences, DType dtype,
+                    const RowOrder& order = {}, Tensor* touched = nullptr);
+Var input_embedding_reference(const EmbeddingTables& tables, const Tensor& ids, const Sequences& sequences,
+                              DType dtype);
+
+}  // namespace glia

@@ -1,0 +1,50 @@
+#include "experiments/records/recompute.h"
+
+#include <algorithm>
+
+#include "engine/core/check.h"
+#include "experiments/records/saved_model.h"
+#include "experiments/training/data_source.h"
+
+namespace glia {
+
+Options saved_options(const results::Run& run) {
+  Options o;
+  const results::RunConfig& c = run.config;
+  for (const Flag& flag : flags()) {
+    const results::Json* part = flag.part == Flag::Part::kData       ? &c.data.options
+                                : flag.part == Flag::Part::kModel    ? &c.model
+                                : flag.part == Flag::Part::kTrain    ? &c.train
+                                : flag.part == Flag::Part::kProtocol ? &c.options
+                                                                     : nullptr;
+    std::string key = flag.name;
+    std::replace(key.begin(), key.end(), '-', '_');
+    if (!part || !part->contains(key)) continue;
+    const results::Json& value = part->at(key);
+    set_value(o, flag,
+              value.is_string()    ? value.get<std::string>()
+              : value.is_boolean() ? (value.get<bool>() ? "on" : "off")
+                                   : value.dump());
+  }
+  if (o.dataset == "auto") o.dataset = c.data.name;  // what it turned out to be
+  if (const auto it = c.train.find("max_length"); it != c.train.end() && it->is_number_integer())
+    o.max_length = it->get<int64_t>();
+  return o;
+}
+
+Measured recompute(const results::Run& run, const Options& given, Device device) {
+  Options o = given;
+  if (o.bucket == 0) o.bucket = device.is_cuda() ? 128 : 32;
+  const Dataset data = load_data(o);
+  const auto expected = run.config.train.find("data_hash");
+  if (const std::string got = fmt::format("{:016x}", data_fingerprint(data));
+      expected != run.config.train.end() && *expected != got)
+    fail_input("{}: expected the data it was trained on (hash {}), got other data (hash {}, {} test rows from {})",
+               run.folder, expected->get<std::string>(), got, data.test.size(), data.source);
+  Context context(device);
+  const bool half = device.is_cuda() && run.config.precision == "bfloat16";
+  const auto model = load_saved_model(context, run, half ? DType::kBFloat16 : DType::kFloat32);
+  return Evaluator(*model, data.test, o, std::max(0, data.vocabulary().pad()), o.utilisation_rows).measure();
+}
+
+}  // namespace glia

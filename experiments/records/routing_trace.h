@@ -1,0 +1,59 @@
+// How one text went through a model's routers: filled by whoever runs the model, printed and counted here.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "experiments/records/results.h"
+
+namespace glia::results {
+
+// What the sequence's context does to a token's logits: nothing (softmax), a bias (AHR), a factor (astrocyte,
+// mean-pool).
+enum class ContextKind { none, added, multiplied };
+
+struct LayerTrace {
+  int n_experts = 0;
+  // Both empty for routers whose logits are not a function of the token changed by the context.
+  Matrix token_logits;  // [S, E] W_r x + b_r, before the context
+  Matrix logits;        // [S, E] what the choice was made from
+  ContextKind kind = ContextKind::none;
+  std::vector<double> context;             // [E] the bias or factor; empty for none
+  std::vector<std::vector<int>> experts;   // [S][k] chosen, best first
+  std::vector<std::vector<double>> gates;  // [S][k]
+};
+
+struct RoutingTrace {
+  std::string config, text;
+  bool truncated = false;             // the text was longer than the model reads
+  std::vector<std::string> tokens;    // [S] with [CLS] and [SEP]
+  std::vector<LayerTrace> layers;     // [L]; empty for dense
+  std::vector<std::string> topics;    // [C]
+  std::vector<double> probabilities;  // [C]
+};
+
+// Throws when the sizes do not fit each other.
+void check_trace(const RoutingTrace& trace);
+
+// The k experts a token's logits alone would choose (lower index wins a tie), best first.
+std::vector<int> choice_without_context(const LayerTrace& layer, int token);
+
+// How often the context changed a choice.
+struct ContextEffect {
+  int tokens = 0;            // of this layer
+  int changed_set = 0;       // another set of experts than without the context
+  int changed_top = 0;       // another first expert
+  bool cls_changed = false;  // the set of token 0, the only one that counts in the last layer
+};
+ContextEffect context_effect(const LayerTrace& layer);
+
+// Which of the two decided a chosen expert: compares how far its token logit and its bias stand above their means
+// over experts. Only for an added context.
+enum class Decider { token, context };
+Decider decided_by(const LayerTrace& layer, int token, int expert);
+
+// Per layer a line a token: its experts and gates, the token's logit + the context's bias, and, where it differs,
+// the choice without the context. Coloured by expert for a terminal.
+std::string as_text(const RoutingTrace& trace, bool color);
+Json as_json(const RoutingTrace& trace);
+
+}  // namespace glia::results

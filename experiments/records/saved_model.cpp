@@ -1,0 +1,195 @@
+#include "experiments/records/saved_model.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "engine/core/check.h"
+#include "engine/ops/moe/moe.h"
+#include "nn/weights/checkpoint.h"
+
+namespace fs = std::filesystem;
+
+namespace glia {
+namespace {
+
+using results::ContextKind;
+using results::LayerTrace;
+using results::Matrix;
+
+int64_t positive(const results::Run& run, const results::Json& object, const char* key) {
+  const auto it = object.find(key);
+  if (it == object.end() || !it->is_number_integer() || it->get<int64_t>() < 1)
+    fail_input("{}/config.json: expected a whole number above 0 as model.{}, got {}", run.folder, key,
+               it == object.end() ? "nothing" : it->dump());
+  return it->get<int64_t>();
+}
+
+Matrix matrix_of(const Var& v) {
+  Matrix m(int(v.size(0)), int(v.size(1)));
+  m.values = v.value().to_vector<double>();
+  return m;
+}
+
+// How a registered router's logits come about; none for one that is not of this family.
+struct LogitFamily {
+  ContextMode mode;
+  bool pooled;  // the context is the mean of the other tokens, not the first
+};
+std::optional<LogitFamily> family_of(const std::string& router) {
+  if (router == "softmax") return LogitFamily{ContextMode::kNone, false};
+  if (router == "astrocyte-hierarchical") return LogitFamily{ContextMode::kAdd, false};
+  if (router == "astrocyte") return LogitFamily{ContextMode::kGate, false};
+  if (router == "astrocyte-meanpool") return LogitFamily{ContextMode::kGate, true};
+  return {};
+}
+
+// x [T, H]: the layer's router input.
+void fill_logits(LayerTrace& trace, const Model& model, const LogitFamily& family, size_t layer, const Var& x,
+                 const Pass& pass) {
+  const std::string name = fmt::format("encoder.layer.{}.moe.router.", layer);
+  const auto parameter = [&](const char* part) { return model.parameters().get(name + part).var; };
+  const auto logits = [&](const Var& context, ContextMode mode) {
+    return router_logits(x, parameter("token.weight"), parameter("token.bias"), context, mode, pass.sequences);
+  };
+  trace.token_logits = matrix_of(logits({}, ContextMode::kNone));
+  Var context;
+  if (family.mode != ContextMode::kNone) {
+    const Var rows = family.pooled ? sequence_mean(x, pass.sequences, true) : first_rows(x, pass.sequences);
+    context = router_logits(rows, parameter("context.weight"), parameter("context.bias"), {}, ContextMode::kNone,
+                            pass.first_rows);
+    trace.context = context.value().to_vector<double>();
+    trace.kind = family.mode == ContextMode::kAdd ? ContextKind::added : ContextKind::multiplied;
+    if (family.mode == ContextMode::kGate)
+      for (double& value : trace.context) value = 1 / (1 + std::exp(-value));
+  }
+  trace.logits = matrix_of(logits(context, family.mode));
+  for (int s = 0; s < trace.logits.rows; ++s) {
+    const auto& chosen = trace.experts[size_t(s)];
+    for (size_t k = 0; k < chosen.size(); ++k)
+      for (int e = 0; e < trace.logits.cols; ++e) {
+        const bool taken = std::find(chosen.begin(), chosen.end(), e) != chosen.end();
+        CHECK(taken || trace.logits(s, e) <= trace.logits(s, chosen[k]),
+              "trace: layer {}, token {}: the router took expert {}, whose logit is below that of expert {}",
+              layer + 1, s, chosen[k], e);
+      }
+  }
+}
+
+LayerTrace layer_trace(const Routing& routing) {
+  LayerTrace trace;
+  trace.n_experts = int(routing.n_experts);
+  const auto experts = routing.experts.to_vector<int32_t>();
+  const auto gates = routing.gates.value().to_vector<double>();
+  const size_t tokens = size_t(routing.experts.size(0)), k = size_t(routing.experts.size(1));
+  trace.experts.resize(tokens), trace.gates.resize(tokens);
+  for (size_t i = 0; i < experts.size(); ++i)
+    if (experts[i] >= 0) {
+      trace.experts[i / k].push_back(experts[i]);
+      trace.gates[i / k].push_back(gates[i]);
+    }
+  return trace;
+}
+
+}  // namespace
+
+ModelConfig saved_model_config(const results::Run& run, DType compute) {
+  const results::RunConfig& c = run.config;
+  ModelConfig m;
+  m.bert.layers = positive(run, c.model, "layers");
+  m.bert.hidden = positive(run, c.model, "hidden");
+  m.bert.heads = positive(run, c.model, "heads");
+  m.bert.ffn = positive(run, c.model, "ffn");
+  m.bert.vocabulary = positive(run, c.model, "vocabulary");
+  m.bert.classes = positive(run, c.model, "classes");
+  m.moe.router = c.router;
+  if (c.moe()) {
+    m.moe.n_experts = positive(run, c.model, "experts");
+    m.moe.top_k = positive(run, c.model, "top_k");
+    m.moe.balance = c.balance;
+    m.moe.energy = c.energy;
+    if (const auto it = c.options.find("second_residual"); it != c.options.end() && it->is_boolean())
+      m.moe.second_residual = it->get<bool>();
+  }
+  m.compute = compute;
+  return m;
+}
+
+std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& run, DType compute) {
+  const std::string path = run.folder + "/model.safetensors";
+  if (!fs::exists(path)) fail_input("{}: has no model.safetensors; is the run finished?", run.folder);
+  auto model = std::make_unique<Model>(context, saved_model_config(run, compute), run.config.seed);
+  load_checkpoint(path, model->parameters(), nullptr, model->router_state());
+  model->parameters().refresh_copy();
+  return model;
+}
+
+WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary) {
+  std::string path = vocabulary;
+  const fs::path folder = fs::absolute(run.folder).lexically_normal();
+  for (const fs::path& place : {folder, folder.parent_path(), folder.parent_path().parent_path()})
+    if (path.empty() && fs::exists(place / "vocab.txt")) path = (place / "vocab.txt").string();
+  if (path.empty())
+    fail_input("{}: there is no vocab.txt here or in the result folder; name it with --vocab", run.folder);
+  Vocabulary words = Vocabulary::from_file(path);
+  const int64_t expected = positive(run, run.config.model, "vocabulary");
+  if (words.size() != expected)
+    fail_input("{}: expected the {} tokens of the model in {}, got {}", path, expected, run.folder, words.size());
+  bool lowercase = true;
+  if (const auto it = run.config.data.options.find("lowercase");
+      it != run.config.data.options.end() && it->is_boolean())
+    lowercase = it->get<bool>();
+  return WordPiece(std::move(words), lowercase);
+}
+
+results::RoutingTrace trace_text(const Model& model, const results::Run& run, const WordPiece& tokenizer,
+                                 const std::string& text) {
+  Context& context = model.context();
+  const NoGrad no_grad(context);
+  int64_t max_length = model.config().bert.positions;
+  if (const auto it = run.config.train.find("max_length"); it != run.config.train.end() && it->is_number_integer())
+    max_length = std::min(max_length, it->get<int64_t>());
+
+  results::RoutingTrace trace;
+  trace.config = run.config.config;
+  trace.text = text;
+  trace.topics = run.config.data.class_names;
+  std::vector<int32_t> ids;
+  trace.truncated = tokenizer.encode_sequence(text, max_length, ids);
+  for (const int32_t id : ids) trace.tokens.push_back(tokenizer.vocabulary().token(id));
+  const int64_t count = int64_t(ids.size());
+  const Tensor id_tensor = from_vector(context, ids, {count});
+  const Sequences sequences = make_sequences(context, {int32_t(count)}), one = make_sequences(context, {1});
+
+  // The layers one by one through their public parts: a router's input is known nowhere else. Model::forward then
+  // has to agree with what comes out.
+  const Pass pass{sequences, one, false, model.config().compute, 0};
+  Var x = model.bert().embeddings(id_tensor, pass);
+  const std::optional<LogitFamily> family = family_of(model.config().moe.router);
+  for (size_t l = 0; l < model.bert().layers.size(); ++l) {
+    const EncoderLayer& layer = model.bert().layers[l];
+    Var h = layer.attention.finish(layer.attention.mix(x, pass), x, pass);
+    if (layer.second_norm) h = layer.second_norm->residual(h, x, 0, {});
+    const FeedForward::Result r = layer.feed_forward->forward(h, pass, false);
+    if (r.routing.n_experts > 0) {
+      trace.layers.push_back(layer_trace(r.routing));
+      if (family) fill_logits(trace.layers.back(), model, *family, l, h, pass);
+    }
+    x = layer.norm.residual(r.y, r.x, 0, {});
+  }
+
+  const Model::Output out = model.forward({id_tensor, {}, sequences, {}}, false);
+  for (size_t l = 0; l < trace.layers.size(); ++l)
+    CHECK(layer_trace(out.routings[l]).experts == trace.layers[l].experts,
+          "trace: layer {} routes differently than the model", l + 1);
+  const std::vector<double> logits = out.logits.value().to_vector<double>();
+  CHECK(logits.size() == trace.topics.size(), "trace: the model has {} classes, config.json names {}",
+        logits.size(), trace.topics.size());
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (double logit : logits) sum += std::exp(logit - largest);
+  for (double logit : logits) trace.probabilities.push_back(std::exp(logit - largest) / sum);
+  results::check_trace(trace);
+  return trace;
+}
+
+}  // namespace glia

@@ -1,0 +1,30 @@
+// A finished run's model, ready to be used: config.json says its shape, model.safetensors holds its weights.
+#pragma once
+#include <memory>
+#include <optional>
+
+#include "data/tokens/wordpiece.h"
+#include "experiments/records/results.h"
+#include "experiments/records/routing_trace.h"
+#include "moe/model.h"
+
+namespace glia {
+
+// The shape that config.json describes. Errors name the file and the field.
+ModelConfig saved_model_config(const results::Run& run, DType compute);
+
+// Builds the model on the context's device and loads its weights and router state.
+std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& run, DType compute);
+
+// The tokenizer of a run: `vocabulary` when given, else vocab.txt in the run's folder, in the seed's, or in the
+// result folder's. Throws when there is none, or when its size is not the model's.
+WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary);
+
+// Runs one text and records every layer's choices. For the routers whose logits are a linear function of the token,
+// changed by the context (softmax, AHR, astrocyte, mean-pool), the two are recomputed from the same input by the
+// same op as the router's and CHECKed to give the router's own choice; other routers' traces have experts and gates
+// only.
+results::RoutingTrace trace_text(const Model& model, const results::Run& run, const WordPiece& tokenizer,
+                                 const std::string& text);
+
+}  // namespace glia

@@ -1,0 +1,51 @@
+// TensorBoard event files, written without TensorFlow: length-framed records with masked CRC-32C, holding protobuf
+// messages (tensorflow/core/util/event.proto, framework/summary.proto) encoded by hand. Scalars and histograms.
+#pragma once
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "experiments/records/results.h"
+
+namespace glia::results {
+
+class TensorBoardWriter {
+ public:
+  // <folder>/events.out.tfevents.glia. Keeps the events with step <= resume_step of an earlier attempt (0: none)
+  // and drops the rest and a half-written end, as MetricsLog does. Wall times (seconds since the epoch) are the
+  // caller's: with the same ones a resumed run leaves the same bytes.
+  TensorBoardWriter(const std::string& folder, double wall_time, int64_t resume_step = 0);
+  ~TensorBoardWriter();
+  TensorBoardWriter(const TensorBoardWriter&) = delete;
+  TensorBoardWriter& operator=(const TensorBoardWriter&) = delete;
+
+  void set_wall_time(double seconds) { wall_time_ = seconds; }  // of the events from here on
+
+  void scalar(const std::string& tag, int64_t step, double value);
+  // Distribution of the values in TensorBoard's usual buckets (a factor of 1.1 apart). Values that are not finite
+  // are left out.
+  void histogram(const std::string& tag, int64_t step, const std::vector<double>& values);
+  // One bucket an index, [i − ½, i + ½), as high as its weight: the load of expert i is read off at i.
+  void bars(const std::string& tag, int64_t step, const std::vector<double>& weights);
+
+  // The tags of this project, from the same structures as metrics.jsonl: train/loss, train/ce, train/balance,
+  // train/energy, train/lr, train/grad_norm; validation/accuracy, validation/loss, layer<l>/load_cv,
+  // …/entropy_bits, …/specialisation, …/specialisation_cls, and the bars layer<l>/expert_loads.
+  void add(const TrainPoint& point);
+  void add(const EvalPoint& point);
+
+  void flush();
+
+ private:
+  void event(int64_t step, const std::string& summary);
+
+  std::string path_;
+  std::FILE* file_ = nullptr;
+  double wall_time_;
+};
+
+uint32_t crc32c(std::string_view bytes);  // Castagnoli, reflected polynomial 0x82f63b78
+
+}  // namespace glia::results

@@ -1,0 +1,131 @@
+// The utilisation CSV: `topic,expert0,expert1,…`, a row a topic.
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+#include "experiments/records/results.h"
+
+namespace glia::results {
+namespace {
+
+std::string quoted(const std::string& name) {
+  if (name.find_first_of(",\"\n\r") == std::string::npos) return name;
+  std::string out = "\"";
+  for (char c : name) out += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return out + "\"";
+}
+
+// One CSV record from `text` at `at`; quotes may hold commas, doubled quotes and line ends.
+std::vector<std::string> record(const std::string& text, size_t& at, int& line) {
+  std::vector<std::string> fields(1);
+  bool in_quotes = false;
+  for (; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '\n') ++line;
+    if (in_quotes) {
+      if (c != '"') {
+        fields.back() += c;
+      } else if (at + 1 < text.size() && text[at + 1] == '"') {
+        fields.back() += c, ++at;
+      } else {
+        in_quotes = false;
+      }
+    } else if (c == '"' && fields.back().empty()) {
+      in_quotes = true;
+    } else if (c == ',') {
+      fields.emplace_back();
+    } else if (c == '\n') {
+      ++at;
+      break;
+    } else if (c != '\r') {
+      fields.back() += c;
+    }
+  }
+  return fields;
+}
+
+// (fmt::join of strings trips a false -Wstringop-overflow of g++ 12.)
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+}  // namespace
+
+std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& topics) {
+  CHECK(int(topics.size()) == u.rows, "utilisation: {} topic names for a [{}, {}] matrix", topics.size(), u.rows,
+        u.cols);
+  std::string text = "topic";
+  for (int e = 0; e < u.cols; ++e) text += fmt::format(",expert{}", e);
+  text += "\n";
+  for (int c = 0; c < u.rows; ++c) {
+    text += quoted(topics[size_t(c)]);
+    for (int e = 0; e < u.cols; ++e) text += fmt::format(",{:.17g}", u(c, e));
+    text += "\n";
+  }
+  return text;
+}
+
+void write_utilisation(const std::string& path, const Matrix& u, const std::vector<std::string>& topics) {
+  write_file_atomic(path, utilisation_csv(u, topics));
+}
+
+UtilisationFile read_utilisation(const std::string& path) {
+  const std::string text = read_file(path);
+  if (!text.empty() && text.back() != '\n') fail_input("{}: half-written: the last line has no end", path);
+  size_t at = 0;
+  int line = 1;
+  const auto header = record(text, at, line);
+  if (header.size() < 2 || header[0] != "topic")
+    fail_input("{}:1: expected the header topic,expert0,expert1,…, got \"{}\"", path,
+               text.substr(0, text.find('\n')));
+  for (size_t e = 1; e < header.size(); ++e)
+    if (header[e] != fmt::format("expert{}", e - 1))
+      fail_input("{}:1: expected expert{} in column {}, got \"{}\"", path, e - 1, e + 1, header[e]);
+  UtilisationFile file;
+  file.u.cols = int(header.size()) - 1;
+  while (at < text.size()) {
+    const int here = line;
+    const auto fields = record(text, at, line);
+    if (fields.size() != header.size())
+      fail_input("{}:{}: expected {} fields, got {}", path, here, header.size(), fields.size());
+    file.topics.push_back(fields[0]);
+    for (size_t e = 1; e < fields.size(); ++e) {
+      double value = 0;
+      const char* last = fields[e].data() + fields[e].size();
+      const auto [end, error] = std::from_chars(fields[e].data(), last, value);
+      if (error != std::errc() || end != last || !(value >= -1e-6) || !std::isfinite(value))
+        fail_input("{}:{}: expected a share >= 0 in column {}, got \"{}\"", path, here, e + 1, fields[e]);
+      file.u.values.push_back(value);
+    }
+  }
+  file.u.rows = int(file.topics.size());
+  if (file.u.rows == 0) fail_input("{}: expected a row a topic, got only the header", path);
+  return file;
+}
+
+RunUtilisation read_run_utilisation(const Run& run, bool cls) {
+  if (!run.config.moe()) fail_input("{}: has no experts ({}), so no utilisation", run.folder, run.config.router);
+  if (run.state != RunState::done)
+    fail_input("{}: has no utilisation yet: the run {}", run.folder,
+               run.failure ? "failed: " + run.failure->reason : "is not finished");
+  RunUtilisation all;
+  for (int l = 1; l <= run.config.layers(); ++l) {
+    const std::string path = fmt::format("{}/utilization_{}layer{}.csv", run.folder, cls ? "cls_" : "", l);
+    UtilisationFile file = read_utilisation(path);
+    if (file.u.cols != run.config.experts())
+      fail_input("{}: expected {} experts as in config.json, got {}", path, run.config.experts(), file.u.cols);
+    if (file.topics != run.config.data.class_names)
+      fail_input("{}: expected the topics {}, got {}", path, joined(run.config.data.class_names),
+                 joined(file.topics));
+    all.topics = file.topics;
+    all.layers.push_back(std::move(file.u));
+  }
+  return all;
+}
+
+}  // namespace glia::results

@@ -1,0 +1,58 @@
+// RESULTS.md and the list of what was run; everything from a summary.
+#include <fmt/format.h>
+
+#include "engine/core/file.h"
+#include "experiments/report/tables.h"
+
+namespace glia::results {
+namespace {
+
+std::string flat(const Json& object) {  // {"lr": 2e-4, "batch": 192} → "lr 0.0002, batch 192"
+  std::string text;
+  for (const auto& [key, value] : object.items())
+    if (value != "")
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", key,
+                          value.is_string() ? value.get<std::string>() : value.dump());
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
+  const RunConfig& c = s.common;
+  std::string classes;
+  for (const auto& name : c.data.class_names) classes += (classes.empty() ? "" : ", ") + name;
+  Json model = c.model;
+  for (const char* key : {"experts", "top_k"})  // of the first run, which is dense as a rule
+    model.erase(key);
+  size_t done = 0;
+  for (const RunLine& run : s.runs) done += run.state == RunState::done;
+  return {{"Protocol", fmt::format("{}{}{}", c.protocol, c.options.empty() ? "" : ": ", flat(c.options))},
+          {"Data", fmt::format("{}{}: {} training, {} validation, {} test rows; {}", c.data.name,
+                               c.data.synthetic ? " (synthetic)" : "", c.data.train_rows, c.data.validation_rows,
+                               c.data.test_rows, classes)},
+          {"Model", fmt::format("preset {}: {}", c.preset, flat(model))},
+          {"Training", fmt::format("{}, {}", c.precision, flat(c.train))},
+          {"Runs", fmt::format("{} finished of {}, {} seeds", done, s.runs.size(), s.seeds.size())},
+          {"Duration", fmt::format("{} over all runs", format_duration(s.seconds))},
+          {"Device", c.device},
+          {"Commit", c.commit},
+          {"Command", c.command}};
+}
+
+std::string results_markdown(const Summary& s) {
+  std::string text = "# Results\n\nGenerated from `summary.json` by `./tools/report`; do not edit.\n\n";
+  for (const auto& [label, value] : provenance(s))
+    text += fmt::format("- **{}**: {}\n", label,
+                        label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
+  if (!s.warnings.empty()) text += "\n### Warnings\n\n";
+  for (const std::string& warning : s.warnings) text += "- " + warning + "\n";
+  text += "\n";
+  for (const Table& table : all_tables(s)) text += as_markdown(table) + "\n";
+  text.pop_back();
+  return text;
+}
+
+void write_results_md(const std::string& path, const Summary& s) { write_file_atomic(path, results_markdown(s)); }
+
+}  // namespace glia::results

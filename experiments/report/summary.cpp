@@ -1,0 +1,342 @@
+#include "experiments/report/summary.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+
+namespace glia::results {
+namespace {
+
+std::string seed_list(const std::vector<int>& seeds) {
+  std::string text;
+  for (int seed : seeds) text += fmt::format("{}{}", text.empty() ? "" : ", ", seed);
+  return text;
+}
+
+std::string name_list(const std::set<std::string>& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+void add_value(ConfigSummary& c, const std::string& name, int seed, double value) {
+  Metric& metric = c.metrics[name];
+  metric.seeds.push_back(seed);
+  metric.values.push_back(value);
+}
+
+void add_run(ConfigSummary& c, const Run& run) {
+  const Evaluation& e = *run.evaluation;
+  const int seed = run.config.seed_index;
+  add_value(c, "accuracy", seed, e.accuracy);
+  add_value(c, "loss", seed, e.loss);
+  if (e.validation_accuracy) add_value(c, "validation_accuracy", seed, *e.validation_accuracy);
+  for (size_t l = 0; l < e.layers.size(); ++l) {
+    const LayerMetrics& m = e.layers[l];
+    const auto add = [&](const char* name, double value) {
+      add_value(c, layer_metric(name, int(l) + 1), seed, value);
+    };
+    add("specialisation", m.specialisation);
+    add("specialisation_cls", m.specialisation_cls);
+    add("mutual_information_bits", m.mutual_information_bits);
+    add("mutual_information_bits_cls", m.mutual_information_bits_cls);
+    add("entropy_bits", m.entropy_bits);
+    add("load_cv", m.load_cv);
+    add("dead_experts", m.dead_experts);
+    add("largest_share", m.largest_share);
+  }
+}
+
+// The values of the seeds that both have, in the same order.
+std::pair<statistics::Sample, statistics::Sample> common_seeds(const Metric& a, const Metric& b) {
+  std::pair<statistics::Sample, statistics::Sample> pairs;
+  for (size_t i = 0; i < a.seeds.size(); ++i)
+    for (size_t j = 0; j < b.seeds.size(); ++j)
+      if (a.seeds[i] == b.seeds[j]) {
+        pairs.first.push_back(a.values[i]);
+        pairs.second.push_back(b.values[j]);
+      }
+  return pairs;
+}
+
+// One metric against one baseline in all configurations: one Holm family for each of the two tests.
+void compare_all(std::vector<ConfigSummary>& configs, const std::string& metric, const std::string& baseline) {
+  const auto base = std::find_if(configs.begin(), configs.end(), [&](auto& c) { return c.config == baseline; });
+  if (base == configs.end() || !base->find(metric)) return;
+  const Metric reference = *base->find(metric);
+  std::vector<Comparison*> family;
+  for (ConfigSummary& c : configs) {
+    if (c.config == baseline || !c.find(metric)) continue;
+    Metric& ours = c.metrics.at(metric);
+    Comparison& result = ours.vs.emplace_back();
+    result.baseline = baseline;
+    result.difference = *ours.estimate.mean - *reference.estimate.mean;
+    if (const auto test = statistics::welch(ours.values, reference.values)) {
+      result.welch_p = test->p;
+      result.ci_low = test->ci_low;
+      result.ci_high = test->ci_high;
+    }
+    const auto [x, y] = common_seeds(ours, reference);
+    if (const auto test = statistics::paired(x, y)) result.paired_p = test->p;
+    result.cohen_d = statistics::cohen_d(ours.values, reference.values);
+    family.push_back(&result);
+  }
+  std::vector<std::optional<double>> welch, paired;
+  for (const Comparison* c : family) welch.push_back(c->welch_p), paired.push_back(c->paired_p);
+  welch = statistics::holm(welch), paired = statistics::holm(paired);
+  for (size_t i = 0; i < family.size(); ++i) family[i]->welch_holm = welch[i], family[i]->paired_holm = paired[i];
+}
+
+void warn(Summary& s, const Listing& listing) {
+  const auto add = [&](std::string text) { s.warnings.push_back(std::move(text)); };
+  const RunConfig& c = s.common;
+  if (c.data.synthetic)
+    add(fmt::format(
+        "Synthetic data ({}): these numbers say how the programs behave, nothing about real news{}.", c.data.name,
+        c.data.bayes_accuracy ? fmt::format("; the best possible accuracy is {:.4f}", *c.data.bayes_accuracy)
+                              : ""));
+  for (const Problem& problem : listing.problems) add("Not readable: " + problem.message);
+  for (const RunLine& run : s.runs)
+    if (run.state == RunState::failed)
+      add(fmt::format("Failed: {} of seed{}: {}", run.config, run.seed_index, run.reason));
+  for (const ConfigSummary& config : s.configs) {
+    if (!config.unfinished.empty())
+      add(fmt::format("Not finished: {} of seed {}", config.config, seed_list(config.unfinished)));
+    std::vector<int> missing;
+    for (int seed : s.seeds)
+      if (std::ranges::find(config.seeds, seed) == config.seeds.end() &&
+          std::ranges::find(config.failed, seed) == config.failed.end() &&
+          std::ranges::find(config.unfinished, seed) == config.unfinished.end())
+        missing.push_back(seed);
+    if (!missing.empty()) add(fmt::format("Missing: {} has no run of seed {}", config.config, seed_list(missing)));
+  }
+  if (s.seeds.size() == 1)
+    add("One seed only: no standard errors, intervals or tests (n/a); differences may be chance.");
+  if (!s.find(kDense)) add("No dense runs: the accuracies are compared with nothing.");
+  if (s.layers > 0 && !s.find(kSoftmax)) add("No softmax-moe runs: the specialisations are compared with nothing.");
+  std::set<std::string> precisions, commits, devices;
+  for (const Run& run : listing.runs) {
+    precisions.insert(run.config.precision);
+    commits.insert(run.config.commit);
+    devices.insert(run.config.device);
+  }
+  if (precisions.size() > 1) add("The runs differ in precision: " + name_list(precisions));
+  if (commits.size() > 1) add("The runs come from different commits: " + name_list(commits));
+  if (devices.size() > 1) add("The runs come from different devices: " + name_list(devices));
+  if (c.protocol == "paper")
+    add("Protocol \"paper\": the model is selected on the test set and padding is routed, as the published code "
+        "does.");
+}
+
+// --- JSON ----------------------------------------------------------------------------------------
+
+template <class T> void put(Json& json, const char* key, const std::optional<T>& value) {
+  json[key] = value ? Json(*value) : Json();  // null: n/a
+}
+
+std::optional<double> optional_from(const Json& json, const char* key) {
+  const auto it = json.find(key);
+  return it == json.end() || it->is_null() ? std::optional<double>() : it->get<double>();
+}
+
+Json to_json(const Metric& m) {
+  Json json = {{"n", m.estimate.n}};
+  put(json, "mean", m.estimate.mean);
+  put(json, "sd", m.estimate.sd);
+  put(json, "se", m.estimate.se);
+  put(json, "ci_low", m.estimate.ci_low);
+  put(json, "ci_high", m.estimate.ci_high);
+  json["seeds"] = m.seeds;
+  json["values"] = m.values;
+  for (const Comparison& c : m.vs) {
+    Json& vs = json["vs"][c.baseline];
+    put(vs, "difference", c.difference);
+    put(vs, "ci_low", c.ci_low);
+    put(vs, "ci_high", c.ci_high);
+    put(vs, "welch_p", c.welch_p);
+    put(vs, "welch_p_holm", c.welch_holm);
+    put(vs, "paired_p", c.paired_p);
+    put(vs, "paired_p_holm", c.paired_holm);
+    put(vs, "cohen_d", c.cohen_d);
+  }
+  return json;
+}
+
+Metric metric_from(const Json& json) {
+  Metric m;
+  m.estimate = {json.at("n").get<int>(),   optional_from(json, "mean"),   optional_from(json, "sd"),
+                optional_from(json, "se"), optional_from(json, "ci_low"), optional_from(json, "ci_high")};
+  m.seeds = json.at("seeds").get<std::vector<int>>();
+  m.values = json.at("values").get<std::vector<double>>();
+  if (json.contains("vs"))
+    for (const auto& [baseline, vs] : json.at("vs").items())
+      m.vs.push_back({baseline, optional_from(vs, "difference"), optional_from(vs, "ci_low"),
+                      optional_from(vs, "ci_high"), optional_from(vs, "welch_p"), optional_from(vs, "welch_p_holm"),
+                      optional_from(vs, "paired_p"), optional_from(vs, "paired_p_holm"),
+                      optional_from(vs, "cohen_d")});
+  return m;
+}
+
+constexpr const char* kStates[] = {"done", "failed", "unfinished"};
+
+}  // namespace
+
+const Metric* ConfigSummary::find(const std::string& name) const {
+  const auto it = metrics.find(name);
+  return it == metrics.end() ? nullptr : &it->second;
+}
+
+const Comparison* ConfigSummary::against(const std::string& metric, const std::string& baseline) const {
+  if (const Metric* m = find(metric))
+    for (const Comparison& c : m->vs)
+      if (c.baseline == baseline) return &c;
+  return nullptr;
+}
+
+const ConfigSummary* Summary::find(const std::string& config) const {
+  for (const ConfigSummary& c : configs)
+    if (c.config == config) return &c;
+  return nullptr;
+}
+
+std::string layer_metric(const std::string& name, int layer) { return fmt::format("{}.{}", name, layer); }
+
+Summary summarise(const Listing& listing) {
+  if (listing.runs.empty())
+    fail_input("{}: has no readable run{}", listing.out,
+               listing.problems.empty() ? "" : "; the first problem: " + listing.problems[0].message);
+  require_comparable(listing.runs);
+  Summary s;
+  s.out = listing.out;
+  s.common = listing.runs[0].config;
+  std::set<int> seeds;
+  for (const Run& run : listing.runs) {
+    seeds.insert(run.config.seed_index);
+    auto at = std::ranges::find(s.configs, run.config.config, &ConfigSummary::config);
+    if (at == s.configs.end())
+      at = s.configs.insert(at, ConfigSummary{run.config.config, run.config.moe(), {}, {}, {}, {}});
+    RunLine line{run.config.config, run.config.seed_index, run.state, "", {}, {}};
+    if (run.state == RunState::done) {
+      at->seeds.push_back(run.config.seed_index);
+      add_run(*at, run);
+      line.accuracy = run.evaluation->accuracy;
+      if (run.config.moe()) s.layers = run.config.layers();
+    } else {
+      (run.state == RunState::failed ? at->failed : at->unfinished).push_back(run.config.seed_index);
+      if (run.failure) line.reason = run.failure->reason;
+    }
+    if (const auto it = run.timing.find("seconds"); it != run.timing.end() && it->is_number()) {
+      line.seconds = it->get<double>();
+      s.seconds += *line.seconds;
+    }
+    s.runs.push_back(std::move(line));
+  }
+  s.seeds.assign(seeds.begin(), seeds.end());
+  std::ranges::sort(s.configs, configuration_less, &ConfigSummary::config);
+  for (ConfigSummary& c : s.configs)
+    for (auto& [name, metric] : c.metrics) metric.estimate = statistics::estimate(metric.values);
+  compare_all(s.configs, "accuracy", kDense);
+  compare_all(s.configs, "accuracy", kSoftmax);
+  for (int l = 1; l <= s.layers; ++l)
+    for (const char* name : {"specialisation", "specialisation_cls"})
+      compare_all(s.configs, layer_metric(name, l), kSoftmax);
+  warn(s, listing);
+  return s;
+}
+
+Summary summarise(const std::string& out) { return summarise(list_runs(out)); }
+
+Json to_json(const Summary& s) {
+  Json json = {{"out", s.out},         {"seeds", s.seeds},       {"layers", s.layers},
+               {"seconds", s.seconds}, {"warnings", s.warnings}, {"common", to_json(s.common)}};
+  json["configs"] = Json::array();
+  for (const ConfigSummary& c : s.configs) {
+    Json& entry = json["configs"].emplace_back();
+    entry = {{"config", c.config},
+             {"moe", c.moe},
+             {"seeds", c.seeds},
+             {"failed", c.failed},
+             {"unfinished", c.unfinished}};
+    entry["metrics"] = Json::object();
+    for (const auto& [name, metric] : c.metrics) entry["metrics"][name] = to_json(metric);
+  }
+  json["runs"] = Json::array();
+  for (const RunLine& run : s.runs) {
+    Json& line = json["runs"].emplace_back();
+    line = {{"config", run.config}, {"seed_index", run.seed_index}, {"state", kStates[int(run.state)]}};
+    if (!run.reason.empty()) line["reason"] = run.reason;
+    put(line, "accuracy", run.accuracy);
+    put(line, "seconds", run.seconds);
+  }
+  return json;
+}
+
+Summary summary_from(const Json& json, const std::string& from) {
+  try {
+    Summary s;
+    s.out = json.at("out").get<std::string>();
+    s.seeds = json.at("seeds").get<std::vector<int>>();
+    s.layers = json.at("layers").get<int>();
+    s.seconds = json.at("seconds").get<double>();
+    s.warnings = json.at("warnings").get<std::vector<std::string>>();
+    s.common = run_config_from(json.at("common"), from);
+    for (const Json& entry : json.at("configs")) {
+      ConfigSummary c;
+      c.config = entry.at("config").get<std::string>();
+      c.moe = entry.at("moe").get<bool>();
+      c.seeds = entry.at("seeds").get<std::vector<int>>();
+      c.failed = entry.at("failed").get<std::vector<int>>();
+      c.unfinished = entry.at("unfinished").get<std::vector<int>>();
+      for (const auto& [name, metric] : entry.at("metrics").items()) c.metrics[name] = metric_from(metric);
+      s.configs.push_back(std::move(c));
+    }
+    for (const Json& line : json.at("runs")) {
+      const std::string state = line.at("state").get<std::string>();
+      const auto index = std::ranges::find(kStates, state) - std::begin(kStates);
+      if (index == std::ssize(kStates)) fail_input("{}: expected a run's state, got \"{}\"", from, state);
+      s.runs.push_back({line.at("config").get<std::string>(), line.at("seed_index").get<int>(), RunState(index),
+                        line.value("reason", ""), optional_from(line, "accuracy"), optional_from(line, "seconds")});
+    }
+    return s;
+  } catch (const Json::exception& error) {
+    fail_input("{}: is no summary: {}", from, error.what());
+  }
+}
+
+Summary read_summary(const std::string& path_given) {
+  const std::string path = std::filesystem::is_directory(path_given) ? path_given + "/summary.json" : path_given;
+  const Json json = Json::parse(read_file(path), nullptr, false);
+  if (!json.is_object()) fail_input("{}: expected JSON, got a half-written or foreign file", path);
+  return summary_from(json, path);
+}
+
+std::string summary_csv(const Summary& s) {
+  std::string text =
+      "config,metric,n,mean,sd,se,ci_low,ci_high,baseline,difference,difference_low,difference_high,welch_p,"
+      "welch_p_holm,paired_p,paired_p_holm,cohen_d\n";
+  const auto number = [](const std::optional<double>& x) { return x ? fmt::format("{:.17g}", *x) : std::string(); };
+  for (const ConfigSummary& config : s.configs)
+    for (const auto& [name, m] : config.metrics) {
+      const auto& e = m.estimate;
+      const std::string start = fmt::format("{},{},{},{},{},{},{},{}", config.config, name, e.n, number(e.mean),
+                                            number(e.sd), number(e.se), number(e.ci_low), number(e.ci_high));
+      if (m.vs.empty()) text += start + ",,,,,,,,,\n";
+      for (const Comparison& c : m.vs)
+        text += fmt::format("{},{},{},{},{},{},{},{},{},{}\n", start, c.baseline, number(c.difference),
+                            number(c.ci_low), number(c.ci_high), number(c.welch_p), number(c.welch_holm),
+                            number(c.paired_p), number(c.paired_holm), number(c.cohen_d));
+    }
+  return text;
+}
+
+void write_summary(const std::string& out, const Summary& summary) {
+  write_file_atomic(out + "/summary.json", to_json(summary).dump(1) + "\n");
+  write_file_atomic(out + "/summary.csv", summary_csv(summary));
+}
+
+}  // namespace glia::results

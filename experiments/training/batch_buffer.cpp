@@ -1,0 +1,81 @@
+#include "experiments/training/batch_buffer.h"
+
+#include <algorithm>
+
+namespace glia {
+
+BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
+                         int64_t vocabulary)
+    : context_(context),
+      tokens_(tokens),
+      sequences_(sequences),
+      max_length_(max_length),
+      vocabulary_(vocabulary),
+      padded_(padded) {
+  int64_t at = 0;
+  const auto place = [&](int64_t count) {  // parts begin on 256 bytes: kernels load vectors
+    const int64_t begin = at;
+    at += round_up(count, 64);
+    return begin;
+  };
+  labels_ = place(sequences);
+  offsets_ = place(sequences + 1);
+  lengths_ = place(sequences);
+  first_ = place(sequences);
+  ids_ = place(tokens);
+  sequence_of_ = place(tokens);
+  const bool ordered = vocabulary > 0;
+  entries_ = place(ordered ? tokens : 0);
+  touched_ = place(touched_words(vocabulary));
+  count_ = place(ordered ? 1 : 0);
+  pieces_ = place(ordered ? 2 * most_pieces(tokens, vocabulary) : 0);
+  ints_ = at;
+  device_ = zeros(context, {ints_}, DType::kInt32);
+}
+
+BatchView BatchBuffer::view(int32_t* slot) const {
+  BatchView v;
+  v.ids = slot + ids_;
+  v.offsets = slot + offsets_;
+  v.lengths = slot + lengths_;
+  v.labels = slot + labels_;
+  if (vocabulary_) v.order = {slot + entries_, slot + pieces_, slot + touched_, slot + count_};
+  v.vocabulary = vocabulary_;
+  v.token_capacity = tokens_;
+  v.sequence_capacity = sequences_;
+  return v;
+}
+
+void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
+  CHECK(tokens >= view.tokens && tokens <= tokens_, "batch: {} tokens in a buffer of {}", tokens, tokens_);
+  int32_t* sequence_of = slot + sequence_of_;
+  for (int64_t b = 0; b < view.sequences; ++b) {
+    slot[first_ + b] = view.offsets[b];
+    std::fill(sequence_of + view.offsets[b], sequence_of + view.offsets[b + 1], static_cast<int32_t>(b));
+  }
+  std::fill(sequence_of + view.tokens, sequence_of + tokens, -1);
+  std::fill(view.ids + view.tokens, view.ids + tokens, -1);
+  const int64_t used = vocabulary_ ? pieces_ + 2 * (*view.order.count + 1) : ints_;
+  context_.backend().copy(device_.raw(), slot, used * int64_t{sizeof(int32_t)}, CopyKind::kHostToDevice);
+}
+
+Batch BatchBuffer::batch(int64_t tokens, int64_t sequences) const {
+  Batch b;
+  b.ids = part(ids_, tokens);
+  b.labels = part(labels_, sequences);
+  if (vocabulary_) {
+    const int64_t most = most_pieces(tokens, vocabulary_);
+    b.order = {part(entries_, tokens), part(pieces_, 2 * most).reshape({most, 2}), part(count_, 1),
+               part(touched_, touched_words(vocabulary_))};
+  }
+  b.sequences.offsets = part(offsets_, sequences + 1);
+  b.sequences.sequence_of = part(sequence_of_, tokens);
+  b.sequences.first_rows = part(first_, sequences);
+  if (padded_) b.sequences.key_lengths = part(lengths_, sequences);
+  b.sequences.count = sequences;
+  b.sequences.tokens = tokens;
+  b.sequences.max_length = max_length_;
+  return b;
+}
+
+}  // namespace glia

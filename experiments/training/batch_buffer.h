@@ -1,0 +1,39 @@
+// A batch on its way to the device: everything that a step reads lies in one int32 buffer at fixed places, so that
+// one copy moves it and a captured graph finds it.
+#pragma once
+#include "data/batches/batching.h"
+#include "moe/model.h"
+
+namespace glia {
+
+class BatchBuffer {
+ public:
+  // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`:
+  // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the
+  // order of the ids comes along, which is for training.
+  BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
+              int64_t vocabulary = 0);
+
+  int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
+  // A slot's view for BatchPlan::fill.
+  BatchView view(int32_t* slot) const;
+  // Completes a filled slot (rows from view.tokens to `tokens` belong to no sequence) and copies it to the device,
+  // in the stream's order. The slot may be written to again when the copy is done: after synchronize().
+  void upload(int32_t* slot, const BatchView& view, int64_t tokens);
+  // Views of the buffer: T = tokens, B = sequences.
+  Batch batch(int64_t tokens, int64_t sequences) const;
+
+ private:
+  Tensor part(int64_t begin, int64_t count) const { return device_.rows(begin, begin + count); }
+
+  Context& context_;
+  int64_t tokens_, sequences_, max_length_, vocabulary_;
+  bool padded_;
+  // Where each part begins. The last one has room for many more pieces than there are, and only these are copied.
+  int64_t labels_, offsets_, lengths_, first_, ids_, sequence_of_, entries_, touched_, count_, pieces_, ints_;
+  Tensor device_;  // int32 [ints_]
+};
+
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+}  // namespace glia

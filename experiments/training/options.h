@@ -1,0 +1,96 @@
+// Everything a person can choose, in one table of flags {name, member, help}: it drives parsing, --help, the echo
+// at the start and what config.json keeps. A flag that was not given takes its value from the protocol, then from
+// the preset, then from the default written at the member.
+#pragma once
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace glia {
+
+struct Options {
+  // what is run
+  std::string configs = "all", config = "astrocyte-hierarchical", name;
+  std::string seeds = "2", protocol = "clean", preset = "auto";
+  // where and how
+  std::string device = "auto", precision = "auto", gradients = "auto", out = "results", progress = "auto";
+  int64_t jobs = 0, threads = 0, bucket = 0;
+  bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
+  bool check_finite = false;
+  double checkpoint_seconds = 60;
+  int64_t checkpoint_every = 0;
+  // data
+  std::string dataset = "auto", data, vocab, cache = "data/cache";
+  int64_t vocab_size = 8000, max_length = 128, max_rows = 0, max_test_rows = 0, split_seed = 1;
+  double validation_fraction = 0.05;
+  bool skip_bad_rows = false;
+  std::string csv_train, csv_test, csv_label = "label", csv_text = "text";
+  bool csv_header = true;
+  int64_t topics = 4, synthetic_rows = 12000, synthetic_test_rows = 2400, synthetic_seed = 1;
+  double difficulty = 0.5;
+  // model
+  int64_t layers = 4, hidden = 512, heads = 8, ffn = 2048, experts = 8, top_k = 2;
+  double dropout = 0.1;
+  std::string router;                // "": the configuration's
+  double balance = -1, energy = -1;  // below 0: the configuration's
+  bool last_layer_cls = true;
+  std::string init;
+  double init_noise = 1e-4;
+  // training
+  int64_t epochs = 6, max_steps = 0, batch = 192, eval_batch = 384, eval_every = 250, log_every = 50;
+  double lr = 5e-5, warmup = 500, weight_decay = 0.01, clip = 1.0;
+  // what the two protocols differ in (docs/science.md 6)
+  std::string padding = "packed", select = "validation";
+  bool second_residual = false;
+  int64_t utilisation_rows = 0;
+};
+
+struct Flag {
+  using Member = std::variant<std::string Options::*, int64_t Options::*, double Options::*, bool Options::*>;
+  // Which part of config.json keeps it; kNone: it may not change a result, so runs may differ in it.
+  enum class Part { kNone, kData, kModel, kTrain, kProtocol };
+  enum Programs { kAll = 3, kRunAll = 1, kTrainOnly = 2 };
+
+  const char* name;  // "eval-every"; the key in JSON has "_" for "-"
+  Member member;
+  Part part;
+  const char* help;
+  Programs programs = kAll;
+  const char* section = nullptr;  // heading in --help, on its first flag
+};
+
+const std::vector<Flag>& flags();
+const Flag& find_flag(const std::string& name);  // an unknown name is an error
+
+std::string value_text(const Options& options, const Flag& flag);
+// Errors name the flag, what was expected and what came.
+void set_value(Options& options, const Flag& flag, const std::string& text);
+nlohmann::ordered_json to_json(const Options& options, Flag::Part part);
+
+struct CommandLine {
+  Options options;
+  std::set<std::string> given;  // the flags that were typed
+  bool done = false;            // --help was asked for and printed
+};
+
+// Throws Error for unknown flags and bad values. `programs` chooses the flags.
+CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs programs,
+                               const std::string& description);
+
+// The command as it was typed.
+std::string command_text(int argc, const char* const* argv);
+// "--batch 32 --lr 0.0005 …": all flags whose value is not the built-in default.
+std::string echo(const Options& options);
+
+// Ranges and combinations, before anything is computed.
+void check_options(const Options& options);
+
+// "5": seeds 0…4; "0,2,7" and "3-5": these. Errors for anything else.
+std::vector<int> parse_seeds(const std::string& text);
+// "all" or names separated by commas; an unknown one is an error that lists the known ones.
+std::vector<std::string> parse_configs(const std::string& text);
+
+}  // namespace glia

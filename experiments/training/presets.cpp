@@ -1,0 +1,102 @@
+#include "experiments/training/presets.h"
+
+#include <array>
+
+#include "engine/core/check.h"
+#include "engine/device/context.h"
+#include "experiments/training/data_source.h"
+
+namespace glia {
+namespace {
+
+// The published recipe is what Options' defaults are; `paper` only says that nothing is to be made smaller.
+const std::array<FlagSet, 3> kPresets{{
+    {"quick",
+     "minutes on two CPU cores: a small model on the synthetic corpus",
+     {{"seeds", "2"},
+      {"layers", "4"},
+      {"hidden", "64"},
+      {"heads", "4"},
+      {"ffn", "128"},
+      {"synthetic-rows", "3000"},
+      {"synthetic-test-rows", "1200"},
+      {"difficulty", "0.3"},
+      {"vocab-size", "2000"},
+      {"max-rows", "3000"},
+      {"max-test-rows", "1200"},
+      {"epochs", "4"},
+      {"batch", "16"},
+      {"eval-batch", "64"},
+      {"lr", "0.001"},
+      {"warmup", "0.1"},
+      {"eval-every", "0"},
+      {"log-every", "25"},
+      {"validation-fraction", "0.1"}}},
+    {"small",
+     "half an hour on two CPU cores: a smaller model on real data",
+     {{"seeds", "2"},
+      {"layers", "4"},
+      {"hidden", "128"},
+      {"heads", "4"},
+      {"ffn", "512"},
+      {"max-rows", "20000"},
+      {"synthetic-rows", "20000"},
+      {"epochs", "3"},
+      {"batch", "32"},
+      {"eval-batch", "128"},
+      {"lr", "0.0005"},
+      {"warmup", "0.1"},
+      {"eval-every", "0"},
+      {"log-every", "20"}}},
+    {"paper",
+     "as published: L4 H512 A8 F2048, batch 192, 6 epochs; for a GPU",
+     {{"seeds", "5"}, {"synthetic-rows", "24000"}, {"synthetic-test-rows", "4000"}}},
+}};
+
+const std::array<FlagSet, 2> kProtocols{{
+    {"clean", "no padding token, validation split, one residual, the whole test set", {}},
+    {"paper",
+     "as the published code does",
+     {{"padding", "padded"},
+      {"select", "test"},
+      {"validation-fraction", "0"},
+      {"second-residual", "on"},
+      {"utilisation-rows", "2000"}}},
+}};
+
+void apply(Options& options, const CommandLine& line, std::span<const FlagSet> sets, const std::string& flag,
+           const std::string& name, std::set<std::string>& settled) {
+  std::string known;
+  for (const FlagSet& set : sets) {
+    known += (known.empty() ? "" : ", ") + std::string(set.name);
+    if (name != set.name) continue;
+    for (const auto& [key, value] : set.values)
+      if (!line.given.contains(key) && settled.insert(key).second) set_value(options, find_flag(key), value);
+    return;
+  }
+  fail_input("--{}: expected one of {}; got '{}'", flag, known, name);
+}
+
+}  // namespace
+
+std::span<const FlagSet> presets() { return kPresets; }
+std::span<const FlagSet> protocols() { return kProtocols; }
+
+Options resolve(const CommandLine& line) {
+  Options o = line.options;
+  if (o.device == "auto") o.device = cuda_device_count() > 0 ? "cuda" : "cpu";
+  const bool gpu = Device::parse(o.device).is_cuda();
+  if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";
+  if (o.gradients == "auto") o.gradients = gpu ? o.precision : "float32";
+  if (o.preset == "auto") o.preset = gpu ? "paper" : has_real_data(o) ? "small" : "quick";
+  std::set<std::string> settled;  // the protocol goes before the preset
+  apply(o, line, kProtocols, "protocol", o.protocol, settled);
+  apply(o, line, kPresets, "preset", o.preset, settled);
+  if (finite_check_wanted()) o.check_finite = true;
+  if (o.check_finite) o.graphs = false;  // every output is read back, which no capture can hold
+  if (o.bucket == 0) o.bucket = gpu ? 128 : 32;
+  check_options(o);
+  return o;
+}
+
+}  // namespace glia

@@ -1,0 +1,144 @@
+#include "experiments/training/progress.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace glia {
+
+Progress::Mode Progress::mode_of(const std::string& text, std::FILE* out) {
+  if (text == "live") return Mode::kLive;
+  if (text == "lines") return Mode::kLines;
+  if (text == "off") return Mode::kOff;
+  return ::isatty(::fileno(out)) ? Mode::kLive : Mode::kLines;
+}
+
+std::string clock_text(double seconds) {
+  if (!(seconds >= 0) || seconds > 1e8) return "-:--";
+  const auto s = static_cast<int64_t>(std::lround(seconds));
+  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+std::string short_count(double n) {
+  if (n >= 1e6) return fmt::format("{:.3g}M", n / 1e6);
+  if (n >= 1e3) return fmt::format("{:.3g}k", n / 1e3);
+  return fmt::format("{:.0f}", n);
+}
+
+std::string progress_line(const std::string& title, const RunProgress& p) {
+  std::string line = fmt::format("{:<29} {:>5}/{:<5} ep {:<5.2f} loss {:<7.4f} ce {:<7.4f}", title, p.step, p.total,
+                                 p.epoch, p.loss, p.ce);
+  line += p.moe ? fmt::format(" bal {:<7.4f} en {:<6.4f}", p.balance, p.energy) : std::string(22, ' ');
+  line += p.accuracy ? fmt::format(" {:>4} {:.4f}", p.split == "validation" ? "val" : p.split, *p.accuracy)
+                     : std::string(12, ' ');
+  return line + fmt::format(" {:>6} tok/s  left {}", short_count(p.tokens_per_second), clock_text(p.seconds_left));
+}
+
+Progress::~Progress() {
+  const std::lock_guard lock(mutex_);
+  erase();
+}
+
+void Progress::plan(int runs, double work) {
+  const std::lock_guard lock(mutex_);
+  runs_ += runs;
+  work_ += work;
+  begin_ = Clock::now();
+}
+
+std::string Progress::overall() const {
+  double done = work_done_;
+  for (const auto& [id, row] : rows_)
+    if (row.now.total > 0)
+      done += row.work * static_cast<double>(row.now.step) / static_cast<double>(row.now.total);
+  const double elapsed = std::chrono::duration<double>(Clock::now() - begin_).count(), here = done - work_begun_;
+  const double left = here > 0 ? elapsed * (work_ - done) / here : -1;
+  return fmt::format("{} of {} runs done, {:.0f} % of the work, {} gone, {} left", finished_, runs_,
+                     work_ > 0 ? 100 * done / work_ : 100.0, clock_text(elapsed), clock_text(left));
+}
+
+void Progress::erase() {
+  if (drawn_ > 0) fmt::print(out_, "\x1b[{}A\r\x1b[J", drawn_);
+  drawn_ = 0;
+}
+
+void Progress::draw(bool force) {
+  if (mode_ != Mode::kLive) return;
+  const auto now = Clock::now();
+  if (!force && now - last_draw_ < std::chrono::milliseconds(100)) return;
+  last_draw_ = now;
+  erase();
+  winsize size{};
+  const size_t width =
+      ::ioctl(::fileno(out_), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col - 1u : 119u;
+  for (const auto& [id, row] : rows_) {
+    fmt::print(out_, "{}\n",
+               (row.any ? progress_line(row.title, row.now) : row.title + "  starting").substr(0, width));
+    ++drawn_;
+  }
+  fmt::print(out_, "{}\n", overall().substr(0, width));
+  ++drawn_;
+  std::fflush(out_);
+}
+
+void Progress::print(const std::string& line) {
+  erase();
+  fmt::print(out_, "{}\n", line);
+  std::fflush(out_);
+}
+
+int Progress::start(const std::string& title, double work) {
+  const std::lock_guard lock(mutex_);
+  Row& row = rows_[next_];
+  row.title = title;
+  row.work = work;
+  draw(true);
+  return next_++;
+}
+
+void Progress::update(int run, const RunProgress& now, bool evaluated) {
+  const std::lock_guard lock(mutex_);
+  Row& row = rows_.at(run);
+  // What a resumed run brings along was not done in this program's time.
+  if (!row.any && now.total > 0 && now.tokens_per_second == 0)
+    work_begun_ += row.work * static_cast<double>(now.step) / static_cast<double>(now.total);
+  row.now = now;
+  row.any = true;
+  const auto time = Clock::now();
+  if (mode_ == Mode::kLines && now.tokens_per_second > 0 &&
+      (evaluated || time - row.printed > std::chrono::seconds(5))) {
+    row.printed = time;
+    fmt::print(out_, "{} | {}\n", progress_line(row.title, now), overall());
+    std::fflush(out_);
+  }
+  draw(false);
+}
+
+void Progress::finish(int run, const std::string& line) {
+  const std::lock_guard lock(mutex_);
+  work_done_ += rows_.at(run).work;
+  rows_.erase(run);
+  ++finished_;
+  if (mode_ != Mode::kOff) print(line);
+  draw(true);
+}
+
+void Progress::skip(double work, const std::string& line) {
+  const std::lock_guard lock(mutex_);
+  --runs_;
+  work_ -= work;
+  if (mode_ != Mode::kOff && !line.empty()) print(line);
+  draw(true);
+}
+
+void Progress::say(const std::string& line) {
+  const std::lock_guard lock(mutex_);
+  print(line);
+  draw(true);
+}
+
+}  // namespace glia

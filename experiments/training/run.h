@@ -1,0 +1,60 @@
+// One run from its first step to its files: begun, resumed from its checkpoint, or found finished.
+//
+// A checkpoint holds weights, moments, router state, the step and the best model so far; it is written now and then
+// at a step whose log lines are already written, and removed after eval.json. Since every number of a run is a
+// function of seed and step, a run that is killed and resumed writes the bytes that an undisturbed one writes.
+#pragma once
+#include "experiments/records/results.h"
+#include "experiments/training/progress.h"
+#include "experiments/training/training.h"
+
+namespace glia {
+
+struct RunSpec {
+  Options options;
+  RunModel model;
+  int seed_index = 0;
+  std::string folder;
+
+  uint64_t seed() const { return 42 + static_cast<uint64_t>(seed_index); }
+  std::string title() const { return fmt::format("seed{}/{}", seed_index, model.name); }
+};
+
+// One spec a seed and configuration, seeds first: after the first nine runs there is a first table. What no attempt
+// could get past is an error here: a router that is not there or refuses K, --init with a file that cannot be used.
+std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs);
+
+results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
+                              const std::string& device, const std::string& command);
+
+// Throws when the folder holds a run of other settings, naming the first difference: nothing of it is touched.
+void require_same_run(const std::string& folder, const results::RunConfig& config);
+
+// Between processes and threads: who holds it may write the run. Ends with the process, however that ends.
+class RunLock {
+ public:
+  RunLock(const std::string& out, const std::string& title);  // opens, does not lock
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+  bool try_lock();
+  void wait();
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
+struct RunOutcome {
+  bool ok = false;
+  std::string line;     // for a person
+  std::string failure;  // the reason, when not ok
+  double seconds = 0;
+};
+
+// Everything that goes wrong inside becomes a failed run with its reason in failed.json; it does not throw.
+// The caller holds the run's lock.
+RunOutcome execute_run(const RunSpec& spec, const Dataset& data, uint64_t fingerprint, Device device,
+                       const std::string& command, Progress& progress, int progress_id);
+
+}  // namespace glia

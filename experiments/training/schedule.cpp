@@ -1,0 +1,348 @@
+#include "experiments/training/schedule.h"
+
+#include <omp.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "engine/core/build_info.h"
+#include "engine/core/file.h"
+#include "experiments/report/report.h"
+#include "experiments/report/summary.h"
+#include "experiments/report/tables.h"
+#include "experiments/training/data_source.h"
+
+namespace fs = std::filesystem;
+
+namespace glia {
+namespace {
+
+std::string checkpoint_of(const RunSpec& spec) { return spec.folder + "/checkpoint.safetensors"; }
+
+// What a program leaves that is killed between the last two acts of a run.
+void remove_leftovers(const RunSpec& spec) {
+  RunLock lock(spec.options.out, spec.title());
+  if (lock.try_lock() && results::is_done(spec.folder)) fs::remove(checkpoint_of(spec));
+}
+
+// summary.json and summary.csv, and the report where it is wanted. Under the summary's lock, so that what a killed
+// program left half-written is nobody's.
+results::Summary write_outputs(const Options& options) {
+  for (const auto& entry : fs::directory_iterator(options.out)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".tmp") && (name.starts_with("summary.") || name.starts_with("report.html.")))
+      fs::remove(entry.path());
+  }
+  if (options.report) return results::write_report(options.out);
+  const results::Summary summary = results::summarise(options.out);
+  results::write_summary(options.out, summary);
+  return summary;
+}
+
+using Clock = std::chrono::steady_clock;
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
+  Context context(device, spec.seed());
+  Trainer trainer(context, data, spec.options, spec.model, spec.seed());
+  trainer.timed_steps(std::min<int64_t>(device.is_cuda() ? 40 : 2, trainer.total()));  // plans, graphs, caches
+  return median(trainer.timed_steps(std::min<int64_t>(device.is_cuda() ? 40 : 5, trainer.total())));
+}
+
+// The runs and who takes which; one object a call of run_experiment.
+class Schedule {
+ public:
+  Schedule(std::vector<RunSpec> specs, const Dataset& data, uint64_t fingerprint, std::string command,
+           const StepEstimate& estimate, Progress& progress)
+      : data_(data), fingerprint_(fingerprint), command_(std::move(command)), progress_(progress) {
+    double work = 0;
+    for (RunSpec& spec : specs) {
+      const double seconds = estimate.run_seconds(spec, data);
+      work += seconds;
+      items_.push_back({std::move(spec), seconds, Item::State::kOpen});
+    }
+    progress_.plan(static_cast<int>(items_.size()), work);
+  }
+
+  // One worker: takes open runs until none is left. Runs that another program has locked wait till the end.
+  void work(Device device) {
+    for (bool waiting = false;;) {
+      Item* item = take(waiting);
+      if (!item && waiting) return;
+      if (!item) {
+        waiting = true;
+        continue;
+      }
+      try {
+        run(*item, device, waiting);
+      } catch (const std::exception& error) {  // the lock or the disk
+        const std::lock_guard guard(mutex_);
+        item->state = Item::State::kClosed;
+        failures_.push_back(fmt::format("{:<29} FAILED: {}", item->spec.title(), error.what()));
+        progress_.say(failures_.back());
+      }
+    }
+  }
+  const std::vector<std::string>& failures() const { return failures_; }
+
+ private:
+  struct Item {
+    enum class State { kOpen, kTaken, kElsewhere, kClosed };
+    RunSpec spec;
+    double seconds;
+    State state;
+  };
+
+  Item* take(bool waiting) {
+    const std::lock_guard guard(mutex_);
+    for (Item& item : items_)
+      if (item.state == (waiting ? Item::State::kElsewhere : Item::State::kOpen)) {
+        item.state = Item::State::kTaken;
+        return &item;
+      }
+    return nullptr;
+  }
+
+  void close(Item& item, Item::State state) {
+    const std::lock_guard guard(mutex_);
+    item.state = state;
+  }
+
+  void run(Item& item, Device device, bool waiting) {
+    RunLock lock(item.spec.options.out, item.spec.title());
+    if (waiting) {
+      progress_.say(fmt::format("{:<29} another program works on it: waiting", item.spec.title()));
+      lock.wait();
+    } else if (!lock.try_lock()) {
+      close(item, Item::State::kElsewhere);
+      return;
+    }
+    if (results::is_done(item.spec.folder) && (!item.spec.options.fresh || waiting)) {
+      fs::remove(checkpoint_of(item.spec));
+      progress_.skip(item.seconds, waiting ? fmt::format("{:<29} done by another program", item.spec.title()) : "");
+      close(item, Item::State::kClosed);
+      return;
+    }
+    const int id = progress_.start(item.spec.title(), item.seconds);
+    const RunOutcome outcome = execute_run(item.spec, data_, fingerprint_, device, command_, progress_, id);
+    progress_.finish(id, outcome.line);
+    try {  // the report grows with the runs; whoever writes it right now writes it for all
+      RunLock summary(item.spec.options.out, "summary");
+      if (summary.try_lock()) write_outputs(item.spec.options);
+    } catch (const std::exception&) {  // a disk that is full, say: the end of the program says so
+    }
+    const std::lock_guard guard(mutex_);
+    if (!outcome.ok) failures_.push_back(outcome.line);
+    item.state = Item::State::kClosed;
+  }
+
+  const Dataset& data_;
+  const uint64_t fingerprint_;
+  const std::string command_;
+  Progress& progress_;
+  std::mutex mutex_;
+  std::vector<Item> items_;
+  std::vector<std::string> failures_;
+};
+
+// Throws when the result folder holds other runs that could not stand in one table with these.
+void require_one_summary(const std::vector<RunSpec>& specs, const results::RunConfig& config) {
+  results::Listing listing;
+  try {
+    listing = results::list_runs(specs[0].options.out);
+  } catch (const Error&) {  // nothing is there yet
+    return;
+  }
+  std::vector<results::Run> runs(1);
+  runs[0].folder = specs[0].folder;
+  runs[0].config = config;
+  for (results::Run& run : listing.runs) {
+    const auto is_it = [&](const RunSpec& s) {
+      return s.seed_index == run.config.seed_index && s.model.name == run.config.config;
+    };
+    if (std::ranges::none_of(specs, is_it)) runs.push_back(std::move(run));
+  }
+  try {
+    results::require_comparable(runs);
+  } catch (const Error& error) {
+    fail_input("{}; choose another --out", error.what());
+  }
+}
+
+void print_data(const Dataset& data, std::FILE* out) {
+  const double mean = static_cast<double>(data.train.tokens()) / static_cast<double>(data.train.size());
+  fmt::print(
+      out,
+      "data       {}{}: {} training, {} validation, {} test rows, {} classes, {:.1f} tokens a row, {} pieces\n",
+      data.name, data.is_synthetic ? " (generated)" : "", data.train.size(), data.validation.size(),
+      data.test.size(), data.classes(), mean, data.vocabulary().size());
+  if (!data.source.empty()) fmt::print(out, "           {}\n", data.source);
+  if (data.bayes_accuracy)
+    fmt::print(out, "           no classifier is better than {:.4f} on this test set\n", *data.bayes_accuracy);
+  if (data.bad_rows.count() > 0) fmt::print(out, "           {}\n", data.bad_rows.summary());
+}
+
+}  // namespace
+
+double StepEstimate::run_seconds(const RunSpec& spec, const Dataset& data) const {
+  const Options& o = spec.options;
+  const double step = spec.model.moe.dense() ? (dense_ms > 0 ? dense_ms : 1) : (moe_ms > 0 ? moe_ms : 1);
+  const double steps = static_cast<double>(total_steps(o, data));
+  // An evaluated row costs a forward pass, a third of a trained one.
+  const double every =
+      o.eval_every > 0 ? static_cast<double>(o.eval_every) : static_cast<double>(data.train.size() / o.batch);
+  const double rows = static_cast<double>(o.select == "test" ? data.test.size() : data.validation.size()) *
+                      std::ceil(steps / every);
+  const double evaluated = (rows + static_cast<double>(data.test.size())) / static_cast<double>(o.batch);
+  return 1e-3 * step * (steps + evaluated / 3);
+}
+
+StepEstimate estimate_steps(const std::vector<RunSpec>& specs, const Dataset& data, Device device) {
+  StepEstimate estimate;
+  for (const RunSpec& spec : specs) {
+    double& ms = spec.model.moe.dense() ? estimate.dense_ms : estimate.moe_ms;
+    if (ms == 0) ms = measure_step(spec, data, device);
+    if (estimate.dense_ms > 0 && estimate.moe_ms > 0) break;
+  }
+  return estimate;
+}
+
+std::vector<Device> devices_of(const Options& options) {
+  std::vector<Device> devices;
+  if (options.device == "cuda" && cuda_device_count() > 1)
+    for (int i = 0; i < cuda_device_count(); ++i) devices.push_back(Device::cuda(i));
+  else devices.push_back(Device::parse(options.device));
+  return devices;
+}
+
+int64_t jobs_of(const Options& options, size_t devices) {
+  if (options.jobs > 0) return options.jobs;
+  if (options.device != "cpu") return 2 * static_cast<int64_t>(devices);
+  // The quick model's steps are too short to be worth sharing: a run a core is faster than a run on all cores.
+  return options.preset == "quick" ? std::clamp<int64_t>(omp_get_num_procs(), 1, 8) : 1;
+}
+
+void settle_threads(char** argv) {
+  // Between two parallel loops libgomp's threads spin, for milliseconds: with other programs on the cores each loop
+  // then waits for a thread that is not running (measured: 890 ms a step, 160 with sleeping threads). It reads its
+  // settings before main().
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  ::setenv("GOMP_SPINCOUNT", "10000", 1);
+  ::execv("/proc/self/exe", argv);  // where that is not possible, everything still works
+}
+
+int run_experiment(const Options& options, const std::vector<std::string>& configs, const std::string& command) {
+  std::FILE* out = stdout;
+  const std::vector<RunSpec> specs = plan_runs(options, configs);
+  const std::vector<Device> devices = devices_of(options);
+  const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
+  std::string device_text;
+  {
+    Context context(devices[0]);  // a device that is not there is an error before anything else
+    device_text = context.backend().description();
+  }
+  fmt::print(out, "command    {}\n", command);
+  fmt::print(out, "commit     {} ({})\n", build_commit(), build_variant());
+  fmt::print(out, "device     {}{}, {}, {} run{} side by side\n", device_text,
+             devices.size() > 1 ? fmt::format(" and {} more", devices.size() - 1) : "", options.precision, jobs,
+             jobs == 1 ? "" : "s");
+  fmt::print(out, "flags      {}\n", echo(options));
+  std::fflush(out);
+
+  const auto load_begin = Clock::now();
+  const Dataset data = load_data(options);
+  const uint64_t fingerprint = data_fingerprint(data);
+  print_data(data, out);
+  fmt::print(out, "           {} in {:.1f} s\n", data.from_cache ? "from the cache" : "made",
+             std::chrono::duration<double>(Clock::now() - load_begin).count());
+
+  // Outputs before training: a folder that cannot be written to, or holds something else, is found out now.
+  std::vector<RunSpec> open;
+  for (const RunSpec& spec : specs) {
+    if (!options.dry_run) RunLock(options.out, spec.title());
+    if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
+    if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
+    else if (!options.dry_run) remove_leftovers(spec);
+  }
+  require_one_summary(specs, run_config(specs[0], data, fingerprint, device_text, command));
+  // With it a checkpoint can be used without the data (tools/route).
+  if (!options.dry_run && !open.empty()) data.vocabulary().save(options.out + "/vocab.txt");
+  const int64_t steps = total_steps(options, data);
+  fmt::print(
+      out, "runs       {} configuration{} × {} seed{} = {}, {} of them finished before; {} steps each, batch {}\n",
+      configs.size(), configs.size() == 1 ? "" : "s", specs.size() / configs.size(),
+      specs.size() == configs.size() ? "" : "s", specs.size(), specs.size() - open.size(), steps, options.batch);
+  std::string seed_text;
+  for (const int seed : parse_seeds(options.seeds))
+    seed_text += fmt::format("{}seed{} is {}", seed_text.empty() ? "" : ", ", seed, 42 + seed);
+  fmt::print(out, "seeds      {}\n", seed_text);
+  std::fflush(out);
+
+  // Before the threads and the libraries' pools are made.
+  const int64_t cores = omp_get_num_procs();
+  const int threads = static_cast<int>(
+      options.threads > 0 ? options.threads : std::max<int64_t>(1, cores / std::max<int64_t>(1, jobs)));
+  omp_set_num_threads(threads);
+
+  StepEstimate estimate;
+  if (options.estimate && !open.empty()) try {
+      estimate = estimate_steps(open, data, devices[0]);
+      double seconds = 0;
+      for (const RunSpec& spec : open) seconds += estimate.run_seconds(spec, data);
+      // Runs on one GPU share it; on a CPU each run was measured with the threads that it will have.
+      const double parallel = static_cast<double>(
+          devices[0].is_cpu() ? jobs : std::min<int64_t>(static_cast<int64_t>(devices.size()), jobs));
+      std::string parts;
+      if (estimate.dense_ms > 0) parts += fmt::format("dense {:.3g} ms", estimate.dense_ms);
+      if (estimate.moe_ms > 0) parts += fmt::format("{}MoE {:.3g} ms", parts.empty() ? "" : ", ", estimate.moe_ms);
+      fmt::print(out, "estimate   {} a step here, measured on a few; about {} for {} run{}\n", parts,
+                 clock_text(seconds / parallel), open.size(), open.size() == 1 ? "" : "s");
+      std::fflush(out);
+    } catch (const Error& error) {  // each run says so itself
+      fmt::print(out, "estimate   none: {}\n", error.what());
+    }
+  if (options.dry_run) return 0;
+
+  std::vector<std::string> failures;
+  {
+    Progress progress(Progress::mode_of(options.progress, out), out);
+    Schedule schedule(open, data, fingerprint, command, estimate, progress);
+    const auto work = [&](int64_t job) {
+      omp_set_num_threads(threads);
+      schedule.work(devices[static_cast<size_t>(job) % devices.size()]);
+    };
+    if (jobs <= 1) {
+      work(0);
+    } else {
+      std::vector<std::thread> workers;
+      for (int64_t job = 0; job < jobs; ++job) workers.emplace_back(work, job);
+      for (std::thread& worker : workers) worker.join();
+    }
+    failures = schedule.failures();
+  }
+
+  int status = failures.empty() ? 0 : 1;
+  try {
+    RunLock lock(options.out, "summary");
+    lock.wait();
+    const results::Summary summary = write_outputs(options);
+    if (options.report) results::write_plots(options.out, summary, results::list_runs(options.out));
+    fmt::print(out, "\n{}", results::print_table(summary));
+  } catch (const std::exception& error) {
+    fmt::print(out, "\nno summary: {}\n", error.what());
+    status = 1;
+  }
+  if (!failures.empty()) fmt::print(out, "\n{} run{} failed:\n", failures.size(), failures.size() == 1 ? "" : "s");
+  for (const std::string& line : failures) fmt::print(out, "  {}\n", line);
+  return status;
+}
+
+}  // namespace glia

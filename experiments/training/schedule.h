@@ -1,0 +1,28 @@
+// Many runs: which are left to do, how long they take here, side by side on the devices, beside other programs that
+// work on the same result folder.
+#pragma once
+#include "experiments/training/run.h"
+
+namespace glia {
+
+struct StepEstimate {
+  double dense_ms = 0, moe_ms = 0;  // a training step
+  double run_seconds(const RunSpec& spec, const Dataset& data) const;
+};
+
+// Measures a few steps of one dense and one MoE run, of those that are asked for.
+StepEstimate estimate_steps(const std::vector<RunSpec>& specs, const Dataset& data, Device device);
+
+// The devices that --device names: cuda is all GPUs.
+std::vector<Device> devices_of(const Options& options);
+int64_t jobs_of(const Options& options, size_t devices);
+
+// To be called first in main(): starts the program anew with OpenMP threads that go to sleep soon, unless the
+// environment says how they should wait.
+void settle_threads(char** argv);
+
+// The whole of ./experiments/run_all and ./experiments/train, after the command line: says what will be done, does
+// it, writes and prints the summary. Returns the exit status: 0, or 1 when a run failed.
+int run_experiment(const Options& options, const std::vector<std::string>& configs, const std::string& command);
+
+}  // namespace glia

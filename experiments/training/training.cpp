@@ -1,0 +1,205 @@
+#include "experiments/training/training.h"
+
+#include "engine/ops/moe/moe.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "moe/warm_start.h"
+
+namespace glia {
+
+RunModel run_model(const Options& o, const Configuration& c) {
+  RunModel run{o.name.empty() ? c.name : o.name, c.moe(o.experts, o.top_k, o.second_residual), c.random_ffn};
+  if (!o.router.empty()) run.moe.router = o.router;
+  if (o.balance >= 0) run.moe.balance = o.balance;
+  if (o.energy >= 0) run.moe.energy = o.energy;
+  if (run.moe.dense()) run.moe.balance = run.moe.energy = 0;
+  return run;
+}
+
+ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& data) {
+  ModelConfig m;
+  m.bert.layers = o.layers;
+  m.bert.hidden = o.hidden;
+  m.bert.heads = o.heads;
+  m.bert.ffn = o.ffn;
+  m.bert.vocabulary = data.vocabulary().size();
+  m.bert.classes = data.classes();
+  m.bert.dropout = o.dropout;
+  m.moe = run.moe;
+  m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+  m.bfloat16_gradients = o.gradients == "bfloat16";
+  m.last_layer_cls_only = o.last_layer_cls;
+  return m;
+}
+
+AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
+  AdamWOptions a;
+  a.learning_rate = o.lr;
+  a.weight_decay = o.weight_decay;
+  a.clip = o.clip;
+  a.warmup_steps =
+      o.warmup < 1 ? std::llround(o.warmup * static_cast<double>(total_steps)) : std::llround(o.warmup);
+  a.total_steps = total_steps;
+  return a;
+}
+
+std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uint64_t seed) {
+  BatchOptions b;
+  b.batch_size = o.batch;
+  b.seed = seed;
+  b.layout = o.padding == "padded" ? BatchLayout::kPadded : BatchLayout::kPacked;
+  b.padded_length = o.max_length;
+  b.pad_id = std::max(0, data.vocabulary().pad());
+  return plan_run(data.train, b, o.epochs);
+}
+
+int64_t total_steps(const Options& o, const Dataset& data) {
+  if (data.train.size() < o.batch)
+    fail_input("--batch {}: there are only {} training rows", o.batch, data.train.size());
+  const int64_t all = data.train.size() / o.batch * o.epochs;
+  return o.max_steps > 0 ? std::min(o.max_steps, all) : all;
+}
+
+int64_t longest_sequence(const TokenSplit& split) {
+  int64_t longest = 0;
+  for (int64_t row = 0; row < split.size(); ++row) longest = std::max(longest, split.length(row));
+  return longest;
+}
+
+namespace {
+
+int64_t upper_length(const Options& o, const Dataset& data) {
+  return o.padding == "padded" ? o.max_length : longest_sequence(data.train);
+}
+
+}  // namespace
+
+Trainer::Trainer(Context& context, const Dataset& data, const Options& options, const RunModel& run, uint64_t seed)
+    : context_(context),
+      options_(options),
+      plans_(training_plans(options, data, seed)),
+      total_(total_steps(options, data)),
+      model_(context, model_config(options, run, data), seed),
+      optimiser_(model_.parameters(), optimiser_options(options, total_), options.lazy_embedding),
+      buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch, upper_length(options, data),
+              options.padding == "padded", data.vocabulary().size()) {
+  context.set_seed(seed);
+  const DType compute = model_.config().compute;
+  if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {
+    fmt::print(stderr, "glia: {} experts on {} wait for the host in every layer: no CUDA graphs\n", compute,
+               context.device().str());
+    options_.graphs = false;
+  }
+  if (!options.init.empty())
+    warm_start(model_, SafetensorsFile(options.init), {seed, options.init_noise, !run.random_ffn});
+  if (run.random_ffn) model_.randomise_ffn(seed);
+  slots_ = static_cast<int32_t*>(
+      context.backend().allocate_pinned(2 * kRunAhead * buffer_.ints() * int64_t{sizeof(int32_t)}));
+  CHECK(slots_, "out of memory: host memory for {} batches", 2 * kRunAhead);
+  seek(0);
+}
+
+Trainer::~Trainer() {
+  prefetcher_.reset();
+  try {
+    context_.synchronize();  // copies from the slots may be under way
+  } catch (const Error& error) {
+    fmt::print(stderr, "glia: {}\n", error.what());
+  }
+  context_.backend().release_pinned(slots_);
+}
+
+void Trainer::seek(int64_t step) {
+  CHECK(step >= 0 && step <= total_, "training: step {} of {}", step, total_);
+  prefetcher_.reset();
+  context_.synchronize();
+  in_flight_.clear();
+  done_ = step;
+  unread_ = 0;
+  const int64_t epoch = std::min(step / steps_per_epoch(), static_cast<int64_t>(plans_.size()) - 1);
+  std::vector<BatchView> views;
+  for (int64_t slot = 0; slot < 2 * kRunAhead; ++slot)
+    views.push_back(buffer_.view(slots_ + slot * buffer_.ints()));
+  prefetcher_ = std::make_unique<Prefetcher>(std::span<const BatchPlan>(plans_).subspan(epoch), std::move(views),
+                                             step - epoch * steps_per_epoch());
+}
+
+void Trainer::work(int64_t tokens) {
+  model_.parameters().clear_gradients();
+  const Model::Output out = model_.forward(buffer_.batch(tokens, options_.batch), true);
+  backward(out.loss);
+  optimiser_.step();
+  if (!losses_.defined()) {  // the first step, which is never captured
+    losses_ = empty(context_, {1 + out.parts.numel()});
+    ring_ = empty(context_, {options_.log_every, losses_.numel()});
+    part_names_ = out.part_names;
+  }
+  losses_.rows(0, 1).copy_from(out.loss.value().reshape({1}));
+  losses_.rows(1, losses_.numel()).copy_from(out.parts);
+}
+
+void Trainer::step() {
+  const std::optional<Prefetcher::Ready> ready = prefetcher_->next();
+  CHECK(ready, "training: no batch is left at step {}", done_);
+  const int64_t tokens = round_up(ready->view.tokens, options_.bucket);
+  buffer_.upload(slots_ + ready->slot * buffer_.ints(), ready->view, tokens);
+  in_flight_.push_back(ready->slot);
+  context_.set_step(static_cast<uint32_t>(done_));
+
+  // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
+  Bucket& bucket = buckets_[tokens];
+  if (options_.graphs && bucket.warm && !bucket.graph) {
+    try {
+      bucket.graph = capture_graph(context_, [&] { work(tokens); });
+    } catch (const Error&) {
+      // Another thread's driver call can break a capture (engine/device/cuda/capture_lock.h). The step has not run:
+      // it runs eagerly, with the same bits, and the next batch of this size tries again.
+      if (++bucket.failed_captures == 3) throw;
+    }
+  }
+  if (options_.graphs && bucket.graph) bucket.graph->replay();
+  else work(tokens);
+  bucket.warm = true;
+
+  ring_.rows(unread_ % options_.log_every, unread_ % options_.log_every + 1).copy_from(losses_.reshape({1, -1}));
+  ++unread_;
+  ++done_;
+  tokens_done_ += ready->view.tokens;
+  if (static_cast<int64_t>(in_flight_.size()) == kRunAhead) {
+    context_.synchronize();
+    for (const int64_t slot : in_flight_) prefetcher_->release(slot);
+    in_flight_.clear();
+  }
+}
+
+std::vector<StepLosses> Trainer::read_losses() {
+  std::vector<StepLosses> steps;
+  if (unread_ == 0) return steps;
+  CHECK(unread_ <= options_.log_every, "training: {} steps since the losses were read, room for {}", unread_,
+        options_.log_every);
+  const std::vector<double> all = ring_.to_vector<double>();
+  const size_t width = static_cast<size_t>(losses_.numel());
+  for (size_t i = 0; i < static_cast<size_t>(unread_); ++i)
+    steps.push_back({all[i * width], {all.begin() + i * width + 1, all.begin() + (i + 1) * width}});
+  unread_ = 0;
+  return steps;
+}
+
+std::vector<double> Trainer::timed_steps(int64_t count) {
+  std::vector<std::shared_ptr<void>> marks{mark_time(context_.backend())};
+  for (int64_t i = 0; i < count; ++i) {
+    if (unread_ == options_.log_every) unread_ = 0;  // nobody reads these losses
+    if (done_ == total_) seek(0);
+    step();
+    marks.push_back(mark_time(context_.backend()));
+  }
+  context_.synchronize();
+  std::vector<double> times;
+  for (size_t i = 1; i < marks.size(); ++i)
+    times.push_back(milliseconds_between(context_.backend(), marks[i - 1].get(), marks[i].get()));
+  return times;
+}
+
+}  // namespace glia

@@ -1,0 +1,95 @@
+// Training steps. The same code runs everywhere: a batch goes into fixed device memory, then forward, backward and
+// optimiser run, eagerly or as a replayed CUDA graph, and nothing waits for the device. Losses stay there until
+// read_losses().
+#pragma once
+#include <deque>
+#include <map>
+
+#include "engine/device/graph.h"
+#include "experiments/studies/configurations.h"
+#include "experiments/training/batch_buffer.h"
+#include "experiments/training/options.h"
+#include "nn/optimizer.h"
+
+namespace glia {
+
+// What of the options makes the model: a configuration with the overrides of ./experiments/train.
+struct RunModel {
+  std::string name;  // of the run's folder
+  MoeConfig moe;
+  bool random_ffn = false;
+};
+RunModel run_model(const Options& options, const Configuration& configuration);
+ModelConfig model_config(const Options& options, const RunModel& run, const Dataset& data);
+AdamWOptions optimiser_options(const Options& options, int64_t total_steps);
+
+// Plans of all epochs, in the order that the seed gives.
+std::vector<BatchPlan> training_plans(const Options& options, const Dataset& data, uint64_t seed);
+// Of the whole run: all epochs, or --max-steps. Fewer training rows than a batch are an error.
+int64_t total_steps(const Options& options, const Dataset& data);
+int64_t longest_sequence(const TokenSplit& split);
+
+struct StepLosses {
+  double loss = 0;            // total
+  std::vector<double> parts;  // unweighted, in the order of Trainer::part_names()
+};
+
+class Trainer {
+ public:
+  // The data must outlive the trainer. Loads --init.
+  Trainer(Context& context, const Dataset& data, const Options& options, const RunModel& run, uint64_t seed);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  Context& context() { return context_; }
+  Model& model() { return model_; }
+  AdamW& optimiser() { return optimiser_; }
+  int64_t total() const { return total_; }
+  int64_t steps_per_epoch() const { return plans_.front().batches(); }
+  int64_t done() const { return done_; }
+  int64_t tokens_done() const { return tokens_done_; }                        // real ones, by this object
+  const std::vector<std::string>& part_names() const { return part_names_; }  // known after the first step
+
+  // The next step() is step number `step` (from 0).
+  void seek(int64_t step);
+  // One step. Only every kRunAhead steps it waits for the device, so that host memory of batches can be used again.
+  void step();
+  // The losses of the steps since the last call (at most log_every of them). Waits for the device.
+  std::vector<StepLosses> read_losses();
+
+  // Milliseconds of each of `count` further steps, as the device sees them; for estimates and tools/bench.
+  std::vector<double> timed_steps(int64_t count);
+  // Off: eager steps from here on, whatever was captured. The bits are the same.
+  void use_graphs(bool on) { options_.graphs = on; }
+
+ private:
+  static constexpr int64_t kRunAhead = 32;
+
+  void work(int64_t tokens);  // forward, backward, update; what a graph captures
+
+  Context& context_;
+  Options options_;
+  std::vector<BatchPlan> plans_;
+  int64_t total_;
+  Model model_;
+  AdamW optimiser_;
+  BatchBuffer buffer_;
+  int32_t* slots_ = nullptr;  // pinned, 2 · kRunAhead slots of the buffer's size
+  std::unique_ptr<Prefetcher> prefetcher_;
+  std::vector<int64_t> in_flight_;  // slots whose copies may not be done
+  int64_t done_ = 0, tokens_done_ = 0;
+
+  struct Bucket {
+    bool warm = false;
+    int failed_captures = 0;
+    std::unique_ptr<Graph> graph;
+  };
+  std::map<int64_t, Bucket> buckets_;  // by tokens
+  Tensor losses_;                      // float32 [1 + parts], of the last step: fixed memory that graphs write to
+  Tensor ring_;                        // float32 [log_every, 1 + parts]
+  int64_t unread_ = 0;
+  std::vector<std::string> part_names_;
+};
+
+}  // namespace glia

@@ -1,0 +1,78 @@
+#include "nn/weights/checkpoint.h"
+
+#include <charconv>
+
+namespace glia {
+namespace {
+
+constexpr const char* kFormat = "glia.checkpoint.1";
+
+template <class T> T parse(const SafetensorsFile& file, const std::string& key) {
+  const auto found = file.metadata().find(key);
+  T value{};
+  if (found == file.metadata().end()) fail_input("{}: expected '{}' in the metadata, found none", file.path(), key);
+  const std::string& text = found->second;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size())
+    fail_input("{}: '{}' in the metadata: expected a number, got '{}'", file.path(), key, text);
+  return value;
+}
+
+// Every tensor of a checkpoint with its place in memory: saving and loading walk the same list.
+std::vector<NamedTensor> layout(const ParameterSet& parameters, const AdamW* optimiser,
+                                const std::vector<Statistic>& state) {
+  std::vector<NamedTensor> all;
+  for (const Parameter& p : parameters.all()) all.push_back({p.name, parameters.slice(parameters.values(), p)});
+  for (const Statistic& s : state) all.push_back({"state." + s.name, s.value});
+  if (optimiser) {
+    for (const Parameter& p : parameters.all()) {
+      all.push_back({"adamw.m." + p.name, parameters.slice(optimiser->m(), p)});
+      all.push_back({"adamw.v." + p.name, parameters.slice(optimiser->v(), p)});
+    }
+    all.push_back({"adamw.factors", optimiser->factors()});
+  }
+  return all;
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const ParameterSet& parameters, const AdamW* optimiser,
+                     const std::vector<Statistic>& state, const CheckpointInfo& info) {
+  write_safetensors(path, layout(parameters, optimiser, state),
+                    {{"format", kFormat},
+                     {"step", std::to_string(info.step)},
+                     {"seed", std::to_string(info.seed)},
+                     {"config", info.config},
+                     {"progress", info.progress}});
+}
+
+CheckpointInfo load_checkpoint(const std::string& path, ParameterSet& parameters, AdamW* optimiser,
+                               const std::vector<Statistic>& state) {
+  const SafetensorsFile file(path);
+  const CheckpointInfo info = checkpoint_info(file);
+  const std::vector<NamedTensor> wanted = layout(parameters, optimiser, state);
+  for (const NamedTensor& t : wanted) {
+    const auto& e = file.entry(t.name);
+    if (e.shape != t.tensor.shape())
+      fail_input("{}: '{}': expected {}, got {}", path, t.name, t.tensor.shape(), e.shape);
+  }
+  for (const auto& [name, entry] : file.entries())
+    if (!name.starts_with("adamw.") && !name.starts_with("state.") && !parameters.find(name))
+      fail_input("{}: '{}' {} is in the file, but not in this model", path, name, entry.shape);
+  for (const NamedTensor& t : wanted) file.read_into(t.name, t.tensor);
+  parameters.refresh_copy();
+  return info;
+}
+
+CheckpointInfo checkpoint_info(const SafetensorsFile& file) {
+  const auto text = [&](const char* key) {
+    const auto found = file.metadata().find(key);
+    return found == file.metadata().end() ? std::string() : found->second;
+  };
+  if (text("format") != kFormat || !file.has_checksum())
+    fail_input("{}: expected a checkpoint ({}), got a safetensors file of format '{}'", file.path(), kFormat,
+               text("format"));
+  return {parse<int64_t>(file, "step"), parse<uint64_t>(file, "seed"), text("config"), text("progress")};
+}
+
+}  // namespace glia

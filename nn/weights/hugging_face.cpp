@@ -1,0 +1,86 @@
+#include "nn/weights/hugging_face.h"
+
+#include <optional>
+
+namespace glia {
+namespace {
+
+void replace(std::string& text, std::string_view from, std::string_view to) {
+  if (const size_t at = text.find(from); at != std::string::npos) text.replace(at, from.size(), to);
+}
+
+// The name under which the file has it, if it does.
+std::optional<std::string> find(const SafetensorsFile& file, const std::string& name) {
+  std::vector<std::string> candidates = {name};
+  if (name.starts_with("bert.")) candidates.push_back(name.substr(5));
+  for (size_t i = 0, n = candidates.size(); i < n; ++i) {
+    std::string old = candidates[i];
+    replace(old, "LayerNorm.weight", "LayerNorm.gamma");
+    replace(old, "LayerNorm.bias", "LayerNorm.beta");
+    candidates.push_back(old);
+  }
+  for (const std::string& c : candidates)
+    if (file.contains(c)) return c;
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<std::string> hugging_face_names(const std::string& name) {
+  if (name.starts_with("classifier.")) return {name};
+  std::string n = "bert." + name;
+  if (n.starts_with("bert.embeddings.")) {
+    replace(n, ".word.weight", ".word_embeddings.weight");
+    replace(n, ".position.weight", ".position_embeddings.weight");
+    replace(n, ".type.weight", ".token_type_embeddings.weight");
+    replace(n, ".norm.", ".LayerNorm.");
+  } else if (n.starts_with("bert.pooler.")) {
+    replace(n, "pooler.", "pooler.dense.");
+  } else if (n.find(".attention.qkv.") != std::string::npos) {
+    std::vector<std::string> three(3, n);
+    const char* parts[] = {".attention.self.query.", ".attention.self.key.", ".attention.self.value."};
+    for (int i = 0; i < 3; ++i) replace(three[i], ".attention.qkv.", parts[i]);
+    return three;
+  } else if (n.find(".attention.") != std::string::npos) {
+    replace(n, ".attention.output.", ".attention.output.dense.");
+    replace(n, ".attention.norm.", ".attention.output.LayerNorm.");
+  } else if (n.find(".moe.") == std::string::npos) {
+    replace(n, ".ffn.up.", ".intermediate.dense.");
+    replace(n, ".ffn.down.", ".output.dense.");
+    replace(n, ".norm.", ".output.LayerNorm.");
+  }
+  return {n};
+}
+
+bool read_weight(const SafetensorsFile& file, const std::string& name, Tensor to) {
+  if (file.contains(name)) {
+    file.read_into(name, to);
+    return true;
+  }
+  const std::vector<std::string> theirs = hugging_face_names(name);
+  std::vector<std::string> found;
+  for (const std::string& n : theirs)
+    if (const auto f = find(file, n)) found.push_back(*f);
+  if (found.empty()) return false;
+  if (found.size() != theirs.size())
+    fail_input("{}: '{}' wants {} tensors ({}, …), found {}", file.path(), name, theirs.size(), theirs[0],
+               found.size());
+  const int64_t parts = static_cast<int64_t>(found.size()), rows = to.size(0) / parts;
+  for (int64_t i = 0; i < parts; ++i) file.read_into(found[i], to.rows(i * rows, (i + 1) * rows));
+  return true;
+}
+
+void export_hugging_face(const std::string& path, const ParameterSet& parameters, const Metadata& metadata) {
+  std::vector<NamedTensor> all;
+  for (const Parameter& p : parameters.all()) {
+    const Tensor value = cast(p.var.value(), DType::kFloat32);
+    const std::vector<std::string> theirs = hugging_face_names(p.name);
+    const int64_t parts = static_cast<int64_t>(theirs.size()), rows = value.size(0) / parts;
+    for (int64_t i = 0; i < parts; ++i) all.push_back({theirs[i], value.rows(i * rows, (i + 1) * rows)});
+  }
+  Metadata with_format = metadata;
+  with_format["format"] = "pt";  // what transformers looks for
+  write_safetensors(path, all, with_format);
+}
+
+}  // namespace glia

@@ -1,0 +1,166 @@
+// Rows of the table for layers, every router of the registry, the MoE layer and whole models: each parameter that a
+// module declares is an input whose gradient is checked.
+#include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/loss/loss_sum.h"
+#include "engine/ops/loss/softmax.h"
+#include "engine/ops/loss/z_loss.h"
+#include "engine/ops/rows/reduce.h"
+#include "moe/moe_layer.h"
+#include "nn/encoder.h"
+#include "tests/cases/op_cases.h"
+
+namespace glia {
+namespace {
+
+using Vars = std::vector<Var>;
+using Forward = std::function<Var(const Pass&, const Vars&)>;  // the variables before the parameters
+using Make = std::function<Forward(ParameterSet&)>;            // declares parameters
+
+BertConfig small_bert() {
+  BertConfig c;
+  c.layers = 2, c.hidden = 8, c.heads = 2, c.ffn = 12, c.vocabulary = 11, c.positions = 6, c.classes = 3;
+  c.dropout = 0;
+  return c;
+}
+
+MoeConfig small_moe(const std::string& router) {
+  MoeConfig c;
+  c.router = router, c.n_experts = 4, c.top_k = 2, c.balance = 0.3, c.energy = 0.7;
+  return c;
+}
+
+// Two sequences of 4 and 5 rows; a tail of 2.
+constexpr int64_t kTokens = 11;
+
+OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const Make& make) {
+  const size_t own = inputs.size();
+  ParameterSet declared;
+  make(declared);
+  for (const Parameter& p : declared.all()) {
+    const bool one = p.init.kind == Init::Kind::kOne;
+    inputs.push_back({p.shape, one ? 0.5 : -0.6, one ? 1.5 : 0.6});
+  }
+  return {name, inputs,
+          [make, own](Context& context, const Vars& x) {
+            ParameterSet set;
+            const Forward forward = make(set);
+            set.bind(std::span(x).subspan(own));
+            const Sequences sequences = make_sequences(context, {4, 5}, kTokens),
+                            first = make_sequences(context, {1, 1});
+            const Pass pass{sequences, first, false, x[0].dtype(), 0};
+            return forward(pass, Vars(x.begin(), x.begin() + static_cast<int64_t>(own)));
+          },
+          false};
+}
+
+Tensor ids(Context& c) { return from_vector<int32_t>(c, {1, 7, 7, 3, 1, 10, 0, 7, 2, 0, 0}, {kTokens}); }
+
+EncoderLayer::MakeFeedForward maker(const std::string& router) {
+  return [router](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
+    if (router == "none") return make_dense(set, name, small_bert());
+    return std::make_unique<MoeLayer>(set, name, small_moe(router), small_bert(), layer);
+  };
+}
+
+LossTerm auxiliary(const AuxiliaryLosses& losses, double scale) {
+  LossTerm term{losses.values, {}, scale};
+  for (size_t i = 0; i < losses.names.size(); ++i) term.part.push_back(1 + static_cast<int>(i));
+  return term;
+}
+
+void add_dense(std::vector<OpCase>& cases) {
+  const CaseInput x{{kTokens, 8}};
+  cases.push_back(layer_case("layer/embeddings", {}, [](ParameterSet& set) -> Forward {
+    const Embeddings layer(set, "e", small_bert());
+    return [layer](const Pass& p, const Vars&) {
+      Context& c = layer.word->var.context();
+      return layer(ids(c), p);
+    };
+  }));
+  cases.push_back(layer_case("layer/attention", {x}, [](ParameterSet& set) -> Forward {
+    const SelfAttention layer(set, "a", small_bert(), 0);
+    return [layer](const Pass& p, const Vars& v) { return layer.finish(layer.mix(v[0], p), v[0], p); };
+  }));
+  for (const bool first_rows : {false, true})
+    cases.push_back(layer_case(
+        first_rows ? "layer/encoder/first_rows" : "layer/encoder", {x}, [=](ParameterSet& set) -> Forward {
+          const auto layer = std::make_shared<EncoderLayer>(set, "l", small_bert(), 0, maker("none"));
+          return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, first_rows).y; };
+        }));
+}
+
+// Gates, the layer's output, and both with the losses, for every router there is.
+void add_router(std::vector<OpCase>& cases, const std::string& router) {
+  const CaseInput x{{kTokens, 8}};
+  const auto make = [router](ParameterSet& set) {
+    const MoeConfig m = small_moe(router);
+    return std::shared_ptr<Router>(
+        make_router(router, set, "r", {8, m.n_experts, m.top_k, m.balance, m.energy, 0.1, 0.02, 0}));
+  };
+  cases.push_back(layer_case("router/" + router + "/gates", {x}, [=](ParameterSet& set) -> Forward {
+    return [r = make(set)](const Pass& p, const Vars& v) { return r->route(v[0], p).gates; };
+  }));
+  cases.push_back(layer_case("router/" + router + "/losses", {x}, [=](ParameterSet& set) -> Forward {
+    return [r = make(set)](const Pass& p, const Vars& v) {
+      std::vector<LossTerm> terms;
+      for (const AuxiliaryLosses& l : r->route(v[0], p).losses) terms.push_back(auxiliary(l, 0.5));
+      return sum_losses(terms, {1, 0.3, 0.7, 0.2, 0.1}).total;
+    };
+  }));
+  for (const bool first_rows : {false, true}) {
+    const std::string name = "moe/" + router + (first_rows ? "/first_rows" : "");
+    const auto layer = [router](ParameterSet& set) {
+      return std::make_shared<MoeLayer>(set, "l", small_moe(router), small_bert(), 0);
+    };
+    cases.push_back(layer_case(name, {x}, [=](ParameterSet& set) -> Forward {
+      return
+          [l = layer(set), first_rows](const Pass& p, const Vars& v) { return l->forward(v[0], p, first_rows).y; };
+    }));
+    cases.push_back(layer_case(name + "/with_losses", {x}, [=](ParameterSet& set) -> Forward {
+      return [l = layer(set), first_rows](const Pass& p, const Vars& v) {
+        const FeedForward::Result r = l->forward(v[0], p, first_rows);
+        std::vector<LossTerm> terms = {{mean(square(r.y)), {0}, 1}};
+        for (const AuxiliaryLosses& a : r.routing.losses) terms.push_back(auxiliary(a, 0.5));
+        return sum_losses(terms, {1, 0.3, 0.7, 0.2, 0.1}).total;
+      };
+    }));
+  }
+}
+
+void add_model(std::vector<OpCase>& cases, const std::string& router) {
+  cases.push_back(layer_case("model/" + router, {}, [router](ParameterSet& set) -> Forward {
+    const auto bert = std::make_shared<Bert>(set, small_bert(), maker(router));
+    return [bert](const Pass& p, const Vars&) {
+      Context& c = bert->embeddings.word->var.context();
+      const Bert::Result r = bert->forward(ids(c), p, true);
+      std::vector<LossTerm> terms = {{cross_entropy(r.logits, from_vector<int32_t>(c, {2, 0}, {2})), {0}, 1}};
+      for (const Routing& routing : r.routings)
+        for (const AuxiliaryLosses& a : routing.losses) terms.push_back(auxiliary(a, 0.5));
+      return sum_losses(terms, {1, 0.3, 0.7, 0.2, 0.1}).total;
+    };
+  }));
+}
+
+}  // namespace
+
+void add_layer_cases(std::vector<OpCase>& cases) {
+  cases.push_back(
+      {"sum_losses",
+       {{{}}, {{2}}, {{3}}},
+       [](Context&, const Vars& v) {
+         return sum_losses({{v[0], {0}, 1}, {v[1], {1, 2}, 0.25}, {v[2], {2, 1, 2}, 0.5}}, {1, 0.1, -3}).total;
+       },
+       false});
+  cases.push_back({"z_loss",
+                   {{{kTokens, 5}, -3, 3}},
+                   [](Context& c, const Vars& v) {
+                     return z_loss(v[0], make_sequences(c, {4, 5}, kTokens));
+                   },
+                   false});
+  add_dense(cases);
+  for (const RouterRow& row : router_registry()) add_router(cases, row.name);
+  add_model(cases, "none");
+  add_model(cases, "astrocyte-hierarchical");
+}
+
+}  // namespace glia

@@ -1,0 +1,233 @@
+// The fused kernels of one GPU generation against the plain ops they replace, by the rule of docs/contributing.md, tolerances: measured
+// against float64, the fused path may err at most twice as much as the plain path in the same precision (gradients
+// 3×).
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+
+#include "engine/ops/attention/self_attention.h"
+#include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/moe/moe.h"
+#include "engine/ops/moe/top_k_route.h"
+#include "engine/ops/products/feed_forward.h"
+#include "engine/ops/rows/reduce.h"
+#include "tests/test.h"
+
+using namespace glia;
+
+namespace {
+
+using Vars = std::vector<Var>;
+using Run = std::function<Var(const Vars&)>;
+
+bool on_gpu() {
+  const char* device = std::getenv("GLIA_TEST_DEVICE");
+  return device && std::string_view(device).starts_with("cuda") && cuda_device_count() > 0;
+}
+
+// The value and every gradient, in double, of a run whose inputs are `values` in `dtype`; dy is random and fixed.
+std::vector<std::vector<double>> evaluate(const Run& run, const std::vector<Tensor>& values, DType dtype) {
+  Vars inputs;
+  for (const Tensor& v : values) inputs.push_back(Var::parameter(cast(v, dtype)));
+  const Var y = run(inputs);
+  std::vector<std::vector<double>> results = {y.value().to_vector<double>()};
+  backward(y, cast(random_normal(y.context(), y.shape(), 1, 9, purpose::kTest, 99), y.dtype()));
+  for (const Var& x : inputs) results.push_back(x.grad().to_vector<double>());
+  return results;
+}
+
+double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+  return std::sqrt(error / (size + 1e-300));
+}
+
+void compare(const Run& fused, const Run& plain, const std::vector<Tensor>& values) {
+  // Inputs are rounded to bfloat16 first, so that all three runs see the same numbers.
+  std::vector<Tensor> rounded;
+  for (const Tensor& v : values) rounded.push_back(cast(cast(v, DType::kBFloat16), DType::kFloat32));
+  const auto exact = evaluate(plain, rounded, DType::kFloat64),
+             reference = evaluate(plain, rounded, DType::kBFloat16),
+             got = evaluate(fused, rounded, DType::kBFloat16);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const double error = distance(got[i], exact[i]), allowed = (i == 0 ? 2 : 3) * distance(reference[i], exact[i]);
+    INFO("result ", i, ": error ", error, ", allowed ", allowed);
+    EXPECT(error <= allowed);
+    EXPECT(error > 0);  // bfloat16 against float64: an exact zero means that nothing was compared
+  }
+  // Small cases often, large ones a few times: what is compared is copied to the host.
+  const int repeats = values[0].numel() < 30000 ? 100 : 10;
+  for (int repeat = 0; repeat < repeats; ++repeat) EXPECT(evaluate(fused, rounded, DType::kBFloat16) == got);
+}
+
+}  // namespace
+
+TEST_CASE("fast paths: the dense feed-forward network agrees with linear, gelu, linear") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  for (const auto [rows, hidden, inner] :
+       {std::array<int64_t, 3>{200, 512, 2048}, {1, 64, 128}, {333, 72, 200}, {129, 8, 8}}) {
+    INFO("rows ", rows, " hidden ", hidden, " inner ", inner);
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return random_normal(c, s, std, 3, purpose::kTest, i);
+    };
+    compare([](const Vars& x) { return feed_forward(x[0], x[1], x[2], x[3], x[4]); },
+            [](const Vars& x) { return feed_forward_reference(x[0], x[1], x[2], x[3], x[4]); },
+            {normal({rows, hidden}, 1, 1), normal({inner, hidden}, 0.05, 2), normal({inner}, 0.1, 3),
+             normal({hidden, inner}, 0.05, 4), normal({hidden}, 0.1, 5)});
+  }
+}
+
+TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever the routing") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  const int64_t E = 4;
+  // Spread; all to one expert; one expert has a single row, one has none; so many to one that weight gradients are
+  // cut in parts.
+  for (const auto [routing, tokens] : {std::array<int64_t, 2>{0, 300}, {1, 300}, {2, 300}, {1, 3000}}) {
+    std::vector<int32_t> chosen;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int32_t spread = static_cast<int32_t>(random_below(E, 5, purpose::kTest, 1, t));
+      const int32_t first = routing == 0 ? spread : routing == 1 ? 2 : t == 7 ? 0 : 3;
+      chosen.push_back(first), chosen.push_back(routing == 0 ? (first + 1) % E : -1);
+    }
+    const Tensor experts = from_vector(c, chosen, {tokens, 2});
+    for (const auto [hidden, inner] : {std::array<int64_t, 2>{512, 2048}, {72, 136}}) {
+      INFO("routing ", routing, " tokens ", tokens, " hidden ", hidden);
+      const auto normal = [&](const Shape& s, double std, uint32_t i) {
+        return random_normal(c, s, std, 4, purpose::kTest, i);
+      };
+      const auto through = [&](auto&& layer) -> Run {
+        return [&, layer](const Vars& x) {
+          const DType gate_type = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+          return layer(x[0], cast(x[5], gate_type), make_dispatch(experts, E, 128), x[1], x[2], x[3], x[4]);
+        };
+      };
+      const auto apart = [](const Var& x, const Var& g, const Dispatch& d, const Var& w1, const Var& b1,
+                            const Var& w2, const Var& b2) {
+        return combine_rows(expert_ffn(dispatch_rows(x, d), w1, b1, w2, b2, d.offsets), g, d);
+      };
+      const std::vector<Tensor> values = {
+          normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2),
+          normal({E, inner}, 0.1, 3),     normal({E, hidden, inner}, 0.05, 4),
+          normal({E, hidden}, 0.1, 5),    random_uniform(c, {tokens, 2}, 0.1, 0.9, 4, purpose::kTest, 8)};
+      compare(through(expert_layer), through(expert_layer_reference), values);
+      compare(through(apart), through(expert_layer_reference), values);
+    }
+  }
+}
+
+TEST_CASE("fast paths: the router's kernels agree with the plain ops at the sizes of training") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  // Several rows in flight a thread; several tiles a chunk; columns that blocks fill in part; two passes of
+  // experts.
+  for (const auto [tokens, hidden, experts] :
+       {std::array<int64_t, 3>{10240, 512, 8}, {40000, 512, 8}, {5000, 776, 4}, {9000, 512, 12}, {3000, 131, 8}}) {
+    INFO("tokens ", tokens, " hidden ", hidden, " experts ", experts);
+    std::vector<int32_t> lengths;
+    for (int64_t left = tokens - 100; left > 0; left -= lengths.back())
+      lengths.push_back(
+          static_cast<int32_t>(std::min<int64_t>(left, 1 + static_cast<int64_t>(lengths.size()) * 37 % 127)));
+    const Sequences sequences = make_sequences(c, lengths, tokens);
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return cast(cast(random_normal(c, s, std, 5, purpose::kTest, i), DType::kBFloat16), DType::kFloat32);
+    };
+    const std::vector<Tensor> values = {normal({tokens, hidden}, 1, 1), normal({experts, hidden}, 0.05, 2),
+                                        normal({experts}, 0.1, 3), normal({sequences.count, experts}, 1, 4)};
+    for (const ContextMode mode : {ContextMode::kNone, ContextMode::kAdd, ContextMode::kGate}) {
+      const auto through = [&](auto&& router) -> Run {
+        return [&, router](const Vars& x) {
+          const DType a = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+          const Var context = mode == ContextMode::kNone ? Var() : cast(x[3], a);
+          return router(x[0], cast(x[1], a), cast(x[2], a), context, mode, sequences);
+        };
+      };
+      const std::vector<Tensor> used(values.begin(), values.end() - (mode == ContextMode::kNone ? 1 : 0));
+      const auto exact = evaluate(through(router_logits_reference), used, DType::kFloat64),
+                 got = evaluate(through(router_logits), used, DType::kBFloat16);
+      for (size_t i = 0; i < exact.size(); ++i) {
+        const double error = distance(got[i], exact[i]);
+        INFO("mode ", static_cast<int>(mode), " result ", i, ": error ", error);
+        EXPECT(error <= (i == 0 ? 1e-5 : 0x1p-8));  // logits are float32, every gradient is rounded to bfloat16
+      }
+      EXPECT(evaluate(through(router_logits), used, DType::kBFloat16) == got);
+    }
+  }
+}
+
+TEST_CASE("fast paths: attention with its projection, of all rows and of first rows, agrees with the plain ops") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  for (const int64_t heads : {8, 3}) {
+    const std::vector<int32_t> lengths = {2, 128, 1, 64, 65, 17, 100, 33, 48, 127, 5, 80};
+    const int64_t hidden = heads * 64, tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{30});
+    const Sequences sequences = make_sequences(c, lengths, tokens);
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return random_normal(c, s, std, 7, purpose::kTest, i);
+    };
+    const std::vector<Tensor> values = {normal({tokens, hidden}, 1, 1), normal({3 * hidden, hidden}, 0.06, 2),
+                                        normal({3 * hidden}, 0.1, 3)};
+    for (const double dropout : {0.0, 0.1}) {
+      INFO("heads ", heads, " dropout ", dropout);
+      const AttentionOptions options{heads, false, dropout, c.random_key(purpose::kTest)};
+      const auto through = [&](auto&& op) -> Run {
+        return [&, op](const Vars& x) { return op(x[0], x[1], x[2], sequences, options); };
+      };
+      compare(through(self_attention), through(self_attention_reference), values);
+      compare(through(self_attention_first), through(self_attention_first_reference), values);
+    }
+  }
+}
+
+TEST_CASE("fast paths: the fused router agrees with its ops at the sizes of training") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  for (const auto [tokens, hidden, experts, k] : {std::array<int64_t, 4>{10240, 512, 8, 2},
+                                                  {1000, 704, 5, 3},
+                                                  {65, 64, 8, 8},
+                                                  {130, 128, 1, 1},
+                                                  {20, 192, 2, 1}}) {
+    std::vector<int32_t> lengths;
+    for (int64_t left = tokens - tokens / 9; left > 0; left -= lengths.back())
+      lengths.push_back(
+          static_cast<int32_t>(std::min<int64_t>(left, 1 + static_cast<int64_t>(lengths.size()) * 37 % 127)));
+    const Sequences sequences = make_sequences(c, lengths, tokens);
+    const Sequences first = make_sequences(c, std::vector<int32_t>(lengths.size(), 1));
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return random_normal(c, s, std, 6, purpose::kTest, i);
+    };
+    const Tensor x = cast(normal({tokens, hidden}, 1, 1), DType::kBFloat16);
+    const std::vector<Tensor> weights = {normal({experts, hidden}, 0.05, 2), normal({experts}, 0.1, 3),
+                                         normal({experts, hidden}, 0.05, 4), normal({experts}, 0.1, 5)};
+    const Tensor dgates = normal({tokens, k}, 1, 6), dlogits = normal({tokens, experts}, 0.1, 7),
+                 dlosses = normal({2}, 1, 8);
+    for (const ContextMode mode : {ContextMode::kNone, ContextMode::kAdd, ContextMode::kGate}) {
+      INFO("tokens ", tokens, " hidden ", hidden, " experts ", experts, " k ", k, " mode ", static_cast<int>(mode));
+      // logits, gates, losses, experts, then the gradients of x and the weights.
+      const auto run = [&](auto&& router) {
+        Vars v{Var::parameter(x)};
+        for (const Tensor& w : weights) v.push_back(Var::parameter(w));
+        const bool any = mode != ContextMode::kNone;
+        const Routed r = router(v[0], v[1], v[2], RouteContext{mode, any ? v[3] : Var(), any ? v[4] : Var(), {}}, k,
+                                sequences, first);
+        std::vector<std::vector<double>> all = {
+            r.logits.value().to_vector<double>(), r.gates.value().to_vector<double>(),
+            r.losses.value().to_vector<double>(), r.experts.template to_vector<double>()};
+        backward(add(add(sum(mul(r.gates, dgates)), sum(mul(r.losses, dlosses))), sum(mul(r.logits, dlogits))));
+        for (size_t i = 0; i < (any ? 5u : 3u); ++i) all.push_back(v[i].grad().to_vector<double>());
+        return all;
+      };
+      const auto plain = run(route_reference), got = run(route);
+      REQUIRE(plain.size() == got.size());
+      EXPECT(got[3] == plain[3]);  // the same experts
+      for (size_t i = 0; i < got.size(); ++i) {
+        INFO("result ", i);
+        EXPECT(distance(got[i], plain[i]) <=
+               (i == 4 ? 0x1p-7 : 2e-5));  // dx is rounded to bfloat16, twice in a first row
+      }
+      for (int repeat = 0; repeat < (tokens > 5000 ? 10 : 100); ++repeat) REQUIRE(run(route) == got);
+    }
+  }
+}

@@ -1,0 +1,27 @@
+// A realistic result folder without training: nine configurations × seeds, for the tests and for looking at
+// pictures.
+#pragma once
+#include <filesystem>
+#include <string>
+
+#include "experiments/records/results.h"
+
+namespace glia::test {
+
+// A folder under the system's temporary one that is removed at the end of the scope.
+struct TemporaryFolder {
+  std::string path;
+  explicit TemporaryFolder(const std::string& name);
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+};
+
+results::RunConfig fake_config(const std::string& config, int seed_index, int layers = 4, int experts = 8);
+results::Evaluation fake_evaluation(const results::RunConfig& config,
+                                    std::vector<results::LayerUtilisation>& utilisation);
+
+// Writes one finished run (config, metrics, utilisation, evaluation, timing) through experiments/records/results.h.
+void write_fake_run(const std::string& out, const results::RunConfig& config, int steps = 300);
+void write_fake_results(const std::string& out, int seeds = 5, int steps = 300);
+
+}  // namespace glia::test

@@ -1,0 +1,167 @@
+#include "experiments/report/plots.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "engine/core/file.h"
+#include "experiments/report/heatmap.h"
+#include "experiments/report/report.h"
+#include "experiments/report/tables.h"
+#include "tests/records/fake_results.h"
+#include "tests/test.h"
+
+using namespace glia;
+using namespace glia::drawing;
+using namespace glia::results;
+using namespace glia::test;
+
+namespace {
+
+// "" when all texts lie on the page and none covers another; else what is wrong.
+std::string layout_fault(const Picture& p) {
+  const auto boxes = p.text_boxes();
+  for (size_t i = 0; i < boxes.size(); ++i) {
+    const auto& a = boxes[i];
+    if (a.x < 0 || a.y < 0 || a.x + a.width > p.width() || a.y + a.height > p.height())
+      return fmt::format("{}: \"{}\" leaves the page", p.title(), a.text);
+    for (size_t j = 0; j < i; ++j) {
+      const auto& b = boxes[j];
+      if (a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height)
+        return fmt::format("{}: \"{}\" covers \"{}\"", p.title(), a.text, b.text);
+    }
+  }
+  return "";
+}
+
+std::string count_tags_fault(const std::string& html, std::vector<std::string> tags) {
+  const auto count = [&](const std::string& part) {
+    size_t n = 0;
+    for (size_t at = html.find(part); at != std::string::npos; at = html.find(part, at + 1)) ++n;
+    return n;
+  };
+  for (const auto& tag : tags) {
+    const size_t opened = count("<" + tag + ">") + count("<" + tag + " "), closed = count("</" + tag + ">");
+    if (opened == 0 || opened != closed) return fmt::format("{} <{}>, {} closed", opened, tag, closed);
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("plots: no label covers another or leaves the page, at nine configurations and at one") {
+  if (!std::filesystem::exists("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"))
+    SKIP("DejaVu fonts are not installed");
+  for (const int seeds : {5, 1}) {
+    TemporaryFolder tmp("plots");
+    if (seeds == 5) write_fake_results(tmp.path, 5, 30);
+    else write_fake_run(tmp.path, fake_config("astrocyte-hierarchical", 0, 2, 4), 30);
+    const Listing listing = list_runs(tmp.path);
+    const Summary s = summarise(listing);
+    EXPECT(layout_fault(accuracy_plot(s)) == "");
+    for (bool cls : {false, true}) {
+      EXPECT(layout_fault(specialisation_plot(s, 1, cls)) == "");
+      EXPECT(layout_fault(specialisation_plot(s, s.layers, cls)) == "");
+      for (const Run& run : listing.runs)
+        if (run.config.moe() && run.config.seed_index == 0) EXPECT(layout_fault(draw(heatmap_of(run, cls))) == "");
+    }
+    EXPECT(layout_fault(depth_plot(s)) == "");
+    EXPECT(layout_fault(scatter_plot(s)) == "");
+    EXPECT(layout_fault(curves_plot(s, training_curves(listing.runs))) == "");
+  }
+}
+
+TEST_CASE("plots: many layers, many experts, many configurations") {
+  TemporaryFolder tmp("plots-many");
+  for (int i = 0; i < 24; ++i) write_fake_run(tmp.path, fake_config(fmt::format("router-{:02}", i), 0, 2, 16), 4);
+  const Listing listing = list_runs(tmp.path);
+  const Summary s = summarise(listing);
+  EXPECT(layout_fault(accuracy_plot(s)) == "");
+  EXPECT(layout_fault(scatter_plot(s)) == "");
+  EXPECT(layout_fault(draw(heatmap_of(listing.runs[0], false))) == "");
+  EXPECT(layout_fault(depth_plot(s)) == "");
+  Heatmap deep = heatmap_of(listing.runs[0], false);
+  deep.layers.resize(24, deep.layers[0]), deep.layer_numbers.resize(24, 12), deep.captions.clear();
+  EXPECT(layout_fault(draw(deep)) == "");
+}
+
+TEST_CASE("plots: the training curve of a configuration is the mean over its seeds") {
+  TemporaryFolder tmp("plots-curves");
+  for (int seed : {0, 1}) {
+    const std::string folder = run_folder(tmp.path, seed, "dense");
+    begin_run(folder, fake_config("dense", seed), false);
+    MetricsLog log(folder, 0);
+    for (int step = 1; step <= 100; ++step) {
+      TrainPoint p;
+      p.step = step, p.ce = seed + (step <= 50 ? 2 : 0);
+      log.add(p);
+    }
+    log.add(EvalPoint{"validation", 100, 0.5 + 0.2 * seed, 0.1, {}});
+  }
+  const auto curves = training_curves(list_runs(tmp.path).runs, 4);
+  REQUIRE(curves.size() == 1);
+  REQUIRE(curves[0].loss.values.size() == 4);
+  EXPECT(curves[0].loss.values[0] == doctest::Approx(2.5));
+  EXPECT(curves[0].loss.values[3] == doctest::Approx(0.5));
+  EXPECT(curves[0].accuracy.values == std::vector<double>{0.6});
+}
+
+TEST_CASE("drawing: labels that want the same place are spread in order, inside the limits") {
+  const auto placed = spread({50, 50, 52, 10, 99, 100}, 10, 0, 100);
+  std::vector<double> sorted = placed;
+  std::sort(sorted.begin(), sorted.end());
+  for (size_t i = 1; i < sorted.size(); ++i) EXPECT(sorted[i] - sorted[i - 1] >= 10 - 1e-9);
+  EXPECT(sorted.front() >= 0);
+  EXPECT(sorted.back() <= 100);
+  EXPECT(placed[0] < placed[1]);
+  EXPECT(placed[1] < placed[2]);
+  EXPECT(placed[3] == 10);  // alone: where it wants to be
+  EXPECT(spread({5, 5, 5}, 10, 0, 10) == std::vector<double>{0, 5, 10});
+}
+
+TEST_CASE("drawing: ticks are round and inside") {
+  EXPECT(ticks(0, 1, 5).at == std::vector<double>{0, 0.2, 0.4, 2 * 0.2 + 0.2, 0.8, 1});
+  EXPECT(ticks(0.8952, 0.9448, 5).decimals == 2);
+  for (double value : ticks(-3.7, 12.1, 6).at) {
+    EXPECT(value >= -3.7);
+    EXPECT(value <= 12.1);
+  }
+  EXPECT(ticks(2, 2).at.size() == 1);
+}
+
+TEST_CASE("drawing: SVG text escapes, scales and names the picture; files come from cairo") {
+  TemporaryFolder tmp("drawing");
+  Picture p(120, 60, "a < b");
+  p.rect(1, 2, 30.126, 4, {0x12, 0x34, 0x56});
+  p.text({5, 20}, "R&D <x>", {.anchor = Anchor::end});
+  p.marker({50, 30}, 6, 5, kBlack);
+  const std::string svg = p.svg_text();
+  EXPECT(contains(svg, "<title>a &lt; b</title>"));
+  EXPECT(contains(svg, "<rect x=\"1\" y=\"2\" width=\"30.13\" height=\"4\" fill=\"#123456\"/>"));
+  EXPECT(contains(svg, "text-anchor=\"end\">R&amp;D &lt;x&gt;</text>"));
+  p.write_png(tmp.path + "/p.png");
+  p.write_svg(tmp.path + "/p.svg");
+  EXPECT(read_file(tmp.path + "/p.png").substr(1, 3) == "PNG");
+  EXPECT(contains(read_file(tmp.path + "/p.svg"), "<title>a &lt; b</title>"));
+  const double black = sequential(1).r, white = sequential(0).r;
+  EXPECT(black < white);
+  EXPECT(is_dark(sequential(1)));
+  EXPECT(!is_dark(sequential(0)));
+}
+
+TEST_CASE("report: one self-contained page with warnings first, the same bytes each time") {
+  TemporaryFolder tmp("report");
+  write_fake_results(tmp.path, 2, 20);
+  write_failure(tmp.path + "/seed1/astrocyte", {"loss is not <finite>", 12});
+  write_report(tmp.path);
+  const std::string html = read_file(tmp.path + "/report.html");
+  EXPECT(contains(html, "Failed: astrocyte of seed1: loss is not &lt;finite&gt;"));
+  EXPECT(html.find("Synthetic data") < html.find("<main>"));
+  EXPECT(!contains(html, "http://www.w3.org/1999"));
+  for (const char* outside : {"src=", "href=", "url(", "@import", "fetch("}) EXPECT(!contains(html, outside));
+  EXPECT(!contains(html, "nan"));
+  EXPECT(count_tags_fault(html, {"section", "details", "table", "figure", "svg", "div", "style", "script", "ul"}) ==
+         "");
+  write_report(tmp.path);
+  EXPECT(read_file(tmp.path + "/report.html") == html);
+  EXPECT(contains(html, "astrocyte-hierarchical, mean of 2 seeds, experts matched"));
+}

@@ -1,0 +1,95 @@
+#include "experiments/report/statistics.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "engine/core/file.h"
+#include "tests/test.h"
+
+using namespace glia;
+using namespace glia::statistics;
+using glia::test::contains;
+using glia::test::error_of;
+using Json = nlohmann::json;
+
+namespace {
+
+// scipy 1.10 finds the quantiles of t by bisection, to about 4e-9.
+constexpr double kQuantile = 1e-8;
+
+// The ends of an interval may cancel to nearly nothing: `scale` is the size of what was subtracted.
+void expect_near(double got, const Json& value, double scale = 0, double tolerance = 1e-10) {
+  const double wanted = value.get<double>();
+  INFO(fmt::format("got {:.17g}, wanted {:.17g}", got, wanted));
+  EXPECT(std::abs(got - wanted) <= tolerance * std::max(std::abs(wanted), scale));
+}
+
+void expect_interval(double low, double high, const Json& wanted) {
+  const double scale = std::max(std::abs(low), std::abs(high));
+  expect_near(low, wanted[0], scale, kQuantile);
+  expect_near(high, wanted[1], scale, kQuantile);
+}
+
+void expect_test(const std::optional<TTest>& got, const Json& expected) {
+  REQUIRE(got.has_value());
+  expect_near(got->t, expected["t"]);
+  expect_near(got->df, expected["df"]);
+  expect_near(got->p, expected["p"]);
+  expect_interval(got->ci_low, got->ci_high, expected["interval"]);
+}
+
+}  // namespace
+
+TEST_CASE("statistics: scipy's values") {
+  // Written by tests/peer/statistics_fixture.py.
+  const Json fixture = Json::parse(read_file("tests/fixtures/statistics.json"));
+  REQUIRE(fixture["cases"].size() == 7);
+  for (const auto& [name, c] : fixture["cases"].items()) {
+    INFO(name);
+    const Sample x = c["x"].get<Sample>(), y = c["y"].get<Sample>();
+    const Estimate e = estimate(x);
+    expect_near(*e.mean, c["mean"]);
+    expect_near(*e.sd, c["sd"]);
+    expect_near(*e.se, c["se"]);
+    expect_interval(*e.ci_low, *e.ci_high, c["interval"]);
+    expect_test(welch(x, y), c["welch"]);
+    expect_near(*cohen_d(x, y), c["cohen_d"]);
+    if (c.contains("paired")) expect_test(paired(x, y), c["paired"]);
+  }
+  for (const Json& row : fixture["t_quantile"])
+    expect_near(t_quantile(0.95, row[0].get<double>()), row[1], 0, kQuantile);
+  std::vector<std::optional<double>> p;
+  for (double value : fixture["holm"]["p"]) p.push_back(value);
+  const auto corrected = holm(p);
+  for (size_t i = 0; i < p.size(); ++i) expect_near(*corrected[i], fixture["holm"]["corrected"][i]);
+}
+
+TEST_CASE("statistics: Holm by hand, with absent entries") {
+  // R: p.adjust(c(.01, .02, .03, .04, .05), "holm")
+  const auto a = holm({.04, .01, {}, .05, .02, .03});
+  EXPECT(*a[0] == doctest::Approx(.09));
+  EXPECT(*a[1] == doctest::Approx(.05));
+  EXPECT(!a[2].has_value());
+  EXPECT(*a[3] == doctest::Approx(.09));
+  EXPECT(*a[4] == doctest::Approx(.08));
+  EXPECT(*a[5] == doctest::Approx(.09));
+  EXPECT(*holm({0.9, 0.8})[0] == 1.0);
+  EXPECT(holm({}).empty());
+}
+
+TEST_CASE("statistics: too little data gives nothing, not a number") {
+  const Sample none, one = {0.9}, two = {0.9, 0.91}, same = {0.9, 0.9}, other = {0.8, 0.8};
+  EXPECT(!estimate(none).mean);
+  EXPECT(*estimate(one).mean == 0.9);
+  EXPECT(!estimate(one).se);
+  EXPECT(!estimate(one).ci_low);
+  EXPECT(estimate(two).ci_low.has_value());
+  EXPECT(!welch(one, two));
+  EXPECT(!welch(two, one));
+  EXPECT(!welch(same, other));  // infinitely significant is no statement
+  EXPECT(!paired(one, one));
+  EXPECT(!paired({0.3, 0.2, 0.1}, {0.2, 0.1, 0.0}));  // a constant difference, up to rounding
+  EXPECT(!cohen_d(same, other));
+  EXPECT(!cohen_d(one, two));
+  EXPECT(contains(error_of([&] { paired(one, two); }), "1 values against 2"));
+}

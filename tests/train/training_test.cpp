@@ -1,0 +1,411 @@
+// Training, evaluation and the files of a run, on a model of a few thousand weights.
+#include <cmath>
+#include <filesystem>
+
+#include "engine/core/file.h"
+#include "experiments/records/recompute.h"
+#include "experiments/records/saved_model.h"
+#include "experiments/report/summary.h"
+#include "experiments/training/data_source.h"
+#include "experiments/training/evaluation.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/run.h"
+#include "experiments/training/schedule.h"
+#include "nn/weights/hugging_face.h"
+#include "tests/test.h"
+
+namespace fs = std::filesystem;
+using namespace glia;
+using namespace glia::test;
+
+namespace {
+
+Options tiny(std::vector<const char*> more = {}) {
+  std::vector<const char*> words{"run_all",   "--device",
+                                 "cpu",       "--dataset",
+                                 "synthetic", "--cache",
+                                 "",          "--synthetic-rows",
+                                 "160",       "--synthetic-test-rows",
+                                 "48",        "--vocab-size",
+                                 "400",       "--layers",
+                                 "2",         "--hidden",
+                                 "16",        "--heads",
+                                 "2",         "--ffn",
+                                 "24",        "--experts",
+                                 "4",         "--batch",
+                                 "8",         "--eval-batch",
+                                 "20",        "--epochs",
+                                 "1",         "--lr",
+                                 "0.003",     "--log-every",
+                                 "4",         "--eval-every",
+                                 "9",         "--progress",
+                                 "off",       "--difficulty",
+                                 "0.1"};
+  words.insert(words.end(), more.begin(), more.end());
+  return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
+}
+
+struct Folder {
+  std::string path;
+  explicit Folder(const std::string& name) : path(temporary_path(name)) { fs::remove_all(path); }
+  ~Folder() { fs::remove_all(path); }
+};
+
+RunOutcome run_one(Options options, const std::string& config, const Dataset& data) {
+  Progress progress(Progress::Mode::kOff, stdout);
+  options.configs = config;
+  const RunSpec spec = plan_runs(options, {config}).at(0);
+  const int id = progress.start(spec.title(), 1);
+  return execute_run(spec, data, data_fingerprint(data), Device::cpu(), "test", progress, id);
+}
+
+}  // namespace
+
+TEST_CASE("experiment: all nine configurations train and leave complete files, clean and paper") {
+  for (const char* protocol : {"clean", "paper"}) {
+    INFO(protocol);
+    const Folder out(std::string("nine-") + protocol);
+    Options o =
+        tiny({"--protocol", protocol, "--max-steps", "6", "--utilisation-rows", "24", "--max-length", "80"});
+    o.out = out.path;
+    const Dataset data = load_data(o);
+    for (const std::string& config : parse_configs("all")) {
+      INFO(config);
+      const RunOutcome outcome = run_one(o, config, data);
+      EXPECT(outcome.failure == "");
+    }
+    const results::Listing listing = results::list_runs(o.out);
+    EXPECT(listing.problems.empty());
+    REQUIRE(listing.runs.size() == 9);
+    for (const results::Run& run : listing.runs) {
+      INFO(run.folder);
+      REQUIRE(run.state == results::RunState::done);
+      EXPECT(run.evaluation->rows == 48);
+      EXPECT(fs::exists(run.folder + "/model.safetensors"));
+      EXPECT(!fs::exists(run.folder + "/checkpoint.safetensors"));
+      const results::Metrics metrics = results::read_metrics(run.folder);
+      REQUIRE(metrics.train.size() == 2);  // steps 4 and 6
+      EXPECT(metrics.train.back().step == 6);
+      EXPECT(std::isfinite(metrics.train.back().loss));
+      const results::TrainPoint& p = metrics.train.back();
+      EXPECT(p.loss ==
+             doctest::Approx(p.ce + run.config.balance * p.balance + run.config.energy * p.energy).epsilon(1e-5));
+      REQUIRE(metrics.evals.size() == 1);
+      EXPECT(metrics.evals.back().split == (std::string(protocol) == "paper" ? "test" : "validation"));
+      if (!run.config.moe()) continue;
+      for (const bool cls : {false, true})
+        for (const results::Matrix& u : results::read_run_utilisation(run, cls).layers)
+          for (int c = 0; c < u.rows; ++c) {
+            double sum = 0;
+            for (int e = 0; e < u.cols; ++e) sum += u(c, e);
+            EXPECT(sum == doctest::Approx(1).epsilon(1e-5));
+          }
+    }
+    // The specialisation is that of the 24 rows, in either protocol: from the checkpoint it comes out the same.
+    const results::Run run = results::read_run(results::run_folder(o.out, 0, "astrocyte"));
+    Options saved = saved_options(run);
+    saved.cache = "";
+    const auto first_layer = [&] { return recompute(run, saved, Device::cpu()).utilisation.at(0).all.values; };
+    const std::vector<double> stored = results::read_run_utilisation(run, false).layers.at(0).values;
+    EXPECT(first_layer() == stored);
+    saved.utilisation_rows = 0;
+    EXPECT(first_layer() != stored);
+    saved.difficulty = 0.9;
+    EXPECT(contains(error_of(first_layer), "expected the data it was trained on"));
+    results::write_summary(o.out, results::summarise(o.out));
+    EXPECT(results::read_summary(o.out).configs.size() == 9);
+  }
+}
+
+TEST_CASE("experiment: a small model learns the synthetic corpus, and the best model is the one that counts") {
+  const Folder out("learns");
+  Options o = tiny(
+      {"--synthetic-rows", "800", "--epochs", "4", "--eval-every", "0", "--hidden", "32", "--difficulty", "0"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+  const results::Metrics metrics = results::read_metrics(run.folder);
+  EXPECT(metrics.train.back().ce < 0.7 * metrics.train.front().ce);
+  EXPECT(run.evaluation->accuracy > 0.5);
+  double best = 0;
+  int64_t best_step = 0;
+  for (const results::EvalPoint& p : metrics.evals)
+    if (p.accuracy > best) best = p.accuracy, best_step = p.step;
+  EXPECT(run.evaluation->step == best_step);
+  EXPECT(run.evaluation->validation_accuracy == best);
+}
+
+TEST_CASE("experiment: a model that became worse again is not the one that is tested and saved") {
+  const Folder out("worse");
+  Options o = tiny(
+      {"--lr", "0.005", "--warmup", "0", "--eval-every", "3", "--epochs", "8", "--validation-fraction", "0.2"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+  const std::vector<results::EvalPoint> evals = results::read_metrics(run.folder).evals;
+  const auto best = std::ranges::max_element(evals, {}, &results::EvalPoint::accuracy);  // the first of equals
+  REQUIRE(evals.back().accuracy < best->accuracy);                                       // else this shows nothing
+  EXPECT(run.evaluation->step == best->step);
+  EXPECT(run.evaluation->validation_accuracy == best->accuracy);
+  // The saved weights are those: they give the validation accuracy of that step.
+  Context context(Device::cpu());
+  const auto model = load_saved_model(context, run, DType::kFloat32);
+  EXPECT(Evaluator(*model, data.validation, o, 0).measure().accuracy == best->accuracy);
+  EXPECT(Evaluator(*model, data.test, o, 0).measure().accuracy == run.evaluation->accuracy);
+}
+
+TEST_CASE("experiment: a run belongs to one at a time") {
+  const Folder out("lock");
+  RunLock first(out.path, "seed0/dense"), second(out.path, "seed0/dense"), other(out.path, "seed1/dense");
+  EXPECT(first.try_lock());
+  EXPECT(!second.try_lock());
+  EXPECT(other.try_lock());
+}
+
+TEST_CASE("data: --max-rows keeps the classes' shares") {
+  const Folder out("cut");
+  std::string rows = "label,text\n";
+  for (int i = 0; i < 80; ++i) rows += fmt::format("{},word {}\n", i < 60 ? "a" : "b", i);  // sorted by class
+  write_file_atomic(out.path + "/rows.csv", rows);
+  const std::string file = out.path + "/rows.csv";
+  const Options o = tiny({"--dataset", "csv", "--csv-train", file.c_str(), "--csv-test", file.c_str(), "--max-rows",
+                          "20", "--max-test-rows", "8", "--validation-fraction", "0.1"});
+  const Dataset data = load_data(o);
+  EXPECT(std::ranges::count(data.train.labels, 0) == 15);
+  EXPECT(std::ranges::count(data.train.labels, 1) == 5);
+  EXPECT(std::ranges::count(data.test.labels, 0) == 6);
+  EXPECT(std::ranges::count(data.test.labels, 1) == 2);
+}
+
+TEST_CASE("experiment: of equally good evaluations the first one's model counts") {
+  const Folder out("equals");
+  Options o = tiny({"--lr", "1e-30"});  // nothing moves, so all are equal
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const std::string folder = results::run_folder(o.out, 0, "softmax-moe");
+  const std::vector<results::EvalPoint> evals = results::read_metrics(folder).evals;
+  REQUIRE(evals.size() == 2);
+  EXPECT(evals[0].accuracy == evals[1].accuracy);
+  EXPECT(results::read_run(folder).evaluation->step == evals[0].step);
+}
+
+TEST_CASE("training: rows of nobody behind a batch change nothing, and the same seed gives the same bits") {
+  Options o = tiny();
+  const Dataset data = load_data(o);
+  const RunModel run = run_model(o, configuration("astrocyte-hierarchical"));
+  const auto losses = [&](int64_t bucket, uint64_t seed) {
+    Options with = o;
+    with.bucket = bucket;
+    Context context(Device::cpu(), seed);
+    Trainer trainer(context, data, with, run, seed);
+    for (int i = 0; i < 4; ++i) trainer.step();
+    return trainer.read_losses();
+  };
+  const auto exact = losses(1, 42), again = losses(1, 42), rounded = losses(512, 42), other = losses(1, 43);
+  REQUIRE(exact.size() == 4);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT(exact[i].loss == again[i].loss);
+    EXPECT(exact[i].loss == doctest::Approx(rounded[i].loss).epsilon(1e-4));
+    EXPECT(exact[i].loss != other[i].loss);
+    EXPECT(exact[i].parts.size() == 3);  // ce, balance, energy
+  }
+}
+
+TEST_CASE("training: on a GPU, replayed graphs have the bits of eager steps, and the CPU agrees") {
+  if (cuda_device_count() == 0) SKIP("no GPU here");
+  for (const char* config : {"dense", "astrocyte-hierarchical", "astrocyte-meanpool"})
+    for (const auto& [precision, gradients] :
+         {std::pair{"float32", "float32"}, {"bfloat16", "float32"}, {"bfloat16", "bfloat16"}}) {
+      INFO(config << " " << precision << ", gradients " << gradients);
+      Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128",
+                        "--log-every", "100"});
+      o.precision = precision, o.gradients = gradients;
+      const Dataset data = load_data(o);
+      const RunModel run = run_model(o, configuration(config));
+      const auto losses = [&](Device device, bool graphs) {
+        Options with = o;
+        with.graphs = graphs;
+        Context context(device, 42);
+        Trainer trainer(context, data, with, run, 42);
+        for (int i = 0; i < 40; ++i) trainer.step();  // few buckets, so most steps are replays
+        return trainer.read_losses();
+      };
+      const auto eager = losses(Device::cuda(), false), replayed = losses(Device::cuda(), true);
+      REQUIRE(eager.size() == 40);
+      for (size_t i = 0; i < eager.size(); ++i) {
+        EXPECT(eager[i].loss == replayed[i].loss);
+        EXPECT(eager[i].parts == replayed[i].parts);
+      }
+      const auto cpu = losses(Device::cpu(), false);
+      const double tolerance = o.precision == "float32" ? 1e-3 : 3e-2;  // dropout drops the same elements on both
+      for (size_t i = 0; i < 5; ++i) EXPECT(eager[i].loss == doctest::Approx(cpu[i].loss).epsilon(tolerance));
+    }
+}
+
+TEST_CASE("training: word rows that wait for their updates change no bit of losses, evaluations and weights") {
+  for (const Device device :
+       cuda_device_count() > 0 ? std::vector{Device::cpu(), Device::cuda()} : std::vector{Device::cpu()})
+    for (const char* precision : {"float32", "bfloat16"}) {
+      INFO(device.str() << " " << precision);
+      Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128",
+                        "--log-every", "100"});
+      o.precision = precision;
+      const Dataset data = load_data(o);
+      const RunModel run = run_model(o, configuration("astrocyte-hierarchical"));
+      const auto train = [&](bool lazy) {
+        Options with = o;
+        with.lazy_embedding = lazy;
+        Context context(device, 42);
+        Trainer trainer(context, data, with, run, 42);
+        Evaluator evaluator(trainer.model(), data.test, with, 0);
+        std::vector<double> all;
+        for (int i = 0; i < 45; ++i) {
+          trainer.step();
+          if (i == 20) all.push_back(evaluator.measure().loss);
+          if (i == 30) trainer.seek(11);  // the rotation goes on, whatever the step's number
+        }
+        for (const StepLosses& s : trainer.read_losses()) all.push_back(s.loss);
+        const ParameterSet& parameters = trainer.model().parameters();
+        for (const Tensor& t : {parameters.values(), trainer.optimiser().m(), trainer.optimiser().v()}) {
+          const std::vector<double> v = t.to_vector<double>();
+          all.insert(all.end(), v.begin(), v.end());
+        }
+        return all;
+      };
+      EXPECT(train(true) == train(false));
+    }
+}
+
+TEST_CASE("training: a step in the middle of an epoch is the same whether one came there by steps or by seek()") {
+  Options o = tiny({"--epochs", "2"});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  Trainer trainer(context, data, o, run_model(o, configuration("dense")), 42);
+  const int64_t per_epoch = trainer.steps_per_epoch();
+  trainer.step();
+  trainer.seek(per_epoch + 1);
+  EXPECT(trainer.done() == per_epoch + 1);
+  trainer.step();
+  EXPECT(trainer.done() == per_epoch + 2);
+  EXPECT(trainer.read_losses().size() == 1);
+  EXPECT(contains(error_of([&] { trainer.seek(trainer.total() + 1); }), "step"));
+  // Past the last batch there is none.
+  trainer.seek(trainer.total());
+  EXPECT(contains(error_of([&] { trainer.step(); }), "no batch is left"));
+}
+
+TEST_CASE("training: --init gives dense its weights; dense-random-ffn has fresh FFNs with and without it") {
+  const Folder out("init");
+  Options o = tiny();
+  const Dataset data = load_data(o);
+  Context context(Device::cpu());
+  const std::string file = out.path + "/pretrained.safetensors";
+  const auto weights = [&](const char* config, uint64_t seed, bool save = false) {
+    Trainer trainer(context, data, o, run_model(o, configuration(config)), seed);
+    if (save) export_hugging_face(file, trainer.model().parameters(), {});
+    std::map<std::string, std::vector<double>> all;
+    for (const Parameter& p : trainer.model().parameters().all()) all[p.name] = p.var.value().to_vector<double>();
+    return all;
+  };
+  const auto is_fresh = [](const std::string& name) { return contains(name, ".ffn.") && name.ends_with("weight"); };
+  const auto dense = weights("dense", 42), random = weights("dense-random-ffn", 42);
+  for (const auto& [name, values] : dense) {
+    INFO(name);
+    EXPECT((values != random.at(name)) == is_fresh(name));
+  }
+  const auto pretrained = weights("dense", 7, true);
+  o.init = file;
+  const auto from_dense = weights("dense", 42), from_random = weights("dense-random-ffn", 42);
+  for (const auto& [name, values] : pretrained) {
+    INFO(name);
+    if (name.starts_with("classifier.")) continue;  // fresh, as it should be
+    EXPECT(from_dense.at(name) == values);
+    EXPECT((from_random.at(name) != values) == is_fresh(name));
+  }
+}
+
+TEST_CASE("evaluation: accuracy, loss and utilisation agree with a row-by-row count") {
+  Options o = tiny({"--eval-batch", "7"});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  const RunModel run = run_model(o, configuration("astrocyte"));
+  Model model(context, model_config(o, run, data), 42);
+  // Losses that differ from row to row: a fresh model's are all ln 4.
+  model.parameters().redraw(model.parameters().get("classifier.weight"), Init::normal(2), 1);
+  const Measured m = Evaluator(model, data.test, o, 0).measure();
+  EXPECT(m.rows == data.test.size());
+  Options single = o;
+  single.eval_batch = 1;
+  single.bucket = 1;
+  const Measured one = Evaluator(model, data.test, single, 0).measure();
+  EXPECT(m.accuracy == one.accuracy);
+  EXPECT(m.loss == doctest::Approx(one.loss).epsilon(1e-5));
+  REQUIRE(m.layers.size() == 2);
+  for (size_t l = 0; l < 2; ++l)
+    EXPECT(m.layers[l].specialisation == doctest::Approx(one.layers[l].specialisation).epsilon(1e-3));
+  double mean = 0;
+  for (const double a : m.class_accuracy) mean += a / static_cast<double>(m.class_accuracy.size());
+  EXPECT(mean == doctest::Approx(m.accuracy));  // the test set is balanced
+  const Measured part = Evaluator(model, data.test, o, 0, 11).measure();
+  EXPECT(part.rows == 11);
+}
+
+TEST_CASE("experiment: results of other settings are refused, not overwritten") {
+  const Folder out("refuse");
+  Options o = tiny({"--max-steps", "2"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  const RunSpec spec = plan_runs(o, {"dense"}).at(0);
+  REQUIRE(run_one(o, "dense", data).failure == "");
+  const std::string before = read_file(spec.folder + "/eval.json");
+  RunSpec other = spec;
+  other.options.lr = 0.5;
+  const uint64_t hash = data_fingerprint(data);
+  EXPECT(error_of([&] {
+           require_same_run(spec.folder, run_config(spec, data, hash, "another cpu", "another command"));
+         }) == "");
+  const std::string error =
+      error_of([&] { require_same_run(spec.folder, run_config(other, data, hash, "cpu", "x")); });
+  EXPECT(contains(error, "train.lr is 0.003, and 0.5 is asked for"));
+  RunSpec low = spec;  // a choice that config.json leaves out where it is float32: noticed in both directions
+  low.options.gradients = "bfloat16";
+  const auto low_config = run_config(low, data, hash, "cpu", "x");
+  EXPECT(contains(error_of([&] { require_same_run(spec.folder, low_config); }), "train.gradients is \"float32\""));
+  const std::string low_folder = results::run_folder(o.out, 1, "dense");
+  results::begin_run(low_folder, low_config, false);
+  EXPECT(error_of([&] { require_same_run(low_folder, low_config); }) == "");
+  EXPECT(contains(error_of([&] { require_same_run(low_folder, run_config(spec, data, hash, "cpu", "x")); }),
+                  "train.gradients is \"bfloat16\""));
+  EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }),
+                  "data_hash"));
+  EXPECT(read_file(spec.folder + "/eval.json") == before);
+}
+
+TEST_CASE("experiment: --check-finite names the first op whose output is no number") {
+  const Folder out("finite");
+  Options o = tiny({"--lr", "1e30", "--clip", "0", "--check-finite", "on"});
+  EXPECT(!o.graphs);
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  const RunOutcome outcome = run_one(o, "softmax-moe", data);
+  EXPECT(contains(outcome.failure, "the first op whose output is not finite"));
+}
+
+TEST_CASE("experiment: a loss that is not a number ends the run with its reason, and the run only") {
+  const Folder out("nan");
+  Options o = tiny({"--lr", "1e30", "--clip", "0", "--warmup", "0"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  const RunOutcome outcome = run_one(o, "dense", data);
+  EXPECT(!outcome.ok);
+  EXPECT(contains(outcome.failure, "nan at step"));
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "dense"));
+  REQUIRE(run.state == results::RunState::failed);
+  EXPECT(run.failure->reason == outcome.failure);
+  o = tiny({"--max-steps", "2"});
+  o.out = out.path;
+  EXPECT(run_one(o, "softmax-moe", data).ok);
+}
