@@ -18,7 +18,9 @@ std::string wanted(const OptionRow& row) {
   if (std::holds_alternative<bool>(row.standard)) return "on or off";
   if (std::holds_alternative<int64_t>(row.standard)) return "a whole number" + bounds(row);
   if (std::holds_alternative<double>(row.standard)) return "a finite number" + bounds(row);
-  return row.choices.empty() ? "text" : fmt::format("one of {}", fmt::join(row.choices, ", "));
+  std::string names;
+  for (const char* choice : row.choices) names += (names.empty() ? "one of " : ", ") + std::string(choice);
+  return names.empty() ? "text" : names;
 }
 
 [[noreturn]] void refuse(const OptionRow& row, const std::string& text) {
@@ -71,7 +73,9 @@ void check_option(const OptionRow& row, const OptionValue& value) {
 std::string option_text(const OptionValue& value) {
   return std::visit(
       [](const auto& v) -> std::string {
-        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, bool>) return v ? "on" : "off";
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, bool>) return v ? "on" : "off";
+        else if constexpr (std::is_same_v<T, std::string>) return v;
         else return fmt::format("{}", v);
       },
       value);
