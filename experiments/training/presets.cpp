@@ -4,6 +4,7 @@
 
 #include "engine/core/check.h"
 #include "engine/device/context.h"
+#include "experiments/studies/study.h"
 #include "experiments/training/data_source.h"
 
 namespace glia {
@@ -84,12 +85,17 @@ std::span<const FlagSet> protocols() { return kProtocols; }
 
 Options resolve(const CommandLine& line) {
   Options o = line.options;
+  o.typed = line.given;
+  const Study study = find_study(o.study);
+  apply_settings(o, study.settings);
+  if (!o.typed.contains("out") && study.name != kDefaultStudy) o.out = "results-" + study.name;
   if (o.device == "auto") o.device = cuda_device_count() > 0 ? "cuda" : "cpu";
   const bool gpu = Device::parse(o.device).is_cuda();
   if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";
   if (o.gradients == "auto") o.gradients = gpu ? o.precision : "float32";
   if (o.preset == "auto") o.preset = gpu ? "paper" : has_real_data(o) ? "small" : "quick";
-  std::set<std::string> settled;  // the protocol goes before the preset
+  std::set<std::string> settled;  // the study goes before the protocol, the protocol before the preset
+  for (const auto& [key, value] : study.settings) settled.insert(key);
   apply(o, line, kProtocols, "protocol", o.protocol, settled);
   apply(o, line, kPresets, "preset", o.preset, settled);
   if (finite_check_wanted()) o.check_finite = true;
