@@ -22,7 +22,10 @@ int main(int argc, char** argv) {
   return run_tool("report", app, argc, argv, [&] {
     if (!compare.empty()) {
       const Summary a = summarise(compare[0]), b = summarise(compare[1]);
-      fmt::print("{}\n{}", as_text(provenance_difference(a, b)), as_text(side_by_side(a, b)));
+      const Table differs = provenance_difference(a, b), means = side_by_side(a, b);
+      fmt::print("A  {}\nB  {}\n\n{}\n", a.out, b.out, differs.title);
+      for (const auto& row : differs.rows) fmt::print("  {}\n    A  {}\n    B  {}\n", row[0], row[1], row[2]);
+      fmt::print("\n{}\n{}\n", as_text(means), means.note);
       return 0;
     }
     const Summary summary = write_report(out);

@@ -105,9 +105,10 @@ Json to_json(const Evaluation& e) {
   json["class_accuracy"] = e.class_accuracy;
   if (e.validation_accuracy) json["validation_accuracy"] = *e.validation_accuracy;
   json["layers"] = Json::array();
-  for (const LayerMetrics& layer : e.layers) {
-    Json& entry = json["layers"].emplace_back(Json{{"layer", json["layers"].size()}});
-    entry.update(to_json(layer, false));
+  for (size_t l = 0; l < e.layers.size(); ++l) {
+    Json entry = {{"layer", l + 1}};
+    entry.update(to_json(e.layers[l], false));
+    json["layers"].push_back(std::move(entry));
   }
   return json;
 }

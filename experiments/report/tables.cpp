@@ -275,9 +275,11 @@ std::string print_table(const Summary& s) {
   std::string text;
   for (const std::string& warning : s.warnings) text += "! " + warning + "\n";
   if (!text.empty()) text += "\n";
+  std::string answers;
   for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
-    if (!answer.empty()) text += answer + "\n";
-  text += "\n" + as_text(accuracy_table(s));
+    if (!answer.empty()) answers += answer + "\n";
+  if (!answers.empty()) text += answers + "\n";
+  text += as_text(accuracy_table(s));
   if (s.layers > 0) {
     text += "\n";
     text += as_text(specialisation_table(s, false)) + "\n" + as_text(specialisation_table(s, true));

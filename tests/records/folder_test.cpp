@@ -70,6 +70,8 @@ TEST_CASE("results: a run reads back as written") {
   std::vector<LayerUtilisation> utilisation;
   const Evaluation expected = fake_evaluation(config, utilisation);
   EXPECT(to_json(*run.evaluation) == to_json(expected));  // doubles to the last bit
+  for (size_t l = 0; l < 4; ++l)
+    EXPECT(to_json(expected)["layers"][l].items().begin().value() == l + 1);  // "layer"
   for (bool cls : {false, true}) {
     const RunUtilisation u = read_run_utilisation(run, cls);
     EXPECT(u.topics == config.data.class_names);
