@@ -187,6 +187,8 @@ void print_data(const Dataset& data, std::FILE* out) {
   if (!data.source.empty()) fmt::print(out, "           {}\n", data.source);
   if (data.bayes_accuracy)
     fmt::print(out, "           no classifier is better than {:.4f} on this test set\n", *data.bayes_accuracy);
+  for (const std::string& note : data.notes) fmt::print(out, "           {}\n", note);
+  if (!data.cache_note.empty()) fmt::print(out, "           {}\n", data.cache_note);
   if (data.bad_rows.count() > 0) fmt::print(out, "           {}\n", data.bad_rows.summary());
 }
 
