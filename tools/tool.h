@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "engine/core/build_info.h"
+#include "engine/core/message.h"
 
 namespace glia {
 
@@ -60,7 +61,7 @@ template <class Work> int run_tool(const char* name, CLI::App& app, int argc, ch
   try {
     return work();
   } catch (const std::exception& error) {
-    fmt::print(stderr, "{}: {}\n", name, error.what());
+    fmt::print(stderr, "{}: {}\n", name, message_of(error));
     return 1;
   }
 }

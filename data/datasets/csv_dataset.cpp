@@ -17,14 +17,7 @@ LabelledCsv format_of(const DatasetOptions& o) {
   format.header = o.csv_header ? LabelledCsv::Header::kYes : LabelledCsv::Header::kNo;
   format.separator = separator_of(o.csv_separator);
   format.label = o.csv_label;
-  format.text.clear();
-  for (size_t begin = 0; begin <= o.csv_text.size();) {
-    const size_t end = std::min(o.csv_text.find(',', begin), o.csv_text.size());
-    format.text.push_back(o.csv_text.substr(begin, end - begin));
-    if (format.text.back().empty())
-      fail_input("--csv-text: expected text columns separated by commas, got '{}'", o.csv_text);
-    begin = end + 1;
-  }
+  format.text = comma_list(o.csv_text);
   return format;
 }
 

@@ -10,6 +10,7 @@ namespace glia {
 
 // What of the table a tool has a use for; it offers no other flags.
 enum class DataFlags {
+  kCsv,     // how a CSV file is read
   kTexts,   // which texts: the data set, its files and how they are read
   kTokens,  // and how they become ids
   kAll      // and how they are split and cut
@@ -19,6 +20,8 @@ enum class DataFlags {
 inline void add_dataset_flags(CLI::App& app, DatasetOptions& o, std::set<std::string>& given, DataFlags which) {
   const auto has_use = [which](const std::string& name) {
     if (which == DataFlags::kAll) return true;
+    if (which == DataFlags::kCsv)
+      return name == "csv-text" || name == "csv-header" || name == "csv-separator" || name == "skip-bad-rows";
     for (const char* rows : {"max-rows", "max-test-rows", "validation-fraction", "cache"})
       if (name == rows) return false;
     return which == DataFlags::kTokens || (name != "max-length" && name != "vocab");

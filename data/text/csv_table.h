@@ -58,6 +58,8 @@ class CsvTable {
 };
 
 std::string trimmed(std::string_view text);  // without white space (ASCII) at its ends
+// "title,body" → {"title", "body"}. Error: an empty part.
+std::vector<std::string> comma_list(const std::string& text);
 // For a message: a long text or list cut short.
 std::string shortened(std::string_view text);
 std::string shortened_list(const std::vector<std::string>& items);

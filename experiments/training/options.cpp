@@ -1,6 +1,8 @@
 #include "experiments/training/options.h"
 
 #include <fmt/format.h>
+#include <omp.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -8,6 +10,7 @@
 #include <cmath>
 #include <iostream>
 
+#include "data/text/utf8.h"
 #include "engine/core/build_info.h"
 #include "engine/core/check.h"
 #include "experiments/studies/configurations.h"
@@ -177,7 +180,13 @@ nlohmann::ordered_json to_json(const Options& options, Flag::Part part) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const Flag& flag : flags())
     if (flag.part == part)
-      std::visit([&](auto member) { json[json_key(flag.name)] = options.*member; }, flag.member);
+      std::visit(
+          [&](auto member) {
+            if constexpr (std::is_same_v<std::decay_t<decltype(options.*member)>, std::string>)
+              json[json_key(flag.name)] = utf8::escaped(options.*member);
+            else json[json_key(flag.name)] = options.*member;
+          },
+          flag.member);
   return json;
 }
 
@@ -229,7 +238,7 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
 std::string command_text(int argc, const char* const* argv) {
   std::string text;
   for (int i = 0; i < argc; ++i) {
-    const std::string word = argv[i];
+    const std::string word = utf8::escaped(argv[i]);
     const bool plain = !word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()") == std::string::npos;
     text += (i ? " " : "") + (plain ? word : "'" + word + "'");
   }
@@ -246,6 +255,51 @@ std::string echo(const Options& options) {
   }
   return text;
 }
+
+namespace {
+
+struct Bound {
+  const char* name;
+  int64_t value;
+  double least, most;
+};
+
+// Beyond these no machine goes; below them the memory decides (check_memory).
+std::vector<Bound> bounds(const Options& o) {
+  const double threads = std::max(256, 4 * omp_get_num_procs()), steps = 1e12;
+  return {{"layers", o.layers, 1, 1000},
+          {"hidden", o.hidden, 1, 1 << 17},
+          {"heads", o.heads, 1, 1 << 17},
+          {"ffn", o.ffn, 1, 1 << 20},
+          {"experts", o.experts, 1, 1 << 16},
+          {"top-k", o.top_k, 1, 1 << 16},
+          {"epochs", o.epochs, 1, 1e6},
+          {"batch", o.batch, 1, 1 << 20},
+          {"eval-batch", o.eval_batch, 1, 1 << 20},
+          {"log-every", o.log_every, 1, steps},
+          {"jobs", o.jobs, 0, threads},
+          {"threads", o.threads, 0, threads},
+          {"bucket", o.bucket, 0, 1 << 20},
+          {"checkpoint-every", o.checkpoint_every, 0, steps},
+          {"max-steps", o.max_steps, 0, steps},
+          {"eval-every", o.eval_every, 0, steps},
+          {"utilisation-rows", o.utilisation_rows, 0, 1e9}};
+}
+
+// A model that is far beyond the memory is refused before anything of it is made. A lower bound: weights, gradients,
+// two moments and the best model so far, 4 bytes each. A GPU's memory is not known here; none has a terabyte.
+void check_memory(const Options& o) {
+  const auto real = [](int64_t n) { return static_cast<double>(n); };
+  const double h = real(o.hidden), layer = 4 * h * h + 2 * real(o.experts) * h * real(o.ffn);
+  const double bytes = 20 * real(o.layers) * layer;
+  const bool gpu = o.device.starts_with("cuda");
+  const double memory = gpu ? 1e12 : static_cast<double>(sysconf(_SC_PHYS_PAGES)) * real(sysconf(_SC_PAGE_SIZE));
+  if (bytes > 2 * memory)
+    fail_input("--layers, --hidden, --ffn, --experts: a model of at least {:.0f} GB, and {} {:.0f} GB", bytes / 1e9,
+               gpu ? "no GPU has" : "this machine has", memory / 1e9);
+}
+
+}  // namespace
 
 void check_options(const Options& o) {
   const auto want = [](bool good, const char* name, const char* wanted, const auto& got) {
@@ -268,26 +322,12 @@ void check_options(const Options& o) {
   one_of("progress", o.progress, {"auto", "live", "lines", "off"});
   one_of("padding", o.padding, {"packed", "padded"});
   one_of("select", o.select, {"validation", "test", "last"});
-  for (const auto& [name, value] : {std::pair{"layers", o.layers},
-                                    {"hidden", o.hidden},
-                                    {"heads", o.heads},
-                                    {"ffn", o.ffn},
-                                    {"experts", o.experts},
-                                    {"top-k", o.top_k},
-                                    {"epochs", o.epochs},
-                                    {"batch", o.batch},
-                                    {"eval-batch", o.eval_batch},
-                                    {"log-every", o.log_every}})
-    want(value >= 1, name, "at least 1", value);
-  for (const auto& [name, value] : {std::pair{"jobs", o.jobs},
-                                    {"threads", o.threads},
-                                    {"bucket", o.bucket},
-                                    {"checkpoint-every", o.checkpoint_every},
-                                    {"max-steps", o.max_steps},
-                                    {"eval-every", o.eval_every},
-                                    {"utilisation-rows", o.utilisation_rows}})
-    want(value >= 0, name, "0 or more", value);
+  for (const Bound& bound : bounds(o)) {
+    const OptionRow row{bound.name, int64_t{0}, "", bound.least, bound.most};
+    check_option(row, bound.value);
+  }
   want(o.max_length >= 3 && o.max_length <= 512, "max-length", "3 … 512", o.max_length);
+  check_memory(o);
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
