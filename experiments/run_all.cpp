@@ -1,4 +1,5 @@
 // Trains all configurations over the seeds and ends with the table: ./experiments/run_all --help
+#include "engine/core/message.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/schedule.h"
 
@@ -16,7 +17,7 @@ int main(int argc, char** argv) {
     return glia::run_experiment(options, study, glia::parse_configs(options.configs, study),
                                 glia::command_text(argc, argv));
   } catch (const std::exception& error) {
-    fmt::print(stderr, "run_all: {}\n", error.what());
+    fmt::print(stderr, "run_all: {}\n", glia::message_of(error));
     return 2;
   }
 }

@@ -1,4 +1,5 @@
 // Trains one configuration with every knob: ./experiments/train --help
+#include "engine/core/message.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/schedule.h"
 
@@ -13,7 +14,7 @@ int main(int argc, char** argv) {
     return glia::run_experiment(options, glia::find_study(options.study), {options.config},
                                 glia::command_text(argc, argv));
   } catch (const std::exception& error) {
-    fmt::print(stderr, "train: {}\n", error.what());
+    fmt::print(stderr, "train: {}\n", glia::message_of(error));
     return 2;
   }
 }

@@ -81,6 +81,7 @@ Options resolve(const CommandLine& line) {
   const bool gpu = Device::parse(o.device).is_cuda();
   if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";
   if (o.gradients == "auto") o.gradients = gpu ? o.precision : "float32";
+  settle_data_options(o, line.given);
   if (o.preset == "auto") o.preset = gpu ? "paper" : has_real_data(o) ? "small" : "quick";
   std::set<std::string> settled;  // the study goes before the protocol, the protocol before the preset
   for (const auto& [key, value] : study.settings) settled.insert(key);
