@@ -39,10 +39,13 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
 Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_first_rows_only) const {
   Result result;
   Var x = embeddings(ids, pass);
+  Pass here = pass;
+  here.ids = ids;
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
-    EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_first_rows_only);
+    EncoderLayer::Result r = layer.forward(x, here, last && last_layer_first_rows_only);
     x = r.y;
+    if (r.routing.scores.defined()) here.previous_scores = r.routing.scores;
     result.routings.push_back(std::move(r.routing));
   }
   if (layers.empty() || !last_layer_first_rows_only) x = first_rows(x, pass.sequences);

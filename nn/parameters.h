@@ -34,6 +34,17 @@ struct Parameter {
   // value are read. Brings those of the order up to date, or all where it is undefined.
   std::function<void(const RowOrder&)> before_read;
   Tensor touched;  // then the rows where the gradient was written (RowOrder); undefined: all
+  int expert_axis = -1;  // the axis that counts the experts, or −1: what permuting or sharding experts goes along
+};
+
+// A tensor that is not trained but belongs to the model: a router's load bias. Float32, or float64 with float64
+// parameters. Checkpointed as "state.<name>", part of the best model, the same for all who asked for a shared name.
+struct State {
+  std::string name;
+  Shape shape;
+  Init init;
+  bool shared = false;
+  Tensor value = {};  // defined from materialise() on
 };
 
 class ParameterSet {
@@ -51,6 +62,8 @@ class ParameterSet {
   Parameter* add(std::string name, const Shape& shape, Init init, bool decay, bool product = false);
   // The one parameter [V, H] of which a step reads few rows. It decays.
   Parameter* add_table(std::string name, const Shape& shape, Init init);
+  // A name that is taken is an error, unless both are `shared` and of one shape: then both get the same state.
+  State* add_state(std::string name, const Shape& shape, Init init, bool shared = false);
 
   // float32 (float64 in tests) values and gradients; with_copy adds bfloat16 weights for mixed precision. A
   // parameter's numbers depend on the seed, its name and its shape, not on which other modules exist or on the
@@ -62,7 +75,7 @@ class ParameterSet {
   bool materialised() const { return values_.defined(); }
   // Draws one parameter again from another stream: purpose kWarmStart. For models whose FFN is re-initialised.
   void redraw(const Parameter& p, Init init, uint64_t seed);
-  // Uses these leaves instead of arenas, in the order of declaration; for gradient checks.
+  // Uses these leaves instead of arenas, in the order of declaration; for gradient checks. States start anew.
   void bind(std::span<const Var> vars);
 
   // To be called before each backward(): forgets the gradients without touching memory.
@@ -76,6 +89,9 @@ class ParameterSet {
   const std::deque<Parameter>& all() const { return parameters_; }
   const Parameter& get(std::string_view name) const;   // an error when there is none
   const Parameter* find(std::string_view name) const;  // nullptr when there is none
+
+  std::deque<State>& states() { return states_; }
+  const std::deque<State>& states() const { return states_; }
 
   Context& context() const { return values_.context(); }
   Parameter* table() const { return table_; }  // nullptr where there is none; the first behind low_size
@@ -93,12 +109,14 @@ class ParameterSet {
   Tensor slice(const Tensor& flat, const Parameter& p) const;  // p's part of a flat buffer, in p's shape
 
  private:
+  void make_states(Context& context, uint64_t seed, DType dtype);
   const Tensor& settled(const Tensor& t) const {
     if (table_ && table_->before_read) table_->before_read({});
     return t;
   }
 
   std::deque<Parameter> parameters_;
+  std::deque<State> states_;
   Parameter* table_ = nullptr;
   Tensor values_, low_gradients_, gradients_, copy_;
   int64_t flat_size_ = 0, decayed_size_ = 0, low_size_ = 0;

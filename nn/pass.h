@@ -12,6 +12,9 @@ struct Pass {
   DType compute = DType::kFloat32;  // of activations: bfloat16, float32, or float64 in tests
   double dropout = 0;               // 0 when not training
   RowOrder order = {};              // of the ids, or undefined
+  Tensor ids = {};                  // int32 [T] of the tokens, for routers that read them
+  Tensor labels = {};               // int32 [B]; undefined unless a router's trait asks for them
+  Var previous_scores = {};         // [T, E] of the MoE layer before; undefined in the first
 
   // Each place that drops elements has a number of its own, counted through the model.
   RandomKey dropout_key(Context& context, uint32_t site) const {

@@ -3,7 +3,7 @@
 #include <span>
 #include <string_view>
 
-#include "moe/moe_layer.h"
+#include "moe/mixture.h"
 
 namespace glia {
 
@@ -16,7 +16,7 @@ struct Configuration {
   const char* published;  // its name in the published results
 
   MoeConfig moe(int64_t n_experts, int64_t top_k, bool second_residual) const {
-    return {router, n_experts, top_k, balance, energy, 0, second_residual};
+    return {router, n_experts, top_k, balance, energy, second_residual};
   }
 };
 

@@ -10,6 +10,7 @@
 
 #include "engine/core/check.h"
 #include "experiments/studies/configurations.h"
+#include "moe/losses.h"
 
 namespace glia {
 namespace {
@@ -40,6 +41,25 @@ std::string json_key(const char* name) {
   return key;
 }
 
+// The flags that the registries of routers and losses add: an option that two routers share appears once.
+std::vector<Flag> routing_flags() {
+  std::vector<Flag> flags;
+  const auto add = [&](const OptionRow& row, const char* section) {
+    const auto taken = std::find_if(flags.begin(), flags.end(),
+                                    [&](const Flag& f) { return std::string_view(f.name) == row.name; });
+    if (taken == flags.end()) flags.push_back({row.name, &row, kNone, row.help, Flag::kAll, section});
+  };
+  static const std::vector<OptionRow> losses = further_loss_weights();
+  for (const OptionRow& row : losses) add(row, "Losses on routing, instead of the router's defaults");
+  static std::vector<std::string> sections;  // flags point into it
+  sections.reserve(router_registry().size());
+  for (const RouterRow& router : router_registry()) {
+    sections.push_back(fmt::format("Router {}", router.name));
+    for (const OptionRow& row : router.options) add(row, sections.back().c_str());
+  }
+  return flags;
+}
+
 std::vector<std::string> split(const std::string& text, char at) {
   std::vector<std::string> parts;
   for (size_t begin = 0; begin <= text.size();) {
@@ -52,9 +72,11 @@ std::vector<std::string> split(const std::string& text, char at) {
 
 }  // namespace
 
-const std::vector<Flag>& flags() {
+namespace {
+
+std::vector<Flag> own_flags() {
   constexpr auto all = Flag::kAll, run_all = Flag::kRunAll, train = Flag::kTrainOnly;
-  static const std::vector<Flag> table{
+  return {
       {"configs", &O::configs, kNone, "configurations, separated by commas, or all", run_all, "What is run"},
       {"config", &O::config, kNone, "the configuration", train, "What is run"},
       {"name", &O::name, kNone, "name of the run's folder, where it is not the configuration's", train},
@@ -145,6 +167,16 @@ const std::vector<Flag>& flags() {
       {"utilisation-rows", &O::utilisation_rows, kProtocol,
        "shuffled test rows for the specialisation; 0: the whole test set"},
   };
+}
+
+}  // namespace
+
+const std::vector<Flag>& flags() {
+  static const std::vector<Flag> table = [] {
+    std::vector<Flag> rows = own_flags();
+    for (const Flag& flag : routing_flags()) rows.push_back(flag);
+    return rows;
+  }();
   return table;
 }
 
@@ -155,24 +187,32 @@ const Flag& find_flag(const std::string& name) {
 }
 
 std::string value_text(const Options& options, const Flag& flag) {
+  if (const auto* row = std::get_if<const OptionRow*>(&flag.member)) {
+    const auto found = options.routing.all().find(flag.name);
+    return option_text(found == options.routing.all().end() ? (*row)->standard : found->second);
+  }
   return std::visit(
       [&](auto member) -> std::string {
-        const auto& value = options.*member;
-        if constexpr (std::is_same_v<std::decay_t<decltype(value)>, bool>) return value ? "on" : "off";
-        else return fmt::format("{}", value);
+        if constexpr (std::is_same_v<decltype(member), const OptionRow*>) return "";  // above
+        else if constexpr (std::is_same_v<decltype(member), bool Options::*>) return options.*member ? "on" : "off";
+        else return fmt::format("{}", options.*member);
       },
       flag.member);
 }
 
 void set_value(Options& options, const Flag& flag, const std::string& text) {
+  const auto assign = [&](auto& value) {
+    using T = std::decay_t<decltype(value)>;
+    if constexpr (std::is_same_v<T, std::string>) value = text;
+    else if constexpr (std::is_same_v<T, bool>) value = parse_switch(flag, text);
+    else if constexpr (std::is_same_v<T, int64_t>) value = parse_number<T>(flag, text, "a whole number");
+    else value = parse_number<T>(flag, text, "a number");
+  };
   std::visit(
       [&](auto member) {
-        auto& value = options.*member;
-        using T = std::decay_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, std::string>) value = text;
-        else if constexpr (std::is_same_v<T, bool>) value = parse_switch(flag, text);
-        else if constexpr (std::is_same_v<T, int64_t>) value = parse_number<T>(flag, text, "a whole number");
-        else value = parse_number<T>(flag, text, "a number");
+        if constexpr (std::is_same_v<decltype(member), const OptionRow*>)
+          options.routing.set(flag.name, parse_option(*member, text));
+        else assign(options.*member);
       },
       flag.member);
 }
@@ -181,7 +221,13 @@ nlohmann::ordered_json to_json(const Options& options, Flag::Part part) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const Flag& flag : flags())
     if (flag.part == part)
-      std::visit([&](auto member) { json[json_key(flag.name)] = options.*member; }, flag.member);
+      std::visit(
+          [&](auto member) {
+            // A router's options are kept by the runs that have it (run_config).
+            if constexpr (!std::is_same_v<decltype(member), const OptionRow*>)
+              json[json_key(flag.name)] = options.*member;
+          },
+          flag.member);
   return json;
 }
 

@@ -194,6 +194,10 @@ void Sitting::log_losses(RunLog& log) {
     if (names[p] == "balance") point.balance = now_.balance = mean.parts[p];
     if (names[p] == "energy") point.energy = now_.energy = mean.parts[p];
   }
+  for (size_t p = 0; p < names.size(); ++p)
+    if (names[p] == kOverflow && mean.parts[p] > 0)
+      fail_input("router {}: --max-k: a token wanted more experts than that (steps {} to {}); 0 allows all",
+                 spec_.model.moe.router, first, point.step);
   const AdamW::Report report = trainer_.optimiser().report();
   point.lr = report.learning_rate;
   point.grad_norm = report.gradient_norm;
@@ -319,6 +323,32 @@ RunOutcome Sitting::run() {
 
 }  // namespace
 
+namespace {
+
+// A flag that no run of these takes is an error; where some do, it is theirs.
+void check_routing_flags(const Options& options, const std::vector<RunSpec>& specs) {
+  for (const auto& [name, value] : options.routing.all()) {
+    std::string others;
+    bool taken = false;
+    for (const RunSpec& spec : specs) {
+      const MoeConfig& moe = spec.model.moe;
+      taken = taken || moe.options.contains(name);
+      std::string line = moe.dense() ? "dense has none" : moe.router + " has";
+      if (!moe.dense())
+        for (const OptionRow& row : routing_options(moe.router)) line += fmt::format(" --{}", row.name);
+      if (others.find(line) == std::string::npos) others += (others.empty() ? "" : "; ") + line;
+    }
+    if (!taken) fail_input("--{}: expected an option of a router that is run ({}), got '{}'", name, others,
+                           option_text(value));
+  }
+}
+
+Json json_of(const OptionValue& value) {
+  return std::visit([](const auto& v) { return Json(v); }, value);
+}
+
+}  // namespace
+
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
   if (!options.init.empty()) SafetensorsFile(options.init);
@@ -327,9 +357,10 @@ std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::st
       RunSpec spec{options, run_model(options, configuration(config)), seed, ""};
       spec.folder = results::run_folder(options.out, seed, spec.model.name);
       if (ParameterSet unused; !spec.model.moe.dense())
-        make_router(spec.model.moe.router, unused, "router", {options.hidden, options.experts, options.top_k});
+        make_router(spec.model.moe.router, unused, "router", router_options(spec.model.moe, options.hidden, 0));
       specs.push_back(std::move(spec));
     }
+  check_routing_flags(options, specs);
   return specs;
 }
 
@@ -347,7 +378,14 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.balance = spec.model.moe.balance;
   c.energy = spec.model.moe.energy;
   c.model = to_json(o, Flag::Part::kModel);
-  if (spec.model.moe.dense()) c.model["experts"] = c.model["top_k"] = 0;
+  c.model["experts"] = spec.model.moe.dense() ? 0 : spec.model.moe.n_experts;
+  c.model["top_k"] = spec.model.moe.dense() ? 0 : spec.model.moe.top_k;
+  if (!spec.model.moe.dense()) {
+    const OptionValues& set = spec.model.moe.options;
+    for (const OptionRow& row : router_row(spec.model.moe.router).options)
+      c.model[option_key(row.name)] = json_of(set.contains(row.name) ? set.all().at(row.name) : row.standard);
+    for (const auto& [name, value] : set.all()) c.model[option_key(name)] = json_of(value);
+  }
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();
   c.train = to_json(o, Flag::Part::kTrain);
