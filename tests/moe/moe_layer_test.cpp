@@ -89,7 +89,7 @@ TEST_CASE(
         Bench bench(row.name, 4, top_k, lengths, capacity);
         const std::vector<double> x = values(bench.input());
         const FeedForward::Result r = bench.run(bench.input());
-        REQUIRE(row.oracle != nullptr);
+        REQUIRE((row.oracle != nullptr));
         const OracleRouting expected = oracle_of(bench, row, x, lengths, top_k);
         const auto experts = r.routing.experts.to_vector<int32_t>();
         const std::vector<double> gates = values(r.routing.gates.value());
