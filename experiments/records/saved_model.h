@@ -19,6 +19,12 @@ std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& ru
 // result folder's. Throws when there is none, or when its size is not the model's.
 WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary);
 
+// Tokens of a text that the model reads at most, [CLS] and [SEP] included: as in its training.
+int64_t saved_max_length(const Model& model, const results::Run& run);
+
+// Each token's experts and gates out of a pass; no logits.
+results::LayerTrace layer_trace(const Routing& routing);
+
 // Runs one text and records every layer's choices. Where the router explains itself
 // (Router::explain: logits of the token alone, and what the context added or multiplied), its choices are CHECKed to be
 // those of its scores; other routers' traces have experts and gates only.
