@@ -14,8 +14,8 @@ constexpr MixtureRow kMixtures[] = {
         int layer) -> std::unique_ptr<Mixture> {
        return std::make_unique<MoeLayer>(set, layer_name, config, bert, layer);
      },
-     "y = Σ_k g_k Expert_k(x) over the experts that the router chose", "every expert is a copy of the FFN, plus noise",
-     "the router's pairs and gates"},
+     "y = Σ_k g_k Expert_k(x) over the experts that the router chose",
+     "every expert is a copy of the FFN, plus noise", "the router's pairs and gates"},
 };
 
 }  // namespace
@@ -43,7 +43,8 @@ RouterOptions router_options(const MoeConfig& config, int64_t hidden, double ini
   const std::vector<OptionRow> weights = further_loss_weights();
   RouterOptions o{hidden, config.n_experts, config.top_k, init_std, {}};
   for (const auto& [name, value] : config.options.all())
-    if (std::none_of(weights.begin(), weights.end(), [&](const OptionRow& w) { return name == w.name; })) o.own.set(name, value);
+    if (std::none_of(weights.begin(), weights.end(), [&](const OptionRow& w) { return name == w.name; }))
+      o.own.set(name, value);
   return o;
 }
 

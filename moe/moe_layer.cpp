@@ -47,8 +47,8 @@ FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool f
 
 MoeLayer::Pairs MoeLayer::pairs(const Var& x, const Routing& routing) const {
   Pairs p;
-  p.dispatch = make_dispatch(routing.experts, experts_.count, expert_alignment(x.context(), x.dtype()),
-                             routing.capacity);
+  p.dispatch =
+      make_dispatch(routing.experts, experts_.count, expert_alignment(x.context(), x.dtype()), routing.capacity);
   p.outputs = expert_ffn(dispatch_rows(x, p.dispatch), experts_.up_weight->var, experts_.up_bias->var,
                          experts_.down_weight->var, experts_.down_bias->var, p.dispatch.offsets);
   return p;

@@ -9,12 +9,9 @@ RouterRow softmax_row(), astrocyte_row(), astrocyte_hierarchical_row(), astrocyt
     top_p_row();
 
 std::span<const RouterRow> router_registry() {
-  static const RouterRow rows[] = {softmax_row(),
-                                   astrocyte_row(),
-                                   astrocyte_hierarchical_row(),
-                                   astrocyte_meanpool_row(),
-                                   loss_free_row(),
-                                   top_p_row()};
+  static const RouterRow rows[] = {
+      softmax_row(),   astrocyte_row(), astrocyte_hierarchical_row(), astrocyte_meanpool_row(),
+      loss_free_row(), top_p_row()};
   return rows;
 }
 

@@ -17,9 +17,9 @@ namespace glia {
 
 // Everything that a choice may depend on. A new router needs no new argument.
 struct RoutingInputs {
-  const Var& x;      // [T, H] the layer's rows
-  const Pass& pass;  // sequences, training or not, ids, labels, the previous MoE layer's scores
-  int layer = 0;     // keys a router's random numbers; context() draws them
+  const Var& x;                      // [T, H] the layer's rows
+  const Pass& pass;                  // sequences, training or not, ids, labels, the previous MoE layer's scores
+  int layer = 0;                     // keys a router's random numbers; context() draws them
   const Experts* experts = nullptr;  // the layer's own, for routers that read them; nullptr where it has none
 
   Context& context() const { return x.context(); }

@@ -42,8 +42,8 @@ struct Routing {
   int64_t n_experts = 0;  // E; 0: a dense layer, which routes nothing
   int64_t capacity = 0;   // at most so many pairs, known on the host; 0: T · S
   int64_t chosen = 0;     // experts of every token, or 0 where that varies
-  Var scores;             // [T, E] the logits that the choice comes from, 0 in the tail: what is explained and measured
-  Var load_losses;        // [2] = {balance, energy} where they came with the choice, else undefined
+  Var scores;       // [T, E] the logits that the choice comes from, 0 in the tail: what is explained and measured
+  Var load_losses;  // [2] = {balance, energy} where they came with the choice, else undefined
   std::vector<AuxiliaryLosses> losses;
   std::vector<Statistic> statistics;  // for after_step(); nothing reads them in evaluation
 };

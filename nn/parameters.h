@@ -33,7 +33,7 @@ struct Parameter {
   // Of the table, where an optimiser lets rows wait that a step does not touch: to be called before rows of the
   // value are read. Brings those of the order up to date, or all where it is undefined.
   std::function<void(const RowOrder&)> before_read;
-  Tensor touched;  // then the rows where the gradient was written (RowOrder); undefined: all
+  Tensor touched;        // then the rows where the gradient was written (RowOrder); undefined: all
   int expert_axis = -1;  // the axis that counts the experts, or −1: what permuting or sharding experts goes along
 };
 

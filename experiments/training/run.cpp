@@ -338,8 +338,9 @@ void check_routing_flags(const Options& options, const std::vector<RunSpec>& spe
         for (const OptionRow& row : routing_options(moe.router)) line += fmt::format(" --{}", row.name);
       if (others.find(line) == std::string::npos) others += (others.empty() ? "" : "; ") + line;
     }
-    if (!taken) fail_input("--{}: expected an option of a router that is run ({}), got '{}'", name, others,
-                           option_text(value));
+    if (!taken)
+      fail_input("--{}: expected an option of a router that is run ({}), got '{}'", name, others,
+                 option_text(value));
   }
 }
 

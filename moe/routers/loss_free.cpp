@@ -13,8 +13,8 @@ namespace {
 
 const OptionRow kRate = {"bias-rate", 1e-3, "u in b += u · sign(mean load − load), after each step", 0, 1};
 const OptionRow kScore = {
-    "score", std::string("sigmoid"), "what logits become: sigmoid, or softmax over all experts", 0, 0,
-    {"sigmoid", "softmax"}};
+    "score", std::string("sigmoid"), "what logits become: sigmoid, or softmax over all experts", 0,
+    0,       {"sigmoid", "softmax"}};
 
 std::span<const OptionRow> options() {
   static const OptionRow rows[] = {kRate, kScore};
@@ -77,16 +77,17 @@ OracleRouting oracle(const OracleInputs& in) {
 }  // namespace
 
 RouterRow loss_free_row() {
-  return {"loss-free",
-          [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
-            return std::make_unique<LossFreeRouter>(set, name, o);
-          },
-          "s = sigmoid(W x + b) or softmax; the K largest s_e + b_e, weighed by s_e; b_e += u · sign(mean load − load_e)",
-          "Wang et al. 2024, arXiv 2408.15664",
-          {.gates_sum_to_one = false, .stateful = true},
-          options(),
-          {},
-          oracle};
+  return {
+      "loss-free",
+      [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
+        return std::make_unique<LossFreeRouter>(set, name, o);
+      },
+      "s = sigmoid(W x + b) or softmax; the K largest s_e + b_e, weighed by s_e; b_e += u · sign(mean load − load_e)",
+      "Wang et al. 2024, arXiv 2408.15664",
+      {.gates_sum_to_one = false, .stateful = true},
+      options(),
+      {},
+      oracle};
 }
 
 }  // namespace glia

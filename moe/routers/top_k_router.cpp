@@ -37,8 +37,7 @@ Routing TopKRouter::route(const RoutingInputs& in) const {
 Explanation TopKRouter::explain(const RoutingInputs& in) const {
   const Sequences &all = in.pass.sequences, &first = in.pass.first_rows;
   Explanation e;
-  e.token_logits =
-      router_logits(in.x, token_.weight->var, token_.bias->var, {}, ContextMode::kNone, all).value();
+  e.token_logits = router_logits(in.x, token_.weight->var, token_.bias->var, {}, ContextMode::kNone, all).value();
   if (!context_) return e;
   RouteContext c = context(in.x, in.pass);
   if (!c.logits.defined())

@@ -2,8 +2,8 @@
 // module declares is an input whose gradient is checked.
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/loss_sum.h"
-#include "engine/ops/loss/softmax.h"
 #include "engine/ops/loss/row_losses.h"
+#include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/rows/reduce.h"
 #include "moe/losses.h"
@@ -158,8 +158,8 @@ Sequences rows_of(Context& c) { return make_sequences(c, {4, 5}, kTokens); }
 // Expert Choice's form: each expert took its tokens, 8 pairs in all though there are 3 slots for each of 11 tokens;
 // some tokens have no expert.
 Tensor by_expert(Context& c) {
-  return from_vector<int32_t>(c, {0,  1,  2,  -1, -1, -1, 2, -1, -1, -1, -1, -1, 1,  -1, 3,  -1, -1,
-                                  -1, -1, -1, -1, 3,  -1, -1, -1, 0, -1, -1, -1, -1, -1, -1, -1},
+  return from_vector<int32_t>(c, {0,  1,  2,  -1, -1, -1, 2,  -1, -1, -1, -1, -1, 1,  -1, 3,  -1, -1,
+                                  -1, -1, -1, -1, 3,  -1, -1, -1, 0,  -1, -1, -1, -1, -1, -1, -1},
                               {kTokens, 3});
 }
 
@@ -183,12 +183,11 @@ void add_routing_ops(std::vector<OpCase>& cases) {
                    },
                    false});
   for (const int64_t slots : {2, 5})
-    cases.push_back({fmt::format("choose_top_p/{}", slots),
-                     {logits},
-                     [slots](Context& c, const Vars& v) {
-                       return choose_top_p(softmax(v[0]), 0.7, slots, rows_of(c)).gates;
-                     },
-                     false});
+    cases.push_back(
+        {fmt::format("choose_top_p/{}", slots),
+         {logits},
+         [slots](Context& c, const Vars& v) { return choose_top_p(softmax(v[0]), 0.7, slots, rows_of(c)).gates; },
+         false});
   cases.push_back({"expert_layer/by_expert",
                    {{{kTokens, 8}}, {{kTokens, 3}}, {{4, 12, 8}}, {{4, 12}}, {{4, 8, 12}}, {{4, 8}}},
                    [](Context& c, const Vars& v) {

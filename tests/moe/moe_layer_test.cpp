@@ -1,14 +1,14 @@
 // Oracles of the MoE layer, in float64 without dropout unless a case says otherwise.
+#include "moe/moe_layer.h"
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/loss/statistics.h"
-#include "engine/ops/loss/row_losses.h"
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/products/feed_forward.h"
 #include "engine/ops/rows/rows.h"
 #include "moe/losses.h"
 #include "moe/model.h"
-#include "moe/moe_layer.h"
 #include "tests/nn/helpers.h"
 
 namespace glia::test {
@@ -396,7 +396,8 @@ TEST_CASE("moe: K = 1 is refused where gates sum to 1; unknown routers, options 
   }
   MoeConfig config;
   config.router = row.name, config.mixture = "ruoted";
-  EXPECT(contains(error_of([&] { make_mixture(set, "l", config, {}, 0); }), "expected one of routed; got 'ruoted'"));
+  EXPECT(
+      contains(error_of([&] { make_mixture(set, "l", config, {}, 0); }), "expected one of routed; got 'ruoted'"));
 }
 
 TEST_CASE("moe: z-loss is the mean squared logsumexp over real rows") {

@@ -7,9 +7,10 @@ namespace glia {
 namespace {
 
 // make(tag) gives the loss {value, gradient} in the logits' type; `kept` is what it points into.
-template <class Make> Var row_loss(const char* name, const Var& logits, const Sequences& q, Tensor kept, Make make) {
-  CHECK(logits.rank() == 2 && logits.size(0) == q.tokens && logits.size(1) >= 1,
-        "{}: wants logits [{}, E], got {}", name, q.tokens, logits.shape());
+template <class Make>
+Var row_loss(const char* name, const Var& logits, const Sequences& q, Tensor kept, Make make) {
+  CHECK(logits.rank() == 2 && logits.size(0) == q.tokens && logits.size(1) >= 1, "{}: wants logits [{}, E], got {}",
+        name, q.tokens, logits.shape());
   CHECK(logits.dtype() == DType::kFloat32 || logits.dtype() == DType::kFloat64,
         "{}: wants float32 or float64, got {}", name, logits.dtype());
   const auto with_type = [](DType t, auto f) {
@@ -52,8 +53,9 @@ Var switch_loss(const Var& logits, const Tensor& counts, int64_t per_token, cons
         "switch_loss: wants logits [T, E] and counts {} [E], got {} and {} {}", logits.dtype(), logits.shape(),
         counts.dtype(), counts.shape());
   const double factor = static_cast<double>(logits.size(1)) / static_cast<double>(per_token);
-  return row_loss("switch_loss", logits, q, counts,
-                  [=]<class T>(TypeTag<T>) { return SwitchLoss<T>{counts.data<T>(), factor}; });
+  return row_loss("switch_loss", logits, q, counts, [=]<class T>(TypeTag<T>) {
+    return SwitchLoss<T>{counts.data<T>(), factor};
+  });
 }
 
 Var entropy_loss(const Var& logits, const Sequences& q) {
@@ -65,8 +67,7 @@ namespace cpu {
 template <class L, class T> void row_loss(const RowLossShape& s, const L& loss, const T* logits, T* to) {
   double sum = 0;
   for (int64_t t = 0; t < s.tokens; ++t)
-    if (s.sequence_of[t] >= 0)
-      sum += loss.value(logits + t * s.experts, s.experts, static_cast<double>(*s.real));
+    if (s.sequence_of[t] >= 0) sum += loss.value(logits + t * s.experts, s.experts, static_cast<double>(*s.real));
   *to = static_cast<T>(sum / *s.real);
 }
 
@@ -77,8 +78,8 @@ void row_loss_gradient(const RowLossShape& s, const L& loss, const T* logits, co
       T* to = dlogits + t * s.experts;
       if (s.sequence_of[t] < 0) std::fill_n(to, s.experts, T(0));
       else
-        loss.gradient(logits + t * s.experts, s.experts, static_cast<double>(*dloss),
-                      static_cast<double>(*s.real), to);
+        loss.gradient(logits + t * s.experts, s.experts, static_cast<double>(*dloss), static_cast<double>(*s.real),
+                      to);
     }
   });
 }

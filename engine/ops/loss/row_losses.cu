@@ -38,7 +38,7 @@ void row_loss_gradient(const RowLossShape& s, const L& loss, const T* logits, co
   });
 }
 
-#define INSTANTIATE(L, T)                                                           \
+#define INSTANTIATE(L, T)                                                         \
   template void row_loss(const RowLossShape&, const L<T>&, const T*, T*, Stream); \
   template void row_loss_gradient(const RowLossShape&, const L<T>&, const T*, const T*, T*, Stream);
 INSTANTIATE(ZLoss, float)

@@ -25,8 +25,7 @@ Var record_gates(const char* op, const Tensor& gates, const Tensor& chosen, cons
     dispatch(dy.dtype(), "choose", [&]<class A>(TypeTag<A>) {
       const int32_t* c = chosen.data<int32_t>();
       on_device(
-          dy.context(), "choose/gradient",
-          [&] { cpu::choose_gradient(shape, c, dy.data<A>(), dw.data<A>()); },
+          dy.context(), "choose/gradient", [&] { cpu::choose_gradient(shape, c, dy.data<A>(), dw.data<A>()); },
           [&](auto& cuda) { cuda::choose_gradient(shape, c, dy.data<A>(), dw.data<A>(), cuda.stream); });
     });
     in.add(0, dw);
@@ -47,9 +46,7 @@ Gates choose(const Var& weights, const Tensor& bias, int64_t k, const Sequences&
     const A *w = weights.value().data<A>(), *b = bias.data<A>();
     on_device(
         bias.context(), "choose", [&] { cpu::choose(shape, w, b, gates.data<A>(), chosen.data<int32_t>()); },
-        [&](auto& cuda) {
-          cuda::choose(shape, w, b, gates.data<A>(), chosen.data<int32_t>(), cuda.stream);
-        });
+        [&](auto& cuda) { cuda::choose(shape, w, b, gates.data<A>(), chosen.data<int32_t>(), cuda.stream); });
   });
   return {record_gates("choose", gates, chosen, weights, shape, q.sequence_of), chosen};
 }
@@ -105,8 +102,7 @@ void update_load_bias(const Tensor& bias, const Tensor& counts, double rate) {
 
 namespace cpu {
 
-template <class A>
-void choose(const ChooseShape& s, const A* weights, const A* bias, A* gates, int32_t* chosen) {
+template <class A> void choose(const ChooseShape& s, const A* weights, const A* bias, A* gates, int32_t* chosen) {
   parallel_for(s.tokens, 1024, [=](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       choose_biased(s.sequence_of[t] >= 0 ? weights + t * s.experts : nullptr, bias, s.experts, s.slots,
@@ -125,8 +121,7 @@ void choose_top_p(const ChooseShape& s, const A* weights, double p, A* gates, in
   *overflow = static_cast<A>(count.load());
 }
 
-template <class A>
-void choose_gradient(const ChooseShape& s, const int32_t* chosen, const A* dgates, A* dweights) {
+template <class A> void choose_gradient(const ChooseShape& s, const int32_t* chosen, const A* dgates, A* dweights) {
   std::fill_n(dweights, s.tokens * s.experts, A{0});
   for (int64_t i = 0; i < s.tokens * s.slots; ++i)
     if (chosen[i] >= 0) dweights[i / s.slots * s.experts + chosen[i]] = dgates[i];

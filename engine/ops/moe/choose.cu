@@ -58,11 +58,11 @@ template <class A> void update_load_bias(const A* counts, int64_t experts, doubl
            [=] __device__(int64_t e) { bias[e] += load_bias_step(counts, e, experts, static_cast<A>(rate)); });
 }
 
-#define INSTANTIATE(A)                                                                              \
-  template void choose(const ChooseShape&, const A*, const A*, A*, int32_t*, Stream);               \
-  template void choose_top_p(const ChooseShape&, const A*, double, A*, int32_t*, A*, Stream);       \
-  template void choose_gradient(const ChooseShape&, const int32_t*, const A*, A*, Stream);          \
-  template void expert_counts(const int32_t*, int64_t, int64_t, A*, Stream);                        \
+#define INSTANTIATE(A)                                                                        \
+  template void choose(const ChooseShape&, const A*, const A*, A*, int32_t*, Stream);         \
+  template void choose_top_p(const ChooseShape&, const A*, double, A*, int32_t*, A*, Stream); \
+  template void choose_gradient(const ChooseShape&, const int32_t*, const A*, A*, Stream);    \
+  template void expert_counts(const int32_t*, int64_t, int64_t, A*, Stream);                  \
   template void update_load_bias(const A*, int64_t, double, A*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

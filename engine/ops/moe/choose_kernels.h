@@ -13,8 +13,7 @@ struct ChooseShape {
 
 namespace cpu {
 // weights [T, E], bias [E]; gates [T, S] =, chosen [T, S] =
-template <class A>
-void choose(const ChooseShape& s, const A* weights, const A* bias, A* gates, int32_t* chosen);
+template <class A> void choose(const ChooseShape& s, const A* weights, const A* bias, A* gates, int32_t* chosen);
 template <class A>  // overflow [1] =
 void choose_top_p(const ChooseShape& s, const A* weights, double p, A* gates, int32_t* chosen, A* overflow);
 template <class A>  // dweights [T, E] =

@@ -53,7 +53,8 @@ GLIA_HD bool choose_until(const A* weights, int64_t experts, int64_t slots, A p,
   A sum = 0;
   bool more = weights != nullptr;
   for (int64_t i = 0; i < slots; ++i) {
-    int32_t best = more ? next_largest(experts, i > 0 ? chosen[i - 1] : -1, [=](int32_t e) { return weights[e]; }) : -1;
+    int32_t best =
+        more ? next_largest(experts, i > 0 ? chosen[i - 1] : -1, [=](int32_t e) { return weights[e]; }) : -1;
     if (more && best < 0 && i == 0) best = 0;  // NaN goes on to the loss, where it is seen
     chosen[i] = best;
     gates[i] = best >= 0 ? weights[best] : A(0);
