@@ -11,7 +11,7 @@ Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : conte
   bert_ = std::make_unique<Bert>(
       parameters_, b, [&](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
         if (config_.moe.dense()) return make_dense(set, name, b);
-        return std::make_unique<MoeLayer>(set, name, config_.moe, b, layer);
+        return make_mixture(set, name, config_.moe, b, layer);
       });
   head_ = config_.head(parameters_, b, bert_->embeddings);
   freeze_parameters(parameters_, config_.trained);
@@ -69,11 +69,16 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
 
 std::vector<Statistic> Model::router_state() const {
   std::vector<Statistic> all;
-  for (size_t l = 0; l < bert_->layers.size(); ++l)
-    if (const auto* moe = dynamic_cast<const MoeLayer*>(bert_->layers[l].feed_forward.get()))
-      for (Statistic& s : moe->router().state())
-        all.push_back({fmt::format("encoder.layer.{}.moe.router.{}", l, s.name), s.value});
+  for (const State& s : parameters_.states()) all.push_back({s.name, s.value});
   return all;
+}
+
+void Model::after_step(const StepRoutings& step) const {
+  CHECK(step.layers().size() == bert_->layers.size(), "after_step: wants the routings of {} layers, got {}",
+        bert_->layers.size(), step.layers().size());
+  for (size_t l = 0; l < bert_->layers.size(); ++l)
+    if (const auto* mixture = dynamic_cast<const Mixture*>(bert_->layers[l].feed_forward.get()))
+      mixture->after_step(step.layers()[l]);
 }
 
 void Model::randomise_ffn(uint64_t seed) {

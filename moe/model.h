@@ -3,7 +3,7 @@
 #pragma once
 #include <map>
 
-#include "moe/moe_layer.h"
+#include "moe/mixture.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
 #include "nn/trained_part.h"
@@ -58,7 +58,11 @@ class Model {
   Context& context() const { return context_; }
   const Bert& bert() const { return *bert_; }
   const Head& head() const { return *head_; }
-  // Router state that is not trained, with its full name; the tensors are the router's own.
+  // To be called after the optimiser's update, with the routings of all forward passes of the step: routers that keep
+  // state change it. Device work only; nothing for routers without state.
+  void after_step(const StepRoutings& step) const;
+
+  // State that is not trained, with its full name; the tensors are the model's own.
   std::vector<Statistic> router_state() const;
   // Gives every dense FFN new numbers from a stream of its own: "dense-random-ffn".
   void randomise_ffn(uint64_t seed);

@@ -37,10 +37,13 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
 Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_read_rows_only) const {
   Result result;
   Var x = embeddings(ids, pass);
+  Pass here = pass;
+  here.ids = ids;
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
-    EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_read_rows_only);
+    EncoderLayer::Result r = layer.forward(x, here, last && last_layer_read_rows_only);
     x = r.y;
+    if (r.routing.scores.defined()) here.previous_scores = r.routing.scores;
     result.routings.push_back(std::move(r.routing));
   }
   result.hidden = layers.empty() || !last_layer_read_rows_only ? pass.read_rows(x) : x;

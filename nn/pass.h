@@ -12,9 +12,12 @@ struct Pass {
   DType compute = DType::kFloat32;  // of activations: bfloat16, float32, or float64 in tests
   double dropout = 0;               // 0 when not training
   RowOrder order = {};              // of the ids, or undefined
-  Tensor read =
-      {};  // int32 [R]: the rows of the last layer that the head reads (−1: none, a row of zeros); undefined:
-           // the first row of each sequence
+  // int32 [R]: the rows of the last layer that the head reads (−1: none, a row of zeros); undefined: the first row of
+  // each sequence
+  Tensor read = {};
+  Tensor ids = {};           // int32 [T] of the tokens, for routers that read them
+  Tensor labels = {};        // int32 [B]; undefined unless a router's trait asks for them
+  Var previous_scores = {};  // [T, E] of the MoE layer before; undefined in the first
 
   // Those rows.     x [T, ..] → [R, ..], or [B, ..]
   Var read_rows(const Var& x) const {

@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <deque>
 #include <iostream>
 
 #include "data/text/utf8.h"
 #include "engine/core/build_info.h"
 #include "engine/core/check.h"
+#include "moe/losses.h"
 
 namespace glia {
 namespace {
@@ -67,11 +69,27 @@ std::vector<Flag> with_data(std::vector<Flag> table) {
   return table;
 }
 
+// Behind them the flags that the registries of losses and routers add; an option that two routers share appears once.
+std::vector<Flag> with_routing(std::vector<Flag> table) {
+  const auto add = [&](const OptionRow& row, const char* section) {
+    const auto same = [&](const Flag& f) { return std::string_view(f.name) == row.name; };
+    if (std::none_of(table.begin(), table.end(), same))
+      table.push_back({row.name, &row, kNone, row.help, Flag::kAll, section});
+  };
+  static const std::vector<OptionRow> losses = further_loss_weights();
+  for (const OptionRow& row : losses) add(row, "Losses on routing, instead of the router's own weights");
+  static std::deque<std::string> sections;  // flags point into it
+  for (const RouterRow& router : router_registry())
+    for (const OptionRow& row : router.options)
+      add(row, sections.emplace_back(fmt::format("Router {}", router.name)).c_str());
+  return table;
+}
+
 }  // namespace
 
 const std::vector<Flag>& flags() {
   constexpr auto all = Flag::kAll, run_all = Flag::kRunAll, train = Flag::kTrainOnly;
-  static const std::vector<Flag> table = with_data({
+  static const std::vector<Flag> table = with_routing(with_data({
       {"study", &O::study, kNone, "a built-in study or the file of another one (docs/studies.md)", all,
        "What is run"},
       {"configs", &O::configs, kNone, "its configurations, separated by commas, or all", run_all},
@@ -146,7 +164,7 @@ const std::vector<Flag>& flags() {
        "MoE layers add the residual and a second norm after attention"},
       {"utilisation-rows", &O::utilisation_rows, kProtocol,
        "shuffled test rows for the specialisation; 0: the whole test set"},
-  });
+  }));
   return table;
 }
 
@@ -163,24 +181,32 @@ const Flag& find_flag(const std::string& name) {
 }
 
 std::string value_text(const Options& options, const Flag& flag) {
+  if (const auto* row = std::get_if<const OptionRow*>(&flag.member)) {
+    const auto found = options.routing.all().find(flag.name);
+    return option_text(found == options.routing.all().end() ? (*row)->standard : found->second);
+  }
   return std::visit(
       [&](auto member) -> std::string {
-        const auto& value = options.*member;
-        if constexpr (std::is_same_v<std::decay_t<decltype(value)>, bool>) return value ? "on" : "off";
-        else return fmt::format("{}", value);
+        if constexpr (std::is_same_v<decltype(member), const OptionRow*>) return "";  // above
+        else if constexpr (std::is_same_v<decltype(member), bool Options::*>) return options.*member ? "on" : "off";
+        else return fmt::format("{}", options.*member);
       },
       flag.member);
 }
 
 void set_value(Options& options, const Flag& flag, const std::string& text) {
+  const auto assign = [&](auto& value) {
+    using T = std::decay_t<decltype(value)>;
+    if constexpr (std::is_same_v<T, std::string>) value = text;
+    else if constexpr (std::is_same_v<T, bool>) value = parse_switch(flag, text);
+    else if constexpr (std::is_same_v<T, int64_t>) value = parse_number<T>(flag, text, "a whole number");
+    else value = parse_number<T>(flag, text, "a number");
+  };
   std::visit(
       [&](auto member) {
-        auto& value = options.*member;
-        using T = std::decay_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, std::string>) value = text;
-        else if constexpr (std::is_same_v<T, bool>) value = parse_switch(flag, text);
-        else if constexpr (std::is_same_v<T, int64_t>) value = parse_number<T>(flag, text, "a whole number");
-        else value = parse_number<T>(flag, text, "a number");
+        if constexpr (std::is_same_v<decltype(member), const OptionRow*>)
+          options.routing.set(flag.name, parse_option(*member, text));
+        else assign(options.*member);
       },
       flag.member);
 }
@@ -191,9 +217,12 @@ nlohmann::ordered_json to_json(const Options& options, Flag::Part part) {
     if (flag.part == part)
       std::visit(
           [&](auto member) {
-            if constexpr (std::is_same_v<std::decay_t<decltype(options.*member)>, std::string>)
-              json[json_key(flag.name)] = utf8::escaped(options.*member);
-            else json[json_key(flag.name)] = options.*member;
+            // A router's options are kept by the runs that have it (run_config).
+            if constexpr (!std::is_same_v<decltype(member), const OptionRow*>) {
+              if constexpr (std::is_same_v<decltype(member), std::string Options::*>)
+                json[json_key(flag.name)] = utf8::escaped(options.*member);
+              else json[json_key(flag.name)] = options.*member;
+            }
           },
           flag.member);
   return json;

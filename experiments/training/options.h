@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/datasets/options.h"
+#include "engine/core/options.h"
 
 namespace glia {
 
@@ -29,6 +30,7 @@ struct Options : DatasetOptions {  // what is said about data stands there
   double dropout = 0.1;
   std::string router;                // "": the configuration's
   double balance = -1, energy = -1;  // below 0: the configuration's
+  OptionValues routing;              // options of routers and weights of losses, where given (moe/mixture.h)
   bool last_layer_cls = true;
   std::string init;
   double init_noise = 1e-4;
@@ -47,7 +49,9 @@ struct Options : DatasetOptions {  // what is said about data stands there
 };
 
 struct Flag {
-  using Member = std::variant<std::string Options::*, int64_t Options::*, double Options::*, bool Options::*>;
+  // A row: the value lies in Options::routing, under the row's name.
+  using Member = std::variant<std::string Options::*, int64_t Options::*, double Options::*, bool Options::*,
+                              const OptionRow*>;
   // Which part of config.json keeps it; kNone: it may not change a result, so runs may differ in it.
   enum class Part { kNone, kData, kModel, kTrain, kProtocol };
   enum Programs { kAll = 3, kRunAll = 1, kTrainOnly = 2 };

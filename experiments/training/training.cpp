@@ -15,6 +15,10 @@ RunModel run_model(const Options& o, const Configuration& c) {
   if (o.balance >= 0) run.moe.balance = o.balance;
   if (o.energy >= 0) run.moe.energy = o.energy;
   if (run.moe.dense()) run.moe.balance = run.moe.energy = 0;
+  else
+    for (const OptionRow& row : routing_options(run.moe.router))
+      if (const auto given = o.routing.all().find(row.name); given != o.routing.all().end())
+        run.moe.options.set(row.name, given->second);
   return run;
 }
 
@@ -142,6 +146,9 @@ void Trainer::work(int64_t tokens) {
   const Model::Output out = model_.forward(buffer_.batch(tokens, options_.batch), true);
   backward(out.loss);
   optimiser_.step();
+  StepRoutings step;
+  step.add(out.routings);
+  model_.after_step(step);
   if (!losses_.defined()) {  // the first step, which is never captured
     losses_ = empty(context_, {1 + out.parts.numel()});
     ring_ = empty(context_, {options_.log_every, losses_.numel()});

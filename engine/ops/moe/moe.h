@@ -33,14 +33,16 @@ Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, cons
 Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 
 // A stable grouping of the (row, choice) pairs by expert. Everything stays on the device. Group starts are
-// multiples of `alignment`, the rows between a group's end and the next start hold nothing (zeros).
+// multiples of `alignment`, the rows between a group's end and the next start hold nothing (zeros). `capacity`: the
+// most pairs there can be, where that is known to be fewer than T·K; 0: T·K. More pairs than that are an error (on
+// CUDA the kernel traps).
 struct Dispatch {
   Tensor offsets;    // int32 [E + 1], starts; offsets[E] <= rows
   Tensor row_of;     // int32 [T, K]: where pair (t, k) went; −1 where experts[t, k] = −1
   Tensor pair_of;    // int32 [rows]: t·K + k, or −1
-  int64_t rows = 0;  // N, capacity: T·K, plus E·(alignment − 1), up to a multiple of alignment
+  int64_t rows = 0;  // N: the capacity, plus E·(alignment − 1), up to a multiple of alignment
 };
-Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment);
+Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity = 0);
 
 // z[r] = x[pair_of[r] / K], 0 where pair_of[r] = −1;   dx[t] = Σ_k dz[row_of[t, k]], k ascending.     x [T, H] → [N, H]
 Var dispatch_rows(const Var& x, const Dispatch& dispatch);
