@@ -246,7 +246,8 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
   std::string device_text;
   {
-    Context context(devices[0]);  // a device that is not there is an error before anything else
+    Context context(devices[0]);  // a device or kernels that are not there are an error before anything else
+    if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
     device_text = context.backend().description();
   }
   fmt::print(out, "command    {}\n", command);
