@@ -17,8 +17,7 @@ Options saved_options(const results::Run& run) {
                                 : flag.part == Flag::Part::kTrain    ? &c.train
                                 : flag.part == Flag::Part::kProtocol ? &c.options
                                                                      : nullptr;
-    std::string key = flag.name;
-    std::replace(key.begin(), key.end(), '-', '_');
+    const std::string key = json_key(flag.name);
     if (!part || !part->contains(key)) continue;
     const results::Json& value = part->at(key);
     set_value(o, flag,

@@ -1,6 +1,7 @@
 #include "experiments/training/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/core/rng.h"
 #include "engine/ops/loss/statistics.h"
@@ -89,7 +90,7 @@ Measured Evaluator::measure() {
     for (int64_t p = 0; p < classes_; ++p) all += counts[static_cast<size_t>(c * classes_ + p)];
     const double hit = counts[static_cast<size_t>(c * classes_ + c)];
     right += hit;
-    m.class_accuracy.push_back(all > 0 ? hit / all : 0);
+    m.class_accuracy.push_back(all > 0 ? hit / all : std::nan(""));  // n/a: no row of the class
   }
   m.accuracy = right / static_cast<double>(rows_);
   if (!moe) return m;

@@ -13,7 +13,6 @@
 #include "data/text/utf8.h"
 #include "engine/core/build_info.h"
 #include "engine/core/check.h"
-#include "experiments/studies/configurations.h"
 
 namespace glia {
 namespace {
@@ -36,12 +35,6 @@ bool parse_switch(const Flag& flag, const std::string& text) {
   if (text == "on" || text == "true" || text == "yes" || text == "1") return true;
   if (text == "off" || text == "false" || text == "no" || text == "0") return false;
   fail_input("--{}: expected on or off, got '{}'", flag.name, text);
-}
-
-std::string json_key(const char* name) {
-  std::string key = name;
-  std::replace(key.begin(), key.end(), '-', '_');
-  return key;
 }
 
 std::vector<std::string> split(const std::string& text, char at) {
@@ -78,8 +71,10 @@ std::vector<Flag> with_data(std::vector<Flag> table) {
 const std::vector<Flag>& flags() {
   constexpr auto all = Flag::kAll, run_all = Flag::kRunAll, train = Flag::kTrainOnly;
   static const std::vector<Flag> table = with_data({
-      {"configs", &O::configs, kNone, "configurations, separated by commas, or all", run_all, "What is run"},
-      {"config", &O::config, kNone, "the configuration", train, "What is run"},
+      {"study", &O::study, kNone, "a built-in study or the file of another one (docs/studies.md)", all,
+       "What is run"},
+      {"configs", &O::configs, kNone, "its configurations, separated by commas, or all", run_all},
+      {"config", &O::config, kNone, "the configuration", train},
       {"name", &O::name, kNone, "name of the run's folder, where it is not the configuration's", train},
       {"seeds", &O::seeds, kNone,
        "how many seeds (5: seed0 … seed4), or which (0,2 or 3-5); seed i is random seed 42 + i"},
@@ -121,7 +116,8 @@ const std::vector<Flag>& flags() {
       {"energy", &O::energy, kNone, "weight β of the energy loss; below 0: the configuration's", train},
       {"last-layer-cls", &O::last_layer_cls, kNone,
        "run the last layer's experts on CLS rows only, which is exact"},
-      {"init", &O::init, kTrain, "pretrained weights (safetensors, Hugging Face's BERT names or ours)"},
+      {"init", &O::init, kTrain,
+       "weights to start from: safetensors (Hugging Face's BERT names or ours), or run:NAME, a finished run"},
       {"init-noise", &O::init_noise, kTrain,
        "standard deviation of the noise on each expert's copy of the pretrained FFN"},
 
@@ -146,6 +142,12 @@ const std::vector<Flag>& flags() {
        "shuffled test rows for the specialisation; 0: the whole test set"},
   });
   return table;
+}
+
+std::string json_key(const std::string& flag) {
+  std::string key = flag;
+  std::replace(key.begin(), key.end(), '-', '_');
+  return key;
 }
 
 const Flag& find_flag(const std::string& name) {
@@ -370,19 +372,6 @@ std::vector<int> parse_seeds(const std::string& text) {
       if (std::find(seeds.begin(), seeds.end(), i) == seeds.end()) seeds.push_back(i);
   }
   return seeds;
-}
-
-std::vector<std::string> parse_configs(const std::string& text) {
-  std::vector<std::string> names;
-  if (text == "all") {
-    for (const Configuration& c : configurations()) names.emplace_back(c.name);
-    return names;
-  }
-  for (const std::string& name : split(text, ',')) {
-    configuration(name);  // throws for an unknown one
-    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-  }
-  return names;
 }
 
 }  // namespace glia

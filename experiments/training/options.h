@@ -1,6 +1,6 @@
 // Everything a person can choose, in one table of flags {name, member, help}: it drives parsing, --help, the echo
-// at the start and what config.json keeps. A flag that was not given takes its value from the protocol, then from
-// the preset, then from the default written at the member.
+// at the start and what config.json keeps. A flag that was not given takes its value from the study's configuration,
+// then from the study, the protocol, the preset, and the default written at the member.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -15,7 +15,7 @@ namespace glia {
 
 struct Options : DatasetOptions {  // what is said about data stands there
   // what is run
-  std::string configs = "all", config = "astrocyte-hierarchical", name;
+  std::string study = "ahr", configs = "all", config = "astrocyte-hierarchical", name;
   std::string seeds = "2", protocol = "clean", preset = "auto";
   // where and how
   std::string device = "auto", precision = "auto", gradients = "auto", kernels = "auto", out = "results",
@@ -40,6 +40,8 @@ struct Options : DatasetOptions {  // what is said about data stands there
   std::string padding = "packed", select = "validation";
   bool second_residual = false;
   int64_t utilisation_rows = 0;
+
+  std::set<std::string> typed;  // flags of the command line: they win over what a study sets
 };
 
 struct Flag {
@@ -84,7 +86,7 @@ void check_options(const Options& options);
 
 // "5": seeds 0…4; "0,2,7" and "3-5": these. Errors for anything else.
 std::vector<int> parse_seeds(const std::string& text);
-// "all" or names separated by commas; an unknown one is an error that lists the known ones.
-std::vector<std::string> parse_configs(const std::string& text);
+// The key of a flag in config.json: "eval-every" → "eval_every".
+std::string json_key(const std::string& flag);
 
 }  // namespace glia

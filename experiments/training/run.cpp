@@ -29,8 +29,10 @@ double seconds_since(Clock::time_point begin) {
 }
 
 // What of config.json says what is computed; the rest may differ between two sittings of one run.
-Json identity(Json json) {
-  for (const char* key : {"commit", "device", "command"}) json.erase(key);
+Json identity(const Json& whole) {
+  Json json = Json::object();
+  for (const auto& [key, value] : whole.items())
+    if (!results::is_incidental(key)) json[key] = value;
   if (json.contains("train"))
     json["train"].emplace("gradients", "float32");  // kept only where it is something else
   return json;
@@ -84,7 +86,7 @@ class Sitting {
         context_(context),
         progress_(progress),
         progress_id_(progress_id),
-        trainer_(context, data, spec.options, spec.model, spec.seed()),
+        trainer_(context, data, training_options(spec), spec.model, spec.seed()),
         config_text_(identity(results::to_json(config)).dump()) {}
 
   int64_t done() const { return trainer_.done(); }
@@ -166,7 +168,6 @@ void Sitting::show(bool evaluated) {
   now_.step = trainer_.done();
   now_.total = trainer_.total();
   now_.epoch = static_cast<double>(now_.step) / static_cast<double>(trainer_.steps_per_epoch());
-  now_.moe = !spec_.model.moe.dense();
   now_.tokens_per_second = static_cast<double>(trainer_.tokens_done()) / seconds;
   now_.seconds_left = steps > 0 ? seconds / steps * static_cast<double>(now_.total - now_.step) : -1;
   progress_.update(progress_id_, now_, evaluated);
@@ -187,16 +188,13 @@ void Sitting::log_losses(RunLog& log) {
   results::TrainPoint point;
   point.step = trainer_.done();
   point.epoch = static_cast<double>(point.step) / static_cast<double>(trainer_.steps_per_epoch());
-  point.loss = now_.loss = mean.loss;
+  point.values.set("loss", mean.loss);
   const std::vector<std::string>& names = trainer_.part_names();
-  for (size_t p = 0; p < names.size(); ++p) {
-    if (names[p] == "ce") point.ce = now_.ce = mean.parts[p];
-    if (names[p] == "balance") point.balance = now_.balance = mean.parts[p];
-    if (names[p] == "energy") point.energy = now_.energy = mean.parts[p];
-  }
+  for (size_t p = 0; p < names.size(); ++p) point.values.set(names[p], mean.parts[p]);
+  now_.losses = point.values;
   const AdamW::Report report = trainer_.optimiser().report();
-  point.lr = report.learning_rate;
-  point.grad_norm = report.gradient_norm;
+  point.values.set("lr", report.learning_rate);
+  point.values.set("grad_norm", report.gradient_norm);
   if (!std::isfinite(report.gradient_norm))
     fail_input("the gradient's norm is {} at step {} (learning rate {})", report.gradient_norm, point.step,
                options_.lr);
@@ -206,7 +204,7 @@ void Sitting::log_losses(RunLog& log) {
 void Sitting::evaluate(RunLog& log, Evaluator& evaluator, const char* split) {
   const auto begin = Clock::now();
   const Measured m = evaluator.measure();
-  log.add(results::EvalPoint{split, trainer_.done(), m.accuracy, m.loss, m.layers});
+  log.add(results::EvalPoint{split, trainer_.done(), {{"accuracy", m.accuracy}, {"loss", m.loss}}, m.layers});
   now_.accuracy = m.accuracy;
   now_.split = split;
   if (m.accuracy > best_accuracy_ && options_.select != "last") {  // of equals the first
@@ -283,8 +281,7 @@ RunOutcome Sitting::run() {
     test.layers = std::move(part.layers);
   }
   evaluation.rows = test.rows;
-  evaluation.accuracy = test.accuracy;
-  evaluation.loss = test.loss;
+  evaluation.values = {{"accuracy", test.accuracy}, {"loss", test.loss}};
   evaluation.class_accuracy = test.class_accuracy;
   evaluation.layers = test.layers;
   save_checkpoint(spec_.folder + "/model.safetensors", trainer_.model().parameters(), nullptr, state(),
@@ -309,10 +306,12 @@ RunOutcome Sitting::run() {
 
   outcome.line = fmt::format("{:<29} test {:.4f}", spec_.title(), test.accuracy);
   if (evaluation.validation_accuracy) outcome.line += fmt::format("  val {:.4f}", *evaluation.validation_accuracy);
-  if (!test.layers.empty())
+  if (!test.layers.empty()) {
+    const results::LayerMetrics &first = test.layers.front(), &last = test.layers.back();
     outcome.line += fmt::format("  specialisation {:.4f} … {:.4f}, CLS {:.4f} … {:.4f}",
-                                test.layers.front().specialisation, test.layers.back().specialisation,
-                                test.layers.front().specialisation_cls, test.layers.back().specialisation_cls);
+                                first.scalar("specialisation"), last.scalar("specialisation"),
+                                first.scalar("specialisation_cls"), last.scalar("specialisation_cls"));
+  }
   outcome.line += fmt::format("  {:.1f} s", outcome.seconds);
   return outcome;
 }
@@ -320,17 +319,45 @@ RunOutcome Sitting::run() {
 }  // namespace
 
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
+  return plan_runs(options, find_study(options.study), configs);
+}
+
+std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
+                               const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
-  if (!options.init.empty()) SafetensorsFile(options.init);
   for (const int seed : parse_seeds(options.seeds))
     for (const std::string& config : configs) {
-      RunSpec spec{options, run_model(options, configuration(config)), seed, ""};
-      spec.folder = results::run_folder(options.out, seed, spec.model.name);
+      const Configuration& row = configuration_of(study, config);
+      RunSpec spec{options, {}, seed, ""};
+      apply_settings(spec.options, row.settings);
+      check_options(spec.options);
+      const Options& o = spec.options;
+      spec.model = run_model(o, row);
+      spec.folder = results::run_folder(o.out, seed, spec.model.name);
+      spec.study = study.name;
+      for (const auto& [key, value] : row.settings)
+        if (!o.typed.contains(key)) spec.sets.push_back(json_key(key));
+      if (const std::string start = start_run(o.init); start.empty() && !o.init.empty()) {
+        SafetensorsFile file(o.init);
+      } else if (!start.empty()) {
+        spec.starts_from = results::run_folder(o.out, seed, start);
+        const bool planned =
+            std::ranges::any_of(specs, [&](const RunSpec& s) { return s.folder == spec.starts_from; });
+        if (!planned && !results::is_done(spec.starts_from))
+          fail_input("--init {}: {} wants the finished run {}, which is neither there nor planned before it",
+                     o.init, spec.title(), spec.starts_from);
+      }
       if (ParameterSet unused; !spec.model.moe.dense())
-        make_router(spec.model.moe.router, unused, "router", {options.hidden, options.experts, options.top_k});
+        make_router(spec.model.moe.router, unused, "router", {o.hidden, o.experts, o.top_k});
       specs.push_back(std::move(spec));
     }
   return specs;
+}
+
+Options training_options(const RunSpec& spec) {
+  Options o = spec.options;
+  if (!spec.starts_from.empty()) o.init = spec.starts_from + "/model.safetensors";
+  return o;
 }
 
 results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
@@ -364,6 +391,8 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.commit = build_commit();
   c.device = device;
   c.command = command;
+  c.study = spec.study;
+  c.sets = spec.sets;
   return c;
 }
 
