@@ -1,6 +1,6 @@
 # Glia: `make && ./experiments/run_all`, `make test`.  README.md says the rest.
 #
-#   make CUDA=0              leaves CUDA out            make CUDA_ARCHS="80 86 90a"   other GPUs
+#   make CUDA=0              leaves CUDA out            make CUDA_ARCHS="80 120"   for other GPUs than this machine's
 #   make ONEDNN=0            leaves oneDNN out (plain CPU matmul; for machines without the package)
 #   make test T='-tc=csv*'   passes arguments to the test program
 
@@ -10,7 +10,6 @@ SHELL := /bin/bash
 
 NVCC       ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 CUDA       ?= $(if $(NVCC),1,0)
-CUDA_ARCHS ?= 90a 80
 CUDA_HOME  ?= $(patsubst %/bin/nvcc,%,$(NVCC))
 ONEDNN     ?= 1
 MARCH      ?= x86-64-v3
@@ -18,6 +17,25 @@ CCACHE     ?= $(shell command -v ccache 2>/dev/null)
 CXX        := $(CCACHE) g++
 VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)
 BUILD      ?= build/$(VARIANT)
+
+# --- which GPUs: this machine's, or without one all that nvcc knows of those below, with PTX for later ones -----------
+# Only 9.0 has instructions of its own (wgmma) that code for "90" may not use. sm_80 runs on 8.x as it is; 86 and 89
+# get code of their own, since the compiler knows their schedules.
+ALL_ARCHS := 80 86 89 90a 100 120
+ifeq ($(CUDA),1)
+ifndef CUDA_ARCHS
+  GPUS       := $(sort $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -dc '0-9\n'))
+  KNOWN      := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code 2>/dev/null))
+  CUDA_ARCHS := $(patsubst 90,90a,$(or $(GPUS),$(foreach a,$(ALL_ARCHS),$(if $(filter $(a:a=),$(KNOWN)),$(a)))))
+endif
+endif
+# PTX of the highest architecture that is not Hopper's own, where several are built.
+PTX_ARCH := $(if $(word 2,$(CUDA_ARCHS)),$(lastword $(sort $(filter-out 90a 100 120,$(CUDA_ARCHS))) $(filter 100,$(CUDA_ARCHS)) \
+              $(filter 120,$(CUDA_ARCHS))))
+# Hopper's kernels are for 90a alone; for other GPUs their files are empty shells.
+GENCODE      = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+               $(foreach a,$(PTX_ARCH),-gencode arch=compute_$(a),code=compute_$(a))
+GENCODE_SM90 = $(foreach a,$(or $(filter 90a,$(CUDA_ARCHS)),$(firstword $(CUDA_ARCHS))),-gencode arch=compute_$(a),code=sm_$(a))
 
 # --- what is built: every file by wildcard; a file with a main() is a program -------------------
 ROOMS    := engine nn moe data experiments tools
@@ -36,17 +54,18 @@ TESTS    := $(BUILD)/run_tests
 COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 CXXFLAGS := -std=c++20 -g1 -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
-            -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=$(MARCH) \
-            $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
+            -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=$(MARCH)
 LDLIBS   := -lfmt -lutf8proc -lcairo -fopenmp -lpthread
 ifeq ($(ONEDNN),1)
   CXXFLAGS += -DGLIA_ONEDNN=1
   LDLIBS   += -ldnnl
 endif
 ifeq ($(CUDA),1)
-  CXXFLAGS += -DGLIA_CUDA=1 -isystem $(CUDA_HOME)/include
-  LDLIBS   += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublas -lcublasLt -lcurand -lcudart -lcuda
-  LDFLAGS  += -L$(CUDA_HOME)/lib64/stubs
+  # A distribution's toolkit lies where the compiler looks anyway; -isystem /usr/include would put it before libstdc++'s.
+  CUDA_ROOT := $(filter-out /usr,$(CUDA_HOME))
+  CXXFLAGS += -DGLIA_CUDA=1 $(CUDA_ROOT:%=-isystem %/include)
+  LDLIBS   += $(foreach c,$(CUDA_ROOT),-L$(c)/lib64 -Wl,-rpath,$(c)/lib64) -lcublas -lcublasLt -lcurand -lcudart -lcuda
+  LDFLAGS  += $(addprefix -L,$(or $(CUDA_ROOT:%=%/lib64/stubs),$(wildcard /usr/lib/*/stubs)))
 endif
 
 .PHONY: all test test-gpu sanitize-gpu bench data check-layers format clean packages
@@ -58,21 +77,32 @@ packages $(BUILD)/packages.stamp: tools/install_packages.sh
 	@mkdir -p $(BUILD) && touch $(BUILD)/packages.stamp
 
 # --- compile --------------------------------------------------------------------------------------
-$(BUILD)/%.cpp.o: %.cpp | $(BUILD)/packages.stamp
+# Objects depend on the flags that they were built with. A flags file counts as old only where it says something else,
+# so that `make -n` tells the truth and changes nothing.
+CXX_LINE  = $(CXX) $(CXXFLAGS)
+NVCC_LINE = $(NVCC) $(NVFLAGS) $(GENCODE) $(GENCODE_SM90)
+changed   = $(if $(findstring <$(strip $(2))>,<$(strip $(file < $(1)))>),,FORCE)
+$(BUILD)/flags.c++: $(call changed,$(BUILD)/flags.c++,$(CXX_LINE))
+	@mkdir -p $(@D) && printf '%s\n' '$(subst ','\'',$(strip $(CXX_LINE)))' > $@
+$(BUILD)/flags.nvcc: $(call changed,$(BUILD)/flags.nvcc,$(NVCC_LINE))
+	@mkdir -p $(@D) && printf '%s\n' '$(subst ','\'',$(strip $(NVCC_LINE)))' > $@
+
+$(BUILD)/%.cpp.o: %.cpp $(BUILD)/flags.c++ | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
 	@echo "  c++   $<"
-	@$(CXX) $(CXXFLAGS) $(if $(filter engine/% data/%,$<),-O3,-O2) -MMD -MP -c $< -o $@
+	@$(CXX) $(CXXFLAGS) $(OWN_FLAGS) $(if $(filter engine/% data/%,$<),-O3,-O2) -MMD -MP -c $< -o $@
 
-$(BUILD)/%.cu.o: %.cu | $(BUILD)/packages.stamp
+$(BUILD)/%.cu.o: %.cu $(BUILD)/flags.nvcc | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
 	@echo "  nvcc  $<"
-	@$(CCACHE) $(NVCC) $(NVFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	@$(CCACHE) $(NVCC) $(NVFLAGS) $(OWN_FLAGS) $(if $(findstring /sm90/,$<),$(GENCODE_SM90),$(GENCODE)) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 # The commit is compiled into one small file, and only that file is rebuilt when it changes.
 $(BUILD)/commit: FORCE
 	@mkdir -p $(@D); echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
-$(BUILD)/engine/core/build_info.cpp.o: CXXFLAGS += -DGLIA_COMMIT='"$(COMMIT)"' -DGLIA_VARIANT='"$(VARIANT)"'
+$(BUILD)/engine/core/build_info.cpp.o: OWN_FLAGS := -DGLIA_COMMIT='"$(COMMIT)"' -DGLIA_VARIANT='"$(VARIANT)"'
 $(BUILD)/engine/core/build_info.cpp.o: $(BUILD)/commit
+$(BUILD)/engine/device/cuda/code.cu.o: OWN_FLAGS := -DGLIA_CUDA_ARCHS='"$(CUDA_ARCHS)"'
 FORCE:
 
 # A study is a file of data; all of them become strings of the program.

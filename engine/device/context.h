@@ -17,6 +17,9 @@ namespace glia {
 // Whether the environment says GLIA_CHECK_FINITE=1: then each new Context checks.
 bool finite_check_wanted();
 
+// "auto", "hopper" or "portable"; anything else is an error that says so.
+Kernels parse_kernels(std::string_view text);
+
 class Context {
  public:
   // Asking for CUDA where there is none is an error of one line; nothing falls back.
@@ -30,6 +33,9 @@ class Context {
   Allocator& allocator() { return *allocator_; }
   CudaHandles& cuda() { return *backend_->cuda(); }
   void synchronize() { backend_->synchronize(); }
+  // Which products run on a GPU; at first what the environment says (GLIA_KERNELS=portable). A set that this device
+  // has not is an error of one line.
+  void set_kernels(Kernels kernels);
 
   // Randomness is keyed by (seed, purpose, step, element). The step lies in device memory, where kernels and
   // replayed graphs read it; whoever trains sets it before each step.

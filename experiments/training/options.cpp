@@ -104,6 +104,7 @@ const std::vector<Flag>& flags() {
       {"precision", &O::precision, kNone, "float32, bfloat16, or auto: bfloat16 on a GPU"},
       {"gradients", &O::gradients, kNone,
        "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
+      {"kernels", &O::kernels, kNone, "products on a GPU: hopper, portable, or auto: the fastest that it has"},
       {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
       {"jobs", &O::jobs, kNone,
@@ -355,6 +356,7 @@ void check_options(const Options& o) {
   one_of("protocol", o.protocol, {"clean", "paper"});
   one_of("precision", o.precision, {"float32", "bfloat16"});
   one_of("gradients", o.gradients, {"float32", "bfloat16"});
+  one_of("kernels", o.kernels, {"auto", "hopper", "portable"});
   want(o.gradients == "float32" || o.precision == "bfloat16", "gradients", "float32 with --precision float32",
        o.gradients);
   one_of("progress", o.progress, {"auto", "live", "lines", "off"});

@@ -19,7 +19,8 @@ struct Options : DatasetOptions {  // what is said about data stands there
   std::string study = "ahr", configs = "all", config = "astrocyte-hierarchical", name;
   std::string seeds = "2", protocol = "clean", preset = "auto";
   // where and how
-  std::string device = "auto", precision = "auto", gradients = "auto", out = "results", progress = "auto";
+  std::string device = "auto", precision = "auto", gradients = "auto", kernels = "auto", out = "results",
+              progress = "auto";
   int64_t jobs = 0, threads = 0, bucket = 0;
   bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
   bool check_finite = false;

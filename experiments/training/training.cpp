@@ -1,7 +1,5 @@
 #include "experiments/training/training.h"
 
-#include "engine/ops/moe/moe.h"
-
 #include <algorithm>
 #include <cmath>
 
@@ -99,12 +97,7 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
       buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch, upper_length(options, data),
               options.padding == "padded", data.vocabulary().size(), plans_.front().options().masking) {
   context.set_seed(seed);
-  const DType compute = model_.config().compute;
-  if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {
-    fmt::print(stderr, "glia: {} experts on {} wait for the host in every layer: no CUDA graphs\n", compute,
-               context.device().str());
-    options_.graphs = false;
-  }
+  if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty())
     warm_start(model_, SafetensorsFile(options.init), {seed, options.init_noise, !run.random_ffn});
   if (run.random_ffn) model_.randomise_ffn(seed);
