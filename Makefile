@@ -5,9 +5,11 @@
 #   make test T='-tc=csv*'   passes arguments to the test program
 
 .DEFAULT_GOAL := all
-MAKEFLAGS += --no-builtin-rules
+# Plain `make` uses every core: -j on the command line, -j1 too, still says otherwise.
+MAKEFLAGS += --no-builtin-rules -j$(shell nproc)   # all cores; -jN on the command line wins
 SHELL := /bin/bash
 
+comma := ,
 NVCC       ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 CUDA       ?= $(if $(NVCC),1,0)
 CUDA_ARCHS ?= 90a 80
@@ -16,7 +18,8 @@ ONEDNN     ?= 1
 MARCH      ?= x86-64-v3
 CCACHE     ?= $(shell command -v ccache 2>/dev/null)
 CXX        := $(CCACHE) g++
-VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)
+SANITIZE   ?=
+VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)$(if $(SANITIZE),-$(firstword $(subst $(comma), ,$(SANITIZE))))
 BUILD      ?= build/$(VARIANT)
 
 # --- what is built: every file by wildcard; a file with a main() is a program -------------------
@@ -30,18 +33,24 @@ LIB_CPP  := $(filter-out $(MAINS) $(if $(filter 0,$(CUDA)),engine/device/cuda/%)
 TEST_CPP := $(filter-out $(CASE_CPP),$(shell find tests -name '*.cpp' | LC_ALL=C sort))
 PROGRAMS := $(MAINS:.cpp=)
 OBJ       = $(patsubst %,$(BUILD)/%.o,$(1))
-LIB      := $(BUILD)/libglia.a
+LIB      := $(BUILD)/libglia.so
 TESTS    := $(BUILD)/run_tests
 
+VERSION  := 0.2
 COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-CXXFLAGS := -std=c++20 -g1 -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
+CXXFLAGS := -std=c++20 -g1 -fPIC -fno-semantic-interposition -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
-            -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=$(MARCH) \
+            -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fPIC,-fopenmp,-march=$(MARCH) \
             $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
 LDLIBS   := -lfmt -lutf8proc -lcairo -fopenmp -lpthread
 ifeq ($(ONEDNN),1)
   CXXFLAGS += -DGLIA_ONEDNN=1
   LDLIBS   += -ldnnl
+endif
+ifneq ($(SANITIZE),)
+  # -O1 and the sanitizers bring a false alarm of g++ 12 about fmt with them.
+  CXXFLAGS += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-error=stringop-overflow -Wno-error=maybe-uninitialized
+  LDFLAGS  += -fsanitize=$(SANITIZE)
 endif
 ifeq ($(CUDA),1)
   CXXFLAGS += -DGLIA_CUDA=1 -isystem $(CUDA_HOME)/include
@@ -49,7 +58,10 @@ ifeq ($(CUDA),1)
   LDFLAGS  += -L$(CUDA_HOME)/lib64/stubs
 endif
 
-.PHONY: all test test-gpu sanitize-gpu bench data check-layers format clean packages
+# What computes is optimised, what reports and tests is compiled fast: no bit of a result depends on it.
+LEVEL     = $(if $(filter engine/% data/%,$(1)),-O3,$(if $(filter nn/% moe/%,$(1)),-O2,-O1))
+
+.PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu bench data check-layers format clean packages
 all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
@@ -61,7 +73,7 @@ packages $(BUILD)/packages.stamp: tools/install_packages.sh
 $(BUILD)/%.cpp.o: %.cpp | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
 	@echo "  c++   $<"
-	@$(CXX) $(CXXFLAGS) $(if $(filter engine/% data/%,$<),-O3,-O2) -MMD -MP -c $< -o $@
+	@$(CXX) $(CXXFLAGS) $(call LEVEL,$<) -MMD -MP -c $< -o $@
 
 $(BUILD)/%.cu.o: %.cu | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
@@ -75,9 +87,11 @@ $(BUILD)/engine/core/build_info.cpp.o: CXXFLAGS += -DGLIA_COMMIT='"$(COMMIT)"' -
 $(BUILD)/engine/core/build_info.cpp.o: $(BUILD)/commit
 FORCE:
 
+# One shared library, and its debug information in a file of its own: a program is a few hundred kilobytes.
 $(LIB): $(call OBJ,$(LIB_CPP) $(CU))
-	@echo "  ar    $@"
-	@rm -f $@ && ar rcs $@ $^
+	@echo "  link  $@"
+	@$(CXX) -shared $(LDFLAGS) -Wl,--no-undefined -Wl,-soname,libglia.so -o $@.tmp $^ $(LDLIBS)
+	@objcopy --only-keep-debug $@.tmp $@.debug && objcopy --strip-debug --add-gnu-debuglink=$@.debug $@.tmp && mv $@.tmp $@
 
 # The programs lie beside their sources; the build variant they were last linked from is recorded,
 # so that `make CUDA=0` after `make` links them anew.
@@ -85,11 +99,32 @@ build/variant: FORCE
 	@mkdir -p build; echo '$(VARIANT)' | cmp -s - $@ || echo '$(VARIANT)' > $@
 $(PROGRAMS): %: $(BUILD)/%.cpp.o $(LIB) build/variant
 	@echo "  link  $@"
-	@$(CXX) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	@$(CXX) $(LDFLAGS) -o $@ $< -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN/../$(BUILD)' $(LDLIBS)
 
 $(TESTS): $(call OBJ,$(TEST_CPP)) $(LIB)
 	@echo "  link  $@"
-	@$(CXX) $(LDFLAGS) -o $@ $(call OBJ,$(TEST_CPP)) $(LIB) $(LDLIBS)
+	@$(CXX) $(LDFLAGS) -o $@ $(call OBJ,$(TEST_CPP)) -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN' $(LDLIBS)
+
+# The CPU suite under the sanitizers. OpenMP's own threads are not instrumented (libgomp), so TSan looks at std::thread alone.
+test-asan:
+	@$(MAKE) --no-print-directory CUDA=0 SANITIZE=address,undefined test
+test-tsan:
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory CUDA=0 SANITIZE=thread test
+
+# --- install: the engine as a library, for programs of one's own (docs/examples) ------------------
+PREFIX ?= /usr/local
+HEADERS := $(shell find engine nn moe data -name '*.h' | LC_ALL=C sort)
+PUBLIC  := $(filter -std=% -march=% -fopenmp -DGLIA_%,$(CXXFLAGS))
+install: $(LIB)
+	@for h in $(HEADERS); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/glia/$$h; done
+	@install -Dm755 $(LIB) $(DESTDIR)$(PREFIX)/lib/libglia.so
+	@install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	@printf '%s\n' 'prefix=$(PREFIX)' 'Name: glia' 'Description: tensor engine with reverse-mode autograd, and Mixture-of-Experts routing' \
+	  'Version: $(VERSION)' 'Cflags: -I$${prefix}/include/glia $(PUBLIC)' 'Libs: -L$${prefix}/lib -Wl,-rpath,$${prefix}/lib -lglia -lfmt' \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
+	@echo "glia: installed in $(DESTDIR)$(PREFIX); build with \$$(pkg-config --cflags --libs glia)"
+uninstall:
+	@rm -rf $(DESTDIR)$(PREFIX)/include/glia $(DESTDIR)$(PREFIX)/lib/libglia.so $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
 
 # --- use ------------------------------------------------------------------------------------------
 # Idle OpenMP threads sleep: spinning ones steal the cores from whatever else runs on a small machine.
