@@ -32,6 +32,7 @@ def main(out, picture):
         for config, points in sorted(series(out, key).items()):
             axis.errorbar([p[0] for p in points], [p[1] for p in points], [p[2] for p in points], marker="o", capsize=3, label=config)
         axis.set_xlabel("layer")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(title)
     axes[0].set_ylabel("specialisation")
     axes[1].legend(fontsize=8)
