@@ -378,6 +378,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();
   c.train = to_json(o, Flag::Part::kTrain);
+  if (o.micro_batches == 1) c.train.erase("micro_batches");  // as runs from before there was a choice
   c.train["max_length"] = o.max_length;
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
