@@ -6,6 +6,7 @@
 #include "moe/moe_layer.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
+#include "nn/trained_part.h"
 
 namespace glia {
 
@@ -17,6 +18,7 @@ struct ModelConfig {
   bool bfloat16_gradients = false;  // with bfloat16: the gradients of the products' weights too (ParameterSet)
   bool last_layer_cls_only = true;  // exact (docs/science.md 6.2); false computes the rows that nobody reads
   MakeHead head = make_classification_head;
+  TrainedPart trained;
 };
 
 struct Batch {

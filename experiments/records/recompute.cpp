@@ -43,7 +43,7 @@ Measured recompute(const results::Run& run, const Options& given, Device device)
   Context context(device);
   const bool half = device.is_cuda() && run.config.precision == "bfloat16";
   const auto model = load_saved_model(context, run, half ? DType::kBFloat16 : DType::kFloat32);
-  return Evaluator(*model, data.test, o, std::max(0, data.vocabulary().pad()), o.utilisation_rows).measure();
+  return Evaluator(*model, data.test, o, data.vocabulary(), o.utilisation_rows).measure();
 }
 
 }  // namespace glia

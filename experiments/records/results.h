@@ -52,6 +52,8 @@ struct RunConfig {
   std::string study = kDefaultStudy;  // whose row it is; no part of what is computed
   std::vector<std::string> sets;      // JSON keys that the study sets for this configuration and not for all
 
+  // What was trained for; runs from before there was a choice are classifiers.
+  std::string task() const { return train.value("task", "classification"); }
   bool moe() const { return model.value("experts", 0) > 0; }
   int layers() const { return model.value("layers", 0); }
   int experts() const { return model.value("experts", 0); }

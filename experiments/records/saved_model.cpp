@@ -5,6 +5,7 @@
 
 #include "engine/core/check.h"
 #include "engine/ops/moe/moe.h"
+#include "experiments/tasks/task.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -96,6 +97,7 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
       m.moe.second_residual = it->get<bool>();
   }
   m.compute = compute;
+  m.head = find_task(c.task()).make_head;
   return m;
 }
 
@@ -185,6 +187,11 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   for (size_t l = 0; l < trace.layers.size(); ++l)
     CHECK(layer_trace(out.routings[l]).experts == trace.layers[l].experts,
           "trace: layer {} routes differently than the model", l + 1);
+  if (!out.logits.defined()) {  // a head that names no topic
+    trace.topics.clear();
+    results::check_trace(trace);
+    return trace;
+  }
   const std::vector<double> logits = out.logits.value().to_vector<double>();
   CHECK(logits.size() == trace.topics.size(), "trace: the model has {} classes, config.json names {}",
         logits.size(), trace.topics.size());

@@ -61,9 +61,11 @@ struct Summary {
 
   const ConfigSummary* find(const std::string& config) const;
   const Published* published(const std::string& config, const std::string& metric) const {
-    return study.published(config, metric, common.data.name, layers);
+    return any_published() ? study.published(config, metric, common.data.name, layers) : nullptr;
   }
-  bool any_published() const { return study.published_data == common.data.name; }
+  bool any_published() const {
+    return study.published_data == common.data.name && common.task() == "classification";
+  }
 };
 
 inline constexpr int kLeastSeeds =

@@ -1,4 +1,5 @@
 #include "experiments/training/options.h"
+#include "experiments/tasks/task.h"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -122,6 +123,12 @@ const std::vector<Flag>& flags() {
 
       {"epochs", &O::epochs, kTrain, "epochs", all, "Training"},
       {"max-steps", &O::max_steps, kTrain, "stop after so many steps; 0: all epochs"},
+      {"task", &O::task, kTrain,
+       "classification, or masked_lm: words that are masked (BERT's first pretraining task)"},
+      {"mask-rate", &O::mask_rate, kTrain, "masked_lm: share of the word pieces that are to be predicted"},
+      {"freeze", &O::freeze, kTrain,
+       "parameters that are not trained: patterns on their names with * and ?, separated by commas"},
+      {"train", &O::train, kTrain, "exceptions to --freeze; without it, all that is trained"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
       {"micro-batches", &O::micro_batches, kTrain,
        "parts of a step that run one after another, for memory; losses on routing are each part's own"},
@@ -337,6 +344,8 @@ void check_options(const Options& o) {
   want(o.batch % o.micro_batches == 0, "micro-batches", "a divisor of --batch", o.micro_batches);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
+  find_task(o.task);
+  want(o.mask_rate > 0 && o.mask_rate < 1, "mask-rate", "a number between 0 and 1", o.mask_rate);
   want(o.lr > 0, "lr", "a positive number", o.lr);
   want(o.warmup >= 0, "warmup", "0 or more", o.warmup);
   want(o.weight_decay >= 0, "weight-decay", "0 or more", o.weight_decay);

@@ -114,6 +114,7 @@ class Sitting {
 
   // The best evaluation so far and its model, on the device.
   int64_t best_step_ = 0;
+  double best_score_ = 0;  // the task's choosing value at that step
   double best_accuracy_ = -1;
   std::vector<Statistic> best_;  // the flat weights, then the router state
 
@@ -140,6 +141,7 @@ bool Sitting::resume() {
     load_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(), tensors);
     best_step_ = progress.at("best_step").get<int64_t>();
     best_accuracy_ = progress.at("best_accuracy").get<double>();
+    best_score_ = progress.value("best_score", best_accuracy_);  // runs from before there were tasks chose by it
     seconds_before_ = progress.at("seconds").get<double>();
     if (progress.contains("accuracy")) now_.accuracy = progress["accuracy"].get<double>();
     trainer_.seek(info.step);
@@ -157,6 +159,7 @@ void Sitting::save() {
   if (best_step_ > 0) tensors.insert(tensors.end(), best_.begin(), best_.end());
   Json progress = {{"best_step", best_step_},
                    {"best_accuracy", best_accuracy_},
+                   {"best_score", best_score_},
                    {"seconds", seconds_before_ + seconds_since(begin_)}};
   if (now_.accuracy) progress["accuracy"] = *now_.accuracy;
   save_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(), tensors,
@@ -204,11 +207,14 @@ void Sitting::log_losses(RunLog& log) {
 void Sitting::evaluate(RunLog& log, Evaluator& evaluator, const char* split) {
   const auto begin = Clock::now();
   const Measured m = evaluator.measure();
-  log.add(results::EvalPoint{split, trainer_.done(), {{"accuracy", m.accuracy}, {"loss", m.loss}}, m.layers});
-  now_.accuracy = m.accuracy;
+  log.add(results::EvalPoint{split, trainer_.done(), m.values, m.layers});
+  now_.accuracy = m.values.get("accuracy");
   now_.split = split;
-  if (m.accuracy > best_accuracy_ && options_.select != "last") {  // of equals the first
-    best_accuracy_ = m.accuracy;
+  const double score = m.values.get(evaluator.task().chosen_by);
+  if (options_.select != "last" &&
+      (best_step_ == 0 || evaluator.task().better(score, best_score_))) {  // of equals the first
+    best_score_ = score;
+    best_accuracy_ = m.values.get("accuracy");
     best_step_ = trainer_.done();
     const bool first = best_.empty();
     const Tensor& weights = trainer_.model().parameters().values();
@@ -244,11 +250,10 @@ RunOutcome Sitting::run() {
   now_.total = trainer_.total();
   progress_.update(progress_id_, now_, false);
 
-  const int32_t pad = std::max(0, data_.vocabulary().pad());
   std::optional<Evaluator> evaluator;
   const bool on_test = options_.select == "test";
   if (on_test || data_.validation.size() > 0)
-    evaluator.emplace(trainer_.model(), on_test ? data_.test : data_.validation, options_, pad);
+    evaluator.emplace(trainer_.model(), on_test ? data_.test : data_.validation, options_, data_.vocabulary());
   const int64_t every = options_.eval_every > 0 ? options_.eval_every : trainer_.steps_per_epoch();
   auto last_save = Clock::now();
   while (trainer_.done() < trainer_.total()) {
@@ -274,14 +279,15 @@ RunOutcome Sitting::run() {
   results::Evaluation evaluation;
   evaluation.step = best_step_ > 0 ? best_step_ : trainer_.done();
   if (!on_test && options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
-  Measured test = Evaluator(trainer_.model(), data_.test, options_, pad).measure();
+  Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary()).measure();
   if (options_.utilisation_rows > 0 && options_.utilisation_rows < test.rows && !test.layers.empty()) {
-    Measured part = Evaluator(trainer_.model(), data_.test, options_, pad, options_.utilisation_rows).measure();
+    Measured part =
+        Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
     test.utilisation = std::move(part.utilisation);
     test.layers = std::move(part.layers);
   }
   evaluation.rows = test.rows;
-  evaluation.values = {{"accuracy", test.accuracy}, {"loss", test.loss}};
+  evaluation.values = test.values;
   evaluation.class_accuracy = test.class_accuracy;
   evaluation.layers = test.layers;
   save_checkpoint(spec_.folder + "/model.safetensors", trainer_.model().parameters(), nullptr, state(),
@@ -304,7 +310,7 @@ RunOutcome Sitting::run() {
   results::write_evaluation(spec_.folder, evaluation, test.utilisation, data_.class_names);
   fs::remove(checkpoint_path());
 
-  outcome.line = fmt::format("{:<29} test {:.4f}", spec_.title(), test.accuracy);
+  outcome.line = fmt::format("{:<29} test {:.4f}", spec_.title(), test.values.get("accuracy"));
   if (evaluation.validation_accuracy) outcome.line += fmt::format("  val {:.4f}", *evaluation.validation_accuracy);
   if (!test.layers.empty()) {
     const results::LayerMetrics &first = test.layers.front(), &last = test.layers.back();
@@ -378,7 +384,12 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();
   c.train = to_json(o, Flag::Part::kTrain);
-  if (o.micro_batches == 1) c.train.erase("micro_batches");  // as runs from before there was a choice
+  // Runs from before there was a choice have none of these.
+  for (const char* key : {"freeze", "train"})
+    if (c.train[key] == "") c.train.erase(key);
+  if (o.task == "classification")
+    for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
+  if (o.micro_batches == 1) c.train.erase("micro_batches");
   c.train["max_length"] = o.max_length;
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none

@@ -31,6 +31,8 @@ ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& d
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
   m.bfloat16_gradients = o.gradients == "bfloat16";
   m.last_layer_cls_only = o.last_layer_cls;
+  m.head = find_task(o.task).make_head;
+  m.trained = {o.freeze, o.train};
   return m;
 }
 
@@ -45,6 +47,12 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
   return a;
 }
 
+Masking masking_of(const Options& o, const Vocabulary& vocabulary, uint64_t seed) {
+  if (!find_task(o.task).masks_words) return {};
+  if (vocabulary.mask() < 0) fail_input("--task {}: expected a vocabulary with [MASK], found none in it", o.task);
+  return {o.mask_rate, vocabulary.mask(), static_cast<int32_t>(vocabulary.size()), seed};
+}
+
 std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uint64_t seed) {
   BatchOptions b;
   b.batch_size = o.batch / o.micro_batches;
@@ -53,6 +61,7 @@ std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uin
   b.layout = o.padding == "padded" ? BatchLayout::kPadded : BatchLayout::kPacked;
   b.padded_length = o.max_length;
   b.pad_id = std::max(0, data.vocabulary().pad());
+  b.masking = masking_of(o, data.vocabulary(), seed);
   return plan_run(data.train, b, o.epochs);
 }
 
@@ -92,7 +101,8 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
       optimiser_(model_.parameters(), optimiser_options(options, total_), rows_may_wait(options, context)),
       step_(model_, optimiser_),
       buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch / parts_,
-              upper_length(options, data), options.padding == "padded", data.vocabulary().size(), parts_ > 1) {
+              upper_length(options, data), options.padding == "padded", data.vocabulary().size(),
+              plans_.front().options().masking, parts_ > 1) {
   context.set_seed(seed);
   const DType compute = model_.config().compute;
   if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {
@@ -103,6 +113,8 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
   if (!options.init.empty())
     warm_start(model_, SafetensorsFile(options.init), {seed, options.init_noise, !run.random_ffn});
   if (run.random_ffn) model_.randomise_ffn(seed);
+  if (!model_.config().trained.all())
+    fmt::print(stderr, "glia: {}: {}\n", run.name, describe_trained(model_.parameters()));
   slots_ = static_cast<int32_t*>(
       context.backend().allocate_pinned(slot_count() * buffer_.ints() * int64_t{sizeof(int32_t)}));
   CHECK(slots_, "out of memory: host memory for {} batches", slot_count());
@@ -134,10 +146,14 @@ void Trainer::seek(int64_t step) {
 }
 
 void Trainer::set_parts(std::span<const Prefetcher::Ready> ready) {
-  int64_t tokens = 0, read = 0;
-  for (const Prefetcher::Ready& r : ready) {  // every sequence is one row that is read, and one target
-    buffer_.set_part(slots_ + r.slot * buffer_.ints(), tokens, read, 1.0 / static_cast<double>(parts_));
-    tokens += r.view.tokens, read += r.view.sequences;
+  // Rows that are read all have a target: masked words, or each sequence's first row.
+  const auto rows = [&](const BatchView& view) { return view.read ? view.read_rows : view.sequences; };
+  int64_t tokens = 0, read = 0, all = 0;
+  for (const Prefetcher::Ready& r : ready) all += rows(r.view);
+  for (const Prefetcher::Ready& r : ready) {
+    const double share = all > 0 ? static_cast<double>(rows(r.view)) / static_cast<double>(all) : 0;
+    buffer_.set_part(slots_ + r.slot * buffer_.ints(), tokens, read, share);
+    tokens += r.view.tokens, read += rows(r.view);
   }
 }
 

@@ -160,8 +160,10 @@ TEST_CASE("experiment: a model that became worse again is not the one that is te
   // The saved weights are those: they give the validation accuracy of that step.
   Context context(Device::cpu());
   const auto model = load_saved_model(context, run, DType::kFloat32);
-  EXPECT(Evaluator(*model, data.validation, o, 0).measure().accuracy == best->accuracy());
-  EXPECT(Evaluator(*model, data.test, o, 0).measure().accuracy == run.evaluation->accuracy());
+  EXPECT(Evaluator(*model, data.validation, o, data.vocabulary()).measure().values.get("accuracy") ==
+         best->accuracy());
+  EXPECT(Evaluator(*model, data.test, o, data.vocabulary()).measure().values.get("accuracy") ==
+         run.evaluation->accuracy());
 }
 
 TEST_CASE("experiment: a run belongs to one at a time") {
@@ -271,11 +273,11 @@ TEST_CASE("training: word rows that wait for their updates change no bit of loss
         with.lazy_embedding = lazy;
         Context context(device, 42);
         Trainer trainer(context, data, with, run, 42);
-        Evaluator evaluator(trainer.model(), data.test, with, 0);
+        Evaluator evaluator(trainer.model(), data.test, with, data.vocabulary());
         std::vector<double> all;
         for (int i = 0; i < 45; ++i) {
           trainer.step();
-          if (i == 20) all.push_back(evaluator.measure().loss);
+          if (i == 20) all.push_back(evaluator.measure().values.get("loss"));
           if (i == 30) trainer.seek(11);  // the rotation goes on, whatever the step's number
         }
         for (const StepLosses& s : trainer.read_losses()) all.push_back(s.loss);
@@ -346,22 +348,22 @@ TEST_CASE("evaluation: accuracy, loss and utilisation agree with a row-by-row co
   Model model(context, model_config(o, run, data), 42);
   // Losses that differ from row to row: a fresh model's are all ln 4.
   model.parameters().redraw(model.parameters().get("classifier.weight"), Init::normal(2), 1);
-  const Measured m = Evaluator(model, data.test, o, 0).measure();
+  const Measured m = Evaluator(model, data.test, o, data.vocabulary()).measure();
   EXPECT(m.rows == data.test.size());
   Options single = o;
   single.eval_batch = 1;
   single.bucket = 1;
-  const Measured one = Evaluator(model, data.test, single, 0).measure();
-  EXPECT(m.accuracy == one.accuracy);
-  EXPECT(m.loss == doctest::Approx(one.loss).epsilon(1e-5));
+  const Measured one = Evaluator(model, data.test, single, data.vocabulary()).measure();
+  EXPECT(m.values.get("accuracy") == one.values.get("accuracy"));
+  EXPECT(m.values.get("loss") == doctest::Approx(one.values.get("loss")).epsilon(1e-5));
   REQUIRE(m.layers.size() == 2);
   for (size_t l = 0; l < 2; ++l)
     EXPECT(m.layers[l].scalar("specialisation") ==
            doctest::Approx(one.layers[l].scalar("specialisation")).epsilon(1e-3));
   double mean = 0;
   for (const double a : m.class_accuracy) mean += a / static_cast<double>(m.class_accuracy.size());
-  EXPECT(mean == doctest::Approx(m.accuracy));  // the test set is balanced
-  const Measured part = Evaluator(model, data.test, o, 0, 11).measure();
+  EXPECT(mean == doctest::Approx(m.values.get("accuracy")));  // the test set is balanced
+  const Measured part = Evaluator(model, data.test, o, data.vocabulary(), 11).measure();
   EXPECT(part.rows == 11);
 }
 
