@@ -2,7 +2,7 @@
 // is the input, with rows that wait and without.
 #include "experiments/tasks/task.h"
 
-#include "engine/ops/elementwise/elementwise.h"
+#include "data/batches/masking.h"
 #include "engine/ops/loss/vocabulary_loss.h"
 #include "nn/optimizer.h"
 #include "tests/nn/helpers.h"

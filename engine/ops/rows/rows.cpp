@@ -195,6 +195,8 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
         if (!in.wants(0)) return;
         // Behind another use of the table (a tied head) every row has a gradient already: this one is added to it whole.
         const bool alone = touched && in.owns_buffer(0);
+        CHECK(!touched || alone || !touched->defined(),
+              "input_embedding: a gradient of touched rows alone is there already; clear it first");
         Tensor dwords = in.buffer(0);
         if (order.defined()) scatter_ordered_into(op, dy, order, dwords, alone);
         else scatter_into(op, dy, ids, dwords);
