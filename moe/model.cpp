@@ -33,6 +33,7 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   Pass pass{batch.sequences, first_rows(batch.sequences.count),   training,
             config_.compute, training ? config_.bert.dropout : 0, batch.order,
             batch.read};
+  pass.rows_before = batch.rows_before;
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
   Head::Result head = head_->forward(r.hidden, batch.targets.defined() ? batch.targets : batch.labels, pass);
   Output out;

@@ -30,6 +30,9 @@ struct Batch {
   // with neither there is no loss.
   Tensor targets = {};  // int32 [R], −1: none
   Tensor read = {};     // int32 [R], −1: none
+  // Of a part of a larger batch, or undefined: rows_before as in nn/pass.h, and the part's share of the whole batch's loss,
+  // written several times (experiments/training/step.h).
+  Tensor rows_before = {}, share = {};
 };
 
 class Model {

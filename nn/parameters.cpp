@@ -120,14 +120,17 @@ void ParameterSet::clear_gradients() {
   for (Parameter& p : parameters_)
     if (!p.frozen) p.var.clear_grad();
   if (table_) table_->touched = {};
+  complete_ = false;
 }
 
 void ParameterSet::complete_gradients() {
+  if (complete_) return;
   for (const Parameter& p : parameters_)
     if (!p.frozen && !p.var.grad().defined()) {
       if (p.before_read) p.before_read({});  // gradients of waiting rows lie there
       gradient(p).zero();
     }
+  complete_ = true;
 }
 
 void ParameterSet::refresh_copy() {

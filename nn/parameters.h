@@ -85,7 +85,8 @@ class ParameterSet {
 
   // To be called before each backward(): forgets the gradients without touching memory.
   void clear_gradients();
-  // After backward(): zeroes what no path reached, so that the flat gradient is complete.
+  // After backward(): zeroes what no path reached, so that the flat gradient is complete. Again it does nothing, until
+  // clear_gradients(): ranks add theirs between this and the optimiser, which calls it for those who did not.
   void complete_gradients();
   // The bfloat16 weights := the values. The optimiser does it as it goes; call it after values were set in another
   // way.
@@ -125,6 +126,7 @@ class ParameterSet {
   std::deque<State> states_;
   Parameter* table_ = nullptr;
   Tensor values_, low_gradients_, gradients_, copy_;
+  bool complete_ = false;  // the gradients, since they were cleared
   int64_t flat_size_ = 0, trained_size_ = 0, decayed_size_ = 0, low_size_ = 0;
 };
 

@@ -59,13 +59,22 @@ bool finite_check_wanted() {
 }
 
 Context::Context(Device device, uint64_t seed)
-    : backend_(make_backend(device)), allocator_(std::make_unique<Allocator>(*backend_)), seed_(seed) {
+    : backend_(make_backend(device)),
+      allocator_(std::make_unique<Allocator>(*backend_)),
+      communicator_(make_local_communicator(*backend_)),
+      seed_(seed) {
   step_ = static_cast<uint32_t*>(backend_->allocate(sizeof(uint32_t)));
   CHECK(step_, "out of memory on {}: 4 bytes for the step", device.str());
   set_step(0);
   check_finite = finite_check_wanted();
   if (const char* kernels = std::getenv("GLIA_KERNELS"); kernels && device.is_cuda())
     set_kernels(parse_kernels(kernels));
+}
+
+void Context::set_communicator(std::unique_ptr<Communicator> communicator) {
+  CHECK(communicator && communicator->rank() >= 0 && communicator->rank() < communicator->size(),
+        "context: wants a communicator with a rank below its size");
+  communicator_ = std::move(communicator);
 }
 
 Context::~Context() { backend_->release(step_); }

@@ -1,5 +1,5 @@
 // Everything a computation needs and nothing global: device, stream, library handles, allocator, random state,
-// autograd mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread
+// communicator, autograd mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread
 // uses it at a time.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include "engine/core/rng.h"
 #include "engine/device/allocator.h"
 #include "engine/device/backend.h"
+#include "engine/device/communicator.h"
 #include "engine/device/profiler.h"
 
 namespace glia {
@@ -37,6 +38,10 @@ class Context {
   // has not is an error of one line.
   void set_kernels(Kernels kernels);
 
+  // The ranks that compute together; this one alone, until whoever starts ranks gives another.
+  Communicator& communicator() { return *communicator_; }
+  void set_communicator(std::unique_ptr<Communicator> communicator);
+
   // Randomness is keyed by (seed, purpose, step, element). The step lies in device memory, where kernels and
   // replayed graphs read it; whoever trains sets it before each step.
   uint64_t seed() const { return seed_; }
@@ -53,6 +58,7 @@ class Context {
  private:
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Allocator> allocator_;
+  std::unique_ptr<Communicator> communicator_;
   uint64_t seed_;
   uint32_t* step_ = nullptr;
 };

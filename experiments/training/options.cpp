@@ -149,6 +149,8 @@ const std::vector<Flag>& flags() {
        "parameters that are not trained: patterns on their names with * and ?, separated by commas"},
       {"train", &O::train, kTrain, "exceptions to --freeze; without it, all that is trained"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
+      {"micro-batches", &O::micro_batches, kTrain,
+       "parts of a step that run one after another, for memory; losses on routing are each part's own"},
       {"lr", &O::lr, kTrain, "learning rate of AdamW"},
       {"warmup", &O::warmup, kTrain, "steps of linear warm-up; below 1: that part of all steps"},
       {"weight-decay", &O::weight_decay, kTrain, "on everything but biases and norms"},
@@ -314,6 +316,7 @@ std::vector<Bound> bounds(const Options& o) {
           {"top-k", o.top_k, 1, 1 << 16},
           {"epochs", o.epochs, 1, 1e6},
           {"batch", o.batch, 1, 1 << 20},
+          {"micro-batches", o.micro_batches, 1, 1 << 20},
           {"eval-batch", o.eval_batch, 1, 1 << 20},
           {"log-every", o.log_every, 1, steps},
           {"jobs", o.jobs, 0, threads},
@@ -369,6 +372,7 @@ void check_options(const Options& o) {
   want(o.max_length >= 3 && o.max_length <= 512, "max-length", "3 … 512", o.max_length);
   check_memory(o);
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
+  want(o.batch % o.micro_batches == 0, "micro-batches", "a divisor of --batch", o.micro_batches);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
   find_task(o.task);

@@ -440,6 +440,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
     if (c.train[key] == "") c.train.erase(key);
   if (o.task == "classification")
     for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
+  if (o.micro_batches == 1) c.train.erase("micro_batches");
   c.train["max_length"] = o.max_length;
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
