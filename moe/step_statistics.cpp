@@ -15,7 +15,7 @@ void StepStatistics::add(const std::vector<Statistic>& statistics) {
   for (const Statistic& s : statistics) {
     Entry& e = entries_[s.name];
     ++e.count;
-    if (e.values.empty() || s.reduction == Reduction::kEach) {
+    if (e.values.empty() || s.reduction == StatisticReduction::kEach) {
       e.reduction = s.reduction;
       e.values.push_back(s.value);
       continue;
@@ -23,7 +23,7 @@ void StepStatistics::add(const std::vector<Statistic>& statistics) {
     CHECK(e.reduction == s.reduction && e.values[0].shape() == s.value.shape(),
           "statistic '{}': wants {} in every micro-batch, got {}", s.name, e.values[0].shape(), s.value.shape());
     Tensor& to = e.values[0];
-    to = s.reduction == Reduction::kMax ? larger(to, s.value) : glia::add(to, s.value).value();
+    to = s.reduction == StatisticReduction::kMax ? larger(to, s.value) : glia::add(to, s.value).value();
   }
 }
 
@@ -35,8 +35,8 @@ const StepStatistics::Entry& StepStatistics::entry(const std::string& name) cons
 
 Tensor StepStatistics::operator[](const std::string& name) const {
   const Entry& e = entry(name);
-  CHECK(e.reduction != Reduction::kEach, "statistic '{}' is not one value; each() gives all", name);
-  if (e.reduction != Reduction::kMean || e.count == 1) return e.values[0];
+  CHECK(e.reduction != StatisticReduction::kEach, "statistic '{}' is not one value; each() gives all", name);
+  if (e.reduction != StatisticReduction::kMean || e.count == 1) return e.values[0];
   return scale(e.values[0], 1.0 / static_cast<double>(e.count)).value();
 }
 

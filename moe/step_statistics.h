@@ -16,7 +16,7 @@ class StepStatistics {
 
  private:
   struct Entry {
-    Reduction reduction = Reduction::kSum;
+    StatisticReduction reduction = StatisticReduction::kSum;
     int64_t count = 0;           // of micro-batches
     std::vector<Tensor> values;  // one, reduced as far as it goes; with kEach all
   };

@@ -19,7 +19,7 @@ struct AuxiliaryLosses {
 };
 
 // What a router tells its own after_step(), and how the values of several micro-batches (or ranks) become one.
-enum class Reduction {
+enum class StatisticReduction {
   kSum,   // loads, counts
   kMean,  // shares of batches of one size
   kMax,
@@ -28,7 +28,7 @@ enum class Reduction {
 struct Statistic {
   std::string name;
   Tensor value;
-  Reduction reduction = Reduction::kSum;
+  StatisticReduction reduction = StatisticReduction::kSum;
 };
 
 // Who goes where: pairs of a token and an expert, each with a gate. Letters: T tokens, S slots of a token (K where

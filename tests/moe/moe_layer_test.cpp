@@ -243,10 +243,10 @@ TEST_CASE("statistics of a step: sums, means, largest, and those that do not add
   const auto two = [&](double a, double b) { return from_vector<double>(context, {a, b}, {2}); };
   StepStatistics s;
   for (const auto& [a, b] : {std::pair{1.0, 5.0}, {3.0, -1.0}})
-    s.add({{"sum", two(a, b), Reduction::kSum},
-           {"mean", two(a, b), Reduction::kMean},
-           {"max", two(a, b), Reduction::kMax},
-           {"each", two(a, b), Reduction::kEach}});
+    s.add({{"sum", two(a, b), StatisticReduction::kSum},
+           {"mean", two(a, b), StatisticReduction::kMean},
+           {"max", two(a, b), StatisticReduction::kMax},
+           {"each", two(a, b), StatisticReduction::kEach}});
   EXPECT(values(s["sum"]) == std::vector<double>{4, 4});
   EXPECT(values(s["mean"]) == std::vector<double>{2, 2});
   EXPECT(values(s["max"]) == std::vector<double>{3, 5});
