@@ -1,4 +1,5 @@
 // Trains all configurations over the seeds and ends with the table: ./experiments/run_all --help
+#include "engine/core/message.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/schedule.h"
 
@@ -14,7 +15,7 @@ int main(int argc, char** argv) {
     const glia::Options options = glia::resolve(line);
     return glia::run_experiment(options, glia::parse_configs(options.configs), glia::command_text(argc, argv));
   } catch (const std::exception& error) {
-    fmt::print(stderr, "run_all: {}\n", error.what());
+    fmt::print(stderr, "run_all: {}\n", glia::message_of(error));
     return 2;
   }
 }

@@ -1,4 +1,5 @@
 // Trains one configuration with every knob: ./experiments/train --help
+#include "engine/core/message.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/schedule.h"
 
@@ -12,7 +13,7 @@ int main(int argc, char** argv) {
     const glia::Options options = glia::resolve(line);
     return glia::run_experiment(options, {options.config}, glia::command_text(argc, argv));
   } catch (const std::exception& error) {
-    fmt::print(stderr, "train: {}\n", error.what());
+    fmt::print(stderr, "train: {}\n", glia::message_of(error));
     return 2;
   }
 }

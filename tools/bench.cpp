@@ -6,6 +6,7 @@
 #include "tools/benchmarks/ops.h"
 #include "tools/benchmarks/step.h"
 #include "tools/benchmarks/tokenizer.h"
+#include "tools/tool.h"
 
 namespace {
 
@@ -28,6 +29,10 @@ int main(int argc, char** argv) {
       argv[1] = argv[0];
       return c.run(argc - 1, argv + 1);
     }
+  if (argc > 1 && std::strcmp(argv[1], "--version") == 0) {
+    fmt::print("{}\n", glia::version_text("bench"));
+    return 0;
+  }
   const bool asked = argc > 1 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0);
   if (argc > 1 && !asked) fmt::print(stderr, "bench: there is no '{}'\n", argv[1]);
   fmt::print(asked ? stdout : stderr, "usage: bench COMMAND [flags]; bench COMMAND --help\n");

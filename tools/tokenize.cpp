@@ -19,6 +19,7 @@ namespace {
 
 struct Options {
   DatasetOptions data;
+  std::set<std::string> given;
   std::vector<std::string> texts;
   std::string file, format = "plain";
   bool stats = false, decode = false, special = false;
@@ -150,12 +151,15 @@ void split_stats(const char* name, const TextSplit& split, const TextDataset& da
 
 void print_stats(const Options& o) {
   DatasetOptions options = o.data;
+  settle_data_options(options, o.given);
   const DatasetRow& row = find_dataset(dataset_name(options));
   BadRows bad(options.skip_bad_rows);
   const TextDataset data = row.load(options, bad);
-  const WordPiece tokenizer = tokenizer_for(options, data);
+  std::vector<std::string> notes = data.notes;
+  const WordPiece tokenizer = tokenizer_for(options, data, notes);
   fmt::print("{}: {}\nvocabulary: {}, {} tokens\n", row.name, data.source, tokenizer.vocabulary().source(),
              tokenizer.vocabulary().size());
+  for (const std::string& note : notes) fmt::print("{}\n", note);
   split_stats("train", data.train, data, tokenizer, options.max_length);
   split_stats("test", data.test, data, tokenizer, options.max_length);
   if (data.bayes_accuracy) fmt::print("best possible accuracy on test: {:.4f}\n", *data.bayes_accuracy);
@@ -169,7 +173,9 @@ int run(const Options& o) {
   }
   const std::string vocab = find_vocabulary(o.data);
   if (vocab.empty()) fail_input("data/ag_news/vocab.txt: no such file; type `make data` or say --vocab FILE");
-  const WordPiece tokenizer(Vocabulary::from_file(vocab), o.data.lowercase);
+  std::vector<std::string> notes;
+  const WordPiece tokenizer = tokenizer_from(o.data, vocab, notes);
+  for (const std::string& note : notes) fmt::print(stderr, "tokenize: {}\n", note);
   if (!o.file.empty()) {
     const std::string content = read_file(o.file);
     if (content.empty()) fail_input("{}: expected text, found an empty file", o.file);
@@ -197,6 +203,6 @@ int main(int argc, char** argv) {
   app.add_flag("--decode", o.decode, "ids in, text out");
   app.add_flag("--stats", o.stats,
                "statistics of the data set: classes, lengths, share cut, unknown pieces, speed");
-  add_dataset_flags(app, o.data);
+  add_dataset_flags(app, o.data, o.given, DataFlags::kTokens);
   return run_tool("tokenize", app, argc, argv, [&] { return run(o); });
 }

@@ -1,4 +1,4 @@
-// Learns a WordPiece vocabulary:  ./tools/train_vocab --out vocab.txt --size 30000 text.txt more.txt
+// Learns a WordPiece vocabulary:  ./tools/train_vocab --out vocab.txt --vocab-size 30000 text.txt more.txt
 // Without files it takes the train texts of the data set that the flags choose.
 #include <unistd.h>
 
@@ -14,16 +14,19 @@ using namespace glia;
 
 namespace {
 
-int run(const std::vector<std::string>& files, const std::string& out, const DatasetOptions& data,
-        VocabTrainerOptions options) {
+int run(const std::vector<std::string>& files, const std::string& out, DatasetOptions data,
+        const std::set<std::string>& given, VocabTrainerOptions options) {
   const auto start = std::chrono::steady_clock::now();
-  VocabTrainer trainer(data.lowercase);
+  VocabTrainer trainer(data.lowercase != "off");
+  options.size = data.vocab_size;
   if (files.empty()) {
+    settle_data_options(data, given);
     BadRows bad(data.skip_bad_rows);
     const DatasetRow& row = find_dataset(dataset_name(data));
     const TextDataset texts = row.load(data, bad);
     for (const std::string& text : texts.train.texts) trainer.add(text);
     fmt::print("{}: {}\n{}", row.name, texts.source, bad.summary());
+    for (const std::string& note : texts.notes) fmt::print("{}\n", note);
   }
   for (const std::string& file : files) trainer.add(read_file(file));
   fmt::print("{} words, {} distinct\n", trainer.words(), trainer.distinct_words());
@@ -45,14 +48,14 @@ int main(int argc, char** argv) {
   std::vector<std::string> files;
   std::string out = "vocab.txt";
   DatasetOptions data;
+  std::set<std::string> given;
   VocabTrainerOptions options;
   CLI::App app{"Learns a WordPiece vocabulary from text files, or from a data set's train texts."};
   app.add_option("files", files, "text files");
   app.add_option("--out", out, "the vocabulary")->capture_default_str();
-  app.add_option("--size", options.size, "tokens at most")->capture_default_str();
   app.add_option("--min-count", options.min_count, "of a pair or a character that becomes a token")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
-  add_dataset_flags(app, data);
-  return run_tool("train_vocab", app, argc, argv, [&] { return run(files, out, data, options); });
+  add_dataset_flags(app, data, given, DataFlags::kTexts);
+  return run_tool("train_vocab", app, argc, argv, [&] { return run(files, out, data, given, options); });
 }

@@ -1,15 +1,18 @@
 #include "data/datasets/dataset.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 
 #include "data/datasets/datasets.h"
 #include "data/tokens/token_cache.h"
+#include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/parallel.h"
+#include "engine/core/phase.h"
 #include "engine/core/rng.h"
 
 namespace glia {
@@ -30,6 +33,59 @@ TokenSplit select_rows(const TokenSplit& from, const std::vector<int64_t>& rows)
   return split;
 }
 
+void begin(PhaseDisplay* display, const char* what) {
+  if (display) display->begin(what);
+}
+
+constexpr uint64_t kCutSeed = 7;  // which rows --max-rows keeps: the same for every run and seed
+
+void cut(TokenSplit& split, int64_t rows) {
+  if (rows == 0 || rows >= split.size()) return;
+  const double held = static_cast<double>(rows) / static_cast<double>(split.size());
+  split = select_rows(split, stratified_split(split.labels, held, kCutSeed).held_out);
+}
+
+void cut_rows(Dataset& data, const DatasetOptions& options) {
+  const int64_t before = data.train.size();
+  cut(data.train, options.max_rows);
+  if (options.max_rows > 0 && options.max_rows < before && data.validation.size() > 0) {
+    const double share = static_cast<double>(options.max_rows) / static_cast<double>(before);
+    cut(data.validation, std::max<int64_t>(1, std::llround(share * static_cast<double>(data.validation.size()))));
+  }
+  cut(data.test, options.max_test_rows);
+}
+
+// Classes that a part has no row of: what is measured there says nothing about them.
+void warn_of_missing_classes(Dataset& data) {
+  const auto count = [](const TokenSplit& split, size_t c) {
+    return std::count(split.labels.begin(), split.labels.end(), static_cast<int32_t>(c));
+  };
+  constexpr int kMost = 10;
+  int classes = 0;
+  for (size_t c = 0; c < data.class_names.size(); ++c) {
+    std::string lacking;
+    const auto look = [&](const char* name, const TokenSplit& split) {
+      if (split.size() > 0 && count(split, c) == 0) lacking += (lacking.empty() ? "" : " and ") + std::string(name);
+    };
+    look("training", data.train), look("validation", data.validation), look("test", data.test);
+    if (lacking.empty() || ++classes > kMost) continue;
+    const int64_t rows = count(data.train, c);
+    data.notes.push_back(fmt::format("warning: the class \"{}\" has {} training row{} and none in {}",
+                                     data.class_names[c], rows, rows == 1 ? "" : "s", lacking));
+  }
+  if (classes > kMost) data.notes.push_back(fmt::format("warning: {} more classes lack rows", classes - kMost));
+}
+
+void warn_of_unknown_pieces(Dataset& data) {
+  const auto unknown = std::count(data.train.ids.begin(), data.train.ids.end(), data.vocabulary().unk());
+  const double share =
+      static_cast<double>(unknown) / static_cast<double>(std::max<int64_t>(1, data.train.tokens()));
+  if (share > 0.01)
+    data.notes.push_back(
+        fmt::format("warning: {:.1f} % of the training pieces are [UNK]: {} does not fit these texts", 100 * share,
+                    data.vocabulary().source()));
+}
+
 }  // namespace
 
 std::string find_vocabulary(const DatasetOptions& options) {
@@ -41,18 +97,30 @@ std::string find_vocabulary(const DatasetOptions& options) {
 }
 
 std::string dataset_name(const DatasetOptions& options) {
-  if (options.name != "auto") return options.name;
+  if (options.dataset != "auto") return options.dataset;
   // A folder that was asked for and holds nothing is a mistake to report, not a reason to generate text.
-  return datasets::ag_news_is_there(options) || !options.data_dir.empty() ? "ag_news" : "synthetic";
+  return datasets::ag_news_is_there(options) || !options.data.empty() ? "ag_news" : "synthetic";
 }
 
-WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data) {
+WordPiece tokenizer_from(const DatasetOptions& options, const std::string& path, std::vector<std::string>& notes) {
+  Vocabulary vocabulary = Vocabulary::from_file(path);
+  const LetterCase letters = letter_case(options.lowercase, vocabulary, path);
+  if (!letters.why.empty()) notes.push_back(letters.why);
+  return WordPiece(std::move(vocabulary), letters.lowercase);
+}
+
+WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data, std::vector<std::string>& notes,
+                        PhaseDisplay* display) {
   const std::string path = vocabulary_path(options, data.is_synthetic);
-  if (!path.empty()) return WordPiece(Vocabulary::from_file(path), options.lowercase);
-  VocabTrainer trainer(options.lowercase);
+  if (!path.empty()) return tokenizer_from(options, path, notes);
+  const bool lowercase = options.lowercase != "off";
+  begin(display, "learning a vocabulary");
+  VocabTrainer trainer(lowercase);
   for (const std::string& text : data.train.texts) trainer.add(text);
-  return WordPiece(Vocabulary::from_tokens(trainer.train({.size = options.trained_vocab_size}), kTrained),
-                   options.lowercase);
+  VocabTrainerOptions wanted;
+  wanted.size = options.vocab_size;
+  if (display) wanted.progress = [display](int64_t done, int64_t of) { display->step(done, of); };
+  return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), kTrained), lowercase);
 }
 
 void TokenSplit::append(const TokenSplit& from, int64_t row) {
@@ -61,7 +129,8 @@ void TokenSplit::append(const TokenSplit& from, int64_t row) {
   labels.push_back(from.labels[row]);
 }
 
-TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, int64_t max_length) {
+TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, int64_t max_length,
+                          PhaseDisplay* display) {
   CHECK(max_length >= 3, "tokenize: wants a length of at least 3, got {}", max_length);
   CHECK(texts.texts.size() == texts.labels.size(), "tokenize: {} texts, {} labels", texts.texts.size(),
         texts.labels.size());
@@ -72,8 +141,10 @@ TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, in
   };
   const auto rows = static_cast<int64_t>(texts.texts.size());
   std::vector<Part> parts(static_cast<size_t>((rows + kChunk - 1) / kChunk));
-  parallel_for(rows, kChunk, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
+  std::atomic<int64_t> done = 0;
+  parallel_for(rows, kChunk, [&](int64_t first, int64_t end) {
+    if (display) display->step(done += end - first, rows);
+    for (int64_t row = first; row < end; ++row) {
       Part& part = parts[static_cast<size_t>(row / kChunk)];
       const size_t before = part.ids.size();
       tokenizer.encode_sequence(texts.texts[static_cast<size_t>(row)], max_length, part.ids);
@@ -117,7 +188,8 @@ SplitRows stratified_split(const std::vector<int32_t>& labels, double fraction, 
   return split;
 }
 
-Dataset load_dataset(const DatasetOptions& options) {
+Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
+  check_data_options(options);
   const DatasetRow& row = find_dataset(dataset_name(options));
   Dataset data;
   data.name = row.name;
@@ -125,48 +197,61 @@ Dataset load_dataset(const DatasetOptions& options) {
   data.bad_rows = BadRows(options.skip_bad_rows);
 
   const std::string vocab_path = vocabulary_path(options, data.name == "synthetic");
-  uint64_t vocab_key = hash_bytes("trained", static_cast<uint64_t>(options.trained_vocab_size));
+  uint64_t vocab_key = hash_bytes("trained", static_cast<uint64_t>(options.vocab_size));
+  bool lowercase = options.lowercase != "off";
+  begin(display, "reading the data");
   if (!vocab_path.empty()) {
-    data.tokenizer = std::make_shared<WordPiece>(Vocabulary::from_file(vocab_path), options.lowercase);
+    data.tokenizer = std::make_shared<WordPiece>(tokenizer_from(options, vocab_path, data.notes));
     vocab_key = data.vocabulary().hash();
+    lowercase = data.tokenizer->lowercase();
   }
   const std::string rest =
-      fmt::format("{}|{}|{}|{}", options.lowercase, options.max_length, options.skip_bad_rows, kTokenizerVersion);
+      fmt::format("{}|{}|{}|{}", lowercase, options.max_length, options.skip_bad_rows, kTokenizerVersion);
   const uint64_t key =
       hash_bytes(data.name + "|" + rest, hash_bytes(std::to_string(vocab_key), row.content_key(options)));
 
   std::optional<CachedTokens> tokens;
-  if (!options.cache_dir.empty()) tokens = read_token_cache(options.cache_dir, data.name, key);
+  if (!options.cache.empty()) tokens = read_token_cache(options.cache, data.name, key);
   data.from_cache = tokens.has_value();
   if (tokens) {
     if (!data.tokenizer)
       data.tokenizer =
-          std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, kTrained), options.lowercase);
+          std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, kTrained), lowercase);
   } else {
     const TextDataset text = row.load(options, data.bad_rows);
     tokens.emplace();
     if (!data.tokenizer) {
-      data.tokenizer = std::make_shared<WordPiece>(tokenizer_for(options, text));
+      data.tokenizer = std::make_shared<WordPiece>(tokenizer_for(options, text, data.notes, display));
       tokens->vocabulary = data.vocabulary().tokens();
     }
     tokens->class_names = text.class_names;
     tokens->source = text.source;
     tokens->is_synthetic = text.is_synthetic;
     tokens->bayes_accuracy = text.bayes_accuracy;
-    tokens->train = tokenize_split(text.train, *data.tokenizer, options.max_length);
-    tokens->test = tokenize_split(text.test, *data.tokenizer, options.max_length);
+    tokens->notes = text.notes;
+    begin(display, "cutting the training texts into pieces");
+    tokens->train = tokenize_split(text.train, *data.tokenizer, options.max_length, display);
+    begin(display, "cutting the test texts into pieces");
+    tokens->test = tokenize_split(text.test, *data.tokenizer, options.max_length, display);
     // Rows that were skipped are to be listed at each load, so such ids are not cached.
-    if (!options.cache_dir.empty() && data.bad_rows.count() == 0)
-      data.cache_note = write_token_cache(options.cache_dir, data.name, key, *tokens);
+    if (!options.cache.empty() && data.bad_rows.count() == 0)
+      data.cache_note = write_token_cache(options.cache, data.name, key, *tokens);
   }
+  begin(display, "splitting the data");
   data.source = tokens->source;
+  data.notes.insert(data.notes.end(), tokens->notes.begin(), tokens->notes.end());
   data.is_synthetic = tokens->is_synthetic;
   data.bayes_accuracy = tokens->bayes_accuracy;
   data.class_names = std::move(tokens->class_names);
-  const SplitRows rows = stratified_split(tokens->train.labels, options.validation_fraction, options.split_seed);
+  const SplitRows rows = stratified_split(tokens->train.labels, options.validation_fraction,
+                                          static_cast<uint64_t>(options.split_seed));
   data.train = select_rows(tokens->train, rows.kept);
   data.validation = select_rows(tokens->train, rows.held_out);
   data.test = std::move(tokens->test);
+  cut_rows(data, options);
+  warn_of_missing_classes(data);
+  warn_of_unknown_pieces(data);
+  begin(display, "");
   return data;
 }
 

@@ -28,6 +28,23 @@ int run_program(std::vector<std::string> arguments) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+constexpr int kNoProgram = 127;
+
+struct Download {
+  int status;
+  bool by_curl;
+};
+
+// Appends to what `part` holds already.
+Download download(const FetchPrograms& programs, const std::string& address, const std::string& part) {
+  const int status = run_program({programs.curl, "--fail", "--location", "--silent", "--retry", "3",
+                                  "--connect-timeout", "10", "--continue-at", "-", "--output", part, address});
+  if (status != kNoProgram) return {status, true};
+  return {run_program({programs.wget, "--quiet", "--tries=3", "--connect-timeout=10", "--continue",
+                       "--output-document", part, address}),
+          false};
+}
+
 // Of curl's exit statuses, those that a reader can do something about.
 const char* meaning(int status) {
   switch (status) {
@@ -56,24 +73,27 @@ const std::vector<RemoteFile>& ag_news_files() {
   return files;
 }
 
-Fetched fetch(const RemoteFile& file, const std::string& dir, const std::string& curl) {
+Fetched fetch(const RemoteFile& file, const std::string& dir, const FetchPrograms& programs) {
   namespace fs = std::filesystem;
   const fs::path path = fs::path(dir) / file.name, part = path.string() + ".part";
+  const bool had_folder = fs::exists(dir);
   make_folder(dir);
   if (fs::is_regular_file(path) && md5(read_file(path)) == file.md5) return Fetched::kWasThere;
   const auto complete = [&] { return fs::is_regular_file(part) && md5(read_file(part)) == file.md5; };
   std::string why = "no address";
   for (const std::string& address : file.addresses) {
     if (!complete()) {
-      const int status = run_program({curl, "--fail", "--location", "--silent", "--retry", "3", "--connect-timeout",
-                                      "10", "--continue-at", "-", "--output", part.string(), address});
-      if (status == 127) {
-        why = fmt::format("{}: no such program", curl);
+      const Download got = download(programs, address, part.string());
+      if (got.status == kNoProgram) {
+        why = fmt::format("neither {} nor {} is here: no such program; type: sudo apt-get install curl",
+                          programs.curl, programs.wget);
         break;
       }
-      if (status != 0) {
-        why = fmt::format("curl ended with status {}{}", status, meaning(status));
-        if (status == 33 || status == 22) fs::remove(part);  // the server cannot resume, or its answer was an error
+      if (got.status != 0) {
+        why = fmt::format("{} ended with status {}{}", got.by_curl ? "curl" : "wget", got.status,
+                          got.by_curl ? meaning(got.status) : "");
+        // The server cannot resume, or its answer was an error.
+        if (got.by_curl ? got.status == 33 || got.status == 22 : got.status == 8) fs::remove(part);
         continue;
       }
     }
@@ -84,6 +104,9 @@ Fetched fetch(const RemoteFile& file, const std::string& dir, const std::string&
     why = fmt::format("the file from {} has another md5 sum", address);
     fs::remove(part);
   }
+  std::error_code ignored;  // tidying up hides no error
+  if (fs::exists(part, ignored) && fs::file_size(part, ignored) == 0) fs::remove(part, ignored);
+  if (!had_folder && fs::is_empty(dir, ignored)) fs::remove(dir, ignored);
   fail_input("{}: not downloaded ({}); put the file with md5 {} there by hand, from {}", path.string(), why,
              file.md5, file.addresses.empty() ? "its publisher" : file.addresses.front());
 }

@@ -1,4 +1,4 @@
-// Downloads with curl: resumed, checked, and seen complete or not at all.
+// Downloads with curl or wget: resumed, checked, and seen complete or not at all.
 #pragma once
 
 #include <string>
@@ -16,9 +16,13 @@ struct RemoteFile {
 const std::vector<RemoteFile>& ag_news_files();
 
 // Makes dir/name hold the file: nothing to do when it is there and its sum is right; else the first address that
-// gives the right bytes. What arrived so far stays in dir/name.part and is resumed. Error (one line: what to put
-// where) when no address works; a wrong sum removes the part. `curl`: the program, for tests.
+// gives the right bytes, by curl or, where that is missing, wget. What arrived so far stays in dir/name.part and is
+// resumed. Error (one line: what to put where) when no address works; then a part with a wrong sum or without a byte is
+// removed, and a folder that was made for it. `programs`: for tests.
 enum class Fetched { kWasThere, kDownloaded };
-Fetched fetch(const RemoteFile& file, const std::string& dir, const std::string& curl = "curl");
+struct FetchPrograms {
+  std::string curl = "curl", wget = "wget";
+};
+Fetched fetch(const RemoteFile& file, const std::string& dir, const FetchPrograms& programs = {});
 
 }  // namespace glia

@@ -1,7 +1,11 @@
 #include "data/datasets/labelled_csv.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
+#include <memory>
 #include <unordered_map>
 
 #include "engine/core/check.h"
@@ -14,77 +18,48 @@ bool to_integer(std::string_view text, int64_t& value) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-std::string joined(const std::vector<std::string>& items) {
-  std::string text;
-  for (const std::string& item : items) text += (text.empty() ? "" : ", ") + item;
-  return text;
-}
-
-// The place of a column: by its name in the header, or by its number.
-size_t find_column(const std::string& column, const std::vector<std::string>& header, size_t columns,
-                   const std::string& path) {
-  const auto at = std::find(header.begin(), header.end(), column);
-  if (at != header.end()) return static_cast<size_t>(at - header.begin());
-  int64_t number = 0;
-  if (to_integer(column, number) && number >= 1 && number <= static_cast<int64_t>(columns))
-    return static_cast<size_t>(number) - 1;
-  if (header.empty())
-    fail_input("{}:1:1: expected a column number from 1 to {}, got \"{}\" (the file is read without a header)",
-               path, columns, column);
-  fail_input("{}:1:1: expected a column \"{}\", found {}", path, column, joined(header));
-}
-
-std::string shortened(std::string_view text) {
-  std::string shown(text.substr(0, 40));
-  while (!shown.empty() && shown.size() < text.size() && (text[shown.size()] & 0xC0) == 0x80) shown.pop_back();
-  return shown.size() < text.size() ? shown + "…" : shown;
-}
-
 }  // namespace
 
-std::string trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\r\v\f";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return "";
-  return std::string(text.substr(first, text.find_last_not_of(kSpace) - first + 1));
-}
-
 LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& format, BadRows& bad_rows) {
-  CsvReader reader(path, bad_rows);
-  CsvRow row;
-  LabelledRows found;
-  size_t columns = format.columns, label = 0;
-  std::vector<size_t> text;
-  const auto find_columns = [&](const std::vector<std::string>& header) {
-    if (columns == 0) columns = row.fields.size();
-    label = find_column(format.label, header, columns, path);
-    for (const std::string& column : format.text) text.push_back(find_column(column, header, columns, path));
+  const auto allowed = [&](const std::string& name) {
+    return format.labels.empty() ||
+           std::find(format.labels.begin(), format.labels.end(), name) != format.labels.end();
   };
-  bool known = false;
+  CsvTableFormat shape{format.separator, format.columns, format.text, {}};
+  shape.wanted.push_back(format.label);
+  shape.is_header = [&](const std::vector<std::string>& row) {
+    int64_t number = 0;
+    return format.header == LabelledCsv::Header::kYes ||
+           (format.header == LabelledCsv::Header::kFound && !allowed(row[0]) && !to_integer(row[0], number));
+  };
+  CsvTable table(path, shape, bad_rows);
+  LabelledRows found;
+  if (table.empty())
+    fail_input("{}: expected rows, found {}", path, bad_rows.count() ? "only bad ones" : "an empty file");
+
+  const std::vector<std::string>& header = table.header();
+  const auto has = [&](const char* name) { return std::find(header.begin(), header.end(), name) != header.end(); };
+  const bool guessed = format.header == LabelledCsv::Header::kFound && !header.empty();
+  const bool by_name = guessed && has("label") && has("text");
+  const size_t label = table.column(by_name ? "label" : format.label);
+  std::vector<size_t> text;
+  if (by_name) text.push_back(table.column("text"));
+  else
+    for (const std::string& column : format.text) text.push_back(table.column(column));
+  if (guessed)
+    found.notes.push_back(fmt::format("{}: its first line is a header ({}), no row", path, shortened_list(header)));
+
+  CsvRow row;
   std::string joined_text;
-  while (reader.next(row)) {
-    if (!known) {
-      known = true;
-      std::vector<std::string> header;
-      if (format.header)
-        for (const std::string_view field : row.fields) header.push_back(trimmed(field));
-      find_columns(header);
-      if (format.header) continue;
-    }
-    if (row.fields.size() != columns) {
-      bad_rows.report(
-          fmt::format("{}: expected {} fields, found {}", reader.place(row, 0), columns, row.fields.size()));
-      continue;
-    }
+  while (table.next(row)) {
     std::string name = trimmed(row.fields[label]);
     if (name.empty()) {
-      bad_rows.report(fmt::format("{}: expected a label, found nothing", reader.place(row, label)));
+      bad_rows.report(fmt::format("{}: expected a label, found nothing", table.place(row, label)));
       continue;
     }
-    if (!format.labels.empty() &&
-        std::find(format.labels.begin(), format.labels.end(), name) == format.labels.end()) {
-      bad_rows.report(fmt::format("{}: expected a class out of {}, found \"{}\"", reader.place(row, label),
-                                  joined(format.labels), shortened(name)));
+    if (!allowed(name)) {
+      bad_rows.report(fmt::format("{}: expected a class out of {}, found \"{}\"", table.place(row, label),
+                                  shortened_list(format.labels), shortened(name)));
       continue;
     }
     joined_text.clear();
@@ -94,7 +69,7 @@ LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& forma
     }
     std::string whole = trimmed(joined_text);
     if (whole.empty()) {
-      bad_rows.report(fmt::format("{}: expected text, found nothing", reader.place(row, text.front())));
+      bad_rows.report(fmt::format("{}: expected text, found nothing", table.place(row, text.front())));
       continue;
     }
     found.texts.push_back(std::move(whole));
@@ -102,10 +77,8 @@ LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& forma
     found.places.push_back(row.places[label]);
   }
   if (found.texts.empty())
-    fail_input("{}: expected rows, found {}", path,
-               bad_rows.count() ? "only bad ones"
-               : known          ? "only a header"
-                                : "an empty file");
+    fail_input("{}: expected rows, found {}", path, bad_rows.count() ? "only bad ones" : "only a header");
+  for (std::string& note : table.notes()) found.notes.push_back(std::move(note));
   return found;
 }
 
@@ -122,6 +95,27 @@ std::vector<std::string> distinct_labels(const std::vector<std::string>& labels)
   return names;
 }
 
+std::vector<std::string> look_alikes(const std::vector<std::string>& class_names) {
+  std::unordered_map<std::string, std::string> seen;
+  std::vector<std::string> warnings;
+  for (const std::string& name : class_names) {
+    utf8proc_uint8_t* folded = nullptr;
+    const auto size = utf8proc_map(
+        reinterpret_cast<const utf8proc_uint8_t*>(name.data()), static_cast<utf8proc_ssize_t>(name.size()), &folded,
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_CASEFOLD));
+    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(folded, std::free);
+    std::string key(reinterpret_cast<const char*>(folded), size > 0 ? static_cast<size_t>(size) : 0);
+    std::erase_if(key, [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); });
+    const auto [at, is_new] = seen.emplace(std::move(key), name);
+    if (!is_new)
+      warnings.push_back(
+          fmt::format("warning: the labels \"{}\" and \"{}\" differ in case or spaces only, and are "
+                      "two classes",
+                      shortened(at->second), shortened(name)));
+  }
+  return warnings;
+}
+
 TextSplit to_split(LabelledRows rows, const std::vector<std::string>& class_names, const std::string& path,
                    BadRows& bad_rows) {
   std::unordered_map<std::string, int32_t> classes;
@@ -131,7 +125,7 @@ TextSplit to_split(LabelledRows rows, const std::vector<std::string>& class_name
     const auto at = classes.find(rows.labels[i]);
     if (at == classes.end()) {
       bad_rows.report(fmt::format("{}:{}:{}: expected a label that the train rows have ({}), found \"{}\"", path,
-                                  rows.places[i].line, rows.places[i].column, joined(class_names),
+                                  rows.places[i].line, rows.places[i].column, shortened_list(class_names),
                                   shortened(rows.labels[i])));
       continue;
     }

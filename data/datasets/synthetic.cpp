@@ -71,9 +71,6 @@ SyntheticCorpus::SyntheticCorpus(const SyntheticOptions& options) : options_(opt
     fail_input("synthetic corpus: expected 2 to 1000 topics, got {}", options.topics);
   if (!(options.difficulty >= 0 && options.difficulty <= 1))
     fail_input("synthetic corpus: expected a difficulty from 0 to 1, got {}", options.difficulty);
-  if (options.train_rows < options.topics || options.test_rows < options.topics)
-    fail_input("synthetic corpus: expected at least one row a topic, got {} train and {} test rows",
-               options.train_rows, options.test_rows);
 
   std::set<std::string> taken;
   const auto take = [&](const std::vector<std::string>& words) {
@@ -225,13 +222,15 @@ std::vector<double> SyntheticCorpus::posterior(std::string_view text) const {
 }
 
 uint64_t synthetic_key(const DatasetOptions& options) {
-  const SyntheticOptions& o = options.synthetic;
-  return hash_bytes(
-      fmt::format("synthetic 1|{}|{}|{}|{}|{}", o.topics, o.train_rows, o.test_rows, o.difficulty, o.seed));
+  return hash_bytes(fmt::format("synthetic 1|{}|{}|{}|{}|{}", options.topics, options.synthetic_rows,
+                                options.synthetic_test_rows, options.difficulty, options.synthetic_seed));
 }
 
 TextDataset load_synthetic(const DatasetOptions& options, BadRows&) {
-  const SyntheticOptions& o = options.synthetic;
+  if (std::min(options.synthetic_rows, options.synthetic_test_rows) < options.topics)
+    fail_input("synthetic corpus: expected at least a row a topic in train and test, got {} and {} for {} topics",
+               options.synthetic_rows, options.synthetic_test_rows, options.topics);
+  const SyntheticOptions o{options.topics, options.difficulty, static_cast<uint64_t>(options.synthetic_seed)};
   const SyntheticCorpus corpus(o);
   const auto generate = [&](uint32_t stream, int64_t rows) {
     TextSplit split;
@@ -247,8 +246,8 @@ TextDataset load_synthetic(const DatasetOptions& options, BadRows&) {
   };
   TextDataset data;
   data.class_names = corpus.class_names();
-  data.train = generate(0, o.train_rows);
-  data.test = generate(1, o.test_rows);
+  data.train = generate(0, options.synthetic_rows);
+  data.test = generate(1, options.synthetic_test_rows);
   data.is_synthetic = true;
   // The expected accuracy of the best classifier on these very texts: the mean of the largest posterior.
   double sum = 0;
@@ -256,7 +255,7 @@ TextDataset load_synthetic(const DatasetOptions& options, BadRows&) {
     const std::vector<double> p = corpus.posterior(text);
     sum += *std::max_element(p.begin(), p.end());
   }
-  data.bayes_accuracy = sum / static_cast<double>(o.test_rows);
+  data.bayes_accuracy = sum / static_cast<double>(options.synthetic_test_rows);
   data.source = fmt::format("generated: {} topics, difficulty {}, seed {}", o.topics, o.difficulty, o.seed);
   return data;
 }

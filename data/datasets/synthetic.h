@@ -19,6 +19,12 @@
 
 namespace glia::datasets {
 
+struct SyntheticOptions {
+  int64_t topics = 4;
+  double difficulty = 0.5;  // 0: every word gives the topic away; 1: no word does
+  uint64_t seed = 1;
+};
+
 class SyntheticCorpus {
  public:
   static constexpr double kTopicalShare = 0.4, kAmbiguousShare = 0.2;

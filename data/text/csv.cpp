@@ -20,6 +20,25 @@ std::string show_byte(char c) {
   return byte >= 0x20 && byte < 0x7F ? fmt::format("'{}'", c) : fmt::format("byte 0x{:02X}", byte);
 }
 
+// f(offset) for each byte outside quotes, until it returns true.
+template <class F> void outside_quotes(std::string_view text, F&& f) {
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"') quoted = !quoted;
+    else if (!quoted && f(i)) return;
+  }
+}
+
+// Old spreadsheets end lines in CR and break them inside quotes with LF.
+char find_line_end(std::string_view head) {
+  bool cr = false, lf = false;
+  outside_quotes(head, [&](size_t i) {
+    cr |= head[i] == '\r';
+    return lf = head[i] == '\n';
+  });
+  return cr && !lf ? '\r' : '\n';
+}
+
 }  // namespace
 
 void BadRows::report(const std::string& message) {
@@ -44,12 +63,46 @@ CsvReader::CsvReader(const std::string& path, BadRows& bad_rows) : name_(path), 
   file_ = std::fopen(path.c_str(), "rb");
   if (!file_) fail_input("{}: cannot open: {}", path, std::strerror(errno));
   refill();
-  if (text_.starts_with("\xEF\xBB\xBF")) begin_ = 3;
+  begin();
 }
 
 CsvReader::CsvReader(std::string name, std::string_view content, BadRows& bad_rows)
     : name_(std::move(name)), bad_rows_(bad_rows), text_(content), complete_(true) {
-  if (text_.starts_with("\xEF\xBB\xBF")) begin_ = 3;
+  begin();
+}
+
+std::string CsvReader::refusal(std::string_view head) {
+  const auto begins = [&](std::string_view mark) { return head.starts_with(mark); };
+  if (begins("\xFF\xFE") || begins("\xFE\xFF")) return "a UTF-16 file; save it as UTF-8";
+  if (begins(std::string_view("PK\x03\x04"))) return "a zip archive (a workbook?); save it as CSV";
+  if (begins("\x1F\x8B")) return "a gzip file; unpack it";
+  if (head.substr(0, 4).find('\0') != std::string_view::npos)
+    return "NUL bytes (UTF-16 without a byte order mark, or no text); save it as UTF-8";
+  return "";
+}
+
+void CsvReader::begin() {
+  const std::string_view head = text_.substr(0, kChunk);
+  if (const std::string why = refusal(head); !why.empty())
+    fail_input("{}: expected CSV text, found {}", name_, why);
+  if (head.starts_with("\xEF\xBB\xBF")) begin_ = 3;
+  line_end_ = find_line_end(head);
+}
+
+std::string_view CsvReader::first_line() const {
+  std::string_view rest = text_.substr(begin_, kChunk);
+  for (;;) {
+    size_t end = rest.size();
+    outside_quotes(rest, [&](size_t i) {
+      if (rest[i] != line_end_) return false;
+      end = i;
+      return true;
+    });
+    std::string_view line = rest.substr(0, end);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (end == rest.size() || line.find_first_not_of(" \t") != std::string_view::npos) return line;
+    rest.remove_prefix(end + 1);
+  }
 }
 
 CsvReader::~CsvReader() {
@@ -75,7 +128,7 @@ std::string CsvReader::message_at(size_t at, const std::string& what) const {
   int64_t line = line_;
   size_t line_begin = begin_;
   for (size_t i = begin_; i < at; ++i)
-    if (text_[i] == '\n') ++line, line_begin = i + 1;
+    if (text_[i] == line_end_) ++line, line_begin = i + 1;
   return fmt::format("{}:{}:{}: {}", name_, line, at - line_begin + 1, what);
 }
 
@@ -116,24 +169,24 @@ CsvReader::Outcome CsvReader::scan_row(CsvRow& row, std::string& message) {
       fields_.push_back({open + 1, p - 1, doubled});
     } else {
       const size_t first = p;
-      while (p < limit && text[p] != ',' && text[p] != '\n' && text[p] != '"') ++p;
+      while (p < limit && text[p] != separator_ && text[p] != line_end_ && text[p] != '"') ++p;
       if (p == limit && !(complete_ && limit == size)) return out_of_text(first, "");
       if (p < limit && text[p] == '"') {
         message = message_at(p, "expected no quote inside a field that does not begin with one, found '\"'");
         return Outcome::kBad;
       }
       // The CR of a CRLF belongs to the line end, not to the field.
-      const bool crlf = p > first && text[p - 1] == '\r' && (p == limit || text[p] == '\n');
+      const bool crlf = line_end_ == '\n' && p > first && text[p - 1] == '\r' && (p == limit || text[p] == '\n');
       fields_.push_back({first, p - crlf, false});
       if (crlf) --p;
     }
-    // What may follow a field: a comma, LF, CRLF, or the end of the file.
+    // What may follow a field: a separator, a line end (CRLF too), or the end of the file.
     end = p;
     if (p == limit) {
       more = false;  // the end of a file whose last line has no line end
-    } else if (text[p] == ',') {
+    } else if (text[p] == separator_) {
       ++p;
-    } else if (text[p] == '\n') {
+    } else if (text[p] == line_end_) {
       more = false, end = p + 1;
     } else if (text[p] == '\r' && p + 1 == limit) {
       if (!(complete_ && limit == size)) return out_of_text(p, "");
@@ -141,8 +194,8 @@ CsvReader::Outcome CsvReader::scan_row(CsvRow& row, std::string& message) {
     } else if (text[p] == '\r' && text[p + 1] == '\n') {
       more = false, end = p + 2;
     } else {
-      message = message_at(p, fmt::format("expected ',' or the end of the line after a closing quote, found {}",
-                                          show_byte(text[p])));
+      message = message_at(p, fmt::format("expected {} or the end of the line after a closing quote, found {}",
+                                          show_byte(separator_), show_byte(text[p])));
       return Outcome::kBad;
     }
   }
@@ -151,6 +204,12 @@ CsvReader::Outcome CsvReader::scan_row(CsvRow& row, std::string& message) {
   if (invalid != std::string_view::npos) {
     message =
         message_at(begin_ + invalid, fmt::format("expected UTF-8, found {}", show_byte(text[begin_ + invalid])));
+    return Outcome::kBad;
+  }
+
+  if (const void* nul = std::memchr(text + begin_, 0, end - begin_)) {
+    message =
+        message_at(static_cast<size_t>(static_cast<const char*>(nul) - text), "expected text, found a NUL byte");
     return Outcome::kBad;
   }
 
@@ -164,7 +223,7 @@ CsvReader::Outcome CsvReader::scan_row(CsvRow& row, std::string& message) {
   size_t line_begin = begin_, seen = begin_;
   for (const Field& f : fields_) {
     for (; seen < f.begin; ++seen)
-      if (text[seen] == '\n') ++line_, line_begin = seen + 1;
+      if (text[seen] == line_end_) ++line_, line_begin = seen + 1;
     row.places.push_back({line_, static_cast<int64_t>(f.begin - line_begin) + 1});
     if (!f.doubled) {
       row.fields.push_back(text_.substr(f.begin, f.end - f.begin));
@@ -177,7 +236,7 @@ CsvReader::Outcome CsvReader::scan_row(CsvRow& row, std::string& message) {
     }
     row.fields.push_back(std::string_view(unquoted_).substr(first));
   }
-  line_ += std::count(text + seen, text + end, '\n');
+  line_ += std::count(text + seen, text + end, line_end_);
   begin_ = end;
   return Outcome::kRow;
 }
@@ -185,7 +244,7 @@ CsvReader::Outcome CsvReader::scan_row(CsvRow& row, std::string& message) {
 // Moves past the first line of the current row.
 void CsvReader::skip_line() {
   for (;;) {
-    const size_t at = text_.find('\n', begin_);
+    const size_t at = text_.find(line_end_, begin_);
     if (at != std::string_view::npos) {
       begin_ = at + 1;
       ++line_;

@@ -1,5 +1,6 @@
-// A streaming reader of RFC 4180 CSV: quotes doubled inside quotes, CRLF or LF, line breaks inside quotes, UTF-8
-// with or without a byte order mark. What is not CSV is reported with file, line and column, never guessed.
+// A streaming reader of RFC 4180 CSV: quotes doubled inside quotes, line breaks inside quotes, UTF-8 with or without a
+// byte order mark. Lines end in LF or CRLF, or in CR where no line of the first chunk ends otherwise. What is not CSV
+// is reported with file, line and column, never guessed.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,7 @@ class CsvReader {
  public:
   static constexpr size_t kMaxRow = 1 << 20;  // bytes; a longer row is most likely an open quote
 
-  // Errors: a missing file, a directory, an unreadable file.
+  // Errors: a missing file, a directory, an unreadable file, refusal().
   CsvReader(const std::string& path, BadRows& bad_rows);
   // Reads `content` (not copied); `name` stands for the path in messages.
   CsvReader(std::string name, std::string_view content, BadRows& bad_rows);
@@ -52,6 +53,17 @@ class CsvReader {
   // that row's first line, so that one open quote cannot swallow the rest of the file.
   bool next(CsvRow& row);
 
+  // The bytes of the first line that is not blank, its line end left out (a line break in quotes does not end it);
+  // of a file at most its first chunk. Before the first next().
+  std::string_view first_line() const;
+  // Before the first next(): what stands between fields, and that the first line is no row.
+  void set_separator(char separator) { separator_ = separator; }
+  void skip_first_line() { skip_line(); }
+  bool lines_end_in_cr() const { return line_end_ == '\r'; }
+
+  // Why a file that begins like this is no CSV at all (UTF-16, an archive, …); "" when it may be one.
+  static std::string refusal(std::string_view head);
+
   // "path:line:column", for a caller's own messages about a field.
   std::string place(const CsvRow& row, size_t field) const;
 
@@ -60,6 +72,7 @@ class CsvReader {
   Outcome scan_row(CsvRow& row, std::string& message);
   std::string message_at(size_t at, const std::string& what) const;
   void refill();
+  void begin();
   void skip_line();
 
   struct Field {
@@ -73,8 +86,9 @@ class CsvReader {
   std::string_view text_;  // what is scanned: chunk_ or the caller's content
   std::string unquoted_;   // the fields of the current row that held doubled quotes
   std::vector<Field> fields_;
-  size_t begin_ = 0;       // start of the current row in text_
-  int64_t line_ = 1;       // its line
+  size_t begin_ = 0;  // start of the current row in text_
+  int64_t line_ = 1;  // its line
+  char separator_ = ',', line_end_ = '\n';
   bool complete_ = false;  // text_ reaches the end of the input
 };
 

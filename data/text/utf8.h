@@ -76,4 +76,23 @@ inline size_t find_invalid(std::string_view text) {
   return std::string_view::npos;
 }
 
+// The text with each byte that is not UTF-8 as "\\xNN": for JSON, which has no way to hold others.
+inline std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char *p = text.data(), *end = p + text.size(); p < end;) {
+    const char* const at = p;
+    if (decode(p, end) != kInvalid) {
+      out.append(at, p);
+      continue;
+    }
+    for (const char* byte = at; byte < p; ++byte) {
+      static constexpr char kDigits[] = "0123456789ABCDEF";
+      out += "\\x";
+      out += kDigits[static_cast<uint8_t>(*byte) >> 4];
+      out += kDigits[static_cast<uint8_t>(*byte) & 15];
+    }
+  }
+  return out;
+}
+
 }  // namespace glia::utf8

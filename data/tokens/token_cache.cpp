@@ -111,6 +111,7 @@ std::optional<CachedTokens> read_token_cache(const std::string& dir, const std::
     if (reader.number<uint8_t>() != 0) tokens.bayes_accuracy = reader.number<double>();
     else reader.number<double>();
     tokens.train = reader.split(), tokens.test = reader.split();
+    if (!reader.at_end()) tokens.notes = reader.texts();
     if (!reader.at_end()) return std::nullopt;
     return tokens;
   } catch (const Error&) {
@@ -126,6 +127,7 @@ std::string write_token_cache(const std::string& dir, const std::string& name, u
   payload.number<uint8_t>(tokens.is_synthetic), payload.number<uint8_t>(tokens.bayes_accuracy.has_value());
   payload.number(tokens.bayes_accuracy.value_or(0.0));
   payload.split(tokens.train), payload.split(tokens.test);
+  if (!tokens.notes.empty()) payload.texts(tokens.notes);  // entries without are as they always were
   Header header{{}, key, payload.bytes.size(), hash_bytes(payload.bytes)};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   Writer file;

@@ -13,6 +13,7 @@ namespace glia {
 struct CachedTokens {
   std::vector<std::string> class_names, vocabulary;  // vocabulary: empty unless it was trained on the spot
   std::string source;
+  std::vector<std::string> notes;  // of the loader
   bool is_synthetic = false;
   std::optional<double> bayes_accuracy;
   TokenSplit train, test;

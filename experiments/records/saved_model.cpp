@@ -75,21 +75,6 @@ void fill_logits(LayerTrace& trace, const Model& model, const LogitFamily& famil
   }
 }
 
-LayerTrace layer_trace(const Routing& routing) {
-  LayerTrace trace;
-  trace.n_experts = int(routing.n_experts);
-  const auto experts = routing.experts.to_vector<int32_t>();
-  const auto gates = routing.gates.value().to_vector<double>();
-  const size_t tokens = size_t(routing.experts.size(0)), k = size_t(routing.experts.size(1));
-  trace.experts.resize(tokens), trace.gates.resize(tokens);
-  for (size_t i = 0; i < experts.size(); ++i)
-    if (experts[i] >= 0) {
-      trace.experts[i / k].push_back(experts[i]);
-      trace.gates[i / k].push_back(gates[i]);
-    }
-  return trace;
-}
-
 }  // namespace
 
 ModelConfig saved_model_config(const results::Run& run, DType compute) {
@@ -141,20 +126,39 @@ WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary
   return WordPiece(std::move(words), lowercase);
 }
 
+results::LayerTrace layer_trace(const Routing& routing) {
+  LayerTrace trace;
+  trace.n_experts = int(routing.n_experts);
+  const auto experts = routing.experts.to_vector<int32_t>();
+  const auto gates = routing.gates.value().to_vector<double>();
+  const size_t tokens = size_t(routing.experts.size(0)), k = size_t(routing.experts.size(1));
+  trace.experts.resize(tokens), trace.gates.resize(tokens);
+  for (size_t i = 0; i < experts.size(); ++i)
+    if (experts[i] >= 0) {
+      trace.experts[i / k].push_back(experts[i]);
+      trace.gates[i / k].push_back(gates[i]);
+    }
+  return trace;
+}
+
+int64_t saved_max_length(const Model& model, const results::Run& run) {
+  const int64_t positions = model.config().bert.positions;
+  const auto it = run.config.train.find("max_length");
+  return it != run.config.train.end() && it->is_number_integer() ? std::min(positions, it->get<int64_t>())
+                                                                 : positions;
+}
+
 results::RoutingTrace trace_text(const Model& model, const results::Run& run, const WordPiece& tokenizer,
                                  const std::string& text) {
   Context& context = model.context();
   const NoGrad no_grad(context);
-  int64_t max_length = model.config().bert.positions;
-  if (const auto it = run.config.train.find("max_length"); it != run.config.train.end() && it->is_number_integer())
-    max_length = std::min(max_length, it->get<int64_t>());
 
   results::RoutingTrace trace;
   trace.config = run.config.config;
   trace.text = text;
   trace.topics = run.config.data.class_names;
   std::vector<int32_t> ids;
-  trace.truncated = tokenizer.encode_sequence(text, max_length, ids);
+  trace.truncated = tokenizer.encode_sequence(text, saved_max_length(model, run), ids);
   for (const int32_t id : ids) trace.tokens.push_back(tokenizer.vocabulary().token(id));
   const int64_t count = int64_t(ids.size());
   const Tensor id_tensor = from_vector(context, ids, {count});

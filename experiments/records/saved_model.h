@@ -20,6 +20,12 @@ std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& ru
 // result folder's. Throws when there is none, or when its size is not the model's.
 WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary);
 
+// Tokens of a text that the model reads at most, [CLS] and [SEP] included: as in its training.
+int64_t saved_max_length(const Model& model, const results::Run& run);
+
+// Each token's experts and gates out of a pass; no logits.
+results::LayerTrace layer_trace(const Routing& routing);
+
 // Runs one text and records every layer's choices. For the routers whose logits are a linear function of the token,
 // changed by the context (softmax, AHR, astrocyte, mean-pool), the two are recomputed from the same input by the
 // same op as the router's and CHECKed to give the router's own choice; other routers' traces have experts and gates

@@ -335,7 +335,9 @@ std::string summary_csv(const Summary& s) {
 }
 
 void write_summary(const std::string& out, const Summary& summary) {
-  write_file_atomic(out + "/summary.json", to_json(summary).dump(1) + "\n");
+  // The folder's name is whatever bytes it has: JSON shows those that are no UTF-8 as U+FFFD.
+  write_file_atomic(out + "/summary.json",
+                    to_json(summary).dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   write_file_atomic(out + "/summary.csv", summary_csv(summary));
 }
 

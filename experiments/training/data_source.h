@@ -6,11 +6,10 @@
 
 namespace glia {
 
-DatasetOptions dataset_options(const Options& options);
 // Whether `auto` would take real data.
 bool has_real_data(const Options& options);
 
-// Loads, tokenizes (or takes from the cache) and cuts to --max-rows and --max-test-rows.
+// load_dataset, and what training wants besides: rows in each part that it reads.
 Dataset load_data(const Options& options);
 
 results::DataInfo data_info(const Dataset& data);

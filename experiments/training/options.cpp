@@ -1,6 +1,8 @@
 #include "experiments/training/options.h"
 
 #include <fmt/format.h>
+#include <omp.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -8,6 +10,8 @@
 #include <cmath>
 #include <iostream>
 
+#include "data/text/utf8.h"
+#include "engine/core/build_info.h"
 #include "engine/core/check.h"
 #include "experiments/studies/configurations.h"
 
@@ -50,11 +54,30 @@ std::vector<std::string> split(const std::string& text, char at) {
   return parts;
 }
 
+// A member of the base as one of Options: only its type is of interest.
+template <class T> T O::*own(T DatasetOptions::*);
+
+// The table of data options (data/datasets/options.cpp), before the model's flags.
+std::vector<Flag> with_data(std::vector<Flag> table) {
+  std::vector<Flag> data;
+  for (const DataOption& option : data_options()) {
+    const Flag::Part part = option.kept == DataOption::Kept::kData       ? kData
+                            : option.kept == DataOption::Kept::kProtocol ? kProtocol
+                                                                         : kNone;
+    const auto member =
+        std::visit([](auto m) -> Flag::Member { return static_cast<decltype(own(m))>(m); }, option.member);
+    data.push_back({option.row.name, member, part, option.row.help, Flag::kAll, data.empty() ? "Data" : nullptr});
+  }
+  const auto model = std::find_if(table.begin(), table.end(), [](const Flag& f) { return f.part == kModel; });
+  table.insert(model, data.begin(), data.end());
+  return table;
+}
+
 }  // namespace
 
 const std::vector<Flag>& flags() {
   constexpr auto all = Flag::kAll, run_all = Flag::kRunAll, train = Flag::kTrainOnly;
-  static const std::vector<Flag> table{
+  static const std::vector<Flag> table = with_data({
       {"configs", &O::configs, kNone, "configurations, separated by commas, or all", run_all, "What is run"},
       {"config", &O::config, kNone, "the configuration", train, "What is run"},
       {"name", &O::name, kNone, "name of the run's folder, where it is not the configuration's", train},
@@ -84,30 +107,6 @@ const std::vector<Flag>& flags() {
       {"estimate", &O::estimate, kNone, "measure a few steps first and say how long it takes"},
       {"dry-run", &O::dry_run, kNone, "on: say what would be run and how long it takes, and stop"},
       {"report", &O::report, kNone, "on: pictures, report.html and TensorBoard events beside the tables"},
-
-      {"dataset", &O::dataset, kData, "ag_news, csv, synthetic, or auto: AG News where it lies, else synthetic",
-       all, "Data"},
-      {"data", &O::data, kNone, "folder of the data set"},
-      {"vocab", &O::vocab, kNone, "WordPiece vocabulary; without: beside the data, else trained on the spot"},
-      {"vocab-size", &O::vocab_size, kData, "tokens of a vocabulary that is trained on the spot"},
-      {"cache", &O::cache, kNone, "folder for token ids; empty: none"},
-      {"max-length", &O::max_length, kData, "tokens of a sequence, [CLS] and [SEP] included"},
-      {"max-rows", &O::max_rows, kData, "training rows, a stratified part, rounded class by class; 0: all"},
-      {"max-test-rows", &O::max_test_rows, kData, "test rows, likewise; 0: all"},
-      {"validation-fraction", &O::validation_fraction, kProtocol,
-       "part of the training rows held out for model selection"},
-      {"split-seed", &O::split_seed, kData, "fixes the validation rows, whatever the run's seed"},
-      {"skip-bad-rows", &O::skip_bad_rows, kData, "on: leave out malformed rows of a file, else they are errors"},
-      {"csv-train", &O::csv_train, kData, "--dataset csv: the training file"},
-      {"csv-test", &O::csv_test, kData, "--dataset csv: the test file; without it a tenth of the rows"},
-      {"csv-label", &O::csv_label, kData, "--dataset csv: the label's column, by name or number from 1"},
-      {"csv-text", &O::csv_text, kData, "--dataset csv: the text columns, separated by commas"},
-      {"csv-header", &O::csv_header, kData, "--dataset csv: whether the first line holds names"},
-      {"topics", &O::topics, kData, "synthetic: topics"},
-      {"synthetic-rows", &O::synthetic_rows, kData, "synthetic: training rows"},
-      {"synthetic-test-rows", &O::synthetic_test_rows, kData, "synthetic: test rows"},
-      {"synthetic-seed", &O::synthetic_seed, kData, "synthetic: seed of the corpus"},
-      {"difficulty", &O::difficulty, kData, "synthetic: 0 every topical word tells the topic, 1 none does"},
 
       {"layers", &O::layers, kModel, "encoder layers L", all, "Model"},
       {"hidden", &O::hidden, kModel, "hidden size H"},
@@ -144,7 +143,7 @@ const std::vector<Flag>& flags() {
        "MoE layers add the residual and a second norm after attention"},
       {"utilisation-rows", &O::utilisation_rows, kProtocol,
        "shuffled test rows for the specialisation; 0: the whole test set"},
-  };
+  });
   return table;
 }
 
@@ -181,7 +180,13 @@ nlohmann::ordered_json to_json(const Options& options, Flag::Part part) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const Flag& flag : flags())
     if (flag.part == part)
-      std::visit([&](auto member) { json[json_key(flag.name)] = options.*member; }, flag.member);
+      std::visit(
+          [&](auto member) {
+            if constexpr (std::is_same_v<std::decay_t<decltype(options.*member)>, std::string>)
+              json[json_key(flag.name)] = utf8::escaped(options.*member);
+            else json[json_key(flag.name)] = options.*member;
+          },
+          flag.member);
   return json;
 }
 
@@ -191,24 +196,38 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
   CLI::App app(description);
   app.get_formatter()->column_width(34);
   std::string section;
+  const auto set = [&line](const Flag& flag, const std::string& text) {
+    set_value(line.options, flag, text);
+    line.given.insert(flag.name);
+  };
   for (const Flag& flag : flags()) {
     if (!(flag.programs & programs)) continue;
     if (flag.section) section = flag.section;
+    const bool is_switch = std::holds_alternative<bool O::*>(flag.member);
     app.add_option_function<std::string>(
            std::string("--") + flag.name,
-           [&line, &flag](const std::string& text) {
-             set_value(line.options, flag, text);
-             line.given.insert(flag.name);
+           [&set, &flag, is_switch](const std::string& text) {
+             set(flag, is_switch && text.empty() ? "on" : text);
            },
            fmt::format("{} [{}]", flag.help, value_text(Options{}, flag)))
         ->group(section)
-        ->take_last()  // a flag that is typed twice: the later one counts
+        ->expected(is_switch ? 0 : 1, 1)  // a bare switch is on
+        ->take_last()                     // a flag that is typed twice: the later one counts
         ->type_name("");
+    if (is_switch)
+      app.add_flag_callback(std::string("--no-") + flag.name, [&set, &flag] { set(flag, "off"); })
+          ->group("");  // not listed: the help's last line says it
   }
+  app.footer("A switch takes on or off, or stands alone: --dry-run is --dry-run on, --no-report is --report off.");
+  app.set_version_flag("--version", fmt::format("{} ({})", build_commit(), build_variant()),
+                       "the commit and variant it was built from");
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     std::cout << app.help();
+    line.done = true;
+  } catch (const CLI::CallForVersion& version) {
+    std::cout << version.what() << "\n";
     line.done = true;
   } catch (const CLI::ParseError& error) {
     fail_input("{} (--help lists all flags)", error.what());
@@ -219,7 +238,7 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
 std::string command_text(int argc, const char* const* argv) {
   std::string text;
   for (int i = 0; i < argc; ++i) {
-    const std::string word = argv[i];
+    const std::string word = utf8::escaped(argv[i]);
     const bool plain = !word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()") == std::string::npos;
     text += (i ? " " : "") + (plain ? word : "'" + word + "'");
   }
@@ -237,6 +256,51 @@ std::string echo(const Options& options) {
   return text;
 }
 
+namespace {
+
+struct Bound {
+  const char* name;
+  int64_t value;
+  double least, most;
+};
+
+// Beyond these no machine goes; below them the memory decides (check_memory).
+std::vector<Bound> bounds(const Options& o) {
+  const double threads = std::max(256, 4 * omp_get_num_procs()), steps = 1e12;
+  return {{"layers", o.layers, 1, 1000},
+          {"hidden", o.hidden, 1, 1 << 17},
+          {"heads", o.heads, 1, 1 << 17},
+          {"ffn", o.ffn, 1, 1 << 20},
+          {"experts", o.experts, 1, 1 << 16},
+          {"top-k", o.top_k, 1, 1 << 16},
+          {"epochs", o.epochs, 1, 1e6},
+          {"batch", o.batch, 1, 1 << 20},
+          {"eval-batch", o.eval_batch, 1, 1 << 20},
+          {"log-every", o.log_every, 1, steps},
+          {"jobs", o.jobs, 0, threads},
+          {"threads", o.threads, 0, threads},
+          {"bucket", o.bucket, 0, 1 << 20},
+          {"checkpoint-every", o.checkpoint_every, 0, steps},
+          {"max-steps", o.max_steps, 0, steps},
+          {"eval-every", o.eval_every, 0, steps},
+          {"utilisation-rows", o.utilisation_rows, 0, 1e9}};
+}
+
+// A model that is far beyond the memory is refused before anything of it is made. A lower bound: weights, gradients,
+// two moments and the best model so far, 4 bytes each. A GPU's memory is not known here; none has a terabyte.
+void check_memory(const Options& o) {
+  const auto real = [](int64_t n) { return static_cast<double>(n); };
+  const double h = real(o.hidden), layer = 4 * h * h + 2 * real(o.experts) * h * real(o.ffn);
+  const double bytes = 20 * real(o.layers) * layer;
+  const bool gpu = o.device.starts_with("cuda");
+  const double memory = gpu ? 1e12 : static_cast<double>(sysconf(_SC_PHYS_PAGES)) * real(sysconf(_SC_PAGE_SIZE));
+  if (bytes > 2 * memory)
+    fail_input("--layers, --hidden, --ffn, --experts: a model of at least {:.0f} GB, and {} {:.0f} GB", bytes / 1e9,
+               gpu ? "no GPU has" : "this machine has", memory / 1e9);
+}
+
+}  // namespace
+
 void check_options(const Options& o) {
   const auto want = [](bool good, const char* name, const char* wanted, const auto& got) {
     if (!good) fail_input("--{}: expected {}, got '{}'", name, wanted, got);
@@ -249,6 +313,7 @@ void check_options(const Options& o) {
     }
     fail_input("--{}: expected one of {}; got '{}'", name, list, got);
   };
+  check_data_options(o);
   one_of("protocol", o.protocol, {"clean", "paper"});
   one_of("precision", o.precision, {"float32", "bfloat16"});
   one_of("gradients", o.gradients, {"float32", "bfloat16"});
@@ -257,29 +322,12 @@ void check_options(const Options& o) {
   one_of("progress", o.progress, {"auto", "live", "lines", "off"});
   one_of("padding", o.padding, {"packed", "padded"});
   one_of("select", o.select, {"validation", "test", "last"});
-  for (const auto& [name, value] : {std::pair{"layers", o.layers},
-                                    {"hidden", o.hidden},
-                                    {"heads", o.heads},
-                                    {"ffn", o.ffn},
-                                    {"experts", o.experts},
-                                    {"top-k", o.top_k},
-                                    {"epochs", o.epochs},
-                                    {"batch", o.batch},
-                                    {"eval-batch", o.eval_batch},
-                                    {"log-every", o.log_every},
-                                    {"topics", o.topics}})
-    want(value >= 1, name, "at least 1", value);
-  for (const auto& [name, value] : {std::pair{"jobs", o.jobs},
-                                    {"threads", o.threads},
-                                    {"bucket", o.bucket},
-                                    {"checkpoint-every", o.checkpoint_every},
-                                    {"max-rows", o.max_rows},
-                                    {"max-test-rows", o.max_test_rows},
-                                    {"max-steps", o.max_steps},
-                                    {"eval-every", o.eval_every},
-                                    {"utilisation-rows", o.utilisation_rows}})
-    want(value >= 0, name, "0 or more", value);
+  for (const Bound& bound : bounds(o)) {
+    const OptionRow row{bound.name, int64_t{0}, "", bound.least, bound.most};
+    check_option(row, bound.value);
+  }
   want(o.max_length >= 3 && o.max_length <= 512, "max-length", "3 … 512", o.max_length);
+  check_memory(o);
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
@@ -289,8 +337,6 @@ void check_options(const Options& o) {
   want(o.clip >= 0, "clip", "0 or more", o.clip);
   want(o.init_noise >= 0, "init-noise", "0 or more", o.init_noise);
   want(o.checkpoint_seconds >= 0, "checkpoint-seconds", "0 or more", o.checkpoint_seconds);
-  want(o.validation_fraction >= 0 && o.validation_fraction < 1, "validation-fraction", "0 … below 1",
-       o.validation_fraction);
   if (o.select == "validation" && o.validation_fraction == 0)
     fail_input("--select validation: wants --validation-fraction above 0");
   want(o.name.find('/') == std::string::npos && o.name != "." && o.name != "..", "name",

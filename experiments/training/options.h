@@ -9,9 +9,11 @@
 #include <variant>
 #include <vector>
 
+#include "data/datasets/options.h"
+
 namespace glia {
 
-struct Options {
+struct Options : DatasetOptions {  // what is said about data stands there
   // what is run
   std::string configs = "all", config = "astrocyte-hierarchical", name;
   std::string seeds = "2", protocol = "clean", preset = "auto";
@@ -22,15 +24,6 @@ struct Options {
   bool check_finite = false;
   double checkpoint_seconds = 60;
   int64_t checkpoint_every = 0;
-  // data
-  std::string dataset = "auto", data, vocab, cache = "data/cache";
-  int64_t vocab_size = 8000, max_length = 128, max_rows = 0, max_test_rows = 0, split_seed = 1;
-  double validation_fraction = 0.05;
-  bool skip_bad_rows = false;
-  std::string csv_train, csv_test, csv_label = "label", csv_text = "text";
-  bool csv_header = true;
-  int64_t topics = 4, synthetic_rows = 12000, synthetic_test_rows = 2400, synthetic_seed = 1;
-  double difficulty = 0.5;
   // model
   int64_t layers = 4, hidden = 512, heads = 8, ffn = 2048, experts = 8, top_k = 2;
   double dropout = 0.1;

@@ -88,6 +88,7 @@ Options resolve(const CommandLine& line) {
   const bool gpu = Device::parse(o.device).is_cuda();
   if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";
   if (o.gradients == "auto") o.gradients = gpu ? o.precision : "float32";
+  settle_data_options(o, line.given);
   if (o.preset == "auto") o.preset = gpu ? "paper" : has_real_data(o) ? "small" : "quick";
   std::set<std::string> settled;  // the protocol goes before the preset
   apply(o, line, kProtocols, "protocol", o.protocol, settled);

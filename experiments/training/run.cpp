@@ -358,6 +358,9 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);
   c.data.options = to_json(o, Flag::Part::kData);
+  // Runs from before there was a choice have neither.
+  if (o.csv_separator == "auto") c.data.options.erase("csv_separator");
+  if (!data.tokenizer->lowercase()) c.data.options["lowercase"] = false;
   c.commit = build_commit();
   c.device = device;
   c.command = command;

@@ -187,6 +187,8 @@ void print_data(const Dataset& data, std::FILE* out) {
   if (!data.source.empty()) fmt::print(out, "           {}\n", data.source);
   if (data.bayes_accuracy)
     fmt::print(out, "           no classifier is better than {:.4f} on this test set\n", *data.bayes_accuracy);
+  for (const std::string& note : data.notes) fmt::print(out, "           {}\n", note);
+  if (!data.cache_note.empty()) fmt::print(out, "           {}\n", data.cache_note);
   if (data.bad_rows.count() > 0) fmt::print(out, "           {}\n", data.bad_rows.summary());
 }
 
@@ -244,11 +246,17 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   const std::vector<RunSpec> specs = plan_runs(options, configs);
   const std::vector<Device> devices = devices_of(options);
   const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
+  const int64_t cores = omp_get_num_procs();
+  const int threads = static_cast<int>(
+      options.threads > 0 ? options.threads : std::max<int64_t>(1, cores / std::max<int64_t>(1, jobs)));
   std::string device_text;
   {
-    Context context(devices[0]);  // a device that is not there is an error before anything else
+    omp_set_num_threads(threads);  // the description tells it
+    Context context(devices[0]);   // a device that is not there is an error before anything else
     device_text = context.backend().description();
   }
+  omp_set_num_threads(
+      static_cast<int>(options.threads > 0 ? threads : cores));  // loading has the machine to itself
   fmt::print(out, "command    {}\n", command);
   fmt::print(out, "commit     {} ({})\n", build_commit(), build_variant());
   fmt::print(out, "device     {}{}, {}, {} run{} side by side\n", device_text,
@@ -287,9 +295,6 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   std::fflush(out);
 
   // Before the threads and the libraries' pools are made.
-  const int64_t cores = omp_get_num_procs();
-  const int threads = static_cast<int>(
-      options.threads > 0 ? options.threads : std::max<int64_t>(1, cores / std::max<int64_t>(1, jobs)));
   omp_set_num_threads(threads);
 
   StepEstimate estimate;

@@ -97,7 +97,7 @@ TEST_CASE("data csv: a byte order mark before a file's first name is no part of 
   const TempFile file("\xEF\xBB\xBFlabel,text\n1,hello\n");
   BadRows bad;
   LabelledCsv format;
-  format.header = true;
+  format.header = LabelledCsv::Header::kYes;
   format.label = std::string("label");
   format.text = {"text"};
   const LabelledRows rows = read_labelled_csv(file.path, format, bad);
@@ -131,7 +131,7 @@ TEST_CASE("data csv: labels and texts by column name or number") {
   const TempFile file("id,Topic,Title,Body\n1,b, x ,y\n2,a,,z\n3,b,\"q\",\n");
   BadRows bad;
   LabelledCsv format;
-  format.header = true;
+  format.header = LabelledCsv::Header::kYes;
   format.label = "Topic";
   format.text = {"Title", "4"};
   const LabelledRows rows = read_labelled_csv(file.path, format, bad);
@@ -140,7 +140,7 @@ TEST_CASE("data csv: labels and texts by column name or number") {
   format.label = "Subject";
   EXPECT(contains(error_of([&] { read_labelled_csv(file.path, format, bad); }),
                   ":1:1: expected a column \"Subject\", found id, Topic, Title, Body"));
-  format.header = false;
+  format.header = LabelledCsv::Header::kNo;
   EXPECT(contains(error_of([&] { read_labelled_csv(file.path, format, bad); }),
                   "expected a column number from 1 to 4"));
 }

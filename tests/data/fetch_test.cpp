@@ -54,40 +54,65 @@ TEST_CASE("data fetch: downloads, resumes, checks, and leaves what is right alon
   const FakeCurl curl;
   const std::string content = "class,text\n1,hello\n", dir = (curl.dir / "out").string();
   RemoteFile file{"x.csv", md5(content), {curl.source("good", content)}};
-  EXPECT(fetch(file, dir, curl.program) == Fetched::kDownloaded);
+  EXPECT(fetch(file, dir, {curl.program}) == Fetched::kDownloaded);
   EXPECT(read_file(dir + "/x.csv") == content);
   EXPECT(!fs::exists(dir + "/x.csv.part"));
-  EXPECT(fetch(file, dir, curl.program) == Fetched::kWasThere);
+  EXPECT(fetch(file, dir, {curl.program}) == Fetched::kWasThere);
   EXPECT(curl.calls() == 1);
   // A file with other bytes is replaced; the first half of a download is not asked for again.
   write_file_atomic(dir + "/x.csv", "truncated");
   write_file_atomic(dir + "/x.csv.part", content.substr(0, 8));
-  EXPECT(fetch(file, dir, curl.program) == Fetched::kDownloaded);
+  EXPECT(fetch(file, dir, {curl.program}) == Fetched::kDownloaded);
   EXPECT(read_file(dir + "/x.csv") == content);
   // A whole part needs no network at all.
   fs::rename(dir + "/x.csv", dir + "/x.csv.part");
-  EXPECT(fetch(file, dir, "no_such_program") == Fetched::kDownloaded);
+  EXPECT(fetch(file, dir, {"no_such_program", "nor_this"}) == Fetched::kDownloaded);
 }
 
 TEST_CASE("data fetch: the second address helps; without one that works, one line says what to put where") {
   const FakeCurl curl;
   const std::string content = "right", dir = (curl.dir / "out").string();
   const std::string wrong = curl.source("wrong", "wrong bytes"), good = curl.source("good", content);
-  EXPECT(fetch({"a", md5(content), {"/nowhere", wrong, good}}, dir, curl.program) == Fetched::kDownloaded);
+  EXPECT(fetch({"a", md5(content), {"/nowhere", wrong, good}}, dir, {curl.program}) == Fetched::kDownloaded);
   EXPECT(read_file(dir + "/a") == content);
   const RemoteFile broken{"b", md5(content), {wrong}};
-  const std::string message = error_of([&] { fetch(broken, dir, curl.program); });
+  const std::string message = error_of([&] { fetch(broken, dir, {curl.program}); });
   EXPECT(contains(
       message, "out/b: not downloaded (the file from " + wrong + " has another md5 sum); put the file with md5 "));
   EXPECT(!contains(message, "\n"));
   EXPECT(!fs::exists(dir + "/b"));
   EXPECT(!fs::exists(dir + "/b.part"));
   EXPECT(contains(error_of([&] {
-                    fetch({"c", "0", {"/nowhere"}}, dir, curl.program);
+                    fetch({"c", "0", {"/nowhere"}}, dir, {curl.program});
                   }),
                   "curl ended with status 6"));
-  EXPECT(contains(error_of([&] { fetch(broken, dir, "no_such_program"); }), "no_such_program: no such program"));
+  EXPECT(
+      contains(error_of([&] {
+                 fetch(broken, dir, {"no_such_program", "nor_this"});
+               }),
+               "neither no_such_program nor nor_this is here: no such program; type: sudo apt-get install curl"));
   for (const RemoteFile& file : ag_news_files()) EXPECT(file.md5.size() == 32);
+}
+
+TEST_CASE("data fetch: without curl wget is asked; what fails leaves nothing behind") {
+  FakeCurl wget;
+  const std::string content = "right", dir = (wget.dir / "out").string();
+  // The stand-in looks for --output; wget's flag is another.
+  std::string script = read_file(wget.program);
+  script.replace(script.find("--output"), 8, "--output-document");
+  write_file_atomic(wget.program, script);
+  fs::permissions(wget.program, fs::perms::owner_all);
+  const FetchPrograms only_wget{"no_such_program", wget.program};
+  EXPECT(contains(error_of([&] {
+                    fetch({"a", md5(content), {"/nowhere"}}, dir, only_wget);
+                  }),
+                  "wget ended with status 6"));
+  EXPECT(!fs::exists(dir));
+  EXPECT(fetch({"a", md5(content), {wget.source("good", content)}}, dir, only_wget) == Fetched::kDownloaded);
+  EXPECT(read_file(dir + "/a") == content);
+  fs::create_directories(dir + "/kept");
+  error_of([&] { fetch({"a", "0", {"/nowhere"}}, dir + "/kept", only_wget); });
+  EXPECT(fs::exists(dir + "/kept"));  // it was not ours
 }
 
 TEST_CASE("data fetch: the real curl takes our arguments") {

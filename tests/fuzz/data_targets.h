@@ -28,6 +28,7 @@ inline CsvRows read_csv(std::string_view text, BadRows& bad) {
 // Good rows are UTF-8; written out and read again they are the same; reading strictly fails exactly when a row is
 // bad.
 inline void csv(std::string_view text) {
+  if (!CsvReader::refusal(text).empty()) return;  // refused as a whole, whatever is skipped
   BadRows lenient(true), strict, none;
   const CsvRows rows = read_csv(text, lenient);
   bool threw = false;

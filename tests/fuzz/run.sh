@@ -13,7 +13,7 @@ mkdir -p build/fuzz
 for target in "${targets[@]}"; do
   binary=build/fuzz/fuzz_$target
   clang++ -std=c++20 -O1 -g -I. -DFMT_HEADER_ONLY -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-    "tests/fuzz/$target.cc" data/text/{csv,bert_chars}.cpp data/tokens/{wordpiece,vocabulary}.cpp engine/core/{check,file}.cpp -lutf8proc -o "$binary"
+    "tests/fuzz/$target.cc" data/text/*.cpp data/tokens/{wordpiece,vocabulary}.cpp engine/core/{check,file}.cpp -lutf8proc -o "$binary"
   corpus=build/fuzz/$target
   mkdir -p "$corpus"
   "$binary" -max_total_time="$seconds" -max_len=160 -timeout=5 -rss_limit_mb=2000 -print_final_stats=1 -verbosity=0 \

@@ -30,7 +30,7 @@ with tempfile.TemporaryDirectory() as folder:
     open(vocab, "w", encoding="utf-8", newline="\n").write("\n".join(tokens) + "\n")
     open(text, "w", encoding="utf-8", newline="\n").write("".join(f"x{chr(c)}y\n" for c in codes))
     for mode in (0, 1):
-        command = [program, "--vocab", vocab, "--file", text, "--format", "ids"] + ["--cased"] * mode
+        command = [program, "--vocab", vocab, "--file", text, "--format", "ids"] + ["--lowercase=off"] * mode
         ours = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\n")
         for code, line in zip(codes, ours):
             words = [[]]

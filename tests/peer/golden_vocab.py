@@ -2,7 +2,7 @@
 """Makes tests/fixtures/data/golden_vocab.txt: pieces that tools/train_vocab learns from our synthetic corpus, and characters of many
 scripts, so that most normalisations show in the ids.
 
-    ./tools/train_vocab --dataset synthetic --synthetic-rows 2000 --size 700 --out /tmp/v.txt
+    ./tools/train_vocab --dataset synthetic --synthetic-rows 2000 --vocab-size 700 --out /tmp/v.txt
     tests/peer/golden_vocab.py /tmp/v.txt > tests/fixtures/data/golden_vocab.txt"""
 import sys
 

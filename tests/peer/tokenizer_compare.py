@@ -210,7 +210,7 @@ def compare(name, lines, vocab, vocab_path, lowercase, special=False):
             out.write(line + "\n")
     start = time.time()
     command = [args.bin, "--vocab", vocab_path, "--file", text_path, "--format", "ids"]
-    command += ([] if lowercase else ["--cased"]) + (["--special"] if special else [])
+    command += ([] if lowercase else ["--lowercase=off"]) + (["--special"] if special else [])
     with open(ids_path, "wb") as out:
         subprocess.run(command, stdout=out, check=True)
     ours_seconds, their_seconds = time.time() - start, 0.0

@@ -6,47 +6,13 @@
 
 #include "engine/core/file.h"
 #include "nn/weights/checkpoint.h"
-#include "tests/records/fake_results.h"
+#include "tests/records/saved_run.h"
 #include "tests/test.h"
 
 using namespace glia;
 using namespace glia::results;
 using namespace glia::test;
 namespace fs = std::filesystem;
-
-namespace {
-
-const char* kVocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nstocks\nfell\non\nmonday\n##s\nteam\nwins\n";
-
-// A run folder as the training loop leaves it, with an untrained model whose router weights are large enough to
-// matter.
-std::string write_saved_run(const std::string& out, const std::string& router) {
-  RunConfig c = fake_config(router == "none" ? "dense" : router, 0, 2, 4);
-  c.router = router;
-  c.model = {{"layers", 2},
-             {"hidden", 16},
-             {"heads", 2},
-             {"ffn", 32},
-             {"experts", router == "none" ? 0 : 4},
-             {"top_k", router == "none" ? 0 : 2},
-             {"classes", 4},
-             {"vocabulary", 12}};
-  c.options["second_residual"] = router == "softmax";
-  c.train["max_length"] = 6;
-  const std::string folder = run_folder(out, 0, c.config);
-  begin_run(folder, c, false);
-  write_file_atomic(out + "/vocab.txt", kVocabulary);
-  Context context(Device::cpu());
-  const Run run = read_run(folder);
-  Model model(context, saved_model_config(run, DType::kFloat32), 5);
-  for (const Parameter& p : model.parameters().all())
-    if (p.name.find("router") != std::string::npos) model.parameters().redraw(p, Init::normal(0.5), 9);
-  save_checkpoint(folder + "/model.safetensors", model.parameters(), nullptr, model.router_state(),
-                  {7, 42, "{}", ""});
-  return folder;
-}
-
-}  // namespace
 
 TEST_CASE("route: every router's choices are traced, and agree with the model's") {
   TemporaryFolder tmp("saved-model");
@@ -90,7 +56,7 @@ TEST_CASE("route: a long text is cut, a dense model has no routing, and what is 
   EXPECT(t.truncated);
   EXPECT(t.tokens.size() == 6);
   EXPECT(t.layers.empty());
-  write_file_atomic(tmp.path + "/vocab.txt", std::string(kVocabulary) + "more\n");
+  write_file_atomic(tmp.path + "/vocab.txt", std::string(kSavedVocabulary) + "more\n");
   EXPECT(contains(error_of([&] { saved_tokenizer(run, ""); }), "vocab.txt: expected the 12 tokens of the model"));
   fs::remove(tmp.path + "/vocab.txt");
   EXPECT(contains(error_of([&] { saved_tokenizer(run, ""); }), "name it with --vocab"));

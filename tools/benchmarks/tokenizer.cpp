@@ -57,6 +57,7 @@ void report(const std::vector<std::string_view>& texts, const WordPiece& tokeniz
 
 int bench_tokenizer(int argc, char** argv) {
   DatasetOptions data;
+  std::set<std::string> given;
   std::string file;
   int repeats = 9, threads = static_cast<int>(std::thread::hardware_concurrency());
   CLI::App app{"Times the tokenizer."};
@@ -65,7 +66,7 @@ int bench_tokenizer(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
   app.add_option("--threads", threads, "at most")->capture_default_str()->check(CLI::Range(1, 1024));
-  add_dataset_flags(app, data);
+  add_dataset_flags(app, data, given, DataFlags::kTokens);
   return run_tool("bench tokenizer", app, argc, argv, [&] {
     TextDataset set;
     std::string content;
@@ -81,11 +82,14 @@ int bench_tokenizer(int argc, char** argv) {
       if (find_vocabulary(data).empty()) fail_input("a file needs --vocab FILE");
       set.source = file;
     } else {
+      settle_data_options(data, given);
       BadRows bad(data.skip_bad_rows);
       set = find_dataset(dataset_name(data)).load(data, bad);
       texts.assign(set.train.texts.begin(), set.train.texts.end());
     }
-    const WordPiece tokenizer = tokenizer_for(data, set);
+    std::vector<std::string> notes = set.notes;
+    const WordPiece tokenizer = tokenizer_for(data, set, notes);
+    for (const std::string& note : notes) fmt::print("{}\n", note);
     fmt::print("tokenizer: {} texts of {}, {} tokens in the vocabulary\n", texts.size(), set.source,
                tokenizer.vocabulary().size());
     for (int t = 1;; t = std::min(2 * t, threads)) {

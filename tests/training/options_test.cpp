@@ -69,10 +69,20 @@ TEST_CASE(
 
 TEST_CASE("options: mistakes are named, with what was expected") {
   const auto error = [](std::vector<const char*> words) { return error_of([&] { resolved(words); }); };
+  EXPECT(contains(error({"--threads", "1000000000"}), "--threads: expected a whole number in [0, "));
+  EXPECT(contains(error({"--jobs", "1000000000"}), "--jobs: expected a whole number in [0, "));
+  EXPECT(
+      contains(error({"--synthetic-rows", "9000000000000000000"}), "--synthetic-rows: expected a whole number in"));
+  EXPECT(contains(error({"--hidden", "131072", "--ffn", "1048576", "--layers", "1000"}),
+                  "--ffn, --experts: a model of"));
+  EXPECT(contains(error({"--topics", "4", "--csv-train", "a.csv"}),
+                  "--topics: the data set csv does not read it; say --dataset synthetic"));
+  EXPECT(contains(error({"--csv-test", "a.csv", "--dataset", "synthetic"}), "--csv-test: the data set synthetic"));
+  EXPECT(contains(error({"--vocab-size", "100", "--vocab", "v.txt"}), "--vocab-size: not read beside --vocab"));
   EXPECT(contains(error({"--batsh", "3"}), "--batsh"));
   EXPECT(contains(error({"--batch", "many"}), "--batch: expected a whole number, got 'many'"));
   EXPECT(contains(error({"--batch", "3.5"}), "--batch: expected a whole number"));
-  EXPECT(contains(error({"--batch", "0"}), "--batch: expected at least 1"));
+  EXPECT(contains(error({"--batch", "0"}), "--batch: expected a whole number in [1, 1048576], got '0'"));
   EXPECT(contains(error({"--lr", "nan"}), "--lr: expected a finite number"));
   EXPECT(contains(error({"--graphs", "maybe"}), "--graphs: expected on or off"));
   EXPECT(contains(error({"--preset", "huge"}), "quick, small, paper"));
@@ -90,6 +100,22 @@ TEST_CASE("options: mistakes are named, with what was expected") {
                   }),
                   "--name: expected a folder's name, not a path, got 'a/b'"));
   EXPECT(parse({"--router", "softmax"}, Flag::kTrainOnly).options.router == "softmax");
+}
+
+TEST_CASE("options: switches stand alone, --csv-train implies its data set, paths need not be UTF-8") {
+  EXPECT(parse({"--dry-run"}).options.dry_run);
+  EXPECT(parse({"--dry-run", "--seeds", "1"}).options.dry_run);
+  EXPECT(!parse({"--dry-run", "off"}).options.dry_run);
+  EXPECT(!parse({"--no-report"}).options.report);
+  EXPECT(parse({"--skip-bad-rows"}).options.skip_bad_rows);
+  EXPECT(parse({"--no-report"}).given.contains("report"));
+  EXPECT(parse({"--version"}).done);
+  EXPECT(resolved({"--csv-train", "a.csv"}).dataset == "csv");
+  Options o;
+  o.csv_train = "\xFF.csv";
+  EXPECT(to_json(o, Flag::Part::kData).dump().find("\\\\xFF.csv") != std::string::npos);
+  const char* words[] = {"train", "\xC3\xA9\xFE"};
+  EXPECT(command_text(2, words) == "train '\xC3\xA9\\xFE'");
 }
 
 TEST_CASE("options: seeds and configurations") {

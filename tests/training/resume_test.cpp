@@ -237,10 +237,19 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
   }
   SUBCASE("out of memory") {
     const Place place("memory");
-    EXPECT(wait_for(start(place, with({"--ffn", "1099511627776", "--estimate", "on"}))) == 1);
+    // Far less than this machine has, so that it is the allocation that fails and not the check before it.
+    EXPECT(wait_for(start(place, with({"--ffn", "1000000", "--estimate", "on"}), [] {
+             const rlimit limit{1 << 30, 1 << 30};
+             ::setrlimit(RLIMIT_AS, &limit);
+           })) == 1);
     const results::Run run = results::read_run(place.run("seed0/softmax-moe"));
     REQUIRE(run.state == results::RunState::failed);
     EXPECT(contains(run.failure->reason, "memory"));
+  }
+  SUBCASE("a model that no machine holds is refused before anything is made") {
+    const Place place("huge");
+    EXPECT(wait_for(start(place, with({"--ffn", "1099511627776"}))) == 2);
+    EXPECT(!fs::exists(place.path / "results"));
   }
   SUBCASE("a folder that cannot be written to, before anything is trained") {
     const Place place("file");

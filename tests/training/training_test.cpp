@@ -41,6 +41,12 @@ Options tiny(std::vector<const char*> more = {}) {
                                  "9",         "--progress",
                                  "off",       "--difficulty",
                                  "0.1"};
+  // Flags of the synthetic corpus are errors beside another data set.
+  if (std::ranges::find(more, std::string("--csv-train")) != more.end())
+    for (const char* name : {"--synthetic-rows", "--synthetic-test-rows", "--difficulty"}) {
+      const auto at = std::ranges::find(words, std::string(name));
+      words.erase(at, at + 2);
+    }
   words.insert(words.end(), more.begin(), more.end());
   return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
 }
@@ -175,6 +181,9 @@ TEST_CASE("data: --max-rows keeps the classes' shares") {
   const Dataset data = load_data(o);
   EXPECT(std::ranges::count(data.train.labels, 0) == 15);
   EXPECT(std::ranges::count(data.train.labels, 1) == 5);
+  // Validation is cut by the same share: 6 + 2 rows of 80, of which 20 of 72 are kept.
+  EXPECT(std::ranges::count(data.validation.labels, 0) == 2);
+  EXPECT(std::ranges::count(data.validation.labels, 1) == 1);
   EXPECT(std::ranges::count(data.test.labels, 0) == 6);
   EXPECT(std::ranges::count(data.test.labels, 1) == 2);
 }

@@ -1,0 +1,79 @@
+#include "data/tokens/tokenizer_config.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "data/tokens/word_builder.h"
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+
+namespace glia {
+namespace {
+
+using Json = nlohmann::json;
+
+std::optional<bool> flag(const Json& json, const char* key, const std::string& path) {
+  const auto at = json.find(key);
+  if (at == json.end() || at->is_null()) return {};
+  if (!at->is_boolean()) fail_input("{}: expected true or false as {}, got {}", path, key, at->type_name());
+  return at->get<bool>();
+}
+
+}  // namespace
+
+std::optional<TokenizerConfig> read_tokenizer_config(const std::string& folder) {
+  const std::filesystem::path path = std::filesystem::path(folder) / "tokenizer_config.json";
+  if (!std::filesystem::is_regular_file(path)) return {};
+  const Json json = Json::parse(read_file(path), nullptr, false);
+  if (!json.is_object()) fail_input("{}: expected a JSON object, found something else", path.string());
+  TokenizerConfig config;
+  config.path = path.string();
+  config.lowercase = flag(json, "do_lower_case", config.path);
+  const bool lowercase = config.lowercase.value_or(true);
+  if (flag(json, "strip_accents", config.path).value_or(lowercase) != lowercase)
+    fail_input("{}: strip_accents other than do_lower_case: this tokenizer does both or neither", config.path);
+  if (!flag(json, "tokenize_chinese_chars", config.path).value_or(true))
+    fail_input("{}: tokenize_chinese_chars is false: this tokenizer always sets Chinese characters apart",
+               config.path);
+  if (const auto at = json.find("tokenizer_class"); at != json.end() && at->is_string())
+    if (const std::string name = at->get<std::string>(); name.find("Bert") == std::string::npos)
+      fail_input("{}: expected a BERT tokenizer, found {}", config.path, name);
+  // "No limit" is written as a number beyond any text.
+  if (const auto at = json.find("model_max_length"); at != json.end() && at->is_number() && at->get<double>() < 1e9)
+    config.max_length = at->get<int64_t>();
+  return config;
+}
+
+bool is_cased(const Vocabulary& vocabulary) {
+  for (const std::string& token : vocabulary.tokens()) {
+    if (token.starts_with('[') && token.ends_with(']')) continue;
+    const std::string_view text =
+        std::string_view(token).substr(token.size() > 2 && token.starts_with("##") ? 2 : 0);
+    std::string kept, lowered;
+    for_each_word(text, false, [&](std::string_view word) { kept += word; });
+    for_each_word(text, true, [&](std::string_view word) { lowered += word; });
+    if (kept != lowered) return true;
+  }
+  return false;
+}
+
+LetterCase letter_case(const std::string& setting, const Vocabulary& vocabulary, const std::string& path) {
+  if (setting == "on" || setting == "off") {
+    const bool lowercase = setting == "on";
+    if (path.empty() || is_cased(vocabulary) != lowercase) return {lowercase, ""};
+    return {lowercase, fmt::format("warning: {} has {} letters, and --lowercase is {}", path,
+                                   lowercase ? "capital or accented" : "no capital or accented", setting)};
+  }
+  CHECK(setting == "auto", "lowercase: expected on, off or auto, got {}", setting);
+  if (path.empty()) return {};
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (const auto config = read_tokenizer_config(folder.empty() ? "." : folder.string());
+      config && config->lowercase)
+    return {*config->lowercase,
+            *config->lowercase ? "" : fmt::format("texts keep their case: {} says so", config->path)};
+  if (is_cased(vocabulary))
+    return {false, fmt::format("texts keep their case: {} has capital or accented letters", path)};
+  return {};
+}
+
+}  // namespace glia
