@@ -38,7 +38,7 @@ CXXFLAGS := -std=c++20 -g1 -march=$(MARCH) -fno-math-errno -fno-trapping-math -f
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
             -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=$(MARCH) \
             $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
-LDLIBS   := -lfmt -lutf8proc -lcairo -fopenmp -lpthread
+LDLIBS   := -lfmt -lutf8proc -lcairo -lzip -fopenmp -lpthread
 ifeq ($(ONEDNN),1)
   CXXFLAGS += -DGLIA_ONEDNN=1
   LDLIBS   += -ldnnl

@@ -32,6 +32,10 @@ struct Options : DatasetOptions {  // what is said about data stands there
   bool last_layer_cls = true;
   std::string init;
   double init_noise = 1e-4;
+  int64_t init_layers = 0;
+  // What only --init's weights can say otherwise (shape_by_weights); no flags.
+  int64_t positions = 512, types = 2;
+  double norm_eps = 1e-12;
   // training
   int64_t epochs = 6, max_steps = 0, batch = 192, eval_batch = 384, eval_every = 250, log_every = 50;
   double lr = 5e-5, warmup = 500, weight_decay = 0.01, clip = 1.0;

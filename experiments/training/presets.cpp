@@ -5,6 +5,7 @@
 #include "engine/core/check.h"
 #include "engine/device/context.h"
 #include "experiments/training/data_source.h"
+#include "experiments/training/pretrained.h"
 
 namespace glia {
 namespace {
@@ -93,6 +94,7 @@ Options resolve(const CommandLine& line) {
   std::set<std::string> settled;  // the protocol goes before the preset
   apply(o, line, kProtocols, "protocol", o.protocol, settled);
   apply(o, line, kPresets, "preset", o.preset, settled);
+  shape_by_weights(o, line.given);  // beats the preset
   if (finite_check_wanted()) o.check_finite = true;
   if (o.check_finite) o.graphs = false;  // every output is read back, which no capture can hold
   if (o.bucket == 0) o.bucket = gpu ? 128 : 32;

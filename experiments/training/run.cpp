@@ -14,6 +14,7 @@
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/data_source.h"
 #include "experiments/training/evaluation.h"
+#include "experiments/training/pretrained.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -239,6 +240,8 @@ RunOutcome Sitting::run() {
   const bool resumed = resume();
   results::begin_run(spec_.folder, config_, resumed);
   if (!resumed) fs::remove(checkpoint_path());
+  if (!options_.init.empty())
+    write_file_atomic(spec_.folder + "/weights.txt", report_text(options_, trainer_.warm_start_report()));
   first_step_ = trainer_.done();
   RunLog log(spec_.folder, first_step_, options_.report);
   now_.split = options_.select == "test" ? "test" : "validation";
@@ -321,7 +324,6 @@ RunOutcome Sitting::run() {
 
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
-  if (!options.init.empty()) SafetensorsFile(options.init);
   for (const int seed : parse_seeds(options.seeds))
     for (const std::string& config : configs) {
       RunSpec spec{options, run_model(options, configuration(config)), seed, ""};
@@ -350,6 +352,13 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   if (spec.model.moe.dense()) c.model["experts"] = c.model["top_k"] = 0;
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();
+  // Kept only where weights say something else: older runs have none of them.
+  if (const BertConfig usual;
+      o.positions != usual.positions || o.types != usual.types || o.norm_eps != usual.layer_norm_eps) {
+    c.model["positions"] = o.positions;
+    c.model["types"] = o.types;
+    c.model["norm_eps"] = o.norm_eps;
+  }
   c.train = to_json(o, Flag::Part::kTrain);
   c.train["max_length"] = o.max_length;
   if (o.gradients != "float32")

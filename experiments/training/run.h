@@ -21,7 +21,7 @@ struct RunSpec {
 };
 
 // One spec a seed and configuration, seeds first: after the first nine runs there is a first table. What no attempt
-// could get past is an error here: a router that is not there or refuses K, --init with a file that cannot be used.
+// could get past is an error here: a router that is not there or refuses K.
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs);
 
 results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,

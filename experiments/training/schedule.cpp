@@ -15,6 +15,7 @@
 #include "experiments/report/summary.h"
 #include "experiments/report/tables.h"
 #include "experiments/training/data_source.h"
+#include "experiments/training/pretrained.h"
 
 namespace fs = std::filesystem;
 
@@ -244,6 +245,7 @@ void settle_threads(char** argv) {
 int run_experiment(const Options& options, const std::vector<std::string>& configs, const std::string& command) {
   std::FILE* out = stdout;
   const std::vector<RunSpec> specs = plan_runs(options, configs);
+  const CheckedWeights weights = options.init.empty() ? CheckedWeights{} : check_weights(options);
   const std::vector<Device> devices = devices_of(options);
   const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
   const int64_t cores = omp_get_num_procs();
@@ -269,6 +271,8 @@ int run_experiment(const Options& options, const std::vector<std::string>& confi
   const Dataset data = load_data(options);
   const uint64_t fingerprint = data_fingerprint(data);
   print_data(data, out);
+  if (!options.init.empty())
+    fmt::print(out, "weights    {}\n", describe_weights(weights, data.vocabulary().size()));
   fmt::print(out, "           {} in {:.1f} s\n", data.from_cache ? "from the cache" : "made",
              std::chrono::duration<double>(Clock::now() - load_begin).count());
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "moe/warm_start.h"
+#include "experiments/training/pretrained.h"
 
 namespace glia {
 
@@ -26,6 +26,9 @@ ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& d
   m.bert.ffn = o.ffn;
   m.bert.vocabulary = data.vocabulary().size();
   m.bert.classes = data.classes();
+  m.bert.positions = o.positions;
+  m.bert.types = o.types;
+  m.bert.layer_norm_eps = o.norm_eps;
   m.bert.dropout = o.dropout;
   m.moe = run.moe;
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
@@ -93,7 +96,7 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
     options_.graphs = false;
   }
   if (!options.init.empty())
-    warm_start(model_, SafetensorsFile(options.init), {seed, options.init_noise, !run.random_ffn});
+    warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, data.class_names);
   if (run.random_ffn) model_.randomise_ffn(seed);
   slots_ = static_cast<int32_t*>(
       context.backend().allocate_pinned(2 * kRunAhead * buffer_.ints() * int64_t{sizeof(int32_t)}));

@@ -9,6 +9,7 @@
 #include "experiments/studies/configurations.h"
 #include "experiments/training/batch_buffer.h"
 #include "experiments/training/options.h"
+#include "moe/warm_start.h"
 #include "nn/optimizer.h"
 
 namespace glia {
@@ -45,6 +46,7 @@ class Trainer {
   Context& context() { return context_; }
   Model& model() { return model_; }
   AdamW& optimiser() { return optimiser_; }
+  const WarmStartReport& warm_start_report() const { return warm_start_; }  // empty without --init
   int64_t total() const { return total_; }
   int64_t steps_per_epoch() const { return plans_.front().batches(); }
   int64_t done() const { return done_; }
@@ -73,6 +75,7 @@ class Trainer {
   std::vector<BatchPlan> plans_;
   int64_t total_;
   Model model_;
+  WarmStartReport warm_start_;
   AdamW optimiser_;
   BatchBuffer buffer_;
   int32_t* slots_ = nullptr;  // pinned, 2 · kRunAhead slots of the buffer's size

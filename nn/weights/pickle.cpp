@@ -14,7 +14,7 @@ constexpr size_t kMaxValues = size_t{1} << 22;  // a state dict of 1000 tensors 
 
 const std::map<std::string_view, const char*>& storage_types() {
   static const std::map<std::string_view, const char*> types{
-      {"torch FloatStorage", "F32"}, {"torch HalfStorage", "F16"},  {"torch BFloat16Storage", "BF16"},
+      {"torch FloatStorage", "F32"},  {"torch HalfStorage", "F16"}, {"torch BFloat16Storage", "BF16"},
       {"torch DoubleStorage", "F64"}, {"torch LongStorage", "I64"}, {"torch IntStorage", "I32"},
       {"torch ShortStorage", "I16"},  {"torch CharStorage", "I8"},  {"torch ByteStorage", "U8"},
       {"torch BoolStorage", "BOOL"}};
@@ -123,8 +123,8 @@ void Machine::global() {
   const std::string_view module = line(), name = line();
   const std::string full = std::string(module) + " " + std::string(name);
   if (full != kDictName && full != kTensorName && full != kParameterName && !storage_types().contains(full))
-    refuse(fmt::format("it names {}.{}, which no tensor needs; nothing of it is executed",
-                       module.substr(0, 60), name.substr(0, 60)));
+    refuse(fmt::format("it names {}.{}, which no tensor needs; nothing of it is executed", module.substr(0, 60),
+                       name.substr(0, 60)));
   // Kept as the list spells it: the content has a line end in between.
   PickleValue& v = push(Kind::kGlobal);
   if (const auto found = storage_types().find(full); found != storage_types().end()) v.text = found->first;
@@ -135,16 +135,18 @@ void Machine::global() {
 void Machine::storage() {
   const PickleValue* id = pop();
   const auto& i = id->items;
-  const bool good = id->kind == Kind::kTuple && (i.size() == 5 || i.size() == 6) && i[0]->kind == Kind::kText && i[0]->text == "storage" &&
-                    i[1]->kind == Kind::kGlobal && storage_types().contains(i[1]->text) && i[2]->kind == Kind::kText &&
-                    i[4]->kind == Kind::kInt && i[4]->number >= 0 && (i.size() == 5 || i[5]->kind == Kind::kNone);
+  const bool good = id->kind == Kind::kTuple && (i.size() == 5 || i.size() == 6) && i[0]->kind == Kind::kText &&
+                    i[0]->text == "storage" && i[1]->kind == Kind::kGlobal &&
+                    storage_types().contains(i[1]->text) && i[2]->kind == Kind::kText && i[4]->kind == Kind::kInt &&
+                    i[4]->number >= 0 && (i.size() == 5 || i[5]->kind == Kind::kNone);
   if (!good) refuse("a persistent id that is no storage");
   push(Kind::kStorage).items = i;
 }
 
 void Machine::reduce() {
   const PickleValue *arguments = pop(), *function = pop();
-  if (function->kind != Kind::kGlobal || arguments->kind != Kind::kTuple) refuse("a call of something that is no name");
+  if (function->kind != Kind::kGlobal || arguments->kind != Kind::kTuple)
+    refuse("a call of something that is no name");
   const auto& a = arguments->items;
   if (function->text == kDictName) {
     PickleValue& dict = push(Kind::kDict);
@@ -161,8 +163,9 @@ void Machine::reduce() {
         if (x->kind != Kind::kInt) return false;
       return v.kind == Kind::kTuple;
     };
-    if (a.size() < 4 || a.size() > 8 || a[0]->kind != Kind::kStorage || a[1]->kind != Kind::kInt || !integers(*a[2]) ||
-        !integers(*a[3]) || a[2]->items.size() != a[3]->items.size() || a[2]->items.size() > Shape::kMaxRank)
+    if (a.size() < 4 || a.size() > 8 || a[0]->kind != Kind::kStorage || a[1]->kind != Kind::kInt ||
+        !integers(*a[2]) || !integers(*a[3]) || a[2]->items.size() != a[3]->items.size() ||
+        a[2]->items.size() > Shape::kMaxRank)
       refuse("a tensor whose parts are not storage, offset, at most 6 sizes and their strides");
     push(Kind::kTensor).items = a;
   } else if (function->text == kParameterName) {

@@ -1,5 +1,9 @@
 #include "nn/weights/pretrained.h"
 
+#include <algorithm>
+#include <optional>
+
+#include "engine/core/check.h"
 #include "engine/core/file.h"
 
 namespace fs = std::filesystem;
@@ -15,7 +19,9 @@ Json read_json(const std::string& path) {
   return json;
 }
 
-std::string text_of(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 80); }
+std::string text_of(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 80);
+}
 
 int64_t whole(const std::string& path, const Json& json, const char* key, std::optional<int64_t> standard = {}) {
   const auto found = json.find(key);
@@ -44,11 +50,13 @@ void refuse_what_is_not_ours(const std::string& path, const Json& json) {
   };
   for (const Row& row : rows) {
     const auto found = json.find(row.key);
-    if (found == json.end() || std::find(row.allowed.begin(), row.allowed.end(), *found) != row.allowed.end()) continue;
+    if (found == json.end() || std::find(row.allowed.begin(), row.allowed.end(), *found) != row.allowed.end())
+      continue;
     fail_input("{}: {} is {}, which this encoder does not do: expected {}", path, row.key, text_of(*found),
                text_of(row.allowed[0]));
   }
-  if (const auto size = json.find("embedding_size"); size != json.end() && *size != json.value("hidden_size", Json()))
+  if (const auto size = json.find("embedding_size");
+      size != json.end() && *size != json.value("hidden_size", Json()))
     fail_input("{}: embedding_size is {}, and hidden_size is not: expected the same", path, text_of(*size));
 }
 
@@ -95,8 +103,6 @@ void read_ours(Pretrained& p, const Json& json) {
   if (const auto names = data.find("class_names"); names != data.end() && names->is_array())
     for (const Json& name : *names)
       if (name.is_string()) p.class_names.push_back(name.get<std::string>());
-  if (const auto lower = data.find("lowercase"); lower != data.end() && lower->is_boolean())
-    p.lowercase = lower->get<bool>();
 }
 
 std::string weights_in(const fs::path& folder) {
@@ -116,28 +122,20 @@ Pretrained find_pretrained(const std::string& path) {
   const fs::path folder = is_folder ? fs::path(path) : fs::path(path).parent_path();
   p.weights = is_folder ? weights_in(folder) : path;
   if (const fs::path config = folder / "config.json"; fs::exists(config)) p.config = config.string();
-  else if (is_folder) fail_input("{}: expected a config.json in the folder, found none", path);
-  if (p.config.empty()) {
-    // Only a folder that is somebody's model says what belongs together; a file among others comes alone.
-    return p;
-  }
-  const Json json = read_json(p.config);
-  // Our runs keep their vocabulary once, in the result folder: results/seed0/dense.
-  const bool run = json.contains("seed_index") || (json.contains("model") && json.contains("train"));
+  if (!is_folder && p.config.empty()) return p;  // nothing says that the files around it belong to it
+  const Json json = p.config.empty() ? Json::object() : read_json(p.config);
+  const bool run = json.contains("model") && json.contains("train");
+  // Our runs keep their vocabulary once, in the result folder: two above results/seed0/dense.
   for (const fs::path& place : {folder, folder / "..", folder / "../.."})
     if (p.vocabulary.empty() && (run || place == folder) && fs::exists(place / "vocab.txt"))
       p.vocabulary = (place / "vocab.txt").lexically_normal().string();
+  if (p.config.empty()) return p;
   if (run) {
     read_ours(p, json);
     return p;
   }
   read_hugging_face(p, json);
   if (const auto ours = json.find("glia"); ours != json.end() && ours->is_object()) read_ours(p, *ours);
-  if (const fs::path tokenizer = folder / "tokenizer_config.json"; fs::exists(tokenizer)) {
-    const Json said = read_json(tokenizer.string());
-    if (const auto lower = said.find("do_lower_case"); lower != said.end() && lower->is_boolean())
-      p.lowercase = lower->get<bool>();
-  }
   return p;
 }
 

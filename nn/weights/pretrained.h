@@ -1,7 +1,6 @@
 // What lies at --init: a folder as Hugging Face's libraries write it, one of our runs or exports, or a file of weights.
 #pragma once
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,10 +9,9 @@
 namespace glia {
 
 struct Pretrained {
-  std::string weights;  // the file (or the index of shards) to be read by Weights
-  std::string config;   // "" where there is none beside the weights: then only the tensors say what the model is
-  std::string vocabulary;         // vocab.txt, "" where there is none
-  std::optional<bool> lowercase;  // of tokenizer_config.json, or of our own run
+  std::string weights;     // the file (or the index of shards) to be read by Weights
+  std::string config;      // "" where there is none beside the weights: then only the tensors say what the model is
+  std::string vocabulary;  // vocab.txt, "" where there is none; what lies beside it says whether it keeps case
   // With a config: the shape; `vocabulary` counts the table's rows, which may be padded.
   BertConfig shape;
   // Of our own runs and exports.

@@ -43,7 +43,9 @@ template <class F> bool walk_numbers(const RawTensor& t, size_t count, F&& f) {
   else if (t.dtype == "F64") walk<double>(t, count, same, f);
   else if (t.dtype == "I32") walk<int32_t>(t, count, same, f);
   else if (t.dtype == "F16") walk<uint16_t>(t, count, float_from_half, f);
-  else if (t.dtype == "BF16") walk<bfloat16>(t, count, [](bfloat16 x) { return static_cast<float>(x); }, f);
+  else if (t.dtype == "BF16")
+    walk<bfloat16>(
+        t, count, [](bfloat16 x) { return static_cast<float>(x); }, f);
   else return false;
   return true;
 }

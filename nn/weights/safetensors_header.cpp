@@ -57,7 +57,8 @@ void Reader::entry(const std::string& name, const Json& value) {
       refuse(fmt::format("'{}' has an impossible shape", name));
     elements *= static_cast<size_t>(extent);
   }
-  if (shape.size() > Shape::kMaxRank || offsets.size() != 2) refuse(fmt::format("'{}' has a malformed entry", name));
+  if (shape.size() > Shape::kMaxRank || offsets.size() != 2)
+    refuse(fmt::format("'{}' has a malformed entry", name));
   t.shape = Shape(shape.data(), static_cast<int>(shape.size()));
   const size_t begin = offsets[0], end = offsets[1];
   if (begin > end) refuse(fmt::format("'{}' ends before it begins", name));

@@ -50,7 +50,8 @@ class Archive {
     if (zip_stat_index(zip_, found->second, 0, &stat) != 0 || (stat.valid & kNeeded) != kNeeded)
       refuse(fmt::format("record {}: {}", name, zip_strerror(zip_)));
     // torch stores; what is stored cannot grow, and no byte is anybody's twice: a small file cannot fill the memory.
-    if (stat.comp_method != ZIP_CM_STORE) refuse(fmt::format("record {} is compressed, which torch.save never does", name));
+    if (stat.comp_method != ZIP_CM_STORE)
+      refuse(fmt::format("record {} is compressed, which torch.save never does", name));
     if (stat.size > left_) refuse(fmt::format("record {} would have {} bytes", name, stat.size));
     left_ -= stat.size;
     std::string content(stat.size, '\0');
@@ -105,12 +106,14 @@ RawTensor place(const PickledTensor& p, std::string_view storage, const std::str
   return t;
 }
 
-RawTensors assemble(const std::vector<PickledTensor>& tensors, const Storages& storages, const std::string& source) {
+RawTensors assemble(const std::vector<PickledTensor>& tensors, const Storages& storages,
+                    const std::string& source) {
   RawTensors all;
   for (const auto& [key, bytes] : storages) all.owners.push_back(bytes);
   for (const PickledTensor& p : tensors) {
     const auto storage = storages.find(p.key);
-    if (storage == storages.end()) fail_input("{}: '{}' lies in storage {}, which is not there", source, p.name, p.key);
+    if (storage == storages.end())
+      fail_input("{}: '{}' lies in storage {}, which is not there", source, p.name, p.key);
     if (!all.tensors.emplace(p.name, place(p, *storage->second, source)).second)
       fail_input("{}: '{}' is there twice", source, p.name);
   }

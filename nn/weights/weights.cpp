@@ -39,7 +39,8 @@ void Weights::add(const std::string& file) {
     found.owners.push_back(content);
   }
   for (auto& [name, tensor] : found.tensors)
-    if (!raw_.tensors.emplace(name, std::move(tensor)).second) fail_input("{}: '{}' is in another shard too", file, name);
+    if (!raw_.tensors.emplace(name, std::move(tensor)).second)
+      fail_input("{}: '{}' is in another shard too", file, name);
   raw_.owners.insert(raw_.owners.end(), found.owners.begin(), found.owners.end());
 }
 
@@ -58,7 +59,8 @@ void Weights::add_shards(const std::string& index) {
   }
   for (const std::string& file : files) add((fs::path(index).parent_path() / file).string());
   for (const auto& [name, file] : map->items())
-    if (!find(name)) fail_input("{}: '{}' should be in {}, which does not have it", index, name, file.get<std::string>());
+    if (!find(name))
+      fail_input("{}: '{}' should be in {}, which does not have it", index, name, file.get<std::string>());
 }
 
 const RawTensor* Weights::find(const std::string& name) const {
@@ -83,12 +85,19 @@ void Weights::find_encoder() {
       std::from_chars(name.data() + layer.size(), name.data() + name.size(), n);
       layers_ = std::max(layers_, n + 1);
     }
-  const auto rows = [&](const char* name) {
-    const RawTensor* t = find(prefix_ + "embeddings." + name);
-    return t && t->shape.rank() == 2 ? t->shape[0] : 0;
+  const auto extent = [&](const std::string& name, int axis) {
+    const RawTensor* t = find(prefix_ + name);
+    return t && t->shape.rank() > axis ? t->shape[axis] : 0;
   };
-  positions_ = rows(ours_ ? "position.weight" : "position_embeddings.weight");
-  types_ = rows(ours_ ? "type.weight" : "token_type_embeddings.weight");
+  const auto table = [&](const char* our, const char* their) {
+    return std::string("embeddings.") + (ours_ ? our : their) + ".weight";
+  };
+  extents_.words = extent(table("word", "word_embeddings"), 0);
+  extents_.hidden = extent(table("word", "word_embeddings"), 1);
+  extents_.positions = extent(table("position", "position_embeddings"), 0);
+  extents_.types = extent(table("type", "token_type_embeddings"), 0);
+  for (const char* name : {"ffn.up.bias", "moe.experts.up.bias", "intermediate.dense.bias"})
+    if (extents_.ffn == 0) extents_.ffn = extent(std::string("encoder.layer.0.") + name, name[0] == 'm' ? 1 : 0);
 }
 
 std::string Weights::head_prefix() const {

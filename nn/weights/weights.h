@@ -23,9 +23,11 @@ class Weights {
   const std::string& prefix() const { return prefix_; }  // of the encoder: "bert.", "module.bert.", ""
   std::string head_prefix() const;                       // of what lies beside the encoder: "module."
   int64_t layers() const { return layers_; }             // encoder layers in the file
-  // Extent 0 of the position and token type tables.
-  int64_t positions() const { return positions_; }
-  int64_t types() const { return types_; }
+  // What the tensors say about the shape; 0 where they do not. The number of heads is nowhere among them.
+  struct Extents {
+    int64_t words = 0, positions = 0, types = 0, hidden = 0, ffn = 0;
+  };
+  const Extents& extents() const { return extents_; }
 
   // A NaN or an infinity anywhere is an error that names the tensor and the element.
   void check_finite() const;
@@ -38,7 +40,8 @@ class Weights {
   std::string path_, prefix_;
   RawTensors raw_;
   bool ours_ = false;
-  int64_t layers_ = 0, positions_ = 0, types_ = 0;
+  int64_t layers_ = 0;
+  Extents extents_;
 };
 
 }  // namespace glia
