@@ -49,7 +49,7 @@ ifeq ($(CUDA),1)
   LDFLAGS  += -L$(CUDA_HOME)/lib64/stubs
 endif
 
-.PHONY: all test test-gpu sanitize-gpu bench data check-layers format clean packages
+.PHONY: all test test-gpu sanitize-gpu bench data weights check-layers format clean packages
 all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
@@ -114,6 +114,9 @@ bench: all
 
 data: all
 	./tools/fetch_data
+
+weights: all
+	./tools/fetch_data --weights
 
 check-layers:
 	@tools/check_layers.sh

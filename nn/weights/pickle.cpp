@@ -10,7 +10,7 @@ namespace glia {
 namespace {
 
 using Kind = PickleValue::Kind;
-constexpr size_t kMaxValues = size_t{1} << 22;  // a state dict of 1000 tensors has about 20,000
+constexpr size_t kMaxValues = size_t{1} << 20;  // a state dict of 1000 tensors has about 20,000
 
 const std::map<std::string_view, const char*>& storage_types() {
   static const std::map<std::string_view, const char*> types{

@@ -30,7 +30,7 @@ def ours(run: Path) -> torch.Tensor:
     rows = []
     for text in TEXTS:
         out = subprocess.run(["./tools/route", str(run), "--json", text], check=True, capture_output=True, text=True)
-        rows.append(json.loads(out.stdout)["probabilities"])
+        rows.append(list(json.loads(out.stdout)["probabilities"].values()))
     return torch.tensor(rows, dtype=torch.float64).log()
 
 
