@@ -59,7 +59,7 @@ COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 CXXFLAGS := -std=c++20 -g1 -fPIC -fno-semantic-interposition -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
             -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fPIC,-fopenmp,-march=$(MARCH)
-LDLIBS   := -lfmt -lutf8proc -lcairo -fopenmp -lpthread
+LDLIBS   := -lfmt -lutf8proc -lcairo -lzip -fopenmp -lpthread
 ifeq ($(ONEDNN),1)
   CXXFLAGS += -DGLIA_ONEDNN=1
   LDLIBS   += -ldnnl
@@ -80,7 +80,7 @@ endif
 # What computes is optimised, what reports and tests is compiled fast: no bit of a result depends on it.
 LEVEL     = $(if $(filter engine/% data/%,$(1)),-O3,$(if $(filter nn/% moe/%,$(1)),-O2,-O1))
 
-.PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu bench data check-layers format clean packages
+.PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu bench data weights check-layers format clean packages
 all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
@@ -188,6 +188,9 @@ bench: all
 
 data: all
 	./tools/fetch_data
+
+weights: all
+	./tools/fetch_data --weights
 
 check-layers:
 	@tools/check_layers.sh

@@ -1,18 +1,22 @@
-// Downloads AG News and BERT's vocabulary to data/ag_news/; does nothing for files that are there and whole.
+// Downloads AG News and BERT's vocabulary to data/ag_news/, or BERT-small's weights to data/bert_small/; does nothing for
+// files that are there and whole.
 #include "data/datasets/fetch.h"
 #include "engine/core/check.h"
+#include "nn/weights/pretrained.h"
+#include "nn/weights/weights.h"
 #include "tools/tool.h"
 
 using namespace glia;
 
 namespace {
 
-int run(const std::string& dir) {
+int fetch_all(const std::vector<RemoteFile>& files, const std::string& dir) {
   int failed = 0;
-  for (const RemoteFile& file : ag_news_files()) {
+  for (const RemoteFile& file : files) {
     try {
       const bool was_there = fetch(file, dir) == Fetched::kWasThere;
-      fmt::print("{}/{}: {}, md5 {}\n", dir, file.name, was_there ? "was there" : "downloaded", file.md5);
+      fmt::print("{}/{}: {}{}\n", dir, file.name, was_there ? "was there" : "downloaded",
+                 file.md5.empty() ? "" : ", md5 " + file.md5);
     } catch (const Error& error) {  // the other files may be had all the same
       fmt::print(stderr, "fetch_data: {}\n", error.what());
       failed = 1;
@@ -21,12 +25,30 @@ int run(const std::string& dir) {
   return failed;
 }
 
+int fetch_weights(const std::string& address, const std::string& dir) {
+  if (const int failed = fetch_all(bert_small_files(address), dir)) return failed;
+  // No sum of them is published here: reading them is the check.
+  const Weights weights(find_pretrained(dir).weights);
+  weights.check_finite();
+  fmt::print("{}: {} tensors of {} layers; start from them with --init {}\n", dir, weights.tensors().size(),
+             weights.layers(), dir);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string dir = "data/ag_news";
+  std::string dir, address = kBertSmall;
+  bool weights = false;
   CLI::App app{
-      "Downloads AG News (official files) and vocab.txt, checks their md5 sums, resumes what was cut off."};
-  app.add_option("--dir", dir, "where to")->capture_default_str();
-  return run_tool("fetch_data", app, argc, argv, [&] { return run(dir); });
+      "Downloads AG News (official files) and vocab.txt, checks their md5 sums, resumes what was cut off; or the "
+      "published weights of BERT-small."};
+  app.add_flag("--weights", weights, "the weights instead");
+  app.add_option("--from", address, "with --weights: the folder's address, for a mirror")->capture_default_str();
+  app.add_option("--dir", dir, "where to (default: data/ag_news, with --weights data/bert_small)");
+  return run_tool("fetch_data", app, argc, argv, [&] {
+    if (weights)
+      return fetch_weights(address.ends_with('/') ? address : address + "/", dir.empty() ? "data/bert_small" : dir);
+    return fetch_all(ag_news_files(), dir.empty() ? "data/ag_news" : dir);
+  });
 }

@@ -73,13 +73,25 @@ const std::vector<RemoteFile>& ag_news_files() {
   return files;
 }
 
+std::vector<RemoteFile> bert_small_files(const std::string& address) {
+  std::vector<RemoteFile> files{{"config.json", "", {address + "config.json"}},
+                                {"vocab.txt", "", {address + "vocab.txt"}},
+                                {"pytorch_model.bin", "", {address + "pytorch_model.bin"}}};
+  if (address == kBertSmall) files[1].md5 = ag_news_files()[2].md5;
+  return files;
+}
+
 Fetched fetch(const RemoteFile& file, const std::string& dir, const FetchPrograms& programs) {
   namespace fs = std::filesystem;
   const fs::path path = fs::path(dir) / file.name, part = path.string() + ".part";
   const bool had_folder = fs::exists(dir);
   make_folder(dir);
-  if (fs::is_regular_file(path) && md5(read_file(path)) == file.md5) return Fetched::kWasThere;
-  const auto complete = [&] { return fs::is_regular_file(part) && md5(read_file(part)) == file.md5; };
+  const auto whole = [&](const fs::path& at) {
+    return fs::is_regular_file(at) && (file.md5.empty() ? fs::file_size(at) > 0 : md5(read_file(at)) == file.md5);
+  };
+  if (whole(path)) return Fetched::kWasThere;
+  // Without a sum only the program's word says that all is there: a part from before is none.
+  const auto complete = [&] { return !file.md5.empty() && whole(part); };
   std::string why = "no address";
   for (const std::string& address : file.addresses) {
     if (!complete()) {
@@ -97,18 +109,19 @@ Fetched fetch(const RemoteFile& file, const std::string& dir, const FetchProgram
         continue;
       }
     }
-    if (complete()) {
+    if (whole(part)) {
       fs::rename(part, path);  // the same folder: other programs see all of it or nothing
       return Fetched::kDownloaded;
     }
-    why = fmt::format("the file from {} has another md5 sum", address);
+    why = fmt::format("the file from {} {}", address, file.md5.empty() ? "is empty" : "has another md5 sum");
     fs::remove(part);
   }
   std::error_code ignored;  // tidying up hides no error
   if (fs::exists(part, ignored) && fs::file_size(part, ignored) == 0) fs::remove(part, ignored);
   if (!had_folder && fs::is_empty(dir, ignored)) fs::remove(dir, ignored);
-  fail_input("{}: not downloaded ({}); put the file with md5 {} there by hand, from {}", path.string(), why,
-             file.md5, file.addresses.empty() ? "its publisher" : file.addresses.front());
+  fail_input("{}: not downloaded ({}); put the file{} there by hand, from {}", path.string(), why,
+             file.md5.empty() ? "" : " with md5 " + file.md5,
+             file.addresses.empty() ? "its publisher" : file.addresses.front());
 }
 
 }  // namespace glia

@@ -8,12 +8,16 @@ namespace glia {
 
 struct RemoteFile {
   std::string name;                    // in the folder
-  std::string md5;                     // 32 hex digits
+  std::string md5;                     // 32 hex digits; "" where nobody published it
   std::vector<std::string> addresses;  // tried in order
 };
 
 // The official AG News files and the vocabulary of the uncased BERT models.
 const std::vector<RemoteFile>& ag_news_files();
+
+// The published weights of the paper's encoder, as --init reads them; `address` ends with a slash.
+inline constexpr const char* kBertSmall = "https://huggingface.co/google/bert_uncased_L-4_H-512_A-8/resolve/main/";
+std::vector<RemoteFile> bert_small_files(const std::string& address);
 
 // Makes dir/name hold the file: nothing to do when it is there and its sum is right; else the first address that
 // gives the right bytes, by curl or, where that is missing, wget. What arrived so far stays in dir/name.part and is

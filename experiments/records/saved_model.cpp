@@ -71,6 +71,9 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
   m.bert.heads = positive(run, c.model, "heads");
   m.bert.ffn = positive(run, c.model, "ffn");
   m.bert.vocabulary = positive(run, c.model, "vocabulary");
+  if (c.model.contains("positions")) m.bert.positions = positive(run, c.model, "positions");
+  if (c.model.contains("types")) m.bert.types = positive(run, c.model, "types");
+  m.bert.layer_norm_eps = c.model.value("norm_eps", m.bert.layer_norm_eps);
   m.bert.classes = positive(run, c.model, "classes");
   m.moe.router = c.router;
   if (c.moe()) {

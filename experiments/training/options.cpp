@@ -136,9 +136,11 @@ const std::vector<Flag>& flags() {
       {"last-layer-cls", &O::last_layer_cls, kNone,
        "run the last layer's experts on CLS rows only, which is exact"},
       {"init", &O::init, kTrain,
-       "weights to start from: safetensors (Hugging Face's BERT names or ours), or run:NAME, a finished run"},
+       "weights to start from: a Hugging Face folder, a file of weights, a run's or export's folder, or run:NAME, a run of "
+       "this study"},
       {"init-noise", &O::init_noise, kTrain,
        "standard deviation of the noise on each expert's copy of the pretrained FFN"},
+      {"init-layers", &O::init_layers, kNone, "only so many of the pretrained layers, from below; 0: all of them"},
 
       {"epochs", &O::epochs, kTrain, "epochs", all, "Training"},
       {"max-steps", &O::max_steps, kTrain, "stop after so many steps; 0: all epochs"},
@@ -314,6 +316,7 @@ std::vector<Bound> bounds(const Options& o) {
           {"ffn", o.ffn, 1, 1 << 20},
           {"experts", o.experts, 1, 1 << 16},
           {"top-k", o.top_k, 1, 1 << 16},
+          {"init-layers", o.init_layers, 0, 1000},
           {"epochs", o.epochs, 1, 1e6},
           {"batch", o.batch, 1, 1 << 20},
           {"micro-batches", o.micro_batches, 1, 1 << 20},
@@ -369,7 +372,9 @@ void check_options(const Options& o) {
     const OptionRow row{bound.name, int64_t{0}, "", bound.least, bound.most};
     check_option(row, bound.value);
   }
-  want(o.max_length >= 3 && o.max_length <= 512, "max-length", "3 … 512", o.max_length);
+  const std::string lengths =
+      fmt::format("3 … {}{}", o.positions, o.positions == 512 ? "" : ", the weights' positions");
+  want(o.max_length >= 3 && o.max_length <= o.positions, "max-length", lengths.c_str(), o.max_length);
   check_memory(o);
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
   want(o.batch % o.micro_batches == 0, "micro-batches", "a divisor of --batch", o.micro_batches);

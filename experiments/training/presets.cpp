@@ -6,6 +6,7 @@
 #include "engine/device/context.h"
 #include "experiments/studies/study.h"
 #include "experiments/training/data_source.h"
+#include "experiments/training/pretrained.h"
 
 namespace glia {
 namespace {
@@ -96,6 +97,7 @@ Options resolve(const CommandLine& line) {
   for (const auto& [key, value] : study.settings) settled.insert(key);
   apply(o, line, kProtocols, "protocol", o.protocol, settled);
   apply(o, line, kPresets, "preset", o.preset, settled);
+  shape_by_weights(o, line.given);  // beats the preset
   if (finite_check_wanted()) o.check_finite = true;
   if (o.check_finite) o.graphs = false;  // every output is read back, which no capture can hold
   if (o.bucket == 0) o.bucket = gpu ? 128 : 32;

@@ -14,6 +14,7 @@
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/data_source.h"
 #include "experiments/training/evaluation.h"
+#include "experiments/training/pretrained.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -248,6 +249,8 @@ RunOutcome Sitting::run() {
   const bool resumed = resume();
   results::begin_run(spec_.folder, config_, resumed);
   if (!resumed) fs::remove(checkpoint_path());
+  if (!options_.init.empty())
+    write_file_atomic(spec_.folder + "/weights.txt", report_text(options_, trainer_.warm_start_report()));
   first_step_ = trainer_.done();
   RunLog log(spec_.folder, first_step_, options_.report);
   now_.split = options_.select == "test" ? "test" : "validation";
@@ -386,9 +389,7 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
       spec.study = study.name;
       for (const auto& [key, value] : row.settings)
         if (!o.typed.contains(key)) spec.sets.push_back(json_key(key));
-      if (const std::string start = start_run(o.init); start.empty() && !o.init.empty()) {
-        SafetensorsFile file(o.init);
-      } else if (!start.empty()) {
+      if (const std::string start = start_run(o.init); !start.empty()) {
         spec.starts_from = results::run_folder(o.out, seed, start);
         const bool planned =
             std::ranges::any_of(specs, [&](const RunSpec& s) { return s.folder == spec.starts_from; });
@@ -406,7 +407,7 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
 
 Options training_options(const RunSpec& spec) {
   Options o = spec.options;
-  if (!spec.starts_from.empty()) o.init = spec.starts_from + "/model.safetensors";
+  if (!spec.starts_from.empty()) o.init = spec.starts_from;
   return o;
 }
 
@@ -434,6 +435,13 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   }
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();
+  // Kept only where weights say something else: older runs have none of them.
+  if (const BertConfig usual;
+      o.positions != usual.positions || o.types != usual.types || o.norm_eps != usual.layer_norm_eps) {
+    c.model["positions"] = o.positions;
+    c.model["types"] = o.types;
+    c.model["norm_eps"] = o.norm_eps;
+  }
   c.train = to_json(o, Flag::Part::kTrain);
   // Runs from before there was a choice have none of these.
   for (const char* key : {"freeze", "train"})

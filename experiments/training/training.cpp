@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "moe/warm_start.h"
+#include "experiments/training/pretrained.h"
 
 namespace glia {
 
@@ -28,6 +28,9 @@ ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& d
   m.bert.ffn = o.ffn;
   m.bert.vocabulary = data.vocabulary().size();
   m.bert.classes = data.classes();
+  m.bert.positions = o.positions;
+  m.bert.types = o.types;
+  m.bert.layer_norm_eps = o.norm_eps;
   m.bert.dropout = o.dropout;
   m.moe = run.moe;
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
@@ -108,7 +111,7 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
   context.set_seed(seed);
   if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty())
-    warm_start(model_, SafetensorsFile(options.init), {seed, options.init_noise, !run.random_ffn});
+    warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, data.class_names);
   if (run.random_ffn) model_.randomise_ffn(seed);
   if (!model_.config().trained.all())
     fmt::print(stderr, "glia: {}: {}\n", run.name, describe_trained(model_.parameters()));

@@ -11,6 +11,8 @@
 #include "experiments/training/batch_buffer.h"
 #include "experiments/training/options.h"
 #include "experiments/training/step.h"
+#include "moe/warm_start.h"
+#include "nn/optimizer.h"
 
 namespace glia {
 
@@ -48,6 +50,7 @@ class Trainer {
   Context& context() { return context_; }
   Model& model() { return model_; }
   AdamW& optimiser() { return optimiser_; }
+  const WarmStartReport& warm_start_report() const { return warm_start_; }  // empty without --init
   int64_t total() const { return total_; }
   int64_t steps_per_epoch() const { return plans_.front().batches() / parts_; }
   int64_t done() const { return done_; }
@@ -80,6 +83,7 @@ class Trainer {
   std::vector<BatchPlan> plans_;
   int64_t total_, parts_;  // parts: --micro-batches
   Model model_;
+  WarmStartReport warm_start_;
   AdamW optimiser_;
   TrainingStep step_;
   BatchBuffer buffer_;

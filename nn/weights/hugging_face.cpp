@@ -10,18 +10,24 @@ void replace(std::string& text, std::string_view from, std::string_view to) {
 }
 
 // The name under which the file has it, if it does.
-std::optional<std::string> find(const SafetensorsFile& file, const std::string& name) {
-  std::vector<std::string> candidates = {name};
-  if (name.starts_with("bert.")) candidates.push_back(name.substr(5));
-  for (size_t i = 0, n = candidates.size(); i < n; ++i) {
-    std::string old = candidates[i];
-    replace(old, "LayerNorm.weight", "LayerNorm.gamma");
-    replace(old, "LayerNorm.bias", "LayerNorm.beta");
-    candidates.push_back(old);
-  }
-  for (const std::string& c : candidates)
-    if (file.contains(c)) return c;
+std::optional<std::string> find(const Weights& weights, const std::string& name) {
+  const std::string there =
+      name.starts_with("bert.") ? weights.prefix() + name.substr(5) : weights.head_prefix() + name;
+  std::string old = there;
+  replace(old, "LayerNorm.weight", "LayerNorm.gamma");
+  replace(old, "LayerNorm.bias", "LayerNorm.beta");
+  for (const std::string& candidate : {there, old})
+    if (weights.find(candidate)) return candidate;
   return std::nullopt;
+}
+
+void read(const Weights& weights, const std::string& name, Tensor to, std::set<std::string>& used) {
+  const RawTensor& raw = *weights.find(name);
+  // Padded vocabularies and longer position tables lend their first rows; of anything else all rows are needed.
+  if (raw.shape != to.shape() && name.find("embeddings.") == std::string::npos)
+    fail_input("{}: '{}': expected {}, got {}", weights.path(), name, to.shape(), raw.shape);
+  copy_raw(raw, fmt::format("{}: '{}'", weights.path(), name), to);
+  used.insert(name);
 }
 
 }  // namespace
@@ -52,21 +58,22 @@ std::vector<std::string> hugging_face_names(const std::string& name) {
   return {n};
 }
 
-bool read_weight(const SafetensorsFile& file, const std::string& name, Tensor to) {
-  if (file.contains(name)) {
-    file.read_into(name, to);
+bool read_weight(const Weights& weights, const std::string& name, Tensor to, std::set<std::string>& used) {
+  if (weights.ours()) {
+    if (!weights.find(name)) return false;
+    read(weights, name, to, used);
     return true;
   }
   const std::vector<std::string> theirs = hugging_face_names(name);
   std::vector<std::string> found;
   for (const std::string& n : theirs)
-    if (const auto f = find(file, n)) found.push_back(*f);
+    if (const auto f = find(weights, n)) found.push_back(*f);
   if (found.empty()) return false;
   if (found.size() != theirs.size())
-    fail_input("{}: '{}' wants {} tensors ({}, …), found {}", file.path(), name, theirs.size(), theirs[0],
+    fail_input("{}: '{}' wants {} tensors ({}, …), found {}", weights.path(), name, theirs.size(), theirs[0],
                found.size());
   const int64_t parts = static_cast<int64_t>(found.size()), rows = to.size(0) / parts;
-  for (int64_t i = 0; i < parts; ++i) file.read_into(found[i], to.rows(i * rows, (i + 1) * rows));
+  for (int64_t i = 0; i < parts; ++i) read(weights, found[i], to.rows(i * rows, (i + 1) * rows), used);
   return true;
 }
 

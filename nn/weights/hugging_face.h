@@ -1,8 +1,9 @@
 // The names that Hugging Face's BertForSequenceClassification gives the same weights, such as
-// bert.encoder.layer.0.attention.self.query.weight. We keep query, key and value in one tensor, they in three.
+// bert.encoder.layer.0.attention.self.query.weight, and to a masked-LM head. We keep query, key and value in one tensor, they in three.
 #pragma once
 #include "nn/parameters.h"
 #include "nn/weights/safetensors.h"
+#include "nn/weights/weights.h"
 
 namespace glia {
 
@@ -10,10 +11,10 @@ namespace glia {
 // "bert.".
 std::vector<std::string> hugging_face_names(const std::string& name);
 
-// Reads what our parameter `name` is in a file with their names (with or without "bert.", LayerNorm.gamma/beta as
-// in older files) or with ours. Returns false when the file has none of it; a part missing or a wrong shape is an
-// error.
-bool read_weight(const SafetensorsFile& file, const std::string& name, Tensor to);
+// Reads what our parameter `name` is in the file: LayerNorm.gamma/beta of older files too, and of the word table the rows
+// that `to` has. False when the file has none of it; a part missing, a wrong shape or too few rows is an error. Adds the
+// names that were read to `used`.
+bool read_weight(const Weights& weights, const std::string& name, Tensor to, std::set<std::string>& used);
 
 // All parameters under their names, float32.
 void export_hugging_face(const std::string& path, const ParameterSet& parameters, const Metadata& metadata);

@@ -115,6 +115,20 @@ TEST_CASE("data fetch: without curl wget is asked; what fails leaves nothing beh
   EXPECT(fs::exists(dir + "/kept"));  // it was not ours
 }
 
+TEST_CASE("data fetch: a file whose sum nobody published is taken as it comes, but not half of it") {
+  const FakeCurl curl;
+  const std::string content = "{}", dir = (curl.dir / "out").string();
+  const RemoteFile file{"config.json", "", {"/nowhere", curl.source("config", content)}};
+  make_folder(dir);
+  write_file_atomic(dir + "/config.json.part", "{");
+  EXPECT(fetch(file, dir, {curl.program}) == Fetched::kDownloaded);
+  EXPECT(read_file(dir + "/config.json") == content);
+  EXPECT(fetch(file, dir, {curl.program}) == Fetched::kWasThere);
+  const std::string message = error_of([&] { fetch({"b", "", {curl.source("empty", "")}}, dir, {curl.program}); });
+  EXPECT(contains(message, "is empty); put the file there by hand, from "));
+  for (const RemoteFile& f : bert_small_files("file:///x/")) EXPECT(f.addresses[0] == "file:///x/" + f.name);
+}
+
 TEST_CASE("data fetch: the real curl takes our arguments") {
   if (std::system("curl --version > /dev/null 2>&1") != 0) SKIP("no curl here");
   const FakeCurl files;

@@ -4,6 +4,7 @@
 #include "engine/core/file.h"
 #include "engine/core/rng.h"
 #include "tests/fuzz/data_targets.h"
+#include "tests/fuzz/weights_targets.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -27,6 +28,12 @@ int replay(const char* target, void (*check)(std::string_view)) {
 TEST_CASE("data fuzz: the csv reader on found inputs") { EXPECT(replay("csv", fuzz::csv) > 0); }
 
 TEST_CASE("data fuzz: the tokenizer on found inputs") { EXPECT(replay("wordpiece", fuzz::wordpiece) > 0); }
+
+TEST_CASE("data fuzz: the readers of weights on found inputs") {
+  EXPECT(replay("safetensors", fuzz::safetensors) > 0);
+  EXPECT(replay("pickle", fuzz::pickle) > 0);
+  EXPECT(replay("torch", fuzz::torch) > 0);
+}
 
 TEST_CASE("data fuzz: the tokenizer and its definition agree on random texts") {
   static const char* const kParts[] = {"a",

@@ -232,7 +232,7 @@ TEST_CASE(
   }
   write_safetensors(stripped, old, {});
   for (const std::string& source : {path, stripped}) {
-    const WarmStartReport report = warm_start(b.model, SafetensorsFile(source), {});
+    const WarmStartReport report = warm_start(b.model, Weights(source), {});
     EXPECT(report.fresh == std::vector<std::string>{"classifier.weight", "classifier.bias"});
     for (size_t i = 0; i < a.model.parameters().all().size(); ++i) {
       const Parameter &p = a.model.parameters().all()[i], &q = b.model.parameters().all()[i];
@@ -252,7 +252,7 @@ TEST_CASE(
   ModelConfig config = tiny_config("astrocyte", DType::kBFloat16);
   config.moe.second_residual = true;
   Trainer moe(config, 2), untouched(config, 2);
-  warm_start(moe.model, SafetensorsFile(path), {});
+  warm_start(moe.model, Weights(path), {});
   const auto of = [](Trainer& t, const std::string& name) {
     return values(t.model.parameters().get(name).var.value());
   };
@@ -275,13 +275,13 @@ TEST_CASE(
   WarmStartOptions random;
   random.copy_ffn = false;
   Trainer fresh(tiny_config("none", DType::kFloat32), 3), before(tiny_config("none", DType::kFloat32), 3);
-  warm_start(fresh.model, SafetensorsFile(path), random);
+  warm_start(fresh.model, Weights(path), random);
   EXPECT(of(fresh, "encoder.layer.0.ffn.up.weight") == of(before, "encoder.layer.0.ffn.up.weight"));
   EXPECT(of(fresh, "pooler.weight") == of(dense, "pooler.weight"));
 
   write_safetensors(path, {{"bert.pooler.dense.weight", full(dense.context, {8, 8}, 1)}}, {});
-  EXPECT(contains(error_of([&] { warm_start(fresh.model, SafetensorsFile(path), {}); }),
-                  "bert.embeddings.word_embeddings.weight"));
+  EXPECT(
+      contains(error_of([&] { warm_start(fresh.model, Weights(path), {}); }), "embeddings.word_embeddings.weight"));
 }
 
 }  // namespace

@@ -1,0 +1,90 @@
+#include "experiments/records/export.h"
+
+#include <filesystem>
+
+#include "engine/core/file.h"
+#include "experiments/records/saved_model.h"
+#include "nn/weights/hugging_face.h"
+#include "nn/weights/pretrained.h"
+
+namespace fs = std::filesystem;
+
+namespace glia {
+namespace {
+
+using results::Json;
+
+// What of the run says what the model is; where and by which command it was made stays at home.
+Json ours(const results::Run& run) {
+  Json json = results::to_json(run.config);
+  for (const char* key : {"device", "command"}) json.erase(key);
+  return json;
+}
+
+// transformers must not take a mixture for a BERT and fill the experts' places with random numbers.
+void mark_as_mixture(Json& config) {
+  config["architectures"] = Json::array({"GliaMoeForSequenceClassification"});
+  config["model_type"] = "glia-moe";
+}
+
+Json tokenizer_config(const WordPiece& tokenizer, int64_t max_length) {
+  const Vocabulary& v = tokenizer.vocabulary();
+  Json json = {{"tokenizer_class", "BertTokenizer"}, {"do_lower_case", tokenizer.lowercase()},
+               {"model_max_length", max_length},     {"unk_token", v.token(v.unk())},
+               {"cls_token", v.token(v.cls())},      {"sep_token", v.token(v.sep())}};
+  if (v.pad() >= 0) json["pad_token"] = v.token(v.pad());
+  if (v.mask() >= 0) json["mask_token"] = v.token(v.mask());
+  return json;
+}
+
+std::string mixture_page(const results::Run& run, const Model& model) {
+  const BertConfig& b = model.config().bert;
+  const MoeConfig& m = model.config().moe;
+  std::string page = fmt::format(
+      "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads) with {4} experts in each layer, of which "
+      "the router `{5}` gives {6} to a token.\nTrained by Glia as `{0}` with seed {7}; test accuracy {8}.\n\n"
+      "`model.safetensors` has Glia's names, since transformers has no such model. In each layer N:\n\n"
+      "| tensor | shape |\n|---|---|\n",
+      run.config.config, b.layers, b.hidden, b.heads, m.n_experts, m.router, m.top_k, run.config.seed,
+      run.evaluation ? fmt::format("{:.4f}", run.evaluation->accuracy) : "unknown");
+  for (const Parameter& p : model.parameters().all())
+    if (p.name.starts_with("encoder.layer.0."))
+      page += fmt::format("| encoder.layer.N.{} | {} |\n", p.name.substr(16), p.shape);
+  return page +
+         "\n`attention.qkv` holds the rows of query, key and value, in this order; experts lie along the first axis. "
+         "To go on from it: `./experiments/train --init FOLDER --config NAME`.\n";
+}
+
+void write_mixture(const std::string& path, const Model& model) {
+  std::vector<NamedTensor> all;
+  for (const Parameter& p : model.parameters().all()) all.push_back({p.name, p.var.value()});
+  for (const Statistic& s : model.router_state()) all.push_back({"state." + s.name, s.value});
+  write_safetensors(path, all, {{"format", "pt"}});
+}
+
+}  // namespace
+
+void export_run(const results::Run& run, const std::string& dir, const std::string& vocabulary) {
+  if (fs::exists(dir) && (!fs::is_directory(dir) || !fs::is_empty(dir)))
+    fail_input("{}: expected an empty or a new folder, and something is there", dir);
+  Context context(Device::cpu());
+  const auto model = load_saved_model(context, run, DType::kFloat32);
+  const WordPiece tokenizer = saved_tokenizer(run, vocabulary);
+  const bool mixture = !model->config().moe.dense();
+  Json config = hugging_face_config(model->config().bert, run.config.data.class_names);
+  if (mixture) mark_as_mixture(config);
+  config["glia"] = ours(run);
+  make_folder(dir);
+  const auto path = [&](const char* name) { return (fs::path(dir) / name).string(); };
+  if (mixture) write_mixture(path("model.safetensors"), *model);
+  else export_hugging_face(path("model.safetensors"), model->parameters(), {});
+  tokenizer.vocabulary().save(path("vocab.txt"));
+  const Json tokens =
+      tokenizer_config(tokenizer, std::min(model->config().bert.positions, saved_max_length(*model, run)));
+  write_file_atomic(path("tokenizer_config.json"), tokens.dump(2) + "\n");
+  if (mixture) write_file_atomic(path("README.md"), mixture_page(run, *model));
+  // The last: a folder with a config.json is whole.
+  write_file_atomic(path("config.json"), config.dump(2) + "\n");
+}
+
+}  // namespace glia

@@ -1,0 +1,111 @@
+#include "experiments/training/pretrained.h"
+
+#include "data/tokens/vocabulary.h"
+#include "engine/core/check.h"
+#include "experiments/studies/study.h"
+#include "nn/weights/pretrained.h"
+
+namespace glia {
+namespace {
+
+void take_vocabulary(Options& o, const std::set<std::string>& given, const Pretrained& p) {
+  if (p.vocabulary.empty()) return;
+  if (given.contains("vocab") && o.vocab != p.vocabulary &&
+      Vocabulary::from_file(o.vocab).hash() != Vocabulary::from_file(p.vocabulary).hash())
+    fail_input("--vocab {}: has other tokens than {}, by which the weights were trained; leave the flag out",
+               o.vocab, p.vocabulary);
+  if (!given.contains("vocab")) o.vocab = p.vocabulary;
+}
+
+}  // namespace
+
+void shape_by_weights(Options& o, const std::set<std::string>& given) {
+  if (o.init.empty() || !start_run(o.init).empty()) return;  // a run of this study has the study's own shape
+  const Pretrained p = find_pretrained(o.init);
+  if (p.config.empty()) {
+    const Weights weights(p.weights);
+    if (weights.extents().positions > 0) o.positions = weights.extents().positions;
+    if (weights.extents().types > 0) o.types = weights.extents().types;
+    if (o.init_layers > 0 && !given.contains("layers")) o.layers = o.init_layers;
+    take_vocabulary(o, given, p);
+    return;
+  }
+  const auto take = [&](const char* flag, int64_t Options::*member, int64_t value) {
+    if (given.contains(flag) && o.*member != value)
+      fail_input("--{} {}: contradicts {}, which says {}; leave the flag out", flag, o.*member, p.config, value);
+    o.*member = value;
+  };
+  const BertConfig& s = p.shape;
+  if (o.init_layers > s.layers)
+    fail_input("--init-layers {}: {} says that there are {}", o.init_layers, p.config, s.layers);
+  if (o.init_layers == 0 && given.contains("layers") && o.layers < s.layers)
+    fail_input("--layers {}: contradicts {}, which says {}; --init-layers {} leaves the upper ones out", o.layers,
+               p.config, s.layers, o.layers);
+  take("layers", &Options::layers, o.init_layers > 0 ? o.init_layers : s.layers);
+  take("hidden", &Options::hidden, s.hidden);
+  take("heads", &Options::heads, s.heads);
+  take("ffn", &Options::ffn, s.ffn);
+  if (p.experts > 0) {
+    take("experts", &Options::experts, p.experts);
+    if (!given.contains("top-k")) o.top_k = p.top_k;
+  }
+  o.positions = s.positions;
+  o.types = s.types;
+  o.norm_eps = s.layer_norm_eps;
+  take_vocabulary(o, given, p);
+}
+
+CheckedWeights check_weights(const Options& o) {
+  const Pretrained p = find_pretrained(o.init);
+  const Weights weights(p.weights);
+  weights.check_finite();
+  if (weights.layers() < o.layers || (weights.layers() > o.layers && o.init_layers == 0))
+    fail_input(
+        "{}: has {} encoder layers, and the model {}{}", weights.path(), weights.layers(), o.layers,
+        weights.layers() > o.layers ? fmt::format("; --init-layers {} leaves the upper ones out", o.layers) : "");
+  const Weights::Extents& e = weights.extents();
+  for (const auto& [flag, in_file, wanted] :
+       {std::tuple{"hidden", e.hidden, o.hidden}, {"ffn", e.ffn, o.ffn}, {"max-length", e.positions, o.positions}})
+    if (in_file > 0 && (wanted > in_file || (wanted < in_file && flag != std::string("max-length"))))
+      fail_input("{}: its tensors say --{} {}, and the model has {}", weights.path(), flag, in_file, wanted);
+  std::string text = fmt::format("{}: {} tensors, ", p.weights, weights.tensors().size());
+  text +=
+      weights.ours() ? "our names" : fmt::format("Hugging Face's names, the encoder under '{}'", weights.prefix());
+  if (weights.layers() > o.layers) text += fmt::format("; the lower {} of {} layers", o.layers, weights.layers());
+  if (!weights.ours() && !weights.find(weights.prefix() + "pooler.dense.weight"))
+    text += "; no pooler: a fresh one";
+  if (p.config.empty()) text += "; no config.json beside them: the flags say how many heads";
+  return {text, e.words};
+}
+
+std::string describe_weights(const CheckedWeights& weights, int64_t vocabulary) {
+  if (weights.words < vocabulary)
+    fail_input("{}; but their word table has {} rows, and the vocabulary {} tokens", weights.text, weights.words,
+               vocabulary);
+  if (weights.words == vocabulary) return weights.text;
+  return fmt::format("{}; of {} rows of words the vocabulary's {}", weights.text, weights.words, vocabulary);
+}
+
+WarmStartReport start_from_weights(Model& model, const Options& o, uint64_t seed, bool random_ffn,
+                                   const std::vector<std::string>& class_names) {
+  const Pretrained p = find_pretrained(o.init);
+  WarmStartOptions w;
+  w.seed = seed;
+  w.noise = o.init_noise;
+  w.copy_ffn = !random_ffn;
+  w.drop_layers = o.init_layers > 0;
+  w.copy_routers = p.ours && !model.config().moe.dense() && p.router == model.config().moe.router;
+  w.copy_head = p.ours && p.class_names == class_names;
+  return warm_start(model, Weights(p.weights), w);
+}
+
+std::string report_text(const Options& o, const WarmStartReport& report) {
+  std::string text = fmt::format("--init {}: {} parameters copied, {} fresh; {} tensors of the file unused\n",
+                                 o.init, report.copied.size(), report.fresh.size(), report.unused.size());
+  for (const auto& [what, names] :
+       {std::pair{"copied", &report.copied}, {"fresh", &report.fresh}, {"unused", &report.unused}})
+    for (const std::string& name : *names) text += fmt::format("{:<7} {}\n", what, name);
+  return text;
+}
+
+}  // namespace glia

@@ -1,0 +1,167 @@
+#include "nn/weights/pretrained.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+
+namespace fs = std::filesystem;
+
+namespace glia {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json read_json(const std::string& path) {
+  Json json = Json::parse(read_file(path), nullptr, false);
+  if (!json.is_object()) fail_input("{}: expected a JSON object, got something else", path);
+  return json;
+}
+
+std::string text_of(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 80);
+}
+
+int64_t whole(const std::string& path, const Json& json, const char* key, std::optional<int64_t> standard = {}) {
+  const auto found = json.find(key);
+  if (found == json.end() && standard) return *standard;
+  if (found == json.end() || !found->is_number_integer() || *found < 1 || *found > (int64_t{1} << 31))
+    fail_input("{}: expected a whole number above 0 as {}, got {}", path, key,
+               found == json.end() ? "nothing" : text_of(*found));
+  return found->get<int64_t>();
+}
+
+// What would make another model of the same tensors. A key that is not there has the value that BERT gives it.
+void refuse_what_is_not_ours(const std::string& path, const Json& json) {
+  struct Row {
+    const char* key;
+    std::vector<Json> allowed;
+  };
+  static const std::vector<Row> rows{
+      {"model_type", {"bert", "glia-moe"}},
+      {"hidden_act", {"gelu", "gelu_python"}},  // both are the exact one, with erf
+      {"position_embedding_type", {"absolute", nullptr}},
+      {"is_decoder", {false, nullptr}},
+      {"add_cross_attention", {false, nullptr}},
+      {"pruned_heads", {Json::object(), nullptr}},
+      {"quantization_config", {nullptr}},
+      {"is_encoder_decoder", {false, nullptr}},
+  };
+  for (const Row& row : rows) {
+    const auto found = json.find(row.key);
+    if (found == json.end() || std::find(row.allowed.begin(), row.allowed.end(), *found) != row.allowed.end())
+      continue;
+    fail_input("{}: {} is {}, which this encoder does not do: expected {}", path, row.key, text_of(*found),
+               text_of(row.allowed[0]));
+  }
+  if (const auto size = json.find("embedding_size");
+      size != json.end() && *size != json.value("hidden_size", Json()))
+    fail_input("{}: embedding_size is {}, and hidden_size is not: expected the same", path, text_of(*size));
+}
+
+void read_hugging_face(Pretrained& p, const Json& json) {
+  refuse_what_is_not_ours(p.config, json);
+  BertConfig& s = p.shape;
+  s.layers = whole(p.config, json, "num_hidden_layers");
+  s.hidden = whole(p.config, json, "hidden_size");
+  s.heads = whole(p.config, json, "num_attention_heads");
+  s.ffn = whole(p.config, json, "intermediate_size");
+  s.vocabulary = whole(p.config, json, "vocab_size");
+  s.positions = whole(p.config, json, "max_position_embeddings", s.positions);
+  s.types = whole(p.config, json, "type_vocab_size", s.types);
+  if (s.hidden % s.heads != 0)
+    fail_input("{}: hidden_size {} is no multiple of num_attention_heads {}", p.config, s.hidden, s.heads);
+  if (const auto eps = json.find("layer_norm_eps"); eps != json.end()) {
+    if (!eps->is_number() || !(eps->get<double>() > 0 && eps->get<double>() < 1))
+      fail_input("{}: expected a number between 0 and 1 as layer_norm_eps, got {}", p.config, text_of(*eps));
+    s.layer_norm_eps = eps->get<double>();
+  }
+}
+
+// Ours: config.json of a run, or what an export keeps under "glia". Missing positions, types and eps are the defaults.
+void read_ours(Pretrained& p, const Json& json) {
+  p.ours = true;
+  const Json model = json.value("model", Json::object());
+  BertConfig& s = p.shape;
+  s.layers = whole(p.config, model, "layers");
+  s.hidden = whole(p.config, model, "hidden");
+  s.heads = whole(p.config, model, "heads");
+  s.ffn = whole(p.config, model, "ffn");
+  s.vocabulary = whole(p.config, model, "vocabulary");
+  s.positions = whole(p.config, model, "positions", s.positions);
+  s.types = whole(p.config, model, "types", s.types);
+  if (const auto eps = model.find("norm_eps"); eps != model.end() && eps->is_number())
+    s.layer_norm_eps = eps->get<double>();
+  if (const auto router = json.find("router"); router != json.end() && router->is_string())
+    p.router = router->get<std::string>();
+  if (p.router != "none") {
+    p.experts = whole(p.config, model, "experts");
+    p.top_k = whole(p.config, model, "top_k");
+  }
+  const Json data = json.value("data", Json::object());
+  if (const auto names = data.find("class_names"); names != data.end() && names->is_array())
+    for (const Json& name : *names)
+      if (name.is_string()) p.class_names.push_back(name.get<std::string>());
+}
+
+std::string weights_in(const fs::path& folder) {
+  const char* names[] = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                         "pytorch_model.bin.index.json"};
+  for (const char* name : names)
+    if (fs::exists(folder / name)) return (folder / name).string();
+  fail_input("{}: expected {}, {} or {} in the folder, found none of them", folder.string(), names[0], names[1],
+             names[2]);
+}
+
+}  // namespace
+
+Pretrained find_pretrained(const std::string& path) {
+  Pretrained p;
+  const bool is_folder = fs::is_directory(path);
+  const fs::path folder = is_folder ? fs::path(path) : fs::path(path).parent_path();
+  p.weights = is_folder ? weights_in(folder) : path;
+  if (const fs::path config = folder / "config.json"; fs::exists(config)) p.config = config.string();
+  if (!is_folder && p.config.empty()) return p;  // nothing says that the files around it belong to it
+  const Json json = p.config.empty() ? Json::object() : read_json(p.config);
+  const bool run = json.contains("model") && json.contains("train");
+  // Our runs keep their vocabulary once, in the result folder: two above results/seed0/dense.
+  for (const fs::path& place : {folder, folder / "..", folder / "../.."})
+    if (p.vocabulary.empty() && (run || place == folder) && fs::exists(place / "vocab.txt"))
+      p.vocabulary = (place / "vocab.txt").lexically_normal().string();
+  if (p.config.empty()) return p;
+  if (run) {
+    read_ours(p, json);
+    return p;
+  }
+  read_hugging_face(p, json);
+  if (const auto ours = json.find("glia"); ours != json.end() && ours->is_object()) read_ours(p, *ours);
+  return p;
+}
+
+Json hugging_face_config(const BertConfig& s, const std::vector<std::string>& class_names) {
+  Json to_label = Json::object(), to_id = Json::object();
+  for (size_t c = 0; c < class_names.size(); ++c) {
+    to_label[std::to_string(c)] = class_names[c];
+    to_id[class_names[c]] = c;
+  }
+  return {{"architectures", {"BertForSequenceClassification"}},
+          {"model_type", "bert"},
+          {"vocab_size", s.vocabulary},
+          {"hidden_size", s.hidden},
+          {"num_hidden_layers", s.layers},
+          {"num_attention_heads", s.heads},
+          {"intermediate_size", s.ffn},
+          {"max_position_embeddings", s.positions},
+          {"type_vocab_size", s.types},
+          {"hidden_act", "gelu"},
+          {"layer_norm_eps", s.layer_norm_eps},
+          {"hidden_dropout_prob", s.dropout},
+          {"attention_probs_dropout_prob", s.dropout},
+          {"initializer_range", s.init_std},
+          {"position_embedding_type", "absolute"},
+          {"id2label", to_label},
+          {"label2id", to_id}};
+}
+
+}  // namespace glia

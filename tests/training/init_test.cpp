@@ -1,0 +1,136 @@
+// --init: what the weights' folder says about the model, and the flags that say something else.
+#include <filesystem>
+
+#include "engine/core/file.h"
+#include "experiments/training/data_source.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/pretrained.h"
+#include "experiments/training/training.h"
+#include "nn/weights/hugging_face.h"
+#include "nn/weights/pretrained.h"
+#include "tests/nn/helpers.h"
+
+namespace fs = std::filesystem;
+using namespace glia;
+using namespace glia::test;
+
+namespace {
+
+constexpr const char* kVocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\n##e\n";
+
+// A folder as Hugging Face's libraries write it: 2 layers, hidden 8, 2 heads, FFN 16, 40 words, 16 positions.
+struct Model8 {
+  fs::path path = temporary_path("init");
+  ModelConfig config = tiny_config("none", DType::kFloat32);
+  explicit Model8(bool with_config = true) {
+    fs::create_directories(path);
+    config.bert.types = 1, config.bert.layer_norm_eps = 1e-6;
+    Context context(Device::cpu());
+    Model model(context, config, 5);
+    export_hugging_face(path / "model.safetensors", model.parameters(), {});
+    if (with_config) write_file_atomic(path / "config.json", hugging_face_config(config.bert, {}).dump());
+    write_file_atomic(path / "vocab.txt", kVocabulary);
+  }
+  ~Model8() { fs::remove_all(path); }
+  Options with(std::vector<std::string> more, const char* file = "") const {
+    const std::string init = (path / file).string();
+    std::vector<std::string> words{"train",     "--device",
+                                   "cpu",       "--preset",
+                                   "quick",     "--dataset",
+                                   "synthetic", "--synthetic-rows",
+                                   "80",        "--synthetic-test-rows",
+                                   "20",        "--cache",
+                                   "",          "--max-length",
+                                   "16",        "--progress",
+                                   "off",       "--batch",
+                                   "4",         "--init",
+                                   init};
+    words.insert(words.end(), more.begin(), more.end());
+    std::vector<const char*> argv;
+    for (const std::string& word : words) argv.push_back(word.c_str());
+    return resolve(parse_command_line(static_cast<int>(argv.size()), argv.data(), Flag::kTrainOnly, ""));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("init: config.json beats the preset, and the vocabulary comes from the folder") {
+  const Model8 folder;
+  const Options o = folder.with({});
+  EXPECT(o.layers == 2);
+  EXPECT(o.hidden == 8);
+  EXPECT(o.heads == 2);
+  EXPECT(o.ffn == 16);
+  EXPECT(o.positions == 16);
+  EXPECT(o.types == 1);
+  EXPECT(o.norm_eps == 1e-6);
+  EXPECT(o.vocab == folder.path / "vocab.txt");
+  EXPECT(o.lr == 0.001);  // the preset's
+  // A file in the folder is the folder's.
+  EXPECT(folder.with({}, "model.safetensors").heads == 2);
+}
+
+TEST_CASE("init: a typed flag that contradicts config.json is an error that names both") {
+  const Model8 folder;
+  const auto error = [&](std::vector<std::string> more) { return error_of([&] { folder.with(more); }); };
+  for (const char* flag : {"--hidden", "--heads", "--ffn", "--layers"}) {
+    INFO(flag);
+    EXPECT(contains(error({flag, "4"}),
+                    std::string(flag) + " 4: contradicts " + (folder.path / "config.json").string()));
+  }
+  EXPECT(error({"--heads", "2", "--hidden", "8"}).empty());
+  EXPECT(contains(error({"--layers", "1"}), "--init-layers 1 leaves the upper ones out"));
+  EXPECT(folder.with({"--init-layers", "1"}).layers == 1);
+  EXPECT(contains(error({"--init-layers", "3"}), "--init-layers 3"));
+  EXPECT(contains(error({"--max-length", "17"}), "--max-length: expected 3 … 16, the weights' positions"));
+  write_file_atomic(folder.path / "other.txt", std::string(kVocabulary) + "more\n");
+  EXPECT(contains(error({"--vocab", (folder.path / "other.txt").string()}), "other.txt: has other tokens than"));
+  write_file_atomic(folder.path / "same.txt", kVocabulary);
+  EXPECT(error({"--vocab", (folder.path / "same.txt").string()}).empty());
+}
+
+TEST_CASE("init: a file alone takes its shape from the flags, and its tensors must agree with them") {
+  const Model8 folder(false);
+  const auto with = [&](std::vector<std::string> more) { return folder.with(more, "model.safetensors"); };
+  const Options o = with({"--layers", "2", "--hidden", "8", "--heads", "4", "--ffn", "16"});
+  EXPECT(o.heads == 4);
+  EXPECT(o.positions == 16);
+  EXPECT(o.types == 1);
+  EXPECT(contains(check_weights(o).text, "the flags say how many heads"));
+  const auto error = [&](std::vector<std::string> more) { return error_of([&] { check_weights(with(more)); }); };
+  EXPECT(contains(error({"--layers", "2", "--hidden", "16", "--ffn", "16"}),
+                  "its tensors say --hidden 8, and the model has 16"));
+  EXPECT(contains(error({"--layers", "2", "--hidden", "8", "--ffn", "24"}), "its tensors say --ffn 16"));
+  EXPECT(contains(error({"--layers", "1", "--hidden", "8", "--ffn", "16"}),
+                  "--init-layers 1 leaves the upper ones out"));
+  EXPECT(
+      contains(error({"--layers", "3", "--hidden", "8", "--ffn", "16"}), "has 2 encoder layers, and the model 3"));
+  EXPECT(error({"--init-layers", "1", "--hidden", "8", "--ffn", "16"}).empty());
+  // Without its config.json a folder is read the same way.
+  EXPECT(folder.with({"--layers", "2", "--hidden", "8", "--heads", "4", "--ffn", "16"}).vocab ==
+         folder.path / "vocab.txt");
+}
+
+TEST_CASE("init: the words' rows are said, the model is shaped and filled, and the report lists every tensor") {
+  const Model8 folder;
+  const Options o = folder.with({});
+  const CheckedWeights checked = check_weights(o);
+  EXPECT(checked.words == 40);
+  EXPECT(contains(describe_weights(checked, 10), "of 40 rows of words the vocabulary's 10"));
+  EXPECT(!contains(describe_weights(checked, 40), "rows"));
+  EXPECT(contains(error_of([&] { describe_weights(checked, 41); }), "40 rows, and the vocabulary 41 tokens"));
+  const Dataset data = load_data(o);
+  Context context(Device::cpu());
+  Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);
+  const BertConfig& shape = trainer.model().config().bert;
+  EXPECT(shape.vocabulary == 10);
+  EXPECT(shape.positions == 16);
+  EXPECT(shape.types == 1);
+  EXPECT(shape.layer_norm_eps == 1e-6);
+  const WarmStartReport& report = trainer.warm_start_report();
+  EXPECT(report.copied.size() + report.fresh.size() == trainer.model().parameters().all().size());
+  const std::string text = report_text(o, report);
+  EXPECT(contains(text, "copied  embeddings.word.weight\n"));
+  EXPECT(contains(text, "fresh   classifier.weight\n"));
+  EXPECT(contains(text, "unused  classifier.weight\n"));
+}
