@@ -3,6 +3,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/loss_sum.h"
 #include "engine/ops/loss/row_losses.h"
+#include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/rows/reduce.h"
 #include "moe/losses.h"
