@@ -23,7 +23,7 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
   } else {
     CHECK(batch.share.defined() && batch.share.numel() > out.parts.numel(),
           "training step: wants the share of a part, of the loss and each of its {} parts", out.parts.numel());
-    backward(out.loss, batch.share.rows(0, 1).reshape({}));
+    backward(out.loss, batch.share.rows(0, 1).reshape(Shape{}));
   }
   routings_.add(out.routings);
   if (part.last()) {

@@ -4,6 +4,8 @@
 #pragma once
 #include <deque>
 #include <map>
+#include <span>
+#include <tuple>
 
 #include "engine/device/graph.h"
 #include "experiments/studies/configurations.h"
