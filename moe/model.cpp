@@ -34,6 +34,8 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
             config_.compute, training ? config_.bert.dropout : 0, batch.order,
             batch.read};
   pass.rows_before = batch.rows_before;
+  if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
+    pass.labels = batch.labels;
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
   Head::Result head = head_->forward(r.hidden, batch.targets.defined() ? batch.targets : batch.labels, pass);
   Output out;
