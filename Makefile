@@ -75,6 +75,15 @@ $(BUILD)/engine/core/build_info.cpp.o: CXXFLAGS += -DGLIA_COMMIT='"$(COMMIT)"' -
 $(BUILD)/engine/core/build_info.cpp.o: $(BUILD)/commit
 FORCE:
 
+# A study is a file of data; all of them become strings of the program.
+STUDIES := $(sort $(wildcard experiments/studies/*.study))
+$(BUILD)/studies.inc: $(STUDIES) FORCE
+	@mkdir -p $(@D)
+	@for s in $(STUDIES); do echo "{\"$$(basename $$s .study)\", R\"study($$(cat $$s)"; echo ')study"},'; done > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+$(BUILD)/experiments/studies/built_in.cpp.o: CXXFLAGS += -DGLIA_STUDIES='"$(BUILD)/studies.inc"'
+$(BUILD)/experiments/studies/built_in.cpp.o: $(BUILD)/studies.inc
+
 $(LIB): $(call OBJ,$(LIB_CPP) $(CU))
 	@echo "  ar    $@"
 	@rm -f $@ && ar rcs $@ $^

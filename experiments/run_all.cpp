@@ -13,7 +13,9 @@ int main(int argc, char** argv) {
                                  "specialisations. Killed and started again it goes on where it was.");
     if (line.done) return 0;
     const glia::Options options = glia::resolve(line);
-    return glia::run_experiment(options, glia::parse_configs(options.configs), glia::command_text(argc, argv));
+    const glia::Study study = glia::find_study(options.study);
+    return glia::run_experiment(options, study, glia::parse_configs(options.configs, study),
+                                glia::command_text(argc, argv));
   } catch (const std::exception& error) {
     fmt::print(stderr, "run_all: {}\n", glia::message_of(error));
     return 2;

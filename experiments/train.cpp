@@ -11,7 +11,8 @@ int main(int argc, char** argv) {
     if (line.done) return 0;
     if (line.given.insert("seeds").second) glia::set_value(line.options, glia::find_flag("seeds"), "1");
     const glia::Options options = glia::resolve(line);
-    return glia::run_experiment(options, {options.config}, glia::command_text(argc, argv));
+    return glia::run_experiment(options, glia::find_study(options.study), {options.config},
+                                glia::command_text(argc, argv));
   } catch (const std::exception& error) {
     fmt::print(stderr, "train: {}\n", glia::message_of(error));
     return 2;

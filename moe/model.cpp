@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/ops/loss/loss_sum.h"
-#include "engine/ops/loss/softmax.h"
 
 namespace glia {
 
@@ -14,6 +13,8 @@ Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : conte
         if (config_.moe.dense()) return make_dense(set, name, b);
         return std::make_unique<MoeLayer>(set, name, config_.moe, b, layer);
       });
+  head_ = config_.head(parameters_, b, bert_->embeddings);
+  freeze_parameters(parameters_, config_.trained);
   const bool doubles = config_.compute == DType::kFloat64;
   parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,
                           config_.compute == DType::kBFloat16, config_.bfloat16_gradients);
@@ -30,17 +31,21 @@ const Sequences& Model::first_rows(int64_t count) const {
 
 Model::Output Model::forward(const Batch& batch, bool training) const {
   Pass pass{batch.sequences, first_rows(batch.sequences.count),   training,
-            config_.compute, training ? config_.bert.dropout : 0, batch.order};
+            config_.compute, training ? config_.bert.dropout : 0, batch.order,
+            batch.read};
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
+  Head::Result head = head_->forward(r.hidden, batch.targets.defined() ? batch.targets : batch.labels, pass);
   Output out;
-  out.logits = std::move(r.logits);
+  out.logits = std::move(head.logits);
+  out.row_losses = std::move(head.row_losses);
+  out.sums = std::move(head.sums);
   out.routings = std::move(r.routings);
-  if (!batch.labels.defined()) return out;
+  if (!head.loss.defined()) return out;
 
   std::vector<std::string>& names = out.part_names;
   names = {"ce"};
   std::vector<double> weights = {1};
-  std::vector<LossTerm> terms = {{cross_entropy(out.logits, batch.labels), {0}, 1}};
+  std::vector<LossTerm> terms = {{std::move(head.loss), {0}, 1}};
   for (const Routing& routing : out.routings)
     for (const AuxiliaryLosses& losses : routing.losses) {
       LossTerm term{losses.values, {}, 1.0 / static_cast<double>(out.routings.size())};

@@ -1,10 +1,12 @@
-// The classifier that the experiments train: BERT with dense FFNs or experts, its losses and its weights, in one
+// What the experiments train: BERT with dense FFNs or experts, a head for the task, its losses and its weights, in one
 // object.
 #pragma once
 #include <map>
 
 #include "moe/moe_layer.h"
 #include "nn/encoder.h"
+#include "nn/head.h"
+#include "nn/trained_part.h"
 
 namespace glia {
 
@@ -15,13 +17,19 @@ struct ModelConfig {
       DType::kFloat32;  // bfloat16: float32 masters with a bfloat16 copy; float64: everything, for tests
   bool bfloat16_gradients = false;  // with bfloat16: the gradients of the products' weights too (ParameterSet)
   bool last_layer_cls_only = true;  // exact (docs/science.md 6.2); false computes the rows that nobody reads
+  MakeHead head = make_classification_head;
+  TrainedPart trained;
 };
 
 struct Batch {
   Tensor ids;     // int32 [T]; −1 or anything valid in the tail
-  Tensor labels;  // int32 [B], or undefined: no loss
+  Tensor labels;  // int32 [B]: the topic of each sequence
   Sequences sequences;
   RowOrder order;  // of the ids, where the host has made it; the gradient then needs no sort
+  // What the head is to predict, and from which rows. Undefined targets: the labels, from first rows (classification);
+  // with neither there is no loss.
+  Tensor targets = {};  // int32 [R], −1: none
+  Tensor read = {};     // int32 [R], −1: none
 };
 
 class Model {
@@ -32,11 +40,13 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   struct Output {
-    Var logits;    // [B, C] float32 (float64)
-    Var loss;      // [] cross-entropy + weighted auxiliary losses averaged over layers; undefined without labels
-    Tensor parts;  // [P], unweighted, auxiliary ones averaged over layers
-    std::vector<std::string> part_names;  // [P]: "ce", then what the router has: "balance", "energy", …
-    std::vector<Routing> routings;        // [L]; n_experts 0 for a dense layer
+    Var logits;  // [B, C] float32 (float64); undefined where the head does not hold them
+    Var loss;    // [] the task's + weighted auxiliary losses averaged over layers; undefined without targets
+    Tensor row_losses, sums;  // of the head (nn/head.h)
+    Tensor parts;             // [P], unweighted, auxiliary ones averaged over layers
+    std::vector<std::string>
+        part_names;  // [P]: "ce" (the task's cross-entropy), then what the router has: "balance", "energy", …
+    std::vector<Routing> routings;  // [L]; n_experts 0 for a dense layer
   };
   // Dropout and router noise in training, with the context's step as their key. Nothing waits for the device,
   // except that the first pass with a new B uploads the layout of B rows: run one before capturing a CUDA graph.
@@ -47,6 +57,7 @@ class Model {
   const ModelConfig& config() const { return config_; }
   Context& context() const { return context_; }
   const Bert& bert() const { return *bert_; }
+  const Head& head() const { return *head_; }
   // Router state that is not trained, with its full name; the tensors are the router's own.
   std::vector<Statistic> router_state() const;
   // Gives every dense FFN new numbers from a stream of its own: "dense-random-ffn".
@@ -59,6 +70,7 @@ class Model {
   ModelConfig config_;
   ParameterSet parameters_;
   std::unique_ptr<Bert> bert_;
+  std::unique_ptr<Head> head_;
   mutable std::map<int64_t, Sequences> first_rows_;  // by B: B sequences of one row each
 };
 

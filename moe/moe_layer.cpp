@@ -13,16 +13,16 @@ MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeCo
       experts_(set, layer_name + ".moe.experts", c.n_experts, bert.hidden, bert.ffn, bert.init_std),
       second_residual_(c.second_residual) {}
 
-FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
+FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool read_rows_only) const {
   Result r;
   r.routing = router_->route(input, pass);
   r.x = input;
   Var gates = r.routing.gates;        // [rows, K]
   Tensor chosen = r.routing.experts;  // [rows, K]
-  if (first_rows_only) {
-    r.x = first_rows(r.x, pass.sequences);
-    gates = first_rows(gates, pass.sequences);
-    chosen = gather_index_rows(chosen, pass.sequences.first_rows);
+  if (read_rows_only) {
+    r.x = pass.read_rows(r.x);
+    gates = pass.read_rows(gates);
+    chosen = gather_index_rows(chosen, pass.read_index());
   }
   const Dispatch d = make_dispatch(chosen, experts_.count, expert_alignment(input.context(), input.dtype()));
   r.y = expert_layer(r.x, gates, d, experts_.up_weight->var, experts_.up_bias->var, experts_.down_weight->var,

@@ -24,8 +24,8 @@ class MoeLayer : public FeedForward {
 
   bool reads_all_rows() const override { return true; }
   bool second_residual() const override { return second_residual_; }
-  // With first_rows_only all rows are routed and enter the losses, but only first rows pass through experts.
-  Result forward(const Var& x, const Pass& pass, bool first_rows_only) const override;
+  // With read_rows_only all rows are routed and enter the losses, but only the rows that are read pass through experts.
+  Result forward(const Var& x, const Pass& pass, bool read_rows_only) const override;
 
   const Router& router() const { return *router_; }
   const Experts& experts() const { return experts_; }

@@ -1,7 +1,5 @@
 #include "nn/encoder.h"
 
-#include "engine/ops/elementwise/dropout.h"
-#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/rows/sequences.h"
 
 namespace glia {
@@ -16,40 +14,36 @@ EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const Ber
     second_norm = std::make_unique<LayerNorm>(set, name + ".second_norm", c.hidden, c.layer_norm_eps);
 }
 
-EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool first_rows_only) const {
-  const bool early = first_rows_only && !feed_forward->reads_all_rows();
-  const Var x = early ? first_rows(input, pass.sequences) : input;
-  Var h = attention.finish(attention.mix(input, pass, early), x, pass);
+EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool read_rows_only) const {
+  const bool early = read_rows_only && !feed_forward->reads_all_rows();
+  const Var x = early ? pass.read_rows(input) : input;
+  // Attention has a kernel for first rows alone; of other rows it is taken from all.
+  Var mixed = attention.mix(input, pass, early && !pass.read.defined());
+  if (early && pass.read.defined()) mixed = pass.read_rows(mixed);
+  Var h = attention.finish(mixed, x, pass);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
-  FeedForward::Result r = feed_forward->forward(h, pass, first_rows_only);
+  FeedForward::Result r = feed_forward->forward(h, pass, read_rows_only);
   const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_));
   return {norm.residual(r.y, r.x, pass.dropout, key, r.bias), std::move(r.routing)};
 }
 
 Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedForward& make)
-    : embeddings(set, "embeddings", c),
-      layers([&] {
+    : embeddings(set, "embeddings", c), layers([&] {
         std::vector<EncoderLayer> all;
         for (int l = 0; l < c.layers; ++l) all.emplace_back(set, fmt::format("encoder.layer.{}", l), c, l, make);
         return all;
-      }()),
-      pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
-      classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
+      }()) {}
 
-Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_first_rows_only) const {
+Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_read_rows_only) const {
   Result result;
   Var x = embeddings(ids, pass);
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
-    EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_first_rows_only);
+    EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_read_rows_only);
     x = r.y;
     result.routings.push_back(std::move(r.routing));
   }
-  if (layers.empty() || !last_layer_first_rows_only) x = first_rows(x, pass.sequences);
-  const Var pooled = dropout(tanh(pooler(x)), pass.dropout,
-                             pass.dropout_key(x.context(), dropout_site::pooler(static_cast<int>(layers.size()))));
-  // The classifier is tiny and its output decides: float32, so that neither logits nor loss are rounded to 16 bits.
-  result.logits = classifier(pooled.dtype() == DType::kBFloat16 ? cast(pooled, DType::kFloat32) : pooled);
+  result.hidden = layers.empty() || !last_layer_read_rows_only ? pass.read_rows(x) : x;
   return result;
 }
 

@@ -1,4 +1,4 @@
-// A post-norm transformer encoder layer and BERT's stack of them (Devlin et al. 2019), with pooler and classifier.
+// A post-norm transformer encoder layer and BERT's stack of them (Devlin et al. 2019), without a head (nn/head.h).
 #pragma once
 #include <functional>
 
@@ -16,14 +16,14 @@ class EncoderLayer {
   EncoderLayer(ParameterSet& set, const std::string& name, const BertConfig& config, int layer,
                const MakeFeedForward& make);
 
-  // x [T, H] → [T, H]; with first_rows_only → [B, H], each sequence's first row. That is exact, not an
-  // approximation: the other rows' outputs are read by nobody after the last layer, and everything after attention
-  // works row by row.
+  // x [T, H] → [T, H]; with read_rows_only → the rows that the pass reads: each sequence's first, [B, H], or [R, H].
+  // That is exact, not an approximation: the other rows' outputs are read by nobody after the last layer, and
+  // everything after attention works row by row.
   struct Result {
     Var y;
     Routing routing;
   };
-  Result forward(const Var& x, const Pass& pass, bool first_rows_only) const;
+  Result forward(const Var& x, const Pass& pass, bool read_rows_only) const;
 
   SelfAttention attention;
   std::unique_ptr<FeedForward> feed_forward;
@@ -39,15 +39,14 @@ class Bert {
   Bert(ParameterSet& set, const BertConfig& config, const EncoderLayer::MakeFeedForward& make);
 
   struct Result {
-    Var logits;                     // [B, C], float32 (float64 for float64)
+    Var hidden;                     // the rows that the pass reads: [B, H] first rows, or [R, H]
     std::vector<Routing> routings;  // [L]
   };
   // ids int32 [T]; positions follow from the pass's sequences
-  Result forward(const Tensor& ids, const Pass& pass, bool last_layer_first_rows_only) const;
+  Result forward(const Tensor& ids, const Pass& pass, bool last_layer_read_rows_only) const;
 
   Embeddings embeddings;
   std::vector<EncoderLayer> layers;
-  Linear pooler, classifier;  // [H, H], [C, H]
 };
 
 // Dense FFNs named "<layer>.ffn".

@@ -44,15 +44,15 @@ class FeedForward {
     Var x;     // the rows of the input that y belongs to: what the residual adds
     Routing routing;
   };
-  // x [T, H] → [T, H]. With first_rows_only: → [B, H], the first row of each sequence; x then is [T, H] where
-  // reads_all_rows(), else these [B, H] rows already.
-  virtual Result forward(const Var& x, const Pass& pass, bool first_rows_only) const = 0;
+  // x [T, H] → [T, H]. With read_rows_only: → [R, H], the rows that the pass reads (Pass::read_rows); x then is [T, H]
+  // where reads_all_rows(), else these rows already.
+  virtual Result forward(const Var& x, const Pass& pass, bool read_rows_only) const = 0;
 };
 
 class DenseFeedForward : public FeedForward {
  public:
   DenseFeedForward(ParameterSet& set, const std::string& name, const BertConfig& config);
-  Result forward(const Var& x, const Pass& pass, bool first_rows_only) const override;
+  Result forward(const Var& x, const Pass& pass, bool read_rows_only) const override;
   Linear up, down;  // [F, H], [H, F]
 };
 

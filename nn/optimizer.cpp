@@ -5,19 +5,19 @@ namespace glia {
 AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait)
     : parameters_(parameters), options_(options) {
   Context& context = parameters.context();
-  const int64_t low = parameters.low_size(), rest = parameters.flat_size() - low;
-  buffers_.p = parameters.values();
+  const int64_t low = parameters.low_size(), trained = parameters.trained_size(), rest = trained - low;
+  buffers_.p = parameters.values().rows(0, trained);
   buffers_.low = parameters.low_gradients();
   buffers_.g = parameters.gradients();
-  buffers_.copy = parameters.copy();
-  buffers_.m = zeros_like(parameters.values());
-  buffers_.v = zeros_like(parameters.values());
+  if (parameters.copy().defined()) buffers_.copy = parameters.copy().rows(0, trained);
+  buffers_.m = zeros_like(buffers_.p);
+  buffers_.v = zeros_like(buffers_.p);
   buffers_.decayed = parameters.decayed_size();
   buffers_.partial = zeros(context, {norm_chunks(low) + norm_chunks(rest)}, DType::kFloat64);
   buffers_.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
   buffers_.ticket = zeros(context, {1}, DType::kInt32);
   Parameter* table = parameters.table();
-  if (!rows_wait || !table || table->shape[1] % 8 != 0) return;
+  if (!rows_wait || !table || table->frozen || table->shape[1] % 8 != 0) return;
   AdamWRows& rows = buffers_.rows;
   rows.count = table->shape[0], rows.width = table->shape[1];
   rows.stamps = zeros(context, {rows.count}, DType::kInt32);

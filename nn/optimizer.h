@@ -28,7 +28,7 @@ class AdamW {
   Report report() const;
 
   const AdamWOptions& options() const { return options_; }
-  const Tensor& m() const { return settled(buffers_.m); }  // [flat_size], laid out like the values
+  const Tensor& m() const { return settled(buffers_.m); }  // [trained_size], laid out like the values
   const Tensor& v() const { return settled(buffers_.v); }
   const Tensor& factors() const { return buffers_.factors; }  // float64 [adamw_factor::kCount], on the device
 

@@ -41,12 +41,12 @@ void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, boo
   CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}",
         dtype);
   CHECK(with_copy || !bfloat16_gradients, "parameters: bfloat16 gradients are for weights with a bfloat16 copy");
-  // Bfloat16 gradients first, then the table, then what else decays, then what does not.
+  // Bfloat16 gradients first, then the table, then what else decays, then what does not, then what is not trained.
   const auto part = [&](const Parameter& p) {
-    return !p.decay ? 3 : &p == table_ ? 1 : bfloat16_gradients && p.product ? 0 : 2;
+    return p.frozen ? 4 : !p.decay ? 3 : &p == table_ ? 1 : bfloat16_gradients && p.product ? 0 : 2;
   };
   int64_t end = 0;
-  for (const int i : {0, 1, 2, 3}) {
+  for (const int i : {0, 1, 2, 3, 4}) {
     for (Parameter& p : parameters_)
       if (part(p) == i) {
         p.offset = end;
@@ -54,18 +54,29 @@ void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, boo
       }
     if (i == 0) low_size_ = end;
     if (i == 2) decayed_size_ = end;
+    if (i == 3) trained_size_ = end;
   }
   flat_size_ = end;
   values_ = zeros(context, {flat_size_}, dtype);
   if (low_size_) low_gradients_ = zeros(context, {low_size_}, DType::kBFloat16);
-  gradients_ = zeros(context, {flat_size_ - low_size_}, dtype);
+  gradients_ = zeros(context, {trained_size_ - low_size_}, dtype);
   if (with_copy) copy_ = zeros(context, {flat_size_}, DType::kBFloat16);
   for (Parameter& p : parameters_) {
-    p.var = Var::parameter(slice(values_, p), gradient(p));
+    p.var = p.frozen ? Var(slice(values_, p)) : Var::parameter(slice(values_, p), gradient(p));
     if (with_copy) p.var.set_copy(slice(copy_, p));
     initialise(p.var.value(), p.name, p.init, seed, purpose::kInit);
   }
   refresh_copy();
+}
+
+void ParameterSet::freeze(std::string_view name) {
+  CHECK(!materialised(), "parameters: '{}' is to be frozen after materialise()", name);
+  for (Parameter& p : parameters_)
+    if (p.name == name) {
+      p.frozen = true;
+      return;
+    }
+  CHECK(false, "parameters: there is no '{}' to freeze", name);
 }
 
 void ParameterSet::redraw(const Parameter& p, Init init, uint64_t seed) {
@@ -83,13 +94,14 @@ void ParameterSet::bind(std::span<const Var> vars) {
 }
 
 void ParameterSet::clear_gradients() {
-  for (Parameter& p : parameters_) p.var.clear_grad();
+  for (Parameter& p : parameters_)
+    if (!p.frozen) p.var.clear_grad();
   if (table_) table_->touched = {};
 }
 
 void ParameterSet::complete_gradients() {
   for (const Parameter& p : parameters_)
-    if (!p.var.grad().defined()) {
+    if (!p.frozen && !p.var.grad().defined()) {
       if (p.before_read) p.before_read({});  // gradients of waiting rows lie there
       gradient(p).zero();
     }
@@ -118,6 +130,7 @@ int64_t ParameterSet::count() const {
 }
 
 Tensor ParameterSet::gradient(const Parameter& p) const {
+  CHECK(!p.frozen, "parameters: '{}' is frozen and has no gradient", p.name);
   if (p.offset < low_size_) return slice(low_gradients_, p);
   const int64_t begin = p.offset - low_size_;
   return gradients_.rows(begin, begin + p.shape.numel()).reshape(p.shape);

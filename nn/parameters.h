@@ -1,5 +1,6 @@
 // The weights of a model. Modules declare what they need; materialise() then lays all of it into flat arenas: first
-// the parameters that weight decay applies to, then the others, every tensor padded with zeros to kAlign elements.
+// the parameters that weight decay applies to, then the others, then those that are not trained, every tensor padded with
+// zeros to kAlign elements.
 // The optimiser, the gradient norm, clipping and checkpoints each walk one flat buffer. In mixed precision the
 // gradients may be two: those of the products' weights in bfloat16, which then come first, and the others.
 #pragma once
@@ -33,7 +34,8 @@ struct Parameter {
   // Of the table, where an optimiser lets rows wait that a step does not touch: to be called before rows of the
   // value are read. Brings those of the order up to date, or all where it is undefined.
   std::function<void(const RowOrder&)> before_read;
-  Tensor touched;  // then the rows where the gradient was written (RowOrder); undefined: all
+  Tensor touched;       // then the rows where the gradient was written (RowOrder); undefined: all
+  bool frozen = false;  // not trained: a constant without gradient and moments
 };
 
 class ParameterSet {
@@ -51,6 +53,9 @@ class ParameterSet {
   Parameter* add(std::string name, const Shape& shape, Init init, bool decay, bool product = false);
   // The one parameter [V, H] of which a step reads few rows. It decays.
   Parameter* add_table(std::string name, const Shape& shape, Init init);
+
+  // Not trained: its value is a constant, nothing of it is in gradients or moments. Before materialise().
+  void freeze(std::string_view name);
 
   // float32 (float64 in tests) values and gradients; with_copy adds bfloat16 weights for mixed precision. A
   // parameter's numbers depend on the seed, its name and its shape, not on which other modules exist or on the
@@ -81,13 +86,14 @@ class ParameterSet {
   Parameter* table() const { return table_; }  // nullptr where there is none; the first behind low_size
   const Tensor& values() const { return settled(values_); }  // [flat_size]; no row waits
   // The flat gradient, in two parts: elements [0, low_size) in bfloat16, undefined where low_size is 0, and the
-  // others in the values' dtype, [flat_size − low_size].
+  // others in the values' dtype, [trained_size − low_size].
   const Tensor& low_gradients() const { return low_gradients_; }
   const Tensor& gradients() const { return gradients_; }
   int64_t low_size() const { return low_size_; }               // a multiple of kAlign, ≤ decayed_size
   Tensor gradient(const Parameter& p) const;                   // p's part of either, in p's shape
   const Tensor& copy() const { return settled(copy_); }        // [flat_size] bfloat16, or undefined
   int64_t flat_size() const { return flat_size_; }             // with padding
+  int64_t trained_size() const { return trained_size_; }       // [0, trained_size) is trained, a multiple of kAlign
   int64_t decayed_size() const { return decayed_size_; }       // [0, decayed_size) decays, a multiple of kAlign
   int64_t count() const;                                       // scalars, without padding
   Tensor slice(const Tensor& flat, const Parameter& p) const;  // p's part of a flat buffer, in p's shape
@@ -101,7 +107,7 @@ class ParameterSet {
   std::deque<Parameter> parameters_;
   Parameter* table_ = nullptr;
   Tensor values_, low_gradients_, gradients_, copy_;
-  int64_t flat_size_ = 0, decayed_size_ = 0, low_size_ = 0;
+  int64_t flat_size_ = 0, trained_size_ = 0, decayed_size_ = 0, low_size_ = 0;
 };
 
 }  // namespace glia

@@ -12,6 +12,15 @@ struct Pass {
   DType compute = DType::kFloat32;  // of activations: bfloat16, float32, or float64 in tests
   double dropout = 0;               // 0 when not training
   RowOrder order = {};              // of the ids, or undefined
+  Tensor read =
+      {};  // int32 [R]: the rows of the last layer that the head reads (−1: none, a row of zeros); undefined:
+           // the first row of each sequence
+
+  // Those rows.     x [T, ..] → [R, ..], or [B, ..]
+  Var read_rows(const Var& x) const {
+    return read.defined() ? gather_rows(x, read) : glia::first_rows(x, sequences);
+  }
+  const Tensor& read_index() const { return read.defined() ? read : sequences.first_rows; }
 
   // Each place that drops elements has a number of its own, counted through the model.
   RandomKey dropout_key(Context& context, uint32_t site) const {

@@ -49,7 +49,7 @@ Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer)
   Measured measured = recompute(run, options, Device::parse(a.device));
   RunUtilisation u{run.config.data.class_names, {}};
   for (LayerUtilisation& l : measured.utilisation) u.layers.push_back(std::move(a.cls ? l.cls : l.all));
-  fmt::print("{}: recomputed on {} rows, accuracy {:.4f}", run.folder, measured.rows, measured.accuracy);
+  fmt::print("{}: recomputed on {} rows, accuracy {:.4f}", run.folder, measured.rows, measured.values.get("accuracy"));
   if (run.state == RunState::done) {
     const RunUtilisation stored = read_run_utilisation(run, a.cls);
     double largest = 0;
@@ -57,7 +57,7 @@ Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer)
       for (size_t i = 0; i < u.layers[l].values.size(); ++i)
         largest = std::max(largest, std::abs(u.layers[l].values[i] - stored.layers[l].values[i]));
     fmt::print("; from the run's own files: accuracy {:.4f}, shares differ by at most {:.2g}",
-               run.evaluation->accuracy, largest);
+               run.evaluation->accuracy(), largest);
   }
   fmt::print("\n");
   return heatmap_of(run, std::move(u), a.cls, layer);

@@ -1,6 +1,7 @@
-// ./tools/report results — summary.json, summary.csv, report.html, plots; the table in the terminal; RESULTS.md on
+// ./tools/report results — summary.json, summary.csv, report.html, plots; the table in the terminal; docs/results/<study>.md on
 // request.
 #include "experiments/report/report.h"
+#include "experiments/report/compare.h"
 #include "experiments/report/tables.h"
 #include "tools/tool.h"
 
@@ -9,14 +10,24 @@ using namespace glia::results;
 
 int main(int argc, char** argv) {
   std::string out = "results", markdown;
+  std::vector<std::string> compare;
   bool no_plots = false;
   CLI::App app(
       "Summarises a result folder: table here, summary.json, summary.csv, report.html and plots/ in the folder.");
   app.add_option("results", out, "the result folder (default: results)");
   app.add_option("--markdown", markdown,
-                 "write the tables as Markdown to this file too (RESULTS.md), from summary.json");
+                 "write the tables as Markdown to this file too (docs/results/<study>.md), from summary.json");
   app.add_flag("--no-plots", no_plots, "leave out plots/*.svg and *.png");
+  app.add_option("--compare", compare, "two result folders side by side, here; writes nothing")->expected(2);
   return run_tool("report", app, argc, argv, [&] {
+    if (!compare.empty()) {
+      const Summary a = summarise(compare[0]), b = summarise(compare[1]);
+      const Table differs = provenance_difference(a, b), means = side_by_side(a, b);
+      fmt::print("A  {}\nB  {}\n\n{}\n", a.out, b.out, differs.title);
+      for (const auto& row : differs.rows) fmt::print("  {}\n    A  {}\n    B  {}\n", row[0], row[1], row[2]);
+      fmt::print("\n{}\n{}\n", as_text(means), means.note);
+      return 0;
+    }
     const Summary summary = write_report(out);
     if (!no_plots) write_plots(out, summary, list_runs(out));
     if (!markdown.empty()) write_results_md(markdown, read_summary(out));

@@ -77,6 +77,12 @@ void BatchPlan::fill(int64_t batch, BatchView& out) const {
   out.offsets[sequences] = static_cast<int32_t>(at);
   out.tokens = at;
   out.sequences = sequences;
+  if (options_.masking.rate > 0) {
+    CHECK(out.read && out.targets, "batch plan: masked words want room");
+    out.read_rows =
+        mask_words(options_.masking, static_cast<uint32_t>(options_.epoch), static_cast<uint32_t>(batch), out.ids,
+                   out.offsets, out.lengths, sequences, out.read, out.targets);
+  }
   if (out.vocabulary) order_rows(out.ids, at, out.vocabulary, out.order);
 }
 

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "data/batches/masking.h"
 #include "data/datasets/dataset.h"
 #include "engine/core/row_order.h"
 
@@ -28,6 +29,9 @@ struct BatchView {
   int32_t* lengths =
       nullptr;  // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
   int32_t* labels = nullptr;  // [B]
+  // With masking: the first read_rows of masked_room(T) entries are filled; the ids are the masked ones.
+  int32_t *read = nullptr, *targets = nullptr;
+  int64_t read_rows = 0;
   RowOrderView order;      // of the ids, with room for token_capacity of them; filled where `vocabulary` is given
   int64_t vocabulary = 0;  // all ids are below it
   int64_t token_capacity = 0, sequence_capacity = 0;
@@ -49,6 +53,7 @@ struct BatchOptions {
   BatchLayout layout = BatchLayout::kPacked;
   int64_t padded_length = 128;  // kPadded only; CHECKs that no sequence is longer
   int32_t pad_id = 0;           // kPadded only
+  Masking masking = {};
 };
 
 // One epoch. `split` must outlive the plan. Const members are thread-safe.

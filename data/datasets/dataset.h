@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/datasets/options.h"
@@ -72,7 +73,7 @@ struct DatasetRow {
 };
 
 const std::vector<DatasetRow>& dataset_rows();
-const DatasetRow& find_dataset(const std::string& name);  // an unknown name is an error that lists the known ones
+const DatasetRow& find_dataset(std::string_view name);  // an unknown name is an error that lists the known ones
 
 // `auto` resolved: ag_news where its files are or where a folder is named, else synthetic.
 std::string dataset_name(const DatasetOptions& options);

@@ -17,7 +17,7 @@ const std::vector<DatasetRow>& dataset_rows() {
   return rows;
 }
 
-const DatasetRow& find_dataset(const std::string& name) {
+const DatasetRow& find_dataset(std::string_view name) {
   std::string known;
   for (const DatasetRow& row : dataset_rows()) {
     if (name == row.name) return row;

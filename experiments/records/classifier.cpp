@@ -53,6 +53,8 @@ TextClassifier::TextClassifier(Context& context, const results::Run& run, const 
       batch_(batch),
       max_length_(saved_max_length(*model_, run)),
       padded_(run.config.options.value("padding", "packed") == "padded") {
+  if (run.config.task() != "classification")
+    fail_input("{}: expected a run that classifies, got one of task {}", run.folder, run.config.task());
   CHECK(batch >= 1, "classify: wants a batch of at least 1, got {}", batch);
   if (labels().size() != static_cast<size_t>(model_->config().bert.classes))
     fail_input("{}/config.json: expected the names of {} classes, got {}", run.folder,

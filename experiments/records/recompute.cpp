@@ -17,8 +17,7 @@ Options saved_options(const results::Run& run) {
                                 : flag.part == Flag::Part::kTrain    ? &c.train
                                 : flag.part == Flag::Part::kProtocol ? &c.options
                                                                      : nullptr;
-    std::string key = flag.name;
-    std::replace(key.begin(), key.end(), '-', '_');
+    const std::string key = json_key(flag.name);
     if (!part || !part->contains(key)) continue;
     const results::Json& value = part->at(key);
     set_value(o, flag,
@@ -44,7 +43,7 @@ Measured recompute(const results::Run& run, const Options& given, Device device)
   Context context(device);
   const bool half = device.is_cuda() && run.config.precision == "bfloat16";
   const auto model = load_saved_model(context, run, half ? DType::kBFloat16 : DType::kFloat32);
-  return Evaluator(*model, data.test, o, std::max(0, data.vocabulary().pad()), o.utilisation_rows).measure();
+  return Evaluator(*model, data.test, o, data.vocabulary(), o.utilisation_rows).measure();
 }
 
 }  // namespace glia

@@ -10,7 +10,6 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
-#include "experiments/studies/published.h"
 
 namespace fs = std::filesystem;
 
@@ -22,76 +21,6 @@ Json parse(const std::string& path) {
   if (json.is_discarded()) fail_input("{}: expected JSON, got a half-written or foreign file", path);
   if (!json.is_object()) fail_input("{}: expected a JSON object, got {}", path, json.type_name());
   return json;
-}
-
-// Typed access with the file in every message. JSON has no NaN: a diverged loss is written as null.
-struct Fields {
-  const Json& json;
-  const std::string& from;
-
-  const Json& at(const char* key) const {
-    if (const auto it = json.find(key); it != json.end()) return *it;
-    fail_input("{}: expected the field \"{}\", which is not there", from, key);
-  }
-  template <class T> T get(const char* key) const { return convert<T>(at(key), key); }
-  template <class T> T get(const char* key, T otherwise) const {
-    const auto it = json.find(key);
-    return it == json.end() ? otherwise : convert<T>(*it, key);
-  }
-  Json object(const char* key) const {
-    const Json& value = at(key);
-    if (!value.is_object()) fail_input("{}: expected an object as \"{}\", got {}", from, key, value.type_name());
-    return value;
-  }
-  template <class T> std::vector<T> list(const char* key) const {
-    const Json& value = at(key);
-    if (!value.is_array()) fail_input("{}: expected a list as \"{}\", got {}", from, key, value.type_name());
-    std::vector<T> items;
-    for (const Json& item : value) items.push_back(convert<T>(item, key));
-    return items;
-  }
-
- private:
-  template <class T> T convert(const Json& value, const char* key) const {
-    if constexpr (std::is_same_v<T, std::string>) {
-      if (value.is_string()) return value.get<T>();
-    } else if constexpr (std::is_same_v<T, bool>) {
-      if (value.is_boolean()) return value.get<T>();
-    } else if constexpr (std::is_integral_v<T>) {
-      if (value.is_number_integer()) return value.get<T>();
-    } else {
-      if (value.is_number()) return value.get<T>();
-      if (value.is_null()) return std::nan("");
-    }
-    constexpr const char* wanted = std::is_same_v<T, std::string> ? "text"
-                                   : std::is_same_v<T, bool>      ? "true or false"
-                                   : std::is_integral_v<T>        ? "an integer"
-                                                                  : "a number";
-    fail_input("{}: expected {} as \"{}\", got {}", from, wanted, key, value.dump());
-  }
-};
-
-LayerMetrics layer_from(const Json& json, const std::string& from) {
-  const Fields f{json, from};
-  LayerMetrics m;
-  m.specialisation = f.get<double>("specialisation");
-  m.specialisation_cls = f.get<double>("specialisation_cls");
-  m.mutual_information_bits = f.get<double>("mutual_information_bits", 0.0);
-  m.mutual_information_bits_cls = f.get<double>("mutual_information_bits_cls", 0.0);
-  m.entropy_bits = f.get<double>("entropy_bits");
-  m.load_cv = f.get<double>("load_cv");
-  m.loads = f.list<double>("loads");
-  m.dead_experts = f.get<int>("dead_experts", m.loads.empty() ? 0 : dead_experts(m.loads));
-  m.largest_share =
-      f.get<double>("largest_share", m.loads.empty() ? 0.0 : *std::max_element(m.loads.begin(), m.loads.end()));
-  return m;
-}
-
-std::vector<LayerMetrics> layers_from(const Json& json, const std::string& from) {
-  std::vector<LayerMetrics> layers;
-  if (!json.is_array()) fail_input("{}: expected a list as \"layers\", got {}", from, json.type_name());
-  for (const Json& layer : json) layers.push_back(layer_from(layer, from));
-  return layers;
 }
 
 // "seed12" → 12
@@ -129,7 +58,8 @@ void require_equal(const Run& a, const Run& b, const std::string& what, const Js
   }
 }
 
-Json comparable_part(const RunConfig& c) {
+// Without what either run's study sets for single configurations: there the runs differ by design.
+Json comparable_part(const RunConfig& c, const std::vector<std::string>& by_design) {
   Json json;
   json["protocol"] = c.protocol;
   json["preset"] = c.preset;
@@ -138,7 +68,31 @@ Json comparable_part(const RunConfig& c) {
   json["options"] = c.options;
   for (const char* key : {"layers", "hidden", "heads", "ffn", "classes", "vocabulary"})
     if (c.model.contains(key)) json["model"][key] = c.model[key];
+  for (const char* part : {"train", "options", "model"})
+    for (const std::string& key : by_design)
+      if (json.contains(part)) json[part].erase(key);
   return json;
+}
+
+// For a seed that is not there: which ones are.
+std::string seeds_beside(const std::string& path) {
+  const fs::path absolute = fs::absolute(path).lexically_normal();
+  if (!seed_index_of(absolute.filename().string()) || !fs::is_directory(absolute.parent_path())) return "";
+  std::vector<int> seeds;
+  for (const std::string& name : sorted_folders(absolute.parent_path().string()))
+    if (const auto seed = seed_index_of(name)) seeds.push_back(*seed);
+  std::ranges::sort(seeds);
+  std::string text;
+  for (const int seed : seeds) text += fmt::format("{}seed{}", text.empty() ? "; there are " : ", ", seed);
+  return text;
+}
+
+// A result folder keeps its study's text; one without is from before there was a choice.
+Study study_of(const std::string& path) {
+  fs::path root = fs::absolute(path).lexically_normal();
+  if (is_run_folder(root.string())) root = root.parent_path();
+  if (seed_index_of(root.filename().string())) root = root.parent_path();
+  return read_study(root.string());
 }
 
 int64_t step_of_line(const std::string& line) {
@@ -148,98 +102,6 @@ int64_t step_of_line(const std::string& line) {
 }
 
 }  // namespace
-
-// --- JSON ----------------------------------------------------------------------------------------
-
-Json to_json(const RunConfig& c) {
-  Json json = {{"config", c.config}, {"seed_index", c.seed_index}, {"seed", c.seed},     {"protocol", c.protocol},
-               {"preset", c.preset}, {"precision", c.precision},   {"router", c.router}, {"balance", c.balance},
-               {"energy", c.energy}, {"model", c.model},           {"train", c.train},   {"options", c.options}};
-  Json& data = json["data"];
-  data = {{"name", c.data.name},
-          {"synthetic", c.data.synthetic},
-          {"train_rows", c.data.train_rows},
-          {"validation_rows", c.data.validation_rows},
-          {"test_rows", c.data.test_rows},
-          {"class_names", c.data.class_names}};
-  if (c.data.bayes_accuracy) data["bayes_accuracy"] = *c.data.bayes_accuracy;
-  if (!c.data.options.empty()) data["options"] = c.data.options;
-  json["commit"] = c.commit;
-  json["device"] = c.device;
-  json["command"] = c.command;
-  return json;
-}
-
-RunConfig run_config_from(const Json& json, const std::string& from) {
-  const Fields f{json, from};
-  RunConfig c;
-  c.config = f.get<std::string>("config");
-  c.seed_index = f.get<int>("seed_index");
-  c.seed = f.get<uint64_t>("seed");
-  c.protocol = f.get<std::string>("protocol");
-  c.preset = f.get<std::string>("preset");
-  c.precision = f.get<std::string>("precision");
-  c.router = f.get<std::string>("router");
-  c.balance = f.get<double>("balance");
-  c.energy = f.get<double>("energy");
-  c.model = f.object("model");
-  c.train = f.object("train");
-  c.options = f.object("options");
-  c.commit = f.get<std::string>("commit");
-  c.device = f.get<std::string>("device");
-  c.command = f.get<std::string>("command", "");
-  const Json data_json = f.object("data");
-  const Fields data{data_json, from};
-  c.data.name = data.get<std::string>("name");
-  c.data.synthetic = data.get<bool>("synthetic");
-  c.data.train_rows = data.get<int64_t>("train_rows");
-  c.data.validation_rows = data.get<int64_t>("validation_rows");
-  c.data.test_rows = data.get<int64_t>("test_rows");
-  c.data.class_names = data.list<std::string>("class_names");
-  if (data_json.contains("bayes_accuracy")) c.data.bayes_accuracy = data.get<double>("bayes_accuracy");
-  if (data_json.contains("options")) c.data.options = data.object("options");
-  const Fields model{c.model, from};
-  if (model.get<int>("layers") < 1) fail_input("{}: expected model.layers >= 1", from);
-  if (model.get<int>("experts") < 0) fail_input("{}: expected model.experts >= 0", from);
-  return c;
-}
-
-Json to_json(const LayerMetrics& m, int number) {
-  return {{"layer", number},
-          {"specialisation", m.specialisation},
-          {"specialisation_cls", m.specialisation_cls},
-          {"mutual_information_bits", m.mutual_information_bits},
-          {"mutual_information_bits_cls", m.mutual_information_bits_cls},
-          {"entropy_bits", m.entropy_bits},
-          {"load_cv", m.load_cv},
-          {"dead_experts", m.dead_experts},
-          {"largest_share", m.largest_share},
-          {"loads", m.loads}};
-}
-
-Json to_json(const Evaluation& e) {
-  Json json = {{"step", e.step},         {"split", e.split}, {"rows", e.rows},
-               {"accuracy", e.accuracy}, {"loss", e.loss},   {"class_accuracy", e.class_accuracy}};
-  if (e.validation_accuracy) json["validation_accuracy"] = *e.validation_accuracy;
-  json["layers"] = Json::array();
-  for (size_t l = 0; l < e.layers.size(); ++l) json["layers"].push_back(to_json(e.layers[l], int(l) + 1));
-  return json;
-}
-
-Evaluation evaluation_from(const Json& json, const std::string& from) {
-  const Fields f{json, from};
-  Evaluation e;
-  e.step = f.get<int64_t>("step");
-  e.split = f.get<std::string>("split");
-  e.rows = f.get<int64_t>("rows");
-  e.accuracy = f.get<double>("accuracy");
-  e.loss = f.get<double>("loss");
-  e.class_accuracy = f.list<double>("class_accuracy");
-  if (json.contains("validation_accuracy")) e.validation_accuracy = f.get<double>("validation_accuracy");
-  e.layers = layers_from(f.at("layers"), from);
-  if (!(e.accuracy >= 0 && e.accuracy <= 1)) fail_input("{}: expected accuracy in 0…1, got {}", from, e.accuracy);
-  return e;
-}
 
 // --- writing -------------------------------------------------------------------------------------
 
@@ -254,7 +116,7 @@ void begin_run(const std::string& folder, const RunConfig& config, bool resume) 
     const Json old_json = parse(path);
     const Json new_json = to_json(config);
     for (const auto& [key, value] : new_json.items())
-      if (key != "commit" && key != "device" && key != "command" && old_json.value(key, Json()) != value)
+      if (!is_incidental(key) && old_json.value(key, Json()) != value)
         fail_input("{}: cannot resume this run: its {} is {}, and {} is asked for", folder, key,
                    old_json.value(key, Json()).dump(), value.dump());
   }
@@ -295,29 +157,8 @@ void MetricsLog::line(const Json& json) {
     fail_input("{}: cannot write to it: {}", path_, std::strerror(errno));
 }
 
-void MetricsLog::add(const TrainPoint& p) {
-  line({{"kind", "train"},
-        {"step", p.step},
-        {"epoch", p.epoch},
-        {"loss", p.loss},
-        {"ce", p.ce},
-        {"balance", p.balance},
-        {"energy", p.energy},
-        {"lr", p.lr},
-        {"grad_norm", p.grad_norm}});
-}
-
-void MetricsLog::add(const EvalPoint& p) {
-  Json json = {{"kind", "eval"}, {"split", p.split}, {"step", p.step}, {"accuracy", p.accuracy}, {"loss", p.loss}};
-  json["layers"] = Json::array();
-  for (const LayerMetrics& m : p.layers)
-    json["layers"].push_back({{"specialisation", m.specialisation},
-                              {"specialisation_cls", m.specialisation_cls},
-                              {"load_cv", m.load_cv},
-                              {"entropy_bits", m.entropy_bits},
-                              {"loads", m.loads}});
-  line(json);
-}
+void MetricsLog::add(const TrainPoint& point) { line(to_json(point)); }
+void MetricsLog::add(const EvalPoint& point) { line(to_json(point)); }
 
 void write_evaluation(const std::string& folder, const Evaluation& evaluation,
                       const std::vector<LayerUtilisation>& utilisation,
@@ -345,6 +186,26 @@ void write_timing(const std::string& folder, const Json& timing) {
 
 // --- reading -------------------------------------------------------------------------------------
 
+bool is_incidental(const std::string& key) {
+  return key == "commit" || key == "device" || key == "command" || key == "study" || key == "sets";
+}
+
+Study read_study(const std::string& out) {
+  const std::string path = out + "/study.txt";
+  if (!fs::exists(path)) return built_in_studies().front();
+  const std::string text = read_file(path);
+  const size_t end = text.find('\n');
+  if (end == std::string::npos || !text.starts_with("# study ") || end <= 8)
+    fail_input("{}:1: expected \"# study NAME\", got \"{}\"", path, text.substr(0, std::min<size_t>(end, 40)));
+  Study study = parse_study(text.substr(end + 1), path);
+  study.name = text.substr(8, end - 8);
+  return study;
+}
+
+void write_study(const std::string& out, const Study& study) {
+  write_file_atomic(out + "/study.txt", fmt::format("# study {}\n{}", study.name, study.text));
+}
+
 bool is_run_folder(const std::string& folder) { return fs::is_regular_file(folder + "/config.json"); }
 bool is_done(const std::string& folder) { return fs::is_regular_file(folder + "/eval.json"); }
 
@@ -370,8 +231,8 @@ Run read_run(const std::string& folder) {
       fail_input("{}: expected {} MoE layers as in config.json, got {}", eval, layers,
                  run.evaluation->layers.size());
     for (const LayerMetrics& m : run.evaluation->layers)
-      if (int(m.loads.size()) != run.config.experts())
-        fail_input("{}: expected {} loads as in config.json, got {}", eval, run.config.experts(), m.loads.size());
+      if (int(m.loads().size()) != run.config.experts())
+        fail_input("{}: expected {} loads as in config.json, got {}", eval, run.config.experts(), m.loads().size());
     run.state = RunState::done;
   } else if (const std::string failed = run.folder + "/failed.json"; fs::exists(failed)) {
     const Json json = parse(failed);
@@ -408,12 +269,9 @@ Metrics read_metrics(const std::string& folder, size_t max_train_points) {
     const Fields f{json, from};
     const std::string kind = f.get<std::string>("kind");
     if (kind == "train") {
-      metrics.train.push_back({f.get<int64_t>("step"), f.get<double>("epoch"), f.get<double>("loss"),
-                               f.get<double>("ce"), f.get<double>("balance"), f.get<double>("energy"),
-                               f.get<double>("lr"), f.get<double>("grad_norm")});
+      metrics.train.push_back(train_point_from(json, from));
     } else if (kind == "eval") {
-      metrics.evals.push_back({f.get<std::string>("split"), f.get<int64_t>("step"), f.get<double>("accuracy"),
-                               f.get<double>("loss"), layers_from(f.at("layers"), from)});
+      metrics.evals.push_back(eval_point_from(json, from));
     } else {
       fail_input("{}: expected \"kind\" train or eval, got \"{}\"", from, kind);
     }
@@ -423,9 +281,10 @@ Metrics read_metrics(const std::string& folder, size_t max_train_points) {
 
 Listing list_runs(const std::string& path_given) {
   const std::string path = without_trailing_slash(path_given);
-  if (!fs::is_directory(path)) fail_input("{}: no such folder", path);
+  if (!fs::is_directory(path)) fail_input("{}: no such folder{}", path, seeds_beside(path));
   Listing listing;
   listing.out = path;
+  listing.study = study_of(path);
   std::vector<std::string> folders;
   const auto add_seed_folder = [&](const std::string& seed_folder) {
     for (const std::string& name : sorted_folders(seed_folder))
@@ -448,26 +307,18 @@ Listing list_runs(const std::string& path_given) {
       listing.problems.push_back({folder, error.what()});
     }
   }
-  std::stable_sort(listing.runs.begin(), listing.runs.end(), [](const Run& a, const Run& b) {
+  std::stable_sort(listing.runs.begin(), listing.runs.end(), [&](const Run& a, const Run& b) {
     if (a.config.seed_index != b.config.seed_index) return a.config.seed_index < b.config.seed_index;
-    return configuration_less(a.config.config, b.config.config);
+    return configuration_less(listing.study, a.config.config, b.config.config);
   });
   return listing;
 }
 
 void require_comparable(const std::vector<Run>& runs) {
-  for (const Run& run : runs)
-    require_equal(runs[0], run, "", comparable_part(runs[0].config), comparable_part(run.config));
-}
-
-bool configuration_less(const std::string& a, const std::string& b) {
-  const auto rank = [](const std::string& name) {
-    const auto& table = published_numbers();
-    return std::find_if(table.begin(), table.end(), [&](const Published& p) { return p.config == name; }) -
-           table.begin();
-  };
-  const auto ra = rank(a), rb = rank(b);
-  return ra != rb ? ra < rb : a < b;
+  std::vector<std::string> by_design;
+  for (const Run& run : runs) by_design.insert(by_design.end(), run.config.sets.begin(), run.config.sets.end());
+  const Json first = comparable_part(runs[0].config, by_design);
+  for (const Run& run : runs) require_equal(runs[0], run, "", first, comparable_part(run.config, by_design));
 }
 
 }  // namespace glia::results

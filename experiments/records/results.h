@@ -4,28 +4,27 @@
 //   <out>/seed<i>/<config>/config.json               what was run: deterministic, written first
 //                          metrics.jsonl             a line a logged step or evaluation
 //                          utilization_layer<l>.csv  topics × experts, l from 1; …_cls_layer<l>.csv: CLS rows
-//                          timing.json               all that differs from run to run; the only such file
+//                          timing.json               all that differs from run to run
 //                          model.safetensors         (nn/weights/checkpoint writes it)
 //                          failed.json               {reason, step} of a run that failed
 //                          eval.json                 the test evaluation; written last: a run that has it is done
+//   <out>/study.txt                                  "# study NAME", then the study's text: order, baselines, colours
 //   <out>/vocab.txt                                  the word pieces of all its runs: a checkpoint wants it
-//   <out>/summary.json, summary.csv, report.html     of all runs (summary.h, report.h)
+//   <out>/summary.json, summary.csv, report.html     of all runs (summary.h, report.h); timing.json beside them
 //
 // Every file is written to a temporary name and renamed, so a reader sees all of it or nothing. Errors are
 // glia::Error with the path (and line) in front.
 #pragma once
 #include <cstdint>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "experiments/records/routing_metrics.h"
+#include "experiments/records/metrics.h"
+#include "experiments/studies/study.h"
 
 namespace glia::results {
-
-using Json = nlohmann::ordered_json;  // keeps the order of the keys as written: files compare byte by byte
 
 struct DataInfo {
   std::string name;
@@ -50,33 +49,41 @@ struct RunConfig {
   Json options = Json::object();   // each protocol difference of docs/science.md 6
   DataInfo data;
   std::string commit, device, command;
+  std::string study = kDefaultStudy;  // whose row it is; no part of what is computed
+  std::vector<std::string> sets;      // JSON keys that the study sets for this configuration and not for all
 
+  // What was trained for; runs from before there was a choice are classifiers.
+  std::string task() const { return train.value("task", "classification"); }
   bool moe() const { return model.value("experts", 0) > 0; }
   int layers() const { return model.value("layers", 0); }
   int experts() const { return model.value("experts", 0); }
 };
 
-struct TrainPoint {
+struct TrainPoint {  // a logged step: means over the steps since the last one
   int64_t step = 0;
-  double epoch = 0, loss = 0, ce = 0, balance = 0, energy = 0, lr = 0, grad_norm = 0;
+  double epoch = 0;
+  NamedValues values;  // loss, its named parts (unweighted), lr, grad_norm
 };
 
 struct EvalPoint {    // one evaluation during training
   std::string split;  // "validation", "test"
   int64_t step = 0;
-  double accuracy = 0, loss = 0;
-  std::vector<LayerMetrics>
-      layers;  // empty for dense; its mutual information, dead experts and shares are not logged
+  NamedValues values;                // accuracy, loss, …: the task's metrics
+  std::vector<LayerMetrics> layers;  // [L], empty for dense; the file keeps the rows of the table that are logged
+
+  double accuracy() const { return values.get("accuracy"); }
 };
 
 struct Evaluation {  // eval.json: the model that counts, on the test set
   int64_t step = 0;
   std::string split = "test";
   int64_t rows = 0;
-  double accuracy = 0, loss = 0;
-  std::vector<double> class_accuracy;         // [C]
+  NamedValues values;                         // accuracy, loss, …: the task's metrics
+  std::vector<double> class_accuracy;         // [C]; NaN: no row of the class
   std::optional<double> validation_accuracy;  // of the chosen model, where a validation split exists
   std::vector<LayerMetrics> layers;           // [L]; empty for dense
+
+  double accuracy() const { return values.get("accuracy"); }
 };
 
 struct LayerUtilisation {
@@ -123,11 +130,17 @@ void write_evaluation(const std::string& folder, const Evaluation& evaluation,
 void write_failure(const std::string& folder, const Failure& failure);  // failed.json; removes eval.json
 void write_timing(const std::string& folder, const Json& timing);  // {seconds, tokens_per_second, machine, …}
 
-// CSV of one utilisation matrix: `topic,expert0,expert1,…`, a row a topic, %.17g (reads back to the same bits).
+// CSV of one utilisation matrix: `topic,expert0,expert1,…`, a row a topic, %.17g (reads back to the same bits); n/a
+// where no token of the topic was seen.
 std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& topics);
 void write_utilisation(const std::string& path, const Matrix& u, const std::vector<std::string>& topics);
 
 // --- reading -------------------------------------------------------------------------------------
+
+Study read_study(const std::string& out);  // of study.txt; without it ahr
+void write_study(const std::string& out, const Study& study);
+// Keys of config.json that say nothing about what was computed: two sittings of one run may differ in them.
+bool is_incidental(const std::string& key);
 
 bool is_run_folder(const std::string& folder);  // has a config.json
 bool is_done(const std::string& folder);        // has an eval.json
@@ -149,7 +162,7 @@ Run read_run(const std::string& folder);
 
 struct UtilisationFile {
   std::vector<std::string> topics;  // [C]
-  Matrix u;                         // [C, E] >= 0; rows sum to 1 where the router normalises its gates
+  Matrix u;  // [C, E] >= 0; rows sum to 1 where the router normalises its gates, and are 0 where the file says n/a
 };
 UtilisationFile read_utilisation(const std::string& path);
 
@@ -174,7 +187,8 @@ struct Problem {
 
 struct Listing {
   std::string out;
-  std::vector<Run> runs;          // by seed, then in the order of configuration_order
+  Study study;                    // of the result folder
+  std::vector<Run> runs;          // by seed, then in the study's order
   std::vector<Problem> problems;  // unreadable runs, foreign folders: named, never dropped in silence
 };
 
@@ -188,14 +202,14 @@ Listing list_runs(const std::string& path);
 // warning.)
 void require_comparable(const std::vector<Run>& runs);
 
-// The nine names of docs/science.md 2 first, then the others by name.
-bool configuration_less(const std::string& a, const std::string& b);
-
 // JSON forms (config.json, eval.json, one metrics line); `from` is the path for error messages.
 Json to_json(const RunConfig& config);
 Json to_json(const Evaluation& evaluation);
-Json to_json(const LayerMetrics& layer, int number);
+Json to_json(const TrainPoint& point);
+Json to_json(const EvalPoint& point);
 RunConfig run_config_from(const Json& json, const std::string& from);
 Evaluation evaluation_from(const Json& json, const std::string& from);
+TrainPoint train_point_from(const Json& json, const std::string& from);
+EvalPoint eval_point_from(const Json& json, const std::string& from);
 
 }  // namespace glia::results

@@ -11,34 +11,49 @@ namespace {
 
 double plogp(double p) { return p > 0 ? p * std::log2(p) : 0; }  // the limit at 0 is 0
 
+int seen_topics(const Matrix& u) {
+  int topics = 0;
+  for (int c = 0; c < u.rows; ++c) topics += seen(u, c);
+  return topics;
+}
+
 }  // namespace
 
-double specialisation(const Matrix& u) {
+bool seen(const Matrix& u, int topic) {
+  for (int e = 0; e < u.cols; ++e)
+    if (u(topic, e) > 0) return true;
+  return false;
+}
+
+std::optional<double> specialisation(const Matrix& u) {
   CHECK(u.rows > 0 && u.cols > 0, "specialisation: wants a [topics, experts] matrix, got [{}, {}]", u.rows, u.cols);
+  const int topics = seen_topics(u);
+  if (topics < 2) return {};
   double sum = 0;
   for (int e = 0; e < u.cols; ++e) {
     double mean = 0, squares = 0;
-    for (int c = 0; c < u.rows; ++c) mean += u(c, e) / u.rows;
-    for (int c = 0; c < u.rows; ++c) squares += (u(c, e) - mean) * (u(c, e) - mean);
-    sum += std::sqrt(squares / u.rows);
+    for (int c = 0; c < u.rows; ++c) mean += u(c, e) / topics;  // rows of zeros add nothing
+    for (int c = 0; c < u.rows; ++c)
+      if (seen(u, c)) squares += (u(c, e) - mean) * (u(c, e) - mean);
+    sum += std::sqrt(squares / topics);
   }
   return sum / u.cols;
 }
 
-double mutual_information_bits(const Matrix& u) {
+std::optional<double> mutual_information_bits(const Matrix& u) {
   CHECK(u.rows > 0 && u.cols > 0, "mutual information: wants a [topics, experts] matrix, got [{}, {}]", u.rows,
         u.cols);
+  const int topics = seen_topics(u);
+  if (topics < 2) return {};
   // A row is P(expert | topic): rows of a router whose gates do not sum to 1 are scaled so that they do.
   Matrix p = u;
-  int topics = 0;
   for (int c = 0; c < u.rows; ++c) {
     double sum = 0;
     for (int e = 0; e < u.cols; ++e) sum += u(c, e);
     for (int e = 0; e < u.cols; ++e) p(c, e) = sum > 0 ? u(c, e) / sum : 0;
-    topics += sum > 0;
   }
   double bits = load_entropy_bits(topic_mean_loads(p));
-  for (double value : p.values) bits += plogp(value) / std::max(topics, 1);
+  for (double value : p.values) bits += plogp(value) / topics;
   return std::max(bits, 0.0);  // rounding may leave −1e-17
 }
 
@@ -67,30 +82,10 @@ int dead_experts(const std::vector<double>& loads) {
 
 std::vector<double> topic_mean_loads(const Matrix& u) {
   std::vector<double> loads(size_t(u.cols), 0.0);
+  const int topics = std::max(seen_topics(u), 1);
   for (int c = 0; c < u.rows; ++c)
-    for (int e = 0; e < u.cols; ++e) loads[size_t(e)] += u(c, e) / u.rows;
+    for (int e = 0; e < u.cols; ++e) loads[size_t(e)] += u(c, e) / topics;
   return loads;
-}
-
-LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<double> loads) {
-  CHECK(all.rows == cls.rows && all.cols == cls.cols,
-        "layer metrics: utilisation is [{}, {}], its CLS view [{}, {}]", all.rows, all.cols, cls.rows, cls.cols);
-  if (loads.empty()) loads = topic_mean_loads(all);
-  CHECK(int(loads.size()) == all.cols, "layer metrics: {} loads for {} experts", loads.size(), all.cols);
-  const double total = std::accumulate(loads.begin(), loads.end(), 0.0);
-  CHECK(total > 0, "layer metrics: the loads sum to {}", total);
-  for (double& load : loads) load /= total;
-  LayerMetrics m;
-  m.specialisation = specialisation(all);
-  m.specialisation_cls = specialisation(cls);
-  m.mutual_information_bits = mutual_information_bits(all);
-  m.mutual_information_bits_cls = mutual_information_bits(cls);
-  m.entropy_bits = load_entropy_bits(loads);
-  m.load_cv = load_cv(loads);
-  m.dead_experts = dead_experts(loads);
-  m.largest_share = *std::max_element(loads.begin(), loads.end());
-  m.loads = std::move(loads);
-  return m;
 }
 
 }  // namespace glia::results

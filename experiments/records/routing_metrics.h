@@ -1,6 +1,7 @@
 // How specialised a layer's routing is: pure functions on utilisation matrices (docs/science.md 4), in double.
 #pragma once
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 namespace glia::results {
@@ -17,13 +18,17 @@ struct Matrix {
   bool operator==(const Matrix&) const = default;
 };
 
-// Mean over experts of the population standard deviation (ddof = 0) over topics of U[:, e].  0 when topics route
-// alike.
-double specialisation(const Matrix& u);
+// Whether any token of the topic was routed. A row of zeros is no measurement (the split has no row of the topic): it
+// is n/a in files and pictures and enters no mean.
+bool seen(const Matrix& u, int topic);
 
-// I(topic; expert) in bits, topics weighted equally, so that it can be computed from a utilisation file alone:
-// H(mean over topics of U) − mean over topics of H(U[c, :]).  0 … log2(min(C, E)).
-double mutual_information_bits(const Matrix& u);
+// Mean over experts of the population standard deviation (ddof = 0) over the seen topics of U[:, e].  0 when topics
+// route alike; n/a when fewer than two are seen.
+std::optional<double> specialisation(const Matrix& u);
+
+// I(topic; expert) in bits, seen topics weighted equally, so that it can be computed from a utilisation file alone:
+// H(mean over topics of U) − mean over topics of H(U[c, :]).  0 … log2(min(C, E)); n/a below two seen topics.
+std::optional<double> mutual_information_bits(const Matrix& u);
 
 // Entropy of the load over experts in bits: log2 E when all experts are used equally, 0 when one takes everything.
 double load_entropy_bits(const std::vector<double>& loads);
@@ -34,20 +39,7 @@ double load_cv(const std::vector<double>& loads);
 // Experts with less than a hundredth of an even share (1 / E) of the load.
 int dead_experts(const std::vector<double>& loads);
 
-// Column means: the loads when every topic counts the same.
+// Column means over the seen topics: the loads when every topic counts the same.
 std::vector<double> topic_mean_loads(const Matrix& u);
-
-struct LayerMetrics {
-  double specialisation = 0, specialisation_cls = 0;                    // all tokens; CLS rows only
-  double mutual_information_bits = 0, mutual_information_bits_cls = 0;  // 0 … log2(min(C, E))
-  double entropy_bits = 0;                                              // of the loads: log2 E when even
-  double load_cv = 0;
-  int dead_experts = 0;
-  double largest_share = 0;   // of the load, the busiest expert's
-  std::vector<double> loads;  // [E] shares of all gate mass, sum 1
-};
-
-// `loads` are the experts' shares over all tokens (any positive scale); empty: the column means of `all`.
-LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<double> loads = {});
 
 }  // namespace glia::results

@@ -3,8 +3,10 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/tokens/tokenizer_config.h"
 #include "engine/core/check.h"
 #include "engine/ops/moe/moe.h"
+#include "experiments/tasks/task.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -99,6 +101,7 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
       m.moe.second_residual = it->get<bool>();
   }
   m.compute = compute;
+  m.head = find_task(c.task()).make_head;
   return m;
 }
 
@@ -122,7 +125,7 @@ WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary
   const int64_t expected = positive(run, run.config.model, "vocabulary");
   if (words.size() != expected)
     fail_input("{}: expected the {} tokens of the model in {}, got {}", path, expected, run.folder, words.size());
-  bool lowercase = true;
+  bool lowercase = letter_case("auto", words, path).lowercase;
   if (const auto it = run.config.data.options.find("lowercase");
       it != run.config.data.options.end() && it->is_boolean())
     lowercase = it->get<bool>();
@@ -188,6 +191,11 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   for (size_t l = 0; l < trace.layers.size(); ++l)
     CHECK(layer_trace(out.routings[l]).experts == trace.layers[l].experts,
           "trace: layer {} routes differently than the model", l + 1);
+  if (!out.logits.defined()) {  // a head that names no topic
+    trace.topics.clear();
+    results::check_trace(trace);
+    return trace;
+  }
   const std::vector<double> logits = out.logits.value().to_vector<double>();
   CHECK(logits.size() == trace.topics.size(), "trace: the model has {} classes, config.json names {}",
         logits.size(), trace.topics.size());

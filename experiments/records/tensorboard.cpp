@@ -225,30 +225,26 @@ void TensorBoardWriter::bars(const std::string& tag, int64_t step, const std::ve
 
 void TensorBoardWriter::add(const TrainPoint& p) {
   std::string summary;
-  for (const auto& [tag, value] : {std::pair("train/loss", p.loss),
-                                   {"train/ce", p.ce},
-                                   {"train/balance", p.balance},
-                                   {"train/energy", p.energy},
-                                   {"train/lr", p.lr},
-                                   {"train/grad_norm", p.grad_norm}})
-    summary += scalar_summary(tag, value);
+  for (const MetricRow* row : metric_rows(Stage::step))
+    summary += scalar_summary(std::string("train/") + row->name, p.values.get(row->name, 0));
+  for (const auto& [name, value] : p.values)
+    if (!metric_row(Stage::step, name)) summary += scalar_summary("train/" + name, value);
   event(p.step, summary);
 }
 
 void TensorBoardWriter::add(const EvalPoint& p) {
-  std::string summary =
-      scalar_summary(p.split + "/accuracy", p.accuracy) + scalar_summary(p.split + "/loss", p.loss);
-  for (size_t l = 0; l < p.layers.size(); ++l) {
-    const LayerMetrics& m = p.layers[l];
-    const std::string layer = fmt::format("layer{}/", l + 1);
-    summary += scalar_summary(layer + "load_cv", m.load_cv);
-    summary += scalar_summary(layer + "entropy_bits", m.entropy_bits);
-    summary += scalar_summary(layer + "specialisation", m.specialisation);
-    summary += scalar_summary(layer + "specialisation_cls", m.specialisation_cls);
-  }
+  std::string summary;
+  for (const auto& [name, value] : p.values) summary += scalar_summary(p.split + "/" + name, value);
+  const auto each = [&](Form form, const auto& act) {
+    for (size_t l = 0; l < p.layers.size(); ++l)
+      for (const MetricRow* row : metric_rows(Stage::routing))
+        if (const std::vector<double>& values = p.layers[l][row->name].values;
+            row->logged > 0 && row->form == form && !values.empty())
+          act(fmt::format("layer{}/{}", l + 1, row->name), values);
+  };
+  each(Form::scalar, [&](const std::string& tag, const auto& v) { summary += scalar_summary(tag, v[0]); });
   event(p.step, summary);
-  for (size_t l = 0; l < p.layers.size(); ++l)
-    bars(fmt::format("layer{}/expert_loads", l + 1), p.step, p.layers[l].loads);
+  each(Form::vector, [&](const std::string& tag, const auto& v) { bars(tag, p.step, v); });
   flush();
 }
 

@@ -30,9 +30,8 @@ class TensorBoardWriter {
   // One bucket an index, [i − ½, i + ½), as high as its weight: the load of expert i is read off at i.
   void bars(const std::string& tag, int64_t step, const std::vector<double>& weights);
 
-  // The tags of this project, from the same structures as metrics.jsonl: train/loss, train/ce, train/balance,
-  // train/energy, train/lr, train/grad_norm; validation/accuracy, validation/loss, layer<l>/load_cv,
-  // …/entropy_bits, …/specialisation, …/specialisation_cls, and the bars layer<l>/expert_loads.
+  // What metrics.jsonl has: train/<name> of each named value of a step, <split>/<name> of an evaluation,
+  // layer<l>/<name> of each logged metric of a layer; vectors (loads) as bars.
   void add(const TrainPoint& point);
   void add(const EvalPoint& point);
 

@@ -1,6 +1,7 @@
 // The utilisation CSV: `topic,expert0,expert1,…`, a row a topic.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -64,7 +65,8 @@ std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& top
   text += "\n";
   for (int c = 0; c < u.rows; ++c) {
     text += quoted(topics[size_t(c)]);
-    for (int e = 0; e < u.cols; ++e) text += fmt::format(",{:.17g}", u(c, e));
+    const bool any = seen(u, c);
+    for (int e = 0; e < u.cols; ++e) text += any ? fmt::format(",{:.17g}", u(c, e)) : ",n/a";
     text += "\n";
   }
   return text;
@@ -94,7 +96,10 @@ UtilisationFile read_utilisation(const std::string& path) {
     if (fields.size() != header.size())
       fail_input("{}:{}: expected {} fields, got {}", path, here, header.size(), fields.size());
     file.topics.push_back(fields[0]);
-    for (size_t e = 1; e < fields.size(); ++e) {
+    const bool none =
+        std::all_of(fields.begin() + 1, fields.end(), [](const auto& field) { return field == "n/a"; });
+    if (none) file.u.values.resize(file.u.values.size() + fields.size() - 1);
+    for (size_t e = 1; e < fields.size() && !none; ++e) {
       double value = 0;
       const char* last = fields[e].data() + fields[e].size();
       const auto [end, error] = std::from_chars(fields[e].data(), last, value);

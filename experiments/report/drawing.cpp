@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <numbers>
 #include <numeric>
@@ -61,6 +62,26 @@ std::string stroke(Color color, double line, const std::vector<double>& dashes =
     out += " stroke-dasharray=\"";
     for (size_t i = 0; i < dashes.size(); ++i) out += fmt::format("{}{}", i ? " " : "", short_number(dashes[i]));
     out += "\"";
+  }
+  return out;
+}
+
+// cairo counts surfaces over the whole program and puts the count into the names of an SVG's parts: the same picture
+// would have other bytes the second time. Here the names are counted file by file, in the order of their appearance.
+std::string with_own_ids(const std::string& svg) {
+  std::map<std::string, std::string> names;
+  std::string out;
+  for (size_t at = 0; at < svg.size();) {
+    size_t start = std::string::npos, length = 0;
+    for (const std::string_view mark : {"id=\"", "href=\"#", "url(#"})
+      if (const size_t found = svg.find(mark, at); found < start) start = found, length = mark.size();
+    if (start == std::string::npos) return out + svg.substr(at);
+    const size_t begin = start + length, end = svg.find_first_of("\")", begin);
+    out += svg.substr(at, begin - at);
+    const auto [it, fresh] = names.try_emplace(svg.substr(begin, end - begin));
+    if (fresh) it->second = fmt::format("p{}", names.size());
+    out += it->second;
+    at = end;
   }
   return out;
 }
@@ -239,7 +260,7 @@ void Picture::write_svg(const std::string& path) const {
   // cairo writes no title; screen readers and browsers' tabs want one.
   if (const size_t end = text.find('>', text.find("<svg")); end != std::string::npos)
     text.insert(end + 1, fmt::format("\n<title>{}</title>", html_escaped(title_)));
-  write_file_atomic(path, text);
+  write_file_atomic(path, with_own_ids(text));
 }
 
 void Picture::write_png(const std::string& path, double scale) const {

@@ -43,9 +43,9 @@ double largest(const Heatmap& map) {
 // The colour scale ends at the next 5 %, so that pictures of similar runs share it.
 double scale_end(const Heatmap& map) { return std::max(0.05, std::ceil(largest(map) * 20 - 1e-9) / 20); }
 
-std::string caption(const Heatmap& map, size_t l) {
-  if (l < map.captions.size()) return map.captions[l];
-  return fmt::format("layer {} · specialisation {:.4f}", map.layer_numbers[l], specialisation(map.layers[l]));
+std::string caption_of(int layer, const std::optional<double>& specialisation) {
+  return fmt::format("layer {} · specialisation {}", layer,
+                     specialisation ? fmt::format("{:.4f}", *specialisation) : std::string("n/a"));
 }
 
 void keep_layer(Heatmap& map, std::optional<int> layer, const std::string& from) {
@@ -60,6 +60,11 @@ void keep_layer(Heatmap& map, std::optional<int> layer, const std::string& from)
 }
 
 }  // namespace
+
+std::string layer_caption(const Heatmap& map, size_t l) {
+  if (l < map.captions.size()) return map.captions[l];
+  return caption_of(map.layer_numbers[l], specialisation(map.layers[l]));
+}
 
 std::vector<int> best_assignment(const std::vector<double>& cost, int n) {
   CHECK(cost.size() == size_t(n) * size_t(n), "best_assignment: wants an [n, n] cost, n = {}, got {}", n,
@@ -147,14 +152,15 @@ Heatmap heatmap_of_mean(const std::vector<Run>& runs, bool cls, std::optional<in
   map.topics = all[0].topics;
   for (size_t l = 0; l < all[0].layers.size(); ++l) {
     std::vector<Matrix> layers;
-    double mean = 0;
+    std::optional<double> mean = 0;
     for (const RunUtilisation& u : all) {
       CHECK(u.layers.size() == all[0].layers.size(), "{}: other layers than {}", runs[0].folder, u.layers.size());
       layers.push_back(u.layers[l]);
-      mean += specialisation(u.layers[l]) / double(all.size());
+      const auto one = specialisation(u.layers[l]);
+      mean = one && mean ? std::optional(*mean + *one / double(all.size())) : std::nullopt;
     }
     map.layers.push_back(matched_mean(layers));
-    map.captions.push_back(fmt::format("layer {} · specialisation {:.4f}", l + 1, mean));
+    map.captions.push_back(caption_of(int(l) + 1, mean));
   }
   keep_layer(map, layer, runs[0].folder);
   return map;
@@ -170,7 +176,7 @@ Picture draw(const Heatmap& map) {
   const int panel_rows = (layers + columns - 1) / columns;
   const double left = label_w + 22, gap = 26, panel_h = topics * cell_h;
   double panel_w = experts * cell_w;
-  for (int l = 0; l < layers; ++l) panel_w = std::max(panel_w, text_width(caption(map, size_t(l)), 12, true));
+  for (int l = 0; l < layers; ++l) panel_w = std::max(panel_w, text_width(layer_caption(map, size_t(l)), 12, true));
   const double pitch_h = panel_h + 56, header = 58;
   double width = left + columns * panel_w + (columns - 1) * gap + 16;
   width = std::max({width, text_width(map.title, 15, true) + 32, text_width(map.note, 10.5) + 32});
@@ -182,10 +188,15 @@ Picture draw(const Heatmap& map) {
   for (int l = 0; l < layers; ++l) {
     const Matrix& m = map.layers[size_t(l)];
     const double x0 = left + (l % columns) * (panel_w + gap), y0 = header + 22 + (l / columns) * pitch_h;
-    p.text({x0, y0 - 8}, caption(map, size_t(l)), {.size = 12, .bold = true});
+    p.text({x0, y0 - 8}, layer_caption(map, size_t(l)), {.size = 12, .bold = true});
     for (int c = 0; c < topics; ++c) {
       if (l % columns == 0)
         p.text({x0 - 8, y0 + (c + 0.5) * cell_h + 4}, map.topics[size_t(c)], {.size = 11.5, .anchor = Anchor::end});
+      if (!seen(m, c)) {
+        p.text({x0 + panel_w / 2, y0 + (c + 0.5) * cell_h + 4}, "n/a: no token of this topic",
+               {.size = 10.5, .color = kGrey, .anchor = Anchor::middle});
+        continue;
+      }
       for (int e = 0; e < experts; ++e) {
         const Color fill = sequential(m(c, e) / end);
         p.rect(x0 + e * cell_w, y0 + c * cell_h, cell_w, cell_h, fill, kWhite, 1);
@@ -207,6 +218,12 @@ Picture draw(const Heatmap& map) {
   for (double value : {0.0, end / 2, end})
     p.text({left + bar_w * value / end, y + 24}, fmt::format("{:g} %", 100 * value),
            {.size = 10.5, .color = kGrey, .anchor = Anchor::middle});
+  const double even = 1.0 / experts, at = left + bar_w * even / end;
+  if (even <= end) {  // where every share would be if topics and experts had nothing to do with each other
+    p.line({at, y - 3}, {at, y + 13}, kBlack, 1.6);
+    p.text({at, y - 6}, fmt::format("even share {:.3g} %", 100 * even),
+           {.size = 10.5, .color = kGrey, .anchor = at < left + bar_w / 2 ? Anchor::start : Anchor::end});
+  }
   p.text({left + bar_w + 22, y + 10}, "one scale for all layers", {.size = 10.5, .color = kGrey});
   return p;
 }
@@ -221,15 +238,15 @@ std::string as_text(const Heatmap& map, bool color) {
   std::string text = fmt::format("{} (percent)\n", map.title);
   for (size_t l = 0; l < map.layers.size(); ++l) {
     const Matrix& m = map.layers[l];
-    text += fmt::format("  {}\n  {}", caption(map, l), std::string(label, ' '));
+    text += fmt::format("  {}\n  {}", layer_caption(map, l), std::string(label, ' '));
     for (int e = 0; e < m.cols; ++e) text += fmt::format(" {:>5} ", fmt::format("e{}", e));
     text += "\n";
     for (int c = 0; c < m.rows; ++c) {
       const std::string& topic = map.topics[size_t(c)];
       text += fmt::format("  {}{}", topic, std::string(label - width(topic), ' '));
       for (int e = 0; e < m.cols; ++e) {
-        const std::string cell = fmt::format(" {:5.1f} ", 100 * m(c, e));
-        if (color) {
+        const std::string cell = seen(m, c) ? fmt::format(" {:5.1f} ", 100 * m(c, e)) : "   n/a ";
+        if (color && seen(m, c)) {
           // The 6 × 6 × 6 cube of the 256 colours, which every terminal with colours has.
           const Color fill = sequential(m(c, e) / end);
           const auto level = [](uint8_t v) { return v < 48 ? 0 : v < 115 ? 1 : (v - 35) / 40; };

@@ -32,6 +32,7 @@ Heatmap heatmap_of(const Run& run, RunUtilisation utilisation, bool cls,
 // Mean over the runs of one configuration, experts matched per layer. One run: that run.
 Heatmap heatmap_of_mean(const std::vector<Run>& runs, bool cls, std::optional<int> layer = {});
 
+std::string layer_caption(const Heatmap& map, size_t layer);  // "layer l · specialisation s"
 drawing::Picture draw(const Heatmap& map);
 
 // Percent, a line a topic; `color` shades each cell with the 256 colours of a terminal.

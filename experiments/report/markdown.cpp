@@ -1,7 +1,8 @@
-// RESULTS.md and the list of what was run; everything from a summary.
+// docs/results/<study>.md and the list of what was run; everything from a summary.
 #include <fmt/format.h>
 
 #include "engine/core/file.h"
+#include "experiments/report/answer.h"
 #include "experiments/report/tables.h"
 
 namespace glia::results {
@@ -27,14 +28,14 @@ std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
     model.erase(key);
   size_t done = 0;
   for (const RunLine& run : s.runs) done += run.state == RunState::done;
-  return {{"Protocol", fmt::format("{}{}{}", c.protocol, c.options.empty() ? "" : ": ", flat(c.options))},
+  return {{"Study", fmt::format("{}: {}", s.study.name, s.study.title)},
+          {"Protocol", fmt::format("{}{}{}", c.protocol, c.options.empty() ? "" : ": ", flat(c.options))},
           {"Data", fmt::format("{}{}: {} training, {} validation, {} test rows; {}", c.data.name,
                                c.data.synthetic ? " (synthetic)" : "", c.data.train_rows, c.data.validation_rows,
                                c.data.test_rows, classes)},
           {"Model", fmt::format("preset {}: {}", c.preset, flat(model))},
           {"Training", fmt::format("{}, {}", c.precision, flat(c.train))},
           {"Runs", fmt::format("{} finished of {}, {} seeds", done, s.runs.size(), s.seeds.size())},
-          {"Duration", fmt::format("{} over all runs", format_duration(s.seconds))},
           {"Device", c.device},
           {"Commit", c.commit},
           {"Command", c.command}};
@@ -45,6 +46,9 @@ std::string results_markdown(const Summary& s) {
   for (const auto& [label, value] : provenance(s))
     text += fmt::format("- **{}**: {}\n", label,
                         label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
+  if (s.seconds > 0) text += fmt::format("- **Duration**: {} over all runs\n", format_duration(s.seconds));
+  for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
+    if (!answer.empty()) text += "\n" + answer + "\n";
   if (!s.warnings.empty()) text += "\n### Warnings\n\n";
   for (const std::string& warning : s.warnings) text += "- " + warning + "\n";
   text += "\n";

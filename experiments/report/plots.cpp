@@ -9,7 +9,6 @@
 
 #include "engine/core/check.h"
 #include "experiments/report/tables.h"
-#include "experiments/studies/published.h"
 
 namespace glia::results {
 namespace {
@@ -71,7 +70,7 @@ struct Bar {
   std::optional<double> published;
 };
 
-// Horizontal bars: names of nine configurations are readable without turning the head.
+// Horizontal bars: the configurations' names are readable without turning the head.
 Picture bar_plot(const Summary& s, const std::string& title, const std::string& note, const std::string& axis_name,
                  const std::vector<Bar>& bars, bool from_zero) {
   const double pitch = 34, top = 74, bottom = top + pitch * double(bars.size());
@@ -133,6 +132,15 @@ std::string p_note(const Comparison* vs) {
   return vs && vs->welch_holm ? fmt::format("p {}{}", format_p(vs->welch_holm), stars(vs->welch_holm)) : "";
 }
 
+std::string p_legend(const std::string& baseline) {
+  return fmt::format("p against {} (Welch, Holm-corrected); * < 0.05, ** < 0.01, *** < 0.001", baseline);
+}
+
+std::optional<double> published_mark(const Summary& s, const std::string& config, const std::string& metric) {
+  const Published* p = s.published(config, metric);
+  return p ? std::optional(p->value) : std::nullopt;
+}
+
 // Names at the right end of the lines, moved apart, with a thin lead from where the line ends.
 struct EndLabel {
   std::string config;
@@ -158,28 +166,32 @@ double names_width(const Summary& s, bool moe_only) {
   return w;
 }
 
+// The study's, else that of a built-in study which has a configuration of this name.
+const Look* look_of(const Study& study, const std::string& config) {
+  const auto of = [&](const Study& one) -> const Look* {
+    const Configuration* c = one.find(config);
+    return c && c->look ? &*c->look : nullptr;
+  };
+  if (const Look* own = of(study)) return own;
+  for (const Study& other : built_in_studies())
+    if (const Look* look = of(other)) return look;
+  return nullptr;
+}
+
 }  // namespace
 
 Style style_of(const Summary& s, const std::string& config) {
-  static const std::map<std::string, Style> known = {
-      {"dense", {{0x55, 0x55, 0x55}, 0, {}}},
-      {"dense-random-ffn", {{0xa0, 0xa0, 0xa0}, 1, {5, 3}}},
-      {"softmax-moe", {{0x00, 0x72, 0xb2}, 1, {}}},
-      {"softmax-moe-energy", {{0x56, 0xb4, 0xe9}, 2, {5, 3}}},
-      {"astrocyte", {{0xe6, 0x9f, 0x00}, 4, {}}},
-      {"astrocyte-no-energy", {{0x99, 0x4f, 0x00}, 5, {5, 3}}},
-      {"astrocyte-unleashed", {{0xcc, 0x79, 0xa7}, 6, {2, 2}}},
-      {"astrocyte-hierarchical", {{0xd5, 0x5e, 0x00}, 3, {}}},
-      {"astrocyte-meanpool", {{0x00, 0x9e, 0x73}, 7, {7, 2, 2, 2}}},
-  };
-  if (const auto it = known.find(config); it != known.end()) return it->second;
+  if (const Look* look = look_of(s.study, config)) {
+    const auto [r, g, b] = look->colour;
+    return {{r, g, b}, look->marker, look->dashes};
+  }
   // Other routers: further colours (Tol's muted scheme) by their place among the unknown ones.
   static const Color more[] = {{0x33, 0x22, 0x88}, {0x88, 0x22, 0x55}, {0x11, 0x77, 0x33}, {0x99, 0x99, 0x33},
                                {0x44, 0xaa, 0x99}, {0xaa, 0x44, 0x99}, {0x66, 0x33, 0x22}, {0x88, 0xcc, 0xee}};
   int place = 0;
   for (const ConfigSummary& c : s.configs) {
     if (c.config == config) break;
-    place += known.count(c.config) == 0;
+    place += look_of(s.study, c.config) == nullptr;
   }
   static const std::vector<double> dashes[] = {{}, {5, 3}, {2, 2}};
   return {more[place % 8], place % 8, dashes[place / 8 % 3]};
@@ -189,12 +201,11 @@ Picture accuracy_plot(const Summary& s) {
   std::vector<Bar> bars;
   for (const ConfigSummary& c : s.configs) {
     const Metric* m = c.find("accuracy");
-    const Published* p = published(c.config);
     if (m)
-      bars.push_back(
-          {c.config, m, p_note(c.against("accuracy", kDense)), p ? std::optional(p->accuracy) : std::nullopt});
+      bars.push_back({c.config, m, p_note(c.against("accuracy", s.study.accuracy_baseline())),
+                      published_mark(s, c.config, "accuracy")});
   }
-  return bar_plot(s, "Test accuracy", "p against dense (Welch, Holm-corrected); * < 0.05, ** < 0.01, *** < 0.001",
+  return bar_plot(s, "Test accuracy", p_legend(s.study.accuracy_baseline()),
                   "accuracy (the axis does not start at 0)", bars, false);
 }
 
@@ -204,15 +215,13 @@ Picture specialisation_plot(const Summary& s, int layer, bool cls) {
   for (const ConfigSummary& c : s.configs) {
     const Metric* m = c.find(metric);
     if (!m) continue;
-    std::optional<double> value;
-    if (const Published* p = published(c.config); p && !cls && s.layers == 4)  // the study has four layers
-      value = layer == 1 ? p->first_layer : layer == s.layers ? p->last_layer : std::nullopt;
-    bars.push_back({c.config, m, p_note(c.against(metric, kSoftmax)), value});
+    bars.push_back(
+        {c.config, m, p_note(c.against(metric, s.study.routing_baseline())), published_mark(s, c.config, metric)});
   }
   const char* place = layer == 1 ? " (first)" : layer == s.layers ? " (last)" : "";
   return bar_plot(s,
                   fmt::format("Specialisation, layer {}{}, {}", layer, place, cls ? "CLS rows only" : "all tokens"),
-                  "p against softmax-moe (Welch, Holm-corrected); * < 0.05, ** < 0.01, *** < 0.001",
+                  p_legend(s.study.routing_baseline()),
                   "specialisation: mean deviation of the experts' shares over topics", bars, true);
 }
 
@@ -306,7 +315,8 @@ Picture scatter_plot(const Summary& s) {
   return p;
 }
 
-std::vector<Curves> training_curves(const std::vector<Run>& runs, int bins) {
+std::vector<Curves> training_curves(const Listing& listing, int bins) {
+  const std::vector<Run>& runs = listing.runs;
   struct Sums {
     std::vector<double> loss, count;
     std::map<int64_t, std::pair<double, int>> accuracy;  // by step
@@ -333,11 +343,13 @@ std::vector<Curves> training_curves(const std::vector<Run>& runs, int bins) {
     Sums& sums = at->second;
     for (const TrainPoint& point : metrics.train) {
       const size_t bin = size_t(std::clamp(int(double(point.step) / last * bins), 0, bins - 1));
-      if (std::isfinite(point.ce)) sums.loss[bin] += point.ce, sums.count[bin] += 1;
+      // The task's own part where there are several, else the loss itself.
+      const double loss = point.values.get("ce", point.values.get("loss"));
+      if (std::isfinite(loss)) sums.loss[bin] += loss, sums.count[bin] += 1;
     }
     for (const EvalPoint& point : metrics.evals) {
       auto& [sum, count] = sums.accuracy[point.step];
-      sum += point.accuracy, ++count;
+      sum += point.values.get("accuracy"), ++count;
     }
   }
   std::vector<Curves> curves;
@@ -354,7 +366,9 @@ std::vector<Curves> training_curves(const std::vector<Run>& runs, int bins) {
     }
     curves.push_back(std::move(c));
   }
-  std::ranges::sort(curves, configuration_less, &Curves::config);
+  std::ranges::sort(curves, [&](const Curves& a, const Curves& b) {
+    return configuration_less(listing.study, a.config, b.config);
+  });
   return curves;
 }
 

@@ -27,7 +27,7 @@ drawing::Picture depth_plot(const Summary& summary);
 // Accuracy against last-layer specialisation, standard errors both ways.
 drawing::Picture scatter_plot(const Summary& summary);
 
-// Training curves, averaged over the seeds of a configuration. `metrics` holds a Metrics for each run of `runs`.
+// Training curves, averaged over the seeds of a configuration, in the study's order.
 struct Curve {
   std::vector<double> steps, values;
 };
@@ -36,7 +36,7 @@ struct Curves {
   Curve loss;      // cross-entropy of the training batches, in `bins` means
   Curve accuracy;  // of the evaluations during training
 };
-std::vector<Curves> training_curves(const std::vector<Run>& runs, int bins = 60);
+std::vector<Curves> training_curves(const Listing& listing, int bins = 60);
 drawing::Picture curves_plot(const Summary& summary, const std::vector<Curves>& curves);
 
 }  // namespace glia::results

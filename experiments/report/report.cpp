@@ -6,6 +6,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "experiments/report/answer.h"
 #include "experiments/report/heatmap.h"
 #include "experiments/report/html_escape.h"
 #include "experiments/report/plots.h"
@@ -39,7 +40,7 @@ std::vector<NamedPicture> all_plots(const Summary& s, const Listing& listing) {
     add("accuracy_specialisation", "Does specialisation pay? Each configuration's accuracy against it.",
         scatter_plot(s));
   }
-  if (const auto curves = training_curves(listing.runs); !curves.empty())
+  if (const auto curves = training_curves(listing); !curves.empty())
     add("training", "Loss and accuracy during training.", curves_plot(s, curves));
   return plots;
 }
@@ -55,6 +56,21 @@ std::string warnings_html(const Summary& s) {
   return fmt::format("<aside class=\"warnings\" role=\"note\"><h2>Warnings</h2>\n<ul>\n{}</ul></aside>\n", items);
 }
 
+// The sections that the page will have; the links stay inside it.
+std::string contents_html(const Summary& s, bool heatmaps) {
+  std::string links;
+  const auto link = [&](const char* id, const char* title) {
+    links += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", id, title);
+  };
+  link("accuracy", "Accuracy");
+  if (s.layers > 0) link("specialisation", "Specialisation");
+  link("plots", "Plots");
+  if (heatmaps) link("heatmaps", "Who routes where");
+  if (s.layers > 0) link("routing", "Routing by layer");
+  link("runs", "What was run");
+  return "<nav aria-label=\"Contents\"><ul>\n" + links + "</ul></nav>\n";
+}
+
 std::string figure(const drawing::Picture& picture, const std::string& caption) {
   return fmt::format(
       "<figure><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">{}</div>{}</figure>\n",
@@ -67,12 +83,15 @@ std::string grid_html(const Heatmap& map, double end) {
   std::string out;
   for (size_t l = 0; l < map.layers.size(); ++l) {
     const Matrix& m = map.layers[l];
-    out += fmt::format(
-        "<table class=\"grid\" data-layer=\"{}\"><caption>layer {} · specialisation {:.4f}</caption><tr><td>",
-        map.layer_numbers[l], map.layer_numbers[l], specialisation(m));
+    out += fmt::format("<table class=\"grid\" data-layer=\"{}\"><caption>{}</caption><tr><td>",
+                       map.layer_numbers[l], html_escaped(layer_caption(map, l)));
     for (int e = 0; e < m.cols; ++e) out += fmt::format("<th scope=\"col\">e{}", e);
     for (int c = 0; c < m.rows; ++c) {
       out += fmt::format("<tr><th scope=\"row\">{}", html_escaped(map.topics[size_t(c)]));
+      if (!seen(m, c)) {
+        out += fmt::format("<td colspan=\"{}\">n/a", m.cols);
+        continue;
+      }
       for (int e = 0; e < m.cols; ++e) {
         const drawing::Color fill = drawing::sequential(m(c, e) / end);
         out += fmt::format("<td style=\"background:#{:02x}{:02x}{:02x}\"{}>{:.1f}", fill.r, fill.g, fill.b,
@@ -84,6 +103,25 @@ std::string grid_html(const Heatmap& map, double end) {
   return out;
 }
 
+// The routing baseline and the configuration that specialises most in the last layer, next to each other.
+std::string pair_html(const Summary& s, const std::map<std::string, std::vector<Run>>& by_config) {
+  const std::string metric = layer_metric("specialisation", s.layers), baseline = s.study.routing_baseline();
+  const ConfigSummary* most = nullptr;
+  for (const ConfigSummary& c : s.configs)
+    if (const Metric* m = c.find(metric); m && c.config != baseline)
+      if (!most || *m->estimate.mean > *most->find(metric)->estimate.mean) most = &c;
+  if (!most || !by_config.contains(baseline)) return "";
+  std::string out = "<div class=\"pair\">\n";
+  for (const std::string& config : {baseline, most->config}) try {
+      out += figure(draw(heatmap_of_mean(by_config.at(config), false, s.layers)), "");
+    } catch (const Error&) {
+      return "";  // what is wrong with it is said below, beside its own maps
+    }
+  return out +
+         "</div>\n<p class=\"note\">The last layer of the baseline and of the configuration that specialises most "
+         "there.</p>\n";
+}
+
 // Every finished MoE run's grids, all tokens and CLS, and the matched means as pictures. Without scripts each
 // configuration folds open; with them the page shows what the boxes at the top choose.
 std::string heatmaps_html(const Summary& s, const Listing& listing) {
@@ -91,7 +129,7 @@ std::string heatmaps_html(const Summary& s, const Listing& listing) {
   for (const Run& run : listing.runs)
     if (run.config.moe() && run.state == RunState::done) by_config[run.config.config].push_back(run);
   if (by_config.empty()) return "";
-  std::string body = kHeatmapControls;
+  std::string body = pair_html(s, by_config) + kHeatmapControls;
   bool first = true;
   for (const ConfigSummary& c : s.configs) {
     const auto it = by_config.find(c.config);
@@ -146,18 +184,23 @@ std::string report_html(const Summary& s, const Listing& listing) {
       html_escaped(title), kReportStyle, html_escaped(title));
   size_t done = 0;
   for (const RunLine& run : s.runs) done += run.state == RunState::done;
-  page += fmt::format("<p>{} of {} runs finished, {} in all, on {}.</p>\n", done, s.runs.size(),
-                      format_duration(s.seconds), html_escaped(s.common.device));
+  page += fmt::format("<p>{}. {} of {} runs finished, on {}.</p>\n", html_escaped(s.study.title), done,
+                      s.runs.size(), html_escaped(s.common.device));
+  for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
+    if (!answer.empty()) page += fmt::format("<p class=\"answer\">{}</p>\n", html_escaped(answer));
   page += warnings_html(s);
-  page += "</header>\n<main>\n";
-  page += section("accuracy", "Accuracy", as_html(accuracy_table(s)) + as_html(accuracy_softmax_table(s)));
+  const std::string heatmaps = heatmaps_html(s, listing);
+  page += contents_html(s, !heatmaps.empty()) + "</header>\n<main>\n";
+  std::string accuracy;
+  for (const Table& table : accuracy_tables(s)) accuracy += as_html(table);
+  page += section("accuracy", "Accuracy", accuracy);
   if (s.layers > 0)
     page += section("specialisation", "Specialisation",
-                    as_html(specialisation_table(s)) + as_html(specialisation_cls_table(s)));
+                    as_html(specialisation_table(s, false)) + as_html(specialisation_table(s, true)));
   std::string plots;
   for (const NamedPicture& plot : all_plots(s, listing)) plots += figure(plot.picture, plot.caption);
   page += section("plots", "Plots", plots);
-  page += heatmaps_html(s, listing);
+  page += heatmaps;
   if (s.layers > 0)
     page += section("routing", "Routing by layer",
                     fmt::format("<details><summary>Table of {} configurations</summary>{}"

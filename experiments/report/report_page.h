@@ -12,6 +12,9 @@ h1{font-size:1.5rem;line-height:1.25;margin:28px 0 4px}
 h2{font-size:1.15rem;margin:36px 0 10px;padding-bottom:4px;border-bottom:1px solid var(--line)}
 h3{font-size:.95rem;margin:18px 0 2px}
 header p{margin:0 0 14px;color:var(--soft)}
+header .answer{color:var(--ink);font-size:1.05rem;margin:0 0 8px;max-width:85ch}
+nav ul{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:14px 0 0;padding:0}
+nav a{color:var(--accent)}
 .warnings{background:#fff4d6;border:1px solid #d9a400;border-radius:6px;padding:10px 16px}
 .warnings h2{margin:0;border:0;font-size:1rem}
 .warnings ul{margin:4px 0 0;padding-left:20px}
@@ -29,6 +32,9 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 .note,figcaption{color:var(--soft);font-size:.82rem;max-width:80ch;margin:4px 0 18px}
 figure{margin:0 0 26px}
 figure svg{display:block;max-width:100%;height:auto;min-width:620px}
+.pair{display:flex;flex-wrap:wrap;gap:6px 24px}
+.pair figure{flex:1 1 380px;max-width:100%;margin:0}
+.pair figure svg{min-width:360px}
 details{margin:6px 0}
 summary{cursor:pointer;padding:3px 0}
 .config>summary{font-weight:600}
@@ -52,6 +58,9 @@ dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere}
 @media (max-width:640px){body{padding:0 12px 40px;font-size:14px}dl{grid-template-columns:1fr}dd{margin-bottom:6px}
 .grid td{min-width:30px;padding:4px 2px}.grid th{padding:2px 3px}}
+@media (prefers-color-scheme:dark){:root{--ink:#e8e8e6;--soft:#b4b4b0;--line:#444;--paper:#1b1c1e;--shade:#26282b;--accent:#7cc0ea}
+.warnings{background:#3a3115;border-color:#b08a1c}.bad{color:#ff9a9a}
+figure .scroll{background:#fff;border-radius:6px;padding:4px}.grid td{border-color:#1b1c1e}}
 @media print{details:not([open])>*{display:none}.controls{display:none!important}}
 )css";
 

@@ -3,28 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "experiments/report/warnings.h"
 
 namespace glia::results {
 namespace {
 
-std::string seed_list(const std::vector<int>& seeds) {
-  std::string text;
-  for (int seed : seeds) text += fmt::format("{}{}", text.empty() ? "" : ", ", seed);
-  return text;
-}
-
-std::string name_list(const std::set<std::string>& names) {
-  std::string text;
-  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
 void add_value(ConfigSummary& c, const std::string& name, int seed, double value) {
+  if (std::isnan(value)) return;  // n/a
   Metric& metric = c.metrics[name];
   metric.seeds.push_back(seed);
   metric.values.push_back(value);
@@ -33,23 +24,34 @@ void add_value(ConfigSummary& c, const std::string& name, int seed, double value
 void add_run(ConfigSummary& c, const Run& run) {
   const Evaluation& e = *run.evaluation;
   const int seed = run.config.seed_index;
-  add_value(c, "accuracy", seed, e.accuracy);
-  add_value(c, "loss", seed, e.loss);
+  for (const auto& [name, value] : e.values) add_value(c, name, seed, value);
   if (e.validation_accuracy) add_value(c, "validation_accuracy", seed, *e.validation_accuracy);
-  for (size_t l = 0; l < e.layers.size(); ++l) {
-    const LayerMetrics& m = e.layers[l];
-    const auto add = [&](const char* name, double value) {
-      add_value(c, layer_metric(name, int(l) + 1), seed, value);
-    };
-    add("specialisation", m.specialisation);
-    add("specialisation_cls", m.specialisation_cls);
-    add("mutual_information_bits", m.mutual_information_bits);
-    add("mutual_information_bits_cls", m.mutual_information_bits_cls);
-    add("entropy_bits", m.entropy_bits);
-    add("load_cv", m.load_cv);
-    add("dead_experts", m.dead_experts);
-    add("largest_share", m.largest_share);
+  for (const MetricRow* row : metric_rows(Stage::routing)) {
+    if (row->form != Form::scalar) continue;
+    std::vector<double> layers;
+    for (size_t l = 0; l < e.layers.size(); ++l) {
+      layers.push_back(e.layers[l].scalar(row->name));
+      add_value(c, layer_metric(row->name, int(l) + 1), seed, layers.back());
+    }
+    if (const auto all = combined(row->layers, layers)) add_value(c, row->name, seed, *all);
   }
+}
+
+const MetricRow* row_of(const std::string& metric) {  // of "specialisation.4" too
+  const std::string name = metric.substr(0, metric.find('.'));
+  const MetricRow* row = metric_row(Stage::routing, name);
+  return row ? row : metric_row(Stage::evaluation, name);
+}
+
+// Too few seeds make no interval, and none leaves the range of what it is about.
+statistics::Estimate estimated(const std::string& name, const std::vector<double>& values) {
+  statistics::Estimate e = statistics::estimate(values);
+  if (e.n < kLeastSeeds) e.ci_low = e.ci_high = {};
+  if (const MetricRow* row = row_of(name); row && e.ci_low) {
+    e.ci_low = std::max(*e.ci_low, row->least);
+    e.ci_high = std::min(*e.ci_high, row->most);
+  }
+  return e;
 }
 
 // The values of the seeds that both have, in the same order.
@@ -76,61 +78,21 @@ void compare_all(std::vector<ConfigSummary>& configs, const std::string& metric,
     Comparison& result = ours.vs.emplace_back();
     result.baseline = baseline;
     result.difference = *ours.estimate.mean - *reference.estimate.mean;
-    if (const auto test = statistics::welch(ours.values, reference.values)) {
+    const size_t fewest = std::min(ours.values.size(), reference.values.size());
+    if (const auto test = statistics::welch(ours.values, reference.values); test && fewest >= kLeastSeeds) {
       result.welch_p = test->p;
       result.ci_low = test->ci_low;
       result.ci_high = test->ci_high;
     }
     const auto [x, y] = common_seeds(ours, reference);
-    if (const auto test = statistics::paired(x, y)) result.paired_p = test->p;
-    result.cohen_d = statistics::cohen_d(ours.values, reference.values);
+    if (const auto test = statistics::paired(x, y); test && x.size() >= kLeastSeeds) result.paired_p = test->p;
+    if (fewest >= kLeastSeeds) result.cohen_d = statistics::cohen_d(ours.values, reference.values);
     family.push_back(&result);
   }
   std::vector<std::optional<double>> welch, paired;
   for (const Comparison* c : family) welch.push_back(c->welch_p), paired.push_back(c->paired_p);
   welch = statistics::holm(welch), paired = statistics::holm(paired);
   for (size_t i = 0; i < family.size(); ++i) family[i]->welch_holm = welch[i], family[i]->paired_holm = paired[i];
-}
-
-void warn(Summary& s, const Listing& listing) {
-  const auto add = [&](std::string text) { s.warnings.push_back(std::move(text)); };
-  const RunConfig& c = s.common;
-  if (c.data.synthetic)
-    add(fmt::format(
-        "Synthetic data ({}): these numbers say how the programs behave, nothing about real news{}.", c.data.name,
-        c.data.bayes_accuracy ? fmt::format("; the best possible accuracy is {:.4f}", *c.data.bayes_accuracy)
-                              : ""));
-  for (const Problem& problem : listing.problems) add("Not readable: " + problem.message);
-  for (const RunLine& run : s.runs)
-    if (run.state == RunState::failed)
-      add(fmt::format("Failed: {} of seed{}: {}", run.config, run.seed_index, run.reason));
-  for (const ConfigSummary& config : s.configs) {
-    if (!config.unfinished.empty())
-      add(fmt::format("Not finished: {} of seed {}", config.config, seed_list(config.unfinished)));
-    std::vector<int> missing;
-    for (int seed : s.seeds)
-      if (std::ranges::find(config.seeds, seed) == config.seeds.end() &&
-          std::ranges::find(config.failed, seed) == config.failed.end() &&
-          std::ranges::find(config.unfinished, seed) == config.unfinished.end())
-        missing.push_back(seed);
-    if (!missing.empty()) add(fmt::format("Missing: {} has no run of seed {}", config.config, seed_list(missing)));
-  }
-  if (s.seeds.size() == 1)
-    add("One seed only: no standard errors, intervals or tests (n/a); differences may be chance.");
-  if (!s.find(kDense)) add("No dense runs: the accuracies are compared with nothing.");
-  if (s.layers > 0 && !s.find(kSoftmax)) add("No softmax-moe runs: the specialisations are compared with nothing.");
-  std::set<std::string> precisions, commits, devices;
-  for (const Run& run : listing.runs) {
-    precisions.insert(run.config.precision);
-    commits.insert(run.config.commit);
-    devices.insert(run.config.device);
-  }
-  if (precisions.size() > 1) add("The runs differ in precision: " + name_list(precisions));
-  if (commits.size() > 1) add("The runs come from different commits: " + name_list(commits));
-  if (devices.size() > 1) add("The runs come from different devices: " + name_list(devices));
-  if (c.protocol == "paper")
-    add("Protocol \"paper\": the model is selected on the test set and padding is routed, as the published code "
-        "does.");
 }
 
 // --- JSON ----------------------------------------------------------------------------------------
@@ -213,6 +175,7 @@ Summary summarise(const Listing& listing) {
   require_comparable(listing.runs);
   Summary s;
   s.out = listing.out;
+  s.study = listing.study;
   s.common = listing.runs[0].config;
   std::set<int> seeds;
   for (const Run& run : listing.runs) {
@@ -224,8 +187,11 @@ Summary summarise(const Listing& listing) {
     if (run.state == RunState::done) {
       at->seeds.push_back(run.config.seed_index);
       add_run(*at, run);
-      line.accuracy = run.evaluation->accuracy;
-      if (run.config.moe()) s.layers = run.config.layers();
+      line.accuracy = run.evaluation->accuracy();
+      if (run.config.moe()) {
+        s.experts = s.layers == 0 || s.experts == run.config.experts() ? run.config.experts() : 0;
+        s.layers = run.config.layers();
+      }
     } else {
       (run.state == RunState::failed ? at->failed : at->unfinished).push_back(run.config.seed_index);
       if (run.failure) line.reason = run.failure->reason;
@@ -237,23 +203,25 @@ Summary summarise(const Listing& listing) {
     s.runs.push_back(std::move(line));
   }
   s.seeds.assign(seeds.begin(), seeds.end());
-  std::ranges::sort(s.configs, configuration_less, &ConfigSummary::config);
+  const auto before = [&](const std::string& a, const std::string& b) { return configuration_less(s.study, a, b); };
+  std::ranges::sort(s.configs, before, &ConfigSummary::config);
   for (ConfigSummary& c : s.configs)
-    for (auto& [name, metric] : c.metrics) metric.estimate = statistics::estimate(metric.values);
-  compare_all(s.configs, "accuracy", kDense);
-  compare_all(s.configs, "accuracy", kSoftmax);
+    for (auto& [name, metric] : c.metrics) metric.estimate = estimated(name, metric.values);
+  for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, "accuracy", baseline);
   for (int l = 1; l <= s.layers; ++l)
-    for (const char* name : {"specialisation", "specialisation_cls"})
-      compare_all(s.configs, layer_metric(name, l), kSoftmax);
-  warn(s, listing);
+    for (const MetricRow* row : metric_rows(Stage::routing))
+      for (const std::string& baseline : s.study.routing_baselines)
+        if (row->compared) compare_all(s.configs, layer_metric(row->name, l), baseline);
+  add_warnings(s, listing);
   return s;
 }
 
 Summary summarise(const std::string& out) { return summarise(list_runs(out)); }
 
 Json to_json(const Summary& s) {
-  Json json = {{"out", s.out},         {"seeds", s.seeds},       {"layers", s.layers},
-               {"seconds", s.seconds}, {"warnings", s.warnings}, {"common", to_json(s.common)}};
+  Json json = {{"study", s.study.name},      {"study_text", s.study.text}, {"seeds", s.seeds},
+               {"layers", s.layers},         {"experts", s.experts},       {"warnings", s.warnings},
+               {"common", to_json(s.common)}};
   json["configs"] = Json::array();
   for (const ConfigSummary& c : s.configs) {
     Json& entry = json["configs"].emplace_back();
@@ -271,7 +239,6 @@ Json to_json(const Summary& s) {
     line = {{"config", run.config}, {"seed_index", run.seed_index}, {"state", kStates[int(run.state)]}};
     if (!run.reason.empty()) line["reason"] = run.reason;
     put(line, "accuracy", run.accuracy);
-    put(line, "seconds", run.seconds);
   }
   return json;
 }
@@ -279,10 +246,13 @@ Json to_json(const Summary& s) {
 Summary summary_from(const Json& json, const std::string& from) {
   try {
     Summary s;
-    s.out = json.at("out").get<std::string>();
+    s.out = std::filesystem::path(from).parent_path().string();
+    s.study = json.contains("study_text")  // a summary without it is from before there was a choice
+                  ? parse_study(json["study_text"].get<std::string>(), json.at("study").get<std::string>())
+                  : built_in_studies().front();
     s.seeds = json.at("seeds").get<std::vector<int>>();
     s.layers = json.at("layers").get<int>();
-    s.seconds = json.at("seconds").get<double>();
+    s.experts = json.value("experts", 0);
     s.warnings = json.at("warnings").get<std::vector<std::string>>();
     s.common = run_config_from(json.at("common"), from);
     for (const Json& entry : json.at("configs")) {
@@ -299,8 +269,12 @@ Summary summary_from(const Json& json, const std::string& from) {
       const std::string state = line.at("state").get<std::string>();
       const auto index = std::ranges::find(kStates, state) - std::begin(kStates);
       if (index == std::ssize(kStates)) fail_input("{}: expected a run's state, got \"{}\"", from, state);
-      s.runs.push_back({line.at("config").get<std::string>(), line.at("seed_index").get<int>(), RunState(index),
-                        line.value("reason", ""), optional_from(line, "accuracy"), optional_from(line, "seconds")});
+      s.runs.push_back({line.at("config").get<std::string>(),
+                        line.at("seed_index").get<int>(),
+                        RunState(index),
+                        line.value("reason", ""),
+                        optional_from(line, "accuracy"),
+                        {}});
     }
     return s;
   } catch (const Json::exception& error) {
@@ -312,7 +286,12 @@ Summary read_summary(const std::string& path_given) {
   const std::string path = std::filesystem::is_directory(path_given) ? path_given + "/summary.json" : path_given;
   const Json json = Json::parse(read_file(path), nullptr, false);
   if (!json.is_object()) fail_input("{}: expected JSON, got a half-written or foreign file", path);
-  return summary_from(json, path);
+  Summary s = summary_from(json, path);
+  const std::string timing = s.out + "/timing.json";
+  if (!std::filesystem::exists(timing)) return s;
+  const Json times = Json::parse(read_file(timing), nullptr, false);
+  if (times.is_object()) s.seconds = Fields{times, timing}.get<double>("seconds", 0.0);
+  return s;
 }
 
 std::string summary_csv(const Summary& s) {
@@ -339,6 +318,12 @@ void write_summary(const std::string& out, const Summary& summary) {
   write_file_atomic(out + "/summary.json",
                     to_json(summary).dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   write_file_atomic(out + "/summary.csv", summary_csv(summary));
+  Json timing = {{"seconds", summary.seconds}};
+  timing["runs"] = Json::array();
+  for (const RunLine& run : summary.runs)
+    if (run.seconds)
+      timing["runs"].push_back({{"config", run.config}, {"seed_index", run.seed_index}, {"seconds", *run.seconds}});
+  write_file_atomic(out + "/timing.json", timing.dump(1) + "\n");
 }
 
 }  // namespace glia::results

@@ -31,7 +31,8 @@ struct ConfigSummary {
   std::string config;
   bool moe = false;
   std::vector<int> seeds, failed, unfinished;  // seed indices of the finished runs, and of the others
-  // "accuracy", "loss", "validation_accuracy"; per layer "specialisation.1" … (layer_metric), as in LayerMetrics.
+  // The evaluation's named values; per layer "specialisation.1" … (layer_metric) for each scalar row of the metric
+  // table. A value that is n/a for a seed is left out.
   std::map<std::string, Metric> metrics;
 
   const Metric* find(const std::string& name) const;  // nullptr when no finished run has it
@@ -47,26 +48,34 @@ struct RunLine {
 };
 
 struct Summary {
-  std::string out;
+  std::string out;         // the folder it was read from or made of
+  Study study;             // order, baselines, published numbers, colours
   RunConfig common;        // of the first run: protocol, preset, data, train, options, commit, device
   int layers = 0;          // of the MoE runs; 0 when there are none
+  int experts = 0;         // likewise; 0 too where they differ
   std::vector<int> seeds;  // union over configurations
   std::vector<std::string> warnings;
-  std::vector<ConfigSummary> configs;  // in the order of configuration_less
+  std::vector<ConfigSummary> configs;  // in the study's order
   std::vector<RunLine> runs;
-  double seconds = 0;  // all runs together, from their timing.json
+  double seconds = 0;  // all runs together, from their timing.json; no part of summary.json
 
   const ConfigSummary* find(const std::string& config) const;
+  const Published* published(const std::string& config, const std::string& metric) const {
+    return any_published() ? study.published(config, metric, common.data.name, layers) : nullptr;
+  }
+  bool any_published() const {
+    return study.published_data == common.data.name && common.task() == "classification";
+  }
 };
 
-inline constexpr const char* kDense = "dense";          // baseline of the accuracy
-inline constexpr const char* kSoftmax = "softmax-moe";  // baseline of the specialisation, and of the accuracy too
+inline constexpr int kLeastSeeds =
+    3;  // fewer give no interval and no test: two values say next to nothing of a spread
 inline constexpr const char* kNotAvailable = "n/a";
 
 std::string layer_metric(const std::string& name, int layer);  // ("specialisation", 4) → "specialisation.4"
 
-// Accuracy is compared with dense and softmax-moe, each layer's specialisation (all tokens, CLS) with softmax-moe.
-// A Holm family is one metric, one baseline and one test over the configurations. Throws on mixed protocols
+// Accuracy is compared with the study's accuracy baselines, each layer's compared metrics (metrics.h) with its routing
+// baselines. Intervals stay inside a metric's range. A Holm family is one metric, one baseline and one test over the configurations. Throws on mixed protocols
 // (require_comparable) and when there is no readable run.
 Summary summarise(const Listing& listing);
 Summary summarise(const std::string& out);
@@ -77,7 +86,7 @@ Summary read_summary(const std::string& path);  // summary.json, or the folder t
 
 std::string summary_csv(const Summary& summary);  // a line a configuration, metric and baseline
 
-// <out>/summary.json and <out>/summary.csv.
+// <out>/summary.json, <out>/summary.csv and, apart since it differs from time to time, <out>/timing.json.
 void write_summary(const std::string& out, const Summary& summary);
 
 }  // namespace glia::results

@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "engine/core/file.h"
+#include "experiments/report/answer.h"
 #include "experiments/report/html_escape.h"
-#include "experiments/studies/published.h"
 
 namespace glia::results {
 namespace {
@@ -42,7 +42,7 @@ std::string padded(const std::string& text, size_t to, bool left) {
 }
 
 void append_comparison(std::vector<std::string>& row, const ConfigSummary& c, const char* metric,
-                       const char* baseline) {
+                       const std::string& baseline) {
   const Comparison* vs = c.against(metric, baseline);
   const std::string none = c.config == baseline ? kNone : kNotAvailable;
   row.push_back(vs ? signed_number(vs->difference, 4) : none);
@@ -51,10 +51,15 @@ void append_comparison(std::vector<std::string>& row, const ConfigSummary& c, co
   row.push_back(vs ? signed_number(vs->cohen_d, 2) : none);
 }
 
-std::string p_against_softmax(const ConfigSummary& c, const std::string& metric) {
-  if (c.config == kSoftmax) return kNone;
-  const Comparison* vs = c.against(metric, kSoftmax);
+std::string p_against(const ConfigSummary& c, const std::string& metric, const std::string& baseline) {
+  if (c.config == baseline) return kNone;
+  const Comparison* vs = c.against(metric, baseline);
   return vs ? format_p(vs->welch_holm) : std::string(kNotAvailable);
+}
+
+std::string published_value(const Published* p) {
+  if (!p) return kNone;
+  return fmt::format("{:.4f}{}", p->value, p->other ? fmt::format(" ({:.4f})", *p->other) : "");
 }
 
 }  // namespace
@@ -72,76 +77,87 @@ std::string format_duration(double seconds) {
 }
 
 Table accuracy_table(const Summary& s) {
+  const bool published = s.any_published();
+  const std::string& baseline = s.study.accuracy_baseline();
   Table t;
   t.title = "Test accuracy";
-  t.note =
-      "mean ± standard error over seeds, 95 % t interval; Δ and p against dense, two-sided, Holm-corrected "
-      "over the configurations (Welch's test; paired by seed); d is Cohen's. Published: AG News from pretrained "
-      "weights, p uncorrected.";
-  t.header = {"configuration", "seeds",    "accuracy", "95 % interval", "published", "Δ dense",
-              "p Welch",       "p paired", "d",        "p publ."};
+  t.note = fmt::format(
+      "mean ± standard error over seeds, 95 % t interval; Δ and p against {}, two-sided, Holm-corrected "
+      "over the configurations (Welch's test; paired by seed); d is Cohen's.",
+      baseline);
+  if (published) t.note += fmt::format(" Published: {}.", s.study.published_note);
+  t.header = {"configuration", "seeds", "accuracy", "95 % interval"};
+  if (published) t.header.push_back("published");
+  for (const std::string& cell :
+       {"Δ " + baseline, std::string("p Welch"), std::string("p paired"), std::string("d")})
+    t.header.push_back(cell);
+  if (published) t.header.push_back("p publ.");
   for (const ConfigSummary& c : s.configs) {
     const Metric* m = c.find("accuracy");
-    const Published* p = published(c.config);
+    const Published* p = s.published(c.config, "accuracy");
     std::vector<std::string> row = {c.config, std::to_string(c.seeds.size()), mean_se(m, 4),
-                                    m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kNone,
-                                    p ? number(p->accuracy, 4) : kNone};
-    append_comparison(row, c, "accuracy", kDense);
-    row.push_back(p && !p->p_vs_dense.empty() ? p->p_vs_dense : kNone);
+                                    m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kNone};
+    if (published) row.push_back(p ? number(p->value, 4) : kNone);
+    append_comparison(row, c, "accuracy", baseline);
+    if (published) row.push_back(p && !p->p.empty() ? p->p : kNone);
     t.rows.push_back(std::move(row));
   }
   return t;
 }
 
-Table accuracy_softmax_table(const Summary& s) {
+Table accuracy_against_table(const Summary& s, const std::string& baseline) {
   Table t;
-  t.title = "Test accuracy against softmax-moe";
-  t.note = "Δ and p against softmax-moe: what the routing changes when the experts are there either way.";
-  t.header = {"configuration", "Δ softmax-moe", "p Welch", "p paired", "d"};
+  t.title = "Test accuracy against " + baseline;
+  t.note = fmt::format("Δ and p against {}, as above.", baseline);
+  if (const ConfigSummary* c = s.find(baseline); c && c->moe)
+    t.note = fmt::format("Δ and p against {}: what the routing changes when the experts are there either way.",
+                         baseline);
+  t.header = {"configuration", "Δ " + baseline, "p Welch", "p paired", "d"};
   for (const ConfigSummary& c : s.configs) {
     t.rows.push_back({c.config});
-    append_comparison(t.rows.back(), c, "accuracy", kSoftmax);
+    append_comparison(t.rows.back(), c, "accuracy", baseline);
   }
   return t;
 }
 
-Table specialisation_table(const Summary& s) {
-  Table t;
-  t.title = "Specialisation, all tokens";
-  t.note =
-      "mean over experts of the standard deviation over topics of the mean gate; mean ± standard error over "
-      "seeds; p against softmax-moe, Welch, Holm-corrected. In brackets: the study's table where it differs from "
-      "its figure.";
-  t.header = {"configuration", "first layer", "published", "p", "last layer", "published", "p"};
-  const auto published_value = [](const std::optional<double>& value, const std::optional<double>& table) {
-    if (!value) return std::string(kNone);
-    return fmt::format("{:.4f}{}", *value, table ? fmt::format(" ({:.4f})", *table) : "");
-  };
-  for (const ConfigSummary& c : s.configs) {
-    if (!c.moe) continue;
-    const Published* p = s.layers == 4 ? published(c.config) : nullptr;  // the study has four layers
-    const std::string first = layer_metric("specialisation", 1), last = layer_metric("specialisation", s.layers);
-    t.rows.push_back({c.config, mean_se(c.find(first), 4),
-                      p ? published_value(p->first_layer, p->first_table) : kNone, p_against_softmax(c, first),
-                      mean_se(c.find(last), 4), p ? published_value(p->last_layer, p->last_table) : kNone,
-                      p_against_softmax(c, last)});
-  }
-  return t;
+std::vector<Table> accuracy_tables(const Summary& s) {
+  std::vector<Table> tables = {accuracy_table(s)};
+  for (size_t i = 1; i < s.study.accuracy_baselines.size(); ++i)
+    tables.push_back(accuracy_against_table(s, s.study.accuracy_baselines[i]));
+  return tables;
 }
 
-Table specialisation_cls_table(const Summary& s) {
+Table specialisation_table(const Summary& s, bool cls) {
+  const std::string metric = cls ? "specialisation_cls" : "specialisation", baseline = s.study.routing_baseline();
+  const bool published = !cls && s.any_published();
   Table t;
-  t.title = "Specialisation, CLS rows only";
-  t.note =
-      "The classifier reads CLS alone: in the last layer the routing of the other tokens cannot change the "
-      "prediction.";
-  t.header = {"configuration", "first layer", "p", "last layer", "p"};
+  t.title = cls ? "Specialisation, CLS rows only" : "Specialisation, all tokens";
+  if (cls) {
+    t.note =
+        "The classifier reads CLS alone: in the last layer the routing of the other tokens cannot change the "
+        "prediction.";
+  } else {
+    t.note = fmt::format(
+        "mean over experts of the standard deviation over topics of the mean gate; mean ± standard error over "
+        "seeds; p against {}, Welch, Holm-corrected.",
+        baseline);
+    if (published) t.note += " In brackets: the study's table where it differs from its figure.";
+  }
+  t.header = {"configuration"};
+  for (const char* place : {"first layer", "last layer"}) {
+    t.header.push_back(place);
+    if (published) t.header.push_back("published");
+    t.header.push_back("p");
+  }
   for (const ConfigSummary& c : s.configs) {
     if (!c.moe) continue;
-    const std::string first = layer_metric("specialisation_cls", 1);
-    const std::string last = layer_metric("specialisation_cls", s.layers);
-    t.rows.push_back({c.config, mean_se(c.find(first), 4), p_against_softmax(c, first), mean_se(c.find(last), 4),
-                      p_against_softmax(c, last)});
+    t.rows.push_back({c.config});
+    for (const int layer : {1, s.layers}) {
+      const std::string name = layer_metric(metric, layer);
+      t.rows.back().push_back(mean_se(c.find(name), 4));
+      if (published) t.rows.back().push_back(published_value(s.published(c.config, name)));
+      t.rows.back().push_back(p_against(c, name, baseline));
+    }
   }
   return t;
 }
@@ -149,22 +165,28 @@ Table specialisation_cls_table(const Summary& s) {
 Table routing_table(const Summary& s) {
   Table t;
   t.title = "Routing by layer";
-  t.note =
-      "means over seeds. MI: mutual information of topic and expert in bits; entropy of the loads in bits (even: "
-      "log2 E); load CV: standard deviation over mean of the experts' loads; dead: experts below a hundredth of an "
-      "even share; largest: the busiest expert's share.";
-  t.header = {"configuration", "layer",   "specialisation", "… CLS", "MI",
-              "MI, CLS",       "entropy", "load CV",        "dead",  "largest"};
+  t.note = "means over seeds; in the first row the values of experts that are all used alike. ";
+  t.header = {"configuration", "layer"};
+  std::vector<const MetricRow*> rows;
+  for (const MetricRow* row : metric_rows(Stage::routing)) {
+    const bool any =
+        std::ranges::any_of(s.configs, [&](const auto& c) { return c.find(layer_metric(row->name, 1)); });
+    if (row->form == Form::scalar && any) rows.push_back(row);
+  }
+  std::vector<std::string> even = {"(even use)", kNone};
+  for (const MetricRow* row : rows) {
+    t.header.push_back(row->label);
+    t.note += std::string(row->help) + (row == rows.back() ? "." : "; ");
+    even.push_back(row->even && s.experts > 0 ? number(row->even(s.experts), row->digits) : kNone);
+  }
+  t.rows.push_back(std::move(even));
   for (const ConfigSummary& c : s.configs)
     for (int l = 1; c.moe && l <= s.layers; ++l) {
-      const auto mean = [&](const char* name, int digits) {
-        const Metric* m = c.find(layer_metric(name, l));
-        return m ? number(m->estimate.mean, digits) : std::string(kNone);
-      };
-      t.rows.push_back({c.config, std::to_string(l), mean("specialisation", 4), mean("specialisation_cls", 4),
-                        mean("mutual_information_bits", 3), mean("mutual_information_bits_cls", 3),
-                        mean("entropy_bits", 2), mean("load_cv", 3), mean("dead_experts", 1),
-                        mean("largest_share", 3)});
+      t.rows.push_back({c.config, std::to_string(l)});
+      for (const MetricRow* row : rows) {
+        const Metric* m = c.find(layer_metric(row->name, l));
+        t.rows.back().push_back(m ? number(m->estimate.mean, row->digits) : std::string(kNotAvailable));
+      }
     }
   return t;
 }
@@ -191,9 +213,11 @@ Table runs_table(const Summary& s) {
 }
 
 std::vector<Table> all_tables(const Summary& s) {
-  std::vector<Table> tables = {accuracy_table(s), accuracy_softmax_table(s)};
-  if (s.layers > 0)
-    for (auto make : {specialisation_table, specialisation_cls_table, routing_table}) tables.push_back(make(s));
+  std::vector<Table> tables = accuracy_tables(s);
+  if (s.layers > 0) {
+    for (const bool cls : {false, true}) tables.push_back(specialisation_table(s, cls));
+    tables.push_back(routing_table(s));
+  }
   tables.push_back(runs_table(s));
   return tables;
 }
@@ -251,10 +275,14 @@ std::string print_table(const Summary& s) {
   std::string text;
   for (const std::string& warning : s.warnings) text += "! " + warning + "\n";
   if (!text.empty()) text += "\n";
+  std::string answers;
+  for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
+    if (!answer.empty()) answers += answer + "\n";
+  if (!answers.empty()) text += answers + "\n";
   text += as_text(accuracy_table(s));
   if (s.layers > 0) {
     text += "\n";
-    text += as_text(specialisation_table(s)) + "\n" + as_text(specialisation_cls_table(s));
+    text += as_text(specialisation_table(s, false)) + "\n" + as_text(specialisation_table(s, true));
   }
   return text;
 }

@@ -14,12 +14,12 @@ struct Table {
   std::vector<std::vector<std::string>> rows;  // as many cells as the header; the first column is the row's name
 };
 
-// Accuracy and specialisation beside the published numbers (docs/science.md 5), then routing by layer, then the runs.
-Table accuracy_table(const Summary& summary);          // against dense, as published
-Table accuracy_softmax_table(const Summary& summary);  // against softmax-moe
-Table specialisation_table(const Summary& summary);    // first and last layer, all tokens, against softmax-moe
-Table specialisation_cls_table(const Summary& summary);
-Table routing_table(const Summary& summary);  // per configuration and layer: mutual information, entropy, loads
+// Accuracy against the study's first baseline, a further table against each other one; specialisation of the first and
+// the last layer; routing by layer; the runs. Published numbers stand in them where the data set is the published one.
+std::vector<Table> accuracy_tables(const Summary& summary);
+Table accuracy_table(const Summary& summary);
+Table specialisation_table(const Summary& summary, bool cls);
+Table routing_table(const Summary& summary);  // per configuration and layer each scalar row of the metric table
 Table runs_table(const Summary& summary);
 std::vector<Table> all_tables(const Summary& summary);
 
@@ -30,14 +30,14 @@ std::string as_html(const Table& table);
 // The terminal's view after a run or at the end: warnings, accuracy, specialisation.
 std::string print_table(const Summary& summary);
 
-// RESULTS.md: what was run, warnings, all tables. From a summary alone, never typed.
+// docs/results/<study>.md: what was run, warnings, all tables. From a summary alone, never typed.
 std::string results_markdown(const Summary& summary);
 void write_results_md(const std::string& path, const Summary& summary);
 
 std::string format_p(const std::optional<double>& p);  // "0.031", "<0.001", "n/a"
 std::string format_duration(double seconds);           // "95.5 s", "12 min 4 s", "3 h 12 min"
 
-// (label, value) pairs about what was run: protocol, data, model, training, commit, device, duration.
+// (label, value) pairs about what was run: study, protocol, data, model, training, commit, device.
 std::vector<std::pair<std::string, std::string>> provenance(const Summary& summary);
 
 }  // namespace glia::results

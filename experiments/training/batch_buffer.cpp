@@ -5,13 +5,14 @@
 namespace glia {
 
 BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-                         int64_t vocabulary)
+                         int64_t vocabulary, const Masking& masking)
     : context_(context),
       tokens_(tokens),
       sequences_(sequences),
       max_length_(max_length),
       vocabulary_(vocabulary),
-      padded_(padded) {
+      padded_(padded),
+      masking_(masking) {
   int64_t at = 0;
   const auto place = [&](int64_t count) {  // parts begin on 256 bytes: kernels load vectors
     const int64_t begin = at;
@@ -22,6 +23,8 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
   offsets_ = place(sequences + 1);
   lengths_ = place(sequences);
   first_ = place(sequences);
+  read_ = place(masked_room(masking, tokens));
+  targets_ = place(masked_room(masking, tokens));
   ids_ = place(tokens);
   sequence_of_ = place(tokens);
   const bool ordered = vocabulary > 0;
@@ -39,6 +42,7 @@ BatchView BatchBuffer::view(int32_t* slot) const {
   v.offsets = slot + offsets_;
   v.lengths = slot + lengths_;
   v.labels = slot + labels_;
+  if (masking_.rate > 0) v.read = slot + read_, v.targets = slot + targets_;
   if (vocabulary_) v.order = {slot + entries_, slot + pieces_, slot + touched_, slot + count_};
   v.vocabulary = vocabulary_;
   v.token_capacity = tokens_;
@@ -55,6 +59,8 @@ void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
   }
   std::fill(sequence_of + view.tokens, sequence_of + tokens, -1);
   std::fill(view.ids + view.tokens, view.ids + tokens, -1);
+  for (int32_t* rows : {view.read, view.targets})
+    if (rows) std::fill(rows + view.read_rows, rows + masked_room(masking_, tokens), -1);
   const int64_t used = vocabulary_ ? pieces_ + 2 * (*view.order.count + 1) : ints_;
   context_.backend().copy(device_.raw(), slot, used * int64_t{sizeof(int32_t)}, CopyKind::kHostToDevice);
 }
@@ -63,6 +69,8 @@ Batch BatchBuffer::batch(int64_t tokens, int64_t sequences) const {
   Batch b;
   b.ids = part(ids_, tokens);
   b.labels = part(labels_, sequences);
+  if (const int64_t room = masked_room(masking_, tokens))
+    b.read = part(read_, room), b.targets = part(targets_, room);
   if (vocabulary_) {
     const int64_t most = most_pieces(tokens, vocabulary_);
     b.order = {part(entries_, tokens), part(pieces_, 2 * most).reshape({most, 2}), part(count_, 1),

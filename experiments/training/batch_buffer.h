@@ -10,9 +10,10 @@ class BatchBuffer {
  public:
   // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`:
   // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the
-  // order of the ids comes along, which is for training.
+  // order of the ids comes along, which is for training. `masking`: of the plans that fill it; with a rate above 0 there
+  // is room for the masked rows and their targets.
   BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-              int64_t vocabulary = 0);
+              int64_t vocabulary = 0, const Masking& masking = {});
 
   int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
   // A slot's view for BatchPlan::fill.
@@ -29,8 +30,10 @@ class BatchBuffer {
   Context& context_;
   int64_t tokens_, sequences_, max_length_, vocabulary_;
   bool padded_;
+  Masking masking_;
   // Where each part begins. The last one has room for many more pieces than there are, and only these are copied.
-  int64_t labels_, offsets_, lengths_, first_, ids_, sequence_of_, entries_, touched_, count_, pieces_, ints_;
+  int64_t labels_, offsets_, lengths_, first_, read_, targets_, ids_, sequence_of_, entries_, touched_, count_,
+      pieces_, ints_;
   Tensor device_;  // int32 [ints_]
 };
 

@@ -1,9 +1,9 @@
 #include "experiments/training/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/core/rng.h"
-#include "engine/ops/loss/statistics.h"
 #include "experiments/training/training.h"
 #include "moe/utilisation.h"
 
@@ -11,6 +11,7 @@ namespace glia {
 namespace {
 
 constexpr uint64_t kPartSeed = 11;  // which rows --utilisation-rows takes
+constexpr uint64_t kMaskSeed = 12;  // which words of a split are masked: the same in every evaluation and run
 
 results::Matrix matrix_of(const Utilisation::Table& table) {
   results::Matrix m(static_cast<int>(table.classes), static_cast<int>(table.n_experts));
@@ -30,8 +31,9 @@ std::vector<double> loads_of(const Utilisation::Table& table) {
 
 }  // namespace
 
-Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, int32_t pad_id, int64_t rows)
-    : model_(model), classes_(model.config().bert.classes), rows_(split.size()) {
+Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, const Vocabulary& vocabulary,
+                     int64_t rows)
+    : model_(model), task_(find_task(o.task)), classes_(model.config().bert.classes), rows_(split.size()) {
   TokenSplit part;
   const bool subset = rows > 0 && rows < split.size();
   if (subset) {
@@ -45,7 +47,8 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, in
   b.shuffle = b.drop_last = false;
   b.layout = o.padding == "padded" ? BatchLayout::kPadded : BatchLayout::kPacked;
   b.padded_length = o.max_length;
-  b.pad_id = pad_id;
+  b.pad_id = std::max(0, vocabulary.pad());
+  b.masking = masking_of(o, vocabulary, kMaskSeed);
   const BatchPlan plan(used, b);
   const bool padded = o.padding == "padded";
   const int64_t longest = padded ? o.max_length : longest_sequence(used);
@@ -53,7 +56,7 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, in
   std::vector<int32_t> slot;
   for (int64_t i = 0; i < plan.batches(); ++i) {
     const int64_t tokens = round_up(plan.tokens(i), o.bucket), sequences = plan.sequences(i);
-    parts_.push_back({BatchBuffer(context, tokens, sequences, longest, padded), tokens, sequences});
+    parts_.push_back({BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking), tokens, sequences});
     slot.resize(static_cast<size_t>(parts_.back().buffer.ints()));
     BatchView view = parts_.back().buffer.view(slot.data());
     plan.fill(i, view);
@@ -67,31 +70,20 @@ Measured Evaluator::measure() {
   const NoGrad no_grad(context);
   const ModelConfig& config = model_.config();
   const bool moe = !config.moe.dense();
-  const Tensor confusion = zeros(context, {classes_, classes_}, DType::kFloat64);
-  const Tensor losses = zeros(context, {static_cast<int64_t>(parts_.size())});
+  const std::unique_ptr<TaskMeter> meter = task_.meter(context, config.bert, static_cast<int64_t>(parts_.size()));
   std::optional<Utilisation> utilisation;
   if (moe) utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts);
   for (size_t i = 0; i < parts_.size(); ++i) {
     const Batch batch = parts_[i].buffer.batch(parts_[i].tokens, parts_[i].sequences);
     const Model::Output out = model_.forward(batch, false);
-    accumulate_confusion(out.logits.value(), batch.labels, confusion);
-    losses.rows(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1).copy_from(out.parts.rows(0, 1));
+    meter->add(out, batch);
     if (moe) utilisation->add(out.routings, batch.labels, batch.sequences);
   }
   Measured m;
   m.rows = rows_;
-  const std::vector<double> counts = confusion.to_vector<double>(), ce = losses.to_vector<double>();
-  for (size_t i = 0; i < parts_.size(); ++i)
-    m.loss += ce[i] * static_cast<double>(parts_[i].sequences) / static_cast<double>(rows_);
-  double right = 0;
-  for (int64_t c = 0; c < classes_; ++c) {
-    double all = 0;
-    for (int64_t p = 0; p < classes_; ++p) all += counts[static_cast<size_t>(c * classes_ + p)];
-    const double hit = counts[static_cast<size_t>(c * classes_ + c)];
-    right += hit;
-    m.class_accuracy.push_back(all > 0 ? hit / all : 0);
-  }
-  m.accuracy = right / static_cast<double>(rows_);
+  TaskMeter::Reading reading = meter->read();
+  m.values = std::move(reading.values);
+  m.class_accuracy = std::move(reading.class_accuracy);
   if (!moe) return m;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});

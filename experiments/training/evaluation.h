@@ -1,6 +1,7 @@
-// A model on a split: accuracy, loss, and for every MoE layer which topics use which experts.
+// A model on a split: what its task measures, and for every MoE layer which topics use which experts.
 #pragma once
 #include "experiments/records/results.h"
+#include "experiments/tasks/task.h"
 #include "experiments/training/batch_buffer.h"
 #include "experiments/training/options.h"
 
@@ -8,8 +9,8 @@ namespace glia {
 
 struct Measured {
   int64_t rows = 0;
-  double accuracy = 0, loss = 0;                       // loss: cross-entropy alone
-  std::vector<double> class_accuracy;                  // [C]
+  results::NamedValues values;                         // of the task's meter
+  std::vector<double> class_accuracy;                  // [C], or empty
   std::vector<results::LayerUtilisation> utilisation;  // [L]; empty for dense
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };
@@ -18,9 +19,11 @@ struct Measured {
 class Evaluator {
  public:
   // `rows`: a shuffled part of the split of that size, the same for every run; 0: all.
-  Evaluator(Model& model, const TokenSplit& split, const Options& options, int32_t pad_id, int64_t rows = 0);
+  Evaluator(Model& model, const TokenSplit& split, const Options& options, const Vocabulary& vocabulary,
+            int64_t rows = 0);
 
   Measured measure();
+  const TaskRow& task() const { return task_; }
 
  private:
   struct Part {
@@ -28,6 +31,7 @@ class Evaluator {
     int64_t tokens, sequences;
   };
   Model& model_;
+  const TaskRow& task_;
   int64_t classes_, rows_;
   std::vector<Part> parts_;
 };

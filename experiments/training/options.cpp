@@ -1,4 +1,5 @@
 #include "experiments/training/options.h"
+#include "experiments/tasks/task.h"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -13,7 +14,6 @@
 #include "data/text/utf8.h"
 #include "engine/core/build_info.h"
 #include "engine/core/check.h"
-#include "experiments/studies/configurations.h"
 
 namespace glia {
 namespace {
@@ -36,12 +36,6 @@ bool parse_switch(const Flag& flag, const std::string& text) {
   if (text == "on" || text == "true" || text == "yes" || text == "1") return true;
   if (text == "off" || text == "false" || text == "no" || text == "0") return false;
   fail_input("--{}: expected on or off, got '{}'", flag.name, text);
-}
-
-std::string json_key(const char* name) {
-  std::string key = name;
-  std::replace(key.begin(), key.end(), '-', '_');
-  return key;
 }
 
 std::vector<std::string> split(const std::string& text, char at) {
@@ -78,8 +72,10 @@ std::vector<Flag> with_data(std::vector<Flag> table) {
 const std::vector<Flag>& flags() {
   constexpr auto all = Flag::kAll, run_all = Flag::kRunAll, train = Flag::kTrainOnly;
   static const std::vector<Flag> table = with_data({
-      {"configs", &O::configs, kNone, "configurations, separated by commas, or all", run_all, "What is run"},
-      {"config", &O::config, kNone, "the configuration", train, "What is run"},
+      {"study", &O::study, kNone, "a built-in study or the file of another one (docs/studies.md)", all,
+       "What is run"},
+      {"configs", &O::configs, kNone, "its configurations, separated by commas, or all", run_all},
+      {"config", &O::config, kNone, "the configuration", train},
       {"name", &O::name, kNone, "name of the run's folder, where it is not the configuration's", train},
       {"seeds", &O::seeds, kNone,
        "how many seeds (5: seed0 … seed4), or which (0,2 or 3-5); seed i is random seed 42 + i"},
@@ -121,13 +117,20 @@ const std::vector<Flag>& flags() {
       {"last-layer-cls", &O::last_layer_cls, kNone,
        "run the last layer's experts on CLS rows only, which is exact"},
       {"init", &O::init, kTrain,
-       "pretrained weights: a Hugging Face folder, a file of weights, or a run's or export's folder"},
+       "weights to start from: a Hugging Face folder, a file of weights, a run's or an export's folder, or run:NAME, a "
+       "finished run"},
       {"init-noise", &O::init_noise, kTrain,
        "standard deviation of the noise on each expert's copy of the pretrained FFN"},
       {"init-layers", &O::init_layers, kNone, "only so many of the pretrained layers, from below; 0: all of them"},
 
       {"epochs", &O::epochs, kTrain, "epochs", all, "Training"},
       {"max-steps", &O::max_steps, kTrain, "stop after so many steps; 0: all epochs"},
+      {"task", &O::task, kTrain,
+       "classification, or masked_lm: words that are masked (BERT's first pretraining task)"},
+      {"mask-rate", &O::mask_rate, kTrain, "masked_lm: share of the word pieces that are to be predicted"},
+      {"freeze", &O::freeze, kTrain,
+       "parameters that are not trained: patterns on their names with * and ?, separated by commas"},
+      {"train", &O::train, kTrain, "exceptions to --freeze; without it, all that is trained"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
       {"lr", &O::lr, kTrain, "learning rate of AdamW"},
       {"warmup", &O::warmup, kTrain, "steps of linear warm-up; below 1: that part of all steps"},
@@ -147,6 +150,12 @@ const std::vector<Flag>& flags() {
        "shuffled test rows for the specialisation; 0: the whole test set"},
   });
   return table;
+}
+
+std::string json_key(const std::string& flag) {
+  std::string key = flag;
+  std::replace(key.begin(), key.end(), '-', '_');
+  return key;
 }
 
 const Flag& find_flag(const std::string& name) {
@@ -336,6 +345,8 @@ void check_options(const Options& o) {
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
+  find_task(o.task);
+  want(o.mask_rate > 0 && o.mask_rate < 1, "mask-rate", "a number between 0 and 1", o.mask_rate);
   want(o.lr > 0, "lr", "a positive number", o.lr);
   want(o.warmup >= 0, "warmup", "0 or more", o.warmup);
   want(o.weight_decay >= 0, "weight-decay", "0 or more", o.weight_decay);
@@ -373,19 +384,6 @@ std::vector<int> parse_seeds(const std::string& text) {
       if (std::find(seeds.begin(), seeds.end(), i) == seeds.end()) seeds.push_back(i);
   }
   return seeds;
-}
-
-std::vector<std::string> parse_configs(const std::string& text) {
-  std::vector<std::string> names;
-  if (text == "all") {
-    for (const Configuration& c : configurations()) names.emplace_back(c.name);
-    return names;
-  }
-  for (const std::string& name : split(text, ',')) {
-    configuration(name);  // throws for an unknown one
-    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-  }
-  return names;
 }
 
 }  // namespace glia

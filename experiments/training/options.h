@@ -1,6 +1,6 @@
 // Everything a person can choose, in one table of flags {name, member, help}: it drives parsing, --help, the echo
-// at the start and what config.json keeps. A flag that was not given takes its value from the protocol, then from
-// the preset, then from the default written at the member.
+// at the start and what config.json keeps. A flag that was not given takes its value from the study's configuration,
+// then from the study, the protocol, the preset, and the default written at the member.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -15,7 +15,7 @@ namespace glia {
 
 struct Options : DatasetOptions {  // what is said about data stands there
   // what is run
-  std::string configs = "all", config = "astrocyte-hierarchical", name;
+  std::string study = "ahr", configs = "all", config = "astrocyte-hierarchical", name;
   std::string seeds = "2", protocol = "clean", preset = "auto";
   // where and how
   std::string device = "auto", precision = "auto", gradients = "auto", out = "results", progress = "auto";
@@ -37,12 +37,17 @@ struct Options : DatasetOptions {  // what is said about data stands there
   int64_t positions = 512, types = 2;
   double norm_eps = 1e-12;
   // training
+  std::string task = "classification";
+  double mask_rate = 0.15;
+  std::string freeze, train;
   int64_t epochs = 6, max_steps = 0, batch = 192, eval_batch = 384, eval_every = 250, log_every = 50;
   double lr = 5e-5, warmup = 500, weight_decay = 0.01, clip = 1.0;
   // what the two protocols differ in (docs/science.md 6)
   std::string padding = "packed", select = "validation";
   bool second_residual = false;
   int64_t utilisation_rows = 0;
+
+  std::set<std::string> typed;  // flags of the command line: they win over what a study sets
 };
 
 struct Flag {
@@ -87,7 +92,7 @@ void check_options(const Options& options);
 
 // "5": seeds 0…4; "0,2,7" and "3-5": these. Errors for anything else.
 std::vector<int> parse_seeds(const std::string& text);
-// "all" or names separated by commas; an unknown one is an error that lists the known ones.
-std::vector<std::string> parse_configs(const std::string& text);
+// The key of a flag in config.json: "eval-every" → "eval_every".
+std::string json_key(const std::string& flag);
 
 }  // namespace glia

@@ -30,9 +30,14 @@ std::string short_count(double n) {
 }
 
 std::string progress_line(const std::string& title, const RunProgress& p) {
-  std::string line = fmt::format("{:<29} {:>5}/{:<5} ep {:<5.2f} loss {:<7.4f} ce {:<7.4f}", title, p.step, p.total,
-                                 p.epoch, p.loss, p.ce);
-  line += p.moe ? fmt::format(" bal {:<7.4f} en {:<6.4f}", p.balance, p.energy) : std::string(22, ' ');
+  std::string line = fmt::format("{:<29} {:>5}/{:<5} ep {:<5.2f}", title, p.step, p.total, p.epoch);
+  // The parts that the table knows have columns of their own in every line, so that lines stand below each other.
+  for (const results::MetricRow* row : results::metric_rows(results::Stage::step))
+    if (row->column)
+      line += p.losses.contains(row->name) ? fmt::format(" {} {:<7.4f}", row->label, p.losses.get(row->name))
+                                           : std::string(std::string(row->label).size() + 9, ' ');
+  for (const auto& [name, value] : p.losses)
+    if (!results::metric_row(results::Stage::step, name)) line += fmt::format(" {} {:<7.4f}", name, value);
   line += p.accuracy ? fmt::format(" {:>4} {:.4f}", p.split == "validation" ? "val" : p.split, *p.accuracy)
                      : std::string(12, ' ');
   return line + fmt::format(" {:>6} tok/s  left {}", short_count(p.tokens_per_second), clock_text(p.seconds_left));

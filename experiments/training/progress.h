@@ -8,13 +8,15 @@
 #include <optional>
 #include <string>
 
+#include "experiments/records/metrics.h"
+
 namespace glia {
 
 struct RunProgress {
   int64_t step = 0, total = 0;
   double epoch = 0;
-  double loss = 0, ce = 0, balance = 0, energy = 0;  // of the last logged steps; loss has the weighted parts in it
-  bool moe = false;
+  results::NamedValues
+      losses;  // of the last logged steps: loss, with the weighted parts in it, then its named parts
   std::optional<double> accuracy;  // of the last evaluation
   std::string split;               // it was made on
   double tokens_per_second = 0, seconds_left = 0;

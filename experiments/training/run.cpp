@@ -14,7 +14,6 @@
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/data_source.h"
 #include "experiments/training/evaluation.h"
-#include "experiments/training/pretrained.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -30,8 +29,10 @@ double seconds_since(Clock::time_point begin) {
 }
 
 // What of config.json says what is computed; the rest may differ between two sittings of one run.
-Json identity(Json json) {
-  for (const char* key : {"commit", "device", "command"}) json.erase(key);
+Json identity(const Json& whole) {
+  Json json = Json::object();
+  for (const auto& [key, value] : whole.items())
+    if (!results::is_incidental(key)) json[key] = value;
   if (json.contains("train"))
     json["train"].emplace("gradients", "float32");  // kept only where it is something else
   return json;
@@ -85,7 +86,7 @@ class Sitting {
         context_(context),
         progress_(progress),
         progress_id_(progress_id),
-        trainer_(context, data, spec.options, spec.model, spec.seed()),
+        trainer_(context, data, training_options(spec), spec.model, spec.seed()),
         config_text_(identity(results::to_json(config)).dump()) {}
 
   int64_t done() const { return trainer_.done(); }
@@ -113,6 +114,7 @@ class Sitting {
 
   // The best evaluation so far and its model, on the device.
   int64_t best_step_ = 0;
+  double best_score_ = 0;  // the task's choosing value at that step
   double best_accuracy_ = -1;
   std::vector<Statistic> best_;  // the flat weights, then the router state
 
@@ -139,6 +141,7 @@ bool Sitting::resume() {
     load_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(), tensors);
     best_step_ = progress.at("best_step").get<int64_t>();
     best_accuracy_ = progress.at("best_accuracy").get<double>();
+    best_score_ = progress.value("best_score", best_accuracy_);  // runs from before there were tasks chose by it
     seconds_before_ = progress.at("seconds").get<double>();
     if (progress.contains("accuracy")) now_.accuracy = progress["accuracy"].get<double>();
     trainer_.seek(info.step);
@@ -156,6 +159,7 @@ void Sitting::save() {
   if (best_step_ > 0) tensors.insert(tensors.end(), best_.begin(), best_.end());
   Json progress = {{"best_step", best_step_},
                    {"best_accuracy", best_accuracy_},
+                   {"best_score", best_score_},
                    {"seconds", seconds_before_ + seconds_since(begin_)}};
   if (now_.accuracy) progress["accuracy"] = *now_.accuracy;
   save_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(), tensors,
@@ -167,7 +171,6 @@ void Sitting::show(bool evaluated) {
   now_.step = trainer_.done();
   now_.total = trainer_.total();
   now_.epoch = static_cast<double>(now_.step) / static_cast<double>(trainer_.steps_per_epoch());
-  now_.moe = !spec_.model.moe.dense();
   now_.tokens_per_second = static_cast<double>(trainer_.tokens_done()) / seconds;
   now_.seconds_left = steps > 0 ? seconds / steps * static_cast<double>(now_.total - now_.step) : -1;
   progress_.update(progress_id_, now_, evaluated);
@@ -188,16 +191,13 @@ void Sitting::log_losses(RunLog& log) {
   results::TrainPoint point;
   point.step = trainer_.done();
   point.epoch = static_cast<double>(point.step) / static_cast<double>(trainer_.steps_per_epoch());
-  point.loss = now_.loss = mean.loss;
+  point.values.set("loss", mean.loss);
   const std::vector<std::string>& names = trainer_.part_names();
-  for (size_t p = 0; p < names.size(); ++p) {
-    if (names[p] == "ce") point.ce = now_.ce = mean.parts[p];
-    if (names[p] == "balance") point.balance = now_.balance = mean.parts[p];
-    if (names[p] == "energy") point.energy = now_.energy = mean.parts[p];
-  }
+  for (size_t p = 0; p < names.size(); ++p) point.values.set(names[p], mean.parts[p]);
+  now_.losses = point.values;
   const AdamW::Report report = trainer_.optimiser().report();
-  point.lr = report.learning_rate;
-  point.grad_norm = report.gradient_norm;
+  point.values.set("lr", report.learning_rate);
+  point.values.set("grad_norm", report.gradient_norm);
   if (!std::isfinite(report.gradient_norm))
     fail_input("the gradient's norm is {} at step {} (learning rate {})", report.gradient_norm, point.step,
                options_.lr);
@@ -207,11 +207,14 @@ void Sitting::log_losses(RunLog& log) {
 void Sitting::evaluate(RunLog& log, Evaluator& evaluator, const char* split) {
   const auto begin = Clock::now();
   const Measured m = evaluator.measure();
-  log.add(results::EvalPoint{split, trainer_.done(), m.accuracy, m.loss, m.layers});
-  now_.accuracy = m.accuracy;
+  log.add(results::EvalPoint{split, trainer_.done(), m.values, m.layers});
+  now_.accuracy = m.values.get("accuracy");
   now_.split = split;
-  if (m.accuracy > best_accuracy_ && options_.select != "last") {  // of equals the first
-    best_accuracy_ = m.accuracy;
+  const double score = m.values.get(evaluator.task().chosen_by);
+  if (options_.select != "last" &&
+      (best_step_ == 0 || evaluator.task().better(score, best_score_))) {  // of equals the first
+    best_score_ = score;
+    best_accuracy_ = m.values.get("accuracy");
     best_step_ = trainer_.done();
     const bool first = best_.empty();
     const Tensor& weights = trainer_.model().parameters().values();
@@ -249,11 +252,10 @@ RunOutcome Sitting::run() {
   now_.total = trainer_.total();
   progress_.update(progress_id_, now_, false);
 
-  const int32_t pad = std::max(0, data_.vocabulary().pad());
   std::optional<Evaluator> evaluator;
   const bool on_test = options_.select == "test";
   if (on_test || data_.validation.size() > 0)
-    evaluator.emplace(trainer_.model(), on_test ? data_.test : data_.validation, options_, pad);
+    evaluator.emplace(trainer_.model(), on_test ? data_.test : data_.validation, options_, data_.vocabulary());
   const int64_t every = options_.eval_every > 0 ? options_.eval_every : trainer_.steps_per_epoch();
   auto last_save = Clock::now();
   while (trainer_.done() < trainer_.total()) {
@@ -279,15 +281,15 @@ RunOutcome Sitting::run() {
   results::Evaluation evaluation;
   evaluation.step = best_step_ > 0 ? best_step_ : trainer_.done();
   if (!on_test && options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
-  Measured test = Evaluator(trainer_.model(), data_.test, options_, pad).measure();
+  Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary()).measure();
   if (options_.utilisation_rows > 0 && options_.utilisation_rows < test.rows && !test.layers.empty()) {
-    Measured part = Evaluator(trainer_.model(), data_.test, options_, pad, options_.utilisation_rows).measure();
+    Measured part =
+        Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
     test.utilisation = std::move(part.utilisation);
     test.layers = std::move(part.layers);
   }
   evaluation.rows = test.rows;
-  evaluation.accuracy = test.accuracy;
-  evaluation.loss = test.loss;
+  evaluation.values = test.values;
   evaluation.class_accuracy = test.class_accuracy;
   evaluation.layers = test.layers;
   save_checkpoint(spec_.folder + "/model.safetensors", trainer_.model().parameters(), nullptr, state(),
@@ -310,12 +312,14 @@ RunOutcome Sitting::run() {
   results::write_evaluation(spec_.folder, evaluation, test.utilisation, data_.class_names);
   fs::remove(checkpoint_path());
 
-  outcome.line = fmt::format("{:<29} test {:.4f}", spec_.title(), test.accuracy);
+  outcome.line = fmt::format("{:<29} test {:.4f}", spec_.title(), test.values.get("accuracy"));
   if (evaluation.validation_accuracy) outcome.line += fmt::format("  val {:.4f}", *evaluation.validation_accuracy);
-  if (!test.layers.empty())
+  if (!test.layers.empty()) {
+    const results::LayerMetrics &first = test.layers.front(), &last = test.layers.back();
     outcome.line += fmt::format("  specialisation {:.4f} … {:.4f}, CLS {:.4f} … {:.4f}",
-                                test.layers.front().specialisation, test.layers.back().specialisation,
-                                test.layers.front().specialisation_cls, test.layers.back().specialisation_cls);
+                                first.scalar("specialisation"), last.scalar("specialisation"),
+                                first.scalar("specialisation_cls"), last.scalar("specialisation_cls"));
+  }
   outcome.line += fmt::format("  {:.1f} s", outcome.seconds);
   return outcome;
 }
@@ -323,16 +327,53 @@ RunOutcome Sitting::run() {
 }  // namespace
 
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
+  return plan_runs(options, find_study(options.study), configs);
+}
+
+std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
+                               const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
+  std::map<std::string, CheckedWeights> checked;  // by path and shape: nine runs from one file read it once here
   for (const int seed : parse_seeds(options.seeds))
     for (const std::string& config : configs) {
-      RunSpec spec{options, run_model(options, configuration(config)), seed, ""};
-      spec.folder = results::run_folder(options.out, seed, spec.model.name);
+      const Configuration& row = configuration_of(study, config);
+      RunSpec spec{options, {}, seed, ""};
+      apply_settings(spec.options, row.settings);
+      if (spec.options.init != options.init) {  // weights of its own
+        std::set<std::string> given = options.typed;
+        for (const auto& [key, value] : row.settings) given.insert(key);
+        shape_by_weights(spec.options, given);
+      }
+      check_options(spec.options);
+      const Options& o = spec.options;
+      spec.model = run_model(o, row);
+      spec.folder = results::run_folder(o.out, seed, spec.model.name);
+      spec.study = study.name;
+      for (const auto& [key, value] : row.settings)
+        if (!o.typed.contains(key)) spec.sets.push_back(json_key(key));
+      if (const std::string start = start_run(o.init); start.empty() && !o.init.empty()) {
+        const std::string key = fmt::format("{} {} {} {} {}", o.init, o.init_layers, o.layers, o.hidden, o.ffn);
+        if (!checked.contains(key)) checked[key] = check_weights(o);
+        spec.weights = checked[key];
+      } else if (!start.empty()) {
+        spec.starts_from = results::run_folder(o.out, seed, start);
+        const bool planned =
+            std::ranges::any_of(specs, [&](const RunSpec& s) { return s.folder == spec.starts_from; });
+        if (!planned && !results::is_done(spec.starts_from))
+          fail_input("--init {}: {} wants the finished run {}, which is neither there nor planned before it",
+                     o.init, spec.title(), spec.starts_from);
+      }
       if (ParameterSet unused; !spec.model.moe.dense())
-        make_router(spec.model.moe.router, unused, "router", {options.hidden, options.experts, options.top_k});
+        make_router(spec.model.moe.router, unused, "router", {o.hidden, o.experts, o.top_k});
       specs.push_back(std::move(spec));
     }
   return specs;
+}
+
+Options training_options(const RunSpec& spec) {
+  Options o = spec.options;
+  if (!spec.starts_from.empty()) o.init = spec.starts_from + "/model.safetensors";
+  return o;
 }
 
 results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
@@ -360,6 +401,11 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
     c.model["norm_eps"] = o.norm_eps;
   }
   c.train = to_json(o, Flag::Part::kTrain);
+  // Runs from before there was a choice have none of these.
+  for (const char* key : {"freeze", "train"})
+    if (c.train[key] == "") c.train.erase(key);
+  if (o.task == "classification")
+    for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
   c.train["max_length"] = o.max_length;
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
@@ -373,6 +419,8 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.commit = build_commit();
   c.device = device;
   c.command = command;
+  c.study = spec.study;
+  c.sets = spec.sets;
   return c;
 }
 

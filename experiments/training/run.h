@@ -5,6 +5,7 @@
 // function of seed and step, a run that is killed and resumed writes the bytes that an undisturbed one writes.
 #pragma once
 #include "experiments/records/results.h"
+#include "experiments/training/pretrained.h"
 #include "experiments/training/progress.h"
 #include "experiments/training/training.h"
 
@@ -15,14 +16,23 @@ struct RunSpec {
   RunModel model;
   int seed_index = 0;
   std::string folder;
+  std::string study = kDefaultStudy;   // whose configuration it is
+  std::vector<std::string> sets = {};  // JSON keys of what that study sets for this configuration alone
+  CheckedWeights weights = {};         // of --init, where that is no run
+  std::string starts_from = {};  // --init run:NAME: the folder of the run whose model it starts from; "": none
 
   uint64_t seed() const { return 42 + static_cast<uint64_t>(seed_index); }
   std::string title() const { return fmt::format("seed{}/{}", seed_index, model.name); }
 };
 
-// One spec a seed and configuration, seeds first: after the first nine runs there is a first table. What no attempt
-// could get past is an error here: a router that is not there or refuses K.
-std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs);
+// One spec a seed and configuration, seeds first: after the first seed there is a first table. What no attempt could
+// get past is an error here: a router that is not there or refuses K, --init with a file that cannot be used or a run
+// that nobody will have made.
+std::vector<RunSpec> plan_runs(const Options& options, const Study& study, const std::vector<std::string>& configs);
+std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs);  // of --study
+
+// What the trainer gets: the options, with the model file of the run it starts from as --init.
+Options training_options(const RunSpec& spec);
 
 results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
                               const std::string& device, const std::string& command);

@@ -23,6 +23,7 @@ void settle_threads(char** argv);
 
 // The whole of ./experiments/run_all and ./experiments/train, after the command line: says what will be done, does
 // it, writes and prints the summary. Returns the exit status: 0, or 1 when a run failed.
-int run_experiment(const Options& options, const std::vector<std::string>& configs, const std::string& command);
+int run_experiment(const Options& options, const Study& study, const std::vector<std::string>& configs,
+                   const std::string& command);
 
 }  // namespace glia

@@ -34,6 +34,8 @@ ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& d
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
   m.bfloat16_gradients = o.gradients == "bfloat16";
   m.last_layer_cls_only = o.last_layer_cls;
+  m.head = find_task(o.task).make_head;
+  m.trained = {o.freeze, o.train};
   return m;
 }
 
@@ -48,6 +50,12 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
   return a;
 }
 
+Masking masking_of(const Options& o, const Vocabulary& vocabulary, uint64_t seed) {
+  if (!find_task(o.task).masks_words) return {};
+  if (vocabulary.mask() < 0) fail_input("--task {}: expected a vocabulary with [MASK], found none in it", o.task);
+  return {o.mask_rate, vocabulary.mask(), static_cast<int32_t>(vocabulary.size()), seed};
+}
+
 std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uint64_t seed) {
   BatchOptions b;
   b.batch_size = o.batch;
@@ -55,6 +63,7 @@ std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uin
   b.layout = o.padding == "padded" ? BatchLayout::kPadded : BatchLayout::kPacked;
   b.padded_length = o.max_length;
   b.pad_id = std::max(0, data.vocabulary().pad());
+  b.masking = masking_of(o, data.vocabulary(), seed);
   return plan_run(data.train, b, o.epochs);
 }
 
@@ -87,7 +96,7 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
       model_(context, model_config(options, run, data), seed),
       optimiser_(model_.parameters(), optimiser_options(options, total_), options.lazy_embedding),
       buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch, upper_length(options, data),
-              options.padding == "padded", data.vocabulary().size()) {
+              options.padding == "padded", data.vocabulary().size(), plans_.front().options().masking) {
   context.set_seed(seed);
   const DType compute = model_.config().compute;
   if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {
@@ -98,6 +107,8 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
   if (!options.init.empty())
     warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, data.class_names);
   if (run.random_ffn) model_.randomise_ffn(seed);
+  if (!model_.config().trained.all())
+    fmt::print(stderr, "glia: {}: {}\n", run.name, describe_trained(model_.parameters()));
   slots_ = static_cast<int32_t*>(
       context.backend().allocate_pinned(2 * kRunAhead * buffer_.ints() * int64_t{sizeof(int32_t)}));
   CHECK(slots_, "out of memory: host memory for {} batches", 2 * kRunAhead);

@@ -7,6 +7,7 @@
 
 #include "engine/device/graph.h"
 #include "experiments/studies/configurations.h"
+#include "experiments/tasks/task.h"
 #include "experiments/training/batch_buffer.h"
 #include "experiments/training/options.h"
 #include "moe/warm_start.h"
@@ -24,6 +25,8 @@ RunModel run_model(const Options& options, const Configuration& configuration);
 ModelConfig model_config(const Options& options, const RunModel& run, const Dataset& data);
 AdamWOptions optimiser_options(const Options& options, int64_t total_steps);
 
+// Of the task: no masking but for one that masks words. A vocabulary without [MASK] is an error then.
+Masking masking_of(const Options& options, const Vocabulary& vocabulary, uint64_t seed);
 // Plans of all epochs, in the order that the seed gives.
 std::vector<BatchPlan> training_plans(const Options& options, const Dataset& data, uint64_t seed);
 // Of the whole run: all epochs, or --max-steps. Fewer training rows than a batch are an error.

@@ -26,6 +26,7 @@ std::vector<NamedTensor> layout(const ParameterSet& parameters, const AdamW* opt
   for (const Statistic& s : state) all.push_back({"state." + s.name, s.value});
   if (optimiser) {
     for (const Parameter& p : parameters.all()) {
+      if (p.frozen) continue;
       all.push_back({"adamw.m." + p.name, parameters.slice(optimiser->m(), p)});
       all.push_back({"adamw.v." + p.name, parameters.slice(optimiser->v(), p)});
     }

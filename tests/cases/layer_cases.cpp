@@ -2,11 +2,11 @@
 // module declares is an input whose gradient is checked.
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/loss_sum.h"
-#include "engine/ops/loss/softmax.h"
 #include "engine/ops/loss/z_loss.h"
 #include "engine/ops/rows/reduce.h"
 #include "moe/moe_layer.h"
 #include "nn/encoder.h"
+#include "nn/head.h"
 #include "tests/cases/op_cases.h"
 
 namespace glia {
@@ -130,10 +130,12 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
 void add_model(std::vector<OpCase>& cases, const std::string& router) {
   cases.push_back(layer_case("model/" + router, {}, [router](ParameterSet& set) -> Forward {
     const auto bert = std::make_shared<Bert>(set, small_bert(), maker(router));
-    return [bert](const Pass& p, const Vars&) {
+    const auto head = std::make_shared<ClassificationHead>(set, small_bert());
+    return [bert, head](const Pass& p, const Vars&) {
       Context& c = bert->embeddings.word->var.context();
       const Bert::Result r = bert->forward(ids(c), p, true);
-      std::vector<LossTerm> terms = {{cross_entropy(r.logits, from_vector<int32_t>(c, {2, 0}, {2})), {0}, 1}};
+      std::vector<LossTerm> terms = {
+          {head->forward(r.hidden, from_vector<int32_t>(c, {2, 0}, {2}), p).loss, {0}, 1}};
       for (const Routing& routing : r.routings)
         for (const AuxiliaryLosses& a : routing.losses) terms.push_back(auxiliary(a, 0.5));
       return sum_losses(terms, {1, 0.3, 0.7, 0.2, 0.1}).total;

@@ -288,6 +288,7 @@ std::vector<OpCase> op_cases() {
   add_sequences(cases);
   add_product_cases(cases);
   add_layer_cases(cases);
+  add_task_cases(cases);
   return cases;
 }
 

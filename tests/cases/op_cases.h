@@ -30,6 +30,7 @@ struct OpCase {
 std::vector<OpCase> op_cases();
 void add_product_cases(std::vector<OpCase>& cases);  // product_cases.cpp: products, attention, MoE
 void add_layer_cases(std::vector<OpCase>& cases);    // layer_cases.cpp: layers, routers, models
+void add_task_cases(std::vector<OpCase>& cases);     // task_cases.cpp: losses over a vocabulary
 
 // The inputs of a row: drawn from the seed, rounded to bfloat16, so the same numbers in every dtype and on every
 // device.

@@ -267,39 +267,7 @@ TEST_CASE("confusion counts and gathered indices") {
          std::vector<int32_t>{5, 6, -1, -1, 1, 2});
 }
 
-TEST_CASE(
-    "configurations: routers and weights are those of docs/science.md 2, and the published names say the same") {
-  struct Row {
-    const char *name, *router;
-    double balance, energy;
-  };
-  constexpr Row rows[] = {{"dense", "none", 0, 0},
-                          {"dense-random-ffn", "none", 0, 0},
-                          {"softmax-moe", "softmax", 0.01, 0},
-                          {"softmax-moe-energy", "softmax", 0.01, 0.01},
-                          {"astrocyte", "astrocyte", 0.01, 0.01},
-                          {"astrocyte-no-energy", "astrocyte", 0.01, 0},
-                          {"astrocyte-unleashed", "astrocyte", 0, 0.05},
-                          {"astrocyte-hierarchical", "astrocyte-hierarchical", 0.01, 0.01},
-                          {"astrocyte-meanpool", "astrocyte-meanpool", 0.01, 0.01}};
-  for (const Row& row : rows) {
-    INFO(row.name);
-    const Configuration& c = configuration(row.name);
-    const std::string router = row.router;
-    EXPECT(c.router == router);
-    EXPECT(c.balance == row.balance);
-    EXPECT(c.energy == row.energy);
-    EXPECT(c.random_ffn == (row.name == std::string("dense-random-ffn")));
-    const auto weight = [](double w) { return w == 0 ? std::string("0.0") : fmt::format("{}", w); };
-    EXPECT(c.published == (router == "none"
-                               ? std::string(row.name)
-                               : fmt::format("{}-E8-LB{}-EN{}", router, weight(row.balance), weight(row.energy))));
-  }
-}
-
-TEST_CASE(
-    "configurations: nine, each with a router that exists; dense-random-ffn differs from dense in the FFN alone") {
-  EXPECT(configurations().size() == 9);
+TEST_CASE("configurations: each has a router that exists; dense-random-ffn differs from dense in the FFN alone") {
   for (const Configuration& c : configurations()) {
     const MoeConfig moe = c.moe(8, 2, false);
     if (moe.dense()) continue;

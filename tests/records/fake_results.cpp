@@ -6,8 +6,6 @@
 #include <cmath>
 #include <numbers>
 
-#include "experiments/studies/published.h"
-
 using namespace glia::results;
 
 namespace glia::test {
@@ -77,7 +75,7 @@ RunConfig fake_config(const std::string& config, int seed_index, int layers, int
       {"top_k", moe ? 2 : 0}, {"classes", 4},  {"vocabulary", 30522}};
   c.train = {{"epochs", 6}, {"batch", 192}, {"lr", 2e-4}, {"warmup", 500}, {"weight_decay", 0.01}, {"clip", 1.0}};
   c.options = {{"padding", "packed"}, {"selection", "validation"}};
-  c.data = {"fake_news", true, 76081, 3804, 7600, {"World", "Sports", "Business", "Sci/Tech"}, 0.97};
+  c.data = {"ag_news", true, 76081, 3804, 7600, {"World", "Sports", "Business", "Sci/Tech"}, 0.97};
   c.commit = "0123456789ab";
   c.device = "NVIDIA H100 80GB HBM3";
   c.command = "./experiments/run_all --fake";
@@ -86,18 +84,22 @@ RunConfig fake_config(const std::string& config, int seed_index, int layers, int
 
 Evaluation fake_evaluation(const RunConfig& config, std::vector<LayerUtilisation>& utilisation) {
   Noise noise = noise_of(config, 1);
-  const Published* row = published(config.config);
+  const Study& study = built_in_studies().front();
+  const auto known = [&](const char* metric, double otherwise) {
+    const Published* p = study.published(config.config, metric, study.published_data, study.published_layers);
+    return p ? p->value : otherwise;
+  };
   Evaluation e;
   e.step = 2376;
   e.rows = config.data.test_rows;
-  e.accuracy = (row ? row->accuracy : 0.94) - 0.034 + 0.0012 * noise.normal();
-  e.loss = 0.33 + 0.01 * noise.normal();
-  e.class_accuracy = {e.accuracy, e.accuracy + 0.06, e.accuracy - 0.05, e.accuracy - 0.01};
-  e.validation_accuracy = e.accuracy + 0.001 * noise.normal();
+  const double accuracy = known("accuracy", 0.94) - 0.034 + 0.0012 * noise.normal();
+  e.values = {{"accuracy", accuracy}, {"loss", 0.33 + 0.01 * noise.normal()}};
+  e.class_accuracy = {accuracy, accuracy + 0.06, accuracy - 0.05, accuracy - 0.01};
+  e.validation_accuracy = accuracy + 0.001 * noise.normal();
   utilisation.clear();
   for (int l = 0; config.moe() && l < config.layers(); ++l) {
     const double depth = double(l + 1) / config.layers();
-    const double target = (row && row->last_layer ? *row->last_layer : 0.06) * 8;
+    const double target = known("specialisation.4", 0.06) * 8;
     LayerUtilisation layer;
     layer.all = fake_matrix(noise, 4, config.experts(), target * depth * 1.2);
     layer.cls = fake_matrix(noise, 4, config.experts(), target * depth * 0.8);
@@ -119,21 +121,23 @@ void write_fake_run(const std::string& out, const RunConfig& config, int steps) 
       TrainPoint p;
       p.step = 2376 * i / steps;
       p.epoch = 6.0 * i / steps;
-      p.ce = 1.35 * std::exp(-9.0 * i / steps) + 0.28 - 0.2 * i / steps + 0.03 * noise.normal();
-      p.balance = config.balance * 0.1 / i;
-      p.energy = config.energy * 0.13;
-      p.loss = p.ce + p.balance + p.energy;
-      p.lr = 2e-4 * (1 - double(i) / steps);
-      p.grad_norm = 1.5 + 0.3 * noise.normal();
+      const double ce = 1.35 * std::exp(-9.0 * i / steps) + 0.28 - 0.2 * i / steps + 0.03 * noise.normal();
+      const double balance = config.balance * 0.1 / i, energy = config.energy * 0.13;
+      p.values = {{"loss", ce + balance + energy},
+                  {"ce", ce},
+                  {"balance", balance},
+                  {"energy", energy},
+                  {"lr", 2e-4 * (1 - double(i) / steps)},
+                  {"grad_norm", 1.5 + 0.3 * noise.normal()}};
       log.add(p);
       if (i % std::max(1, steps / 9) == 0) {
-        EvalPoint eval{"validation", p.step, 0, 0, evaluation.layers};
-        eval.accuracy = evaluation.accuracy - 0.6 * std::exp(-8.0 * i / steps) + 0.002 * noise.normal();
-        eval.loss = 1.3 * std::exp(-9.0 * i / steps) + 0.3 + 0.05 * i / steps;
-        for (auto& layer : eval.layers) {
-          layer.specialisation *= double(i) / steps;
-          layer.specialisation_cls *= double(i) / steps;
-        }
+        EvalPoint eval{"validation", p.step, {}, evaluation.layers};
+        eval.values = {
+            {"accuracy", evaluation.accuracy() - 0.6 * std::exp(-8.0 * i / steps) + 0.002 * noise.normal()},
+            {"loss", 1.3 * std::exp(-9.0 * i / steps) + 0.3 + 0.05 * i / steps}};
+        for (auto& layer : eval.layers)
+          for (const char* name : {"specialisation", "specialisation_cls"})
+            layer[name] = layer.scalar(name) * double(i) / steps;
         log.add(eval);
       }
     }
@@ -147,7 +151,7 @@ void write_fake_run(const std::string& out, const RunConfig& config, int steps) 
 
 void write_fake_results(const std::string& out, int seeds, int steps) {
   for (int seed = 0; seed < seeds; ++seed)
-    for (const Published& row : published_numbers()) write_fake_run(out, fake_config(row.config, seed), steps);
+    for (const Configuration& row : configurations()) write_fake_run(out, fake_config(row.name, seed), steps);
 }
 
 }  // namespace glia::test

@@ -1,4 +1,4 @@
-// A realistic result folder without training: nine configurations × seeds, for the tests and for looking at
+// A realistic result folder without training: the configurations of the study ahr × seeds, for the tests and for looking at
 // pictures.
 #pragma once
 #include <filesystem>

@@ -5,7 +5,6 @@
 #include "engine/core/file.h"
 #include "engine/core/rng.h"
 #include "experiments/report/summary.h"
-#include "experiments/studies/published.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
 
@@ -37,25 +36,25 @@ Matrix matrix(int rows, int cols, std::vector<double> values) {
 
 TEST_CASE("routing metrics: values by hand") {
   const Matrix perfect = matrix(2, 2, {1, 0, 0, 1});
-  EXPECT(specialisation(perfect) == doctest::Approx(0.5));
-  EXPECT(mutual_information_bits(perfect) == doctest::Approx(1));
+  EXPECT(*specialisation(perfect) == doctest::Approx(0.5));
+  EXPECT(*mutual_information_bits(perfect) == doctest::Approx(1));
   const Matrix same = matrix(3, 4, {.1, .2, .3, .4, .1, .2, .3, .4, .1, .2, .3, .4});
-  EXPECT(specialisation(same) == doctest::Approx(0));
-  EXPECT(mutual_information_bits(same) == doctest::Approx(0));
+  EXPECT(*specialisation(same) == doctest::Approx(0));
+  EXPECT(*mutual_information_bits(same) == doctest::Approx(0));
   // By hand: column deviations of {.8,.2} and {.2,.8} are .3; H(½) − H(.8) = 1 − 0.7219280949 bits.
   const Matrix between = matrix(2, 2, {.8, .2, .2, .8});
-  EXPECT(specialisation(between) == doctest::Approx(0.3));
-  EXPECT(mutual_information_bits(between) == doctest::Approx(0.2780719051));
+  EXPECT(*specialisation(between) == doctest::Approx(0.3));
+  EXPECT(*mutual_information_bits(between) == doctest::Approx(0.2780719051));
   // Rows that do not sum to 1 (gates that are not renormalised) carry the same information as their scaled form.
-  EXPECT(mutual_information_bits(matrix(2, 2, {.4, .1, .05, .2})) == doctest::Approx(0.2780719051));
+  EXPECT(*mutual_information_bits(matrix(2, 2, {.4, .1, .05, .2})) == doctest::Approx(0.2780719051));
   EXPECT(load_entropy_bits({1, 1, 1, 1}) == doctest::Approx(2));
   EXPECT(load_entropy_bits({0, 5, 0}) == doctest::Approx(0));
   EXPECT(load_cv({1, 3}) == doctest::Approx(std::sqrt(2.0) / 2));  // ddof = 1: sd √2, mean 2
   EXPECT(dead_experts({0.5, 0.5, 0.0001, 0}) == 2);
   const LayerMetrics m = layer_metrics(between, perfect, {30, 10});
-  EXPECT(m.loads == std::vector<double>{0.75, 0.25});
-  EXPECT(m.largest_share == 0.75);
-  EXPECT(m.specialisation_cls == doctest::Approx(0.5));
+  EXPECT(m.loads() == std::vector<double>{0.75, 0.25});
+  EXPECT(m.scalar("largest_share") == 0.75);
+  EXPECT(m.scalar("specialisation_cls") == doctest::Approx(0.5));
   EXPECT(contains(error_of([&] { layer_metrics(between, same); }), "its CLS view [3, 4]"));
 }
 
@@ -71,6 +70,8 @@ TEST_CASE("results: a run reads back as written") {
   std::vector<LayerUtilisation> utilisation;
   const Evaluation expected = fake_evaluation(config, utilisation);
   EXPECT(to_json(*run.evaluation) == to_json(expected));  // doubles to the last bit
+  for (size_t l = 0; l < 4; ++l)
+    EXPECT(to_json(expected)["layers"][l].items().begin().value() == l + 1);  // "layer"
   for (bool cls : {false, true}) {
     const RunUtilisation u = read_run_utilisation(run, cls);
     EXPECT(u.topics == config.data.class_names);
@@ -90,9 +91,10 @@ TEST_CASE("results: a log that was killed and resumed has the bytes of one that 
   const auto write = [&](MetricsLog& log, int first, int last) {
     for (int step = first; step <= last; ++step) {
       TrainPoint p;
-      p.step = step, p.loss = 1.0 / step, p.grad_norm = step == 7 ? std::nan("") : 0.1 * step;
+      p.step = step;
+      p.values = {{"loss", 1.0 / step}, {"grad_norm", step == 7 ? std::nan("") : 0.1 * step}, {"switch", 0.5}};
       log.add(p);
-      if (step % 5 == 0) log.add(EvalPoint{"validation", step, 0.5, 1.0 / 3, {}});
+      if (step % 5 == 0) log.add(EvalPoint{"validation", step, {{"accuracy", 0.5}, {"loss", 1.0 / 3}}, {}});
     }
   };
   const std::string path = tmp.path + "/metrics.jsonl";
@@ -111,7 +113,10 @@ TEST_CASE("results: a log that was killed and resumed has the bytes of one that 
     write(log, 11, 20);
   }
   EXPECT(read_file(path) == whole);
-  EXPECT(std::isnan(read_metrics(tmp.path).train[6].grad_norm));
+  EXPECT(std::isnan(read_metrics(tmp.path).train[6].values.get("grad_norm")));
+  // A loss that no row of the table knows is written behind the others and read back.
+  EXPECT(contains(whole, "\"grad_norm\":0.1,\"switch\":0.5}\n"));
+  EXPECT(read_metrics(tmp.path).train[0].values.get("switch") == 0.5);
 }
 
 TEST_CASE("results: begin_run starts over or resumes, never something else in silence") {
@@ -221,6 +226,8 @@ TEST_CASE("results: list_runs takes results, a seed or a run, and names what it 
   EXPECT(list_runs(tmp.path + "/seed1/zebra").runs.size() == 1);
   EXPECT(contains(error_of([&] { list_runs(tmp.path + "/seed1/notes"); }), "is no result folder"));
   EXPECT(contains(error_of([&] { list_runs(tmp.path + "/nowhere"); }), "no such folder"));
+  EXPECT(contains(error_of([&] { list_runs(tmp.path + "/seed3"); }),
+                  "/seed3: no such folder; there are seed0, seed1"));
   require_comparable(all.runs);
 }
 

@@ -6,8 +6,9 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "experiments/report/answer.h"
+#include "experiments/report/compare.h"
 #include "experiments/report/tables.h"
-#include "experiments/studies/published.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
 
@@ -24,7 +25,7 @@ Run fake_run(const std::string& config, int seed, double accuracy) {
   run.state = RunState::done;
   std::vector<LayerUtilisation> utilisation;
   run.evaluation = fake_evaluation(run.config, utilisation);
-  run.evaluation->accuracy = accuracy;
+  run.evaluation->values.set("accuracy", accuracy);
   run.timing["seconds"] = 100.0;
   return run;
 }
@@ -36,7 +37,7 @@ bool warns(const Summary& s, const std::string& part) {
 }  // namespace
 
 TEST_CASE("summary: estimates, tests and Holm families over the configurations") {
-  Listing listing{"out", {}, {}};
+  Listing listing{"out", built_in_studies().front(), {}, {}};
   const std::vector<double> dense = {0.9431, 0.9433, 0.9428, 0.9436, 0.9427};
   const std::vector<double> ours = {0.9423, 0.9431, 0.9418, 0.9427, 0.9415};
   for (int seed = 0; seed < 5; ++seed) {
@@ -63,48 +64,24 @@ TEST_CASE("summary: estimates, tests and Holm families over the configurations")
   for (const Run& run : listing.runs)  // each layer's each number under its own name
     for (size_t l = 0; l < run.evaluation->layers.size(); ++l) {
       const LayerMetrics& m = run.evaluation->layers[l];
-      const std::pair<const char*, double> all[] = {{"specialisation", m.specialisation},
-                                                    {"specialisation_cls", m.specialisation_cls},
-                                                    {"mutual_information_bits", m.mutual_information_bits},
-                                                    {"mutual_information_bits_cls", m.mutual_information_bits_cls},
-                                                    {"entropy_bits", m.entropy_bits},
-                                                    {"load_cv", m.load_cv},
-                                                    {"dead_experts", m.dead_experts},
-                                                    {"largest_share", m.largest_share}};
-      for (const auto& [name, value] : all) {
-        INFO(name);
-        const Metric* metric = s.find(run.config.config)->find(layer_metric(name, int(l) + 1));
+      for (const MetricRow* row : metric_rows(Stage::routing)) {
+        INFO(row->name);
+        if (row->form != Form::scalar || m[row->name].values.empty()) continue;
+        const Metric* metric = s.find(run.config.config)->find(layer_metric(row->name, int(l) + 1));
         REQUIRE(metric);
-        EXPECT(metric->values.at(size_t(run.config.seed_index)) == value);
+        EXPECT(metric->values.at(size_t(run.config.seed_index)) == m.scalar(row->name));
       }
     }
   EXPECT(contains(as_text(accuracy_table(s)), "0.9423 ±0.0003"));
+  EXPECT(contains(accuracy_answer(s),
+                  "these differ from dense beyond chance (Welch, Holm-corrected, 5 seeds): softmax-moe (-2.6"));
+  EXPECT(contains(accuracy_answer(s), "astrocyte (-0.08 points, p = 0.047)"));
+  EXPECT(contains(routing_answer(s), "the last layer's specialisation"));
   EXPECT(to_json(summary_from(to_json(s), "x")) == to_json(s));
 }
 
-TEST_CASE("published: the numbers of docs/science.md 5") {
-  struct Row {
-    const char* config;
-    double accuracy, first, last;
-  };
-  constexpr Row rows[] = {
-      {"softmax-moe", 0.9411, 0.0154, 0.0588},         {"softmax-moe-energy", 0.9415, 0.0164, 0.0570},
-      {"astrocyte", 0.9413, 0.0128, 0.0689},           {"astrocyte-no-energy", 0.9418, 0.0128, 0.0688},
-      {"astrocyte-unleashed", 0.9406, 0.0145, 0.0773}, {"astrocyte-hierarchical", 0.9423, 0.0129, 0.1088},
-      {"astrocyte-meanpool", 0.9407, 0.0142, 0.0658}};
-  for (const Row& row : rows) {
-    INFO(row.config);
-    const Published& p = *published(row.config);
-    EXPECT(p.accuracy == row.accuracy);
-    EXPECT(p.first_layer == row.first);
-    EXPECT(p.last_layer == row.last);
-  }
-  EXPECT(published("dense")->accuracy == 0.9431);
-  EXPECT(published("dense-random-ffn")->accuracy == 0.9383);
-}
-
 TEST_CASE("summary: pairs are matched by seed, not by position") {
-  Listing listing{"out", {}, {}};
+  Listing listing{"out", built_in_studies().front(), {}, {}};
   for (int seed : {0, 1, 2, 3}) listing.runs.push_back(fake_run("dense", seed, 0.90 + 0.01 * seed));
   // Seed 0 is missing: by seed the differences are 0.001, 0.001, 0.002; by position they would not be.
   for (int seed : {1, 2, 3})
@@ -120,7 +97,7 @@ TEST_CASE("summary: one seed gives n/a everywhere, and says so") {
   write_fake_results(tmp.path, 1, 4);
   const Summary s = summarise(tmp.path);
   EXPECT(warns(s, "One seed only"));
-  EXPECT(warns(s, "Synthetic data (fake_news)"));
+  EXPECT(warns(s, "Synthetic data (ag_news)"));
   EXPECT(warns(s, "best possible accuracy is 0.9700"));
   EXPECT(!s.find("astrocyte")->find("accuracy")->estimate.se);
   EXPECT(!s.find("astrocyte")->against("accuracy", "dense")->welch_p);
@@ -128,6 +105,77 @@ TEST_CASE("summary: one seed gives n/a everywhere, and says so") {
   EXPECT(contains(text, "±n/a"));
   EXPECT(!contains(text, "nan"));
   EXPECT(!contains(text, "inf"));
+}
+
+TEST_CASE("summary: two seeds give no interval and no test, and a line says what five would give") {
+  Listing listing{"out", built_in_studies().front(), {}, {}};
+  for (int seed : {0, 1}) {
+    listing.runs.push_back(fake_run("dense", seed, 0.90 + 0.02 * seed));
+    listing.runs.push_back(fake_run("softmax-moe", seed, 0.91));
+  }
+  Summary s = summarise(listing);
+  EXPECT(s.find("dense")->find("accuracy")->estimate.se.has_value());
+  EXPECT(!s.find("dense")->find("accuracy")->estimate.ci_low);
+  EXPECT(!s.find("softmax-moe")->against("accuracy", "dense")->welch_p);
+  EXPECT(!s.find("softmax-moe")->against("accuracy", "dense")->paired_p);
+  // sd 0.01414 and 0: pooled 0.01; t(0.975, 8) = 2.306, times 0.01 · √(2/5)
+  EXPECT(warns(s, "Five would tell accuracies apart that differ by about 1.46 points"));
+  // A third seed: an interval of a share stays a share.
+  listing.runs.push_back(fake_run("dense", 2, 0.999));
+  s = summarise(listing);
+  const auto& e = s.find("dense")->find("accuracy")->estimate;
+  EXPECT(*e.ci_high == 1);
+  EXPECT(*e.ci_low > 0);
+}
+
+TEST_CASE("summary: a run that is stuck or guesses is named") {
+  Listing listing{"out", built_in_studies().front(), {}, {}};
+  for (int seed : {0, 1, 2}) {
+    listing.runs.push_back(fake_run("dense", seed, seed == 1 ? 0.72 : 0.93));
+    listing.runs.push_back(fake_run("softmax-moe", seed, seed == 2 ? 0.26 : 0.92));
+    listing.runs.push_back(fake_run("astrocyte", seed, 0.80 + 0.001 * seed));
+    listing.runs.push_back(fake_run("astrocyte-meanpool", seed, 0.90));
+  }
+  const Summary s = summarise(listing);
+  EXPECT(warns(s, "Stuck: dense of seed1 has accuracy 0.7200, the best seed of that configuration 0.9300"));
+  EXPECT(warns(s, "At chance: softmax-moe of seed2 has accuracy 0.2600 with 4 topics"));
+  EXPECT(warns(s, "Far below: astrocyte of seed0 has accuracy 0.8000, the best run 0.9300"));
+  EXPECT(!warns(s, "astrocyte-meanpool"));
+  EXPECT(!warns(s, "dense of seed0"));
+}
+
+TEST_CASE("summary: published numbers stand beside their own data set only; a topic without rows is named") {
+  Listing listing{"out", built_in_studies().front(), {}, {}};
+  listing.runs.push_back(fake_run("dense", 0, 0.9));
+  listing.runs.push_back(fake_run("softmax-moe", 0, 0.9));
+  EXPECT(contains(as_text(accuracy_table(summarise(listing))), "0.9411"));
+  for (Run& run : listing.runs) run.config.data.name = "csv", run.evaluation->class_accuracy[1] = std::nan("");
+  const Summary s = summarise(listing);
+  const std::string text = results_markdown(s);
+  for (const char* number : {"0.9411", "0.9431", "published", "0.0588"}) EXPECT(!contains(text, number));
+  EXPECT(warns(s, "The test rows have none of the topic Sports"));
+}
+
+TEST_CASE("compare: two folders side by side, what differs named") {
+  Listing a{"a", built_in_studies().front(), {}, {}}, b = a;
+  b.out = "b";
+  for (int seed : {0, 1, 2}) {
+    a.runs.push_back(fake_run("softmax-moe", seed, 0.90 + 0.001 * seed));
+    b.runs.push_back(fake_run("softmax-moe", seed, 0.95 + 0.001 * seed));
+    b.runs.back().config.protocol = "paper";
+    b.runs.push_back(fake_run("dense", seed, 0.95));
+    b.runs.back().config.protocol = "paper";
+  }
+  const Summary x = summarise(a), y = summarise(b);
+  const Table differs = provenance_difference(x, y), table = side_by_side(x, y);
+  EXPECT(differs.rows[0][0] == "Protocol");
+  REQUIRE(table.rows.size() == 1);
+  EXPECT(table.rows[0][1] == "0.9010 ±0.0006");
+  EXPECT(table.rows[0][3] == "+0.0500");
+  EXPECT(table.rows[0][4] == "<0.001");
+  EXPECT(provenance_difference(x, x).rows[0][0] == "nothing");
+  std::erase_if(b.runs, [](const Run& run) { return run.config.config != "dense"; });
+  EXPECT(contains(error_of([&] { side_by_side(x, summarise(b)); }), "a and b: have no configuration in common"));
 }
 
 TEST_CASE("summary: failed, unfinished, foreign and mixed runs") {

@@ -1,6 +1,7 @@
 // The command line: one table of flags, and who wins when several have a say.
 #include <set>
 
+#include "experiments/studies/study.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/progress.h"
 #include "tests/test.h"
@@ -124,7 +125,7 @@ TEST_CASE("options: seeds and configurations") {
   EXPECT(parse_seeds("0,4-6,5") == std::vector<int>{0, 4, 5, 6});
   for (const char* bad : {"", "0", "-1", "a", "5-3", "1,x"})
     EXPECT(contains(error_of([&] { parse_seeds(bad); }), "--seeds"));
-  EXPECT(parse_configs("all").size() == 9);
+  EXPECT(parse_configs("all").size() == configurations().size());
   EXPECT(parse_configs("dense,softmax-moe,dense") == std::vector<std::string>{"dense", "softmax-moe"});
   EXPECT(contains(error_of([] { parse_configs("dense,sotfmax"); }), "softmax-moe"));
 }
@@ -141,12 +142,15 @@ TEST_CASE("options: config.json keeps the flags that change a result") {
 
 TEST_CASE("progress: columns stay where they are") {
   RunProgress p;
-  p.step = 120, p.total = 376, p.loss = 0.53, p.ce = 0.52;
+  p.step = 120, p.total = 376, p.losses = {{"loss", 0.53}, {"ce", 0.52}};
   const std::string dense = progress_line("seed0/dense", p);
-  p.moe = true, p.balance = 0.1, p.energy = 0.13, p.accuracy = 0.9, p.split = "validation";
+  p.losses.set("balance", 0.1), p.losses.set("energy", 0.13);
+  p.accuracy = 0.9, p.split = "validation";
   const std::string moe = progress_line("seed0/astrocyte-hierarchical", p);
   EXPECT(dense.size() == moe.size());
   EXPECT(dense.find("tok/s") == moe.find("tok/s"));
+  p.losses.set("switch", 1.0625);
+  EXPECT(contains(progress_line("seed0/astrocyte-hierarchical", p), " bal 0.1000  en 0.1300  switch 1.0625"));
   EXPECT(clock_text(7) == "0:07");
   EXPECT(clock_text(760) == "12:40");
   EXPECT(clock_text(3753) == "1:02:33");

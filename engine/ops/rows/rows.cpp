@@ -193,12 +193,14 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
           if (in.wants(1)) in.add(1, dpositions);
         }
         if (!in.wants(0)) return;
-        CHECK(!touched || in.owns_buffer(0),
-              "input_embedding: touched rows alone want a gradient buffer, and one use of the table");
+        // Behind another use of the table (a tied head) every row has a gradient already: this one is added to it whole.
+        const bool alone = touched && in.owns_buffer(0);
+        CHECK(!touched || alone || !touched->defined(),
+              "input_embedding: a gradient of touched rows alone is there already; clear it first");
         Tensor dwords = in.buffer(0);
-        if (order.defined()) scatter_ordered_into(op, dy, order, dwords, touched != nullptr);
+        if (order.defined()) scatter_ordered_into(op, dy, order, dwords, alone);
         else scatter_into(op, dy, ids, dwords);
-        if (touched) *touched = order.touched;
+        if (alone) *touched = order.touched;
         in.add(0, dwords);
       });
 }

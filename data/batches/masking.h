@@ -1,0 +1,24 @@
+// Masked words for a masked-LM task (Devlin et al. 2019, 3.1): of a batch's tokens a fixed share is to be predicted; of those 80 % are replaced by
+// [MASK], 10 % by any word piece, 10 % are left. [CLS], [SEP] and padding are never chosen. Which ones depends on (seed, epoch, batch) alone, so a
+// batch is masked anew in each epoch, and the same on every machine.
+#pragma once
+#include <cstdint>
+
+namespace glia {
+
+struct Masking {
+  double rate = 0;  // of the tokens that may be chosen, (0, 1); 0: nothing is masked
+  int32_t mask_id = -1, vocabulary = 0;
+  uint64_t seed = 0;
+};
+
+// The most that are chosen out of `tokens`: what a buffer wants room for.
+int64_t masked_room(const Masking& masking, int64_t tokens);
+
+// Chooses and replaces in place. ids [T] of sequences offsets[b] … offsets[b] + lengths[b] − 1 (the first and the last token of
+// each are not chosen); read and targets have masked_room(T) entries, of which the first n are written: the rows, ascending, and
+// what stood there. Returns n; at least 1 where a token may be chosen.
+int64_t mask_words(const Masking& masking, uint32_t epoch, uint32_t batch, int32_t* ids, const int32_t* offsets,
+                   const int32_t* lengths, int64_t sequences, int32_t* read, int32_t* targets);
+
+}  // namespace glia

@@ -1,0 +1,67 @@
+#include "experiments/report/answer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "experiments/report/tables.h"
+
+namespace glia::results {
+namespace {
+
+constexpr double kSignificant = 0.05;
+
+struct Wording {
+  std::string what;      // "accuracy"
+  double scale;          // of a difference
+  const char* unit;      // behind it
+  int digits, decimals;  // of the values, of a scaled difference
+};
+
+std::string answer(const Summary& s, const std::string& metric, const std::string& baseline, const Wording& w) {
+  const ConfigSummary* base = s.find(baseline);
+  if (!base || !base->find(metric)) return "";
+  double low = 1e300, high = -1e300;
+  std::string different;
+  int compared = 0, tested = 0;
+  for (const ConfigSummary& c : s.configs) {
+    const Metric* m = c.find(metric);
+    if (!m) continue;
+    low = std::min(low, *m->estimate.mean), high = std::max(high, *m->estimate.mean);
+    const Comparison* vs = c.against(metric, baseline);
+    if (!vs) continue;
+    ++compared;
+    if (!vs->welch_holm) continue;
+    ++tested;
+    if (*vs->welch_holm >= kSignificant) continue;
+    const std::string p = format_p(vs->welch_holm);
+    different += fmt::format("{}{} ({:+.{}f}{}, p {}{})", different.empty() ? "" : ", ", c.config,
+                             w.scale * *vs->difference, w.decimals, w.unit, p[0] == '<' ? "" : "= ", p);
+  }
+  if (compared == 0) return "";
+  const std::string range = fmt::format("the means lie between {:.{}f} and {:.{}f}", low, w.digits, high, w.digits);
+  if (tested == 0)
+    return fmt::format("In {} nothing can be told from chance yet ({} seed{} each, no tests): {}.", w.what,
+                       s.seeds.size(), s.seeds.size() == 1 ? "" : "s", range);
+  if (different.empty())
+    return fmt::format(
+        "In {} no configuration differs from {} beyond chance (Welch, Holm-corrected, p < 0.05, {} "
+        "seeds): {}.",
+        w.what, baseline, s.seeds.size(), range);
+  return fmt::format("In {} these differ from {} beyond chance (Welch, Holm-corrected, {} seeds): {}; {}.", w.what,
+                     baseline, s.seeds.size(), different, range);
+}
+
+}  // namespace
+
+std::string accuracy_answer(const Summary& s) {
+  return answer(s, "accuracy", s.study.accuracy_baseline(), {"test accuracy", 100, " points", 4, 2});
+}
+
+std::string routing_answer(const Summary& s) {
+  if (s.layers == 0) return "";
+  return answer(s, layer_metric("specialisation", s.layers), s.study.routing_baseline(),
+                {"the last layer's specialisation", 1, "", 4, 4});
+}
+
+}  // namespace glia::results

@@ -1,0 +1,38 @@
+// Masked words: cross-entropy over the vocabulary on the rows that were masked, which are the only ones that the last layer's FFN or experts and
+// the head see. The mean is over all masked words of a split, however they lie in batches.
+#include <cmath>
+
+#include "experiments/tasks/task.h"
+
+namespace glia {
+namespace {
+
+class MaskedLmMeter : public TaskMeter {
+ public:
+  MaskedLmMeter(Context& context, int64_t batches) : sums_(zeros(context, {batches, 3})) {}
+
+  void add(const Model::Output& out, const Batch&) override {
+    sums_.rows(added_, added_ + 1).copy_from(out.sums.reshape({1, 3}));
+    ++added_;
+  }
+
+  Reading read() const override {
+    const std::vector<double> all = sums_.to_vector<double>();
+    double loss = 0, words = 0, right = 0;
+    for (size_t i = 0; i < all.size(); i += 3) loss += all[i], words += all[i + 1], right += all[i + 2];
+    CHECK(words > 0, "masked_lm: no word of the split is masked");
+    return {{{"accuracy", right / words}, {"loss", loss / words}, {"perplexity", std::exp(loss / words)}}, {}};
+  }
+
+ private:
+  Tensor sums_;  // [batches, 3] as Head::Result::sums
+  int64_t added_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<TaskMeter> make_masked_lm_meter(Context& context, const BertConfig&, int64_t batches) {
+  return std::make_unique<MaskedLmMeter>(context, batches);
+}
+
+}  // namespace glia

@@ -1,0 +1,51 @@
+#include "nn/head.h"
+
+#include "engine/ops/elementwise/dropout.h"
+#include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/loss/softmax.h"
+#include "engine/ops/loss/vocabulary_loss.h"
+
+namespace glia {
+
+ClassificationHead::ClassificationHead(ParameterSet& set, const BertConfig& c)
+    : pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
+      classifier(set, "classifier", c.hidden, c.classes, c.init_std),
+      layers_(static_cast<int>(c.layers)) {}
+
+Head::Result ClassificationHead::forward(const Var& x, const Tensor& targets, const Pass& pass) const {
+  const Var pooled =
+      dropout(tanh(pooler(x)), pass.dropout, pass.dropout_key(x.context(), dropout_site::pooler(layers_)));
+  Result r;
+  // The classifier is tiny and its output decides: float32, so that neither logits nor loss are rounded to 16 bits.
+  r.logits = classifier(pooled.dtype() == DType::kBFloat16 ? cast(pooled, DType::kFloat32) : pooled);
+  if (targets.defined()) r.loss = cross_entropy(r.logits, targets);
+  return r;
+}
+
+std::unique_ptr<Head> make_classification_head(ParameterSet& set, const BertConfig& config, const Embeddings&) {
+  return std::make_unique<ClassificationHead>(set, config);
+}
+
+MaskedLmHead::MaskedLmHead(ParameterSet& set, const BertConfig& c, const Embeddings& embeddings)
+    : transform(set, "mlm.transform", c.hidden, c.hidden, c.init_std, true),
+      norm(set, "mlm.norm", c.hidden, c.layer_norm_eps),
+      bias(set.add("mlm.bias", {c.vocabulary}, Init::zero(), false)),
+      words(embeddings.word) {}
+
+Head::Result MaskedLmHead::forward(const Var& x, const Tensor& targets, const Pass&) const {
+  Result r;
+  if (!targets.defined()) return r;                // whoever wants words asks for them row by row
+  if (words->before_read) words->before_read({});  // all rows are read
+  VocabularyLoss v = vocabulary_loss(norm(gelu(transform(x))), words->var, bias->var, targets);
+  r.loss = std::move(v.loss);
+  r.row_losses = std::move(v.row_losses);
+  r.sums = std::move(v.sums);
+  return r;
+}
+
+std::unique_ptr<Head> make_masked_lm_head(ParameterSet& set, const BertConfig& config,
+                                          const Embeddings& embeddings) {
+  return std::make_unique<MaskedLmHead>(set, config, embeddings);
+}
+
+}  // namespace glia

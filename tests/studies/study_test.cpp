@@ -1,0 +1,293 @@
+// Studies as data: the reader, its errors, the built-in ones, and running one of a user's own.
+#include "experiments/studies/study.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "engine/core/file.h"
+#include "experiments/report/report.h"
+#include "experiments/report/tables.h"
+#include "experiments/training/data_source.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/run.h"
+#include "nn/weights/safetensors.h"
+#include "tests/records/fake_results.h"
+#include "tests/test.h"
+
+namespace fs = std::filesystem;
+using namespace glia;
+using namespace glia::test;
+
+namespace {
+
+constexpr const char* kSmall = R"(# two configurations, the second from the first
+title = A small one
+compare.accuracy = plain
+compare.routing = copied
+published.data = synthetic
+epochs = 1
+
+[plain]
+published.accuracy = 0.5 (0.625)
+published.accuracy.p = <0.001
+[copied]
+router = softmax
+balance = 0.125
+lr = 0.002
+init = run:plain
+look.colour = #0a0b0c
+look.dashes = 5 3
+)";
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+constexpr const char* kTiny[] = {"--device",
+                                 "cpu",
+                                 "--dataset",
+                                 "synthetic",
+                                 "--cache",
+                                 "",
+                                 "--synthetic-rows",
+                                 "160",
+                                 "--synthetic-test-rows",
+                                 "48",
+                                 "--vocab-size",
+                                 "400",
+                                 "--layers",
+                                 "1",
+                                 "--hidden",
+                                 "16",
+                                 "--heads",
+                                 "2",
+                                 "--ffn",
+                                 "24",
+                                 "--experts",
+                                 "4",
+                                 "--batch",
+                                 "8",
+                                 "--seeds",
+                                 "1"};
+
+Options tiny(const std::string& study, const std::string& out, std::vector<const char*> more = {}) {
+  std::vector<const char*> words{"run_all", "--study", study.c_str(), "--out", out.c_str()};
+  words.insert(words.end(), std::begin(kTiny), std::end(kTiny));
+  words.insert(words.end(), more.begin(), more.end());
+  return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
+}
+
+// The program itself, as another process; what it prints goes to `output` beside `out`.
+int run_all(const std::string& study, const std::string& out, const std::string& more) {
+  std::string command =
+      fmt::format("./experiments/run_all --study {} --out {} --estimate off --progress lines", study, out);
+  for (const char* word : kTiny) command += word[0] ? std::string(" ") + word : " ''";
+  const std::string output = fs::path(out).parent_path().string() + "/output";
+  return std::system(fmt::format("{} {} > {} 2>&1", command, more, output).c_str());
+}
+
+}  // namespace
+
+TEST_CASE("study: every built-in one reads, and its configurations can be planned") {
+  REQUIRE(built_in_studies().size() >= 2);
+  EXPECT(built_in_studies().front().name == kDefaultStudy);
+  for (const Study& study : built_in_studies()) {
+    INFO(study.name);
+    EXPECT(find_study(study.name).text == study.text);
+    TemporaryFolder tmp("study-plan");
+    Options o = tiny(study.name, tmp.path);
+    const std::vector<std::string> all = parse_configs("all", study);
+    EXPECT(all.size() == study.configurations.size());
+    EXPECT(plan_runs(o, study, all).size() == all.size());
+    for (const auto& list : {study.accuracy_baselines, study.routing_baselines})
+      for (const std::string& name : list) EXPECT(study.find(name));
+  }
+}
+
+TEST_CASE("study ahr: routers and weights are those of docs/science.md 2, and the published names say the same") {
+  struct Row {
+    const char *name, *router;
+    double balance, energy;
+  };
+  constexpr Row rows[] = {{"dense", "none", 0, 0},
+                          {"dense-random-ffn", "none", 0, 0},
+                          {"softmax-moe", "softmax", 0.01, 0},
+                          {"softmax-moe-energy", "softmax", 0.01, 0.01},
+                          {"astrocyte", "astrocyte", 0.01, 0.01},
+                          {"astrocyte-no-energy", "astrocyte", 0.01, 0},
+                          {"astrocyte-unleashed", "astrocyte", 0, 0.05},
+                          {"astrocyte-hierarchical", "astrocyte-hierarchical", 0.01, 0.01},
+                          {"astrocyte-meanpool", "astrocyte-meanpool", 0.01, 0.01}};
+  for (const Row& row : rows) {
+    INFO(row.name);
+    const Configuration& c = configuration(row.name);
+    const std::string router = row.router;
+    EXPECT(c.router == router);
+    EXPECT(c.balance == row.balance);
+    EXPECT(c.energy == row.energy);
+    EXPECT(c.random_ffn == (row.name == std::string("dense-random-ffn")));
+    const auto weight = [](double w) { return w == 0 ? std::string("0.0") : fmt::format("{}", w); };
+    EXPECT(c.published_name ==
+           (router == "none" ? std::string(row.name)
+                             : fmt::format("{}-E8-LB{}-EN{}", router, weight(row.balance), weight(row.energy))));
+  }
+}
+
+TEST_CASE("study ahr: the published numbers of docs/science.md 5, beside its own data set and depth only") {
+  struct Row {
+    const char* config;
+    double accuracy, first, last;
+  };
+  constexpr Row rows[] = {
+      {"softmax-moe", 0.9411, 0.0154, 0.0588},         {"softmax-moe-energy", 0.9415, 0.0164, 0.0570},
+      {"astrocyte", 0.9413, 0.0128, 0.0689},           {"astrocyte-no-energy", 0.9418, 0.0128, 0.0688},
+      {"astrocyte-unleashed", 0.9406, 0.0145, 0.0773}, {"astrocyte-hierarchical", 0.9423, 0.0129, 0.1088},
+      {"astrocyte-meanpool", 0.9407, 0.0142, 0.0658}};
+  const Study& ahr = built_in_studies().front();
+  for (const Row& row : rows) {
+    INFO(row.config);
+    EXPECT(ahr.published(row.config, "accuracy", "ag_news", 4)->value == row.accuracy);
+    EXPECT(ahr.published(row.config, "specialisation.1", "ag_news", 4)->value == row.first);
+    EXPECT(ahr.published(row.config, "specialisation.4", "ag_news", 4)->value == row.last);
+    EXPECT(!ahr.published(row.config, "specialisation.1", "ag_news", 5));
+    EXPECT(!ahr.published(row.config, "accuracy", "csv", 4));
+  }
+  EXPECT(ahr.published("dense", "accuracy", "ag_news", 1)->value == 0.9431);
+  EXPECT(ahr.published("dense-random-ffn", "accuracy", "ag_news", 1)->p == "<0.001");
+  EXPECT(*ahr.published("astrocyte-hierarchical", "specialisation.1", "ag_news", 4)->other == 0.0139);
+}
+
+TEST_CASE("study: a file is read as it stands") {
+  const Study s = parse_study(kSmall, "some/where/small.study");
+  EXPECT(s.name == "small");
+  EXPECT(s.title == "A small one");
+  EXPECT(s.settings == std::vector<std::pair<std::string, std::string>>{{"epochs", "1"}});
+  REQUIRE(s.configurations.size() == 2);
+  const Configuration& c = s.configurations[1];
+  EXPECT(c.router == "softmax");
+  EXPECT(c.balance == 0.125);
+  EXPECT(c.settings.size() == 2);
+  EXPECT(c.look->colour == std::array<uint8_t, 3>{10, 11, 12});
+  EXPECT(c.look->dashes == std::vector<double>{5, 3});
+  const Published& p = *s.published("plain", "accuracy", "synthetic", 4);
+  EXPECT(p.value == 0.5);
+  EXPECT(*p.other == 0.625);
+  EXPECT(p.p == "<0.001");
+  EXPECT(configuration_less(s, "plain", "copied"));
+  EXPECT(configuration_less(s, "copied", "aaa"));  // one that is not its own
+  EXPECT(parse_configs("copied,plain,copied", s) == std::vector<std::string>{"copied", "plain"});
+  EXPECT(parse_configs("plain,softmax-moe", s).size() == 2);  // of another study
+  EXPECT(contains(error_of([&] { parse_configs("plian", s); }), "expected one of plain, copied; got 'plian'"));
+}
+
+TEST_CASE("study: mistakes are named with their line") {
+  const auto message = [](const std::string& from, const std::string& to) {
+    return error_of([&] { parse_study(replaced(kSmall, from, to), "x.study"); });
+  };
+  EXPECT(
+      contains(message("title = A small one", "title"), "x.study:2: expected key = value or [name], got 'title'"));
+  EXPECT(contains(message("epochs = 1", "epohcs = 1"), "x.study:6: unknown flag --epohcs"));
+  EXPECT(contains(message("epochs = 1", "epochs = many"), "x.study:6: --epochs: expected a whole number"));
+  EXPECT(contains(message("epochs = 1", "out = /tmp"), "x.study:6: --out says where or how to run"));
+  EXPECT(contains(message("epochs = 1", "title = again"), "x.study:6: title is there twice"));
+  EXPECT(contains(message("[copied]", "[plain]"), "the configuration plain is there twice"));
+  EXPECT(contains(message("[copied]", "[a/b]"), "expected a configuration's name"));
+  EXPECT(contains(message("[copied]", "[copied"), "expected [name]"));
+  EXPECT(contains(message("balance = 0.125", "balance = much"), "balance: expected a number, got 'much'"));
+  EXPECT(contains(message("#0a0b0c", "red"), "look.colour: expected #rrggbb, got 'red'"));
+  EXPECT(contains(message("5 3", "5 0"), "look.dashes: expected lengths above 0"));
+  EXPECT(contains(message("look.dashes", "look.size"), "expected look.colour, look.marker or look.dashes"));
+  EXPECT(contains(message("(0.625)", "(0.625"), "expected a number, or two, the second in brackets"));
+  EXPECT(contains(message("run:plain", "run:copied"),
+                  "copied starts from 'copied': expected a configuration above it"));
+  EXPECT(contains(message("compare.accuracy = plain", "compare.accuracy = dense"),
+                  "expected one of plain, copied to compare with, got 'dense'"));
+  EXPECT(contains(message("compare.accuracy = plain", "#"), "expected compare.accuracy"));
+  EXPECT(contains(message("compare.routing = copied", "#"), "expected compare.routing"));
+  EXPECT(contains(error_of([] { parse_study("", "x.study"); }), "expected at least one [configuration]"));
+  EXPECT(contains(error_of([] { find_study("nothing"); }), "--study: expected one of ahr, balance"));
+}
+
+TEST_CASE(
+    "study: what is typed wins over the configuration, the configuration over the study, that over the preset") {
+  TemporaryFolder tmp("study-order");
+  const std::string path = tmp.path + "/small.study";
+  std::ofstream(path) << kSmall;
+  const Study study = find_study(path);
+  const Options o = tiny(path, tmp.path + "/out");
+  EXPECT(o.epochs == 1);  // the preset says more
+  const auto specs = plan_runs(o, study, {"plain", "copied"});
+  EXPECT(specs[0].options.lr == o.lr);
+  EXPECT(specs[1].options.lr == 0.002);
+  EXPECT(specs[1].model.moe.balance == 0.125);
+  EXPECT(specs[1].sets == std::vector<std::string>{"lr", "init"});
+  EXPECT(specs[1].starts_from == specs[0].folder);
+  EXPECT(plan_runs(tiny(path, tmp.path + "/out", {"--lr", "0.5"}), study, {"plain", "copied"})[1].options.lr ==
+         0.5);
+  EXPECT(tiny(path, tmp.path, {"--epochs", "3"}).epochs == 3);
+  EXPECT(contains(error_of([&] { plan_runs(o, study, {"copied"}); }), "neither there nor planned before it"));
+}
+
+TEST_CASE("study: a run starts from another one's end, and the folder is read by its study ever after") {
+  if (!fs::exists("experiments/run_all")) SKIP("experiments/run_all is not built");
+  TemporaryFolder tmp("study-run");
+  const std::string path = tmp.path + "/small.study", out = tmp.path + "/out";
+  std::ofstream(path) << replaced(kSmall, "lr = 0.002", "lr = 1e-30");  // so that it stays where it starts
+  EXPECT(run_all(path, out, "--report off") == 0);
+  const results::Listing listing = results::list_runs(out);
+  REQUIRE(listing.runs.size() == 2);
+  EXPECT(listing.study.name == "small");
+  EXPECT(listing.runs[1].config.train["init"] == "run:plain");  // no path of this machine
+  const results::Summary s = results::summarise(listing);       // although the learning rates differ
+  EXPECT(s.configs[1].config == "copied");
+  EXPECT(s.published("plain", "accuracy")->value == 0.5);
+  EXPECT(results::accuracy_table(s).header[4] == "published");
+  EXPECT(results::read_summary(out).study.text == s.study.text);
+  // What the dense model learned is what the other one has.
+  Context context(Device::cpu());
+  const auto weights = [&](const char* config) {
+    const SafetensorsFile file(results::run_folder(out, 0, config) + "/model.safetensors");
+    const std::string name = "embeddings.word.weight";
+    Tensor tensor = empty(context, file.entry(name).shape);
+    file.read_into(name, tensor);
+    return tensor.to_vector<float>();
+  };
+  EXPECT(weights("copied") == weights("plain"));
+  EXPECT(run_all("ahr", out, "--configs dense") != 0);
+  EXPECT(contains(read_file(tmp.path + "/output"), "holds the study small, and ahr is asked for"));
+  // It needs no more than the other's end.
+  fs::remove_all(results::run_folder(out, 0, "copied"));
+  EXPECT(run_all(path, out, "--configs copied --report off") == 0);
+}
+
+TEST_CASE("study: two result folders of equal runs are equal but for their times") {
+  if (!fs::exists("experiments/run_all")) SKIP("experiments/run_all is not built");
+  const auto contents = [](const std::string& out) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(out))
+      if (entry.is_regular_file() && entry.path().filename() != "timing.json")
+        files[fs::relative(entry.path(), out).string()] = read_file(entry.path().string());
+    return files;
+  };
+  TemporaryFolder tmp("study-equal");
+  const std::string path = tmp.path + "/small.study", out = tmp.path + "/out";
+  std::ofstream(path) << kSmall;
+  REQUIRE(run_all(path, out, "--report on") == 0);
+  EXPECT(contains(read_file(tmp.path + "/output"), out + "/report.html"));
+  const auto first = contents(out);
+  fs::remove_all(out);
+  REQUIRE(run_all(path, out, "--report on") == 0);
+  const auto second = contents(out);
+  EXPECT(first.size() == second.size());
+  for (const char* name :
+       {"plots/accuracy.svg", "summary.json", "report.html", "seed0/plain/events.out.tfevents.glia"})
+    EXPECT(first.contains(name));
+  for (const auto& [name, bytes] : first) {
+    INFO(name);
+    REQUIRE(second.contains(name));
+    EXPECT(bytes == second.at(name));
+  }
+}

@@ -1,0 +1,169 @@
+// Tasks: every row of the registry trains, is measured and reads only the rows it says; the masked-LM head on a table that also
+// is the input, with rows that wait and without.
+#include "experiments/tasks/task.h"
+
+#include "data/batches/masking.h"
+#include "engine/ops/loss/vocabulary_loss.h"
+#include "nn/optimizer.h"
+#include "tests/nn/helpers.h"
+
+namespace glia::test {
+namespace {
+
+ModelConfig task_config(const TaskRow& task, const std::string& router, DType compute = DType::kFloat64) {
+  ModelConfig c = tiny_config(router, compute);
+  c.head = task.make_head;
+  return c;
+}
+
+// A batch as the task wants it: with masked words where it masks words.
+Batch task_batch(Context& context, const TaskRow& task, const BertConfig& bert, uint64_t seed = 1) {
+  const std::vector<int32_t> lengths = {6, 3, 9};
+  Batch b = tiny_batch(context, lengths, bert, seed, 20);
+  std::vector<int32_t> ids = b.ids.to_vector<int32_t>();
+  ids[18] = ids[19] = -1;
+  if (task.masks_words) {
+    const Masking m{0.3, 1, static_cast<int32_t>(bert.vocabulary), seed};
+    std::vector<int32_t> read(static_cast<size_t>(masked_room(m, 20)), -1), targets = read;
+    const std::vector<int32_t> offsets = {0, 6, 9, 18};
+    mask_words(m, 0, 0, ids.data(), offsets.data(), lengths.data(), 3, read.data(), targets.data());
+    const auto room = static_cast<int64_t>(read.size());
+    b.read = from_vector(context, read, {room});
+    b.targets = from_vector(context, targets, {room});
+  }
+  b.ids = from_vector(context, ids, {20});
+  b.order = order_rows(context, ids, bert.vocabulary);
+  return b;
+}
+
+TEST_CASE("tasks: skipping the rows that nobody reads changes no loss and no gradient, dense and with experts") {
+  for (const TaskRow& task : task_registry())
+    for (const char* router : {"none", "softmax"}) {
+      INFO(task.name, " ", router);
+      std::vector<std::vector<double>> all;
+      for (const bool read_only : {true, false}) {
+        Context context(test_device(), 1);
+        ModelConfig config = task_config(task, router);
+        config.last_layer_cls_only = read_only;
+        Model model(context, config, 3);
+        const Model::Output out = model.forward(task_batch(context, task, config.bert), true);
+        REQUIRE(out.loss.defined());
+        EXPECT(out.part_names.front() == "ce");
+        backward(out.loss);
+        model.parameters().complete_gradients();
+        all.push_back({out.loss.value().item()});
+        for (const Parameter& p : model.parameters().all()) {
+          const std::vector<double> g =
+              values(p.var.grad().defined() ? p.var.grad() : model.parameters().gradient(p));
+          all.back().insert(all.back().end(), g.begin(), g.end());
+        }
+      }
+      EXPECT(largest_difference(all[0], all[1]) < 1e-13);
+      EXPECT(largest(all[0]) > 1e-3);
+    }
+}
+
+TEST_CASE("tasks: a model learns what it is asked, and its meter says so") {
+  for (const TaskRow& task : task_registry()) {
+    INFO(task.name);
+    Context context(test_device(), 1);
+    ModelConfig config = task_config(task, "softmax", DType::kFloat32);
+    config.bert.init_std = 0.1;
+    Model model(context, config, 3);
+    AdamWOptions options;
+    options.learning_rate = 0.02, options.warmup_steps = 0, options.total_steps = 200;
+    AdamW optimiser(model.parameters(), options, true);
+    const Batch batch = task_batch(context, task, config.bert);
+    const auto measure = [&] {
+      const NoGrad no_grad(context);
+      const std::unique_ptr<TaskMeter> meter = task.meter(context, config.bert, 2);
+      for (int i = 0; i < 2; ++i) meter->add(model.forward(batch, false), batch);
+      return meter->read();
+    };
+    const TaskMeter::Reading before = measure();
+    for (uint32_t step = 0; step < 120; ++step) {
+      context.set_step(step);
+      model.parameters().clear_gradients();
+      backward(model.forward(batch, true).loss);
+      optimiser.step();
+    }
+    const TaskMeter::Reading after = measure();
+    EXPECT(task.better(after.values.get(task.chosen_by), before.values.get(task.chosen_by)));
+    EXPECT(after.values.get("loss") < 0.2 * before.values.get("loss"));
+    EXPECT(after.values.get("accuracy") == 1);
+  }
+}
+
+TEST_CASE("tasks: a tied table has the bits of the eager optimiser where rows may wait") {
+  const TaskRow& task = find_task("masked_lm");
+  for (const DType compute : {DType::kFloat32, DType::kBFloat16}) {
+    std::vector<std::vector<double>> all;
+    for (const bool wait : {false, true}) {
+      Context context(test_device(), 42);
+      ModelConfig config = task_config(task, "none", compute);
+      config.bert.vocabulary = 400, config.bert.dropout = 0.1;
+      Model model(context, config, 42);
+      AdamWOptions options;
+      options.learning_rate = 0.01, options.warmup_steps = 2, options.total_steps = 40;
+      AdamW optimiser(model.parameters(), options, wait);
+      for (uint32_t step = 0; step < 20; ++step) {
+        context.set_step(step);
+        model.parameters().clear_gradients();
+        backward(model.forward(task_batch(context, task, config.bert, step), true).loss);
+        optimiser.step();
+      }
+      all.push_back(values(model.parameters().values()));
+      const std::vector<double> m = values(optimiser.m());
+      all.back().insert(all.back().end(), m.begin(), m.end());
+    }
+    EXPECT(all[0] == all[1]);
+  }
+}
+
+TEST_CASE("tasks: the loss over a vocabulary in parts is that of all logits at once, and counts what is right") {
+  Context context(test_device());
+  // 3,000 rows make parts of 5,568 words: 12,000 words are three of them, the last one shorter.
+  const int64_t rows = 3000, words = 12000;
+  const Tensor x = random_normal(context, {rows, 4}, 1, 1, purpose::kTest),
+               w = random_normal(context, {words, 4}, 1, 2, purpose::kTest),
+               b = random_normal(context, {words}, 1, 3, purpose::kTest);
+  std::vector<int32_t> targets(static_cast<size_t>(rows));
+  for (size_t i = 0; i < targets.size(); ++i)
+    targets[i] =
+        i % 3 == 0 ? -1 : static_cast<int32_t>(random_below(static_cast<uint64_t>(words), 5, purpose::kTest, 0, i));
+  const Tensor wanted = from_vector(context, targets, {rows});
+  const Var px = Var::parameter(x), pw = Var::parameter(w), pb = Var::parameter(b), qx = Var::parameter(x.clone()),
+            qw = Var::parameter(w.clone()), qb = Var::parameter(b.clone());
+  const VocabularyLoss loss = vocabulary_loss(px, pw, pb, wanted);
+  const Var reference = vocabulary_loss_reference(qx, qw, qb, wanted);
+  EXPECT(loss.loss.value().item() == doctest::Approx(reference.value().item()).epsilon(1e-6));
+  EXPECT(values(loss.sums)[1] == 2000);
+  backward(loss.loss), backward(reference);
+  for (const auto& [p, q] : {std::pair{px, qx}, {pw, qw}, {pb, qb}})
+    EXPECT(largest_difference(values(p.grad()), values(q.grad())) < 1e-6);
+  const std::vector<double> each = values(loss.row_losses);
+  for (size_t i = 0; i < each.size(); i += 3) EXPECT(each[i] == 0);
+}
+
+TEST_CASE("tasks: no target is a loss of 0 without a gradient, a target outside the vocabulary makes it NaN") {
+  Context context(test_device());
+  const Var x = Var::parameter(random_normal(context, {2, 4}, 1, 1, purpose::kTest)),
+            w = Var::parameter(random_normal(context, {9, 4}, 1, 2, purpose::kTest)), b(zeros(context, {9}));
+  const auto loss = [&](std::vector<int32_t> targets) {
+    return vocabulary_loss(x, w, b, from_vector(context, targets, {2})).loss;
+  };
+  const Var none = loss({-1, -1});
+  EXPECT(none.value().item() == 0);
+  backward(none);
+  EXPECT(largest(values(w.grad())) == 0);
+  EXPECT(std::isnan(loss({3, 9}).value().item()));
+  EXPECT(std::isnan(loss({3, -2}).value().item()));
+}
+
+TEST_CASE("tasks: an unknown one is an error that lists those there are") {
+  EXPECT(contains(error_of([] { find_task("translation"); }),
+                  "expected one of classification, masked_lm; got 'translation'"));
+}
+
+}  // namespace
+}  // namespace glia::test
