@@ -1,23 +1,44 @@
 # Glia: `make && ./experiments/run_all`, `make test`.  README.md says the rest.
 #
-#   make CUDA=0              leaves CUDA out            make CUDA_ARCHS="80 86 90a"   other GPUs
+#   make CUDA=0              leaves CUDA out            make CUDA_ARCHS="80 120"   for other GPUs than this machine's
 #   make ONEDNN=0            leaves oneDNN out (plain CPU matmul; for machines without the package)
 #   make test T='-tc=csv*'   passes arguments to the test program
 
 .DEFAULT_GOAL := all
-MAKEFLAGS += --no-builtin-rules
+# Plain `make` uses every core; -jN on the command line, -j1 too, still says otherwise.
+MAKEFLAGS += --no-builtin-rules -j$(shell nproc)
 SHELL := /bin/bash
 
+comma := ,
 NVCC       ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 CUDA       ?= $(if $(NVCC),1,0)
-CUDA_ARCHS ?= 90a 80
 CUDA_HOME  ?= $(patsubst %/bin/nvcc,%,$(NVCC))
 ONEDNN     ?= 1
 MARCH      ?= x86-64-v3
 CCACHE     ?= $(shell command -v ccache 2>/dev/null)
 CXX        := $(CCACHE) g++
-VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)
+SANITIZE   ?=
+VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)$(if $(SANITIZE),-$(firstword $(subst $(comma), ,$(SANITIZE))))
 BUILD      ?= build/$(VARIANT)
+
+# --- which GPUs: this machine's, or without one all that nvcc knows of those below, with PTX for later ones -----------
+# Only 9.0 has instructions of its own (wgmma) that code for "90" may not use. sm_80 runs on 8.x as it is; 86 and 89
+# get code of their own, since the compiler knows their schedules.
+ALL_ARCHS := 80 86 89 90a 100 120
+ifeq ($(CUDA),1)
+ifndef CUDA_ARCHS
+  GPUS       := $(sort $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -dc '0-9\n'))
+  KNOWN      := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code 2>/dev/null))
+  CUDA_ARCHS := $(patsubst 90,90a,$(or $(GPUS),$(foreach a,$(ALL_ARCHS),$(if $(filter $(a:a=),$(KNOWN)),$(a)))))
+endif
+endif
+# PTX of the highest architecture that is not Hopper's own, where several are built.
+PTX_ARCH := $(if $(word 2,$(CUDA_ARCHS)),$(lastword $(sort $(filter-out 90a 100 120,$(CUDA_ARCHS))) $(filter 100,$(CUDA_ARCHS)) \
+              $(filter 120,$(CUDA_ARCHS))))
+# Hopper's kernels are for 90a alone; for other GPUs their files are empty shells.
+GENCODE      = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+               $(foreach a,$(PTX_ARCH),-gencode arch=compute_$(a),code=compute_$(a))
+GENCODE_SM90 = $(foreach a,$(or $(filter 90a,$(CUDA_ARCHS)),$(firstword $(CUDA_ARCHS))),-gencode arch=compute_$(a),code=sm_$(a))
 
 # --- what is built: every file by wildcard; a file with a main() is a program -------------------
 ROOMS    := engine nn moe data experiments tools
@@ -30,26 +51,36 @@ LIB_CPP  := $(filter-out $(MAINS) $(if $(filter 0,$(CUDA)),engine/device/cuda/%)
 TEST_CPP := $(filter-out $(CASE_CPP),$(shell find tests -name '*.cpp' | LC_ALL=C sort))
 PROGRAMS := $(MAINS:.cpp=)
 OBJ       = $(patsubst %,$(BUILD)/%.o,$(1))
-LIB      := $(BUILD)/libglia.a
+LIB      := $(BUILD)/libglia.so
 TESTS    := $(BUILD)/run_tests
 
+VERSION  := 0.2
 COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-CXXFLAGS := -std=c++20 -g1 -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
+CXXFLAGS := -std=c++20 -g1 -fPIC -fno-semantic-interposition -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
-            -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fopenmp,-march=$(MARCH) \
-            $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
+            -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fPIC,-fopenmp,-march=$(MARCH)
 LDLIBS   := -lfmt -lutf8proc -lcairo -lzip -fopenmp -lpthread
 ifeq ($(ONEDNN),1)
   CXXFLAGS += -DGLIA_ONEDNN=1
   LDLIBS   += -ldnnl
 endif
+ifneq ($(SANITIZE),)
+  # -O1 and the sanitizers bring a false alarm of g++ 12 about fmt with them.
+  CXXFLAGS += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-error=stringop-overflow -Wno-error=maybe-uninitialized
+  LDFLAGS  += -fsanitize=$(SANITIZE)
+endif
 ifeq ($(CUDA),1)
-  CXXFLAGS += -DGLIA_CUDA=1 -isystem $(CUDA_HOME)/include
-  LDLIBS   += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublas -lcublasLt -lcurand -lcudart -lcuda
-  LDFLAGS  += -L$(CUDA_HOME)/lib64/stubs
+  # A distribution's toolkit lies where the compiler looks anyway; -isystem /usr/include would put it before libstdc++'s.
+  CUDA_ROOT := $(filter-out /usr,$(CUDA_HOME))
+  CXXFLAGS += -DGLIA_CUDA=1 $(CUDA_ROOT:%=-isystem %/include)
+  LDLIBS   += $(foreach c,$(CUDA_ROOT),-L$(c)/lib64 -Wl,-rpath,$(c)/lib64) -lcublas -lcublasLt -lcurand -lcudart -lcuda
+  LDFLAGS  += $(addprefix -L,$(or $(CUDA_ROOT:%=%/lib64/stubs),$(wildcard /usr/lib/*/stubs)))
 endif
 
-.PHONY: all test test-gpu sanitize-gpu bench data weights check-layers format clean packages
+# What computes is optimised, what reports and tests is compiled fast: no bit of a result depends on it.
+LEVEL     = $(if $(filter engine/% data/%,$(1)),-O3,$(if $(filter nn/% moe/%,$(1)),-O2,-O1))
+
+.PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu bench data weights check-layers format clean packages
 all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
@@ -58,21 +89,32 @@ packages $(BUILD)/packages.stamp: tools/install_packages.sh
 	@mkdir -p $(BUILD) && touch $(BUILD)/packages.stamp
 
 # --- compile --------------------------------------------------------------------------------------
-$(BUILD)/%.cpp.o: %.cpp | $(BUILD)/packages.stamp
+# Objects depend on the flags that they were built with. A flags file counts as old only where it says something else,
+# so that `make -n` tells the truth and changes nothing.
+CXX_LINE  = $(CXX) $(CXXFLAGS)
+NVCC_LINE = $(NVCC) $(NVFLAGS) $(GENCODE) $(GENCODE_SM90)
+changed   = $(if $(findstring <$(strip $(2))>,<$(strip $(file < $(1)))>),,FORCE)
+$(BUILD)/flags.c++: $(call changed,$(BUILD)/flags.c++,$(CXX_LINE))
+	@mkdir -p $(@D) && printf '%s\n' '$(subst ','\'',$(strip $(CXX_LINE)))' > $@
+$(BUILD)/flags.nvcc: $(call changed,$(BUILD)/flags.nvcc,$(NVCC_LINE))
+	@mkdir -p $(@D) && printf '%s\n' '$(subst ','\'',$(strip $(NVCC_LINE)))' > $@
+
+$(BUILD)/%.cpp.o: %.cpp $(BUILD)/flags.c++ | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
 	@echo "  c++   $<"
-	@$(CXX) $(CXXFLAGS) $(if $(filter engine/% data/%,$<),-O3,-O2) -MMD -MP -c $< -o $@
+	@$(CXX) $(CXXFLAGS) $(OWN_FLAGS) $(call LEVEL,$<) -MMD -MP -c $< -o $@
 
-$(BUILD)/%.cu.o: %.cu | $(BUILD)/packages.stamp
+$(BUILD)/%.cu.o: %.cu $(BUILD)/flags.nvcc | $(BUILD)/packages.stamp
 	@mkdir -p $(@D)
 	@echo "  nvcc  $<"
-	@$(CCACHE) $(NVCC) $(NVFLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	@$(CCACHE) $(NVCC) $(NVFLAGS) $(OWN_FLAGS) $(if $(findstring /sm90/,$<),$(GENCODE_SM90),$(GENCODE)) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 # The commit is compiled into one small file, and only that file is rebuilt when it changes.
 $(BUILD)/commit: FORCE
 	@mkdir -p $(@D); echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' > $@
-$(BUILD)/engine/core/build_info.cpp.o: CXXFLAGS += -DGLIA_COMMIT='"$(COMMIT)"' -DGLIA_VARIANT='"$(VARIANT)"'
+$(BUILD)/engine/core/build_info.cpp.o: OWN_FLAGS := -DGLIA_COMMIT='"$(COMMIT)"' -DGLIA_VARIANT='"$(VARIANT)"'
 $(BUILD)/engine/core/build_info.cpp.o: $(BUILD)/commit
+$(BUILD)/engine/device/cuda/code.cu.o: OWN_FLAGS := -DGLIA_CUDA_ARCHS='"$(CUDA_ARCHS)"'
 FORCE:
 
 # A study is a file of data; all of them become strings of the program.
@@ -81,12 +123,14 @@ $(BUILD)/studies.inc: $(STUDIES) FORCE
 	@mkdir -p $(@D)
 	@for s in $(STUDIES); do echo "{\"$$(basename $$s .study)\", R\"study($$(cat $$s)"; echo ')study"},'; done > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
-$(BUILD)/experiments/studies/built_in.cpp.o: CXXFLAGS += -DGLIA_STUDIES='"$(BUILD)/studies.inc"'
+$(BUILD)/experiments/studies/built_in.cpp.o: OWN_FLAGS := -DGLIA_STUDIES='"$(BUILD)/studies.inc"'
 $(BUILD)/experiments/studies/built_in.cpp.o: $(BUILD)/studies.inc
 
+# One shared library, and its debug information in a file of its own: a program is a few hundred kilobytes.
 $(LIB): $(call OBJ,$(LIB_CPP) $(CU))
-	@echo "  ar    $@"
-	@rm -f $@ && ar rcs $@ $^
+	@echo "  link  $@"
+	@$(CXX) -shared $(LDFLAGS) -Wl,--no-undefined -Wl,-soname,libglia.so -o $@.tmp $^ $(LDLIBS)
+	@objcopy --only-keep-debug $@.tmp $@.debug && objcopy --strip-debug --add-gnu-debuglink=$@.debug $@.tmp && mv $@.tmp $@
 
 # The programs lie beside their sources; the build variant they were last linked from is recorded,
 # so that `make CUDA=0` after `make` links them anew.
@@ -94,11 +138,32 @@ build/variant: FORCE
 	@mkdir -p build; echo '$(VARIANT)' | cmp -s - $@ || echo '$(VARIANT)' > $@
 $(PROGRAMS): %: $(BUILD)/%.cpp.o $(LIB) build/variant
 	@echo "  link  $@"
-	@$(CXX) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	@$(CXX) $(LDFLAGS) -o $@ $< -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN/../$(BUILD)' $(LDLIBS)
 
 $(TESTS): $(call OBJ,$(TEST_CPP)) $(LIB)
 	@echo "  link  $@"
-	@$(CXX) $(LDFLAGS) -o $@ $(call OBJ,$(TEST_CPP)) $(LIB) $(LDLIBS)
+	@$(CXX) $(LDFLAGS) -o $@ $(call OBJ,$(TEST_CPP)) -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN' $(LDLIBS)
+
+# The CPU suite under the sanitizers. OpenMP's own threads are not instrumented (libgomp), so TSan looks at std::thread alone.
+test-asan:
+	@$(MAKE) --no-print-directory CUDA=0 SANITIZE=address,undefined test
+test-tsan:
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory CUDA=0 SANITIZE=thread test
+
+# --- install: the engine as a library, for programs of one's own (docs/examples) ------------------
+PREFIX ?= /usr/local
+HEADERS := $(shell find engine nn moe data -name '*.h' | LC_ALL=C sort)
+PUBLIC  := $(filter -std=% -march=% -fopenmp -DGLIA_%,$(CXXFLAGS))
+install: $(LIB)
+	@for h in $(HEADERS); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/glia/$$h; done
+	@install -Dm755 $(LIB) $(DESTDIR)$(PREFIX)/lib/libglia.so
+	@install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	@printf '%s\n' 'prefix=$(PREFIX)' 'Name: glia' 'Description: tensor engine with reverse-mode autograd, and Mixture-of-Experts routing' \
+	  'Version: $(VERSION)' 'Cflags: -I$${prefix}/include/glia $(PUBLIC)' 'Libs: -L$${prefix}/lib -Wl,-rpath,$${prefix}/lib -lglia -lfmt' \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
+	@echo "glia: installed in $(DESTDIR)$(PREFIX); build with \$$(pkg-config --cflags --libs glia)"
+uninstall:
+	@rm -rf $(DESTDIR)$(PREFIX)/include/glia $(DESTDIR)$(PREFIX)/lib/libglia.so $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
 
 # --- use ------------------------------------------------------------------------------------------
 # Idle OpenMP threads sleep: spinning ones steal the cores from whatever else runs on a small machine.

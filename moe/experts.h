@@ -13,7 +13,9 @@ struct Experts {
         up_bias(set.add(name + ".up.bias", {count, ffn}, Init::zero(), false)),
         down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true, true)),
         down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)),
-        count(count) {}
+        count(count) {
+    for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) p->expert_axis = 0;
+  }
 };
 
 }  // namespace glia

@@ -1,18 +1,148 @@
 #include "moe/losses.h"
 
-#include "engine/ops/loss/z_loss.h"
+#include <cmath>
+#include <limits>
+
+#include "engine/ops/loss/row_losses.h"
+#include "engine/ops/moe/choose.h"
 #include "engine/ops/moe/moe.h"
 
 namespace glia {
+namespace {
 
-void add_load_losses(Routing& r, const RouterOptions& o, const Sequences& sequences) {
-  if (r.n_experts < 2) return;  // the variance of one number is 0 / 0
-  r.losses.push_back(
-      {{"balance", "energy"}, {o.balance, o.energy}, load_losses(r.gates, r.experts, r.n_experts, sequences)});
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+OptionRow weight(const char* name, const char* help) { return {name, 0.0, help, 0, kInfinity}; }
+
+Var load(const Routing& r, const Sequences& s) {
+  return r.load_losses.defined() ? r.load_losses : load_losses(r.gates, r.experts, r.n_experts, s);
 }
 
-void add_z_loss(Routing& r, const Var& logits, const RouterOptions& o, const Sequences& sequences) {
-  if (o.z_loss != 0) r.losses.push_back({{"z"}, {o.z_loss}, z_loss(logits, sequences)});
+std::vector<double> load_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
+  const auto E = static_cast<double>(n_experts);
+  std::vector<double> importance(static_cast<size_t>(n_experts));
+  double mean = 0, variance = 0, energy = 0;
+  for (size_t t = 0; t < r.experts.size(); ++t)
+    for (size_t k = 0; k < r.experts[t].size(); ++k) importance[size_t(r.experts[t][k])] += r.gates[t][k];
+  for (const double i : importance) mean += i / E;
+  for (const double i : importance) {
+    const double share = i / static_cast<double>(r.experts.size());
+    variance += (i - mean) * (i - mean) / (E - 1);
+    energy += share * share;
+  }
+  return {variance / (mean * mean + 1e-8), energy};
+}
+
+Var switched(const Routing& r, const Sequences& s) {
+  const Tensor counts = expert_counts(r.experts, r.n_experts, r.scores.dtype());
+  return switch_loss(r.scores, counts, std::max<int64_t>(1, r.chosen), s);
+}
+
+// f(P, row's share) averaged over the tokens.
+template <class F> double mean_over_rows(const OracleRouting& r, int64_t n_experts, F f) {
+  double sum = 0;
+  for (size_t t = 0; t < r.experts.size(); ++t) sum += f(&r.scores[t * static_cast<size_t>(n_experts)]);
+  return sum / static_cast<double>(r.experts.size());
+}
+
+std::vector<double> switch_oracle(const OracleRouting& r, int64_t n_experts, int64_t per_token) {
+  std::vector<double> f(static_cast<size_t>(n_experts));
+  for (const auto& experts : r.experts)
+    for (const int32_t e : experts) f[size_t(e)] += 1.0 / static_cast<double>(r.experts.size()) / double(per_token);
+  return {static_cast<double>(n_experts) * mean_over_rows(r, n_experts, [&](const double* row) {
+            const std::vector<double> p = oracle_softmax(row, n_experts);
+            double sum = 0;
+            for (size_t e = 0; e < p.size(); ++e) sum += f[e] * p[e];
+            return sum;
+          })};
+}
+
+std::vector<double> z_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
+  return {mean_over_rows(r, n_experts, [&](const double* row) {
+    double sum = 0;
+    for (int64_t e = 0; e < n_experts; ++e) sum += std::exp(row[e]);
+    return std::log(sum) * std::log(sum);
+  })};
+}
+
+std::vector<double> entropy_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
+  return {mean_over_rows(r, n_experts, [&](const double* row) {
+    double sum = 0;
+    for (const double p : oracle_softmax(row, n_experts)) sum -= p * std::log(p);
+    return sum;
+  })};
+}
+
+}  // namespace
+
+const std::vector<LossRow>& loss_registry() {
+  static const std::vector<LossRow> rows = {
+      {{"balance", "energy"},
+       {weight("balance", "weight α of the balance loss"), weight("energy", "weight β of the energy loss")},
+       true,
+       "importance_e = Σ_t g_te; var(importance) / mean(importance)², and Σ_e (importance_e / T)²",
+       "docs/science.md 1",
+       load,
+       load_oracle},
+      {{"z"},
+       {weight("z-loss", "weight of the router z-loss; 1e-3 in its paper")},
+       false,
+       "mean of logsumexp(l)²",
+       "Zoph et al. 2022 (ST-MoE), eq. 5",
+       [](const Routing& r, const Sequences& s) { return z_loss(r.scores, s); },
+       z_oracle},
+      {{"switch"},
+       {weight("switch-loss", "weight of the loss E · Σ f_e P_e; 1e-2 in its paper")},
+       false,
+       "E · Σ_e f_e P_e, P = softmax(l), f_e = pairs of e / (T · K), or / T where K varies; f without gradient",
+       "Fedus et al. 2022 (Switch), eq. 4",
+       switched,
+       switch_oracle},
+      {{"entropy"},
+       {weight("entropy-loss", "weight of the entropy of each token's P; 1e-4 in its paper")},
+       false,
+       "mean of −Σ_e P_e ln P_e, P = softmax(l)",
+       "Huang et al. 2024, eq. 6",
+       [](const Routing& r, const Sequences& s) { return entropy_loss(r.scores, s); },
+       entropy_oracle},
+  };
+  return rows;
+}
+
+std::vector<OptionRow> further_loss_weights() {
+  std::vector<OptionRow> all;
+  for (const LossRow& row : loss_registry())
+    if (!row.always) all.insert(all.end(), row.weights.begin(), row.weights.end());
+  return all;
+}
+
+OptionValues loss_weights(const RouterRow& router, const OptionValues& given) {
+  OptionValues weights;
+  for (const LossRow& row : loss_registry())
+    for (const OptionRow& option : row.weights) {
+      OptionValue value = option.standard;
+      for (const LossDefault& d : router.losses)
+        if (std::string_view(d.option) == option.name) value = d.weight;
+      if (given.contains(option.name)) value = given.get<double>(option);
+      check_option(option, value);
+      weights.set(option.name, value);
+    }
+  return weights;
+}
+
+void attach_losses(Routing& routing, const OptionValues& weights, const Sequences& sequences) {
+  if (routing.n_experts < 2) return;  // the variance of one number is 0 / 0
+  for (const LossRow& row : loss_registry()) {
+    AuxiliaryLosses losses{row.names, {}, {}};
+    bool wanted = row.always;
+    for (const OptionRow& option : row.weights) {
+      losses.weights.push_back(weights.get<double>(option));
+      wanted = wanted || losses.weights.back() != 0;
+    }
+    if (!wanted) continue;
+    losses.values = row.compute(routing, sequences);
+    routing.losses.push_back(std::move(losses));
+  }
 }
 
 }  // namespace glia

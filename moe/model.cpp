@@ -11,7 +11,7 @@ Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : conte
   bert_ = std::make_unique<Bert>(
       parameters_, b, [&](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
         if (config_.moe.dense()) return make_dense(set, name, b);
-        return std::make_unique<MoeLayer>(set, name, config_.moe, b, layer);
+        return make_mixture(set, name, config_.moe, b, layer);
       });
   head_ = config_.head(parameters_, b, bert_->embeddings);
   freeze_parameters(parameters_, config_.trained);
@@ -33,6 +33,9 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   Pass pass{batch.sequences, first_rows(batch.sequences.count),   training,
             config_.compute, training ? config_.bert.dropout : 0, batch.order,
             batch.read};
+  pass.rows_before = batch.rows_before;
+  if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
+    pass.labels = batch.labels;
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
   Head::Result head = head_->forward(r.hidden, batch.targets.defined() ? batch.targets : batch.labels, pass);
   Output out;
@@ -69,11 +72,16 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
 
 std::vector<Statistic> Model::router_state() const {
   std::vector<Statistic> all;
-  for (size_t l = 0; l < bert_->layers.size(); ++l)
-    if (const auto* moe = dynamic_cast<const MoeLayer*>(bert_->layers[l].feed_forward.get()))
-      for (Statistic& s : moe->router().state())
-        all.push_back({fmt::format("encoder.layer.{}.moe.router.{}", l, s.name), s.value});
+  for (const State& s : parameters_.states()) all.push_back({s.name, s.value});
   return all;
+}
+
+void Model::after_step(const StepRoutings& step) const {
+  CHECK(step.layers().size() == bert_->layers.size(), "after_step: wants the routings of {} layers, got {}",
+        bert_->layers.size(), step.layers().size());
+  for (size_t l = 0; l < bert_->layers.size(); ++l)
+    if (const auto* mixture = dynamic_cast<const Mixture*>(bert_->layers[l].feed_forward.get()))
+      mixture->after_step(step.layers()[l]);
 }
 
 void Model::randomise_ffn(uint64_t seed) {

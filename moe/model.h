@@ -3,7 +3,7 @@
 #pragma once
 #include <map>
 
-#include "moe/moe_layer.h"
+#include "moe/mixture.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
 #include "nn/trained_part.h"
@@ -30,6 +30,9 @@ struct Batch {
   // with neither there is no loss.
   Tensor targets = {};  // int32 [R], −1: none
   Tensor read = {};     // int32 [R], −1: none
+  // Of a part of a larger batch, or undefined: rows_before as in nn/pass.h, and the part's share of the whole batch's loss,
+  // written several times (experiments/training/step.h).
+  Tensor rows_before = {}, share = {};
 };
 
 class Model {
@@ -58,7 +61,11 @@ class Model {
   Context& context() const { return context_; }
   const Bert& bert() const { return *bert_; }
   const Head& head() const { return *head_; }
-  // Router state that is not trained, with its full name; the tensors are the router's own.
+  // To be called after the optimiser's update, with the routings of all forward passes of the step: routers that keep
+  // state change it. Device work only; nothing for routers without state.
+  void after_step(const StepRoutings& step) const;
+
+  // State that is not trained, with its full name; the tensors are the model's own.
   std::vector<Statistic> router_state() const;
   // Gives every dense FFN new numbers from a stream of its own: "dense-random-ffn".
   void randomise_ffn(uint64_t seed);

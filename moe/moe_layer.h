@@ -1,22 +1,12 @@
 // A mixture of experts in the FFN's place: y_s = Σ_k g_sk Expert_{e_sk}(x_s). Dropless and deterministic: rows are
-// grouped by expert in a stable order and each token gathers its K results.
+// grouped by expert in a stable order and each token gathers its results.
 #pragma once
-#include "moe/experts.h"
-#include "moe/router.h"
+#include "engine/ops/moe/moe.h"
+#include "moe/mixture.h"
 
 namespace glia {
 
-struct MoeConfig {
-  std::string router = "none";  // a name of the registry; "none": dense
-  int64_t n_experts = 8, top_k = 2;
-  double balance = 0, energy = 0;  // α, β
-  double z_loss = 0;
-  bool second_residual = false;  // the published code's extra residual and norm (docs/science.md 6)
-
-  bool dense() const { return router == "none"; }
-};
-
-class MoeLayer : public FeedForward {
+class MoeLayer : public Mixture {
  public:
   // Parameters "<layer_name>.moe.router.…" and "<layer_name>.moe.experts.…".
   MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeConfig& config, const BertConfig& bert,
@@ -26,14 +16,28 @@ class MoeLayer : public FeedForward {
   bool second_residual() const override { return second_residual_; }
   // With read_rows_only all rows are routed and enter the losses, but only the rows that are read pass through experts.
   Result forward(const Var& x, const Pass& pass, bool read_rows_only) const override;
+  void after_step(const StepStatistics& statistics) const override { router_->after_step(statistics); }
+  Explanation explain(const Var& x, const Pass& pass) const override { return router_->explain(inputs(x, pass)); }
+
+  // The chosen experts' outputs before they are combined, for losses that compare them: row dispatch.row_of[t, k] of
+  // `outputs` is what expert experts[t, k] says of token t. combine_rows(outputs, gates, dispatch) is the layer's y.
+  struct Pairs {
+    Var outputs;  // [N, H]
+    Dispatch dispatch;
+  };
+  Pairs pairs(const Var& x, const Routing& routing) const;
 
   const Router& router() const { return *router_; }
   const Experts& experts() const { return experts_; }
 
  private:
+  RoutingInputs inputs(const Var& x, const Pass& pass) const { return {x, pass, layer_, &experts_}; }
+
   std::unique_ptr<Router> router_;
+  OptionValues losses_;  // weights
   Experts experts_;
   bool second_residual_;
+  int layer_;
 };
 
 }  // namespace glia

@@ -1,40 +1,62 @@
+#include <algorithm>
+
 #include "moe/router.h"
 
 namespace glia {
 
-MakeRouter make_softmax_router, make_astrocyte_router, make_astrocyte_hierarchical_router,
-    make_astrocyte_meanpool_router;
+// Each in the router's own file.
+RouterRow softmax_row(), astrocyte_row(), astrocyte_hierarchical_row(), astrocyte_meanpool_row(), loss_free_row(),
+    top_p_row();
+
+std::span<const RouterRow> router_registry() {
+  static const RouterRow rows[] = {
+      softmax_row(),   astrocyte_row(), astrocyte_hierarchical_row(), astrocyte_meanpool_row(),
+      loss_free_row(), top_p_row()};
+  return rows;
+}
 
 namespace {
-constexpr RouterRow kRouters[] = {
-    {"softmax", make_softmax_router, "l = W x + b"},
-    {"astrocyte", make_astrocyte_router, "l = (W x + b) * sigmoid(W_a x_cls + b_a)"},
-    {"astrocyte-hierarchical", make_astrocyte_hierarchical_router, "l = (W x + b) + (W_a x_cls + b_a)"},
-    {"astrocyte-meanpool", make_astrocyte_meanpool_router,
-     "l = (W x + b) * sigmoid(W_a mean(x) + b_a), mean without CLS"},
-};
+
+std::string option_names(const RouterRow& row) {
+  std::string names;
+  for (const OptionRow& o : row.options) names += (names.empty() ? "--" : ", --") + std::string(o.name);
+  return names.empty() ? "no options of its own" : names;
+}
+
+void check_own_options(const RouterRow& row, const OptionValues& own) {
+  for (const auto& [name, value] : own.all()) {
+    const auto found =
+        std::find_if(row.options.begin(), row.options.end(), [&](const OptionRow& o) { return name == o.name; });
+    if (found == row.options.end())
+      fail_input("router {}: has no option --{}; it has {}", row.name, name, option_names(row));
+    check_option(*found, value);
+  }
+}
+
 }  // namespace
 
-std::span<const RouterRow> router_registry() { return kRouters; }
+const RouterRow& router_row(std::string_view router) {
+  std::string known;
+  for (const RouterRow& row : router_registry()) {
+    known += (known.empty() ? "" : ", ") + std::string(row.name);
+    if (router == row.name) return row;
+  }
+  fail_input("router: expected one of {}; got '{}'", known, router);
+}
 
 std::unique_ptr<Router> make_router(std::string_view router, ParameterSet& set, const std::string& name,
                                     const RouterOptions& o) {
+  const RouterRow& row = router_row(router);
   if (o.top_k < 1 || o.top_k > o.n_experts)
     fail_input("router {}: expected 1 <= top_k <= experts, got top_k {} and {} experts", router, o.top_k,
                o.n_experts);
-  std::string known;
-  for (const RouterRow& row : kRouters) {
-    known += (known.empty() ? "" : ", ") + std::string(row.name);
-    if (router != row.name) continue;
-    std::unique_ptr<Router> r = row.make(set, name, o);
-    if (o.top_k == 1 && o.n_experts > 1 && r->renormalises())
-      fail_input(
-          "router {}: with top_k 1 its renormalised gate is always 1, so the router gets no gradient; use top_k "
-          ">= 2 or a router that does not renormalise",
-          router);
-    return r;
-  }
-  fail_input("router: expected one of {}; got '{}'", known, router);
+  check_own_options(row, o.own);
+  if (o.top_k == 1 && o.n_experts > 1 && row.traits.gates_sum_to_one && !row.traits.untrained)
+    fail_input(
+        "router {}: with top_k 1 its renormalised gate is always 1, so the router gets no gradient; use top_k >= 2 "
+        "or a router that does not renormalise",
+        router);
+  return row.make(set, name, o);
 }
 
 }  // namespace glia

@@ -1,34 +1,75 @@
 // The contract of a router, and how to make one. To add a router: moe/routers/<name>.cpp and a row in
-// moe/registry.cpp; the tests walk the registry.
+// moe/registry.cpp; tests, tools/gradcheck, flags, config.json and docs/routers/ walk the registry.
 #pragma once
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "engine/core/options.h"
+#include "engine/ops/moe/moe.h"
+#include "moe/experts.h"
+#include "moe/oracle.h"
+#include "moe/step_statistics.h"
 #include "nn/feed_forward.h"
 
 namespace glia {
 
+// Everything that a choice may depend on. A new router needs no new argument.
+struct RoutingInputs {
+  const Var& x;                      // [T, H] the layer's rows
+  const Pass& pass;                  // sequences, training or not, ids, labels, the previous MoE layer's scores
+  int layer = 0;                     // keys a router's random numbers; context() draws them
+  const Experts* experts = nullptr;  // the layer's own, for routers that read them; nullptr where it has none
+
+  Context& context() const { return x.context(); }
+};
+
 struct RouterOptions {
   int64_t hidden = 512, n_experts = 8, top_k = 2;
-  double balance = 0, energy = 0;  // α and β of docs/science.md 1
-  double z_loss = 0;               // weight of the router z-loss; 0 leaves it out
   double init_std = 0.02;
-  int layer = 0;  // keys the noise of routers that have some
+  OptionValues own = {};  // of the router's table of options
+};
+
+// Where logits are a function of the token, changed by a context of the sequence: the two apart.
+struct Explanation {
+  Tensor token_logits;  // [T, E] before the context; undefined: this router's choices have no such explanation
+  ContextMode mode = ContextMode::kNone;
+  Tensor context;  // [B, E] the bias, or the factor sigmoid(c); undefined for kNone
 };
 
 class Router {
  public:
   virtual ~Router() = default;
-  // x [T, H] → experts and gates [T, K], this layer's losses, and what is worth logging. A pure function of x, the
-  // pass and the weights: nothing is stored, tail rows go nowhere, and only rows of pass.sequences enter the
-  // losses.
-  virtual Routing route(const Var& x, const Pass& pass) const = 0;
-  // Whether each row's gates are scaled to sum to 1. With K = 1 such a router gets no gradient, so it is refused.
-  virtual bool renormalises() const { return true; }
-  // Tensors that are not trained but belong to the router (a load balance bias): checkpointed under these names.
-  virtual std::vector<Statistic> state() const { return {}; }
+  // Experts, gates and scores, and what after_step() wants to know. A pure function of the inputs, the weights and
+  // the state: nothing is stored, tail rows go nowhere. Losses are the registry's (moe/losses.h); a router adds those
+  // only that nobody else could have.
+  virtual Routing route(const RoutingInputs& in) const = 0;
+  // After the optimiser's update: changes the router's state by what route() returned under `name`, summed up over the
+  // step's micro-batches. Device ops only, so that a CUDA graph holds it. Never called in evaluation.
+  virtual void after_step(const StepStatistics&) const {}
+  virtual Explanation explain(const RoutingInputs&) const { return {}; }
+};
+
+// What tests and tables may assume of a router.
+struct RouterTraits {
+  bool gates_sum_to_one = true;    // so equal experts are the dense FFN; with K = 1 there is no gradient: refused
+  bool fixed_k = true;             // every token has K experts
+  bool experts_permutable = true;  // permuting the experts' parameters permutes the choices and nothing else
+  bool reads_future = false;       // a token's choice depends on later ones: not causal
+  bool needs_labels = false;       // in training
+  bool untrained = false;          // by design: K = 1 is allowed though gates sum to 1
+  bool stateful = false;           // after_step() changes something
+};
+
+// The name under which a router that bounds its slots counts the tokens that wanted more: a loss of weight 0, read
+// where losses are read. Whoever reads one above 0 fails the run.
+constexpr const char* kOverflow = "overflow";
+
+// A loss's weight where neither flag nor configuration says another.
+struct LossDefault {
+  const char* option;
+  double weight;
 };
 
 using MakeRouter = std::unique_ptr<Router>(ParameterSet& set, const std::string& name,
@@ -37,12 +78,18 @@ using MakeRouter = std::unique_ptr<Router>(ParameterSet& set, const std::string&
 struct RouterRow {
   const char* name;
   MakeRouter* make;
-  const char* description;
+  const char* formula;
+  const char* source;
+  RouterTraits traits = {};
+  std::span<const OptionRow> options = {};
+  std::span<const LossDefault> losses = {};
+  RouterOracle* oracle = nullptr;
 };
 
 std::span<const RouterRow> router_registry();
-// Errors: an unknown name (the message lists the known ones), 1 <= K <= E violated, K = 1 with a router that
-// renormalises.
+// Errors: an unknown name (the message lists the known ones).
+const RouterRow& router_row(std::string_view router);
+// Errors: as router_row(), 1 <= K <= E violated, K = 1 where gates sum to 1, an option that the router does not have.
 std::unique_ptr<Router> make_router(std::string_view router, ParameterSet& set, const std::string& name,
                                     const RouterOptions& options);
 

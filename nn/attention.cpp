@@ -23,9 +23,10 @@ Var SelfAttention::mix(const Var& x, const Pass& pass, bool first_rows_only) con
 }
 
 // The output layer's bias is added where its product is read: by the norm, whose gradient sums it on the way.
-Var SelfAttention::finish(const Var& mixed, const Var& x, const Pass& pass) const {
+Var SelfAttention::finish(const Var& mixed, const Var& x, const Pass& pass, bool read_rows_only) const {
   return norm.residual(linear(mixed, output.weight->var), x, pass.dropout,
-                       pass.dropout_key(x.context(), dropout_site::attention_output(layer)), output.bias->var);
+                       pass.dropout_key(x.context(), dropout_site::attention_output(layer), read_rows_only),
+                       output.bias->var);
 }
 
 }  // namespace glia

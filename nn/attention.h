@@ -18,8 +18,8 @@ struct SelfAttention {
   // What the heads see, before the output projection.     x [T, H] → [T, H], or with first_rows_only the first row
   // of each sequence: [B, H]
   Var mix(const Var& x, const Pass& pass, bool first_rows_only = false) const;
-  // layer_norm(x + dropout(output(mixed))).     mixed, x [rows, H] → [rows, H]
-  Var finish(const Var& mixed, const Var& x, const Pass& pass) const;
+  // layer_norm(x + dropout(output(mixed))).     mixed, x [rows, H] → [rows, H], all rows or those that are read
+  Var finish(const Var& mixed, const Var& x, const Pass& pass, bool read_rows_only = false) const;
 };
 
 }  // namespace glia

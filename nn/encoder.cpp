@@ -20,10 +20,10 @@ EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, b
   // Attention has a kernel for first rows alone; of other rows it is taken from all.
   Var mixed = attention.mix(input, pass, early && !pass.read.defined());
   if (early && pass.read.defined()) mixed = pass.read_rows(mixed);
-  Var h = attention.finish(mixed, x, pass);
+  Var h = attention.finish(mixed, x, pass, early);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
   FeedForward::Result r = feed_forward->forward(h, pass, read_rows_only);
-  const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_));
+  const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_), read_rows_only);
   return {norm.residual(r.y, r.x, pass.dropout, key, r.bias), std::move(r.routing)};
 }
 
@@ -37,10 +37,13 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
 Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_read_rows_only) const {
   Result result;
   Var x = embeddings(ids, pass);
+  Pass here = pass;
+  here.ids = ids;
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
-    EncoderLayer::Result r = layer.forward(x, pass, last && last_layer_read_rows_only);
+    EncoderLayer::Result r = layer.forward(x, here, last && last_layer_read_rows_only);
     x = r.y;
+    if (r.routing.scores.defined()) here.previous_scores = r.routing.scores;
     result.routings.push_back(std::move(r.routing));
   }
   result.hidden = layers.empty() || !last_layer_read_rows_only ? pass.read_rows(x) : x;

@@ -10,25 +10,42 @@
 
 namespace glia {
 
-// A router's losses for one layer: total += Σ_i weights[i] · values[i] (then averaged over the layers).
+// One layer's losses on its routing: total += Σ_i weights[i] · values[i] (then averaged over the layers). A weight of
+// 0 reports a number without training on it.
 struct AuxiliaryLosses {
   std::vector<std::string> names;  // "balance", "energy", "z", …
   std::vector<double> weights;
   Var values;  // [names.size()], unweighted, float32 or float64
 };
 
+// What a router tells its own after_step(), and how the values of several micro-batches (or ranks) become one.
+enum class StatisticReduction {
+  kSum,   // loads, counts
+  kMean,  // shares of batches of one size
+  kMax,
+  kEach,  // not additive (quantiles): every value is kept
+};
 struct Statistic {
   std::string name;
   Tensor value;
+  StatisticReduction reduction = StatisticReduction::kSum;
 };
 
-// Who goes where.
+// Who goes where: pairs of a token and an expert, each with a gate. Letters: T tokens, S slots of a token (K where
+// every token has K experts; more where their number varies), E experts.
+//
+// Choice and weight are separate: gates need not sum to 1, and a token may have no expert. A choice made by expert
+// (Expert Choice) fits too: each token's list is filled in the experts' order.
 struct Routing {
-  Tensor experts;         // int32 [T, K]; −1: nobody (the tail; fewer than K chosen)
-  Var gates;              // [T, K], float32 or float64; 0 where nobody
-  int64_t n_experts = 0;  // 0: a dense layer, which routes nothing
+  Tensor experts;         // int32 [T, S], distinct in a row; −1: nobody (the tail; fewer than S chosen)
+  Var gates;              // [T, S], float32 or float64; 0 where nobody
+  int64_t n_experts = 0;  // E; 0: a dense layer, which routes nothing
+  int64_t capacity = 0;   // at most so many pairs, known on the host; 0: T · S
+  int64_t chosen = 0;     // experts of every token, or 0 where that varies
+  Var scores;       // [T, E] the logits that the choice comes from, 0 in the tail: what is explained and measured
+  Var load_losses;  // [2] = {balance, energy} where they came with the choice, else undefined
   std::vector<AuxiliaryLosses> losses;
-  std::vector<Statistic> statistics;  // anything worth logging
+  std::vector<Statistic> statistics;  // for after_step(); nothing reads them in evaluation
 };
 
 class FeedForward {

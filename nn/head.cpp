@@ -14,7 +14,7 @@ ClassificationHead::ClassificationHead(ParameterSet& set, const BertConfig& c)
 
 Head::Result ClassificationHead::forward(const Var& x, const Tensor& targets, const Pass& pass) const {
   const Var pooled =
-      dropout(tanh(pooler(x)), pass.dropout, pass.dropout_key(x.context(), dropout_site::pooler(layers_)));
+      dropout(tanh(pooler(x)), pass.dropout, pass.dropout_key(x.context(), dropout_site::pooler(layers_), true));
   Result r;
   // The classifier is tiny and its output decides: float32, so that neither logits nor loss are rounded to 16 bits.
   r.logits = classifier(pooled.dtype() == DType::kBFloat16 ? cast(pooled, DType::kFloat32) : pooled);

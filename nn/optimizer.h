@@ -16,7 +16,7 @@ class AdamW {
   AdamW(const AdamW&) = delete;
   AdamW& operator=(const AdamW&) = delete;
 
-  // After backward(). The step's number is Context::set_step's, 0 for the first one.
+  // After backward(); completes the gradients. The step's number is Context::set_step's, 0 for the first one.
   void step();
 
   // Of the last step, read back (waits for the device): what the training loop logs now and then.

@@ -26,13 +26,27 @@ Parameter* ParameterSet::add(std::string name, const Shape& shape, Init init, bo
   CHECK(!materialised(), "parameters: '{}' was declared after materialise()", name);
   CHECK(!find(name), "parameters: '{}' was declared twice", name);
   CHECK(shape.numel() > 0, "parameters: '{}' is empty: {}", name, shape);
-  parameters_.push_back({std::move(name), shape, init, decay, product, {}, 0, {}, {}});
+  parameters_.push_back({std::move(name), shape, init, decay, product, {}, 0, {}, {}, false, -1});
   return &parameters_.back();
 }
 
 Parameter* ParameterSet::add_table(std::string name, const Shape& shape, Init init) {
   CHECK(!table_ && shape.rank() == 2, "parameters: '{}' {} is the table; wants one, [V, H]", name, shape);
   return table_ = add(std::move(name), shape, init, true);
+}
+
+State* ParameterSet::add_state(std::string name, const Shape& shape, Init init, bool shared) {
+  CHECK(!materialised(), "parameters: the state '{}' was declared after materialise()", name);
+  CHECK(!find(name), "parameters: '{}' is a parameter already", name);
+  CHECK(shape.numel() > 0, "parameters: the state '{}' is empty: {}", name, shape);
+  for (State& s : states_)
+    if (s.name == name) {
+      CHECK(shared && s.shared, "parameters: the state '{}' was declared twice", name);
+      CHECK(s.shape == shape, "parameters: the shared state '{}' is {}, got {}", name, s.shape, shape);
+      return &s;
+    }
+  states_.push_back({std::move(name), shape, init, shared});
+  return &states_.back();
 }
 
 void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, bool with_copy,
@@ -66,6 +80,7 @@ void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, boo
     if (with_copy) p.var.set_copy(slice(copy_, p));
     initialise(p.var.value(), p.name, p.init, seed, purpose::kInit);
   }
+  make_states(context, seed, dtype);
   refresh_copy();
 }
 
@@ -77,6 +92,13 @@ void ParameterSet::freeze(std::string_view name) {
       return;
     }
   CHECK(false, "parameters: there is no '{}' to freeze", name);
+}
+
+void ParameterSet::make_states(Context& context, uint64_t seed, DType dtype) {
+  for (State& s : states_) {
+    s.value = zeros(context, s.shape, dtype);
+    initialise(s.value, s.name, s.init, seed, purpose::kInit);
+  }
 }
 
 void ParameterSet::redraw(const Parameter& p, Init init, uint64_t seed) {
@@ -91,20 +113,24 @@ void ParameterSet::bind(std::span<const Var> vars) {
           parameters_[i].shape, vars[i].shape());
     parameters_[i].var = vars[i];
   }
+  if (!vars.empty()) make_states(vars[0].context(), 0, vars[0].dtype());
 }
 
 void ParameterSet::clear_gradients() {
   for (Parameter& p : parameters_)
     if (!p.frozen) p.var.clear_grad();
   if (table_) table_->touched = {};
+  complete_ = false;
 }
 
 void ParameterSet::complete_gradients() {
+  if (complete_) return;
   for (const Parameter& p : parameters_)
     if (!p.frozen && !p.var.grad().defined()) {
       if (p.before_read) p.before_read({});  // gradients of waiting rows lie there
       gradient(p).zero();
     }
+  complete_ = true;
 }
 
 void ParameterSet::refresh_copy() {

@@ -34,8 +34,19 @@ struct Parameter {
   // Of the table, where an optimiser lets rows wait that a step does not touch: to be called before rows of the
   // value are read. Brings those of the order up to date, or all where it is undefined.
   std::function<void(const RowOrder&)> before_read;
-  Tensor touched;       // then the rows where the gradient was written (RowOrder); undefined: all
-  bool frozen = false;  // not trained: a constant without gradient and moments
+  Tensor touched;        // then the rows where the gradient was written (RowOrder); undefined: all
+  bool frozen = false;   // not trained: a constant without gradient and moments
+  int expert_axis = -1;  // the axis that counts the experts, or −1: what permuting or sharding experts goes along
+};
+
+// A tensor that is not trained but belongs to the model: a router's load bias. Float32, or float64 with float64
+// parameters. Checkpointed as "state.<name>", part of the best model, the same for all who asked for a shared name.
+struct State {
+  std::string name;
+  Shape shape;
+  Init init;
+  bool shared = false;
+  Tensor value = {};  // defined from materialise() on
 };
 
 class ParameterSet {
@@ -53,6 +64,8 @@ class ParameterSet {
   Parameter* add(std::string name, const Shape& shape, Init init, bool decay, bool product = false);
   // The one parameter [V, H] of which a step reads few rows. It decays.
   Parameter* add_table(std::string name, const Shape& shape, Init init);
+  // A name that is taken is an error, unless both are `shared` and of one shape: then both get the same state.
+  State* add_state(std::string name, const Shape& shape, Init init, bool shared = false);
 
   // Not trained: its value is a constant, nothing of it is in gradients or moments. Before materialise().
   void freeze(std::string_view name);
@@ -67,12 +80,13 @@ class ParameterSet {
   bool materialised() const { return values_.defined(); }
   // Draws one parameter again from another stream: purpose kWarmStart. For models whose FFN is re-initialised.
   void redraw(const Parameter& p, Init init, uint64_t seed);
-  // Uses these leaves instead of arenas, in the order of declaration; for gradient checks.
+  // Uses these leaves instead of arenas, in the order of declaration; for gradient checks. States start anew.
   void bind(std::span<const Var> vars);
 
   // To be called before each backward(): forgets the gradients without touching memory.
   void clear_gradients();
-  // After backward(): zeroes what no path reached, so that the flat gradient is complete.
+  // After backward(): zeroes what no path reached, so that the flat gradient is complete. Again it does nothing, until
+  // clear_gradients(): ranks add theirs between this and the optimiser, which calls it for those who did not.
   void complete_gradients();
   // The bfloat16 weights := the values. The optimiser does it as it goes; call it after values were set in another
   // way.
@@ -81,6 +95,9 @@ class ParameterSet {
   const std::deque<Parameter>& all() const { return parameters_; }
   const Parameter& get(std::string_view name) const;   // an error when there is none
   const Parameter* find(std::string_view name) const;  // nullptr when there is none
+
+  std::deque<State>& states() { return states_; }
+  const std::deque<State>& states() const { return states_; }
 
   Context& context() const { return values_.context(); }
   Parameter* table() const { return table_; }  // nullptr where there is none; the first behind low_size
@@ -99,14 +116,17 @@ class ParameterSet {
   Tensor slice(const Tensor& flat, const Parameter& p) const;  // p's part of a flat buffer, in p's shape
 
  private:
+  void make_states(Context& context, uint64_t seed, DType dtype);
   const Tensor& settled(const Tensor& t) const {
     if (table_ && table_->before_read) table_->before_read({});
     return t;
   }
 
   std::deque<Parameter> parameters_;
+  std::deque<State> states_;
   Parameter* table_ = nullptr;
   Tensor values_, low_gradients_, gradients_, copy_;
+  bool complete_ = false;  // the gradients, since they were cleared
   int64_t flat_size_ = 0, trained_size_ = 0, decayed_size_ = 0, low_size_ = 0;
 };
 

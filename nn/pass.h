@@ -12,9 +12,12 @@ struct Pass {
   DType compute = DType::kFloat32;  // of activations: bfloat16, float32, or float64 in tests
   double dropout = 0;               // 0 when not training
   RowOrder order = {};              // of the ids, or undefined
-  Tensor read =
-      {};  // int32 [R]: the rows of the last layer that the head reads (−1: none, a row of zeros); undefined:
-           // the first row of each sequence
+  // int32 [R]: the rows of the last layer that the head reads (−1: none, a row of zeros); undefined: the first row of
+  // each sequence
+  Tensor read = {};
+  Tensor ids = {};           // int32 [T] of the tokens, for routers that read them
+  Tensor labels = {};        // int32 [B]; undefined unless a router's trait asks for them
+  Var previous_scores = {};  // [T, E] of the MoE layer before; undefined in the first
 
   // Those rows.     x [T, ..] → [R, ..], or [B, ..]
   Var read_rows(const Var& x) const {
@@ -22,9 +25,16 @@ struct Pass {
   }
   const Tensor& read_index() const { return read.defined() ? read : sequences.first_rows; }
 
-  // Each place that drops elements has a number of its own, counted through the model.
-  RandomKey dropout_key(Context& context, uint32_t site) const {
-    return context.random_key(purpose::kDropout + site);
+  // Of a micro-batch or a rank's batch, int32 [2]: how many tokens, and how many rows that are read, precede it in the
+  // whole batch; undefined: none. Its rows then drop what they would drop in the whole.
+  Tensor rows_before = {};
+
+  // Each place that drops elements has a number of its own, counted through the model. `read`: its rows are those of
+  // read_rows(), not all.
+  RandomKey dropout_key(Context& context, uint32_t site, bool read = false) const {
+    RandomKey key = context.random_key(purpose::kDropout + site);
+    if (rows_before.defined()) key.first_row = static_cast<const uint32_t*>(rows_before.raw()) + (read ? 1 : 0);
+    return key;
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include "engine/device/context.h"
 
@@ -12,5 +13,11 @@ inline Device device() {
   return name ? Device::parse(name) : Device::cpu();
 }
 inline bool on_gpu() { return device().is_cuda(); }
+
+// Every set of products that a context can be told to take: its own choice, and the others that run there.
+inline std::vector<Kernels> kernel_sets(Context& context) {
+  if (context.device().is_cpu() || !context.cuda().is_hopper()) return {Kernels::kAuto};
+  return {Kernels::kAuto, Kernels::kPortable};
+}
 
 }  // namespace glia::test

@@ -12,6 +12,7 @@ allowed() {
   case "$1" in
     engine/core/*)    echo 'engine/core/' ;;
     engine/device/*)  echo 'engine/core/|engine/device/' ;;
+    engine/comm/*)    echo 'engine/core/|engine/device/|engine/comm/' ;;
     engine/ops/*)     echo 'engine/core/|engine/device/|engine/ops/|engine/[a-z_]*\.h' ;;
     engine/*)         echo 'engine/core/|engine/device/|engine/[a-z_]*\.h' ;;
     nn/*)             echo 'engine/|nn/' ;;

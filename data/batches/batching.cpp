@@ -22,7 +22,9 @@ BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : spl
     order_.resize(static_cast<size_t>(split.size()));
     std::iota(order_.begin(), order_.end(), 0);
   }
-  if (options.drop_last) order_.resize(order_.size() - order_.size() % static_cast<size_t>(options.batch_size));
+  CHECK(options.batches_a_step > 0, "batch plan: wants at least 1 batch a step, got {}", options.batches_a_step);
+  if (options.drop_last)
+    order_.resize(order_.size() - order_.size() % static_cast<size_t>(options.batch_size * options.batches_a_step));
   for (size_t first = 0; first < order_.size(); first += static_cast<size_t>(options.batch_size)) {
     const size_t last = std::min(order_.size(), first + static_cast<size_t>(options.batch_size));
     int64_t tokens = 0;

@@ -46,8 +46,9 @@ struct PackedBatch {
 
 struct BatchOptions {
   int64_t batch_size = 192;
-  bool shuffle = true;    // else the order of the rows (evaluation)
-  bool drop_last = true;  // leaves out the rows that do not fill a batch
+  bool shuffle = true;         // else the order of the rows (evaluation)
+  bool drop_last = true;       // leaves out the rows that do not fill a batch, or as many batches as make a step
+  int64_t batches_a_step = 1;  // micro-batches: those of a step have the rows of one batch of their size together
   uint64_t seed = 0;
   int64_t epoch = 0;
   BatchLayout layout = BatchLayout::kPacked;

@@ -97,7 +97,7 @@ uint64_t hash_bytes(std::string_view bytes, uint64_t seed) {
     bytes.remove_prefix(8);
   }
   uint64_t word = 0;
-  std::memcpy(&word, bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(&word, bytes.data(), bytes.size());  // an empty view may point nowhere
   absorb(word);
   absorb(kMix);
   return h;

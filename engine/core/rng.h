@@ -32,7 +32,16 @@ struct RandomKey {
   uint64_t seed = 0;
   uint32_t purpose = 0;
   const uint32_t* step = nullptr;  // on the op's device; nullptr is step 0
+  // Where the op's rows are part of a whole (a micro-batch, a rank's batch): the number of its first row in the whole, on
+  // the op's device; nullptr is 0. The part then draws the numbers that its rows have in the whole.
+  const uint32_t* first_row = nullptr;
+  uint32_t row_blocks = 0;  // blocks that the numbers of a row take; set by the op (row_key in engine/ops/checks.h)
 };
+
+// The block where the numbers of the op's first row begin.
+GLIA_HD uint64_t first_block(const RandomKey& key) {
+  return key.first_row ? static_cast<uint64_t>(*key.first_row) * key.row_blocks : 0;
+}
 
 GLIA_HD PhiloxBlock philox4x32_10(const uint32_t (&counter)[4], const uint32_t (&key)[2]) {
   PhiloxBlock r;

@@ -34,5 +34,6 @@ class Backend {
 std::unique_ptr<Backend> make_cpu_backend();
 std::unique_ptr<Backend> make_cuda_backend(int index);  // defined in CUDA builds only
 int cuda_device_count();                                // 0 without a driver or in a CPU build
+std::string cuda_device_problem(int index);             // why this GPU cannot be used, one line, or empty
 
 }  // namespace glia

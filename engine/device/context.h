@@ -1,5 +1,5 @@
 // Everything a computation needs and nothing global: device, stream, library handles, allocator, random state,
-// autograd mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread
+// communicator, autograd mode, profiler. `main` makes it and destroys it, after every tensor that was made from it. One thread
 // uses it at a time.
 #pragma once
 
@@ -10,12 +10,16 @@
 #include "engine/core/rng.h"
 #include "engine/device/allocator.h"
 #include "engine/device/backend.h"
+#include "engine/device/communicator.h"
 #include "engine/device/profiler.h"
 
 namespace glia {
 
 // Whether the environment says GLIA_CHECK_FINITE=1: then each new Context checks.
 bool finite_check_wanted();
+
+// "auto", "hopper" or "portable"; anything else is an error that says so.
+Kernels parse_kernels(std::string_view text);
 
 class Context {
  public:
@@ -30,6 +34,13 @@ class Context {
   Allocator& allocator() { return *allocator_; }
   CudaHandles& cuda() { return *backend_->cuda(); }
   void synchronize() { backend_->synchronize(); }
+  // Which products run on a GPU; at first what the environment says (GLIA_KERNELS=portable). A set that this device
+  // has not is an error of one line.
+  void set_kernels(Kernels kernels);
+
+  // The ranks that compute together; this one alone, until whoever starts ranks gives another.
+  Communicator& communicator() { return *communicator_; }
+  void set_communicator(std::unique_ptr<Communicator> communicator);
 
   // Randomness is keyed by (seed, purpose, step, element). The step lies in device memory, where kernels and
   // replayed graphs read it; whoever trains sets it before each step.
@@ -47,6 +58,7 @@ class Context {
  private:
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Allocator> allocator_;
+  std::unique_ptr<Communicator> communicator_;
   uint64_t seed_;
   uint32_t* step_ = nullptr;
 };

@@ -23,4 +23,8 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
+// What to say of a GPU for which a build holds no code. `capability`: 90 for 9.0; `built`: the build's architectures,
+// "80 90a".
+std::string missing_code_text(std::string_view gpu, int capability, std::string_view built);
+
 }  // namespace glia

@@ -13,17 +13,25 @@ namespace glia {
 
 using Stream = CUstream_st*;  // cudaStream_t
 
+// Which kernels the products of bfloat16 run in: the fastest that this GPU has, or one of the sets by name.
+enum class Kernels { kAuto, kHopper, kPortable };
+
 struct CudaHandles {
   Stream stream = nullptr;
   cublasContext* blas = nullptr;
   cublasLtContext* blas_lt = nullptr;
   void* workspace = nullptr;  // cuBLAS's own; never shared with kernels
   int64_t workspace_bytes = 0;
-  void* parts = nullptr;  // gemm_sm90.h's GemmWorkspace: zeros at first, and this stream's alone
+  void* parts = nullptr;  // grouped_products.h's GemmWorkspace: zeros at first, and this stream's alone
   int64_t parts_bytes = 0;
   int multiprocessors = 0;
-  int capability = 0;                // 90 for sm_90
+  int capability = 0;  // 90 for sm_90
+  Kernels kernels = Kernels::kAuto;
   std::shared_ptr<void> gemm_plans;  // matmul.cu's cache of cuBLASLt algorithms by shape
+
+  // What Hopper's own products want: they cut a weight gradient for multiples of 4 multiprocessors.
+  bool is_hopper() const { return capability == 90 && multiprocessors % 4 == 0; }
+  bool hopper() const { return is_hopper() && kernels != Kernels::kPortable; }
 };
 
 }  // namespace glia

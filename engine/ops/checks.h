@@ -27,6 +27,14 @@ inline void check_along_last(const char* op, const char* what, const Var& x, con
         v.context().device().str());
 }
 
+// The key of an op that draws `width` numbers a row.
+inline RandomKey row_key(const char* op, RandomKey key, int64_t width) {
+  CHECK(!key.first_row || (width % 4 == 0 && width < int64_t{1} << 34),
+        "{}: the random numbers of a part's rows want rows of a multiple of 4, got {}", op, width);
+  key.row_blocks = static_cast<uint32_t>(width / 4);
+  return key;
+}
+
 // Rows of a tensor seen as a matrix [R, N] along its last axis.
 inline int64_t leading_rows(const Tensor& x) { return x.size(-1) ? x.numel() / x.size(-1) : 0; }
 

@@ -47,7 +47,7 @@ std::string mixture_page(const results::Run& run, const Model& model) {
       "`model.safetensors` has Glia's names, since transformers has no such model. In each layer N:\n\n"
       "| tensor | shape |\n|---|---|\n",
       run.config.config, b.layers, b.hidden, b.heads, m.n_experts, m.router, m.top_k, run.config.seed,
-      run.evaluation ? fmt::format("{:.4f}", run.evaluation->accuracy) : "unknown");
+      run.evaluation ? fmt::format("{:.4f}", run.evaluation->accuracy()) : "unknown");
   for (const Parameter& p : model.parameters().all())
     if (p.name.starts_with("encoder.layer.0."))
       page += fmt::format("| encoder.layer.N.{} | {} |\n", p.name.substr(16), p.shape);

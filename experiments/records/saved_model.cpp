@@ -5,7 +5,6 @@
 
 #include "data/tokens/tokenizer_config.h"
 #include "engine/core/check.h"
-#include "engine/ops/moe/moe.h"
 #include "experiments/tasks/task.h"
 #include "nn/weights/checkpoint.h"
 
@@ -26,45 +25,31 @@ int64_t positive(const results::Run& run, const results::Json& object, const cha
   return it->get<int64_t>();
 }
 
-Matrix matrix_of(const Var& v) {
-  Matrix m(int(v.size(0)), int(v.size(1)));
-  m.values = v.value().to_vector<double>();
+OptionValue read_option(const results::Run& run, const OptionRow& row, const results::Json& json) {
+  try {
+    return parse_option(row, json.is_boolean()  ? (json.get<bool>() ? "on" : "off")
+                             : json.is_string() ? json.get<std::string>()
+                                                : json.dump());
+  } catch (const Error& error) {
+    fail_input("{}/config.json: model.{}: {}", run.folder, option_key(row.name), error.what());
+  }
+}
+
+Matrix matrix_of(const Tensor& t) {
+  Matrix m(int(t.size(0)), int(t.size(1)));
+  m.values = t.to_vector<double>();
   return m;
 }
 
-// How a registered router's logits come about; none for one that is not of this family.
-struct LogitFamily {
-  ContextMode mode;
-  bool pooled;  // the context is the mean of the other tokens, not the first
-};
-std::optional<LogitFamily> family_of(const std::string& router) {
-  if (router == "softmax") return LogitFamily{ContextMode::kNone, false};
-  if (router == "astrocyte-hierarchical") return LogitFamily{ContextMode::kAdd, false};
-  if (router == "astrocyte") return LogitFamily{ContextMode::kGate, false};
-  if (router == "astrocyte-meanpool") return LogitFamily{ContextMode::kGate, true};
-  return {};
-}
-
-// x [T, H]: the layer's router input.
-void fill_logits(LayerTrace& trace, const Model& model, const LogitFamily& family, size_t layer, const Var& x,
-                 const Pass& pass) {
-  const std::string name = fmt::format("encoder.layer.{}.moe.router.", layer);
-  const auto parameter = [&](const char* part) { return model.parameters().get(name + part).var; };
-  const auto logits = [&](const Var& context, ContextMode mode) {
-    return router_logits(x, parameter("token.weight"), parameter("token.bias"), context, mode, pass.sequences);
-  };
-  trace.token_logits = matrix_of(logits({}, ContextMode::kNone));
-  Var context;
-  if (family.mode != ContextMode::kNone) {
-    const Var rows = family.pooled ? sequence_mean(x, pass.sequences, true) : first_rows(x, pass.sequences);
-    context = router_logits(rows, parameter("context.weight"), parameter("context.bias"), {}, ContextMode::kNone,
-                            pass.first_rows);
-    trace.context = context.value().to_vector<double>();
-    trace.kind = family.mode == ContextMode::kAdd ? ContextKind::added : ContextKind::multiplied;
-    if (family.mode == ContextMode::kGate)
-      for (double& value : trace.context) value = 1 / (1 + std::exp(-value));
-  }
-  trace.logits = matrix_of(logits(context, family.mode));
+// What the router says of its choices; nothing for one that has no such explanation.
+void explain_layer(LayerTrace& trace, size_t layer, const Explanation& e, const Routing& routing) {
+  if (!e.token_logits.defined()) return;
+  trace.token_logits = matrix_of(e.token_logits);
+  trace.logits = matrix_of(routing.scores.value());
+  if (e.mode != ContextMode::kNone) trace.context = e.context.to_vector<double>();
+  trace.kind = e.mode == ContextMode::kNone  ? ContextKind::none
+               : e.mode == ContextMode::kAdd ? ContextKind::added
+                                             : ContextKind::multiplied;
   for (int s = 0; s < trace.logits.rows; ++s) {
     const auto& chosen = trace.experts[size_t(s)];
     for (size_t k = 0; k < chosen.size(); ++k)
@@ -99,6 +84,9 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
     m.moe.energy = c.energy;
     if (const auto it = c.options.find("second_residual"); it != c.options.end() && it->is_boolean())
       m.moe.second_residual = it->get<bool>();
+    for (const OptionRow& row : routing_options(m.moe.router))
+      if (const auto it = c.model.find(option_key(row.name)); it != c.model.end())
+        m.moe.options.set(row.name, read_option(run, row, *it));
   }
   m.compute = compute;
   m.head = find_task(c.task()).make_head;
@@ -174,7 +162,6 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   // has to agree with what comes out.
   const Pass pass{sequences, one, false, model.config().compute, 0};
   Var x = model.bert().embeddings(id_tensor, pass);
-  const std::optional<LogitFamily> family = family_of(model.config().moe.router);
   for (size_t l = 0; l < model.bert().layers.size(); ++l) {
     const EncoderLayer& layer = model.bert().layers[l];
     Var h = layer.attention.finish(layer.attention.mix(x, pass), x, pass);
@@ -182,7 +169,8 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
     const FeedForward::Result r = layer.feed_forward->forward(h, pass, false);
     if (r.routing.n_experts > 0) {
       trace.layers.push_back(layer_trace(r.routing));
-      if (family) fill_logits(trace.layers.back(), model, *family, l, h, pass);
+      if (const auto* mixture = dynamic_cast<const Mixture*>(layer.feed_forward.get()))
+        explain_layer(trace.layers.back(), l, mixture->explain(h, pass), r.routing);
     }
     x = layer.norm.residual(r.y, r.x, 0, {});
   }

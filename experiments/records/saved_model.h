@@ -1,7 +1,6 @@
 // A finished run's model, ready to be used: config.json says its shape, model.safetensors holds its weights.
 #pragma once
 #include <memory>
-#include <optional>
 
 #include "data/tokens/wordpiece.h"
 #include "experiments/records/results.h"
@@ -26,10 +25,9 @@ int64_t saved_max_length(const Model& model, const results::Run& run);
 // Each token's experts and gates out of a pass; no logits.
 results::LayerTrace layer_trace(const Routing& routing);
 
-// Runs one text and records every layer's choices. For the routers whose logits are a linear function of the token,
-// changed by the context (softmax, AHR, astrocyte, mean-pool), the two are recomputed from the same input by the
-// same op as the router's and CHECKed to give the router's own choice; other routers' traces have experts and gates
-// only.
+// Runs one text and records every layer's choices. Where the router explains itself
+// (Router::explain: logits of the token alone, and what the context added or multiplied), its choices are CHECKed to be
+// those of its scores; other routers' traces have experts and gates only.
 results::RoutingTrace trace_text(const Model& model, const results::Run& run, const WordPiece& tokenizer,
                                  const std::string& text);
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "moe/moe_layer.h"
+#include "moe/mixture.h"
 
 namespace glia {
 
@@ -40,7 +40,7 @@ struct Configuration {
   std::optional<Look> look;
 
   MoeConfig moe(int64_t n_experts, int64_t top_k, bool second_residual) const {
-    return {router, n_experts, top_k, balance, energy, 0, second_residual};
+    return {router, n_experts, top_k, balance, energy, second_residual};
   }
 };
 

@@ -1,17 +1,19 @@
 #include "experiments/training/batch_buffer.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace glia {
 
 BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-                         int64_t vocabulary, const Masking& masking)
+                         int64_t vocabulary, const Masking& masking, bool parts)
     : context_(context),
       tokens_(tokens),
       sequences_(sequences),
       max_length_(max_length),
       vocabulary_(vocabulary),
       padded_(padded),
+      parts_(parts),
       masking_(masking) {
   int64_t at = 0;
   const auto place = [&](int64_t count) {  // parts begin on 256 bytes: kernels load vectors
@@ -19,6 +21,8 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
     at += round_up(count, 64);
     return begin;
   };
+  rows_before_ = place(parts ? 2 : 0);
+  share_ = place(parts ? kShares : 0);
   labels_ = place(sequences);
   offsets_ = place(sequences + 1);
   lengths_ = place(sequences);
@@ -34,6 +38,7 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
   pieces_ = place(ordered ? 2 * most_pieces(tokens, vocabulary) : 0);
   ints_ = at;
   device_ = zeros(context, {ints_}, DType::kInt32);
+  if (parts) shares_ = zeros(context, {kShares});
 }
 
 BatchView BatchBuffer::view(int32_t* slot) const {
@@ -50,6 +55,13 @@ BatchView BatchBuffer::view(int32_t* slot) const {
   return v;
 }
 
+void BatchBuffer::set_part(int32_t* slot, int64_t tokens_before, int64_t read_before, double share) {
+  CHECK(parts_, "batch: this buffer is not for parts");
+  slot[rows_before_] = static_cast<int32_t>(tokens_before);
+  slot[rows_before_ + 1] = static_cast<int32_t>(read_before);
+  std::fill_n(slot + share_, kShares, std::bit_cast<int32_t>(static_cast<float>(share)));
+}
+
 void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
   CHECK(tokens >= view.tokens && tokens <= tokens_, "batch: {} tokens in a buffer of {}", tokens, tokens_);
   int32_t* sequence_of = slot + sequence_of_;
@@ -63,12 +75,16 @@ void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
     if (rows) std::fill(rows + view.read_rows, rows + masked_room(masking_, tokens), -1);
   const int64_t used = vocabulary_ ? pieces_ + 2 * (*view.order.count + 1) : ints_;
   context_.backend().copy(device_.raw(), slot, used * int64_t{sizeof(int32_t)}, CopyKind::kHostToDevice);
+  if (parts_)
+    context_.backend().copy(shares_.raw(), slot + share_, kShares * int64_t{sizeof(float)},
+                            CopyKind::kHostToDevice);
 }
 
 Batch BatchBuffer::batch(int64_t tokens, int64_t sequences) const {
   Batch b;
   b.ids = part(ids_, tokens);
   b.labels = part(labels_, sequences);
+  if (parts_) b.rows_before = part(rows_before_, 2), b.share = shares_;
   if (const int64_t room = masked_room(masking_, tokens))
     b.read = part(read_, room), b.targets = part(targets_, room);
   if (vocabulary_) {

@@ -11,13 +11,15 @@ class BatchBuffer {
   // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`:
   // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the
   // order of the ids comes along, which is for training. `masking`: of the plans that fill it; with a rate above 0 there
-  // is room for the masked rows and their targets.
+  // is room for the masked rows and their targets. `parts`: the batches are parts of larger ones.
   BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-              int64_t vocabulary = 0, const Masking& masking = {});
+              int64_t vocabulary = 0, const Masking& masking = {}, bool parts = false);
 
   int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
   // A slot's view for BatchPlan::fill.
   BatchView view(int32_t* slot) const;
+  // Of a buffer for parts: what precedes this one in the whole batch, and its share of the whole's loss.
+  void set_part(int32_t* slot, int64_t tokens_before, int64_t read_before, double share);
   // Completes a filled slot (rows from view.tokens to `tokens` belong to no sequence) and copies it to the device,
   // in the stream's order. The slot may be written to again when the copy is done: after synchronize().
   void upload(int32_t* slot, const BatchView& view, int64_t tokens);
@@ -25,16 +27,18 @@ class BatchBuffer {
   Batch batch(int64_t tokens, int64_t sequences) const;
 
  private:
+  static constexpr int64_t kShares = 32;  // more than a loss has parts (engine/ops/loss/loss_sum.h)
   Tensor part(int64_t begin, int64_t count) const { return device_.rows(begin, begin + count); }
 
   Context& context_;
   int64_t tokens_, sequences_, max_length_, vocabulary_;
-  bool padded_;
+  bool padded_, parts_;
   Masking masking_;
   // Where each part begins. The last one has room for many more pieces than there are, and only these are copied.
-  int64_t labels_, offsets_, lengths_, first_, read_, targets_, ids_, sequence_of_, entries_, touched_, count_,
-      pieces_, ints_;
+  int64_t rows_before_, share_, labels_, offsets_, lengths_, first_, read_, targets_, ids_, sequence_of_, entries_,
+      touched_, count_, pieces_, ints_;
   Tensor device_;  // int32 [ints_]
+  Tensor shares_;  // float32 [kShares], the same number in all, where batches are parts
 };
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

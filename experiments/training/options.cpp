@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <deque>
 #include <iostream>
 
 #include "data/text/utf8.h"
 #include "engine/core/build_info.h"
 #include "engine/core/check.h"
+#include "moe/losses.h"
 
 namespace glia {
 namespace {
@@ -67,11 +69,27 @@ std::vector<Flag> with_data(std::vector<Flag> table) {
   return table;
 }
 
+// Behind them the flags that the registries of losses and routers add; an option that two routers share appears once.
+std::vector<Flag> with_routing(std::vector<Flag> table) {
+  const auto add = [&](const OptionRow& row, const char* section) {
+    const auto same = [&](const Flag& f) { return std::string_view(f.name) == row.name; };
+    if (std::none_of(table.begin(), table.end(), same))
+      table.push_back({row.name, &row, kNone, row.help, Flag::kAll, section});
+  };
+  static const std::vector<OptionRow> losses = further_loss_weights();
+  for (const OptionRow& row : losses) add(row, "Losses on routing, instead of the router's own weights");
+  static std::deque<std::string> sections;  // flags point into it
+  for (const RouterRow& router : router_registry())
+    for (const OptionRow& row : router.options)
+      add(row, sections.emplace_back(fmt::format("Router {}", router.name)).c_str());
+  return table;
+}
+
 }  // namespace
 
 const std::vector<Flag>& flags() {
   constexpr auto all = Flag::kAll, run_all = Flag::kRunAll, train = Flag::kTrainOnly;
-  static const std::vector<Flag> table = with_data({
+  static const std::vector<Flag> table = with_routing(with_data({
       {"study", &O::study, kNone, "a built-in study or the file of another one (docs/studies.md)", all,
        "What is run"},
       {"configs", &O::configs, kNone, "its configurations, separated by commas, or all", run_all},
@@ -86,6 +104,7 @@ const std::vector<Flag>& flags() {
       {"precision", &O::precision, kNone, "float32, bfloat16, or auto: bfloat16 on a GPU"},
       {"gradients", &O::gradients, kNone,
        "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
+      {"kernels", &O::kernels, kNone, "products on a GPU: hopper, portable, or auto: the fastest that it has"},
       {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
       {"jobs", &O::jobs, kNone,
@@ -117,8 +136,8 @@ const std::vector<Flag>& flags() {
       {"last-layer-cls", &O::last_layer_cls, kNone,
        "run the last layer's experts on CLS rows only, which is exact"},
       {"init", &O::init, kTrain,
-       "weights to start from: a Hugging Face folder, a file of weights, a run's or an export's folder, or run:NAME, a "
-       "finished run"},
+       "weights to start from: a Hugging Face folder, a file of weights, a run's or export's folder, or run:NAME, a run of "
+       "this study"},
       {"init-noise", &O::init_noise, kTrain,
        "standard deviation of the noise on each expert's copy of the pretrained FFN"},
       {"init-layers", &O::init_layers, kNone, "only so many of the pretrained layers, from below; 0: all of them"},
@@ -132,6 +151,8 @@ const std::vector<Flag>& flags() {
        "parameters that are not trained: patterns on their names with * and ?, separated by commas"},
       {"train", &O::train, kTrain, "exceptions to --freeze; without it, all that is trained"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
+      {"micro-batches", &O::micro_batches, kTrain,
+       "parts of a step that run one after another, for memory; losses on routing are each part's own"},
       {"lr", &O::lr, kTrain, "learning rate of AdamW"},
       {"warmup", &O::warmup, kTrain, "steps of linear warm-up; below 1: that part of all steps"},
       {"weight-decay", &O::weight_decay, kTrain, "on everything but biases and norms"},
@@ -148,7 +169,7 @@ const std::vector<Flag>& flags() {
        "MoE layers add the residual and a second norm after attention"},
       {"utilisation-rows", &O::utilisation_rows, kProtocol,
        "shuffled test rows for the specialisation; 0: the whole test set"},
-  });
+  }));
   return table;
 }
 
@@ -165,24 +186,32 @@ const Flag& find_flag(const std::string& name) {
 }
 
 std::string value_text(const Options& options, const Flag& flag) {
+  if (const auto* row = std::get_if<const OptionRow*>(&flag.member)) {
+    const auto found = options.routing.all().find(flag.name);
+    return option_text(found == options.routing.all().end() ? (*row)->standard : found->second);
+  }
   return std::visit(
       [&](auto member) -> std::string {
-        const auto& value = options.*member;
-        if constexpr (std::is_same_v<std::decay_t<decltype(value)>, bool>) return value ? "on" : "off";
-        else return fmt::format("{}", value);
+        if constexpr (std::is_same_v<decltype(member), const OptionRow*>) return "";  // above
+        else if constexpr (std::is_same_v<decltype(member), bool Options::*>) return options.*member ? "on" : "off";
+        else return fmt::format("{}", options.*member);
       },
       flag.member);
 }
 
 void set_value(Options& options, const Flag& flag, const std::string& text) {
+  const auto assign = [&](auto& value) {
+    using T = std::decay_t<decltype(value)>;
+    if constexpr (std::is_same_v<T, std::string>) value = text;
+    else if constexpr (std::is_same_v<T, bool>) value = parse_switch(flag, text);
+    else if constexpr (std::is_same_v<T, int64_t>) value = parse_number<T>(flag, text, "a whole number");
+    else value = parse_number<T>(flag, text, "a number");
+  };
   std::visit(
       [&](auto member) {
-        auto& value = options.*member;
-        using T = std::decay_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, std::string>) value = text;
-        else if constexpr (std::is_same_v<T, bool>) value = parse_switch(flag, text);
-        else if constexpr (std::is_same_v<T, int64_t>) value = parse_number<T>(flag, text, "a whole number");
-        else value = parse_number<T>(flag, text, "a number");
+        if constexpr (std::is_same_v<decltype(member), const OptionRow*>)
+          options.routing.set(flag.name, parse_option(*member, text));
+        else assign(options.*member);
       },
       flag.member);
 }
@@ -193,9 +222,12 @@ nlohmann::ordered_json to_json(const Options& options, Flag::Part part) {
     if (flag.part == part)
       std::visit(
           [&](auto member) {
-            if constexpr (std::is_same_v<std::decay_t<decltype(options.*member)>, std::string>)
-              json[json_key(flag.name)] = utf8::escaped(options.*member);
-            else json[json_key(flag.name)] = options.*member;
+            // A router's options are kept by the runs that have it (run_config).
+            if constexpr (!std::is_same_v<decltype(member), const OptionRow*>) {
+              if constexpr (std::is_same_v<decltype(member), std::string Options::*>)
+                json[json_key(flag.name)] = utf8::escaped(options.*member);
+              else json[json_key(flag.name)] = options.*member;
+            }
           },
           flag.member);
   return json;
@@ -287,6 +319,7 @@ std::vector<Bound> bounds(const Options& o) {
           {"init-layers", o.init_layers, 0, 1000},
           {"epochs", o.epochs, 1, 1e6},
           {"batch", o.batch, 1, 1 << 20},
+          {"micro-batches", o.micro_batches, 1, 1 << 20},
           {"eval-batch", o.eval_batch, 1, 1 << 20},
           {"log-every", o.log_every, 1, steps},
           {"jobs", o.jobs, 0, threads},
@@ -329,6 +362,7 @@ void check_options(const Options& o) {
   one_of("protocol", o.protocol, {"clean", "paper"});
   one_of("precision", o.precision, {"float32", "bfloat16"});
   one_of("gradients", o.gradients, {"float32", "bfloat16"});
+  one_of("kernels", o.kernels, {"auto", "hopper", "portable"});
   want(o.gradients == "float32" || o.precision == "bfloat16", "gradients", "float32 with --precision float32",
        o.gradients);
   one_of("progress", o.progress, {"auto", "live", "lines", "off"});
@@ -343,6 +377,7 @@ void check_options(const Options& o) {
   want(o.max_length >= 3 && o.max_length <= o.positions, "max-length", lengths.c_str(), o.max_length);
   check_memory(o);
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
+  want(o.batch % o.micro_batches == 0, "micro-batches", "a divisor of --batch", o.micro_batches);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
   find_task(o.task);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/datasets/options.h"
+#include "engine/core/options.h"
 
 namespace glia {
 
@@ -18,7 +19,8 @@ struct Options : DatasetOptions {  // what is said about data stands there
   std::string study = "ahr", configs = "all", config = "astrocyte-hierarchical", name;
   std::string seeds = "2", protocol = "clean", preset = "auto";
   // where and how
-  std::string device = "auto", precision = "auto", gradients = "auto", out = "results", progress = "auto";
+  std::string device = "auto", precision = "auto", gradients = "auto", kernels = "auto", out = "results",
+              progress = "auto";
   int64_t jobs = 0, threads = 0, bucket = 0;
   bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
   bool check_finite = false;
@@ -29,6 +31,7 @@ struct Options : DatasetOptions {  // what is said about data stands there
   double dropout = 0.1;
   std::string router;                // "": the configuration's
   double balance = -1, energy = -1;  // below 0: the configuration's
+  OptionValues routing;              // options of routers and weights of losses, where given (moe/mixture.h)
   bool last_layer_cls = true;
   std::string init;
   double init_noise = 1e-4;
@@ -40,7 +43,8 @@ struct Options : DatasetOptions {  // what is said about data stands there
   std::string task = "classification";
   double mask_rate = 0.15;
   std::string freeze, train;
-  int64_t epochs = 6, max_steps = 0, batch = 192, eval_batch = 384, eval_every = 250, log_every = 50;
+  int64_t epochs = 6, max_steps = 0, batch = 192, micro_batches = 1, eval_batch = 384, eval_every = 250,
+          log_every = 50;
   double lr = 5e-5, warmup = 500, weight_decay = 0.01, clip = 1.0;
   // what the two protocols differ in (docs/science.md 6)
   std::string padding = "packed", select = "validation";
@@ -51,7 +55,9 @@ struct Options : DatasetOptions {  // what is said about data stands there
 };
 
 struct Flag {
-  using Member = std::variant<std::string Options::*, int64_t Options::*, double Options::*, bool Options::*>;
+  // A row: the value lies in Options::routing, under the row's name.
+  using Member = std::variant<std::string Options::*, int64_t Options::*, double Options::*, bool Options::*,
+                              const OptionRow*>;
   // Which part of config.json keeps it; kNone: it may not change a result, so runs may differ in it.
   enum class Part { kNone, kData, kModel, kTrain, kProtocol };
   enum Programs { kAll = 3, kRunAll = 1, kTrainOnly = 2 };

@@ -67,6 +67,15 @@ void apply(Options& options, const CommandLine& line, std::span<const FlagSet> s
   fail_input("--{}: expected one of {}; got '{}'", flag, known, name);
 }
 
+// A GPU if there is one that this build has code for.
+std::string automatic_device() {
+  if (cuda_device_count() == 0) return "cpu";
+  const std::string problem = cuda_device_problem(0);
+  if (problem.empty()) return "cuda";
+  fmt::print(stderr, "glia: {}; this run takes the CPU\n", problem);
+  return "cpu";
+}
+
 }  // namespace
 
 std::span<const FlagSet> presets() { return kPresets; }
@@ -78,7 +87,7 @@ Options resolve(const CommandLine& line) {
   const Study study = find_study(o.study);
   apply_settings(o, study.settings);
   if (!o.typed.contains("out") && study.name != kDefaultStudy) o.out = "results-" + study.name;
-  if (o.device == "auto") o.device = cuda_device_count() > 0 ? "cuda" : "cpu";
+  if (o.device == "auto") o.device = automatic_device();
   const bool gpu = Device::parse(o.device).is_cuda();
   if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";
   if (o.gradients == "auto") o.gradients = gpu ? o.precision : "float32";

@@ -20,7 +20,7 @@ void take_vocabulary(Options& o, const std::set<std::string>& given, const Pretr
 }  // namespace
 
 void shape_by_weights(Options& o, const std::set<std::string>& given) {
-  if (o.init.empty() || !start_run(o.init).empty()) return;  // a run of this experiment has this experiment's shape
+  if (o.init.empty() || !start_run(o.init).empty()) return;  // a run of this study has the study's own shape
   const Pretrained p = find_pretrained(o.init);
   if (p.config.empty()) {
     const Weights weights(p.weights);

@@ -193,7 +193,12 @@ void Sitting::log_losses(RunLog& log) {
   point.epoch = static_cast<double>(point.step) / static_cast<double>(trainer_.steps_per_epoch());
   point.values.set("loss", mean.loss);
   const std::vector<std::string>& names = trainer_.part_names();
-  for (size_t p = 0; p < names.size(); ++p) point.values.set(names[p], mean.parts[p]);
+  for (size_t p = 0; p < names.size(); ++p) {
+    if (names[p] == kOverflow && mean.parts[p] > 0)
+      fail_input("router {}: --max-k: a token wanted more experts than that (steps {} to {}); 0 allows all",
+                 spec_.model.moe.router, first, point.step);
+    point.values.set(names[p], mean.parts[p]);
+  }
   now_.losses = point.values;
   const AdamW::Report report = trainer_.optimiser().report();
   point.values.set("lr", report.learning_rate);
@@ -326,6 +331,44 @@ RunOutcome Sitting::run() {
 
 }  // namespace
 
+namespace {
+
+std::string routing_flags_of(const MoeConfig& moe) {
+  if (moe.dense()) return "dense has none";
+  std::string line = moe.router + " has";
+  for (const OptionRow& row : routing_options(moe.router)) line += fmt::format(" --{}", row.name);
+  return line;
+}
+
+[[noreturn]] void refuse_routing_flag(const std::string& name, const OptionValue& value, const std::string& known) {
+  fail_input("--{}: expected an option of a router that is run ({}), got '{}'", name, known, option_text(value));
+}
+
+// A flag that no run of these takes is an error; where some do, it is theirs. What a configuration itself says must be
+// its router's.
+void check_routing_flags(const Options& options, const std::vector<RunSpec>& specs) {
+  for (const RunSpec& spec : specs)
+    for (const auto& [name, value] : spec.options.routing.all())
+      if (!options.routing.contains(name) && !spec.model.moe.options.contains(name))
+        refuse_routing_flag(name, value, routing_flags_of(spec.model.moe));
+  for (const auto& [name, value] : options.routing.all()) {
+    std::string known;
+    bool taken = false;
+    for (const RunSpec& spec : specs) {
+      taken = taken || spec.model.moe.options.contains(name);
+      const std::string line = routing_flags_of(spec.model.moe);
+      if (known.find(line) == std::string::npos) known += (known.empty() ? "" : "; ") + line;
+    }
+    if (!taken) refuse_routing_flag(name, value, known);
+  }
+}
+
+Json json_of(const OptionValue& value) {
+  return std::visit([](const auto& v) { return Json(v); }, value);
+}
+
+}  // namespace
+
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
   return plan_runs(options, find_study(options.study), configs);
 }
@@ -364,15 +407,16 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
                      o.init, spec.title(), spec.starts_from);
       }
       if (ParameterSet unused; !spec.model.moe.dense())
-        make_router(spec.model.moe.router, unused, "router", {o.hidden, o.experts, o.top_k});
+        make_router(spec.model.moe.router, unused, "router", router_options(spec.model.moe, o.hidden, 0));
       specs.push_back(std::move(spec));
     }
+  check_routing_flags(options, specs);
   return specs;
 }
 
 Options training_options(const RunSpec& spec) {
   Options o = spec.options;
-  if (!spec.starts_from.empty()) o.init = spec.starts_from + "/model.safetensors";
+  if (!spec.starts_from.empty()) o.init = spec.starts_from;
   return o;
 }
 
@@ -390,7 +434,14 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.balance = spec.model.moe.balance;
   c.energy = spec.model.moe.energy;
   c.model = to_json(o, Flag::Part::kModel);
-  if (spec.model.moe.dense()) c.model["experts"] = c.model["top_k"] = 0;
+  c.model["experts"] = spec.model.moe.dense() ? 0 : spec.model.moe.n_experts;
+  c.model["top_k"] = spec.model.moe.dense() ? 0 : spec.model.moe.top_k;
+  if (!spec.model.moe.dense()) {
+    const OptionValues& set = spec.model.moe.options;
+    for (const OptionRow& row : router_row(spec.model.moe.router).options)
+      c.model[option_key(row.name)] = json_of(set.contains(row.name) ? set.all().at(row.name) : row.standard);
+    for (const auto& [name, value] : set.all()) c.model[option_key(name)] = json_of(value);
+  }
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();
   // Kept only where weights say something else: older runs have none of them.
@@ -406,6 +457,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
     if (c.train[key] == "") c.train.erase(key);
   if (o.task == "classification")
     for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
+  if (o.micro_batches == 1) c.train.erase("micro_batches");
   c.train["max_length"] = o.max_length;
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none

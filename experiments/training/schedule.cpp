@@ -300,7 +300,8 @@ int run_experiment(const Options& options, const Study& study, const std::vector
   std::string device_text;
   {
     omp_set_num_threads(threads);  // the description tells it
-    Context context(devices[0]);   // a device that is not there is an error before anything else
+    Context context(devices[0]);   // a device or kernels that are not there are an error before anything else
+    if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
     device_text = context.backend().description();
   }
   omp_set_num_threads(

@@ -1,7 +1,5 @@
 #include "experiments/training/training.h"
 
-#include "engine/ops/moe/moe.h"
-
 #include <algorithm>
 #include <cmath>
 
@@ -15,6 +13,10 @@ RunModel run_model(const Options& o, const Configuration& c) {
   if (o.balance >= 0) run.moe.balance = o.balance;
   if (o.energy >= 0) run.moe.energy = o.energy;
   if (run.moe.dense()) run.moe.balance = run.moe.energy = 0;
+  else
+    for (const OptionRow& row : routing_options(run.moe.router))
+      if (const auto given = o.routing.all().find(row.name); given != o.routing.all().end())
+        run.moe.options.set(row.name, given->second);
   return run;
 }
 
@@ -58,7 +60,8 @@ Masking masking_of(const Options& o, const Vocabulary& vocabulary, uint64_t seed
 
 std::vector<BatchPlan> training_plans(const Options& o, const Dataset& data, uint64_t seed) {
   BatchOptions b;
-  b.batch_size = o.batch;
+  b.batch_size = o.batch / o.micro_batches;
+  b.batches_a_step = o.micro_batches;
   b.seed = seed;
   b.layout = o.padding == "padded" ? BatchLayout::kPadded : BatchLayout::kPacked;
   b.padded_length = o.max_length;
@@ -86,6 +89,11 @@ int64_t upper_length(const Options& o, const Dataset& data) {
   return o.padding == "padded" ? o.max_length : longest_sequence(data.train);
 }
 
+// The rows of the word table that a step does not read may wait, if the step reads it once and no other rank does.
+bool rows_may_wait(const Options& o, Context& context) {
+  return o.lazy_embedding && o.micro_batches == 1 && context.communicator().size() == 1;
+}
+
 }  // namespace
 
 Trainer::Trainer(Context& context, const Dataset& data, const Options& options, const RunModel& run, uint64_t seed)
@@ -93,25 +101,23 @@ Trainer::Trainer(Context& context, const Dataset& data, const Options& options, 
       options_(options),
       plans_(training_plans(options, data, seed)),
       total_(total_steps(options, data)),
+      parts_(options.micro_batches),
       model_(context, model_config(options, run, data), seed),
-      optimiser_(model_.parameters(), optimiser_options(options, total_), options.lazy_embedding),
-      buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch, upper_length(options, data),
-              options.padding == "padded", data.vocabulary().size(), plans_.front().options().masking) {
+      optimiser_(model_.parameters(), optimiser_options(options, total_), rows_may_wait(options, context)),
+      step_(model_, optimiser_),
+      buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch / parts_,
+              upper_length(options, data), options.padding == "padded", data.vocabulary().size(),
+              plans_.front().options().masking, parts_ > 1) {
   context.set_seed(seed);
-  const DType compute = model_.config().compute;
-  if (options_.graphs && !run.moe.dense() && expert_ffn_waits(context, compute)) {
-    fmt::print(stderr, "glia: {} experts on {} wait for the host in every layer: no CUDA graphs\n", compute,
-               context.device().str());
-    options_.graphs = false;
-  }
+  if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty())
     warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, data.class_names);
   if (run.random_ffn) model_.randomise_ffn(seed);
   if (!model_.config().trained.all())
     fmt::print(stderr, "glia: {}: {}\n", run.name, describe_trained(model_.parameters()));
   slots_ = static_cast<int32_t*>(
-      context.backend().allocate_pinned(2 * kRunAhead * buffer_.ints() * int64_t{sizeof(int32_t)}));
-  CHECK(slots_, "out of memory: host memory for {} batches", 2 * kRunAhead);
+      context.backend().allocate_pinned(slot_count() * buffer_.ints() * int64_t{sizeof(int32_t)}));
+  CHECK(slots_, "out of memory: host memory for {} batches", slot_count());
   seek(0);
 }
 
@@ -134,39 +140,34 @@ void Trainer::seek(int64_t step) {
   unread_ = 0;
   const int64_t epoch = std::min(step / steps_per_epoch(), static_cast<int64_t>(plans_.size()) - 1);
   std::vector<BatchView> views;
-  for (int64_t slot = 0; slot < 2 * kRunAhead; ++slot)
-    views.push_back(buffer_.view(slots_ + slot * buffer_.ints()));
+  for (int64_t slot = 0; slot < slot_count(); ++slot) views.push_back(buffer_.view(slots_ + slot * buffer_.ints()));
   prefetcher_ = std::make_unique<Prefetcher>(std::span<const BatchPlan>(plans_).subspan(epoch), std::move(views),
-                                             step - epoch * steps_per_epoch());
+                                             (step - epoch * steps_per_epoch()) * parts_);
 }
 
-void Trainer::work(int64_t tokens) {
-  model_.parameters().clear_gradients();
-  const Model::Output out = model_.forward(buffer_.batch(tokens, options_.batch), true);
-  backward(out.loss);
-  optimiser_.step();
-  if (!losses_.defined()) {  // the first step, which is never captured
-    losses_ = empty(context_, {1 + out.parts.numel()});
-    ring_ = empty(context_, {options_.log_every, losses_.numel()});
-    part_names_ = out.part_names;
+void Trainer::set_parts(std::span<const Prefetcher::Ready> ready) {
+  // Rows that are read all have a target: masked words, or each sequence's first row.
+  const auto rows = [&](const BatchView& view) { return view.read ? view.read_rows : view.sequences; };
+  int64_t tokens = 0, read = 0, all = 0;
+  for (const Prefetcher::Ready& r : ready) all += rows(r.view);
+  for (const Prefetcher::Ready& r : ready) {
+    const double share = all > 0 ? static_cast<double>(rows(r.view)) / static_cast<double>(all) : 0;
+    buffer_.set_part(slots_ + r.slot * buffer_.ints(), tokens, read, share);
+    tokens += r.view.tokens, read += rows(r.view);
   }
-  losses_.rows(0, 1).copy_from(out.loss.value().reshape({1}));
-  losses_.rows(1, losses_.numel()).copy_from(out.parts);
 }
 
-void Trainer::step() {
-  const std::optional<Prefetcher::Ready> ready = prefetcher_->next();
-  CHECK(ready, "training: no batch is left at step {}", done_);
-  const int64_t tokens = round_up(ready->view.tokens, options_.bucket);
-  buffer_.upload(slots_ + ready->slot * buffer_.ints(), ready->view, tokens);
-  in_flight_.push_back(ready->slot);
-  context_.set_step(static_cast<uint32_t>(done_));
+void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
+  const int64_t tokens = round_up(ready.view.tokens, options_.bucket);
+  buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens);
+  in_flight_.push_back(ready.slot);
+  const auto work = [&] { step_.run(buffer_.batch(tokens, options_.batch / parts_), part); };
 
   // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
-  Bucket& bucket = buckets_[tokens];
+  Bucket& bucket = buckets_[{tokens, part.first(), part.last()}];
   if (options_.graphs && bucket.warm && !bucket.graph) {
     try {
-      bucket.graph = capture_graph(context_, [&] { work(tokens); });
+      bucket.graph = capture_graph(context_, work);
     } catch (const Error&) {
       // Another thread's driver call can break a capture (engine/device/cuda/capture_lock.h). The step has not run:
       // it runs eagerly, with the same bits, and the next batch of this size tries again.
@@ -174,18 +175,31 @@ void Trainer::step() {
     }
   }
   if (options_.graphs && bucket.graph) bucket.graph->replay();
-  else work(tokens);
+  else work();
   bucket.warm = true;
+  tokens_done_ += ready.view.tokens;
+}
 
-  ring_.rows(unread_ % options_.log_every, unread_ % options_.log_every + 1).copy_from(losses_.reshape({1, -1}));
+void Trainer::step() {
+  std::vector<Prefetcher::Ready> ready;
+  while (static_cast<int64_t>(ready.size()) < parts_) {
+    const std::optional<Prefetcher::Ready> next = prefetcher_->next();
+    CHECK(next, "training: no batch is left at step {}", done_);
+    ready.push_back(*next);
+  }
+  if (parts_ > 1) set_parts(ready);
+  context_.set_step(static_cast<uint32_t>(done_));
+  for (int i = 0; i < static_cast<int>(parts_); ++i) run_part(ready[i], {i, static_cast<int>(parts_)});
+
+  const Tensor& losses = step_.losses();
+  if (!ring_.defined()) ring_ = empty(context_, {options_.log_every, losses.numel()});
+  ring_.rows(unread_ % options_.log_every, unread_ % options_.log_every + 1).copy_from(losses.reshape({1, -1}));
   ++unread_;
   ++done_;
-  tokens_done_ += ready->view.tokens;
-  if (static_cast<int64_t>(in_flight_.size()) == kRunAhead) {
-    context_.synchronize();
-    for (const int64_t slot : in_flight_) prefetcher_->release(slot);
-    in_flight_.clear();
-  }
+  if (static_cast<int64_t>(in_flight_.size()) < kRunAhead) return;
+  context_.synchronize();
+  for (const int64_t slot : in_flight_) prefetcher_->release(slot);
+  in_flight_.clear();
 }
 
 std::vector<StepLosses> Trainer::read_losses() {
@@ -194,7 +208,7 @@ std::vector<StepLosses> Trainer::read_losses() {
   CHECK(unread_ <= options_.log_every, "training: {} steps since the losses were read, room for {}", unread_,
         options_.log_every);
   const std::vector<double> all = ring_.to_vector<double>();
-  const size_t width = static_cast<size_t>(losses_.numel());
+  const size_t width = static_cast<size_t>(step_.losses().numel());
   for (size_t i = 0; i < static_cast<size_t>(unread_); ++i)
     steps.push_back({all[i * width], {all.begin() + i * width + 1, all.begin() + (i + 1) * width}});
   unread_ = 0;

@@ -4,12 +4,15 @@
 #pragma once
 #include <deque>
 #include <map>
+#include <span>
+#include <tuple>
 
 #include "engine/device/graph.h"
 #include "experiments/studies/configurations.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/batch_buffer.h"
 #include "experiments/training/options.h"
+#include "experiments/training/step.h"
 #include "moe/warm_start.h"
 #include "nn/optimizer.h"
 
@@ -51,10 +54,10 @@ class Trainer {
   AdamW& optimiser() { return optimiser_; }
   const WarmStartReport& warm_start_report() const { return warm_start_; }  // empty without --init
   int64_t total() const { return total_; }
-  int64_t steps_per_epoch() const { return plans_.front().batches(); }
+  int64_t steps_per_epoch() const { return plans_.front().batches() / parts_; }
   int64_t done() const { return done_; }
-  int64_t tokens_done() const { return tokens_done_; }                        // real ones, by this object
-  const std::vector<std::string>& part_names() const { return part_names_; }  // known after the first step
+  int64_t tokens_done() const { return tokens_done_; }                               // real ones, by this object
+  const std::vector<std::string>& part_names() const { return step_.part_names(); }  // known after the first step
 
   // The next step() is step number `step` (from 0).
   void seek(int64_t step);
@@ -70,18 +73,23 @@ class Trainer {
 
  private:
   static constexpr int64_t kRunAhead = 32;
+  int64_t slot_count() const { return kRunAhead + std::max(kRunAhead, parts_); }
 
-  void work(int64_t tokens);  // forward, backward, update; what a graph captures
+  // Says in each part's slot which of the step's rows it holds.
+  void set_parts(std::span<const Prefetcher::Ready> ready);
+  // Uploads a part's batch and runs it, eagerly or as a graph.
+  void run_part(const Prefetcher::Ready& ready, StepPart part);
 
   Context& context_;
   Options options_;
   std::vector<BatchPlan> plans_;
-  int64_t total_;
+  int64_t total_, parts_;  // parts: --micro-batches
   Model model_;
   WarmStartReport warm_start_;
   AdamW optimiser_;
+  TrainingStep step_;
   BatchBuffer buffer_;
-  int32_t* slots_ = nullptr;  // pinned, 2 · kRunAhead slots of the buffer's size
+  int32_t* slots_ = nullptr;  // pinned, slot_count() of the buffer's size
   std::unique_ptr<Prefetcher> prefetcher_;
   std::vector<int64_t> in_flight_;  // slots whose copies may not be done
   int64_t done_ = 0, tokens_done_ = 0;
@@ -91,11 +99,10 @@ class Trainer {
     int failed_captures = 0;
     std::unique_ptr<Graph> graph;
   };
-  std::map<int64_t, Bucket> buckets_;  // by tokens
-  Tensor losses_;                      // float32 [1 + parts], of the last step: fixed memory that graphs write to
-  Tensor ring_;                        // float32 [log_every, 1 + parts]
+  // By tokens, and by what the part does: the first one starts the gradients, the last one updates.
+  std::map<std::tuple<int64_t, bool, bool>, Bucket> buckets_;
+  Tensor ring_;  // float32 [log_every, 1 + P]
   int64_t unread_ = 0;
-  std::vector<std::string> part_names_;
 };
 
 }  // namespace glia

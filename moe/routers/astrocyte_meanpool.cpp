@@ -25,9 +25,17 @@ class MeanPoolRouter : public TopKRouter {
 
 }  // namespace
 
-std::unique_ptr<Router> make_astrocyte_meanpool_router(ParameterSet& set, const std::string& name,
-                                                       const RouterOptions& options) {
-  return std::make_unique<MeanPoolRouter>(set, name, options);
+RouterRow astrocyte_meanpool_row() {
+  return {"astrocyte-meanpool",
+          [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
+            return std::make_unique<MeanPoolRouter>(set, name, o);
+          },
+          "l = (W x + b) * sigmoid(W_a mean(x) + b_a), mean without CLS; softmax over the K largest",
+          "Astrocyte-Inspired Hierarchical Routing (docs/science.md 1)",
+          {.reads_future = true},
+          {},
+          {},
+          [](const OracleInputs& in) { return oracle_top_k(in, OracleContext::kGateByMean); }};
 }
 
 }  // namespace glia

@@ -1,14 +1,19 @@
 #include "moe/routers/top_k_router.h"
 
+#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/rows/sequences.h"
-#include "moe/losses.h"
 
 namespace glia {
 
+Linear router_linear(ParameterSet& set, const std::string& name, const RouterOptions& o) {
+  const Linear linear(set, name, o.hidden, o.n_experts, o.init_std);
+  linear.weight->expert_axis = linear.bias->expert_axis = 0;
+  return linear;
+}
+
 TopKRouter::TopKRouter(ParameterSet& set, const std::string& name, const RouterOptions& o, ContextMode mode)
-    : mode_(mode), options_(o), token_(set, name + ".token", o.hidden, o.n_experts, o.init_std) {
-  if (mode != ContextMode::kNone)
-    context_ = std::make_unique<Linear>(set, name + ".context", o.hidden, o.n_experts, o.init_std);
+    : mode_(mode), options_(o), token_(router_linear(set, name + ".token", o)) {
+  if (mode != ContextMode::kNone) context_ = std::make_unique<Linear>(router_linear(set, name + ".context", o));
 }
 
 RouteContext TopKRouter::context(const Var&, const Pass&) const {
@@ -16,17 +21,30 @@ RouteContext TopKRouter::context(const Var&, const Pass&) const {
   return {mode_, context_->weight->var, context_->bias->var, {}};
 }
 
-Routing TopKRouter::route(const Var& x, const Pass& pass) const {
-  Routed routed = glia::route(x, token_.weight->var, token_.bias->var, context(x, pass), options_.top_k,
-                              pass.sequences, pass.first_rows);
+Routing TopKRouter::route(const RoutingInputs& in) const {
+  Routed routed = glia::route(in.x, token_.weight->var, token_.bias->var, context(in.x, in.pass), options_.top_k,
+                              in.pass.sequences, in.pass.first_rows);
   Routing r;
   r.experts = std::move(routed.experts);
   r.gates = std::move(routed.gates);
   r.n_experts = options_.n_experts;
-  if (r.n_experts > 1)  // the variance of one number is 0 / 0
-    r.losses.push_back({{"balance", "energy"}, {options_.balance, options_.energy}, std::move(routed.losses)});
-  add_z_loss(r, routed.logits, options_, pass.sequences);
+  r.chosen = options_.top_k;
+  r.scores = std::move(routed.logits);
+  r.load_losses = std::move(routed.losses);
   return r;
+}
+
+Explanation TopKRouter::explain(const RoutingInputs& in) const {
+  const Sequences &all = in.pass.sequences, &first = in.pass.first_rows;
+  Explanation e;
+  e.token_logits = router_logits(in.x, token_.weight->var, token_.bias->var, {}, ContextMode::kNone, all).value();
+  if (!context_) return e;
+  RouteContext c = context(in.x, in.pass);
+  if (!c.logits.defined())
+    c.logits = router_logits(first_rows(in.x, all), c.weight, c.bias, {}, ContextMode::kNone, first);
+  e.mode = mode_;
+  e.context = mode_ == ContextMode::kAdd ? c.logits.value() : sigmoid(c.logits).value();
+  return e;
 }
 
 }  // namespace glia

@@ -2,9 +2,12 @@
 // module declares is an input whose gradient is checked.
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/loss_sum.h"
-#include "engine/ops/loss/z_loss.h"
+#include "engine/ops/loss/row_losses.h"
+#include "engine/ops/loss/softmax.h"
+#include "engine/ops/moe/choose.h"
 #include "engine/ops/rows/reduce.h"
-#include "moe/moe_layer.h"
+#include "moe/losses.h"
+#include "moe/mixture.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
 #include "tests/cases/op_cases.h"
@@ -26,6 +29,7 @@ BertConfig small_bert() {
 MoeConfig small_moe(const std::string& router) {
   MoeConfig c;
   c.router = router, c.n_experts = 4, c.top_k = 2, c.balance = 0.3, c.energy = 0.7;
+  for (const OptionRow& weight : further_loss_weights()) c.options.set(weight.name, 0.2);
   return c;
 }
 
@@ -58,14 +62,23 @@ Tensor ids(Context& c) { return from_vector<int32_t>(c, {1, 7, 7, 3, 1, 10, 0, 7
 EncoderLayer::MakeFeedForward maker(const std::string& router) {
   return [router](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
     if (router == "none") return make_dense(set, name, small_bert());
-    return std::make_unique<MoeLayer>(set, name, small_moe(router), small_bert(), layer);
+    return make_mixture(set, name, small_moe(router), small_bert(), layer);
   };
 }
 
-LossTerm auxiliary(const AuxiliaryLosses& losses, double scale) {
-  LossTerm term{losses.values, {}, scale};
-  for (size_t i = 0; i < losses.names.size(); ++i) term.part.push_back(1 + static_cast<int>(i));
-  return term;
+// A part of `first` and the routing's losses, each with a weight of its own.
+Var with_losses(std::vector<LossTerm> terms, const std::vector<Routing>& routings) {
+  std::vector<double> weights = {1};
+  for (const Routing& routing : routings)
+    for (const AuxiliaryLosses& losses : routing.losses) {
+      LossTerm term{losses.values, {}, 0.5};
+      for (size_t i = 0; i < losses.names.size(); ++i) {
+        term.part.push_back(static_cast<int>(weights.size()));
+        weights.push_back(0.7 / static_cast<double>(weights.size()));
+      }
+      terms.push_back(term);
+    }
+  return sum_losses(terms, weights).total;
 }
 
 void add_dense(std::vector<OpCase>& cases) {
@@ -93,24 +106,22 @@ void add_dense(std::vector<OpCase>& cases) {
 void add_router(std::vector<OpCase>& cases, const std::string& router) {
   const CaseInput x{{kTokens, 8}};
   const auto make = [router](ParameterSet& set) {
-    const MoeConfig m = small_moe(router);
-    return std::shared_ptr<Router>(
-        make_router(router, set, "r", {8, m.n_experts, m.top_k, m.balance, m.energy, 0.1, 0.02, 0}));
+    return std::shared_ptr<Router>(make_router(router, set, "r", router_options(small_moe(router), 8, 0.02)));
   };
   cases.push_back(layer_case("router/" + router + "/gates", {x}, [=](ParameterSet& set) -> Forward {
-    return [r = make(set)](const Pass& p, const Vars& v) { return r->route(v[0], p).gates; };
+    return [r = make(set)](const Pass& p, const Vars& v) { return r->route({v[0], p}).gates; };
   }));
   cases.push_back(layer_case("router/" + router + "/losses", {x}, [=](ParameterSet& set) -> Forward {
-    return [r = make(set)](const Pass& p, const Vars& v) {
-      std::vector<LossTerm> terms;
-      for (const AuxiliaryLosses& l : r->route(v[0], p).losses) terms.push_back(auxiliary(l, 0.5));
-      return sum_losses(terms, {1, 0.3, 0.7, 0.2, 0.1}).total;
+    return [r = make(set), router](const Pass& p, const Vars& v) {
+      Routing routing = r->route({v[0], p});
+      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), p.sequences);
+      return with_losses({}, {routing});
     };
   }));
   for (const bool first_rows : {false, true}) {
     const std::string name = "moe/" + router + (first_rows ? "/first_rows" : "");
     const auto layer = [router](ParameterSet& set) {
-      return std::make_shared<MoeLayer>(set, "l", small_moe(router), small_bert(), 0);
+      return std::shared_ptr<FeedForward>(make_mixture(set, "l", small_moe(router), small_bert(), 0));
     };
     cases.push_back(layer_case(name, {x}, [=](ParameterSet& set) -> Forward {
       return
@@ -119,9 +130,7 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
     cases.push_back(layer_case(name + "/with_losses", {x}, [=](ParameterSet& set) -> Forward {
       return [l = layer(set), first_rows](const Pass& p, const Vars& v) {
         const FeedForward::Result r = l->forward(v[0], p, first_rows);
-        std::vector<LossTerm> terms = {{mean(square(r.y)), {0}, 1}};
-        for (const AuxiliaryLosses& a : r.routing.losses) terms.push_back(auxiliary(a, 0.5));
-        return sum_losses(terms, {1, 0.3, 0.7, 0.2, 0.1}).total;
+        return with_losses({{mean(square(r.y)), {0}, 1}}, {r.routing});
       };
     }));
   }
@@ -134,13 +143,61 @@ void add_model(std::vector<OpCase>& cases, const std::string& router) {
     return [bert, head](const Pass& p, const Vars&) {
       Context& c = bert->embeddings.word->var.context();
       const Bert::Result r = bert->forward(ids(c), p, true);
-      std::vector<LossTerm> terms = {
-          {head->forward(r.hidden, from_vector<int32_t>(c, {2, 0}, {2}), p).loss, {0}, 1}};
-      for (const Routing& routing : r.routings)
-        for (const AuxiliaryLosses& a : routing.losses) terms.push_back(auxiliary(a, 0.5));
-      return sum_losses(terms, {1, 0.3, 0.7, 0.2, 0.1}).total;
+      const Var loss = head->forward(r.hidden, from_vector<int32_t>(c, {2, 0}, {2}), p).loss;
+      return with_losses({{loss, {0}, 1}}, r.routings);
     };
   }));
+}
+
+// More elements than a launch takes: 126 pieces of four.
+Var many_terms(Context&, const Vars& v) {
+  std::vector<LossTerm> terms = {{v[0], {2, 0, 1}, 0.25}, {v[1], std::vector<int>(499), 0.5}};
+  for (size_t i = 0; i < 499; ++i) terms[1].part[i] = static_cast<int>(i % 3);
+  return sum_losses(terms, {1, 0.1, -3}).total;
+}
+
+Sequences rows_of(Context& c) { return make_sequences(c, {4, 5}, kTokens); }
+
+// Expert Choice's form: each expert took its tokens, 8 pairs in all though there are 3 slots for each of 11 tokens;
+// some tokens have no expert.
+Tensor by_expert(Context& c) {
+  return from_vector<int32_t>(c, {0,  1,  2,  -1, -1, -1, 2,  -1, -1, -1, -1, -1, 1,  -1, 3,  -1, -1,
+                                  -1, -1, -1, -1, 3,  -1, -1, -1, 0,  -1, -1, -1, -1, -1, -1, -1},
+                              {kTokens, 3});
+}
+
+void add_routing_ops(std::vector<OpCase>& cases) {
+  const CaseInput logits{{kTokens, 5}, -3, 3};
+  cases.push_back({"z_loss", {logits}, [](Context& c, const Vars& v) { return z_loss(v[0], rows_of(c)); }, false});
+  cases.push_back(
+      {"entropy_loss", {logits}, [](Context& c, const Vars& v) { return entropy_loss(v[0], rows_of(c)); }, false});
+  cases.push_back({"switch_loss",
+                   {logits},
+                   [](Context& c, const Vars& v) {
+                     const Tensor counts = from_vector<double>(c, {3, 0, 7, 1, 7}, {5});
+                     return switch_loss(v[0], cast(counts, v[0].dtype()), 2, rows_of(c));
+                   },
+                   false});
+  cases.push_back({"choose",
+                   {logits},
+                   [](Context& c, const Vars& v) {
+                     const Tensor bias = from_vector<double>(c, {1, -2, 0, 0.5, 4}, {5});
+                     return choose(v[0], cast(bias, v[0].dtype()), 3, rows_of(c)).gates;
+                   },
+                   false});
+  for (const int64_t slots : {2, 5})
+    cases.push_back(
+        {fmt::format("choose_top_p/{}", slots),
+         {logits},
+         [slots](Context& c, const Vars& v) { return choose_top_p(softmax(v[0]), 0.7, slots, rows_of(c)).gates; },
+         false});
+  cases.push_back({"expert_layer/by_expert",
+                   {{{kTokens, 8}}, {{kTokens, 3}}, {{4, 12, 8}}, {{4, 12}}, {{4, 8, 12}}, {{4, 8}}},
+                   [](Context& c, const Vars& v) {
+                     const Dispatch d = make_dispatch(by_expert(c), 4, 1, 8);
+                     return expert_layer(v[0], v[1], d, v[2], v[3], v[4], v[5]);
+                   },
+                   false});
 }
 
 }  // namespace
@@ -153,16 +210,12 @@ void add_layer_cases(std::vector<OpCase>& cases) {
          return sum_losses({{v[0], {0}, 1}, {v[1], {1, 2}, 0.25}, {v[2], {2, 1, 2}, 0.5}}, {1, 0.1, -3}).total;
        },
        false});
-  cases.push_back({"z_loss",
-                   {{{kTokens, 5}, -3, 3}},
-                   [](Context& c, const Vars& v) {
-                     return z_loss(v[0], make_sequences(c, {4, 5}, kTokens));
-                   },
-                   false});
+  cases.push_back({"sum_losses/many", {{{3}}, {{499}}}, many_terms, false});
+  add_routing_ops(cases);
   add_dense(cases);
   for (const RouterRow& row : router_registry()) add_router(cases, row.name);
   add_model(cases, "none");
-  add_model(cases, "astrocyte-hierarchical");
+  for (const RouterRow& row : router_registry()) add_model(cases, row.name);
 }
 
 }  // namespace glia

@@ -9,10 +9,11 @@ flags=(-std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -
        -Xcompiler -Wall,-Wextra,-Wno-unused-parameter -gencode arch=compute_90a,code=sm_90a
        -DGLIA_GEMM_WAIT_BOUND=${WAIT_BOUND:-20000000})
 objects=()
-for source in engine/ops/products/sm90/gemm_sm90_*.cu tests/device/gemm_harness.cu; do
+for source in engine/ops/products/{grouped_products,grouped_columns}.cu engine/ops/products/{sm90,portable}/*.cu \
+              tests/device/gemm_harness.cu; do
   object=$out/$(basename "$source").o
   objects+=("$object")
-  newest=$(ls -t "$source" engine/ops/products/sm90/gemm_sm90*.cuh engine/ops/products/sm90/gemm_sm90.h tests/device/*.cuh | head -1)
+  newest=$(ls -t "$source" engine/ops/products/{,sm90/,portable/}*.{h,cuh} tests/device/*.cuh 2>/dev/null | head -1)
   [ "$object" -nt "$newest" ] || "$nvcc" "${flags[@]}" -c "$source" -o "$object"
 done
-"$nvcc" -o "$out/gemm_harness" "${objects[@]}" -lcublas -lcublasLt
+"$nvcc" -o "$out/gemm_harness" "${objects[@]}" -lcublas

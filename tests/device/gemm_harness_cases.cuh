@@ -19,6 +19,9 @@ const std::vector<int> kFew = {60, 48, 0, 61, 30, 70, 65, 50};  // 384 rows: CLS
 std::vector<Shape> check_shapes() {
   std::vector<int> many;
   for (int i = 0; i < 128; ++i) many.push_back(static_cast<int>(mix(i + 5) % 200) * (i % 5 != 0));
+  std::vector<int> more = many;
+  more.insert(more.end(), many.begin(), many.end());
+  more.resize(200);
   return {{"experts up", kUsual, 0, 2048, 512},
           {"experts down", kUsual, 0, 512, 2048},
           {"experts up, one dead", kDead, 0, 2048, 512},
@@ -29,6 +32,7 @@ std::vector<Shape> check_shapes() {
           {"all rows in one group", {0, 0, 1000, 0}, 0, 264, 72},
           {"no rows at all", {0, 0, 0, 0}, 0, 136, 136},
           {"128 groups", many, 0, 128, 64},
+          {"200 groups", more, 0, 128, 64},
           {"dense 1000 rows", {}, 1000, 520, 1032},
           {"dense 10000 rows", {}, 10000, 392, 328},
           {"dense 8 × 8 × 8", {}, 8, 8, 8}};

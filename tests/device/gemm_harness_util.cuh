@@ -2,7 +2,6 @@
 // reference, comparison, timing by graph replay, and cuBLAS as the yardstick. Test code: prints and exits on errors.
 #pragma once
 
-#include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -254,48 +253,3 @@ struct Blas {
                       c_float ? CUDA_R_32F : CUDA_R_16BF, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
   }
 };
-
-// cublasLt: best of the algorithms that its heuristic proposes. Same conventions; bias (bf16 [n]) may be null.
-inline double time_lt(cudaStream_t stream, bool ta, bool tb, int m, int n, int k, const std::vector<const void*>& a,
-                      const std::vector<const void*>& b, const std::vector<void*>& c, bool c_float,
-                      const void* bias) {
-  cublasLtHandle_t lt;
-  BLAS(cublasLtCreate(&lt));
-  cublasLtMatmulDesc_t desc;
-  BLAS(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-  const cublasOperation_t opa = tb ? CUBLAS_OP_T : CUBLAS_OP_N, opb = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
-  BLAS(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA, &opa, sizeof opa));
-  BLAS(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSB, &opb, sizeof opb));
-  if (bias != nullptr) {
-    const cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_BIAS;
-    BLAS(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &e, sizeof e));
-    BLAS(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
-  }
-  cublasLtMatrixLayout_t la, lb, lc;
-  BLAS(cublasLtMatrixLayoutCreate(&la, CUDA_R_16BF, tb ? k : n, tb ? n : k, tb ? k : n));
-  BLAS(cublasLtMatrixLayoutCreate(&lb, CUDA_R_16BF, ta ? m : k, ta ? k : m, ta ? m : k));
-  BLAS(cublasLtMatrixLayoutCreate(&lc, c_float ? CUDA_R_32F : CUDA_R_16BF, n, m, n));
-  cublasLtMatmulPreference_t pref;
-  BLAS(cublasLtMatmulPreferenceCreate(&pref));
-  size_t ws = 64 << 20;
-  BLAS(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &ws, sizeof ws));
-  cublasLtMatmulHeuristicResult_t results[8];
-  int found = 0;
-  BLAS(cublasLtMatmulAlgoGetHeuristic(lt, desc, la, lb, lc, lc, pref, 8, results, &found));
-  void* workspace = nullptr;
-  CUDA(cudaMalloc(&workspace, ws));
-  double best = 1e30;
-  const float one = 1, zero = 0;
-  for (int r = 0; r < found; ++r) {
-    const double us = time_graph(
-        stream,
-        [&](int s) {
-          BLAS(cublasLtMatmul(lt, desc, &one, b[s], la, a[s], lb, &zero, c[s], lc, c[s], lc, &results[r].algo,
-                              workspace, ws, stream));
-        },
-        static_cast<int>(a.size()), 12, 9);
-    best = std::min(best, us);
-  }
-  CUDA(cudaFree(workspace));
-  return best;
-}

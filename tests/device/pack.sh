@@ -9,8 +9,9 @@ make -j"$(nproc)" ONEDNN="${ONEDNN:-0}" CUDA_ARCHS=90a BUILD=build/device all bu
 rm -rf $bundle && mkdir -p $bundle/lib
 programs="build/device/run_tests $(git ls-files 'tools/*.cpp' 'experiments/*.cpp' | xargs grep -lE '^int main\b' | sed 's/\.cpp$//')"
 for p in $programs; do strip -o "$bundle/$(basename "$p")" "$p"; done
+cp build/device/libglia.so $bundle/lib/
 # The GPU machine has glibc, libstdc++, OpenMP and CUDA; the rest travels.
-for p in $bundle/run_tests $bundle/run_all; do [ -e "$p" ] && ldd "$p"; done | awk '$3 ~ /^\// {print $3}' | sort -u |
-  grep -vE '/(libc|libm|libpthread|libdl|librt|libstdc\+\+|libgcc_s|libgomp|libcu[a-zA-Z]*|libnv[a-zA-Z]*)\.so' |
+for p in $bundle/run_tests $bundle/run_all; do [ -e "$p" ] && LD_LIBRARY_PATH=$bundle/lib ldd "$p"; done | awk '$3 ~ /^\// {print $3}' | sort -u |
+  grep -vE '/(libglia|libc|libm|libpthread|libdl|librt|libstdc\+\+|libgcc_s|libgomp|libcu[a-zA-Z]*|libnv[a-zA-Z]*)\.so' |
   xargs -I{} cp -L {} $bundle/lib/
 du -sh $bundle

@@ -6,6 +6,7 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/rng.h"
+#include "engine/device/context.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -77,4 +78,19 @@ TEST_CASE("file: an atomic write is read back, and a failed one leaves nothing")
   std::filesystem::remove_all(folder);
   EXPECT(hash_bytes("abc") != hash_bytes("abd"));
   EXPECT(hash_bytes("abc", 1) != hash_bytes("abc", 2));
+}
+
+TEST_CASE("device: a GPU that the build has no code for is told with what to type") {
+  EXPECT(missing_code_text("NVIDIA GeForce RTX 5090", 120, "80 90a") ==
+         "NVIDIA GeForce RTX 5090 has compute capability 12.0, this build holds code for 80 90a; build with: make "
+         "CUDA_ARCHS=120");
+  EXPECT(test::contains(missing_code_text("H100", 90, "80"), "CUDA_ARCHS=90a"));
+}
+
+TEST_CASE("device: kernels are chosen by name, and those that a device has not are an error") {
+  EXPECT(parse_kernels("portable") == Kernels::kPortable);
+  EXPECT(test::error_of([] { parse_kernels("fast"); }) == "kernels: expected auto, hopper or portable, got 'fast'");
+  Context context(Device::cpu());
+  context.set_kernels(Kernels::kPortable);
+  EXPECT(test::contains(test::error_of([&] { context.set_kernels(Kernels::kHopper); }), "compute capability 9.0"));
 }

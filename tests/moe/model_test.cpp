@@ -272,7 +272,7 @@ TEST_CASE("configurations: each has a router that exists; dense-random-ffn diffe
     const MoeConfig moe = c.moe(8, 2, false);
     if (moe.dense()) continue;
     ParameterSet set;
-    make_router(moe.router, set, "r", {16, moe.n_experts, moe.top_k, moe.balance, moe.energy, 0, 0.02, 0});
+    make_router(moe.router, set, "r", {16, moe.n_experts, moe.top_k});
     EXPECT(set.count() > 0);
   }
   EXPECT(contains(error_of([] { configuration("desne"); }), "expected one of dense, dense-random-ffn"));

@@ -1,9 +1,13 @@
 // Oracles of the MoE layer, in float64 without dropout unless a case says otherwise.
+#include "moe/moe_layer.h"
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/loss/z_loss.h"
+#include "engine/ops/loss/statistics.h"
+#include "engine/ops/moe/choose.h"
 #include "engine/ops/products/feed_forward.h"
 #include "engine/ops/rows/rows.h"
+#include "moe/losses.h"
 #include "moe/model.h"
 #include "tests/nn/helpers.h"
 
@@ -22,12 +26,15 @@ struct Bench {
   explicit Bench(const std::string& router, int64_t experts = 4, int64_t top_k = 2,
                  const std::vector<int32_t>& lengths = {5, 1, 7}, int64_t capacity = 0) {
     BertConfig bert = tiny_config(router).bert;
-    MoeConfig moe{router, experts, top_k, 0.1, 0.2, 0, false};
+    MoeConfig moe{router, experts, top_k, 0.1, 0.2};
+    for (const OptionRow& weight : further_loss_weights()) moe.options.set(weight.name, 0.3);
     layer = std::make_unique<MoeLayer>(set, "l", moe, bert, 0);
     set.materialise(context, 5, DType::kFloat64);
     // Biases other than 0, so that a forgotten one is seen.
     for (const Parameter& p : set.all())
       if (!p.decay) set.redraw(p, Init::normal(0.3), 5);
+    for (State& s : set.states())
+      s.value.copy_from(random_normal(context, s.shape, 0.3, 7, purpose::kTest, 1, DType::kFloat64));
     sequences = make_sequences(context, lengths, capacity);
     first = make_sequences(context, std::vector<int32_t>(lengths.size(), 1));
   }
@@ -39,95 +46,226 @@ struct Bench {
     const Pass pass{sequences, first, false, DType::kFloat64, 0};
     return layer->forward(x, pass, first_rows_only);
   }
-  std::vector<double> weights(const std::string& name) { return values(set.get(name).var.value()); }
+  // A parameter's or a state's numbers.
+  std::vector<double> weights(const std::string& name) {
+    for (const State& s : set.states())
+      if (s.name == name) return values(s.value);
+    return values(set.get(name).var.value());
+  }
 };
 
 double erf_gelu(double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); }
 
-// Every token on its own, from the formulas of docs/science.md 1.
-std::vector<double> naive_layer(Bench& bench, const std::string& router, const std::vector<double>& x,
-                                const std::vector<int32_t>& lengths, int64_t experts, int64_t top_k,
-                                double* balance, double* energy) {
-  const auto wr = bench.weights("l.moe.router.token.weight"), br = bench.weights("l.moe.router.token.bias");
-  std::vector<double> wa, ba;
-  if (router != "softmax")
-    wa = bench.weights("l.moe.router.context.weight"), ba = bench.weights("l.moe.router.context.bias");
-  const auto w1 = bench.weights("l.moe.experts.up.weight"), b1 = bench.weights("l.moe.experts.up.bias"),
-             w2 = bench.weights("l.moe.experts.down.weight"), b2 = bench.weights("l.moe.experts.down.bias");
-  std::vector<double> y(x.size(), 0.0), importance(static_cast<size_t>(experts));
-  int64_t start = 0, real = 0;
-  for (const int32_t n : lengths) {
-    std::vector<double> context(kHidden);
-    if (router == "astrocyte-meanpool") {
-      for (int64_t t = 1; t < n; ++t)
-        for (int64_t h = 0; h < kHidden; ++h) context[h] += x[(start + t) * kHidden + h] / (n - 1);
-    } else {
-      for (int64_t h = 0; h < kHidden; ++h) context[h] = x[start * kHidden + h];
-    }
-    for (int64_t t = start; t < start + n; ++t, ++real) {
-      std::vector<double> logits(static_cast<size_t>(experts));
-      for (int64_t e = 0; e < experts; ++e) {
-        double r = br[e], c = router == "softmax" ? 0 : ba[e];
-        for (int64_t h = 0; h < kHidden; ++h) r += wr[e * kHidden + h] * x[t * kHidden + h];
-        if (router != "softmax")
-          for (int64_t h = 0; h < kHidden; ++h) c += wa[e * kHidden + h] * context[h];
-        logits[e] = router == "softmax" ? r : router == "astrocyte-hierarchical" ? r + c : r / (1 + std::exp(-c));
-      }
-      std::vector<int64_t> order(static_cast<size_t>(experts));
-      std::iota(order.begin(), order.end(), 0);
-      std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
-      double total = 0;
-      for (int64_t k = 0; k < top_k; ++k) total += std::exp(logits[order[k]]);
-      for (int64_t k = 0; k < top_k; ++k) {
-        const int64_t e = order[k];
-        const double gate = std::exp(logits[e]) / total;
-        importance[e] += gate;
-        std::vector<double> hidden(kFfn);
-        for (int64_t f = 0; f < kFfn; ++f) {
-          double sum = b1[e * kFfn + f];
-          for (int64_t h = 0; h < kHidden; ++h) sum += w1[(e * kFfn + f) * kHidden + h] * x[t * kHidden + h];
-          hidden[f] = erf_gelu(sum);
-        }
-        for (int64_t h = 0; h < kHidden; ++h) {
-          double sum = b2[e * kHidden + h];
-          for (int64_t f = 0; f < kFfn; ++f) sum += w2[(e * kHidden + h) * kFfn + f] * hidden[f];
-          y[t * kHidden + h] += gate * sum;
-        }
-      }
-    }
-    start += n;
+// One token through one expert.
+std::vector<double> naive_expert(const std::vector<double> (&w)[4], const double* x, size_t e) {
+  std::vector<double> y(kHidden);
+  for (size_t h = 0; h < kHidden; ++h) y[h] = w[3][e * kHidden + h];
+  for (size_t f = 0; f < kFfn; ++f) {
+    double sum = w[1][e * kFfn + f];
+    for (size_t h = 0; h < kHidden; ++h) sum += w[0][(e * kFfn + f) * kHidden + h] * x[h];
+    for (size_t h = 0; h < kHidden; ++h) y[h] += w[2][(e * kHidden + h) * kFfn + f] * erf_gelu(sum);
   }
-  double mean = 0, variance = 0;
-  *energy = 0;
-  for (const double i : importance) mean += i / static_cast<double>(experts);
-  for (const double i : importance) {
-    variance += (i - mean) * (i - mean) / static_cast<double>(experts - 1);
-    *energy += (i / static_cast<double>(real)) * (i / static_cast<double>(real));
-  }
-  *balance = variance / (mean * mean + 1e-8);
   return y;
 }
 
+OracleRouting oracle_of(Bench& bench, const RouterRow& row, const std::vector<double>& x,
+                        const std::vector<int32_t>& lengths, int64_t top_k) {
+  OracleInputs in{kHidden, 4, top_k, {}, x, lengths, {}};
+  in.x.resize(static_cast<size_t>(std::accumulate(lengths.begin(), lengths.end(), 0) * kHidden));  // no tail
+  in.weight = [&](const std::string& name) { return bench.weights("l.moe.router." + name); };
+  for (const OptionRow& o : row.options) in.options.set(o.name, o.standard);
+  return row.oracle(in);
+}
+
 TEST_CASE(
-    "moe: every router of the registry agrees with a loop over tokens, for K = 2 … E, with and without a tail") {
+    "moe: every router of the registry and every loss agrees with its oracle, for K = 1 … E, with and without a "
+    "tail") {
   for (const RouterRow& row : router_registry())
-    for (const int64_t top_k : {2, 3, 4})
+    for (const int64_t top_k : {1, 2, 3, 4})
       for (const int64_t capacity : {0, 17}) {
         INFO(row.name);
+        if (top_k == 1 && row.traits.gates_sum_to_one) continue;  // refused
         const std::vector<int32_t> lengths = {5, 2, 7};
         Bench bench(row.name, 4, top_k, lengths, capacity);
-        const Tensor x = bench.input();
-        const FeedForward::Result r = bench.run(x);
-        double balance, energy;
-        const std::vector<double> y = naive_layer(bench, row.name, values(x), lengths, 4, top_k, &balance, &energy);
+        const std::vector<double> x = values(bench.input());
+        const FeedForward::Result r = bench.run(bench.input());
+        REQUIRE((row.oracle != nullptr));
+        const OracleRouting expected = oracle_of(bench, row, x, lengths, top_k);
+        const auto experts = r.routing.experts.to_vector<int32_t>();
+        const std::vector<double> gates = values(r.routing.gates.value());
+        const std::vector<double> w[4] = {
+            bench.weights("l.moe.experts.up.weight"), bench.weights("l.moe.experts.up.bias"),
+            bench.weights("l.moe.experts.down.weight"), bench.weights("l.moe.experts.down.bias")};
+        const auto slots = static_cast<size_t>(r.routing.experts.size(1));
+        std::vector<double> y(x.size());
+        for (size_t t = 0; t < experts.size() / slots; ++t)
+          for (size_t i = 0; i < slots; ++i) {
+            const bool any = t < expected.experts.size() && i < expected.experts[t].size();
+            REQUIRE(experts[t * slots + i] == (any ? expected.experts[t][i] : -1));
+            if (!any) {
+              EXPECT(gates[t * slots + i] == 0);
+              continue;
+            }
+            EXPECT(std::abs(gates[t * slots + i] - expected.gates[t][i]) < 1e-12);
+            const std::vector<double> one =
+                naive_expert(w, &x[t * kHidden], static_cast<size_t>(expected.experts[t][i]));
+            for (size_t h = 0; h < kHidden; ++h) y[t * kHidden + h] += expected.gates[t][i] * one[h];
+          }
         EXPECT(largest_difference(values(r.y.value()), y) < 1e-12);  // the tail's rows are 0
-        REQUIRE(r.routing.losses.size() == 1);
-        const std::vector<double> losses = values(r.routing.losses[0].values.value());
-        EXPECT(std::abs(losses[0] - balance) < 1e-12);
-        EXPECT(std::abs(losses[1] - energy) < 1e-12);
+        std::vector<double> scores = expected.scores;
+        scores.resize(static_cast<size_t>(r.routing.scores.value().numel()));
+        EXPECT(largest_difference(values(r.routing.scores.value()), scores) < 1e-12);
+
+        REQUIRE(r.routing.losses.size() == loss_registry().size());
+        for (size_t i = 0; i < loss_registry().size(); ++i) {
+          const LossRow& loss = loss_registry()[i];
+          INFO(loss.names[0]);
+          EXPECT(r.routing.losses[i].names == loss.names);
+          EXPECT(largest_difference(values(r.routing.losses[i].values.value()),
+                                    loss.oracle(expected, 4, row.traits.fixed_k ? top_k : 1)) < 1e-12);
+        }
         // Energy is load balance: Σ (mean g)² = 1/E + (E − 1)/E² · CV² (docs/science.md 6.1).
-        EXPECT(std::abs(losses[1] - (0.25 + 3.0 / 16 * losses[0])) < 1e-7);
+        const std::vector<double> load = values(r.routing.losses[0].values.value());
+        if (row.traits.gates_sum_to_one) EXPECT(std::abs(load[1] - (0.25 + 3.0 / 16 * load[0])) < 1e-7);
       }
+}
+
+TEST_CASE("moe: traits hold: gates that sum to 1, K experts of each token, choices that look ahead or do not") {
+  for (const RouterRow& row : router_registry()) {
+    INFO(row.name);
+    Bench bench(row.name);
+    const Tensor x = bench.input();
+    const Routing before = bench.run(x).routing;
+    const std::vector<double> gates = values(before.gates.value());
+    const auto experts = before.experts.to_vector<int32_t>();
+    const auto slots = static_cast<size_t>(before.experts.size(1));
+    bool sums = true, fixed = true;
+    for (size_t t = 0; t < experts.size() / slots; ++t) {
+      double sum = 0;
+      int64_t count = 0;
+      for (size_t i = t * slots; i < (t + 1) * slots; ++i) sum += gates[i], count += experts[i] >= 0;
+      sums = sums && std::abs(sum - 1) < 1e-12;
+      fixed = fixed && count == 2;
+    }
+    EXPECT(sums == row.traits.gates_sum_to_one);
+    EXPECT(fixed == row.traits.fixed_k);
+    EXPECT(before.chosen == (row.traits.fixed_k ? 2 : 0));
+    // Other numbers in the last row of the first sequence: what came before may change only with such a trait.
+    Tensor later = x.clone();
+    later.rows(4, 5).copy_from(x.rows(7, 8));
+    const std::vector<double> after = values(bench.run(later).routing.scores.value().rows(0, 4));
+    EXPECT((after != values(before.scores.value().rows(0, 4))) == row.traits.reads_future);
+  }
+}
+
+TEST_CASE("moe: the experts' outputs, combined, are the layer's output") {
+  for (const RouterRow& row : router_registry()) {
+    INFO(row.name);
+    Bench bench(row.name);
+    const Tensor x = bench.input();
+    const FeedForward::Result r = bench.run(x);
+    const MoeLayer::Pairs pairs = bench.layer->pairs(x, r.routing);
+    EXPECT(largest_difference(values(combine_rows(pairs.outputs, r.routing.gates, pairs.dispatch).value()),
+                              values(r.y.value())) < 1e-13);
+  }
+}
+
+TEST_CASE("moe: pairs that lie by expert: fewer than the slots, tokens without an expert, first rows only") {
+  Context context(test_device());
+  const Sequences q = make_sequences(context, {2, 3});
+  const Tensor experts = from_vector<int32_t>(context, {1, -1, 0, 2, -1, -1, -1, 1, 0, -1}, {5, 2}),
+               gates = from_vector<double>(context, {0.5, 0, 2, 1, 0, 0, 0, 3, 1, 0}, {5, 2});
+  const Tensor x = from_vector<double>(context, {1, 10, 100, 1000, 10000}, {5, 1});
+  const Dispatch d = make_dispatch(experts, 3, 1, 6);
+  EXPECT(d.rows == 6);
+  EXPECT(d.offsets.to_vector<int32_t>() == std::vector<int32_t>{0, 2, 4, 5});
+  EXPECT(values(combine_rows(dispatch_rows(x, d), gates, d).value()) ==
+         std::vector<double>{0.5, 30, 0, 3000, 10000});
+  // The first rows 0 and 2: one has a pair, the other none.
+  const Tensor first = gather_index_rows(experts, q.first_rows);
+  const Dispatch f = make_dispatch(first, 3, 1, 4);
+  EXPECT(values(combine_rows(dispatch_rows(first_rows(x, q), f), first_rows(gates, q), f).value()) ==
+         std::vector<double>{0.5, 0});
+  if (test_device().is_cpu())
+    EXPECT(contains(error_of([&] { make_dispatch(experts, 3, 1, 4); }), "rows for a capacity of 4"));
+  EXPECT(contains(error_of([&] { make_dispatch(experts, 3, 1, 11); }), "a capacity of at most 10 pairs"));
+}
+
+TEST_CASE("moe: a router with state says so, changes it after a step by what the step counted, and only then") {
+  for (const RouterRow& row : router_registry()) {
+    INFO(row.name);
+    Context context(test_device());
+    ModelConfig config = tiny_config(row.name);
+    Model model(context, config, 11);
+    EXPECT(!model.router_state().empty() == row.traits.stateful);
+    const auto state = [&] {
+      std::vector<double> all;
+      for (const Statistic& s : model.router_state())
+        for (const double v : values(s.value)) all.push_back(v);
+      return all;
+    };
+    const std::vector<double> fresh = state();
+    const Batch a = tiny_batch(context, {6, 3, 9}, config.bert, 1), b = tiny_batch(context, {2, 5}, config.bert, 2);
+    for (const Statistic& s : model.forward(a, false).routings[0].statistics) FAIL(s.name, " in evaluation");
+    StepRoutings step;
+    step.add(model.forward(a, true).routings);
+    step.add(model.forward(b, true).routings);  // two micro-batches
+    EXPECT(state() == fresh);
+    model.after_step(step);
+    EXPECT((state() != fresh) == row.traits.stateful);
+  }
+}
+
+TEST_CASE("loss-free: bias goes down by u where the load of the whole step is above its mean, up where below") {
+  Context context(test_device());
+  const Tensor bias = from_vector<double>(context, {0, 1, 0, 0}, {4}),
+               counts = from_vector<double>(context, {3, 5, 4, 4}, {4});
+  update_load_bias(bias, counts, 0.25);
+  EXPECT(values(bias) == std::vector<double>{0.25, 0.75, 0, 0});
+  ModelConfig config = tiny_config("loss-free");
+  config.moe.options.set("bias-rate", 0.5);
+  Model model(context, config, 11);
+  StepRoutings step;
+  std::vector<double> load(4);
+  for (const uint64_t seed : {1, 2}) {
+    const Model::Output out = model.forward(tiny_batch(context, {6, 3, 9}, config.bert, seed), true);
+    for (const int32_t e : out.routings[1].experts.to_vector<int32_t>()) load[static_cast<size_t>(e)] += 1;
+    step.add(out.routings);
+  }
+  EXPECT(values(step.layers()[1]["load"]) == load);
+  model.after_step(step);
+  const std::vector<double> after = values(model.router_state()[1].value);
+  for (size_t e = 0; e < 4; ++e) EXPECT(after[e] == (load[e] > 9 * 2 ? -0.5 : load[e] < 9 * 2 ? 0.5 : 0));
+}
+
+TEST_CASE("statistics of a step: sums, means, largest, and those that do not add") {
+  Context context(test_device());
+  const auto two = [&](double a, double b) { return from_vector<double>(context, {a, b}, {2}); };
+  StepStatistics s;
+  for (const auto& [a, b] : {std::pair{1.0, 5.0}, {3.0, -1.0}})
+    s.add({{"sum", two(a, b), StatisticReduction::kSum},
+           {"mean", two(a, b), StatisticReduction::kMean},
+           {"max", two(a, b), StatisticReduction::kMax},
+           {"each", two(a, b), StatisticReduction::kEach}});
+  EXPECT(values(s["sum"]) == std::vector<double>{4, 4});
+  EXPECT(values(s["mean"]) == std::vector<double>{2, 2});
+  EXPECT(values(s["max"]) == std::vector<double>{3, 5});
+  EXPECT(values(s.each("each")[1]) == std::vector<double>{3, -1});
+  EXPECT(contains(error_of([&] { s["each"]; }), "is not one value"));
+  EXPECT(contains(error_of([&] { s["lod"]; }), "no routing of this step has it"));
+}
+
+TEST_CASE("top-p: more experts than --max-k are counted, and the slots hold the first ones") {
+  Context context(test_device());
+  const Tensor p = from_vector<double>(context, {0.5, 0.3, 0.2, 0.2, 0.2, 0.6, 0.35, 0.3, 0.35}, {3, 3});
+  const Sequences q = make_sequences(context, {3});
+  const TopP all = choose_top_p(p, 0.6, 3, q), two = choose_top_p(p, 0.6, 2, q), one = choose_top_p(p, 0.6, 1, q);
+  EXPECT(all.experts.to_vector<int32_t>() == std::vector<int32_t>{0, 1, -1, 2, 0, -1, 0, 2, -1});
+  EXPECT(values(all.gates.value()) == std::vector<double>{0.5, 0.3, 0, 0.6, 0.2, 0, 0.35, 0.35, 0});
+  EXPECT(values(all.overflow) == std::vector<double>{0});
+  EXPECT(values(two.overflow) == std::vector<double>{0});
+  EXPECT(values(one.overflow) == std::vector<double>{3});
+  EXPECT(one.experts.to_vector<int32_t>() == std::vector<int32_t>{0, 2, 0});
 }
 
 TEST_CASE(
@@ -160,8 +298,9 @@ TEST_CASE("moe: one expert is the dense FFN, bit for bit") {
   EXPECT(values(bench.run(x).y.value()) == values(dense_with(bench, x, 0).value()));
 }
 
-TEST_CASE("moe: equal experts are the dense FFN") {
+TEST_CASE("moe: equal experts are the dense FFN where gates sum to 1") {
   for (const RouterRow& row : router_registry()) {
+    if (!row.traits.gates_sum_to_one) continue;
     Bench bench(row.name);
     for (const Parameter& p : bench.set.all())
       if (contains(p.name, "experts"))
@@ -174,41 +313,56 @@ TEST_CASE("moe: equal experts are the dense FFN") {
 TEST_CASE("moe: permuting the experts permutes their numbers and nothing else") {
   const std::vector<int32_t> order = {2, 0, 3, 1};  // new expert e is old expert order[e]
   for (const RouterRow& row : router_registry()) {
+    if (!row.traits.experts_permutable) continue;
     Bench before(row.name), after(row.name);
     const Tensor index = from_vector(after.context, order, {4});
-    for (const Parameter& p : after.set.all()) {
-      Tensor value = p.var.value();
-      value.copy_from(gather_rows(value.clone().reshape({4, -1}), index).value().reshape(p.shape));
-    }
+    const auto permute = [&](Tensor value) {
+      value.copy_from(gather_rows(value.clone().reshape({4, -1}), index).value().reshape(value.shape()));
+    };
+    for (const Parameter& p : after.set.all())
+      if (p.expert_axis == 0) permute(p.var.value());
+    for (const State& state : after.set.states())
+      if (state.shape == Shape{4}) permute(state.value);
     const FeedForward::Result a = before.run(before.input()), b = after.run(after.input());
     EXPECT(largest_difference(values(a.y.value()), values(b.y.value())) < 1e-13);
     EXPECT(largest_difference(values(a.routing.losses[0].values.value()),
                               values(b.routing.losses[0].values.value())) < 1e-13);
     const auto ea = a.routing.experts.to_vector<int32_t>(), eb = b.routing.experts.to_vector<int32_t>();
     bool same = true;
-    for (size_t i = 0; i < ea.size(); ++i) same = same && ea[i] == order[static_cast<size_t>(eb[i])];
+    for (size_t i = 0; i < ea.size(); ++i) same = same && ea[i] == (eb[i] < 0 ? -1 : order[size_t(eb[i])]);
     EXPECT(same);
   }
 }
 
 TEST_CASE("moe: of equal logits the lower experts win") {
-  Bench bench("softmax");
-  for (const Parameter& p : bench.set.all())
-    if (contains(p.name, "router")) Tensor(p.var.value()).zero();
-  const FeedForward::Result r = bench.run(bench.input());
-  const auto experts = r.routing.experts.to_vector<int32_t>();
-  for (size_t i = 0; i < experts.size(); ++i) EXPECT(experts[i] == static_cast<int32_t>(i % 2));
-  for (const double g : values(r.routing.gates.value())) EXPECT(g == 0.5);
+  for (const RouterRow& row : router_registry()) {
+    INFO(row.name);
+    Bench bench(row.name);
+    for (const Parameter& p : bench.set.all())
+      if (contains(p.name, "router")) Tensor(p.var.value()).zero();
+    for (State& s : bench.set.states()) s.value.zero();
+    const FeedForward::Result r = bench.run(bench.input());
+    const auto experts = r.routing.experts.to_vector<int32_t>();
+    const auto slots = static_cast<int32_t>(r.routing.experts.size(1));
+    const std::vector<double> gates = values(r.routing.gates.value());
+    for (size_t i = 0; i < experts.size(); ++i) {
+      EXPECT((experts[i] == static_cast<int32_t>(i) % slots || (experts[i] == -1 && !row.traits.fixed_k)));
+      EXPECT(gates[i] == (experts[i] < 0 ? 0 : gates[0]));
+    }
+  }
 }
 
 TEST_CASE("moe: each loss alone reaches every router weight") {
+  std::vector<std::pair<size_t, int64_t>> all;  // a loss and its number
+  for (size_t i = 0; i < loss_registry().size(); ++i)
+    for (size_t j = 0; j < loss_registry()[i].names.size(); ++j) all.emplace_back(i, j);
   for (const RouterRow& row : router_registry())
-    for (const int64_t which : {0, 1}) {
+    for (const auto& [loss, which] : all) {
       Bench bench(row.name);
       const FeedForward::Result r = bench.run(bench.input());
-      backward(reshape(rows(r.routing.losses[0].values, which, which + 1), {}));
+      backward(reshape(rows(r.routing.losses[loss].values, which, which + 1), {}));
       for (const Parameter& p : bench.set.all()) {
-        INFO(row.name, " ", p.name);
+        INFO(row.name, " ", p.name, " ", loss_registry()[loss].names[static_cast<size_t>(which)]);
         if (contains(p.name, "router")) {
           REQUIRE(p.var.grad().defined());
           EXPECT(largest(values(p.var.grad())) > 1e-9);
@@ -219,22 +373,31 @@ TEST_CASE("moe: each loss alone reaches every router weight") {
     }
 }
 
-TEST_CASE("moe: K = 1 is refused where the gates are renormalised; unknown routers and a wrong K are errors") {
+TEST_CASE("moe: K = 1 is refused where gates sum to 1; unknown routers, options and a wrong K are errors") {
   ParameterSet set;
   RouterOptions o;
   o.top_k = 1;
   for (const RouterRow& row : router_registry()) {
+    INFO(row.name);
     ParameterSet fresh;
-    std::string error = error_of([&] {
-      if (make_router(row.name, fresh, "r", o)->renormalises())
-        FAIL("a router that renormalises was made with K = 1");
-    });
-    EXPECT((error.empty() || contains(error, "gets no gradient")));
+    const std::string error = error_of([&] { make_router(row.name, fresh, "r", o); });
+    EXPECT(contains(error, "gets no gradient") == (row.traits.gates_sum_to_one && !row.traits.untrained));
   }
+  const RouterRow& row = router_registry()[0];
   o.top_k = 9;
-  EXPECT(contains(error_of([&] { make_router("softmax", set, "r", o); }), "1 <= top_k <= experts"));
+  EXPECT(contains(error_of([&] { make_router(row.name, set, "r", o); }), "1 <= top_k <= experts"));
   o.top_k = 2;
   EXPECT(contains(error_of([&] { make_router("sofmax", set, "r", o); }), "expected one of softmax, astrocyte"));
+  o.own.set("moon-phase", 0.5);
+  for (const RouterRow& other : router_registry()) {
+    const std::string error = error_of([&] { make_router(other.name, set, "r", o); });
+    EXPECT(contains(error, fmt::format("router {}: has no option --moon-phase; it has", other.name)));
+    for (const OptionRow& option : other.options) EXPECT(contains(error, fmt::format("--{}", option.name)));
+  }
+  MoeConfig config;
+  config.router = row.name, config.mixture = "ruoted";
+  EXPECT(
+      contains(error_of([&] { make_mixture(set, "l", config, {}, 0); }), "expected one of routed; got 'ruoted'"));
 }
 
 TEST_CASE("moe: z-loss is the mean squared logsumexp over real rows") {

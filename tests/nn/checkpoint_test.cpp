@@ -40,18 +40,27 @@ struct Trainer {
     for (uint32_t i = from; i < to; ++i) {
       context.set_step(i);
       model.parameters().clear_gradients();
-      backward(model.forward(tiny_batch(context, {6, 3, 9}, model.config().bert, i), true).loss);
+      const Model::Output out = model.forward(tiny_batch(context, {6, 3, 9}, model.config().bert, i), true);
+      backward(out.loss);
       optimiser.step();
+      StepRoutings step;
+      step.add(out.routings);
+      model.after_step(step);
     }
   }
 };
 
 TEST_CASE(
-    "checkpoint: save, run, load, run again gives the same bits; values, moments, step and configuration come "
-    "back") {
+    "checkpoint: save, run, load, run again gives the same bits with every router; values, moments, state, step and "
+    "configuration come back") {
   const Folder folder("resume");
-  for (const DType compute : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
-    const ModelConfig config = with_dropout("astrocyte-hierarchical", compute);
+  std::vector<std::pair<std::string, DType>> all;
+  for (const RouterRow& row : router_registry())
+    for (const DType compute : {DType::kFloat32, DType::kBFloat16, DType::kFloat64})
+      all.emplace_back(row.name, compute);
+  for (const auto& [router, compute] : all) {
+    INFO(router);
+    const ModelConfig config = with_dropout(router, compute);
     const std::string path = folder / "model.safetensors";
     Trainer a(config, 42);
     a.run(0, 4);
@@ -68,6 +77,10 @@ TEST_CASE(
     EXPECT(values(a.model.parameters().values()) == values(b.model.parameters().values()));
     EXPECT(values(a.optimiser.m()) == values(b.optimiser.m()));
     EXPECT(values(a.optimiser.v()) == values(b.optimiser.v()));
+    for (size_t i = 0; i < a.model.router_state().size(); ++i) {
+      EXPECT(values(a.model.router_state()[i].value) == values(b.model.router_state()[i].value));
+      EXPECT(largest(values(a.model.router_state()[i].value)) > 0);
+    }
     if (compute == DType::kBFloat16)
       EXPECT(values(a.model.parameters().copy()) == values(b.model.parameters().copy()));
     // The same run twice writes the same bytes.

@@ -6,25 +6,23 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "engine/device/graph.h"
 #include "engine/ops/attention/self_attention.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/moe/moe.h"
 #include "engine/ops/moe/top_k_route.h"
 #include "engine/ops/products/feed_forward.h"
 #include "engine/ops/rows/reduce.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 using namespace glia;
+using glia::test::on_gpu;
 
 namespace {
 
 using Vars = std::vector<Var>;
 using Run = std::function<Var(const Vars&)>;
-
-bool on_gpu() {
-  const char* device = std::getenv("GLIA_TEST_DEVICE");
-  return device && std::string_view(device).starts_with("cuda") && cuda_device_count() > 0;
-}
 
 // The value and every gradient, in double, of a run whose inputs are `values` in `dtype`; dy is random and fixed.
 std::vector<std::vector<double>> evaluate(const Run& run, const std::vector<Tensor>& values, DType dtype) {
@@ -44,21 +42,27 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
 }
 
 void compare(const Run& fused, const Run& plain, const std::vector<Tensor>& values) {
+  Context& context = values[0].context();
   // Inputs are rounded to bfloat16 first, so that all three runs see the same numbers.
   std::vector<Tensor> rounded;
   for (const Tensor& v : values) rounded.push_back(cast(cast(v, DType::kBFloat16), DType::kFloat32));
   const auto exact = evaluate(plain, rounded, DType::kFloat64),
-             reference = evaluate(plain, rounded, DType::kBFloat16),
-             got = evaluate(fused, rounded, DType::kBFloat16);
-  for (size_t i = 0; i < exact.size(); ++i) {
-    const double error = distance(got[i], exact[i]), allowed = (i == 0 ? 2 : 3) * distance(reference[i], exact[i]);
-    INFO("result ", i, ": error ", error, ", allowed ", allowed);
-    EXPECT(error <= allowed);
-    EXPECT(error > 0);  // bfloat16 against float64: an exact zero means that nothing was compared
-  }
+             reference = evaluate(plain, rounded, DType::kBFloat16);
   // Small cases often, large ones a few times: what is compared is copied to the host.
   const int repeats = values[0].numel() < 30000 ? 100 : 10;
-  for (int repeat = 0; repeat < repeats; ++repeat) EXPECT(evaluate(fused, rounded, DType::kBFloat16) == got);
+  for (const Kernels kernels : test::kernel_sets(context)) {
+    context.set_kernels(kernels);
+    const auto got = evaluate(fused, rounded, DType::kBFloat16);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const double error = distance(got[i], exact[i]),
+                   allowed = (i == 0 ? 2 : 3) * distance(reference[i], exact[i]);
+      INFO("kernels ", static_cast<int>(kernels), " result ", i, ": error ", error, ", allowed ", allowed);
+      EXPECT(error <= allowed);
+      EXPECT(error > 0);  // bfloat16 against float64: an exact zero means that nothing was compared
+    }
+    for (int repeat = 0; repeat < repeats; ++repeat) EXPECT(evaluate(fused, rounded, DType::kBFloat16) == got);
+  }
+  context.set_kernels(Kernels::kAuto);
 }
 
 }  // namespace
@@ -116,6 +120,63 @@ TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever th
       compare(through(apart), through(expert_layer_reference), values);
     }
   }
+}
+
+TEST_CASE("fast paths: 200 experts, more than Hopper's own products take") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  const int64_t E = 200, tokens = 500, hidden = 64, inner = 136;
+  std::vector<int32_t> chosen;
+  for (int64_t t = 0; t < 2 * tokens; ++t)
+    chosen.push_back(static_cast<int32_t>(random_below(E - 20, 6, purpose::kTest, 1, t)));
+  const Dispatch d = make_dispatch(from_vector(c, chosen, {tokens, 2}), E, 128);
+  const auto normal = [&](const Shape& s, double std, uint32_t i) {
+    return random_normal(c, s, std, 4, purpose::kTest, i);
+  };
+  const auto through = [&](auto&& layer) -> Run {
+    return [&, layer](const Vars& x) {
+      const DType gate_type = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+      return layer(x[0], cast(x[5], gate_type), d, x[1], x[2], x[3], x[4]);
+    };
+  };
+  compare(through(expert_layer), through(expert_layer_reference),
+          {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2), normal({E, inner}, 0.1, 3),
+           normal({E, hidden, inner}, 0.05, 4), normal({E, hidden}, 0.1, 5),
+           random_uniform(c, {tokens, 2}, 0.1, 0.9, 4, purpose::kTest, 8)});
+}
+
+TEST_CASE("experts: a layer in float32 waits for nothing, so that a graph can hold it") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  const int64_t E = 3, tokens = 400, hidden = 72, inner = 136;
+  std::vector<int32_t> chosen;
+  for (int64_t t = 0; t < tokens; ++t) chosen.push_back(t < 150 ? 2 : 0);  // the second expert has no row
+  const Tensor experts = from_vector(c, chosen, {tokens, 1});
+  const auto normal = [&](const Shape& s, double std, uint32_t i) {
+    return random_normal(c, s, std, 4, purpose::kTest, i);
+  };
+  const std::vector<Tensor> values = {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2),
+                                      normal({E, inner}, 0.1, 3),     normal({E, hidden, inner}, 0.05, 4),
+                                      normal({E, hidden}, 0.1, 5),    normal({tokens, 1}, 1, 6)};
+  std::vector<Tensor> results;
+  const auto work = [&] {
+    Vars v;
+    for (const Tensor& x : values) v.push_back(Var::parameter(x));
+    const Var y = expert_layer(v[0], v[5], make_dispatch(experts, E, 1), v[1], v[2], v[3], v[4]);
+    backward(y, values[0]);
+    results = {y.value()};
+    for (const Var& x : v) results.push_back(x.grad());
+  };
+  const auto read = [&] {
+    std::vector<std::vector<double>> all;
+    for (const Tensor& r : results) all.push_back(r.to_vector<double>());
+    return all;
+  };
+  work();
+  const auto eager = read();
+  const std::unique_ptr<Graph> graph = capture_graph(c, work);
+  graph->replay();
+  EXPECT(read() == eager);
 }
 
 TEST_CASE("fast paths: the router's kernels agree with the plain ops at the sizes of training") {

@@ -129,7 +129,12 @@ TEST_CASE("table: float32 and bfloat16 err no more than their rounding explains"
   Context host(Device::cpu()), context(test::device());
   for (const OpCase& c : op_cases()) {
     check_precision(host, context, c, DType::kFloat32);
-    if (c.bfloat16) check_precision(host, context, c, DType::kBFloat16);
+    if (!c.bfloat16) continue;
+    for (const Kernels kernels : test::kernel_sets(context)) {
+      INFO("kernels ", static_cast<int>(kernels));
+      context.set_kernels(kernels);
+      check_precision(host, context, c, DType::kBFloat16);
+    }
   }
 }
 
@@ -153,11 +158,15 @@ TEST_CASE("table: the same bits every time, whatever the number of threads") {
   for (const OpCase& c : op_cases()) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       if (dtype == DType::kBFloat16 && !c.bfloat16) continue;
-      const auto first = evaluate(context, c, dtype).results;
-      for (const int n : {1, 3, threads}) {
-        omp_set_num_threads(n);
-        INFO(c.name, " in ", std::string(name(dtype)), " with ", n, " threads");
-        EXPECT(evaluate(context, c, dtype).results == first);
+      for (const Kernels kernels : test::kernel_sets(context)) {
+        context.set_kernels(kernels);
+        const auto first = evaluate(context, c, dtype).results;
+        for (const int n : {1, 3, threads}) {
+          omp_set_num_threads(n);
+          INFO(c.name, " in ", std::string(name(dtype)), " with ", n, " threads, kernels ",
+               static_cast<int>(kernels));
+          EXPECT(evaluate(context, c, dtype).results == first);
+        }
       }
     }
   }
@@ -169,11 +178,14 @@ TEST_CASE("table: nothing is written outside an output, nothing is read before i
   guarded.allocator().guard(true);
   for (const OpCase& c : op_cases()) {
     const DType dtype = c.bfloat16 ? DType::kBFloat16 : DType::kFloat32;
-    const int64_t active = guarded.allocator().stats().active, broken = guarded.allocator().overwritten();
-    const auto expected = evaluate(plain, c, dtype).results, got = evaluate(guarded, c, dtype).results;
-    INFO(c.name, " in ", std::string(name(dtype)));
-    EXPECT(guarded.allocator().overwritten() == broken);
-    EXPECT(guarded.allocator().stats().active == active);
-    EXPECT(got == expected);
+    for (const Kernels kernels : test::kernel_sets(plain)) {
+      plain.set_kernels(kernels), guarded.set_kernels(kernels);
+      const int64_t active = guarded.allocator().stats().active, broken = guarded.allocator().overwritten();
+      const auto expected = evaluate(plain, c, dtype).results, got = evaluate(guarded, c, dtype).results;
+      INFO(c.name, " in ", std::string(name(dtype)), ", kernels ", static_cast<int>(kernels));
+      EXPECT(guarded.allocator().overwritten() == broken);
+      EXPECT(guarded.allocator().stats().active == active);
+      EXPECT(got == expected);
+    }
   }
 }

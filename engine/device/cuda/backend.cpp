@@ -9,6 +9,7 @@
 #include "engine/device/backend.h"
 #include "engine/device/cuda/capture_lock.h"
 #include "engine/device/cuda/check.h"
+#include "engine/device/cuda/code.h"
 
 namespace glia {
 
@@ -132,6 +133,15 @@ int cuda_device_count() {
     return 0;
   }
   return count;
+}
+
+std::string cuda_device_problem(int index) {
+  const CaptureLock lock(capture_mutex());
+  CUDA_CHECK(cudaSetDevice(index));
+  if (has_code_for_device()) return "";
+  cudaDeviceProp properties{};
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  return missing_code_text(properties.name, 10 * properties.major + properties.minor, built_architectures());
 }
 
 std::shared_ptr<void> mark_cuda_time(CudaHandles& cuda) {

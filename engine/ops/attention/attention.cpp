@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "engine/ops/attention/attention_kernels.h"
+#include "engine/ops/checks.h"
 #include "engine/ops/elementwise/dropout.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
@@ -20,7 +21,7 @@ AttentionArgs attention_args(int64_t rows, int64_t hidden, const Sequences& s, c
   args.max_length = static_cast<int>(s.max_length);
   args.causal = o.causal;
   args.dropout = o.dropout;
-  args.key = o.key;
+  args.key = row_key("attention", o.key, o.heads * kAttentionMaxLength);
   args.offsets = s.offsets.data<int32_t>();
   args.key_lengths = data_or_null<int32_t>(s.key_lengths);
   check_attention_args(args);
@@ -99,12 +100,12 @@ Var attention_reference(const Var& qkv, const Sequences& sequences, const Attent
   const std::vector<int32_t> offsets = sequences.offsets.to_vector<int32_t>();
   const std::vector<int32_t> limits =
       args.key_lengths ? sequences.key_lengths.to_vector<int32_t>() : std::vector<int32_t>();
-  const uint32_t step = options.key.step ? static_cast<uint32_t>([&] {
+  const auto read = [&](const uint32_t* number) {
     uint32_t value = 0;
-    context.backend().copy(&value, options.key.step, sizeof value, CopyKind::kDeviceToHost);
+    if (number) context.backend().copy(&value, number, sizeof value, CopyKind::kDeviceToHost);
     return value;
-  }())
-                                         : 0;
+  };
+  const uint32_t step = read(options.key.step), first_row = read(options.key.first_row);
 
   Var out = zeros(context, {tokens, hidden}, qkv.dtype());
   for (int64_t b = 0; b < args.sequences; ++b) {
@@ -118,7 +119,8 @@ Var attention_reference(const Var& qkv, const Sequences& sequences, const Attent
       for (int64_t i = 0; i < n; ++i)
         for (int64_t j = 0; j < n; ++j) {
           if ((options.causal && j > i) || (args.key_lengths && j >= limits[b])) mask[i * n + j] = -1e30;
-          const uint64_t element = static_cast<uint64_t>((first + i) * args.heads + a) * kAttentionMaxLength + j;
+          const uint64_t element =
+              static_cast<uint64_t>((first_row + first + i) * args.heads + a) * kAttentionMaxLength + j;
           if (options.dropout > 0)
             keep[i * n + j] = random_bits(options.key.seed, options.key.purpose, step, element) >=
                                       bernoulli_threshold(options.dropout)

@@ -110,8 +110,9 @@ template <class T>
 __device__ uint32_t keep_bits_of_queries(const Params<T>& p, const Place& at, int row, int k0, int lane) {
   if (!p.dropout) return 15u;
   const uint64_t query = static_cast<uint64_t>(at.start + row + (lane & 3));
-  const PhiloxBlock block = random_block(p.key.seed, p.key.purpose, at.step,
-                                         (query * p.heads + at.head) * (kAttentionMaxLength / 4) + (k0 + lane) / 4);
+  const PhiloxBlock block =
+      random_block(p.key.seed, p.key.purpose, at.step,
+                   first_block(p.key) + (query * p.heads + at.head) * (kAttentionMaxLength / 4) + (k0 + lane) / 4);
   uint32_t mine = 0, bits = 0;
 #pragma unroll
   for (int w = 0; w < 4; ++w) mine |= static_cast<uint32_t>(block.word[w] >= p.threshold) << w;
@@ -124,7 +125,8 @@ template <class T> __device__ uint32_t keep_bits_of_keys(const Params<T>& p, con
   if (!p.dropout) return 15u;
   const PhiloxBlock block = random_block(
       p.key.seed, p.key.purpose, at.step,
-      (static_cast<uint64_t>(at.start + query) * p.heads + at.head) * (kAttentionMaxLength / 4) + key / 4);
+      first_block(p.key) +
+          (static_cast<uint64_t>(at.start + query) * p.heads + at.head) * (kAttentionMaxLength / 4) + key / 4);
   uint32_t bits = 0;
 #pragma unroll
   for (int r = 0; r < 4; ++r) bits |= static_cast<uint32_t>(block.word[r] >= p.threshold) << r;

@@ -64,10 +64,10 @@ __device__ __forceinline__ float dot(const float (&a)[8], const Chunk& b) {  // 
 }
 // Element (first row of b, head, key) of the dropout stream, as in attention_kernels.h.
 __device__ __forceinline__ bool kept(const Params& p, const Place& s, int key) {
+  if (!p.dropout) return true;
   const uint64_t row = static_cast<uint64_t>(s.start) * p.heads + s.head;
-  return !p.dropout ||
-         random_block(p.key.seed, p.key.purpose, s.step, row * (kAttentionMaxLength / 4) + key / 4).word[key & 3] >=
-             p.threshold;
+  const uint64_t block = first_block(p.key) + row * (kAttentionMaxLength / 4) + key / 4;
+  return random_block(p.key.seed, p.key.purpose, s.step, block).word[key & 3] >= p.threshold;
 }
 __device__ __forceinline__ void sum_quarters(float (&v)[8]) {
 #pragma unroll

@@ -94,7 +94,7 @@ struct Kept {
 // Philox takes about a quarter of forward's instructions: draw while copies are under way.
 __device__ __forceinline__ Kept draw(const Params& p, uint32_t step, int row, int head, int t, int tiles) {
   constexpr int kBlocks = kAttentionMaxLength / 4;  // of a row of a head
-  const uint64_t first = (static_cast<uint64_t>(row) * p.heads + head) * kBlocks + t;
+  const uint64_t first = first_block(p.key) + (static_cast<uint64_t>(row) * p.heads + head) * kBlocks + t;
   Kept kept{0, 0};
   for (int j = 0; j < tiles; ++j) {
     const PhiloxBlock a = random_block(p.key.seed, p.key.purpose, step, first + 4 * j);

@@ -1,5 +1,4 @@
-// What the tensor-core attention kernels are made of: the PTX instructions, and 64-wide bfloat16 tiles in shared
-// memory.
+// What the tensor-core attention kernels are made of: 64-wide bfloat16 tiles in shared memory.
 //
 // Shared tiles have rows of 128 bytes whose 16-byte chunks are XORed with the row's low bits: ldmatrix, cp.async
 // and the staging of results are free of bank conflicts. Keys sit permuted in every group of 16 (slot_of_key), so
@@ -11,33 +10,6 @@
 namespace glia::cuda::attention_tiles {
 
 constexpr int kD = 64, kRowBytes = kD * 2;
-
-// ---- PTX
-
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-// c[16, 8] += a[16, 16] b[16, 8]
-__device__ __forceinline__ void multiply(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t x) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
-
-// ---- layout
 
 // The warps that work on one head together: half of the block or all of it.
 struct Group {

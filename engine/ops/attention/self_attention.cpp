@@ -1,8 +1,8 @@
 #include "engine/ops/attention/self_attention.h"
 
 #include "engine/ops/attention/attention_kernels.h"
+#include "engine/ops/products/grouped_products.h"
 #include "engine/ops/products/matmul.h"
-#include "engine/ops/products/sm90/gemm_sm90.h"
 #include "engine/ops/rows/column_sum.h"
 
 namespace glia {
@@ -25,18 +25,19 @@ void check(const char* op, const Var& x, const Var& w, const Var& b) {
 }
 
 #if GLIA_CUDA
-// x wᵀ + b. On sm_90 by our own kernel: cuBLASLt's is 2 µs faster there and comes with a memset node, which costs 6
+// x wᵀ + b. With Hopper's products by our own kernel: cuBLASLt's is 2 µs faster there and comes with a memset node, which costs 6
 // in a graph.
 Tensor project(const Tensor& x, const Tensor& w, const Tensor& b) {
-  if (x.context().cuda().capability != 90 || w.size(0) % 8 != 0 || w.size(1) % 8 != 0)
+  if (!x.context().cuda().hopper() || w.size(0) % 8 != 0 || w.size(1) % 8 != 0)
     return linear(x, w, cast(b, x.dtype())).value();
   const Tensor y = empty(x.context(), {x.size(0), w.size(0)}, x.dtype());
   on_device(
       x.context(), "linear", [] {},
       [&](auto& cuda) {
-        cuda::gemm_forward(x.raw(), w.raw(), {b.raw(), b.dtype() == DType::kBFloat16}, y.raw(),
-                           {nullptr, 1, static_cast<int>(x.size(0))}, static_cast<int>(w.size(0)),
-                           static_cast<int>(w.size(1)), cuda.stream);
+        cuda::grouped_products(cuda, 1).forward(x.raw(), w.raw(), {b.raw(), b.dtype() == DType::kBFloat16}, y.raw(),
+                                                {nullptr, 1, static_cast<int>(x.size(0))},
+                                                static_cast<int>(w.size(0)), static_cast<int>(w.size(1)),
+                                                cuda.stream);
       });
   return y;
 }

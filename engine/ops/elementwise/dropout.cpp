@@ -26,8 +26,9 @@ Tensor masked(const Tensor& x, double p, const RandomKey& key) {
 Var dropout(const Var& x, double p, const RandomKey& key) {
   CHECK(p >= 0 && p < 1, "dropout: wants 0 <= p < 1, got {}", p);
   if (p == 0) return x;
-  return record("dropout", masked(x.value(), p, key), {x},
-                [p, key](const Tensor& dy, Grads& in) { in.add(0, masked(dy, p, key)); });
+  const RandomKey rows = row_key("dropout", key, x.rank() ? x.size(-1) : 1);
+  return record("dropout", masked(x.value(), p, rows), {x},
+                [p, key = rows](const Tensor& dy, Grads& in) { in.add(0, masked(dy, p, key)); });
 }
 
 namespace cpu {

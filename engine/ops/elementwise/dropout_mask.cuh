@@ -7,12 +7,17 @@ namespace glia::cuda {
 
 // What a thread needs; made once a thread, so that the step is read once.
 template <class A> struct DropoutMask {
-  uint64_t seed;
+  uint64_t seed, first;  // first: the block of element 0
   uint32_t purpose, step, threshold;
   A scale;
 
   __device__ DropoutMask(const RandomKey& key, uint32_t threshold, A scale)
-      : seed(key.seed), purpose(key.purpose), step(key.step ? *key.step : 0u), threshold(threshold), scale(scale) {}
+      : seed(key.seed),
+        first(first_block(key)),
+        purpose(key.purpose),
+        step(key.step ? *key.step : 0u),
+        threshold(threshold),
+        scale(scale) {}
 
   // Bit k: element i + k is kept; i is a multiple of W, W is 1, 2, 4 or 8.
   template <int W> __device__ __forceinline__ uint32_t keep(int64_t i) const {
@@ -20,7 +25,7 @@ template <class A> struct DropoutMask {
     uint32_t bits = 0;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
-      const PhiloxBlock r = random_block(seed, purpose, step, static_cast<uint64_t>(i) / 4 + b);
+      const PhiloxBlock r = random_block(seed, purpose, step, first + static_cast<uint64_t>(i) / 4 + b);
       const int offset = W >= 4 ? 0 : static_cast<int>(i % 4);
 #pragma unroll
       for (int k = 0; k < kEach; ++k) {

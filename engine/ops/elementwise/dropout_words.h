@@ -28,7 +28,8 @@ constexpr int64_t kWordSlack = 8;
 // is element begin + i's.
 inline const uint32_t* draw_words(const RandomKey& key, int64_t begin, int64_t n, uint32_t* buffer) {
   const int64_t first = begin / 4, last = (begin + n + 3) / 4;
-  random_words(key.seed, key.purpose, key.step ? *key.step : 0, static_cast<uint64_t>(first), last - first, buffer);
+  random_words(key.seed, key.purpose, key.step ? *key.step : 0, first_block(key) + static_cast<uint64_t>(first),
+               last - first, buffer);
   return buffer + (begin - 4 * first);
 }
 

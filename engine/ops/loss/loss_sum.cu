@@ -9,15 +9,16 @@ template <class T> __global__ void sum_losses_kernel(const __grid_constant__ Los
   __shared__ double shared[kMaxLossParts];
   const int p = threadIdx.x;
   if (p < l.parts) {
-    double part = 0;
+    double part = l.first ? 0 : l.running[p];
     for (int i = 0; i < l.terms; ++i)
       for (int j = 0; j < l.size[i]; ++j)
         if (l.part[i][j] == p) part += l.scale[i] * l.values[i][j];
+    if (!l.last) l.running[p] = part;
     parts[p] = static_cast<T>(part);
     shared[p] = l.weight[p] * part;
   }
   __syncthreads();
-  if (p == 0) {
+  if (p == 0 && l.last) {
     double sum = 0;
     for (int q = 0; q < l.parts; ++q) sum += shared[q];
     *total = static_cast<T>(sum);
@@ -35,7 +36,7 @@ __global__ void sum_losses_backward_kernel(const __grid_constant__ LossTerms<T> 
 }  // namespace
 
 template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts, Stream stream) {
-  launch("sum_losses", sum_losses_kernel<T>, {1, 32}, stream, l, total, parts);
+  launch("sum_losses", sum_losses_kernel<T>, {1, kMaxLossParts}, stream, l, total, parts);
 }
 
 template <class T> void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues, Stream stream) {

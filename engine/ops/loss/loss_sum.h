@@ -9,7 +9,7 @@
 namespace glia {
 
 struct LossTerm {
-  Var values;             // [] or [n], n <= 4; float32 or float64, the same for all terms
+  Var values;             // [] or [n]; float32 or float64, the same for all terms
   std::vector<int> part;  // of each element
   double scale = 1;
 };
@@ -19,7 +19,7 @@ struct LossSum {
   Tensor parts;  // [P]; no gradient flows through it
 };
 
-// At most 96 terms and 16 parts.
+// One launch for every 96 terms (of up to 4 elements: a longer one counts as several); at most 64 parts.
 LossSum sum_losses(const std::vector<LossTerm>& terms, const std::vector<double>& weights);
 
 }  // namespace glia

@@ -6,9 +6,10 @@
 
 namespace glia {
 
-constexpr int kMaxLossTerms = 96, kMaxLossElements = 4, kMaxLossParts = 16;
+constexpr int kMaxLossTerms = 96, kMaxLossElements = 4, kMaxLossParts = 64;
 
-// Passed to the kernel by value: no upload.
+// Passed to the kernel by value: no upload. More terms than fit come in several groups, in order: each adds to the
+// running parts that the one before left, so that the sums have the same bits in one group and in many.
 template <class T> struct LossTerms {
   const T* values[kMaxLossTerms];  // term i has size[i] elements
   double scale[kMaxLossTerms];
@@ -16,10 +17,13 @@ template <class T> struct LossTerms {
   int8_t part[kMaxLossTerms][kMaxLossElements];
   double weight[kMaxLossParts];
   int terms = 0, parts = 0;
+  double* running = nullptr;  // [parts]; nullptr where one group holds all
+  bool first = true, last = true;
 };
 
 namespace cpu {
-template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts);  // =; parts [l.parts]
+// Of the last group: =; parts [l.parts]
+template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts);
 template <class T>
 void sum_losses_backward(const LossTerms<T>& l, const T* dtotal, T* dvalues);  // =; [terms, kMaxLossElements]
 }  // namespace cpu

@@ -222,13 +222,16 @@ Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_exp
   return reshape(add(first, second), {2});
 }
 
-Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment) {
+Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity) {
   CHECK(experts.rank() == 2 && experts.dtype() == DType::kInt32 && n_experts >= 1 && alignment >= 1,
         "make_dispatch: wants experts int32 [T, K], got {} {}", experts.dtype(), experts.shape());
   Context& context = experts.context();
   const int64_t pairs = experts.numel();
+  CHECK(capacity >= 0 && capacity <= pairs, "make_dispatch: wants a capacity of at most {} pairs, got {}", pairs,
+        capacity);
+  const int64_t most = capacity > 0 ? capacity : pairs;
   Dispatch d;
-  d.rows = (pairs + n_experts * (alignment - 1) + alignment - 1) / alignment * alignment;
+  d.rows = (most + n_experts * (alignment - 1) + alignment - 1) / alignment * alignment;
   d.offsets = empty(context, {n_experts + 1}, DType::kInt32);
   d.row_of = empty(context, experts.shape(), DType::kInt32);
   d.pair_of = empty(context, {d.rows}, DType::kInt32);

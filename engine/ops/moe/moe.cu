@@ -130,7 +130,8 @@ __global__ void __launch_bounds__(kDispatchChunk)
 // Second: where each pair goes. shared: start[E] of this chunk in each group, then [warps][E] counts.
 __global__ void __launch_bounds__(kDispatchChunk)
     dispatch_place_kernel(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment,
-                          const int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of) {
+                          const int32_t* counts, int64_t rows, int32_t* offsets, int32_t* row_of,
+                          int32_t* pair_of) {
   constexpr int kChunkWarps = kDispatchChunk / 32;
   extern __shared__ int32_t shared[];
   int32_t *start = shared, *total = shared + experts, *by_warp = shared + 2 * experts;
@@ -155,6 +156,7 @@ __global__ void __launch_bounds__(kDispatchChunk)
       start[e] += static_cast<int32_t>(group);
       group += (total[e] + alignment - 1) / alignment * alignment;
     }
+    if (group > rows) __trap();  // more pairs than the capacity that a router promised
     if (blockIdx.x == 0) offsets[experts] = static_cast<int32_t>(group);
   }
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kDispatchChunk + threadIdx.x;
@@ -183,7 +185,7 @@ void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_
          chosen, pairs, experts, rows, counts, pair_of);
   const size_t shared = (2 + kDispatchChunk / 32) * experts * sizeof(int32_t);
   launch("make_dispatch/place", dispatch_place_kernel, {blocks, kDispatchChunk, shared}, stream, chosen, pairs,
-         experts, alignment, counts, offsets, row_of, pair_of);
+         experts, alignment, counts, rows, offsets, row_of, pair_of);
 }
 
 namespace {

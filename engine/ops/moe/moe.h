@@ -33,14 +33,16 @@ Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, cons
 Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 
 // A stable grouping of the (row, choice) pairs by expert. Everything stays on the device. Group starts are
-// multiples of `alignment`, the rows between a group's end and the next start hold nothing (zeros).
+// multiples of `alignment`, the rows between a group's end and the next start hold nothing (zeros). `capacity`: the
+// most pairs there can be, where that is known to be fewer than T·K; 0: T·K. More pairs than that are an error (on
+// CUDA the kernel traps).
 struct Dispatch {
   Tensor offsets;    // int32 [E + 1], starts; offsets[E] <= rows
   Tensor row_of;     // int32 [T, K]: where pair (t, k) went; −1 where experts[t, k] = −1
   Tensor pair_of;    // int32 [rows]: t·K + k, or −1
-  int64_t rows = 0;  // N, capacity: T·K, plus E·(alignment − 1), up to a multiple of alignment
+  int64_t rows = 0;  // N: the capacity, plus E·(alignment − 1), up to a multiple of alignment
 };
-Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment);
+Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity = 0);
 
 // z[r] = x[pair_of[r] / K], 0 where pair_of[r] = −1;   dx[t] = Σ_k dz[row_of[t, k]], k ascending.     x [T, H] → [N, H]
 Var dispatch_rows(const Var& x, const Dispatch& dispatch);
@@ -53,8 +55,8 @@ void dispatch_gradient(const Tensor& dz, const Dispatch& dispatch, const Tensor&
 void combine_gradient(const Tensor& z, const Tensor& gates, const Dispatch& dispatch, const Tensor& dy,
                       const Tensor& dz, const Tensor& dgates, const Tensor& group_sums);
 
-// E two-layer FFNs on grouped rows: grouped_linear → gelu (erf) → grouped_linear. On sm_90 in bfloat16: our wgmma
-// kernels with fused epilogues (needs alignment 128). x [N, H], w1 [E, F, H], b1 [E, F], w2 [E, H, F], b2 [E, H] →
+// E two-layer FFNs on grouped rows: grouped_linear → gelu (erf) → grouped_linear. On a GPU in bfloat16: our
+// own kernels with fused epilogues (need alignment 128). x [N, H], w1 [E, F, H], b1 [E, F], w2 [E, H, F], b2 [E, H] →
 // [N, H]
 Var expert_ffn(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets);
 Var expert_ffn_reference(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2,
@@ -67,11 +69,7 @@ Var expert_layer(const Var& x, const Var& gates, const Dispatch& dispatch, const
 Var expert_layer_reference(const Var& x, const Var& gates, const Dispatch& dispatch, const Var& w1, const Var& b1,
                            const Var& w2, const Var& b2);
 
-// The row alignment that expert_ffn's fast path wants on this device: 128 on sm_90, else 1.
+// The row alignment that expert_ffn's fast path wants: 128 on a GPU in bfloat16, else 1.
 int64_t expert_alignment(Context& context, DType dtype);
-
-// Whether expert_ffn reads group sizes back to the host here (CUDA without the fast path): such a step waits for
-// the device and cannot be captured in a graph.
-bool expert_ffn_waits(Context& context, DType dtype);
 
 }  // namespace glia

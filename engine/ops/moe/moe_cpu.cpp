@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/core/check.h"
 #include "engine/core/parallel.h"
 #include "engine/ops/moe/moe_functors.h"
 #include "engine/ops/moe/moe_kernels.h"
@@ -160,6 +161,7 @@ void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_
     start += (count + alignment - 1) / alignment * alignment;
   }
   offsets[experts] = static_cast<int32_t>(start);
+  CHECK(start <= rows, "make_dispatch: {} rows for a capacity of {}", start, rows);
   std::fill_n(pair_of, rows, -1);
   for (int64_t i = 0; i < pairs; ++i) {
     row_of[i] = chosen[i] < 0 ? -1 : static_cast<int32_t>(next[chosen[i]]++);

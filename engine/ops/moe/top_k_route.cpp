@@ -24,14 +24,18 @@ Routed route_reference(const Var& x, const Var& w, const Var& b, const RouteCont
   return r;
 }
 
-#if GLIA_CUDA
-
 namespace {
 
 bool is_fused(const Var& x, const Var& w) {
-  return x.context().device().is_cuda() && x.dtype() == DType::kBFloat16 && w.dtype() == DType::kFloat32 &&
-         cuda::route_fits(x.size(1), w.size(0)) && reinterpret_cast<uintptr_t>(x.value().raw()) % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(w.value().raw()) % 16 == 0;
+  if (x.dtype() != DType::kBFloat16 || w.dtype() != DType::kFloat32) return false;
+  bool fits = false;
+  on_device(
+      x.context(), "route/fits", [] {},
+      [&](auto&) {
+        fits = cuda::route_fits(x.size(1), w.size(0)) && reinterpret_cast<uintptr_t>(x.value().raw()) % 16 == 0 &&
+               reinterpret_cast<uintptr_t>(w.value().raw()) % 16 == 0;
+      });
+  return fits;
 }
 
 // The gradients' formulas stand at the kernels.
@@ -128,8 +132,6 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
 
 }  // namespace
 
-#endif
-
 Routed route(const Var& x, const Var& w, const Var& b, const RouteContext& context, int64_t k,
              const Sequences& sequences, const Sequences& first) {
   CHECK(x.rank() == 2 && w.rank() == 2 && w.size(1) == x.size(1) && b.shape() == Shape{w.size(0)} &&
@@ -146,9 +148,7 @@ Routed route(const Var& x, const Var& w, const Var& b, const RouteContext& conte
         context.bias.shape());
   CHECK(!context.logits.defined() || context.logits.shape() == (Shape{sequences.count, w.size(0)}),
         "route: wants context logits [{}, {}], got {}", sequences.count, w.size(0), context.logits.shape());
-#if GLIA_CUDA
   if (is_fused(x, w)) return fused(x, w, b, context, k, sequences);
-#endif
   return route_reference(x, w, b, context, k, sequences, first);
 }
 

@@ -102,8 +102,8 @@ Var dropout_residual_layer_norm(const Var& x, const Var& residual, const Var& ga
   const char* op = "dropout_residual_layer_norm";
   if (residual.defined()) check_same(op, x, residual);
   LayerNormShape shape;
-  shape.eps = eps, shape.p = p, shape.key = key, shape.output_p = extras.output_p,
-  shape.output_key = extras.output_key;
+  shape.eps = eps, shape.p = p, shape.output_p = extras.output_p;
+  shape.key = row_key(op, key, x.size(-1)), shape.output_key = row_key(op, extras.output_key, x.size(-1));
   return normalise(op, x, residual, gain, bias, extras.input_bias, shape);
 }
 

@@ -1,5 +1,5 @@
-// Two-layer networks, dense and one an expert. Reference: plain ops. On sm_90 in bfloat16 one op around the fused
-// wgmma kernels:
+// Two-layer networks, dense and one an expert. Reference: plain ops. On a GPU in bfloat16 one op around the fused
+// products (grouped_products.h):
 //     pre = x w1ᵀ + b1, h = gelu(pre)   one kernel        dpre = (dy w2) ∘ gelu'(pre), Σ rows of dpre   one kernel
 //     y   = h w2ᵀ + b2                  one kernel        dx = dpre w1; dw2 = dyᵀ h; dw1 = dpreᵀ x      one each
 // Saved: x and h in bfloat16, gelu'(pre) in fixed point.
@@ -10,9 +10,9 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/moe/moe.h"
+#include "engine/ops/products/grouped_products.h"
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/products/matmul_kernels.h"
-#include "engine/ops/products/sm90/gemm_sm90.h"
 
 namespace glia {
 
@@ -31,14 +31,15 @@ Var feed_forward_reference(const Var& x, const Var& w1, const Var& b1, const Var
   return linear(gelu(linear(x, w1, b1)), w2, b2);
 }
 
-#if GLIA_CUDA
-
 namespace {
 
-cuda::GemmWorkspace parts_of(const CudaHandles& cuda) {
-  return {cuda.parts, static_cast<size_t>(cuda.parts_bytes)};
-}
 void* raw_or_null(const Tensor& t) { return t.defined() ? t.raw() : nullptr; }
+
+// A launch that only a GPU is asked for.
+template <class Launch> void on_gpu(Context& context, const char* op, Launch&& launch) {
+  on_device(
+      context, op, [op] { CHECK(false, "{}: wants a GPU", op); }, launch);
+}
 
 // Everything that the gradient needs, shared by the dense and the grouped op. The products with something fused in
 // run in our kernels; the plain ones too where there are groups, but a dense product goes to cuBLASLt, which is
@@ -50,6 +51,8 @@ struct FusedFfn {
   cuda::RowGroups row_groups() const {
     return {data_or_null<int32_t>(offsets), static_cast<int>(groups), static_cast<int>(rows)};
   }
+  // The products that run here; generic, since a CPU build has none.
+  const auto& products(auto& cuda) const { return cuda::grouped_products(cuda, static_cast<int>(groups)); }
   Tensor partial(Context& context, int64_t columns) const {
     return empty(context, {(rows + 127) / 128, columns}, DType::kFloat32);
   }
@@ -61,13 +64,9 @@ struct FusedFfn {
     const cuda::RowGroups g = row_groups();
     const int O = static_cast<int>(outputs), F = static_cast<int>(hidden), I = static_cast<int>(inputs);
     const Tensor dpre = empty(context, {rows, hidden}, DType::kBFloat16), sums = partial(context, hidden);
-    const auto run = [&](const char* op, auto&& launch) {
-      on_device(
-          context, op, [] {}, launch);
-    };
-    run("feed_forward/dpre", [&](auto& cuda) {
-      cuda::gemm_data_gradient_gelu(dy.raw(), w2.raw(), slopes.raw(), dpre.raw(), sums.data<float>(), g, O, F,
-                                    cuda.stream);
+    on_gpu(context, "feed_forward/dpre", [&](auto& cuda) {
+      products(cuda).data_gradient_gelu(dy.raw(), w2.raw(), slopes.raw(), dpre.raw(), sums.data<float>(), g, O, F,
+                                        cuda.stream);
     });
     const auto weight_gradient = [&](size_t i, const Tensor& d, const Tensor& from, int outs, int ins) {
       if (!in.wants(i)) return;
@@ -76,9 +75,9 @@ struct FusedFfn {
         matmul_into(d, from, dw, true, false);
         return in.add(i, dw);
       }
-      run("feed_forward/dw", [&](auto& cuda) {
-        cuda::gemm_weight_gradient(d.raw(), from.raw(), dw.raw(), dw.dtype() == DType::kBFloat16, g, outs, ins,
-                                   parts_of(cuda), cuda.stream);
+      on_gpu(context, "feed_forward/dw", [&](auto& cuda) {
+        products(cuda).weight_gradient(d.raw(), from.raw(), dw.raw(), dw.dtype() == DType::kBFloat16, g, outs, ins,
+                                       {cuda.parts, static_cast<size_t>(cuda.parts_bytes)}, cuda.stream);
       });
       in.add(i, dw);
     };
@@ -87,7 +86,7 @@ struct FusedFfn {
     // Bias gradients are summed in float32 and rounded only where the bias itself is 16-bit.
     const auto bias_gradient = [&](size_t i, const Tensor& partials, int columns) {
       const Tensor db = in.buffer(i, DType::kFloat32);
-      run("feed_forward/db", [&](auto& cuda) {
+      on_gpu(context, "feed_forward/db", [&](auto& cuda) {
         cuda::reduce_column_partials(partials.data<float>(), db.data<float>(), g, columns, cuda.stream);
       });
       in.add_cast(i, db);
@@ -97,20 +96,21 @@ struct FusedFfn {
       in.add_cast(4, dy_sums);
     } else if (in.wants(4)) {
       const Tensor tile_sums = partial(context, outputs);
-      run("feed_forward/db",
-          [&](auto& cuda) { cuda::column_partials(dy.raw(), tile_sums.data<float>(), g, O, cuda.stream); });
+      on_gpu(context, "feed_forward/db",
+             [&](auto& cuda) { cuda::column_partials(dy.raw(), tile_sums.data<float>(), g, O, cuda.stream); });
       bias_gradient(4, tile_sums, O);
     }
     if (!dx.defined()) return;
     if (!offsets.defined()) matmul_into(dpre, w1, dx, false, false);
     else
-      run("feed_forward/dx",
-          [&](auto& cuda) { cuda::gemm_data_gradient(dpre.raw(), w1.raw(), dx.raw(), g, F, I, cuda.stream); });
+      on_gpu(context, "feed_forward/dx", [&](auto& cuda) {
+        products(cuda).data_gradient(dpre.raw(), w1.raw(), dx.raw(), g, F, I, cuda.stream);
+      });
   }
 };
 
 bool has_fast_path(Context& context, DType dtype) {
-  return context.device().is_cuda() && context.cuda().capability == 90 && dtype == DType::kBFloat16;
+  return context.device().is_cuda() && dtype == DType::kBFloat16;
 }
 
 bool multiples_of_8(std::initializer_list<int64_t> sizes) {
@@ -139,23 +139,19 @@ FusedFfn run_ffn(const Tensor& x, const Var& w1, const Var& b1, const Var& w2, c
     f.slopes = empty(context, {bytes / size_of(DType::kInt32)}, DType::kInt32);
   }
   f.h = empty(context, {f.rows, f.hidden}, DType::kBFloat16);
-  on_device(
-      context, "feed_forward/up", [] {},
-      [&](auto& cuda) {
-        cuda::gemm_forward_gelu(f.x.raw(), f.w1.raw(), bias_of(b1.value()), raw_or_null(f.slopes), f.h.raw(),
-                                f.row_groups(), static_cast<int>(f.hidden), static_cast<int>(f.inputs),
-                                cuda.stream);
-      });
+  on_gpu(context, "feed_forward/up", [&](auto& cuda) {
+    f.products(cuda).forward_gelu(f.x.raw(), f.w1.raw(), bias_of(b1.value()), raw_or_null(f.slopes), f.h.raw(),
+                                  f.row_groups(), static_cast<int>(f.hidden), static_cast<int>(f.inputs),
+                                  cuda.stream);
+  });
   const Tensor b2_16 = offsets.defined() || !b2.defined() ? Tensor() : b2.value_as(DType::kBFloat16);
-  on_device(
-      context, "feed_forward/down", [] {},
-      [&](auto& cuda) {
-        if (!offsets.defined())
-          return cuda::gemm(cuda, {f.rows, f.outputs, f.hidden, false, true}, f.h.data<bfloat16>(),
-                            f.w2.data<bfloat16>(), z.data<bfloat16>(), data_or_null<bfloat16>(b2_16));
-        cuda::gemm_forward(f.h.raw(), f.w2.raw(), bias_of(b2.value()), z.raw(), f.row_groups(),
-                           static_cast<int>(f.outputs), static_cast<int>(f.hidden), cuda.stream);
-      });
+  on_gpu(context, "feed_forward/down", [&](auto& cuda) {
+    if (!offsets.defined())
+      return cuda::gemm(cuda, {f.rows, f.outputs, f.hidden, false, true}, f.h.data<bfloat16>(),
+                        f.w2.data<bfloat16>(), z.data<bfloat16>(), data_or_null<bfloat16>(b2_16));
+    f.products(cuda).forward(f.h.raw(), f.w2.raw(), bias_of(b2.value()), z.raw(), f.row_groups(),
+                             static_cast<int>(f.outputs), static_cast<int>(f.hidden), cuda.stream);
+  });
   return f;
 }
 
@@ -194,12 +190,6 @@ Var fused_layer(const Var& x, const Var& gates, const Dispatch& d, const Var& w1
                 });
 }
 
-}  // namespace
-
-#endif
-
-namespace {
-
 void check_experts(const char* op, const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2) {
   CHECK(x.rank() == 2 && w1.rank() == 3 && w2.rank() == 3 && w1.size(2) == x.size(1) && w2.size(2) == w1.size(1) &&
             w2.size(0) == w1.size(0) && b1.shape() == (Shape{w1.size(0), w1.size(1)}) &&
@@ -213,20 +203,16 @@ void check_experts(const char* op, const Var& x, const Var& w1, const Var& b1, c
 // dx, dw, db as in grouped_linear; dpre = dh ∘ gelu'(pre).
 Var expert_ffn(const Var& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets) {
   check_experts("expert_ffn", x, w1, b1, w2, b2);
-#if GLIA_CUDA
   if (has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(1), w2.size(1)}))
     return fused_ffn("expert_ffn", x, w1, b1, w2, b2, offsets);
-#endif
   return expert_ffn_reference(x, w1, b1, w2, b2, offsets);
 }
 
 Var expert_layer(const Var& x, const Var& gates, const Dispatch& dispatch, const Var& w1, const Var& b1,
                  const Var& w2, const Var& b2) {
   check_experts("expert_layer", x, w1, b1, w2, b2);
-#if GLIA_CUDA
   if (has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(1), w2.size(1)}))
     return fused_layer(x, gates, dispatch, w1, b1, w2, b2);
-#endif
   return combine_rows(expert_ffn(dispatch_rows(x, dispatch), w1, b1, w2, b2, dispatch.offsets), gates, dispatch);
 }
 
@@ -235,22 +221,13 @@ Var feed_forward(const Var& x, const Var& w1, const Var& b1, const Var& w2, cons
             b1.shape() == Shape{w1.size(0)} && (!b2.defined() || b2.shape() == Shape{w2.size(0)}),
         "feed_forward: wants x [.., H], w1 [F, H], b1 [F], w2 [O, F], b2 [O] or none, got {}, {}, {}, {}, {}",
         x.shape(), w1.shape(), b1.shape(), w2.shape(), b2.defined() ? b2.shape() : Shape{});
-#if GLIA_CUDA
   if (x.rank() == 2 && has_fast_path(x.context(), x.dtype()) && multiples_of_8({x.size(1), w1.size(0), w2.size(0)}))
     return fused_ffn("feed_forward", x, w1, b1, w2, b2, {});
-#endif
   return linear(linear_gelu(x, w1, b1), w2, b2);
 }
 
-int64_t expert_alignment([[maybe_unused]] Context& context, [[maybe_unused]] DType dtype) {
-#if GLIA_CUDA
-  if (has_fast_path(context, dtype)) return 128;
-#endif
-  return 1;
-}
-
-bool expert_ffn_waits(Context& context, DType dtype) {
-  return context.device().is_cuda() && expert_alignment(context, dtype) == 1;
+int64_t expert_alignment(Context& context, DType dtype) {
+  return has_fast_path(context, dtype) ? cuda::kGroupAlignment : 1;
 }
 
 }  // namespace glia

@@ -62,18 +62,17 @@ namespace {
 
 Tensor as_matrix(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
-void check_linear(const char* op, const Var& x, const Var& w, const Var& b, int64_t groups) {
-  CHECK(x.rank() >= 1 && w.rank() == (groups ? 3 : 2) && x.size(-1) == w.size(-1),
-        "{}: wants x [.., I] and w {}, got {} and {}", op, groups ? "[E, O, I]" : "[O, I]", x.shape(), w.shape());
-  const Shape bias = groups ? Shape{groups, w.size(1)} : Shape{w.size(0)};
-  CHECK(!b.defined() || b.shape() == bias, "{}: wants a bias {}, got {}", op, bias, b.shape());
+void check_linear(const Var& x, const Var& w, const Var& b) {
+  CHECK(x.rank() >= 1 && w.rank() == 2 && x.size(-1) == w.size(-1),
+        "linear: wants x [.., I] and w [O, I], got {} and {}", x.shape(), w.shape());
+  CHECK(!b.defined() || b.shape() == Shape{w.size(0)}, "linear: wants a bias [{}], got {}", w.size(0), b.shape());
 }
 
 }  // namespace
 
 // y = x wᵀ + b;  dx = dy w, dw = dyᵀ x, db = Σ_rows dy.
 Var linear(const Var& x, const Var& w, const Var& b) {
-  check_linear("linear", x, w, b, 0);
+  check_linear(x, w, b);
   const Tensor weight = w.value_as(x.dtype()), flat = as_matrix(x.value());
   Tensor y = empty(x.context(), x.shape().with(-1, w.size(0)), x.dtype());
   const GemmShape s{flat.size(0), w.size(0), w.size(1), false, true};
@@ -106,75 +105,5 @@ Var linear(const Var& x, const Var& w, const Var& b) {
 }
 
 Var linear_gelu(const Var& x, const Var& w, const Var& b) { return bias_gelu(linear(x, w), b); }
-
-namespace {
-
-// The plain grouped product: one dense product a group, group sizes read back from the device (it waits). It is the
-// reference of the fused kernels, and the path of GPUs and dtypes that have none.
-template <class F> void for_each_group(const Tensor& offsets, F&& f) {
-  const std::vector<int32_t> starts = offsets.to_vector<int32_t>();
-  for (size_t e = 0; e + 1 < starts.size(); ++e) f(static_cast<int64_t>(e), starts[e], starts[e + 1]);
-}
-// The same for a result with a row for each of the groups' rows; those behind the last group become 0.
-template <class F> void for_each_group_into(const Tensor& y, const Tensor& offsets, F&& f) {
-  int64_t used = 0;
-  for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
-    if (begin < end) f(e, begin, end);
-    used = end;
-  });
-  if (used < y.size(0)) y.rows(used, y.size(0)).zero();
-}
-
-}  // namespace
-
-// y[r] = w[e] x[r] + b[e];  dx[r] = dy[r] w[e], dw[e] = Σ_r dy[r] x[r]ᵀ, db[e] = Σ_r dy[r], sums over the group's
-// rows.
-Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offsets) {
-  CHECK(w.rank() == 3 && x.rank() == 2, "grouped_linear: wants x [N, I] and w [E, O, I], got {} and {}", x.shape(),
-        w.shape());
-  const int64_t groups = w.size(0), out = w.size(1), in_size = w.size(2);
-  check_linear("grouped_linear", x, w, b, groups);
-  CHECK(offsets.dtype() == DType::kInt32 && offsets.shape() == Shape{groups + 1},
-        "grouped_linear: wants offsets int32 [{}], got {} {}", groups + 1, offsets.dtype(), offsets.shape());
-  const Tensor rows = x.value(), weight = w.value_as(x.dtype());
-  const Tensor bias = b.defined() ? b.value_as(x.dtype()) : Tensor();
-  Tensor y = empty(x.context(), {x.size(0), out}, x.dtype());
-  dispatch_floating(x.dtype(), "grouped_linear", [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    for_each_group_into(y, offsets, [&](int64_t e, int64_t begin, int64_t end) {
-      const GemmShape s{end - begin, out, in_size, false, true};
-      const T* add = bias.defined() ? bias.template data<T>() + e * out : nullptr;
-      const T *from = rows.data<T>() + begin * in_size, *we = weight.data<T>() + e * out * in_size;
-      T* to = y.data<T>() + begin * out;
-      on_device(
-          x.context(), "grouped_linear", [&] { cpu::gemm(s, from, we, to, add); },
-          [&](auto& cuda) { cuda::gemm(cuda, s, from, we, to, add); });
-    });
-  });
-  return record("grouped_linear", y, {x, w, b}, [rows, weight, offsets](const Tensor& dy, Grads& in) {
-    if (in.wants(0)) {
-      const Tensor dx = in.buffer(0);
-      for_each_group_into(dx, offsets, [&](int64_t e, int64_t begin, int64_t end) {
-        const Tensor we = weight.rows(e, e + 1).reshape({weight.size(1), weight.size(2)});
-        matmul_into(dy.rows(begin, end), we, dx.rows(begin, end), false, false);
-      });
-      in.add(0, dx);
-    }
-    if (in.wants(1)) {
-      Tensor dw = in.buffer(1);
-      for_each_group(offsets, [&](int64_t e, int64_t begin, int64_t end) {
-        Tensor d = dw.rows(e, e + 1).reshape({dw.size(1), dw.size(2)});
-        if (begin < end) matmul_into(dy.rows(begin, end), rows.rows(begin, end), d, true, false);
-        else d.zero();
-      });
-      in.add(1, dw);
-    }
-    if (in.wants(2)) {
-      Tensor db = in.buffer(2);
-      grouped_column_sum(dy, offsets, db);
-      in.add(2, db);
-    }
-  });
-}
 
 }  // namespace glia

@@ -67,6 +67,16 @@ void gemm_float(const GemmShape& s, const float* a, const float* b, float* c, co
   CHECK(status == dnnl_success, "matmul: dnnl_sgemm returned {}", static_cast<int>(status));
 }
 
+// oneDNN 3 takes what oneDNN 2 wanted in a descriptor of its own.
+template <class... Descs>
+dnnl::matmul::primitive_desc matmul_of(const dnnl::engine& engine, const Descs&... descs) {
+#if DNNL_VERSION_MAJOR >= 3
+  return dnnl::matmul::primitive_desc(engine, descs...);
+#else
+  return dnnl::matmul::primitive_desc(dnnl::matmul::desc(descs...), engine);
+#endif
+}
+
 // Primitives are cached by oneDNN itself, by shape.
 template <class T, class C> void gemm_onednn(const GemmShape& s, const T* a, const T* b, C* c, const T* bias) {
   using dnnl::memory;
@@ -76,9 +86,8 @@ template <class T, class C> void gemm_onednn(const GemmShape& s, const T* a, con
   const memory::desc b_desc({s.k, s.n}, kType<T>, s.transpose_b ? memory::dims{1, s.k} : memory::dims{s.n, 1});
   const memory::desc c_desc({s.m, s.n}, kType<C>, memory::dims{s.n, 1});
   const memory::desc bias_desc({1, s.n}, kType<T>, memory::dims{s.n, 1});
-  const dnnl::matmul::desc desc =
-      bias ? dnnl::matmul::desc(a_desc, b_desc, bias_desc, c_desc) : dnnl::matmul::desc(a_desc, b_desc, c_desc);
-  dnnl::matmul product(dnnl::matmul::primitive_desc(desc, engine));
+  const dnnl::matmul product(bias ? matmul_of(engine, a_desc, b_desc, bias_desc, c_desc)
+                                  : matmul_of(engine, a_desc, b_desc, c_desc));
   std::unordered_map<int, memory> arguments = {{DNNL_ARG_SRC, memory(a_desc, engine, const_cast<T*>(a))},
                                                {DNNL_ARG_WEIGHTS, memory(b_desc, engine, const_cast<T*>(b))},
                                                {DNNL_ARG_DST, memory(c_desc, engine, c)}};

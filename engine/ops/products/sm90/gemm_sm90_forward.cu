@@ -1,16 +1,10 @@
-// y = x Wᵀ + b, with GELU on request: launchers (gemm_sm90.h).
+// y = x Wᵀ + b, with GELU on request: launchers (grouped_products.h).
 #include "engine/ops/products/sm90/gemm_sm90_launch.cuh"
 
-namespace glia::cuda {
+namespace glia::cuda::sm90 {
 
-bool gemm_sm90_available() {
-  return sm90::device_value(cudaDevAttrComputeCapabilityMajor) == 9 &&
-         sm90::device_value(cudaDevAttrComputeCapabilityMinor) == 0;
-}
-
-void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
-                  Stream stream) {
-  using namespace sm90;
+void forward(const void* x, const void* w, Bias bias, void* y, RowGroups groups, int outputs, int inputs,
+             Stream stream) {
   Params p = {};
   p.bias = bias.data;
   p.bias_bf16 = bias.bf16;
@@ -19,13 +13,8 @@ void gemm_forward(const void* x, const void* w, Bias bias, void* y, RowGroups gr
   else run_rows<Config<Op::kForward, Epilogue::kStore, Ping, 2>>(x, w, y, p, groups, outputs, inputs, stream);
 }
 
-std::size_t gemm_slope_bytes(long long rows, long long columns) {
-  return static_cast<std::size_t>((rows + 127) / 128 * ((columns + 127) / 128)) * 128 * 128 * 2;
-}
-
-void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups,
-                       int outputs, int inputs, Stream stream) {
-  using namespace sm90;
+void forward_gelu(const void* x, const void* w, Bias bias, void* slopes, void* h, RowGroups groups, int outputs,
+                  int inputs, Stream stream) {
   require(bias.data != nullptr, "GELU comes with a bias");
   Params p = {};
   p.bias = bias.data;
@@ -36,4 +25,4 @@ void gemm_forward_gelu(const void* x, const void* w, Bias bias, void* slopes, vo
   else run_rows<Config<Op::kForward, Epilogue::kBiasGelu, Ping, 2>>(x, w, h, p, groups, outputs, inputs, stream);
 }
 
-}  // namespace glia::cuda
+}  // namespace glia::cuda::sm90

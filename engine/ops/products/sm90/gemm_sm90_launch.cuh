@@ -4,29 +4,23 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
-#include <atomic>
-#include <stdexcept>
-#include <string>
-
-#include "engine/device/cuda/launch.cuh"
+#include "engine/ops/products/grouped_launch.cuh"
 #include "engine/ops/products/sm90/gemm_sm90_kernel.cuh"
 
 namespace glia::cuda::sm90 {
-
-inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
-inline void require(bool ok, const char* what) {
-  if (!ok) throw std::runtime_error(std::string("gemm_sm90: ") + what);
-}
 
 // The driver's encoder, looked up once so that nothing links against libcuda (absent on machines without a GPU).
 inline PFN_cuTensorMapEncodeTiled_v12000 map_encoder() {
   static const PFN_cuTensorMapEncodeTiled_v12000 encode = [] {
     void* f = nullptr;
     cudaDriverEntryPointQueryResult found;
+#if CUDART_VERSION >= 12050
     check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found),
           "cuTensorMapEncodeTiled");
+#else
+    check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &f, cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+#endif
     require(found == cudaDriverEntryPointSuccess, "the driver has no cuTensorMapEncodeTiled");
     return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(f);
   }();
@@ -50,35 +44,20 @@ inline CUtensorMap make_map(const void* data, int rank, long long x, long long y
   return map;
 }
 
-inline int device_value(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
 inline int clusters_on_device(int cluster) { return device_value(cudaDevAttrMultiProcessorCount) / cluster; }
 
-inline void check_groups(const RowGroups& g, int outputs, int inputs) {
-  require(g.groups >= 1 && g.groups <= kMaxGroups, "wants 1 to 128 groups");
-  require(g.rows >= 0 && (g.offsets == nullptr || g.rows % kTileRows == 0),
-          "grouped rows come in multiples of 128");
-  require(g.offsets != nullptr || g.groups == 1, "more than one group needs offsets");
-  require(outputs > 0 && inputs > 0 && outputs % 8 == 0 && inputs % 8 == 0, "sizes are multiples of 8");
+inline void check_hopper_groups(const RowGroups& g, int outputs, int inputs) {
+  check_groups(g, outputs, inputs);
+  require(g.groups <= kMaxGroups, "Hopper's kernels take at most 128 groups");
 }
 
 template <class C>
 void launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap& out, const Params& params,
             long long units, Stream stream) {
-  // The limit of dynamic shared memory is raised once per kernel and device.
-  static std::atomic<unsigned long long> raised{0};
-  int device = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  if ((raised.load(std::memory_order_relaxed) >> (device & 63) & 1) == 0) {
+  once_per_device<gemm_kernel<C>>([] {
     check(cudaFuncSetAttribute(gemm_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes),
           "gemm_sm90: cudaFuncSetAttribute");
-    raised.fetch_or(1ull << (device & 63), std::memory_order_relaxed);
-  }
+  });
   const long long clusters = clusters_on_device(C::kCluster);
   const auto blocks = static_cast<unsigned>((units < clusters ? units : clusters) * C::kCluster);
   cuda::launch("gemm_sm90", gemm_kernel<C>, {blocks, C::kThreads, C::kSharedBytes, C::kCluster}, stream, a, b, out,
@@ -92,7 +71,7 @@ template <class C>
 void run_rows(const void* a, const void* w, void* out, Params params, RowGroups g, int outputs, int inputs,
               Stream stream) {
   constexpr Op op = C::kOp;
-  check_groups(g, outputs, inputs);
+  check_hopper_groups(g, outputs, inputs);
   if (g.rows == 0) return;
   params.offsets = g.offsets;
   params.groups = g.groups;

@@ -14,7 +14,6 @@ enum class Epilogue { kStore, kBias, kBiasGelu, kBiasGeluSlopes, kGeluGradient, 
 constexpr int kTileRows = 128;  // rows of a tile; groups start at multiples of it, so no tile spans two groups
 constexpr int kTileK = 64;      // 64 bf16 = 128 bytes: one swizzle atom wide
 constexpr int kWarpgroup = 128;
-constexpr int kMaxGroups = 128;
 constexpr int kSharedLimit = 232448;  // bytes a block may have on compute capability 9.0
 constexpr int kSmallShared = 1024;    // barriers and the group offsets
 constexpr int kChunkBytes = 2048;     // 16 rows × 64 columns of bf16: what one warp stages for one bulk store

@@ -1,8 +1,7 @@
-// dW = dyᵀ x: launchers (gemm_sm90.h).
+// dW = dyᵀ x: launchers (grouped_products.h).
 #include "engine/ops/products/sm90/gemm_sm90_launch.cuh"
 
-namespace glia::cuda {
-namespace sm90 {
+namespace glia::cuda::sm90 {
 
 constexpr std::size_t kFlagBytes = 1 << 15;
 
@@ -11,7 +10,7 @@ void run_weight_gradient(const void* dy, const void* x, void* dw, Params p, Gemm
                          Stream stream) {
   using C = Config<Op::kWeightGradient, epilogue, Wide, 2>;
   const int blocks = clusters_on_device(1);
-  require(workspace.bytes >= gemm_workspace_bytes(), "the workspace is too small");
+  require(workspace.bytes >= workspace_bytes(), "the workspace is too small");
   require(blocks * C::kTeamSize * 4 * sizeof(unsigned) <= kFlagBytes, "too many multiprocessors for the flags");
   require(blocks % 4 == 0, "wants a multiple of 4 multiprocessors");
   // Gangs of four tiles: below each other when these are few, otherwise two by two. The clusters in them share
@@ -27,17 +26,13 @@ void run_weight_gradient(const void* dy, const void* x, void* dw, Params p, Gemm
   launch<C>(map_a, map_b, map_out, p, blocks / C::kCluster, stream);
 }
 
-}  // namespace sm90
-
-std::size_t gemm_workspace_bytes() {
-  using namespace sm90;
+std::size_t workspace_bytes() {
   return kFlagBytes + static_cast<std::size_t>(clusters_on_device(1)) * kTileRows * Wide::kTileN * sizeof(float);
 }
 
-void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
-                          int inputs, GemmWorkspace workspace, Stream stream) {
-  using namespace sm90;
-  check_groups(groups, outputs, inputs);
+void weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
+                     int inputs, GemmWorkspace workspace, Stream stream) {
+  check_hopper_groups(groups, outputs, inputs);
   if (groups.rows == 0) {
     const std::size_t bytes = static_cast<std::size_t>(groups.groups) * outputs * inputs * (dw_bf16 ? 2 : 4);
     check(cudaMemsetAsync(dw, 0, bytes, stream), "gemm_sm90: memset");
@@ -54,4 +49,4 @@ void gemm_weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16,
   else run_weight_gradient<Epilogue::kFloat>(dy, x, dw, p, workspace, stream);
 }
 
-}  // namespace glia::cuda
+}  // namespace glia::cuda::sm90

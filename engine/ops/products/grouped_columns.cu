@@ -1,8 +1,11 @@
 // Column sums for bias gradients in two stages without atomics: per tile of 128 rows, then over the tiles of a group.
-#include "engine/ops/products/sm90/gemm_sm90_launch.cuh"
+#include <cuda_bf16.h>
+
+#include "engine/device/cuda/intrinsics.cuh"
+#include "engine/ops/products/grouped_launch.cuh"
 
 namespace glia::cuda {
-namespace sm90 {
+namespace {
 
 __device__ __forceinline__ int group_offset(const int* offsets, int g, int rows) {
   return offsets != nullptr ? offsets[g] : g * rows;
@@ -12,8 +15,8 @@ __device__ __forceinline__ int group_offset(const int* offsets, int g, int rows)
 __global__ void __launch_bounds__(256)
     partials_kernel(const __nv_bfloat16* m, float* partial, const int* offsets, int groups, int rows, int columns) {
   __shared__ float sums[8][256];
-  const int row0 = static_cast<int>(blockIdx.y) * kTileRows;
-  const int last = min(group_offset(offsets, groups, rows), row0 + kTileRows);
+  const int row0 = static_cast<int>(blockIdx.y) * kGroupAlignment;
+  const int last = min(group_offset(offsets, groups, rows), row0 + kGroupAlignment);
   if (row0 >= last) return;
   const int col = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x) * 8;
   float s[8] = {};
@@ -43,8 +46,8 @@ __global__ void __launch_bounds__(512)
   __shared__ float sums[16][33];
   const int col = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x);
   const int group = static_cast<int>(blockIdx.y);
-  const int first = group_offset(offsets, group, rows) / kTileRows;
-  const int last = (group_offset(offsets, group + 1, rows) + kTileRows - 1) / kTileRows;
+  const int first = group_offset(offsets, group, rows) / kGroupAlignment;
+  const int last = (group_offset(offsets, group + 1, rows) + kGroupAlignment - 1) / kGroupAlignment;
   float s = 0.0f;
   if (col < columns)
 #pragma unroll 4
@@ -60,20 +63,20 @@ __global__ void __launch_bounds__(512)
   }
 }
 
-}  // namespace sm90
+}  // namespace
 
 void column_partials(const void* m, float* partial, RowGroups groups, int columns, Stream stream) {
-  sm90::check_groups(groups, columns, 8);
+  check_groups(groups, columns, 8);
   if (groups.rows == 0) return;
-  const dim3 grid((columns + 255) / 256, (groups.rows + sm90::kTileRows - 1) / sm90::kTileRows);
-  launch("column_partials", sm90::partials_kernel, {grid, dim3(32, 8)}, stream,
-         static_cast<const __nv_bfloat16*>(m), partial, groups.offsets, groups.groups, groups.rows, columns);
+  const dim3 grid((columns + 255) / 256, (groups.rows + kGroupAlignment - 1) / kGroupAlignment);
+  launch("column_partials", partials_kernel, {grid, dim3(32, 8)}, stream, static_cast<const __nv_bfloat16*>(m),
+         partial, groups.offsets, groups.groups, groups.rows, columns);
 }
 
 void reduce_column_partials(const float* partial, float* db, RowGroups groups, int columns, Stream stream) {
-  sm90::check_groups(groups, columns, 8);
-  launch("reduce_column_partials", sm90::reduce_kernel, {dim3((columns + 31) / 32, groups.groups), dim3(32, 16)},
-         stream, partial, db, groups.offsets, groups.rows, columns);
+  check_groups(groups, columns, 8);
+  launch("reduce_column_partials", reduce_kernel, {dim3((columns + 31) / 32, groups.groups), dim3(32, 16)}, stream,
+         partial, db, groups.offsets, groups.rows, columns);
 }
 
 }  // namespace glia::cuda

@@ -1,0 +1,48 @@
+// One training step, whole or in parts (micro-batches, and the batches of ranks): forward and backward of each part, its
+// gradients added to those of the parts before; then the gradients are completed, added over the ranks, the parameters
+// updated, and routers with state told what the whole step routed.
+//
+// What is computed: a part's loss counts by its share of the rows that the whole batch's loss is a mean of, so that the
+// task's gradient is the whole batch's. Losses on routing are taken of each part by itself and weighted by the same
+// shares: Σ share · balance(part), and not balance(whole), whose importance is a sum over all rows. Sums over parts are
+// in another order than within one batch: the bits differ from those of another number of parts.
+#pragma once
+#include "experiments/training/batch_buffer.h"
+#include "nn/optimizer.h"
+
+namespace glia {
+
+// Which part of a step, and of how many.
+struct StepPart {
+  int index = 0, count = 1;
+  bool first() const { return index == 0; }
+  bool last() const { return index + 1 == count; }
+};
+
+// Adds the gradients of all ranks, whose shares add up to 1. One rank alone launches nothing.
+void reduce_gradients(ParameterSet& parameters, Communicator& communicator);
+
+class TrainingStep {
+ public:
+  TrainingStep(Model& model, AdamW& optimiser) : model_(model), optimiser_(optimiser) {}
+
+  // To be called for each part in order; the last one updates. Nothing waits for the device. `batch.share` is read where
+  // there are several parts.
+  void run(const Batch& batch, StepPart part);
+
+  // float32 [1 + P] (float64 in float64): the loss and its parts of the last whole step, in fixed memory; undefined
+  // before the first part.
+  const Tensor& losses() const { return losses_; }
+  const std::vector<std::string>& part_names() const { return part_names_; }
+
+ private:
+  void add_losses(const Model::Output& out, const Batch& batch, StepPart part);
+
+  Model& model_;
+  AdamW& optimiser_;
+  StepRoutings routings_;  // of the parts so far
+  Tensor losses_;
+  std::vector<std::string> part_names_;
+};
+
+}  // namespace glia

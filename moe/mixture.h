@@ -1,0 +1,49 @@
+// What may stand in an FFN's place: a row each in mixture.cpp. "routed" sends each token to the experts that a router
+// chooses (moe_layer.h).
+#pragma once
+#include "moe/router.h"
+
+namespace glia {
+
+struct MoeConfig {
+  std::string router = "none";  // a name of the registry; "none": dense
+  int64_t n_experts = 8, top_k = 2;
+  double balance = 0, energy = 0;  // α, β of docs/science.md 1
+  bool second_residual = false;    // the published code's extra residual and norm (docs/science.md 6)
+  OptionValues options = {};       // the router's own, and weights of other losses ("z-loss"), where set
+  std::string mixture = "routed";
+
+  bool dense() const { return router == "none"; }
+};
+
+class Mixture : public FeedForward {
+ public:
+  // After the optimiser's update; see Router::after_step.
+  virtual void after_step(const StepStatistics&) const {}
+  // Of the rows that forward() got; see Router::explain.
+  virtual Explanation explain(const Var&, const Pass&) const { return {}; }
+};
+
+using MakeMixture = std::unique_ptr<Mixture>(ParameterSet& set, const std::string& layer_name,
+                                             const MoeConfig& config, const BertConfig& bert, int layer);
+
+struct MixtureRow {
+  const char* name;
+  MakeMixture* make;
+  const char* description;
+  const char* from_dense;  // how it starts from a dense FFN of pretrained weights
+  const char* reports;     // what its Routing says
+};
+
+std::span<const MixtureRow> mixture_registry();
+// Errors: an unknown name (the message lists the known ones), and make_router()'s.
+std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,
+                                      const BertConfig& bert, int layer);
+
+// What config.options may hold for this router: its own options, and the weights of all losses but those that MoeConfig
+// has members for.
+std::vector<OptionRow> routing_options(std::string_view router);
+// For make_router(): config.options without the losses' weights.
+RouterOptions router_options(const MoeConfig& config, int64_t hidden, double init_std);
+
+}  // namespace glia

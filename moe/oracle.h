@@ -1,0 +1,44 @@
+// Routers and their losses once more, as plain loops in float64 over std::vector: what tests compare with. Only rows
+// that belong to a sequence appear here.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/core/options.h"
+
+namespace glia {
+
+struct OracleInputs {
+  int64_t hidden = 0, n_experts = 0, top_k = 0;
+  OptionValues options;
+  std::vector<double> x;         // [T, H]
+  std::vector<int32_t> lengths;  // [B], Σ = T
+  // A weight or a state by its name within the router: "token.weight".
+  std::function<std::vector<double>(const std::string&)> weight;
+
+  int64_t tokens() const { return static_cast<int64_t>(x.size()) / hidden; }
+};
+
+struct OracleRouting {
+  std::vector<std::vector<int32_t>> experts;  // [T][…], in the router's order
+  std::vector<std::vector<double>> gates;     // likewise
+  std::vector<double> scores;                 // [T, E]
+};
+
+using RouterOracle = OracleRouting(const OracleInputs&);
+
+// w x + b of each row.     x [N, H], weight [E, H], bias [E] → [N, E]
+std::vector<double> oracle_linear(const std::vector<double>& x, const std::vector<double>& weight,
+                                  const std::vector<double>& bias);
+std::vector<double> oracle_softmax(const double* row, int64_t n);
+// Indices by descending value, lower index first among equals.
+std::vector<int32_t> oracle_order(const double* row, int64_t n);
+
+// The routers of docs/science.md 1: softmax over the K largest of linear logits, which the sequence's context (its
+// first row, or the mean of the others) changes.
+enum class OracleContext { kNone, kAdd, kGate, kGateByMean };
+OracleRouting oracle_top_k(const OracleInputs& in, OracleContext context);
+
+}  // namespace glia
