@@ -52,14 +52,13 @@ bool Copier::copy(const Parameter& p) {
   const size_t experts_at = p.name.find(".moe.experts."), second = p.name.find(".second_norm.");
   const bool ffn = experts_at != std::string::npos || p.name.find(".ffn.") != std::string::npos;
   if (p.name.starts_with("classifier.")) {
-    if (options.copy_head) read(p.name, value);
-    return options.copy_head;
+    return options.copy_head && try_read(p.name, value);  // not there: the weights of another task
   }
   if (p.name.find(".moe.router.") != std::string::npos) {
     if (options.copy_routers) read(p.name, value);
     return options.copy_routers;
   }
-  if (p.name.starts_with("pooler.")) return try_read(p.name, value);
+  if (p.name.starts_with("pooler.") || p.name.starts_with("mlm.")) return try_read(p.name, value);
   if (ffn && !options.copy_ffn) return false;
   if (experts_at != std::string::npos) {
     experts(p, experts_at);

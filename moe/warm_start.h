@@ -22,7 +22,7 @@ struct WarmStartReport {
 };
 
 // The file has Hugging Face's BERT names or ours. A tensor that should be copied and is not there, or has another
-// shape, is an error that names it; only the pooler may be missing, and is then fresh.
+// shape, is an error that names it; only a head may be missing, and is then fresh.
 WarmStartReport warm_start(Model& model, const Weights& weights, const WarmStartOptions& options);
 
 }  // namespace glia

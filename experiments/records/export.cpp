@@ -23,7 +23,8 @@ Json ours(const results::Run& run) {
 
 // transformers must not take a mixture for a BERT and fill the experts' places with random numbers.
 void mark_as_mixture(Json& config) {
-  config["architectures"] = Json::array({"GliaMoeForSequenceClassification"});
+  std::string architecture = config["architectures"][0];
+  config["architectures"] = Json::array({architecture.replace(0, 4, "GliaMoe")});
   config["model_type"] = "glia-moe";
 }
 
@@ -71,7 +72,10 @@ void export_run(const results::Run& run, const std::string& dir, const std::stri
   const auto model = load_saved_model(context, run, DType::kFloat32);
   const WordPiece tokenizer = saved_tokenizer(run, vocabulary);
   const bool mixture = !model->config().moe.dense();
-  Json config = hugging_face_config(model->config().bert, run.config.data.class_names);
+  const bool classifies = model->parameters().find("classifier.weight") != nullptr;
+  Json config =
+      hugging_face_config(model->config().bert, classifies ? "BertForSequenceClassification" : "BertForMaskedLM",
+                          classifies ? run.config.data.class_names : std::vector<std::string>{});
   if (mixture) mark_as_mixture(config);
   config["glia"] = ours(run);
   make_folder(dir);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/tokens/tokenizer_config.h"
 #include "engine/core/check.h"
 #include "experiments/tasks/task.h"
 #include "nn/weights/checkpoint.h"
@@ -112,7 +113,7 @@ WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary
   const int64_t expected = positive(run, run.config.model, "vocabulary");
   if (words.size() != expected)
     fail_input("{}: expected the {} tokens of the model in {}, got {}", path, expected, run.folder, words.size());
-  bool lowercase = true;
+  bool lowercase = letter_case("auto", words, path).lowercase;
   if (const auto it = run.config.data.options.find("lowercase");
       it != run.config.data.options.end() && it->is_boolean())
     lowercase = it->get<bool>();

@@ -14,7 +14,6 @@
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/data_source.h"
 #include "experiments/training/evaluation.h"
-#include "experiments/training/pretrained.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -377,11 +376,17 @@ std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::st
 std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
                                const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
+  std::map<std::string, CheckedWeights> checked;  // by path and shape: nine runs from one file read it once here
   for (const int seed : parse_seeds(options.seeds))
     for (const std::string& config : configs) {
       const Configuration& row = configuration_of(study, config);
       RunSpec spec{options, {}, seed, ""};
       apply_settings(spec.options, row.settings);
+      if (spec.options.init != options.init) {  // weights of its own
+        std::set<std::string> given = options.typed;
+        for (const auto& [key, value] : row.settings) given.insert(key);
+        shape_by_weights(spec.options, given);
+      }
       check_options(spec.options);
       const Options& o = spec.options;
       spec.model = run_model(o, row);
@@ -389,7 +394,11 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
       spec.study = study.name;
       for (const auto& [key, value] : row.settings)
         if (!o.typed.contains(key)) spec.sets.push_back(json_key(key));
-      if (const std::string start = start_run(o.init); !start.empty()) {
+      if (const std::string start = start_run(o.init); start.empty() && !o.init.empty()) {
+        const std::string key = fmt::format("{} {} {} {} {}", o.init, o.init_layers, o.layers, o.hidden, o.ffn);
+        if (!checked.contains(key)) checked[key] = check_weights(o);
+        spec.weights = checked[key];
+      } else if (!start.empty()) {
         spec.starts_from = results::run_folder(o.out, seed, start);
         const bool planned =
             std::ranges::any_of(specs, [&](const RunSpec& s) { return s.folder == spec.starts_from; });

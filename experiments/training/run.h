@@ -5,6 +5,7 @@
 // function of seed and step, a run that is killed and resumed writes the bytes that an undisturbed one writes.
 #pragma once
 #include "experiments/records/results.h"
+#include "experiments/training/pretrained.h"
 #include "experiments/training/progress.h"
 #include "experiments/training/training.h"
 
@@ -17,6 +18,7 @@ struct RunSpec {
   std::string folder;
   std::string study = kDefaultStudy;   // whose configuration it is
   std::vector<std::string> sets = {};  // JSON keys of what that study sets for this configuration alone
+  CheckedWeights weights = {};         // of --init, where that is no run
   std::string starts_from = {};  // --init run:NAME: the folder of the run whose model it starts from; "": none
 
   uint64_t seed() const { return 42 + static_cast<uint64_t>(seed_index); }

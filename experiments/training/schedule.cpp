@@ -292,8 +292,6 @@ int run_experiment(const Options& options, const Study& study, const std::vector
   std::FILE* out = stdout;
   const std::vector<RunSpec> specs = plan_runs(options, study, configs);
   require_one_study(options, study);
-  const bool from_file = !options.init.empty() && start_run(options.init).empty();
-  const CheckedWeights weights = from_file ? check_weights(options) : CheckedWeights{};
   const std::vector<Device> devices = devices_of(options);
   const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
   const int64_t cores = omp_get_num_procs();
@@ -321,7 +319,10 @@ int run_experiment(const Options& options, const Study& study, const std::vector
   const Dataset data = load_data(options);
   const uint64_t fingerprint = data_fingerprint(data);
   print_data(data, out);
-  if (from_file) fmt::print(out, "weights    {}\n", describe_weights(weights, data.vocabulary().size()));
+  std::set<std::string> weights;  // a study may start from several
+  for (const RunSpec& spec : specs)
+    if (spec.weights.words > 0) weights.insert(describe_weights(spec.weights, data.vocabulary().size()));
+  for (const std::string& line : weights) fmt::print(out, "weights    {}\n", line);
   fmt::print(out, "           {} in {:.1f} s\n", data.from_cache ? "from the cache" : "made",
              std::chrono::duration<double>(Clock::now() - load_begin).count());
 

@@ -24,7 +24,9 @@ std::optional<std::string> find(const Weights& weights, const std::string& name)
 void read(const Weights& weights, const std::string& name, Tensor to, std::set<std::string>& used) {
   const RawTensor& raw = *weights.find(name);
   // Padded vocabularies and longer position tables lend their first rows; of anything else all rows are needed.
-  if (raw.shape != to.shape() && name.find("embeddings.") == std::string::npos)
+  const bool table =
+      name.find("embeddings.") != std::string::npos || name.ends_with("predictions.bias") || name == "mlm.bias";
+  if (raw.shape != to.shape() && !table)
     fail_input("{}: '{}': expected {}, got {}", weights.path(), name, to.shape(), raw.shape);
   copy_raw(raw, fmt::format("{}: '{}'", weights.path(), name), to);
   used.insert(name);
@@ -34,6 +36,12 @@ void read(const Weights& weights, const std::string& name, Tensor to, std::set<s
 
 std::vector<std::string> hugging_face_names(const std::string& name) {
   if (name.starts_with("classifier.")) return {name};
+  if (name.starts_with("mlm.")) {
+    std::string head = "cls.predictions." + name.substr(4);
+    replace(head, ".transform.", ".transform.dense.");
+    replace(head, ".norm.", ".transform.LayerNorm.");
+    return {head};
+  }
   std::string n = "bert." + name;
   if (n.starts_with("bert.embeddings.")) {
     replace(n, ".word.weight", ".word_embeddings.weight");

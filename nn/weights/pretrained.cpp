@@ -139,29 +139,31 @@ Pretrained find_pretrained(const std::string& path) {
   return p;
 }
 
-Json hugging_face_config(const BertConfig& s, const std::vector<std::string>& class_names) {
+Json hugging_face_config(const BertConfig& s, const std::string& architecture,
+                         const std::vector<std::string>& class_names) {
   Json to_label = Json::object(), to_id = Json::object();
   for (size_t c = 0; c < class_names.size(); ++c) {
     to_label[std::to_string(c)] = class_names[c];
     to_id[class_names[c]] = c;
   }
-  return {{"architectures", {"BertForSequenceClassification"}},
-          {"model_type", "bert"},
-          {"vocab_size", s.vocabulary},
-          {"hidden_size", s.hidden},
-          {"num_hidden_layers", s.layers},
-          {"num_attention_heads", s.heads},
-          {"intermediate_size", s.ffn},
-          {"max_position_embeddings", s.positions},
-          {"type_vocab_size", s.types},
-          {"hidden_act", "gelu"},
-          {"layer_norm_eps", s.layer_norm_eps},
-          {"hidden_dropout_prob", s.dropout},
-          {"attention_probs_dropout_prob", s.dropout},
-          {"initializer_range", s.init_std},
-          {"position_embedding_type", "absolute"},
-          {"id2label", to_label},
-          {"label2id", to_id}};
+  Json json = {{"architectures", Json::array({architecture})},
+               {"model_type", "bert"},
+               {"vocab_size", s.vocabulary},
+               {"hidden_size", s.hidden},
+               {"num_hidden_layers", s.layers},
+               {"num_attention_heads", s.heads},
+               {"intermediate_size", s.ffn},
+               {"max_position_embeddings", s.positions},
+               {"type_vocab_size", s.types},
+               {"hidden_act", "gelu"},
+               {"layer_norm_eps", s.layer_norm_eps},
+               {"hidden_dropout_prob", s.dropout},
+               {"attention_probs_dropout_prob", s.dropout},
+               {"initializer_range", s.init_std},
+               {"position_embedding_type", "absolute"},
+               {"tie_word_embeddings", true}};
+  if (!class_names.empty()) json["id2label"] = to_label, json["label2id"] = to_id;
+  return json;
 }
 
 }  // namespace glia

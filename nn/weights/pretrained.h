@@ -26,7 +26,8 @@ struct Pretrained {
 // file, and the key where config.json asks for something that this encoder does not do.
 Pretrained find_pretrained(const std::string& path);
 
-// The keys of Hugging Face's BertConfig.
-nlohmann::ordered_json hugging_face_config(const BertConfig& shape, const std::vector<std::string>& class_names);
+// The keys of Hugging Face's BertConfig. `architecture`: "BertForSequenceClassification", say.
+nlohmann::ordered_json hugging_face_config(const BertConfig& shape, const std::string& architecture,
+                                           const std::vector<std::string>& class_names);
 
 }  // namespace glia

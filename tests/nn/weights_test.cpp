@@ -75,6 +75,31 @@ TEST_CASE("weights: any prefix is found and said; heads of other tasks are unuse
   EXPECT(report.unused == std::vector<std::string>{"cls.predictions.bias"});
 }
 
+TEST_CASE("weights: a masked-LM head goes out under Hugging Face's names and comes back; its bias may be padded") {
+  const Place place;
+  Context context(test_device());
+  ModelConfig config = tiny_config("none", DType::kFloat32);
+  config.head = make_masked_lm_head;
+  Model a(context, config, 1), b(context, config, 2);
+  a.parameters().redraw(a.parameters().get("mlm.bias"), Init::normal(1), 3);
+  export_hugging_face(place / "file", a.parameters(), {});
+  const Weights weights(place / "file");
+  for (const char* name : {"cls.predictions.transform.dense.weight", "cls.predictions.transform.LayerNorm.bias",
+                           "cls.predictions.bias"})
+    EXPECT(weights.find(name) != nullptr);
+  const WarmStartReport report = warm_start(b, weights, {});
+  EXPECT(report.fresh.empty());
+  EXPECT(report.unused.empty());
+  EXPECT(values(a.parameters().values()) == values(b.parameters().values()));
+  ModelConfig fewer = config;
+  fewer.bert.vocabulary = 33;
+  Model c(context, fewer, 2);
+  warm_start(c, weights, {});
+  const std::vector<double> bias = values(a.parameters().get("mlm.bias").var.value());
+  EXPECT(values(c.parameters().get("mlm.bias").var.value()) ==
+         std::vector<double>(bias.begin(), bias.begin() + 33));
+}
+
 TEST_CASE("weights: half and bfloat16 files, torch's archive, and shards under an index give the same model") {
   const Place place;
   Source source;
@@ -195,7 +220,7 @@ TEST_CASE("weights: config.json gives the shape; what this encoder does not do i
   shape.layers = 3, shape.hidden = 24, shape.heads = 6, shape.ffn = 48, shape.vocabulary = 99, shape.positions = 64;
   shape.types = 1, shape.layer_norm_eps = 1e-5;
   const auto read = [&](const std::function<void(nlohmann::ordered_json&)>& change) {
-    nlohmann::ordered_json json = hugging_face_config(shape, {"a", "b"});
+    nlohmann::ordered_json json = hugging_face_config(shape, "BertForSequenceClassification", {"a", "b"});
     change(json);
     write_file_atomic(place / "config.json", json.dump());
     return find_pretrained(place.path.string());

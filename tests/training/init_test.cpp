@@ -28,7 +28,7 @@ struct Model8 {
     Context context(Device::cpu());
     Model model(context, config, 5);
     export_hugging_face(path / "model.safetensors", model.parameters(), {});
-    if (with_config) write_file_atomic(path / "config.json", hugging_face_config(config.bert, {}).dump());
+    if (with_config) write_file_atomic(path / "config.json", hugging_face_config(config.bert, "BertModel", {}).dump());
     write_file_atomic(path / "vocab.txt", kVocabulary);
   }
   ~Model8() { fs::remove_all(path); }
