@@ -37,5 +37,7 @@ while IFS= read -r file; do
 done < <(git ls-files -co --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh')
 while IFS=: read -r file line text; do complain "$file:$line launches with <<<>>>; use launch(): $text"; done \
   < <(git grep -n --untracked -E '^[^/]*<<<' -- 'engine/*.cu' 'engine/*.cuh')
+while IFS=: read -r file line text; do complain "$file:$line chooses a device at compile time; ask the backend: $text"; done \
+  < <(git grep -n --untracked -E '^ *#(el)?if.*GLIA_CUDA' -- nn moe data experiments tools tests)
 [ $bad = 0 ] && echo "check-layers: every include points downwards"
 exit $bad

@@ -28,30 +28,6 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// What of config.json says what is computed; the rest may differ between two sittings of one run.
-Json identity(const Json& whole) {
-  Json json = Json::object();
-  for (const auto& [key, value] : whole.items())
-    if (!results::is_incidental(key)) json[key] = value;
-  if (json.contains("train"))
-    json["train"].emplace("gradients", "float32");  // kept only where it is something else
-  return json;
-}
-
-std::string first_difference(const Json& old_json, const Json& new_json, const std::string& where) {
-  for (const auto& [key, value] : new_json.items()) {
-    const std::string name = where.empty() ? key : where + "." + key;
-    const Json before = old_json.value(key, Json());
-    if (before == value) continue;
-    if (before.is_object() && value.is_object()) {
-      if (std::string deeper = first_difference(before, value, name); !deeper.empty()) return deeper;
-    } else {
-      return fmt::format("{} is {}, and {} is asked for", name, before.dump(), value.dump());
-    }
-  }
-  return "";
-}
-
 // metrics.jsonl and, where wanted, TensorBoard's events; complete on the disk after every add(), since a checkpoint
 // may follow.
 class RunLog {
@@ -87,7 +63,7 @@ class Sitting {
         progress_(progress),
         progress_id_(progress_id),
         trainer_(context, data, training_options(spec), spec.model, spec.seed()),
-        config_text_(identity(results::to_json(config)).dump()) {}
+        config_text_(run_identity(results::to_json(config)).dump()) {}
 
   int64_t done() const { return trainer_.done(); }
   RunOutcome run();
@@ -330,163 +306,6 @@ RunOutcome Sitting::run() {
 }
 
 }  // namespace
-
-namespace {
-
-std::string routing_flags_of(const MoeConfig& moe) {
-  if (moe.dense()) return "dense has none";
-  std::string line = moe.router + " has";
-  for (const OptionRow& row : routing_options(moe.router)) line += fmt::format(" --{}", row.name);
-  return line;
-}
-
-[[noreturn]] void refuse_routing_flag(const std::string& name, const OptionValue& value, const std::string& known) {
-  fail_input("--{}: expected an option of a router that is run ({}), got '{}'", name, known, option_text(value));
-}
-
-// A flag that no run of these takes is an error; where some do, it is theirs. What a configuration itself says must be
-// its router's.
-void check_routing_flags(const Options& options, const std::vector<RunSpec>& specs) {
-  for (const RunSpec& spec : specs)
-    for (const auto& [name, value] : spec.options.routing.all())
-      if (!options.routing.contains(name) && !spec.model.moe.options.contains(name))
-        refuse_routing_flag(name, value, routing_flags_of(spec.model.moe));
-  for (const auto& [name, value] : options.routing.all()) {
-    std::string known;
-    bool taken = false;
-    for (const RunSpec& spec : specs) {
-      taken = taken || spec.model.moe.options.contains(name);
-      const std::string line = routing_flags_of(spec.model.moe);
-      if (known.find(line) == std::string::npos) known += (known.empty() ? "" : "; ") + line;
-    }
-    if (!taken) refuse_routing_flag(name, value, known);
-  }
-}
-
-Json json_of(const OptionValue& value) {
-  return std::visit([](const auto& v) { return Json(v); }, value);
-}
-
-}  // namespace
-
-std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs) {
-  return plan_runs(options, find_study(options.study), configs);
-}
-
-std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
-                               const std::vector<std::string>& configs) {
-  std::vector<RunSpec> specs;
-  std::map<std::string, CheckedWeights> checked;  // by path and shape: nine runs from one file read it once here
-  for (const int seed : parse_seeds(options.seeds))
-    for (const std::string& config : configs) {
-      const Configuration& row = configuration_of(study, config);
-      RunSpec spec{options, {}, seed, ""};
-      apply_settings(spec.options, row.settings);
-      if (spec.options.init != options.init) {  // weights of its own
-        std::set<std::string> given = options.typed;
-        for (const auto& [key, value] : row.settings) given.insert(key);
-        shape_by_weights(spec.options, given);
-      }
-      check_options(spec.options);
-      const Options& o = spec.options;
-      spec.model = run_model(o, row);
-      spec.folder = results::run_folder(o.out, seed, spec.model.name);
-      spec.study = study.name;
-      for (const auto& [key, value] : row.settings)
-        if (!o.typed.contains(key)) spec.sets.push_back(json_key(key));
-      if (const std::string start = start_run(o.init); start.empty() && !o.init.empty()) {
-        const std::string key = fmt::format("{} {} {} {} {}", o.init, o.init_layers, o.layers, o.hidden, o.ffn);
-        if (!checked.contains(key)) checked[key] = check_weights(o);
-        spec.weights = checked[key];
-      } else if (!start.empty()) {
-        spec.starts_from = results::run_folder(o.out, seed, start);
-        const bool planned =
-            std::ranges::any_of(specs, [&](const RunSpec& s) { return s.folder == spec.starts_from; });
-        if (!planned && !results::is_done(spec.starts_from))
-          fail_input("--init {}: {} wants the finished run {}, which is neither there nor planned before it",
-                     o.init, spec.title(), spec.starts_from);
-      }
-      if (ParameterSet unused; !spec.model.moe.dense())
-        make_router(spec.model.moe.router, unused, "router", router_options(spec.model.moe, o.hidden, 0));
-      specs.push_back(std::move(spec));
-    }
-  check_routing_flags(options, specs);
-  return specs;
-}
-
-Options training_options(const RunSpec& spec) {
-  Options o = spec.options;
-  if (!spec.starts_from.empty()) o.init = spec.starts_from;
-  return o;
-}
-
-results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
-                              const std::string& device, const std::string& command) {
-  const Options& o = spec.options;
-  results::RunConfig c;
-  c.config = spec.model.name;
-  c.seed_index = spec.seed_index;
-  c.seed = spec.seed();
-  c.protocol = o.protocol;
-  c.preset = o.preset;
-  c.precision = o.precision;
-  c.router = spec.model.moe.router;
-  c.balance = spec.model.moe.balance;
-  c.energy = spec.model.moe.energy;
-  c.model = to_json(o, Flag::Part::kModel);
-  c.model["experts"] = spec.model.moe.dense() ? 0 : spec.model.moe.n_experts;
-  c.model["top_k"] = spec.model.moe.dense() ? 0 : spec.model.moe.top_k;
-  if (!spec.model.moe.dense()) {
-    const OptionValues& set = spec.model.moe.options;
-    for (const OptionRow& row : router_row(spec.model.moe.router).options)
-      c.model[option_key(row.name)] = json_of(set.contains(row.name) ? set.all().at(row.name) : row.standard);
-    for (const auto& [name, value] : set.all()) c.model[option_key(name)] = json_of(value);
-  }
-  c.model["classes"] = data.classes();
-  c.model["vocabulary"] = data.vocabulary().size();
-  // Kept only where weights say something else: older runs have none of them.
-  if (const BertConfig usual;
-      o.positions != usual.positions || o.types != usual.types || o.norm_eps != usual.layer_norm_eps) {
-    c.model["positions"] = o.positions;
-    c.model["types"] = o.types;
-    c.model["norm_eps"] = o.norm_eps;
-  }
-  c.train = to_json(o, Flag::Part::kTrain);
-  // Runs from before there was a choice have none of these.
-  for (const char* key : {"freeze", "train"})
-    if (c.train[key] == "") c.train.erase(key);
-  if (o.task == "classification")
-    for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
-  if (o.micro_batches == 1) c.train.erase("micro_batches");
-  c.train["max_length"] = o.max_length;
-  if (o.gradients != "float32")
-    c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
-  c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
-  c.options = to_json(o, Flag::Part::kProtocol);
-  c.data = data_info(data);
-  c.data.options = to_json(o, Flag::Part::kData);
-  // Runs from before there was a choice have neither.
-  if (o.csv_separator == "auto") c.data.options.erase("csv_separator");
-  if (!data.tokenizer->lowercase()) c.data.options["lowercase"] = false;
-  c.commit = build_commit();
-  c.device = device;
-  c.command = command;
-  c.study = spec.study;
-  c.sets = spec.sets;
-  return c;
-}
-
-void require_same_run(const std::string& folder, const results::RunConfig& config) {
-  const std::string path = folder + "/config.json";
-  if (!fs::exists(path)) return;
-  const Json old_json = Json::parse(read_file(path), nullptr, false);
-  if (!old_json.is_object()) fail_input("{}: expected a run's configuration, got something else", path);
-  const std::string difference = first_difference(identity(old_json), identity(results::to_json(config)), "");
-  if (!difference.empty())
-    fail_input(
-        "{}: this run was made with other settings: its {}; choose another --out, or --fresh on to begin it anew",
-        folder, difference);
-}
 
 RunLock::RunLock(const std::string& out, const std::string& title) {
   std::string name = title;

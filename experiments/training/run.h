@@ -37,6 +37,9 @@ Options training_options(const RunSpec& spec);
 results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t fingerprint,
                               const std::string& device, const std::string& command);
 
+// What of config.json says what is computed; the rest may differ between two sittings of one run.
+results::Json run_identity(const results::Json& config);
+
 // Throws when the folder holds a run of other settings, naming the first difference: nothing of it is touched.
 void require_same_run(const std::string& folder, const results::RunConfig& config);
 
