@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fails on an #include "…" that points from a lower room to a higher one (the picture is in README.md),
 # on a CUDA header outside .cu/.cuh files and engine/device/cuda/, and on a kernel of the engine that is not launched by
-# launch() (engine/device/cuda/launch.cuh).
+# launch() (engine/device/cuda/launch.cuh), and on a device chosen at compile time outside the engine.
 set -u
 cd "$(dirname "$0")/.."
 bad=0
