@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "data/datasets/datasets.h"
+#include "data/text/near_copies.h"
 #include "data/tokens/token_cache.h"
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
@@ -123,10 +124,18 @@ WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data, 
   return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), kTrained), lowercase);
 }
 
+std::vector<std::string_view> TextSplit::body_texts() const {
+  std::vector<std::string_view> found;
+  for (size_t i = 0; i < texts.size(); ++i)
+    found.push_back(std::string_view(texts[i]).substr(bodies.empty() ? 0 : bodies[i]));
+  return found;
+}
+
 void TokenSplit::append(const TokenSplit& from, int64_t row) {
   ids.insert(ids.end(), from.ids.begin() + from.offsets[row], from.ids.begin() + from.offsets[row + 1]);
   offsets.push_back(static_cast<int64_t>(ids.size()));
   labels.push_back(from.labels[row]);
+  if (!from.near_copies.empty()) near_copies.push_back(from.near_copies[row]);
 }
 
 TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, int64_t max_length,
@@ -233,6 +242,8 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
     tokens->train = tokenize_split(text.train, *data.tokenizer, options.max_length, display);
     begin(display, "cutting the test texts into pieces");
     tokens->test = tokenize_split(text.test, *data.tokenizer, options.max_length, display);
+    begin(display, "looking for near copies");
+    tokens->test.near_copies = near_copies(text.test.body_texts(), text.train.body_texts());
     // Rows that were skipped are to be listed at each load, so such ids are not cached.
     if (!options.cache.empty() && data.bad_rows.count() == 0)
       data.cache_note = write_token_cache(options.cache, data.name, key, *tokens);

@@ -187,6 +187,7 @@ Summary summarise(const Listing& listing) {
     if (run.state == RunState::done) {
       at->seeds.push_back(run.config.seed_index);
       add_run(*at, run);
+      s.near_copies = std::max(s.near_copies, run.evaluation->near_copies.value_or(0));
       line.accuracy = run.evaluation->accuracy();
       if (run.config.moe()) {
         s.experts = s.layers == 0 || s.experts == run.config.experts() ? run.config.experts() : 0;
@@ -207,7 +208,8 @@ Summary summarise(const Listing& listing) {
   std::ranges::sort(s.configs, before, &ConfigSummary::config);
   for (ConfigSummary& c : s.configs)
     for (auto& [name, metric] : c.metrics) metric.estimate = estimated(name, metric.values);
-  for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, "accuracy", baseline);
+  for (const char* accuracy : {"accuracy", kAccuracyWithoutNearCopies})
+    for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, accuracy, baseline);
   for (int l = 1; l <= s.layers; ++l)
     for (const MetricRow* row : metric_rows(Stage::routing))
       for (const std::string& baseline : s.study.routing_baselines)
@@ -222,6 +224,7 @@ Json to_json(const Summary& s) {
   Json json = {{"study", s.study.name},      {"study_text", s.study.text}, {"seeds", s.seeds},
                {"layers", s.layers},         {"experts", s.experts},       {"warnings", s.warnings},
                {"common", to_json(s.common)}};
+  if (s.near_copies > 0) json["near_copies"] = s.near_copies;
   json["configs"] = Json::array();
   for (const ConfigSummary& c : s.configs) {
     Json& entry = json["configs"].emplace_back();
@@ -253,6 +256,7 @@ Summary summary_from(const Json& json, const std::string& from) {
     s.seeds = json.at("seeds").get<std::vector<int>>();
     s.layers = json.at("layers").get<int>();
     s.experts = json.value("experts", 0);
+    s.near_copies = json.value("near_copies", int64_t{0});
     s.warnings = json.at("warnings").get<std::vector<std::string>>();
     s.common = run_config_from(json.at("common"), from);
     for (const Json& entry : json.at("configs")) {

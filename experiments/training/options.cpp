@@ -93,6 +93,7 @@ const std::vector<Flag>& flags() {
       {"study", &O::study, kNone, "a built-in study or the file of another one (docs/studies.md)", all,
        "What is run"},
       {"configs", &O::configs, kNone, "its configurations, separated by commas, or all", run_all},
+      {"cells", &O::cells, kNone, "of a study with a grid: its recipes, separated by commas, all, or chosen", run_all},
       {"config", &O::config, kNone, "the configuration", train},
       {"name", &O::name, kNone, "name of the run's folder, where it is not the configuration's", train},
       {"seeds", &O::seeds, kNone,

@@ -262,7 +262,7 @@ RunOutcome Sitting::run() {
   results::Evaluation evaluation;
   evaluation.step = best_step_ > 0 ? best_step_ : trainer_.done();
   if (!on_test && options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
-  Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary()).measure();
+  Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), 0, true).measure();
   if (options_.utilisation_rows > 0 && options_.utilisation_rows < test.rows && !test.layers.empty()) {
     Measured part =
         Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
@@ -272,6 +272,7 @@ RunOutcome Sitting::run() {
   evaluation.rows = test.rows;
   evaluation.values = test.values;
   evaluation.class_accuracy = test.class_accuracy;
+  evaluation.near_copies = test.near_copies;
   evaluation.layers = test.layers;
   save_checkpoint(spec_.folder + "/model.safetensors", trainer_.model().parameters(), nullptr, state(),
                   {evaluation.step, spec_.seed(), config_text_, ""});
