@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds build/device/attention_harness; arguments go to nvcc for the kernels (-DNAME=1, -Xptxas -v).
+# Builds build/device/attention_harness; arguments go to nvcc for the kernels (-DNAME=1, -Xptxas -v). HOST_OBJECTS=1 takes
+# the objects of g++ as they lie in build/device: a GPU machine without fmt can build the rest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${OUT_DIR:-build/device} nvcc=${NVCC:-/usr/local/cuda/bin/nvcc}
@@ -20,7 +21,7 @@ done
 for job in "${jobs[@]}"; do wait "$job"; done
 for f in engine/ops/attention/attention_cpu engine/core/check engine/core/rng_words; do
   objects+=("$out/$(basename $f).o")
-  g++ -std=c++20 -O3 -march=x86-64-v3 -fno-math-errno -fopenmp -DFMT_HEADER_ONLY -I. -c $f.cpp -o "${objects[-1]}"
+  [ -n "${HOST_OBJECTS:-}" ] || g++ -std=c++20 -O3 -march=x86-64-v3 -fno-math-errno -fopenmp -DFMT_HEADER_ONLY -I. -c $f.cpp -o "${objects[-1]}"
 done
 "$nvcc" -cudart static -o "$out/attention_harness" "${objects[@]}" -Xcompiler -fopenmp,-static-libstdc++
 echo "$out/attention_harness"
