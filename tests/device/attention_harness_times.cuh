@@ -108,7 +108,7 @@ inline void time_all(bool brief) {
   time_case({"AG News lengths", agnews, 12, 32, 0.1});
   time_case(drawn_twice);
   time_case(general({"AG News lengths, general", agnews, 12, 32, 0.1}));
-  for (const auto [heads, d] : {std::pair{8, 64}, {12, 32}, {8, 96}, {8, 128}})
+  for (const auto& [heads, d] : {std::pair{8, 64}, {12, 32}, {8, 96}, {8, 128}})
     for (const double p : {0.0, 0.1}) time_case({"20 x 512", long_rows, heads, d, p});
   time_case({"20 x 512", long_rows, 8, 64, 0.0, true});
   time_case(general({"20 x 512, general", long_rows, 8, 64, 0.1}));
