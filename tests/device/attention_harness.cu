@@ -85,7 +85,9 @@ void check_first(const Shape& s) {
     std::printf(" %s %.1e/%.1e", what, mine, other);
     double norm = 0;  // a first row that sees itself alone has no gradient of its query
     for (const double v : y) norm += v * v;
-    expect(mine <= factor * other || (norm < 1e-12 && !std::isnan(mine)), s.name, what);
+    const double floor =
+        sizeof(x[0]) == 4 ? 2e-7 : 0;  // what float32 rounds where plain attention's sums are exact
+    expect(mine <= std::max(factor * other, floor) || (norm < 1e-12 && !std::isnan(mine)), s.name, what);
   };
   const auto sums_of = [&](const std::vector<double>& x) {
     std::vector<double> sums(sequences * 3 * h);
