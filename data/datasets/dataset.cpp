@@ -38,6 +38,47 @@ void begin(PhaseDisplay* display, const char* what) {
   if (display) display->begin(what);
 }
 
+// Their places among the names; a name goes before a number.
+std::vector<int32_t> topics_named(const std::string& list, const std::vector<std::string>& names) {
+  std::vector<int32_t> chosen;
+  std::string known;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  for (const std::string& wanted : comma_list(list)) {
+    auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
+    for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
+      if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
+    if (at == std::ssize(names))
+      fail_input("--only-topics: expected some of {}, or their numbers from 0; got '{}'", known, wanted);
+    if (std::find(chosen.begin(), chosen.end(), at) != chosen.end())
+      fail_input("--only-topics: {} is there twice", names[static_cast<size_t>(at)]);
+    chosen.push_back(static_cast<int32_t>(at));
+  }
+  if (chosen.size() < 2) fail_input("--only-topics: expected at least two of {}, got '{}'", known, list);
+  return chosen;
+}
+
+// The rows of the chosen topics, whose labels become their places among the chosen.
+TokenSplit rows_of_topics(const TokenSplit& from, const std::vector<int32_t>& chosen) {
+  TokenSplit split;
+  for (int64_t row = 0; row < from.size(); ++row) {
+    const auto at = std::find(chosen.begin(), chosen.end(), from.labels[static_cast<size_t>(row)]);
+    if (at == chosen.end()) continue;
+    split.append(from, row);
+    split.labels.back() = static_cast<int32_t>(at - chosen.begin());
+  }
+  return split;
+}
+
+void keep_topics(CachedTokens& tokens, const std::string& list) {
+  const std::vector<int32_t> chosen = topics_named(list, tokens.class_names);
+  tokens.train = rows_of_topics(tokens.train, chosen);
+  tokens.test = rows_of_topics(tokens.test, chosen);
+  std::vector<std::string> names;
+  for (const int32_t c : chosen) names.push_back(tokens.class_names[static_cast<size_t>(c)]);
+  tokens.class_names = std::move(names);
+  tokens.bayes_accuracy.reset();  // it is that of all topics
+}
+
 constexpr uint64_t kCutSeed = 7;  // which rows --max-rows keeps: the same for every run and seed
 
 void cut(TokenSplit& split, int64_t rows) {
@@ -249,6 +290,7 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
       data.cache_note = write_token_cache(options.cache, data.name, key, *tokens);
   }
   begin(display, "splitting the data");
+  if (!options.only_topics.empty()) keep_topics(*tokens, options.only_topics);
   data.source = tokens->source;
   data.notes.insert(data.notes.end(), tokens->notes.begin(), tokens->notes.end());
   data.is_synthetic = tokens->is_synthetic;

@@ -168,6 +168,30 @@ Table choice_table(const GridSummary& g) {
   return t;
 }
 
+// What a run costs: means over its seeds.
+Table cost_table(const GridSummary& g) {
+  Table t;
+  t.title = "Time and memory of a run";
+  t.note =
+      "Seconds with loading, evaluation and files, and the most device memory held, GB; means over seeds. Runs side "
+      "by side share a device.";
+  t.header = header(g, "configuration");
+  for (const Configuration& c : g.study.configurations) {
+    t.rows.push_back({c.name});
+    for (const GridCell& cell : g.cells) {
+      double seconds = 0, bytes = 0;
+      int runs = 0;
+      if (cell.summary)
+        for (const RunLine& run : cell.summary->runs)
+          if (run.config == c.name && run.seconds && run.peak_bytes)
+            seconds += *run.seconds, bytes += *run.peak_bytes, ++runs;
+      t.rows.back().push_back(runs ? fmt::format("{:.1f} s, {:.2f}", seconds / runs, 1e-9 * bytes / runs)
+                                   : kNotRun);
+    }
+  }
+  return t;
+}
+
 const Summary* first_summary(const GridSummary& g) {
   for (const GridCell& cell : g.cells)
     if (cell.summary) return &*cell.summary;
@@ -236,6 +260,7 @@ std::vector<Table> grid_tables(const GridSummary& g) {
           {"Specialisation of the last layer, CLS rows", "specialisation_cls.last"},
           {"Specialisation of the first layer, all tokens", "specialisation.1"}})
       tables.push_back(metric_table(g, title, metric, true));
+  tables.push_back(cost_table(g));
   return tables;
 }
 

@@ -183,7 +183,7 @@ Summary summarise(const Listing& listing) {
     auto at = std::ranges::find(s.configs, run.config.config, &ConfigSummary::config);
     if (at == s.configs.end())
       at = s.configs.insert(at, ConfigSummary{run.config.config, run.config.moe(), {}, {}, {}, {}});
-    RunLine line{run.config.config, run.config.seed_index, run.state, "", {}, {}};
+    RunLine line{run.config.config, run.config.seed_index, run.state, "", {}, {}, {}};
     if (run.state == RunState::done) {
       at->seeds.push_back(run.config.seed_index);
       add_run(*at, run);
@@ -201,6 +201,8 @@ Summary summarise(const Listing& listing) {
       line.seconds = it->get<double>();
       s.seconds += *line.seconds;
     }
+    if (const auto it = run.timing.find("peak_bytes"); it != run.timing.end() && it->is_number())
+      line.peak_bytes = it->get<double>();
     s.runs.push_back(std::move(line));
   }
   s.seeds.assign(seeds.begin(), seeds.end());
@@ -278,6 +280,7 @@ Summary summary_from(const Json& json, const std::string& from) {
                         RunState(index),
                         line.value("reason", ""),
                         optional_from(line, "accuracy"),
+                        {},
                         {}});
     }
     return s;

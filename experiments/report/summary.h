@@ -44,7 +44,7 @@ struct RunLine {
   int seed_index = 0;
   RunState state = RunState::unfinished;
   std::string reason;  // of a failure
-  std::optional<double> accuracy, seconds;
+  std::optional<double> accuracy, seconds, peak_bytes;  // the last two are no part of summary.json
 };
 
 struct Summary {

@@ -206,7 +206,8 @@ void check_study(const Study& s, const std::string& from) {
     fail_input("{}: claims are looked at in a grid's cells: there is none", from);
   for (const Configuration& c : s.configurations)
     for (const auto& [key, value] : c.settings)
-      if (const std::string start = start_run(value); key == "init" && !start.empty()) {
+      if (const std::string start = start_run(value);
+          key == "init" && !start.empty() && start.find('/') == std::string::npos) {
         // Only backwards: then no circle of runs waits for itself.
         const Configuration* before = s.find(start);
         if (!before || before >= &c)

@@ -50,7 +50,7 @@ bool configuration_less(const Study& study, const std::string& a, const std::str
 void apply_settings(Options& options, const std::vector<std::pair<std::string, std::string>>& settings);
 
 // "run:dense" → "dense": a configuration may start from the finished run of another one, of the same seed and result
-// folder; "": something else.
+// folder, or with a folder in front ("run:results/dense") of another result folder; "": something else.
 std::string start_run(const std::string& init);
 
 }  // namespace glia

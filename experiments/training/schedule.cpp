@@ -232,6 +232,15 @@ void print_data(const Dataset& data, std::FILE* out) {
   if (data.bad_rows.count() > 0) fmt::print(out, "           {}\n", data.bad_rows.summary());
 }
 
+// A model that was trained in another folder reads other word pieces there, where its vocabulary is not this one.
+void require_same_words(const RunSpec& spec, const Dataset& data) {
+  if (spec.starts_from.empty()) return;
+  const fs::path vocabulary = fs::path(spec.starts_from).parent_path().parent_path() / "vocab.txt";
+  if (fs::exists(vocabulary) && Vocabulary::from_file(vocabulary.string()).hash() != data.vocabulary().hash())
+    fail_input("--init {}: was trained with other word pieces than {}; say --vocab {}", spec.options.init,
+               data.vocabulary().source(), vocabulary.string());
+}
+
 // One of each result folder, in the order in which the folders first appear.
 std::vector<const RunSpec*> first_of_each_folder(const std::vector<RunSpec>& specs) {
   std::vector<const RunSpec*> first;
@@ -373,6 +382,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   // Outputs before training: a folder that cannot be written to, or holds something else, is found out now.
   std::vector<RunSpec> open;
   for (const RunSpec& spec : specs) {
+    require_same_words(spec, data);
     if (!options.dry_run) RunLock(spec.options.out, spec.title());
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
