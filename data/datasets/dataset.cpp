@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "data/datasets/datasets.h"
-#include "data/tokens/token_cache.h"
+#include "data/datasets/token_cache.h"
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
