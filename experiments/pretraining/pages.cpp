@@ -148,7 +148,7 @@ void write_pages(const PretrainOptions& o, const Corpus& corpus, const RunModel&
   write_file_atomic(folder + "/README.md", page);
 }
 
-void dump_text(const PretrainOptions& o, const Corpus& corpus, const std::string& folder) {
+void dump_text(const PretrainOptions& o, const Corpus& corpus, const std::string& folder, std::FILE* out) {
   make_folder(folder);
   const bool narrow = corpus.vocabulary().size() <= 65536;
   const std::string ids = narrow ? "tokens.u16" : "tokens.i32";
@@ -174,7 +174,7 @@ void dump_text(const PretrainOptions& o, const Corpus& corpus, const std::string
                      {"mask", pieces.masking.mask_id},
                      {"held_out_batches", batches}};
   write_file_atomic(folder + "/dump.json", json.dump(2) + "\n");
-  fmt::print("dump       {}: ids, split and {} held-out batches\n", folder, batches);
+  fmt::print(out, "dump       {}: ids, split and {} held-out batches\n", folder, batches);
 }
 
 }  // namespace glia

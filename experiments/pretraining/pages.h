@@ -23,6 +23,6 @@ void write_pages(const PretrainOptions& options, const Corpus& corpus, const Run
 // For another program that is to read the same text, split and held-out masks: dump.json says what lies in
 // tokens.u16 (or .i32 where ids are larger); training.i64 and held_out.i64, where each document begins among them, and the end; batches.i32,
 // for each held-out batch T, B, M, its ids [T], offsets [B + 1], masked rows [M] and what stood there [M].
-void dump_text(const PretrainOptions& options, const Corpus& corpus, const std::string& folder);
+void dump_text(const PretrainOptions& options, const Corpus& corpus, const std::string& folder, std::FILE* out);
 
 }  // namespace glia

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <optional>
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
@@ -260,6 +261,40 @@ std::string first_difference(const Json& before, const Json& now) {
   return "";
 }
 
+struct Begun {
+  ClockPlan plan;
+  std::string identity;
+};
+
+// Settles the plan and writes the record; nothing where the folder's model is finished. A folder with something else in it is an
+// error, and so are other settings once there is a checkpoint or a model to lose.
+std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
+                                  Context& context) {
+  for (const auto& entry : fs::directory_iterator(o.out))  // what a killed program left half-written
+    if (entry.path().extension() == ".tmp") fs::remove(entry.path());
+  const std::string path = o.out + "/pretraining.json", config = o.out + "/config.json";
+  const bool done = fs::exists(config) && !o.fresh, recorded = fs::exists(path) && !o.fresh;
+  if (done && !recorded)
+    fail_input("{}: holds another model; choose another --out, or --fresh on to replace it", o.out);
+  Json before = Json::object();
+  if (recorded && (done || fs::exists(o.out + "/checkpoint.safetensors"))) {
+    before = Json::parse(read_file(path), nullptr, false);
+    if (!before.is_object()) fail_input("{}: expected a record of pretraining, got something else", path);
+  }
+  Begun begun{settle_plan(o, corpus, model, context, before), ""};
+  const Json record = whole_record(o, corpus, model, begun.plan, text_fingerprint(corpus));
+  if (const std::string difference =
+          before.empty() ? "" : first_difference(before.value("computed", Json::object()), record["computed"]);
+      !difference.empty())
+    fail_input("{}: was made with other settings: its {}; choose another --out, or --fresh on to begin anew", o.out,
+               difference);
+  if (done) return std::nullopt;
+  fs::remove(config);
+  write_file_atomic(path, record.dump(2) + "\n");
+  begun.identity = record["computed"].dump();
+  return begun;
+}
+
 }  // namespace
 
 int64_t evaluation_interval(const PretrainOptions& o, int64_t steps) {
@@ -284,8 +319,7 @@ int64_t steps_in(double minutes, const PretrainOptions& o, double step_ms, doubl
   return low;
 }
 
-int run_pretraining(const PretrainOptions& o, const std::string& command) {
-  std::FILE* out = stdout;
+int run_pretraining(const PretrainOptions& o, const std::string& command, std::FILE* out) {
   if (o.threads > 0) omp_set_num_threads(static_cast<int>(o.threads));
   const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
   make_folder(o.out);
@@ -305,29 +339,15 @@ int run_pretraining(const PretrainOptions& o, const std::string& command) {
     corpus = load_corpus(corpus_options(o), &display);
   }
   print_text(corpus, seconds_since(begin), out);
-  if (!o.dump.empty()) dump_text(o, corpus, o.dump);
+  training_pieces(o, corpus);  // a vocabulary that will not do is found out before anything is written
+  if (!o.dump.empty()) dump_text(o, corpus, o.dump, out);
 
-  const std::string record_path = o.out + "/pretraining.json";
-  Json before = Json::object();
-  if (fs::exists(record_path) && !o.fresh) before = Json::parse(read_file(record_path), nullptr, false);
-  if (!before.is_object()) fail_input("{}: expected a record of pretraining, got something else", record_path);
-  const ClockPlan plan = settle_plan(o, corpus, model, context, before);
-  const Json record = whole_record(o, corpus, model, plan, text_fingerprint(corpus));
-  if (before.contains("computed"))
-    if (const std::string difference = first_difference(before["computed"], record["computed"]);
-        !difference.empty())
-      fail_input("{}: was made with other settings: its {}; choose another --out, or --fresh on to begin anew",
-                 o.out, difference);
-  const bool done = fs::exists(o.out + "/config.json");
-  if (done && before.empty()) {
-    if (!o.fresh) fail_input("{}: holds another model; choose another --out, or --fresh on to replace it", o.out);
-  }
-  if (done && !before.empty()) {
+  const std::optional<Begun> begun = begin_folder(o, corpus, model, context);
+  if (!begun) {
     fmt::print(out, "done       {}: nothing is left to do; --fresh on begins anew\n", o.out);
     return 0;
   }
-  fs::remove(o.out + "/config.json");
-  write_file_atomic(record_path, record.dump(2) + "\n");
+  const ClockPlan& plan = begun->plan;
   if (plan.minutes > 0)
     fmt::print(out, "plan       {} steps in {:.2f} minutes: {:.2f} ms a step, {:.0f} ms an evaluation\n",
                plan.steps, plan.minutes, plan.step_ms, plan.evaluation_ms);
@@ -336,7 +356,7 @@ int run_pretraining(const PretrainOptions& o, const std::string& command) {
   Progress progress(Progress::mode_of(o.progress, out), out);
   progress.plan(1, 1);
   progress.start(model.name, 1);
-  Pretraining pretraining(o, corpus, model, plan, record["computed"].dump(), context, progress);
+  Pretraining pretraining(o, corpus, model, plan, begun->identity, context, progress);
   pretraining.run();
   const HeldOut::Measured measured = pretraining.measured();
   const std::string result = fmt::format("held-out loss {:.4f}, accuracy {:.4f}", measured.loss, measured.accuracy);

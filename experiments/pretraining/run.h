@@ -5,6 +5,8 @@
 // function of seed and step, a run that is killed and resumed ends with the bytes of an undisturbed one.
 #pragma once
 
+#include <cstdio>
+
 #include "experiments/pretraining/options.h"
 
 namespace glia {
@@ -22,6 +24,6 @@ int64_t steps_in(double minutes, const PretrainOptions& options, double step_ms,
 int64_t evaluation_interval(const PretrainOptions& options, int64_t steps);
 
 // The whole of ./experiments/pretrain after the command line. Returns the exit status.
-int run_pretraining(const PretrainOptions& options, const std::string& command);
+int run_pretraining(const PretrainOptions& options, const std::string& command, std::FILE* out = stdout);
 
 }  // namespace glia
