@@ -66,7 +66,8 @@ void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
   CHECK(tokens >= view.tokens && tokens <= tokens_, "batch: {} tokens in a buffer of {}", tokens, tokens_);
   int32_t* sequence_of = slot + sequence_of_;
   for (int64_t b = 0; b < view.sequences; ++b) {
-    slot[first_ + b] = view.offsets[b];
+    // An empty sequence has no first row.
+    slot[first_ + b] = view.offsets[b] < view.offsets[b + 1] ? view.offsets[b] : -1;
     std::fill(sequence_of + view.offsets[b], sequence_of + view.offsets[b + 1], static_cast<int32_t>(b));
   }
   std::fill(sequence_of + view.tokens, sequence_of + tokens, -1);
