@@ -34,6 +34,7 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
             config_.compute, training ? config_.bert.dropout : 0, batch.order,
             batch.read};
   pass.rows_before = batch.rows_before;
+  pass.borders = batch.borders;
   if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
     pass.labels = batch.labels;
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);

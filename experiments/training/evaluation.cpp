@@ -65,7 +65,9 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   std::vector<int32_t> slot;
   for (int64_t i = 0; i < plan.batches(); ++i) {
     const int64_t tokens = round_up(plan.tokens(i), o.bucket), sequences = plan.sequences(i);
-    parts_.push_back({BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking), tokens, sequences});
+    parts_.push_back(
+        {BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking, false, !used.borders.empty()),
+         tokens, sequences});
     slot.resize(static_cast<size_t>(parts_.back().buffer.ints()));
     BatchView view = parts_.back().buffer.view(slot.data());
     plan.fill(i, view);
