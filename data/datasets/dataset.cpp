@@ -6,8 +6,8 @@
 #include <filesystem>
 
 #include "data/datasets/datasets.h"
+#include "data/datasets/token_cache.h"
 #include "data/text/near_copies.h"
-#include "data/tokens/token_cache.h"
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
@@ -177,6 +177,7 @@ void TokenSplit::append(const TokenSplit& from, int64_t row) {
   offsets.push_back(static_cast<int64_t>(ids.size()));
   labels.push_back(from.labels[row]);
   if (!from.near_copies.empty()) near_copies.push_back(from.near_copies[row]);
+  if (!from.borders.empty()) borders.push_back(from.borders[row]);
 }
 
 TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, int64_t max_length,

@@ -45,6 +45,7 @@ struct TokenSplit {
   std::vector<int64_t> offsets{0};   // [N + 1]
   std::vector<int32_t> labels;       // [N]
   std::vector<uint8_t> near_copies;  // [N] 1: nearly a training row (data/text/near_copies.h); empty: nobody looked
+  std::vector<int32_t> borders;      // [N]: so many of a row's tokens are its prompt; or empty: rows have no border
   int64_t size() const { return static_cast<int64_t>(labels.size()); }
   int64_t tokens() const { return offsets.back(); }
   int64_t near_copy_count() const { return std::count(near_copies.begin(), near_copies.end(), uint8_t{1}); }

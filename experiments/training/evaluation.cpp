@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine/core/rng.h"
+#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/statistics.h"
 #include "experiments/training/training.h"
 #include "moe/utilisation.h"
@@ -48,6 +49,14 @@ double share_of_right(const Tensor& confusion) {
   return all > 0 ? right / all : std::nan("");
 }
 
+// Adds what the batch's routings count under kOverflow.
+void add_overflow(const std::vector<Routing>& routings, Tensor& sum) {
+  for (const Routing& routing : routings)
+    for (const AuxiliaryLosses& losses : routing.losses)
+      if (losses.names[0] == kOverflow)
+        sum = sum.defined() ? add(sum, losses.values).value() : losses.values.value();
+}
+
 }  // namespace
 
 Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, const Vocabulary& vocabulary,
@@ -77,7 +86,9 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   std::vector<int32_t> slot;
   for (int64_t i = 0; i < plan.batches(); ++i) {
     const int64_t tokens = round_up(plan.tokens(i), o.bucket), sequences = plan.sequences(i);
-    parts_.push_back({BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking), tokens, sequences});
+    parts_.push_back(
+        {BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking, false, !used.borders.empty()),
+         tokens, sequences});
     slot.resize(static_cast<size_t>(parts_.back().buffer.ints()));
     BatchView view = parts_.back().buffer.view(slot.data());
     plan.fill(i, view);
@@ -94,6 +105,7 @@ Measured Evaluator::measure() {
   const bool moe = !config.moe.dense();
   const std::unique_ptr<TaskMeter> meter = task_.meter(context, config.bert, static_cast<int64_t>(parts_.size()));
   std::optional<Utilisation> utilisation;
+  Tensor overflow;
   if (moe) utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts);
   Tensor confusion_apart;  // float64 [C, C]
   if (near_copies_) confusion_apart = zeros(context, {classes_, classes_}, DType::kFloat64);
@@ -103,6 +115,7 @@ Measured Evaluator::measure() {
     meter->add(out, batch);
     if (near_copies_) accumulate_confusion(out.logits.value(), parts_[i].labels_apart, confusion_apart);
     if (moe) utilisation->add(out.routings, batch.labels, batch.sequences);
+    add_overflow(out.routings, overflow);
   }
   Measured m;
   m.rows = rows_;
@@ -111,6 +124,9 @@ Measured Evaluator::measure() {
   m.class_accuracy = std::move(reading.class_accuracy);
   m.near_copies = near_copies_;
   if (near_copies_) m.values.set(results::kAccuracyWithoutNearCopies, share_of_right(confusion_apart));
+  if (overflow.defined() && cast(overflow, DType::kFloat64).to_vector<double>()[0] > 0)
+    fail_input("router {}: --max-k: a token wanted more experts than that (evaluation); 0 allows all",
+               config.moe.router);
   if (!moe) return m;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});
