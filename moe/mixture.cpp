@@ -35,7 +35,7 @@ std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& laye
 std::vector<OptionRow> routing_options(std::string_view router) {
   const RouterRow& row = router_row(router);
   std::vector<OptionRow> all(row.options.begin(), row.options.end());
-  for (const OptionRow& weight : further_loss_weights()) all.push_back(weight);
+  for (const OptionRow& weight : further_loss_weights(row)) all.push_back(weight);
   return all;
 }
 
