@@ -6,12 +6,24 @@ namespace glia {
 
 // Each in the router's own file.
 RouterRow softmax_row(), astrocyte_row(), astrocyte_hierarchical_row(), astrocyte_meanpool_row(), loss_free_row(),
-    top_p_row();
+    top_p_row(), switch_row(), noisy_top_k_row(), scored_row(), deepseek_v3_row(), x_moe_row(), remoe_row(),
+    hash_row(), frozen_random_row();
 
 std::span<const RouterRow> router_registry() {
-  static const RouterRow rows[] = {
-      softmax_row(),   astrocyte_row(), astrocyte_hierarchical_row(), astrocyte_meanpool_row(),
-      loss_free_row(), top_p_row()};
+  static const RouterRow rows[] = {softmax_row(),
+                                   astrocyte_row(),
+                                   astrocyte_hierarchical_row(),
+                                   astrocyte_meanpool_row(),
+                                   loss_free_row(),
+                                   top_p_row(),
+                                   switch_row(),
+                                   noisy_top_k_row(),
+                                   scored_row(),
+                                   deepseek_v3_row(),
+                                   x_moe_row(),
+                                   remoe_row(),
+                                   hash_row(),
+                                   frozen_random_row()};
   return rows;
 }
 

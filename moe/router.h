@@ -60,6 +60,7 @@ struct RouterTraits {
   bool needs_labels = false;       // in training
   bool untrained = false;          // by design: K = 1 is allowed though gates sum to 1
   bool stateful = false;           // after_step() changes something
+  bool linear = true;  // scores are linear in the token: Routing::matrix is there for losses that read it
 };
 
 // The name under which a router that bounds its slots counts the tokens that wanted more: a loss of weight 0, read
