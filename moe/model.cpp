@@ -14,7 +14,7 @@ Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : conte
         return make_mixture(set, name, config_.moe, b, layer);
       });
   head_ = config_.head(parameters_, b, bert_->embeddings);
-  freeze_parameters(parameters_, config_.trained);
+  choose_trained(parameters_, config_.trained);
   const bool doubles = config_.compute == DType::kFloat64;
   parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,
                           config_.compute == DType::kBFloat16, config_.bfloat16_gradients);

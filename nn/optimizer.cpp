@@ -13,11 +13,14 @@ AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wa
   buffers_.m = zeros_like(buffers_.p);
   buffers_.v = zeros_like(buffers_.p);
   buffers_.decayed = parameters.decayed_size();
+  for (const ParameterGroup& g : parameters.groups())
+    buffers_.groups.push_back({g.begin, g.decayed, g.end, g.rate < 0 ? 1 : g.rate / options.learning_rate,
+                               g.weight_decay < 0 ? options.weight_decay : g.weight_decay});
   buffers_.partial = zeros(context, {norm_chunks(low) + norm_chunks(rest)}, DType::kFloat64);
   buffers_.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
   buffers_.ticket = zeros(context, {1}, DType::kInt32);
   Parameter* table = parameters.table();
-  if (!rows_wait || !table || table->frozen || table->shape[1] % 8 != 0) return;
+  if (!rows_wait || !table || table->frozen || table->grouped() || table->shape[1] % 8 != 0) return;
   AdamWRows& rows = buffers_.rows;
   rows.count = table->shape[0], rows.width = table->shape[1];
   rows.stamps = zeros(context, {rows.count}, DType::kInt32);

@@ -35,6 +35,41 @@ Parameter* ParameterSet::add_table(std::string name, const Shape& shape, Init in
   return table_ = add(std::move(name), shape, init, true);
 }
 
+// Bfloat16 gradients first, then the table, then what else decays, then what does not, then the groups in order of
+// declaration, of each what decays first, then what is not trained.
+void ParameterSet::place(bool bfloat16_gradients) {
+  constexpr int kFrozen = 1 << 30;
+  const auto part = [&](const Parameter& p) {
+    if (p.frozen) return kFrozen;
+    for (size_t g = 0; g < groups_.size(); ++g)
+      if (groups_[g].rate == p.rate && groups_[g].weight_decay == p.weight_decay)
+        return 4 + 2 * static_cast<int>(g) + !p.decay;
+    return !p.decay ? 3 : &p == table_ ? 1 : bfloat16_gradients && p.product ? 0 : 2;
+  };
+  for (const Parameter& p : parameters_)
+    if (p.grouped() && part(p) < 4) groups_.push_back({p.rate, p.weight_decay, 0, 0, 0});
+  int64_t end = 0;
+  const auto take = [&](int wanted) {
+    for (Parameter& p : parameters_)
+      if (part(p) == wanted) {
+        p.offset = end;
+        end += padded(p.shape.numel());
+      }
+    return end;
+  };
+  low_size_ = take(0);
+  take(1);
+  decayed_size_ = take(2);
+  take(3);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    groups_[g].begin = end;
+    groups_[g].decayed = take(4 + 2 * static_cast<int>(g));
+    groups_[g].end = take(5 + 2 * static_cast<int>(g));
+  }
+  trained_size_ = end;
+  flat_size_ = take(kFrozen);
+}
+
 State* ParameterSet::add_state(std::string name, const Shape& shape, Init init, bool shared) {
   CHECK(!materialised(), "parameters: the state '{}' was declared after materialise()", name);
   CHECK(!find(name), "parameters: '{}' is a parameter already", name);
@@ -55,22 +90,7 @@ void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, boo
   CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "parameters: masters are float32 or float64, not {}",
         dtype);
   CHECK(with_copy || !bfloat16_gradients, "parameters: bfloat16 gradients are for weights with a bfloat16 copy");
-  // Bfloat16 gradients first, then the table, then what else decays, then what does not, then what is not trained.
-  const auto part = [&](const Parameter& p) {
-    return p.frozen ? 4 : !p.decay ? 3 : &p == table_ ? 1 : bfloat16_gradients && p.product ? 0 : 2;
-  };
-  int64_t end = 0;
-  for (const int i : {0, 1, 2, 3, 4}) {
-    for (Parameter& p : parameters_)
-      if (part(p) == i) {
-        p.offset = end;
-        end += padded(p.shape.numel());
-      }
-    if (i == 0) low_size_ = end;
-    if (i == 2) decayed_size_ = end;
-    if (i == 3) trained_size_ = end;
-  }
-  flat_size_ = end;
+  place(bfloat16_gradients);
   values_ = zeros(context, {flat_size_}, dtype);
   if (low_size_) low_gradients_ = zeros(context, {low_size_}, DType::kBFloat16);
   gradients_ = zeros(context, {trained_size_ - low_size_}, dtype);
@@ -84,14 +104,24 @@ void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, boo
   refresh_copy();
 }
 
-void ParameterSet::freeze(std::string_view name) {
-  CHECK(!materialised(), "parameters: '{}' is to be frozen after materialise()", name);
+Parameter& ParameterSet::declared(std::string_view name, const char* what) {
+  CHECK(!materialised(), "parameters: '{}' {} after materialise()", name, what);
   for (Parameter& p : parameters_)
-    if (p.name == name) {
-      p.frozen = true;
-      return;
-    }
-  CHECK(false, "parameters: there is no '{}' to freeze", name);
+    if (p.name == name) return p;
+  fail_input("parameters: there is no '{}'", name);
+}
+
+void ParameterSet::freeze(std::string_view name) { declared(name, "is to be frozen").frozen = true; }
+
+void ParameterSet::set_rate(std::string_view name, double rate) {
+  CHECK(rate >= 0, "parameters: wants a rate of 0 or more for '{}', got {}", name, rate);
+  declared(name, "gets a rate").rate = rate;
+}
+
+void ParameterSet::set_weight_decay(std::string_view name, double weight_decay) {
+  CHECK(weight_decay >= 0, "parameters: wants a decay of 0 or more for '{}', got {}", name, weight_decay);
+  Parameter& p = declared(name, "gets a decay");
+  if (p.decay) p.weight_decay = weight_decay;
 }
 
 void ParameterSet::make_states(Context& context, uint64_t seed, DType dtype) {

@@ -1,5 +1,5 @@
 // The weights of a model. Modules declare what they need; materialise() then lays all of it into flat arenas: first
-// the parameters that weight decay applies to, then the others, then those that are not trained, every tensor padded with
+// the parameters that weight decay applies to, then the others, then groups with a rate or decay of their own, then those that are not trained, every tensor padded with
 // zeros to kAlign elements.
 // The optimiser, the gradient norm, clipping and checkpoints each walk one flat buffer. In mixed precision the
 // gradients may be two: those of the products' weights in bfloat16, which then come first, and the others.
@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/ops/rows/rows.h"
 
@@ -37,6 +38,14 @@ struct Parameter {
   Tensor touched;        // then the rows where the gradient was written (RowOrder); undefined: all
   bool frozen = false;   // not trained: a constant without gradient and moments
   int expert_axis = -1;  // the axis that counts the experts, or −1: what permuting or sharding experts goes along
+  double rate = -1, weight_decay = -1;  // its own learning rate and decay; below 0: the optimiser's
+  bool grouped() const { return rate >= 0 || weight_decay >= 0; }
+};
+
+// Parameters that share a rate and a decay of their own: elements [begin, end), those below `decayed` decay.
+struct ParameterGroup {
+  double rate = -1, weight_decay = -1;
+  int64_t begin = 0, decayed = 0, end = 0;
 };
 
 // A tensor that is not trained but belongs to the model: a router's load bias. Float32, or float64 with float64
@@ -69,6 +78,10 @@ class ParameterSet {
 
   // Not trained: its value is a constant, nothing of it is in gradients or moments. Before materialise().
   void freeze(std::string_view name);
+
+  // Its own learning rate (of the schedule's top) or, where it decays, decay, 0 or more. Before materialise(). Its gradient is not bfloat16.
+  void set_rate(std::string_view name, double rate);
+  void set_weight_decay(std::string_view name, double weight_decay);
 
   // float32 (float64 in tests) values and gradients; with_copy adds bfloat16 weights for mixed precision. A
   // parameter's numbers depend on the seed, its name and its shape, not on which other modules exist or on the
@@ -106,16 +119,19 @@ class ParameterSet {
   // others in the values' dtype, [trained_size − low_size].
   const Tensor& low_gradients() const { return low_gradients_; }
   const Tensor& gradients() const { return gradients_; }
-  int64_t low_size() const { return low_size_; }               // a multiple of kAlign, ≤ decayed_size
-  Tensor gradient(const Parameter& p) const;                   // p's part of either, in p's shape
-  const Tensor& copy() const { return settled(copy_); }        // [flat_size] bfloat16, or undefined
-  int64_t flat_size() const { return flat_size_; }             // with padding
-  int64_t trained_size() const { return trained_size_; }       // [0, trained_size) is trained, a multiple of kAlign
-  int64_t decayed_size() const { return decayed_size_; }       // [0, decayed_size) decays, a multiple of kAlign
-  int64_t count() const;                                       // scalars, without padding
-  Tensor slice(const Tensor& flat, const Parameter& p) const;  // p's part of a flat buffer, in p's shape
+  int64_t low_size() const { return low_size_; }          // a multiple of kAlign, ≤ decayed_size
+  Tensor gradient(const Parameter& p) const;              // p's part of either, in p's shape
+  const Tensor& copy() const { return settled(copy_); }   // [flat_size] bfloat16, or undefined
+  int64_t flat_size() const { return flat_size_; }        // with padding
+  int64_t trained_size() const { return trained_size_; }  // [0, trained_size) is trained, a multiple of kAlign
+  int64_t decayed_size() const { return decayed_size_; }  // [0, decayed_size) decays, a multiple of kAlign
+  const std::vector<ParameterGroup>& groups() const { return groups_; }  // [.., trained_size), one behind the other
+  int64_t count() const;                                                 // scalars, without padding
+  Tensor slice(const Tensor& flat, const Parameter& p) const;            // p's part of a flat buffer, in p's shape
 
  private:
+  Parameter& declared(std::string_view name, const char* what);  // before materialise()
+  void place(bool bfloat16_gradients);
   void make_states(Context& context, uint64_t seed, DType dtype);
   const Tensor& settled(const Tensor& t) const {
     if (table_ && table_->before_read) table_->before_read({});
@@ -126,6 +142,7 @@ class ParameterSet {
   std::deque<State> states_;
   Parameter* table_ = nullptr;
   Tensor values_, low_gradients_, gradients_, copy_;
+  std::vector<ParameterGroup> groups_;
   bool complete_ = false;  // the gradients, since they were cleared
   int64_t flat_size_ = 0, trained_size_ = 0, decayed_size_ = 0, low_size_ = 0;
 };

@@ -150,6 +150,8 @@ const std::vector<Flag>& flags() {
       {"freeze", &O::freeze, kTrain,
        "parameters that are not trained: patterns on their names with * and ?, separated by commas"},
       {"train", &O::train, kTrain, "exceptions to --freeze; without it, all that is trained"},
+      {"lr-of", &O::lr_of, kTrain, "learning rates of their own: PATTERN=VALUE, …; of several the last counts"},
+      {"weight-decay-of", &O::weight_decay_of, kTrain, "weight decay likewise, of parameters that decay"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
       {"micro-batches", &O::micro_batches, kTrain,
        "parts of a step that run one after another, for memory; losses on routing are each part's own"},

@@ -42,7 +42,7 @@ struct Options : DatasetOptions {  // what is said about data stands there
   // training
   std::string task = "classification";
   double mask_rate = 0.15;
-  std::string freeze, train;
+  std::string freeze, train, lr_of, weight_decay_of;
   int64_t epochs = 6, max_steps = 0, batch = 192, micro_batches = 1, eval_batch = 384, eval_every = 250,
           log_every = 50;
   double lr = 5e-5, warmup = 500, weight_decay = 0.01, clip = 1.0;

@@ -159,7 +159,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   }
   c.train = to_json(o, Flag::Part::kTrain);
   // Runs from before there was a choice have none of these.
-  for (const char* key : {"freeze", "train"})
+  for (const char* key : {"freeze", "train", "lr_of", "weight_decay_of"})
     if (c.train[key] == "") c.train.erase(key);
   if (o.task == "classification")
     for (const char* key : {"task", "mask_rate"}) c.train.erase(key);

@@ -41,7 +41,7 @@ ModelConfig model_config(const Options& o, const RunModel& run, int64_t vocabula
   m.bfloat16_gradients = o.gradients == "bfloat16";
   m.last_layer_cls_only = o.last_layer_cls;
   m.head = find_task(o.task).make_head;
-  m.trained = {o.freeze, o.train};
+  m.trained = {o.freeze, o.train, o.lr_of, o.weight_decay_of};
   return m;
 }
 

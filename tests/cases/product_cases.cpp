@@ -57,14 +57,14 @@ void add_matmul(std::vector<OpCase>& cases) {
 
 void add_attention(std::vector<OpCase>& cases) {
   struct Variant {
-    const char* name;
+    std::string name;
     std::vector<int32_t> lengths;
     int64_t tail, heads, size;
     bool causal;
     double dropout;
     std::vector<int32_t> keys;
   };
-  const std::vector<Variant> variants = {
+  std::vector<Variant> variants = {
       {"attention", {3, 1, 5}, 0, 2, 4, false, 0, {}},
       {"attention/tail", {2, 4}, 3, 2, 4, false, 0, {}},
       {"attention/causal", {5, 2}, 0, 1, 8, true, 0, {}},
@@ -72,6 +72,14 @@ void add_attention(std::vector<OpCase>& cases) {
       {"attention/keys", {4, 4}, 0, 2, 4, false, 0, {3, 1}},
       {"attention/head_64", {17, 2, 33}, 2, 2, 64, false, 0.1, {}},
   };
+  // The head sizes of a GPU's tensor-core paths (bfloat16), in one tile of rows and in several, seen and unseen ones;
+  // an odd number of heads, rows that fill no tile.
+  for (const int64_t d : {32, 64, 96, 128}) {
+    variants.push_back({fmt::format("attention/head_{}/short", d), {65, 1, 20}, 3, 3, d, true, 0.1, {}});
+    variants.push_back({fmt::format("attention/head_{}/long", d), {141, 2, 67}, 5, 1, d, false, 0.1, {}});
+    variants.push_back({fmt::format("attention/head_{}/long_causal", d), {135, 80}, 1, 1, d, true, 0.2, {}});
+    variants.push_back({fmt::format("attention/head_{}/long_keys", d), {150, 150}, 0, 1, d, false, 0, {131, 7}});
+  }
   for (const Variant& v : variants) {
     int64_t tokens = v.tail;
     for (int32_t n : v.lengths) tokens += n;
@@ -95,6 +103,27 @@ void add_self_attention(std::vector<OpCase>& cases) {
   row("self_attention/first", self_attention_first, 0, {});
   row("self_attention/first_dropout", self_attention_first, 0.2, {});
   row("self_attention/first_keys", self_attention_first, 0.1, {9, 1, 5});
+  // One row a head size, with a sequence of several tiles; causal, the first row sees itself alone.
+  for (const int64_t d : {32, 64, 96, 128}) {
+    for (const bool first : {false, true}) {
+      const int64_t h = 128 / d * d;
+      cases.push_back({fmt::format("self_attention/head_{}{}", d, first ? "/first" : ""),
+                       {{{145, h}}, {{3 * h, h}, -0.2, 0.2}, {{3 * h}}},
+                       [=](Context& c, const Vars& x) {
+                         const AttentionOptions options{h / d, false, 0.1, c.random_key(purpose::kTest)};
+                         return (first ? self_attention_first : self_attention)(
+                             x[0], x[1], x[2], make_sequences(c, {131, 9}, 145), options);
+                       }});
+    }
+  }
+  for (const bool first : {false, true})
+    cases.push_back({first ? "self_attention/causal_first" : "self_attention/causal",
+                     {{{25, 64}}, {{192, 64}, -0.2, 0.2}, {{192}}},
+                     [=](Context& c, const Vars& x) {
+                       const AttentionOptions options{2, true, 0.1, c.random_key(purpose::kTest)};
+                       return (first ? self_attention_first : self_attention)(
+                           x[0], x[1], x[2], make_sequences(c, {17, 1, 5}, 25), options);
+                     }});
 }
 
 // Two sequences, 3 and 5 rows, and a tail of 2.

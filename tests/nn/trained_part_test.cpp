@@ -32,13 +32,14 @@ struct Step {
   double loss = 0;
 
   explicit Step(const TrainedPart& part, const std::string& router = "softmax", DType compute = DType::kFloat64,
-                bool wait = false) {
+                bool wait = false, double rate = 0.01, double weight_decay = 0.01) {
     ModelConfig config = tiny_config(router, compute);
     config.trained = part;
     config.bfloat16_gradients = compute == DType::kBFloat16;
     model = std::make_unique<Model>(context, config, 3);
     AdamWOptions options;
-    options.learning_rate = 0.01, options.warmup_steps = 0, options.total_steps = 10, options.clip = 0;
+    options.learning_rate = rate, options.weight_decay = weight_decay;
+    options.warmup_steps = 0, options.total_steps = 10, options.clip = 0;
     optimiser = std::make_unique<AdamW>(model->parameters(), options, wait);
     ParameterSet& set = model->parameters();
     for (const Parameter& p : set.all()) before[p.name] = values(p.var.value());
@@ -111,6 +112,43 @@ TEST_CASE("trained part: only these, all but those with exceptions; memory shrin
   EXPECT(contains(describe_trained(last.model->parameters()), "trained: "));
 }
 
+TEST_CASE("trained part: a rate and a decay of some are what they would be of all, and the others' bits stay") {
+  for (const DType compute : {DType::kFloat64, DType::kFloat32}) {
+    const std::string pattern = "encoder.layer.1.*";
+    const Step all({}, "softmax", compute, true), fast({}, "softmax", compute, true, 0.05, 0.3),
+        some({"", "",
+              "*=0.7," + pattern + "=0.05,embeddings.*=0.01,classifier.*=0.01,pooler.*=0.01,encoder.layer.0.*=0.01",
+              pattern + "=0.3"},
+             "softmax", compute, true);
+    for (const Parameter& p : some.model->parameters().all()) {
+      INFO(p.name);
+      const bool own = p.name.starts_with("encoder.layer.1.");
+      const double worst = largest_difference(some.after.at(p.name), (own ? fast : all).after.at(p.name));
+      EXPECT(worst < (compute == DType::kFloat64 ? 1e-15 : 1e-7));
+      EXPECT(some.after.at(p.name) != (own ? all : fast).after.at(p.name));
+    }
+    EXPECT(some.model->parameters().groups().size() == 3);  // of layer 1 those that decay and those that do not
+  }
+  // A group with the optimiser's own numbers is no group that one could tell.
+  const Step plain({}), grouped({"", "", "encoder.*=0.01", "*.weight=0.01"});
+  for (const auto& [name, after] : plain.after) EXPECT(grouped.after.at(name) == after);
+  EXPECT(contains(describe_trained(grouped.model->parameters()), "; a rate of 0.01 and a decay of 0.01 for "));
+}
+
+TEST_CASE("trained part: of bfloat16 gradients a group's are float32, and its checkpoint goes on") {
+  const TrainedPart part{"", "", "encoder.*=0.02", ""};
+  Step a(part, "softmax", DType::kBFloat16), b(part, "softmax", DType::kBFloat16, false, 0.01, 0);
+  EXPECT(a.model->parameters().low_size() > 0);
+  for (const Parameter& p : a.model->parameters().all())
+    if (p.grouped()) EXPECT(p.var.grad().dtype() == DType::kFloat32);
+  const std::string path = temporary_path("groups");
+  save_checkpoint(path, a.model->parameters(), a.optimiser.get(), {}, {1, 4, "", ""});
+  load_checkpoint(path, b.model->parameters(), b.optimiser.get(), {});
+  EXPECT(values(a.model->parameters().values()) == values(b.model->parameters().values()));
+  EXPECT(values(a.optimiser->m()) == values(b.optimiser->m()));
+  std::filesystem::remove(path);
+}
+
 TEST_CASE("trained part: a checkpoint with frozen parameters goes on with the same bits") {
   Step a({"embeddings.*", ""}), b({"embeddings.*", ""});
   const std::string path = temporary_path("frozen");
@@ -129,6 +167,12 @@ TEST_CASE("trained part: a pattern that names nothing, and nothing left to train
                   "--freeze encoder.layer.7.*: expected a pattern"));
   EXPECT(contains(error_of([] { Step({"", "pooler"}); }), "--train pooler"));
   EXPECT(contains(error_of([] { Step({"*", ""}); }), "nothing is left to train"));
+  for (const char* bad : {"encoder.*", "encoder.*=fast", "encoder.*=-1", "encoder.*=inf"})
+    EXPECT(contains(error_of([bad] { Step({"", "", bad, ""}); }), "expected PATTERN=VALUE"));
+  EXPECT(contains(error_of([] {
+                    Step({"", "", "", "encoder.layer.7.*=1"});
+                  }),
+                  "--weight-decay-of encoder.layer.7.*"));
 }
 
 }  // namespace

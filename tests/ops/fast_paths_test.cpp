@@ -221,9 +221,24 @@ TEST_CASE("fast paths: the router's kernels agree with the plain ops at the size
 TEST_CASE("fast paths: attention with its projection, of all rows and of first rows, agrees with the plain ops") {
   if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
   Context c(Device::cuda());
-  for (const int64_t heads : {8, 3}) {
-    const std::vector<int32_t> lengths = {2, 128, 1, 64, 65, 17, 100, 33, 48, 127, 5, 80};
-    const int64_t hidden = heads * 64, tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{30});
+  struct Layout {
+    int64_t heads, size;
+    bool causal;
+    int32_t longest;
+  };
+  for (const auto [heads, size, causal, longest] : {Layout{8, 64, false, 128},
+                                                    {3, 64, false, 128},
+                                                    {5, 32, false, 128},
+                                                    {2, 32, true, 512},
+                                                    {2, 64, false, 512},
+                                                    {1, 64, true, 300},
+                                                    {2, 96, false, 300},
+                                                    {1, 96, true, 40},
+                                                    {1, 128, false, 1024},
+                                                    {2, 128, true, 129}}) {
+    std::vector<int32_t> lengths = {2, 128, 1, 64, 65, 17, 100, 33, 48, 127, 5, 80};
+    if (longest != 128) lengths = {1, longest, 37, longest / 2 + 1};
+    const int64_t hidden = heads * size, tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{30});
     const Sequences sequences = make_sequences(c, lengths, tokens);
     const auto normal = [&](const Shape& s, double std, uint32_t i) {
       return random_normal(c, s, std, 7, purpose::kTest, i);
@@ -231,8 +246,8 @@ TEST_CASE("fast paths: attention with its projection, of all rows and of first r
     const std::vector<Tensor> values = {normal({tokens, hidden}, 1, 1), normal({3 * hidden, hidden}, 0.06, 2),
                                         normal({3 * hidden}, 0.1, 3)};
     for (const double dropout : {0.0, 0.1}) {
-      INFO("heads ", heads, " dropout ", dropout);
-      const AttentionOptions options{heads, false, dropout, c.random_key(purpose::kTest)};
+      INFO("heads ", heads, " of ", size, " longest ", longest, " dropout ", dropout);
+      const AttentionOptions options{heads, causal, dropout, c.random_key(purpose::kTest)};
       const auto through = [&](auto&& op) -> Run {
         return [&, op](const Vars& x) { return op(x[0], x[1], x[2], sequences, options); };
       };

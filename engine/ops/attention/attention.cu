@@ -46,7 +46,7 @@ template <class T> __device__ Place place_of(const Params<T>& p) {
           p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n,
           static_cast<int>(blockIdx.y),
           static_cast<int>(blockIdx.x) * kBlockRows,
-          p.dropout && p.key.step ? *p.key.step : 0u};
+          load_or(p.dropout ? p.key.step : nullptr, 0u)};
 }
 
 template <class T, class To> __device__ void zero_tail(const Params<T>& p, To* to, int width) {
@@ -337,10 +337,20 @@ void attention_backward_general(const AttentionArgs& args, const T* qkv, const T
   });
 }
 
-template <> AttentionPath attention_path<bfloat16>(const AttentionArgs& args) {
-  return args.head_size == 64 && args.max_length <= 128 ? AttentionPath::kTensorCores : AttentionPath::kGeneral;
+void attention_forward_tensor(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
+                              uint32_t* kept, Stream stream) {
+  if (attention_path<bfloat16>(args) == AttentionPath::kShort)
+    attention_forward_short(args, qkv, out, lse, kept, stream);
+  else attention_forward_tiled(args, qkv, out, lse, kept, stream);
 }
-template <class T> AttentionPath attention_path(const AttentionArgs&) { return AttentionPath::kGeneral; }
+
+void attention_backward_tensor(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out,
+                               const float* lse, const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv,
+                               float* column_sums, float* workspace, Stream stream) {
+  if (attention_path<bfloat16>(args) == AttentionPath::kShort)
+    attention_backward_short(args, qkv, out, lse, kept, dout, dqkv, column_sums, stream);
+  else attention_backward_tiled(args, qkv, out, lse, kept, dout, dqkv, column_sums, workspace, stream);
+}
 
 template <class T>
 void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream) {
@@ -352,15 +362,10 @@ void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumula
     return;
   }
   if constexpr (sizeof(T) == 2) {
-    if (attention_path<T>(args) == AttentionPath::kTensorCores)
-      return attention_forward_sm80(args, qkv, out, lse, nullptr, stream);
+    if (attention_path<T>(args) != AttentionPath::kGeneral)
+      return attention_forward_tensor(args, qkv, out, lse, nullptr, stream);
   }
   attention_forward_general<T>(args, qkv, out, lse, stream);
-}
-
-template <class T> int64_t attention_backward_workspace_bytes(const AttentionArgs& args) {
-  if (attention_path<T>(args) == AttentionPath::kTensorCores) return 0;
-  return static_cast<int64_t>(sizeof(Accumulator<T>)) * args.rows * args.heads;
 }
 
 template <class T>
@@ -372,16 +377,14 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
     return;
   }
   if constexpr (sizeof(T) == 2) {
-    if (attention_path<T>(args) == AttentionPath::kTensorCores) {
-      return attention_backward_sm80(args, qkv, out, lse, nullptr, dout, dqkv, nullptr, stream);
-    }
+    if (attention_path<T>(args) != AttentionPath::kGeneral)
+      return attention_backward_tensor(args, qkv, out, lse, nullptr, dout, dqkv, nullptr,
+                                       static_cast<float*>(workspace), stream);
   }
   attention_backward_general<T>(args, qkv, out, lse, dout, dqkv, static_cast<Accumulator<T>*>(workspace), stream);
 }
 
 #define INSTANTIATE(T)                                                                                           \
-  template AttentionPath attention_path<T>(const AttentionArgs&);                                                \
-  template int64_t attention_backward_workspace_bytes<T>(const AttentionArgs&);                                  \
   template void attention_forward<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*, Stream);               \
   template void attention_backward<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*, const T*, \
                                       T*, void*, Stream);                                                        \

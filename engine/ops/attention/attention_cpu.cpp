@@ -40,35 +40,50 @@ template <class F> struct VectorOf {
 };
 template <class F> using Vector = typename VectorOf<F>::type;
 
-// C[R, 1 vector] = A B for one block; R rows of accumulators stay in registers.
+// C[R, 1 vector] = A B for one block, or += where `add`; R rows of accumulators stay in registers.
 template <int R, class F>
 [[gnu::always_inline]] inline void gemm_block(int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c,
-                                              int ldc) {
+                                              int ldc, bool add) {
   Vector<F> sum[R] = {};
   for (int x = 0; x < k; ++x) {
     const Vector<F> line = *reinterpret_cast<const Vector<F>*>(b + static_cast<int64_t>(x) * ldb);
     for (int r = 0; r < R; ++r) sum[r] += a[static_cast<int64_t>(r) * a_row + static_cast<int64_t>(x) * a_k] * line;
   }
-  for (int r = 0; r < R; ++r) *reinterpret_cast<Vector<F>*>(c + static_cast<int64_t>(r) * ldc) = sum[r];
+  for (int r = 0; r < R; ++r) {
+    auto* to = reinterpret_cast<Vector<F>*>(c + static_cast<int64_t>(r) * ldc);
+    *to = add ? *to + sum[r] : sum[r];
+  }
 }
 
-// C[m, n] = A[m, k] B[k, n]: element (i, x) of A at a[i·a_row + x·a_k], so a transposed A costs nothing; n is
-// padded.
+// Terms of a sum that are added one after another. Longer sums are sums of such: the error of one long chain in float
+// grows past what the plain implementation's is. Up to 128 keys stay one chain, whose bits older results have.
+constexpr int kPart = 64;
+inline int part_of_rows(int n) { return n <= 2 * kPart ? 2 * kPart : kPart; }
+
+// C[m, n] = A[m, k] B[k, n] in parts of the sum: element (i, x) of A at a[i·a_row + x·a_k], so a transposed A costs
+// nothing; n is padded.
 template <class F>
-GLIA_CLONES void gemm(int m, int n, int k, const F* a, int a_row, int a_k, const F* b, int ldb, F* c, int ldc) {
+GLIA_CLONES void gemm(int m, int n, int k, int part, const F* a, int a_row, int a_k, const F* b, int ldb, F* c,
+                      int ldc) {
   constexpr int kRows = 6;  // accumulators: 12 of 16 registers in halves
-  for (int j = 0; j < n; j += kLanes<F>) {
-    int i = 0;
-    for (; i + kRows <= m; i += kRows)
-      gemm_block<kRows>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
-                        c + static_cast<int64_t>(i) * ldc + j, ldc);
-    for (; i + 2 <= m; i += 2)
-      gemm_block<2>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
-                    c + static_cast<int64_t>(i) * ldc + j, ldc);
-    for (; i < m; ++i)
-      gemm_block<1>(k, a + static_cast<int64_t>(i) * a_row, a_row, a_k, b + j, ldb,
-                    c + static_cast<int64_t>(i) * ldc + j, ldc);
-  }
+  int x = 0;
+  do {
+    const int terms = std::min(part, k - x);
+    const F *ax = a + static_cast<int64_t>(x) * a_k, *bx = b + static_cast<int64_t>(x) * ldb;
+    for (int j = 0; j < n; j += kLanes<F>) {
+      int i = 0;
+      for (; i + kRows <= m; i += kRows)
+        gemm_block<kRows>(terms, ax + static_cast<int64_t>(i) * a_row, a_row, a_k, bx + j, ldb,
+                          c + static_cast<int64_t>(i) * ldc + j, ldc, x > 0);
+      for (; i + 2 <= m; i += 2)
+        gemm_block<2>(terms, ax + static_cast<int64_t>(i) * a_row, a_row, a_k, bx + j, ldb,
+                      c + static_cast<int64_t>(i) * ldc + j, ldc, x > 0);
+      for (; i < m; ++i)
+        gemm_block<1>(terms, ax + static_cast<int64_t>(i) * a_row, a_row, a_k, bx + j, ldb,
+                      c + static_cast<int64_t>(i) * ldc + j, ldc, x > 0);
+    }
+    x += terms;
+  } while (x < k);
 }
 
 // exp for x <= 0 in straight-line float arithmetic, so that a loop over it vectorises; error below 2 ulp, and 0
@@ -233,7 +248,7 @@ template <class T> void attention_forward(const AttentionArgs& args, const T* qk
     load_rows(n, d, ld, from, 3 * h, scale, q);
     load_transposed(n, d, ls, from + h, 3 * h, kt);
     load_rows(n, d, ld, from + 2 * h, 3 * h, F(1), v);
-    gemm(n, ls, d, q, ld, 1, kt, ls, s, ls);  // S [n, ls]
+    gemm(n, ls, d, kPart, q, ld, 1, kt, ls, s, ls);  // S [n, ls]
     for (int i = 0; i < n; ++i) {
       F* row = s + static_cast<int64_t>(i) * ls;
       const int seen = visible_keys(args, keys, i);
@@ -245,7 +260,7 @@ template <class T> void attention_forward(const AttentionArgs& args, const T* qk
       scale_row(row, seen > 0 ? kept / sum : F(0), words_of(args, start + i, head, seen, words), threshold, seen);
       std::fill(row + seen, row + ls, F(0));
     }
-    gemm(n, ld, keys, s, ls, 1, v, ld, o, ld);
+    gemm(n, ld, keys, part_of_rows(n), s, ls, 1, v, ld, o, ld);
     store_rows(n, d, ld, o, F(1), out + start * h + static_cast<int64_t>(head) * d, h);
   });
   zero_tail(args, h, out);
@@ -277,8 +292,8 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
     load_transposed(n, d, ls, from + h, 3 * h, kt);
     load_transposed(n, d, ls, from + 2 * h, 3 * h, vt);
     load_rows(n, d, ld, dout + start * h + column, h, F(1), g);
-    gemm(n, ls, d, q, ld, 1, kt, ls, p, ls);
-    gemm(n, ls, d, g, ld, 1, vt, ls, dp, ls);
+    gemm(n, ls, d, kPart, q, ld, 1, kt, ls, p, ls);
+    gemm(n, ls, d, kPart, g, ld, 1, vt, ls, dp, ls);
     for (int i = 0; i < n; ++i) {  // p becomes P ∘ M, dp becomes dS
       F *prow = p + static_cast<int64_t>(i) * ls, *drow = dp + static_cast<int64_t>(i) * ls;
       const int seen = visible_keys(args, keys, i);
@@ -292,11 +307,11 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
       std::fill(drow + seen, drow + ls, F(0));
     }
     T* to = dqkv + start * 3 * h + column;
-    gemm(n, ld, keys, dp, ls, 1, k, ld, result, ld);  // dQ = dS · scale K
+    gemm(n, ld, keys, part_of_rows(n), dp, ls, 1, k, ld, result, ld);  // dQ = dS · scale K
     store_rows(n, d, ld, result, F(1), to, 3 * h);
-    gemm(n, ld, n, dp, 1, ls, q, ld, result, ld);  // dK = dSᵀ · scale Q
+    gemm(n, ld, n, part_of_rows(n), dp, 1, ls, q, ld, result, ld);  // dK = dSᵀ · scale Q
     store_rows(n, d, ld, result, F(1), to + h, 3 * h);
-    gemm(n, ld, n, p, 1, ls, g, ld, result, ld);  // dV = (P ∘ M)ᵀ dO
+    gemm(n, ld, n, part_of_rows(n), p, 1, ls, g, ld, result, ld);  // dV = (P ∘ M)ᵀ dO
     store_rows(n, d, ld, result, F(1), to + 2 * h, 3 * h);
   });
   zero_tail(args, 3 * h, dqkv);

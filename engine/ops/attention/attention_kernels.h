@@ -62,36 +62,63 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
 
 namespace cuda {
 
-// Which kernels run. kTensorCores: bfloat16, D = 64, max_length <= 128 (cuda/attention_sm80.cu). kGeneral:
-// everything else.
-enum class AttentionPath { kGeneral, kTensorCores };
-template <class T> AttentionPath attention_path(const AttentionArgs& args);
+// Which kernels run. Tensor cores (mma.sync) take bfloat16: kShort heads of 32 and 64 in sequences of up to 128 rows,
+// kTiled heads of 32, 64, 96 and 128 of any length. kGeneral: everything else.
+enum class AttentionPath { kGeneral, kShort, kTiled };
+template <class T> AttentionPath attention_path(const AttentionArgs& args) {
+  const int d = args.head_size;
+  if (sizeof(T) != 2 || (d != 32 && d != 64 && d != 96 && d != 128)) return AttentionPath::kGeneral;
+  return d <= 64 && args.max_length <= 128 ? AttentionPath::kShort : AttentionPath::kTiled;
+}
 
 template <class T>
 void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream);
 
-// Bytes of device memory that attention_backward wants as `workspace`: 0 on the tensor-core path, else δ, [T, A].
-template <class T> int64_t attention_backward_workspace_bytes(const AttentionArgs& args);
+// Bytes of device memory that attention_backward wants as `workspace`: 0 on the short path, else δ, [T, A].
+template <class T> int64_t attention_backward_workspace_bytes(const AttentionArgs& args) {
+  if (attention_path<T>(args) == AttentionPath::kShort) return 0;
+  return static_cast<int64_t>(sizeof(Accumulator<T>)) * args.rows * args.heads;
+}
 
 template <class T>
 void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
                         const T* dout, T* dqkv, void* workspace, Stream stream);
 
-// The two paths by name, for tests and benchmarks; the functions above choose between them.
+// The paths by name, for fused ops, tests and benchmarks; the functions above choose between them.
 template <class T>
 void attention_forward_general(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, Stream stream);
 template <class T>
 void attention_backward_general(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
                                 const T* dout, T* dqkv, Accumulator<T>* delta, Stream stream);
-// kept [T, A, 4] or nullptr: the dropout bits, a bit a key, which forward leaves for backward; given none, backward
-// draws them again. column_sums [B, 3H] = the sums over each sequence's rows of dqkv, or nullptr.
-void attention_forward_sm80(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
-                            uint32_t* kept, Stream stream);
-void attention_backward_sm80(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
-                             const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv, float* column_sums,
-                             Stream stream);
 
-// The first row of each sequence alone asks (bfloat16, D = 64, lengths up to 128): q [B, H], kv [T, 2H] → out [B,
+// What the tensor-core paths pass from forward to backward and to whoever wants the bias gradient:
+//   kept         [T, A, attention_kept_words] or nullptr: the dropout bits, a bit a key; given none, backward draws
+//                them again. How bits lie in words is the path's own matter.
+//   column_sums  [B · attention_sum_rows, 3H] or nullptr: sums of dqkv over a sequence's rows, in parts
+inline int attention_kept_words(const AttentionArgs& args) {
+  return attention_path<bfloat16>(args) == AttentionPath::kShort ? 4 : (args.max_length + 63) / 64 * 2;
+}
+inline int attention_sum_rows(const AttentionArgs& args) {
+  return attention_path<bfloat16>(args) == AttentionPath::kShort ? 1 : (args.max_length + 63) / 64;
+}
+void attention_forward_tensor(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
+                              uint32_t* kept, Stream stream);  // whichever of the two below the path says
+void attention_backward_tensor(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out,
+                               const float* lse, const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv,
+                               float* column_sums, float* workspace, Stream stream);
+void attention_forward_short(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
+                             uint32_t* kept, Stream stream);
+void attention_backward_short(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
+                              const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv, float* column_sums,
+                              Stream stream);
+void attention_forward_tiled(const AttentionArgs& args, const bfloat16* qkv, bfloat16* out, float* lse,
+                             uint32_t* kept, Stream stream);
+// delta [T, A]: workspace
+void attention_backward_tiled(const AttentionArgs& args, const bfloat16* qkv, const bfloat16* out, const float* lse,
+                              const uint32_t* kept, const bfloat16* dout, bfloat16* dqkv, float* column_sums,
+                              float* delta, Stream stream);
+
+// The first row of each sequence alone asks (head sizes of the tensor-core paths): q [B, H], kv [T, 2H] → out [B,
 // H], lse [B, A]; back: dq [B, H], dkv [T, 2H] (the tail's rows become 0), column_sums [B, 3H] of (dq | dkv). All
 // with `=`.
 void attention_first_forward(const AttentionArgs& args, const bfloat16* q, const bfloat16* kv, bfloat16* out,

@@ -24,21 +24,23 @@ void check(const char* op, const Var& x, const Var& w, const Var& b) {
         "{}: wants x [T, H], w [3H, H], b [3H], got {}, {}, {}", op, x.shape(), w.shape(), b.shape());
 }
 
-#if GLIA_CUDA
-// x wᵀ + b. With Hopper's products by our own kernel: cuBLASLt's is 2 µs faster there and comes with a memset node, which costs 6
-// in a graph.
+// A launch that only a GPU is asked for.
+template <class Launch> void on_gpu(Context& context, const char* op, Launch&& launch) {
+  on_device(
+      context, op, [op] { CHECK(false, "{}: wants a GPU", op); }, launch);
+}
+
+// x wᵀ + b. With Hopper's products by our own kernel: cuBLASLt's is 2 µs faster there and comes with a memset node,
+// which costs 6 in a graph.
 Tensor project(const Tensor& x, const Tensor& w, const Tensor& b) {
   if (!x.context().cuda().hopper() || w.size(0) % 8 != 0 || w.size(1) % 8 != 0)
     return linear(x, w, cast(b, x.dtype())).value();
   const Tensor y = empty(x.context(), {x.size(0), w.size(0)}, x.dtype());
-  on_device(
-      x.context(), "linear", [] {},
-      [&](auto& cuda) {
-        cuda::grouped_products(cuda, 1).forward(x.raw(), w.raw(), {b.raw(), b.dtype() == DType::kBFloat16}, y.raw(),
-                                                {nullptr, 1, static_cast<int>(x.size(0))},
-                                                static_cast<int>(w.size(0)), static_cast<int>(w.size(1)),
-                                                cuda.stream);
-      });
+  on_gpu(x.context(), "linear", [&](auto& cuda) {
+    cuda::grouped_products(cuda, 1).forward(x.raw(), w.raw(), {b.raw(), b.dtype() == DType::kBFloat16}, y.raw(),
+                                            {nullptr, 1, static_cast<int>(x.size(0))}, static_cast<int>(w.size(0)),
+                                            static_cast<int>(w.size(1)), cuda.stream);
+  });
   return y;
 }
 
@@ -52,9 +54,8 @@ void add_bias_gradient(const Tensor& sums, Grads& in) {
 
 bool has_fast_path(const Var& x, const AttentionArgs& args) {
   return x.context().device().is_cuda() && x.dtype() == DType::kBFloat16 && args.sequences > 0 &&
-         cuda::attention_path<bfloat16>(args) == cuda::AttentionPath::kTensorCores;
+         cuda::attention_path<bfloat16>(args) != cuda::AttentionPath::kGeneral;
 }
-#endif
 
 }  // namespace
 
@@ -62,34 +63,31 @@ bool has_fast_path(const Var& x, const AttentionArgs& args) {
 Var self_attention(const Var& x, const Var& w, const Var& b, const Sequences& sequences,
                    const AttentionOptions& options) {
   check("self_attention", x, w, b);
-#if GLIA_CUDA
   const AttentionArgs args = attention_args(x.size(0), x.size(1), sequences, options);
   if (has_fast_path(x, args)) {
     Context& context = x.context();
     const Tensor weight = w.value_as(DType::kBFloat16), qkv = project(x.value(), weight, b.value());
     const Tensor out = empty(context, x.shape(), DType::kBFloat16),
                  lse = empty(context, {x.size(0), options.heads}),
-                 kept = empty(context, {x.size(0), options.heads, 4}, DType::kInt32);
+                 kept = empty(context, {x.size(0), options.heads, cuda::attention_kept_words(args)}, DType::kInt32);
     const auto kept_words = [kept] { return reinterpret_cast<uint32_t*>(kept.data<int32_t>()); };
-    on_device(
-        context, "attention", [] {},
-        [&](auto& cuda) {
-          cuda::attention_forward_sm80(args, qkv.data<bfloat16>(), out.data<bfloat16>(), lse.data<float>(),
-                                       kept_words(), cuda.stream);
-        });
+    on_gpu(context, "attention", [&](auto& cuda) {
+      cuda::attention_forward_tensor(args, qkv.data<bfloat16>(), out.data<bfloat16>(), lse.data<float>(),
+                                     kept_words(), cuda.stream);
+    });
     // `sequences` is captured for its tensors, which `args` points into.
     return record(
         "self_attention", out, {x, w, b},
         [args, rows = x.value(), weight, qkv, out, lse, kept_words, sequences](const Tensor& dout, Grads& in) {
           Context& context = dout.context();
-          const Tensor dqkv = empty_like(qkv), sums = empty(context, {args.sequences, qkv.size(1)});
-          on_device(
-              context, "attention/gradient", [] {},
-              [&](auto& cuda) {
-                cuda::attention_backward_sm80(args, qkv.data<bfloat16>(), out.data<bfloat16>(), lse.data<float>(),
-                                              kept_words(), dout.data<bfloat16>(), dqkv.data<bfloat16>(),
-                                              sums.data<float>(), cuda.stream);
-              });
+          const Tensor dqkv = empty_like(qkv),
+                       sums = empty(context, {args.sequences * cuda::attention_sum_rows(args), qkv.size(1)}),
+                       workspace = empty(context, {cuda::attention_backward_workspace_bytes<bfloat16>(args) / 4});
+          on_gpu(context, "attention/gradient", [&](auto& cuda) {
+            cuda::attention_backward_tensor(args, qkv.data<bfloat16>(), out.data<bfloat16>(), lse.data<float>(),
+                                            kept_words(), dout.data<bfloat16>(), dqkv.data<bfloat16>(),
+                                            sums.data<float>(), workspace.data<float>(), cuda.stream);
+          });
           if (in.wants(0)) {
             const Tensor dx = in.buffer(0);
             matmul_into(dqkv, weight, dx, false, false);
@@ -103,7 +101,6 @@ Var self_attention(const Var& x, const Var& w, const Var& b, const Sequences& se
           add_bias_gradient(sums, in);
         });
   }
-#endif
   return self_attention_reference(x, w, b, sequences, options);
 }
 
@@ -111,7 +108,6 @@ Var self_attention(const Var& x, const Var& w, const Var& b, const Sequences& se
 Var self_attention_first(const Var& x, const Var& w, const Var& b, const Sequences& sequences,
                          const AttentionOptions& options) {
   check("self_attention_first", x, w, b);
-#if GLIA_CUDA
   const AttentionArgs args = attention_args(x.size(0), x.size(1), sequences, options);
   if (has_fast_path(x, args)) {
     Context& context = x.context();
@@ -121,33 +117,27 @@ Var self_attention_first(const Var& x, const Var& w, const Var& b, const Sequenc
     const Tensor q = linear(first, weight.rows(0, h), b.value_as(DType::kBFloat16).rows(0, h)).value();
     const Tensor kv = project(rows, weight.rows(h, 3 * h), bias.rows(h, 3 * h));
     const Tensor out = empty_like(q), lse = empty(context, {args.sequences, options.heads});
-    on_device(
-        context, "attention", [] {},
-        [&](auto& cuda) {
-          cuda::attention_first_forward(args, q.data<bfloat16>(), kv.data<bfloat16>(), out.data<bfloat16>(),
-                                        lse.data<float>(), cuda.stream);
-        });
+    on_gpu(context, "attention", [&](auto& cuda) {
+      cuda::attention_first_forward(args, q.data<bfloat16>(), kv.data<bfloat16>(), out.data<bfloat16>(),
+                                    lse.data<float>(), cuda.stream);
+    });
     return record(
         "self_attention_first", out, {x, w, b}, [=, sequences = sequences](const Tensor& dout, Grads& in) {
           Context& context = dout.context();
           const Tensor dq = empty_like(q), dkv = empty_like(kv), sums = empty(context, {args.sequences, 3 * h});
-          on_device(
-              context, "attention/gradient", [] {},
-              [&](auto& cuda) {
-                cuda::attention_first_backward(args, q.data<bfloat16>(), kv.data<bfloat16>(), out.data<bfloat16>(),
-                                               lse.data<float>(), dout.data<bfloat16>(), dq.data<bfloat16>(),
-                                               dkv.data<bfloat16>(), sums.data<float>(), cuda.stream);
-              });
+          on_gpu(context, "attention/gradient", [&](auto& cuda) {
+            cuda::attention_first_backward(args, q.data<bfloat16>(), kv.data<bfloat16>(), out.data<bfloat16>(),
+                                           lse.data<float>(), dout.data<bfloat16>(), dq.data<bfloat16>(),
+                                           dkv.data<bfloat16>(), sums.data<float>(), cuda.stream);
+          });
           if (in.wants(0)) {
             const Tensor dx = in.buffer(0), of_q = empty_like(q);
             matmul_into(dkv, weight.rows(h, 3 * h), dx, false, false);
             matmul_into(dq, weight.rows(0, h), of_q, false, false);
-            on_device(
-                context, "attention/gradient", [] {},
-                [&](auto& cuda) {
-                  cuda::add_to_rows(of_q.data<bfloat16>(), sequences.first_rows.data<int32_t>(),
-                                    dx.data<bfloat16>(), args.sequences, h, cuda.stream);
-                });
+            on_gpu(context, "attention/gradient", [&](auto& cuda) {
+              cuda::add_to_rows(of_q.data<bfloat16>(), sequences.first_rows.data<int32_t>(), dx.data<bfloat16>(),
+                                args.sequences, h, cuda.stream);
+            });
             in.add(0, dx);
           }
           if (in.wants(1)) {
@@ -159,7 +149,6 @@ Var self_attention_first(const Var& x, const Var& w, const Var& b, const Sequenc
           add_bias_gradient(sums, in);
         });
   }
-#endif
   return self_attention_first_reference(x, w, b, sequences, options);
 }
 

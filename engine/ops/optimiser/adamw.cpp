@@ -25,6 +25,16 @@ void check(const AdamWBuffers& b) {
   CHECK(b.partial.numel() == norm_chunks(split) + norm_chunks(rest) && b.factors.numel() == adamw_factor::kCount &&
             b.ticket.numel() == 1,
         "adamw: wrong scratch sizes {}, {} and {}", b.partial.shape(), b.factors.shape(), b.ticket.shape());
+  int64_t end = b.groups.empty() ? n : b.groups.front().begin;
+  CHECK(end >= b.decayed && end >= split, "adamw: the groups begin at {}, within what is not theirs", end);
+  for (const AdamWGroup& group : b.groups) {
+    CHECK(group.begin == end && group.begin % 64 == 0 && group.decayed % 64 == 0 && group.end % 64 == 0 &&
+              group.begin <= group.decayed && group.decayed <= group.end,
+          "adamw: wants groups one behind the other in multiples of 64, got [{}, {}) of which those below {} decay",
+          group.begin, group.end, group.decayed);
+    end = group.end;
+  }
+  CHECK(end == n, "adamw: wants groups up to {}, got {}", n, end);
   const AdamWRows& r = b.rows;
   if (r.count == 0) return;
   CHECK(r.width % 8 == 0 && split + r.count * r.width <= b.decayed,
@@ -54,6 +64,21 @@ AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t begin
           end - begin};
 }
 
+int64_t own_end(const AdamWBuffers& b) { return b.groups.empty() ? b.p.numel() : b.groups.front().begin; }
+
+template <class T> AdamWSegment<T, T> segment(const AdamWBuffers& b, const AdamWGroup& group) {
+  AdamWSegment<T, T> s = segment<T, T>(b, b.g, group.begin, group.end);
+  s.g += group.begin - (b.low.defined() ? b.low.numel() : 0);
+  s.decayed = group.decayed - group.begin;
+  return s;
+}
+
+AdamWOptions options_of(const AdamWOptions& o, const AdamWGroup& group) {
+  AdamWOptions own = o;
+  own.rate_scale = group.rate_scale, own.weight_decay = group.weight_decay;
+  return own;
+}
+
 template <class F> void dispatch(const AdamWBuffers& b, F&& f) {
   check(b);
   if (b.p.dtype() == DType::kFloat64) f(TypeTag<double>{});
@@ -70,13 +95,13 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
     Context& context = b.p.context();
     const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0;
     const auto low = segment<T, bfloat16>(b, b.low, 0, split);
-    const auto rest = segment<T, T>(b, b.g, split, n);
+    const auto rest = segment<T, T>(b, b.g, split, own_end(b));
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
     double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
     const AdamWGradients<T> g{low.g,
                               low.n,
                               rest.g,
-                              rest.n,
+                              n - split,
                               data_or_null<int32_t>(touched),
                               partial,
                               factors,
@@ -86,10 +111,14 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
         [&] {
           cpu::adamw_norm(o, context.step_pointer(), g, rows);
           cpu::adamw_update(o, factors, low, rest, rows, !g.touched);
+          for (const AdamWGroup& group : b.groups)
+            cpu::adamw_update<T>(options_of(o, group), factors, {}, segment<T>(b, group), {}, true);
         },
         [&](auto& cuda) {
           cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
           cuda::adamw_update(o, factors, low, rest, rows, !g.touched, cuda.stream);
+          for (const AdamWGroup& group : b.groups)
+            cuda::adamw_update<T>(options_of(o, group), factors, {}, segment<T>(b, group), {}, true, cuda.stream);
         });
   });
 }
@@ -97,7 +126,7 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
 void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder& order) {
   if (b.rows.count == 0) return;
   dispatch(b, [&]<class T>(TypeTag<T>) {
-    const auto rest = segment<T, T>(b, b.g, b.low.defined() ? b.low.numel() : 0, b.p.numel());
+    const auto rest = segment<T, T>(b, b.g, b.low.defined() ? b.low.numel() : 0, own_end(b));
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
     const int32_t *pieces = order.defined() ? order.pieces.data<int32_t>() : nullptr,
                   *count = order.defined() ? order.count.data<int32_t>() : nullptr;

@@ -1,5 +1,7 @@
 // One AdamW step over flat buffers, with clipping by the global norm; nothing waits for the device.
 #pragma once
+#include <vector>
+
 #include "engine/ops/optimiser/adamw_kernels.h"
 #include "engine/ops/rows/rows.h"
 
@@ -14,6 +16,12 @@ struct AdamWRows {
   Tensor clock;                  // int32 [1], zero before the first step
 };
 
+// Elements [begin, end) with a rate and a decay of their own; those below `decayed` decay. All multiples of 64.
+struct AdamWGroup {
+  int64_t begin = 0, decayed = 0, end = 0;
+  double rate_scale = 1, weight_decay = 0;
+};
+
 struct AdamWBuffers {
   Tensor p, m, v;       // [n], float32 or float64, n a multiple of 64
   Tensor low;           // [s] bfloat16, or undefined (s = 0): gradients of elements [0, s), s a multiple of 64
@@ -24,6 +32,8 @@ struct AdamWBuffers {
   Tensor factors;       // float64 [adamw_factor::kCount], zero before the first step
   Tensor ticket;        // int32 [1], zero before the first step
   AdamWRows rows;
+  // Behind the elements that the options are for, without gaps up to n; the norm is that of all. One launch more for each.
+  std::vector<AdamWGroup> groups;
 };
 
 inline int64_t norm_chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk; }

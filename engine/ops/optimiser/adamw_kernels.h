@@ -18,6 +18,7 @@ struct AdamWOptions {
   int64_t warmup_steps = 0;  // linear from warmup_from of the rate
   int64_t total_steps = 0;   // then linear to 0 at this step; 0: constant after the warm-up
   double warmup_from = 0;
+  double rate_scale = 1;  // the update's rate in parts of the schedule's: of a group of parameters
 };
 
 // Factors of one step, in device memory as float64; the first five are there to be read and logged.
@@ -61,9 +62,9 @@ template <class T> struct alignas(4 * sizeof(T)) AdamWFactors {
   AdamWFactors() = default;
   GLIA_HD AdamWFactors(const AdamWOptions& o, const double* f)
       : clip(f[adamw_factor::kApply] == 0 ? T(-1) : static_cast<T>(f[adamw_factor::kClip])),
-        step_size(static_cast<T>(f[adamw_factor::kStepSize])),
+        step_size(static_cast<T>(f[adamw_factor::kStepSize] * o.rate_scale)),
         root_correction(static_cast<T>(f[adamw_factor::kRootCorrection])),
-        keep(static_cast<T>(1 - f[adamw_factor::kLearningRate] * o.weight_decay)) {}
+        keep(static_cast<T>(1 - f[adamw_factor::kLearningRate] * o.rate_scale * o.weight_decay)) {}
 };
 
 // a·b + c, rounded once on a GPU and twice on a CPU, whatever is around it: an update must give the same bits
