@@ -7,6 +7,7 @@
 
 #include "data/datasets/datasets.h"
 #include "data/datasets/token_cache.h"
+#include "data/text/csv_table.h"
 #include "data/text/near_copies.h"
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
