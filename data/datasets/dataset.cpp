@@ -7,6 +7,7 @@
 
 #include "data/datasets/datasets.h"
 #include "data/datasets/token_cache.h"
+#include "data/text/csv_table.h"
 #include "data/text/near_copies.h"
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
@@ -43,7 +44,8 @@ std::vector<int32_t> topics_named(const std::string& list, const std::vector<std
   std::vector<int32_t> chosen;
   std::string known;
   for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
-  for (const std::string& wanted : comma_list(list)) {
+  for (const std::string& item : comma_list(list)) {
+    const std::string wanted = trimmed(item);
     auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
     for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
       if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
