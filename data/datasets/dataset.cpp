@@ -44,7 +44,8 @@ std::vector<int32_t> topics_named(const std::string& list, const std::vector<std
   std::vector<int32_t> chosen;
   std::string known;
   for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
-  for (const std::string& wanted : comma_list(list)) {
+  for (const std::string& item : comma_list(list)) {
+    const std::string wanted = trimmed(item);
     auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
     for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
       if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
