@@ -48,8 +48,6 @@ Var imbalance(const Var& p, const Sequences& q) {
   return rows(load_losses(all.gates, all.experts, p.size(1), q), 0, 1);
 }
 
-Tensor real_rows(const Sequences& q, DType dtype) { return sum(constant_rows(q, 1, 1, dtype), 0).value(); }
-
 namespace oracle {
 
 OracleRouting choose(const OracleInputs& in, std::vector<double> scores, const std::vector<double>& choice,

@@ -2,6 +2,7 @@
 #pragma once
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/moe/random_rows.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "moe/router.h"
 #include "moe/routers/top_k_router.h"
 
@@ -27,9 +28,6 @@ Tensor constant_rows(const Sequences& sequences, int64_t n, double value, DType 
 
 // CV² over the experts of the sums of p over the rows of sequences: var(Σ_t p_te, ddof 1) / mean².     p [T, E] → [1]
 Var imbalance(const Var& p, const Sequences& sequences);
-
-// How many rows belong to sequences, counted on the device.     → [1]
-Tensor real_rows(const Sequences& sequences, DType dtype);
 
 namespace oracle {
 // The K largest of `choice`, each with its entry of `weights`; divided by their sum where `normalise`.     both [T, E]

@@ -37,7 +37,7 @@ class ReMoeRouter : public Router {
     Routing r = routing_of(std::move(scores), std::move(gates), 0);
     r.matrix = token_.weight->var;
     const Tensor counts = expert_counts(r.experts, r.n_experts, open.dtype()),
-                 tokens = real_rows(sequences, open.dtype());
+                 tokens = real_rows(sequences, open.dtype()).reshape({1});
     add_loss(r, "sparsity", options_.own.get<double>(kStart), sparsity(open, counts, tokens));
     if (in.pass.training) r.statistics = {{"load", counts}, {"tokens", tokens}};
     return r;
