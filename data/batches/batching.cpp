@@ -74,6 +74,7 @@ void BatchPlan::fill(int64_t batch, BatchView& out) const {
     out.offsets[b] = static_cast<int32_t>(at);
     out.lengths[b] = static_cast<int32_t>(length);
     out.labels[b] = split_.labels[row];
+    if (out.borders) out.borders[b] = split_.borders.empty() ? 0 : split_.borders[static_cast<size_t>(row)];
     at += room;
   }
   out.offsets[sequences] = static_cast<int32_t>(at);

@@ -29,7 +29,8 @@ struct BatchView {
   int32_t* offsets = nullptr;  // [B+1]  sequence b is tokens offsets[b] … offsets[b+1]−1
   int32_t* lengths =
       nullptr;  // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
-  int32_t* labels = nullptr;  // [B]
+  int32_t* labels = nullptr;   // [B]
+  int32_t* borders = nullptr;  // [B] filled where there is room: a sequence's tokens before its border, 0 without
   // With masking: the first read_rows of masked_room(T) entries are filled; the ids are the masked ones.
   int32_t *read = nullptr, *targets = nullptr;
   int64_t read_rows = 0;

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <memory>
 
+#include "data/datasets/token_cache.h"
 #include "data/text/documents.h"
 #include "data/text/word_runs.h"
-#include "data/tokens/token_cache.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"

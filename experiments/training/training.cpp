@@ -115,6 +115,7 @@ TrainingPlan training_plan(const Options& o, const Dataset& data, const RunModel
   feed.vocabulary = data.vocabulary().size();
   feed.batches_a_epoch = plans->front().batches();
   feed.masking = plans->front().options().masking;
+  feed.borders = !data.train.borders.empty();
   feed.from = [plans, every = feed.batches_a_epoch](int64_t first) -> FillBatch {
     const int64_t epoch = std::min(first / every, static_cast<int64_t>(plans->size()) - 1);
     // The span points into the plans, which the function keeps.
@@ -138,7 +139,7 @@ Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& opti
       optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan.parts, context)),
       step_(model_, optimiser_),
       buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
-              parts_.all > 1) {
+              parts_.all > 1, feed_.borders) {
   context.set_seed(seed);
   if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty()) warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, class_names);

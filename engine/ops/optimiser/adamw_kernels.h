@@ -17,8 +17,8 @@ struct AdamWOptions {
   double clip = 1.0;         // global gradient norm; 0: no clipping
   int64_t warmup_steps = 0;  // linear from warmup_from of the rate
   int64_t total_steps = 0;   // then linear to 0 at this step; 0: constant after the warm-up
+  double rate_scale = 1;     // the update's rate in parts of the schedule's: of a group of parameters
   double warmup_from = 0;
-  double rate_scale = 1;  // the update's rate in parts of the schedule's: of a group of parameters
 };
 
 // Factors of one step, in device memory as float64; the first five are there to be read and logged.
