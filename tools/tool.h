@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "engine/core/build_info.h"
+#include "engine/core/manual.h"
 #include "engine/core/message.h"
 
 namespace glia {
@@ -42,6 +43,7 @@ class BracketsAsText {
 // Parses the flags and runs int work(). Exit status: what work() returns; 1 when it throws; 2 for wrong flags.
 template <class Work> int run_tool(const char* name, CLI::App& app, int argc, char** argv, Work&& work) {
   app.set_version_flag("--version", version_text(name), "the commit and variant it was built from");
+  add_manual_flags(app, name, fmt::format("{} ({})", build_commit(), build_variant()));
   BracketsAsText words(app, argc, argv);
   try {
     app.parse(words.argc(), words.argv());
