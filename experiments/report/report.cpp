@@ -210,7 +210,7 @@ std::string report_html(const Summary& s, const Listing& listing) {
   for (const auto& [label, value] : provenance(s))
     about += fmt::format("<dt>{}</dt><dd>{}</dd>\n", label, html_escaped(value));
   page += section("runs", "What was run", about + "</dl>\n" + as_html(runs_table(s)));
-  return page + fmt::format("</main>\n<script>{}</script>\n</body></html>\n", kReportScript);
+  return page + fmt::format("</main>\n<script>{}{}</script>\n</body></html>\n", kSortScript, kReportScript);
 }
 
 Summary write_report(const std::string& out) {
