@@ -13,6 +13,8 @@ need libutf8proc-dev         include/utf8proc.h
 need libboost-math-dev       include/boost/math/distributions/students_t.hpp
 need libcairo2-dev           include/cairo/cairo.h
 need libzip-dev              include/zip.h
+need liblzma-dev             include/lzma.h
+need zlib1g-dev              include/zlib.h
 there "fonts/DejaVu*" || need fonts-dejavu-core share/fonts/truetype/dejavu/DejaVuSans.ttf
 need doctest-dev             include/doctest/doctest.h
 [ "${ONEDNN:-1}" = 0 ] || there 'include/*/oneapi/dnnl/dnnl.hpp' || need libdnnl-dev include/oneapi/dnnl/dnnl.hpp
