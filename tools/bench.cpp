@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "engine/core/build_info.h"
 #include "tools/benchmarks/ops.h"
 #include "tools/benchmarks/step.h"
 #include "tools/benchmarks/tokenizer.h"

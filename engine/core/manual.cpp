@@ -5,6 +5,9 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
+#include "engine/core/build_info.h"
+#include "engine/core/check.h"
+
 namespace glia {
 namespace {
 
@@ -117,12 +120,18 @@ std::string completion_words(const Manual& m) {
   return words;
 }
 
-void add_manual_flags(CLI::App& app, const std::string& name, const std::string& version,
-                      const ChoicesOf& choices_of) {
-  const auto add = [&](const char* flag, auto&& text_of) {
+std::string version_text(const std::string& name) {
+  return fmt::format("{} {} ({})", name, build_commit(), build_variant());
+}
+
+bool parse_flags(CLI::App& app, const std::string& name, int argc, const char* const* argv,
+                 const ChoicesOf& choices_of) {
+  app.set_version_flag("--version", version_text(name), "the commit and variant it was built from");
+  // Printed as --version is: by throwing what CLI11 throws for it.
+  const auto add = [&](const char* flag, std::string (*text_of)(const Manual&)) {
     app.add_flag_callback(flag,
-                          [=, &app] {
-                            std::string text = text_of(manual_of(app, name, version, choices_of));
+                          [&, text_of] {
+                            std::string text = text_of(manual_of(app, name, build_commit(), choices_of));
                             text.pop_back();  // the printer ends the line
                             throw CLI::CallForVersion(text, 0);
                           })
@@ -131,6 +140,17 @@ void add_manual_flags(CLI::App& app, const std::string& name, const std::string&
   };
   add("--help-man", man_page);
   add("--help-completion", completion_words);
+  try {
+    app.parse(argc, argv);
+    return true;
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app.help());
+  } catch (const CLI::CallForVersion& version) {
+    fmt::print("{}\n", version.what());
+  } catch (const CLI::ParseError& error) {
+    fail_input("{} (--help lists all flags)", error.what());
+  }
+  return false;
 }
 
 }  // namespace glia

@@ -1,5 +1,5 @@
-// What a program says of itself for other programs: a man page, and the words that a shell completes. Both are made from
-// the flags that the program parses, so that none can be forgotten.
+// What every program does with its flags: parse them, and say what they are, to a person (--help, --version), as a man page
+// and to a shell that completes words. All of it is made from what is parsed, so that no flag can be forgotten.
 #pragma once
 #include <functional>
 #include <string>
@@ -35,9 +35,12 @@ std::string man_page(const Manual& manual);
 // A line a flag: the flag and its choices. Read by tools/completion.bash.
 std::string completion_words(const Manual& manual);
 
-// --help-man and --help-completion, which --help does not list: printed as --version is, by throwing what CLI11 throws
-// for it. `choices_of` outlives the parsing.
-void add_manual_flags(CLI::App& app, const std::string& name, const std::string& version,
-                      const ChoicesOf& choices_of = {});
+// "name commit (variant)"
+std::string version_text(const std::string& name);
+
+// Parses with --version, and with --help-man and --help-completion, which --help does not list. False: what was asked for
+// has been printed, and there is nothing to do. Wrong flags are an Error of one line.
+bool parse_flags(CLI::App& app, const std::string& name, int argc, const char* const* argv,
+                 const ChoicesOf& choices_of = {});
 
 }  // namespace glia

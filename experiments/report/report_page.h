@@ -50,7 +50,7 @@ summary{cursor:pointer;padding:3px 0}
 .grid caption{text-align:left;font-weight:600;padding-bottom:3px}
 .grid th{font-weight:400;padding:2px 6px;color:var(--soft)}
 .grid th[scope=row]{text-align:right;color:var(--ink)}
-.grid td{padding:4px 5px;text-align:center;border:1px solid #fff;color:#222;min-width:36px}
+.grid td{padding:4px 5px;text-align:center;border:1px solid #fff;color:#000;min-width:36px}
 .grid td.d{color:#fff}
 .controls{display:none;flex-wrap:wrap;gap:8px 18px;margin:8px 0 12px}
 .controls label{display:flex;gap:6px;align-items:center}

@@ -10,10 +10,8 @@
 #include <charconv>
 #include <cmath>
 #include <deque>
-#include <iostream>
 
 #include "data/text/utf8.h"
-#include "engine/core/build_info.h"
 #include "engine/core/check.h"
 #include "engine/core/manual.h"
 #include "moe/losses.h"
@@ -268,21 +266,8 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
           ->group("");  // not listed: the help's last line says it
   }
   app.footer("A switch takes on or off, or stands alone: --dry-run is --dry-run on, --no-report is --report off.");
-  const std::string version = fmt::format("{} ({})", build_commit(), build_variant());
-  app.set_version_flag("--version", version, "the commit and variant it was built from");
   const std::string path = argv[0];
-  add_manual_flags(app, path.substr(path.rfind('/') + 1), version, flag_choices);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    line.done = true;
-  } catch (const CLI::CallForVersion& version) {
-    std::cout << version.what() << "\n";
-    line.done = true;
-  } catch (const CLI::ParseError& error) {
-    fail_input("{} (--help lists all flags)", error.what());
-  }
+  line.done = !parse_flags(app, path.substr(path.rfind('/') + 1), argc, argv, flag_choices);
   return line;
 }
 

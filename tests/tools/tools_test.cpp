@@ -1,6 +1,7 @@
 // The programs as a person meets them: what is typed is what they get, and errors are one line.
 #include <filesystem>
 
+#include "engine/core/build_info.h"
 #include "engine/core/file.h"
 #include "tests/command.h"
 #include "tests/records/saved_run.h"
