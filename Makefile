@@ -3,6 +3,7 @@
 #   make CUDA=0              leaves CUDA out            make CUDA_ARCHS="80 120"   for other GPUs than this machine's
 #   make ONEDNN=0            leaves oneDNN out (plain CPU matmul; for machines without the package)
 #   make test T='-tc=csv*'   passes arguments to the test program
+#   make PACKAGES=DIR        libraries of another prefix than /usr: DIR/include and DIR/lib (default: an active conda environment)
 
 .DEFAULT_GOAL := all
 # Plain `make` uses every core; -jN on the command line, -j1 too, still says otherwise.
@@ -18,6 +19,7 @@ MARCH      ?= x86-64-v3
 CCACHE     ?= $(shell command -v ccache 2>/dev/null)
 CXX        := $(CCACHE) g++
 SANITIZE   ?=
+PACKAGES   ?= $(CONDA_PREFIX)
 VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)$(if $(SANITIZE),-$(firstword $(subst $(comma), ,$(SANITIZE))))
 BUILD      ?= build/$(VARIANT)
 
@@ -64,6 +66,10 @@ ifeq ($(ONEDNN),1)
   CXXFLAGS += -DGLIA_ONEDNN=1
   LDLIBS   += -ldnnl
 endif
+# Prefixes beside /usr; a Debian package that was unpacked there has its libraries in lib/x86_64-linux-gnu.
+PACKAGE_LIBS := $(wildcard $(foreach p,$(PACKAGES),$(p)/lib $(p)/lib/*-linux-gnu))
+CXXFLAGS += $(foreach p,$(PACKAGES),$(addprefix -isystem ,$(p)/include $(wildcard $(p)/include/*-linux-gnu)))
+LDFLAGS  += $(foreach d,$(PACKAGE_LIBS),-L$(d) -Wl,-rpath,$(d))
 ifneq ($(SANITIZE),)
   # -O1 and the sanitizers bring a false alarm of g++ 12 about fmt with them.
   CXXFLAGS += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-error=stringop-overflow -Wno-error=maybe-uninitialized
@@ -85,7 +91,7 @@ all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
 packages $(BUILD)/packages.stamp: tools/install_packages.sh
-	@ONEDNN=$(ONEDNN) tools/install_packages.sh
+	@ONEDNN=$(ONEDNN) PACKAGES='$(PACKAGES)' tools/install_packages.sh
 	@mkdir -p $(BUILD) && touch $(BUILD)/packages.stamp
 
 # --- compile --------------------------------------------------------------------------------------
@@ -138,7 +144,7 @@ build/variant: FORCE
 	@mkdir -p build; echo '$(VARIANT)' | cmp -s - $@ || echo '$(VARIANT)' > $@
 $(PROGRAMS): %: $(BUILD)/%.cpp.o $(LIB) build/variant
 	@echo "  link  $@"
-	@$(CXX) $(LDFLAGS) -o $@ $< -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN/../$(BUILD)' $(LDLIBS)
+	@$(CXX) $(LDFLAGS) -o $@ $< -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN/../$(BUILD):$$ORIGIN/../lib' $(LDLIBS)
 
 $(TESTS): $(call OBJ,$(TEST_CPP)) $(LIB)
 	@echo "  link  $@"
@@ -150,20 +156,28 @@ test-asan:
 test-tsan:
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory CUDA=0 SANITIZE=thread test
 
-# --- install: the engine as a library, for programs of one's own (docs/examples) ------------------
+# --- install: the engine as a library, for programs of one's own (docs/examples), and ours as glia-NAME with their pages --
 PREFIX ?= /usr/local
 HEADERS := $(shell find engine nn moe data -name '*.h' | LC_ALL=C sort)
 PUBLIC  := $(filter -std=% -march=% -fopenmp -DGLIA_%,$(CXXFLAGS))
-install: $(LIB)
+MAN1    := $(PREFIX)/share/man/man1
+WORDS   := $(PREFIX)/share/bash-completion/completions
+install: $(LIB) $(PROGRAMS)
 	@for h in $(HEADERS); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/glia/$$h; done
 	@install -Dm755 $(LIB) $(DESTDIR)$(PREFIX)/lib/libglia.so
 	@install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	@printf '%s\n' 'prefix=$(PREFIX)' 'Name: glia' 'Description: tensor engine with reverse-mode autograd, and Mixture-of-Experts routing' \
 	  'Version: $(VERSION)' 'Cflags: -I$${prefix}/include/glia $(PUBLIC)' 'Libs: -L$${prefix}/lib -Wl,-rpath,$${prefix}/lib -lglia -lfmt' \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
+	@install -d $(DESTDIR)$(MAN1) $(DESTDIR)$(WORDS)
+	@for p in $(PROGRAMS); do name=glia-$${p##*/}; install -Dm755 $$p $(DESTDIR)$(PREFIX)/bin/$$name; \
+	  ./$$p --help-man > $(DESTDIR)$(MAN1)/$$name.1; install -m644 tools/completion.bash $(DESTDIR)$(WORDS)/$$name; done
+	@for c in $$(./tools/bench --help-completion); do ./tools/bench $$c --help-man > $(DESTDIR)$(MAN1)/glia-bench-$$c.1; done
 	@echo "glia: installed in $(DESTDIR)$(PREFIX); build with \$$(pkg-config --cflags --libs glia)"
 uninstall:
 	@rm -rf $(DESTDIR)$(PREFIX)/include/glia $(DESTDIR)$(PREFIX)/lib/libglia.so $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
+	@for p in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/glia-$${p##*/} $(DESTDIR)$(WORDS)/glia-$${p##*/}; done
+	@rm -f $(DESTDIR)$(MAN1)/glia-*.1
 
 # --- use ------------------------------------------------------------------------------------------
 # Idle OpenMP threads sleep: spinning ones steal the cores from whatever else runs on a small machine.

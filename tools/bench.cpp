@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "engine/core/build_info.h"
 #include "tools/benchmarks/ops.h"
 #include "tools/benchmarks/step.h"
 #include "tools/benchmarks/tokenizer.h"
@@ -21,6 +22,17 @@ constexpr Command kCommands[] = {
     {"step", bench_step, "whole training steps"},
 };
 
+// The commands as a page; each has its own: bench COMMAND --help-man.
+glia::Manual manual() {
+  glia::Manual page{
+      "bench",
+      glia::build_commit(),
+      "Measures speed beside the ceilings of this machine: bench COMMAND --help lists a command's flags.",
+      {}};
+  for (const Command& c : kCommands) page.entries.push_back({c.name, "", c.help, "Commands", {}, true, false});
+  return page;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -31,6 +43,14 @@ int main(int argc, char** argv) {
     }
   if (argc > 1 && std::strcmp(argv[1], "--version") == 0) {
     fmt::print("{}\n", glia::version_text("bench"));
+    return 0;
+  }
+  if (argc > 1 && std::strcmp(argv[1], "--help-completion") == 0) {
+    for (const Command& c : kCommands) fmt::print("{}\n", c.name);
+    return 0;
+  }
+  if (argc > 1 && std::strcmp(argv[1], "--help-man") == 0) {
+    fmt::print("{}", glia::man_page(manual()));
     return 0;
   }
   const bool asked = argc > 1 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0);

@@ -1,7 +1,5 @@
 // Text in, word pieces out:  ./tools/tokenize "some text"   ./tools/tokenize --file x.txt --format json
 // Statistics of a data set:  ./tools/tokenize --stats --data data/ag_news
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -11,6 +9,7 @@
 #include "data/datasets/dataset_cli.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/terminal.h"
 #include "tools/tool.h"
 
 using namespace glia;
@@ -95,11 +94,7 @@ void tokenize_lines(std::string_view content, const WordPiece& tokenizer, const 
 // --- statistics -------------------------------------------------------------
 
 void progress_bar(const char* what, int64_t done, int64_t of) {
-  if (!isatty(STDERR_FILENO)) return;
-  const int64_t full = of ? 40 * done / of : 40;
-  fmt::print(stderr, "\r{:<10} [{:<40}] {:3}%", what, std::string(static_cast<size_t>(full), '#'),
-             of ? 100 * done / of : 100);
-  if (done == of) fmt::print(stderr, "\r{:60}\r", "");
+  status_line(stderr, done == of ? "" : fmt::format("{}: {} of {} ({} %)", what, done, of, 100 * done / of));
 }
 
 void split_stats(const char* name, const TextSplit& split, const TextDataset& data, const WordPiece& tokenizer,

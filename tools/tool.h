@@ -4,15 +4,10 @@
 
 #include <CLI/CLI.hpp>
 
-#include "engine/core/build_info.h"
+#include "engine/core/manual.h"
 #include "engine/core/message.h"
 
 namespace glia {
-
-// "name commit (variant)": what --version prints in every program.
-inline std::string version_text(const std::string& name) {
-  return fmt::format("{} {} ({})", name, build_commit(), build_variant());
-}
 
 // CLI11 takes "[a, b]" for a list where an argument may have several values, but here it is text that somebody typed.
 // So such an argument gets a byte behind its bracket, which every option takes off again.
@@ -41,20 +36,10 @@ class BracketsAsText {
 
 // Parses the flags and runs int work(). Exit status: what work() returns; 1 when it throws; 2 for wrong flags.
 template <class Work> int run_tool(const char* name, CLI::App& app, int argc, char** argv, Work&& work) {
-  app.set_version_flag("--version", version_text(name), "the commit and variant it was built from");
   BracketsAsText words(app, argc, argv);
   try {
-    app.parse(words.argc(), words.argv());
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::CallForVersion& version) {
-    fmt::print("{}\n", version.what());
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "{}: {} (--help lists all flags)\n", name, error.what());
-    return 2;
-  } catch (const std::exception& error) {  // a value that its option's table refuses
+    if (!parse_flags(app, name, words.argc(), words.argv())) return 0;
+  } catch (const std::exception& error) {
     fmt::print(stderr, "{}: {}\n", name, error.what());
     return 2;
   }

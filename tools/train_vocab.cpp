@@ -1,13 +1,12 @@
 // Learns a WordPiece vocabulary:  ./tools/train_vocab --out vocab.txt --vocab-size 30000 text.txt more.txt
 // Without files it takes the train texts of the data set that the flags choose.
-#include <unistd.h>
-
 #include <chrono>
 
 #include "data/datasets/dataset_cli.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/terminal.h"
 #include "tools/tool.h"
 
 using namespace glia;
@@ -30,11 +29,10 @@ int run(const std::vector<std::string>& files, const std::string& out, DatasetOp
   }
   for (const std::string& file : files) trainer.add(read_file(file));
   fmt::print("{} words, {} distinct\n", trainer.words(), trainer.distinct_words());
-  if (isatty(STDERR_FILENO))
-    options.progress = [](int64_t done, int64_t of) {
-      if (done % 100 == 0 || done == of)
-        fmt::print(stderr, "\r{} of {} tokens{}", done, of, done == of ? "\r" + std::string(40, ' ') + "\r" : "");
-    };
+  options.progress = [](int64_t done, int64_t of) {
+    if (done % 100 == 0 || done == of)
+      status_line(stderr, done == of ? "" : fmt::format("{} of {} tokens", done, of));
+  };
   const Vocabulary vocabulary = Vocabulary::from_tokens(trainer.train(options), out);
   vocabulary.save(out);
   fmt::print("{}: {} tokens in {:.1f} s\n", out, vocabulary.size(),

@@ -29,9 +29,10 @@ Vocabulary Vocabulary::from_tokens(std::vector<std::string> tokens, const std::s
   return v;
 }
 
-Vocabulary Vocabulary::from_file(const std::string& path) {
-  const std::string content = read_file(path);
-  if (content.empty()) fail_input("{}: expected a vocabulary, found an empty file", path);
+Vocabulary Vocabulary::from_file(const std::string& path) { return from_text(read_file(path), path); }
+
+Vocabulary Vocabulary::from_text(std::string_view content, const std::string& source) {
+  if (content.empty()) fail_input("{}: expected a vocabulary, found an empty file", source);
   std::vector<std::string> tokens;
   for (size_t begin = 0; begin < content.size();) {
     size_t end = content.find('\n', begin);
@@ -42,7 +43,7 @@ Vocabulary Vocabulary::from_file(const std::string& path) {
     tokens.emplace_back(content, begin, stop - begin);
     begin = end + 1;
   }
-  return from_tokens(std::move(tokens), path);
+  return from_tokens(std::move(tokens), source);
 }
 
 const std::string& Vocabulary::token(int32_t id) const {

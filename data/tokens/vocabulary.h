@@ -14,6 +14,7 @@ class Vocabulary {
   // Errors, each with path and line: missing or empty file, a directory, invalid UTF-8, an empty or a duplicate
   // token, no [UNK], [CLS] or [SEP]. White space at a line's end is not part of the token.
   static Vocabulary from_file(const std::string& path);
+  static Vocabulary from_text(std::string_view content, const std::string& source);  // of a file; errors as above
   // `source` stands for the path in messages.
   static Vocabulary from_tokens(std::vector<std::string> tokens, const std::string& source);
 

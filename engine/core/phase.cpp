@@ -1,16 +1,15 @@
 #include "engine/core/phase.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cstdio>
+
+#include "engine/core/terminal.h"
 
 namespace glia {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-bool on_terminal() { return ::isatty(STDERR_FILENO) != 0; }
 
 }  // namespace
 
@@ -30,7 +29,7 @@ PhaseDisplay::~PhaseDisplay() {
 
 void PhaseDisplay::begin(const std::string& what) {
   const std::lock_guard guard(mutex_);
-  if (shown_ && on_terminal()) std::fputs("\r\033[K", stderr);
+  if (shown_) status_line(stderr, "");
   what_ = what, shown_ = false, since_ = Clock::now();
   done_ = of_ = 0;
 }
@@ -40,7 +39,7 @@ void PhaseDisplay::show(bool terminal) {
   const int64_t done = done_, of = of_;
   std::string text = fmt::format("{} … {:.0f} s", what_, seconds);
   if (of > 0) text += fmt::format(", {} of {} ({} %)", done, of, 100 * done / of);
-  if (terminal) fmt::print(stderr, "\r\033[K{}", text);
+  if (terminal) status_line(stderr, text);
   else fmt::print(stderr, "{}\n", text);
   std::fflush(stderr);
   shown_ = true;
@@ -48,7 +47,7 @@ void PhaseDisplay::show(bool terminal) {
 
 // On a terminal one line that is written anew; into a pipe or file a line now and then, more and more rarely.
 void PhaseDisplay::watch() {
-  const bool terminal = on_terminal();
+  const bool terminal = is_terminal(stderr);
   std::unique_lock lock(mutex_);
   Clock::duration next{};
   Clock::time_point phase{};

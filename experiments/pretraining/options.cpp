@@ -5,11 +5,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <iostream>
 #include <span>
 
-#include "engine/core/build_info.h"
 #include "engine/core/check.h"
+#include "engine/core/manual.h"
 #include "engine/device/context.h"
 #include "experiments/studies/study.h"
 #include "experiments/training/presets.h"
@@ -231,19 +230,11 @@ PretrainCommand parse_pretrain(int argc, const char* const* argv) {
   app.footer(
       "--eval-every 0 evaluates ten times in all. --warmup is a share of the steps: 0.05, or 0.5 with one-cycle, "
       "unless it is given. Without --corpus the data set's training texts are the text.");
-  app.set_version_flag("--version", fmt::format("{} ({})", build_commit(), build_variant()),
-                       "the commit and variant it was built from");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    command.done = true;
-  } catch (const CLI::CallForVersion& version) {
-    std::cout << version.what() << "\n";
-    command.done = true;
-  } catch (const CLI::ParseError& error) {
-    fail_input("{} (--help lists all flags)", error.what());
-  }
+  command.done = !parse_flags(app, "pretrain", argc, argv, [](const std::string& name) {
+    for (const PretrainOption& own : pretrain_options())
+      if (name == own.row.name) return std::vector<std::string>(own.row.choices.begin(), own.row.choices.end());
+    return flag_choices(name);
+  });
   if (!command.done) resolve(o, given);
   return command;
 }

@@ -245,7 +245,10 @@ Run read_run(const std::string& folder) {
 
 Metrics read_metrics(const std::string& folder, size_t max_train_points) {
   const std::string path = folder + "/metrics.jsonl";
-  const std::string text = read_file(path);
+  return metrics_from(read_file(path), path, max_train_points);
+}
+
+Metrics metrics_from(const std::string& text, const std::string& path, size_t max_train_points) {
   // Training lines by far outnumber the evaluations; the kind comes first in a line, so counting needs no parsing.
   constexpr std::string_view train_start = "{\"kind\":\"train\"";
   size_t train_lines = 0;

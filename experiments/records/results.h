@@ -167,6 +167,7 @@ struct UtilisationFile {
   Matrix u;  // [C, E] >= 0; rows sum to 1 where the router normalises its gates, and are 0 where the file says n/a
 };
 UtilisationFile read_utilisation(const std::string& path);
+UtilisationFile utilisation_from(const std::string& text, const std::string& from);  // of a file; `from` for messages
 
 // All layers of a run; throws for a dense run ("has no experts") and for missing or mis-shaped files.
 struct RunUtilisation {
@@ -182,6 +183,7 @@ struct Metrics {
 // At most about `max_train_points` training lines, evenly spread (0: all). A half-written last line is left out: a
 // run may be writing it; any other malformed line throws with its number.
 Metrics read_metrics(const std::string& folder, size_t max_train_points = 0);
+Metrics metrics_from(const std::string& text, const std::string& path, size_t max_train_points = 0);
 
 struct Problem {
   std::string path, message;

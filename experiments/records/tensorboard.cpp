@@ -79,6 +79,25 @@ std::string histogram_summary(const std::string& tag, const HistogramProto& hist
   return field_bytes(1, field_bytes(1, tag) + field_bytes(5, histogram.encoded()));
 }
 
+// google.protobuf.Value { number_value = 2, string_value = 3, bool_value = 4 }
+std::string json_value(const Json& value) {
+  if (value.is_boolean()) return field_int(4, value.get<bool>());
+  if (value.is_number()) return field_double(2, value.get<double>());
+  return field_bytes(3, value.is_string() ? value.get<std::string>() : value.dump());
+}
+
+// Value { tag = 1, metadata = 9 { plugin_data = 1 { plugin_name = 1, content = 2 } } }, the content
+// HParamsPluginData { session_start_info = 3 { map hparams = 1, group_name = 4, start_time_secs = 5 } }
+// (tensorboard/plugins/hparams/plugin_data.proto).
+std::string session_summary(const HyperParameters& parameters, double start) {
+  std::string info;
+  for (const auto& [name, value] : parameters.values.items())
+    info += field_bytes(1, field_bytes(1, name) + field_bytes(2, json_value(value)));
+  info += field_bytes(4, parameters.group) + field_double(5, start);
+  const std::string plugin = field_bytes(1, "hparams") + field_bytes(2, field_bytes(3, info));
+  return field_bytes(1, field_bytes(1, "_hparams_/session_start_info") + field_bytes(9, field_bytes(1, plugin)));
+}
+
 // The limits TensorFlow uses: 1e-12 · 1.1^k up to 1e20, mirrored, with 0 and the largest double.
 const std::vector<double>& default_limits() {
   static const std::vector<double> limits = [] {
@@ -160,12 +179,29 @@ uint32_t crc32c(std::string_view bytes) {
   return ~crc;
 }
 
-TensorBoardWriter::TensorBoardWriter(const std::string& folder, double wall_time, int64_t resume_step)
+HyperParameters hyperparameters(const RunConfig& c) {
+  HyperParameters h;
+  h.group = c.config;
+  h.values = {{"config", c.config},   {"seed", c.seed},           {"router", c.router},
+              {"balance", c.balance}, {"energy", c.energy},       {"protocol", c.protocol},
+              {"preset", c.preset},   {"precision", c.precision}, {"data", c.data.name}};
+  for (const Json* part : {&c.model, &c.train, &c.options})
+    for (const auto& [name, value] : part->items())
+      if (value.is_primitive() && !value.is_null()) h.values[name] = value;
+  return h;
+}
+
+TensorBoardWriter::TensorBoardWriter(const std::string& folder, double wall_time, int64_t resume_step,
+                                     const HyperParameters& parameters)
     : path_(folder + "/events.out.tfevents.glia"), wall_time_(wall_time) {
   std::string start;
   if (resume_step > 0 && std::filesystem::exists(path_)) start = kept_records(read_file(path_), resume_step);
   // Event { wall_time = 1 (double), step = 2, file_version = 3, summary = 5 }
-  if (start.empty()) start = record(field_double(1, wall_time) + field_bytes(3, "brain.Event:2"));
+  if (start.empty()) {
+    start = record(field_double(1, wall_time) + field_bytes(3, "brain.Event:2"));
+    if (!parameters.values.empty())
+      start += record(field_double(1, wall_time) + field_bytes(5, session_summary(parameters, wall_time)));
+  }
   write_file_atomic(path_, start);
   file_ = std::fopen(path_.c_str(), "ab");
   if (!file_) fail_input("{}: cannot open it for writing: {}", path_, std::strerror(errno));

@@ -11,12 +11,21 @@
 
 namespace glia::results {
 
+// What TensorBoard's HPARAMS page shows of a run. Runs of one group are seeds of each other: their metrics are averaged.
+struct HyperParameters {
+  std::string group;
+  Json values = Json::object();  // flat: numbers, texts, switches
+};
+// The configuration as a person would compare it: what it is, its model's shape, training, protocol.
+HyperParameters hyperparameters(const RunConfig& config);
+
 class TensorBoardWriter {
  public:
   // <folder>/events.out.tfevents.glia. Keeps the events with step <= resume_step of an earlier attempt (0: none)
   // and drops the rest and a half-written end, as MetricsLog does. Wall times (seconds since the epoch) are the
   // caller's: with the same ones a resumed run leaves the same bytes.
-  TensorBoardWriter(const std::string& folder, double wall_time, int64_t resume_step = 0);
+  TensorBoardWriter(const std::string& folder, double wall_time, int64_t resume_step = 0,
+                    const HyperParameters& parameters = {});
   ~TensorBoardWriter();
   TensorBoardWriter(const TensorBoardWriter&) = delete;
   TensorBoardWriter& operator=(const TensorBoardWriter&) = delete;

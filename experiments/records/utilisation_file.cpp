@@ -76,8 +76,9 @@ void write_utilisation(const std::string& path, const Matrix& u, const std::vect
   write_file_atomic(path, utilisation_csv(u, topics));
 }
 
-UtilisationFile read_utilisation(const std::string& path) {
-  const std::string text = read_file(path);
+UtilisationFile read_utilisation(const std::string& path) { return utilisation_from(read_file(path), path); }
+
+UtilisationFile utilisation_from(const std::string& text, const std::string& path) {
   if (!text.empty() && text.back() != '\n') fail_input("{}: half-written: the last line has no end", path);
   size_t at = 0;
   int line = 1;

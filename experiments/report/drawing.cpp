@@ -108,10 +108,19 @@ Color sequential(double t) {
   return mix(stops[i], stops[i + 1], at - i);
 }
 
-bool is_dark(Color c) {  // where white text has the higher contrast ratio of the two (WCAG 2, relative luminance)
-  const auto linear = [](uint8_t v) { return std::pow(v / 255.0, 2.2); };
-  return 0.2126 * linear(c.r) + 0.7152 * linear(c.g) + 0.0722 * linear(c.b) < 0.24;
+double contrast(Color a, Color b) {
+  const auto luminance = [](Color c) {
+    const auto linear = [](uint8_t v) {
+      const double x = v / 255.0;
+      return x <= 0.03928 ? x / 12.92 : std::pow((x + 0.055) / 1.055, 2.4);
+    };
+    return 0.2126 * linear(c.r) + 0.7152 * linear(c.g) + 0.0722 * linear(c.b);
+  };
+  const double x = luminance(a) + 0.05, y = luminance(b) + 0.05;
+  return std::max(x, y) / std::min(x, y);
 }
+
+Color text_on(Color paper) { return contrast(kWhite, paper) > contrast(Color{}, paper) ? kWhite : Color{}; }
 
 Picture::Picture(double width, double height, std::string title)
     : width_(width), height_(height), title_(std::move(title)) {}

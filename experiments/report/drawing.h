@@ -21,7 +21,9 @@ Color with_alpha(Color color, double alpha);
 Color mix(Color a, Color b, double t);  // t = 0: a
 // Sequential map for 0 … 1, light to dark with even steps of lightness: readable in grey and by the colour-blind.
 Color sequential(double t);
-bool is_dark(Color color);  // needs white text
+double contrast(Color a, Color b);  // 1 … 21, of WCAG 2.1
+// White or full black: on every colour one of them has a contrast of 4.58 or more, which a softer black has not.
+Color text_on(Color paper);
 
 struct Point {
   double x = 0, y = 0;

@@ -202,7 +202,7 @@ Picture draw(const Heatmap& map) {
         p.rect(x0 + e * cell_w, y0 + c * cell_h, cell_w, cell_h, fill, kWhite, 1);
         if (annotate)
           p.text({x0 + (e + 0.5) * cell_w, y0 + (c + 0.5) * cell_h + 4}, fmt::format("{:.1f}", 100 * m(c, e)),
-                 {.size = 10.5, .color = is_dark(fill) ? kWhite : kBlack, .anchor = Anchor::middle});
+                 {.size = 10.5, .color = text_on(fill), .anchor = Anchor::middle});
       }
     }
     const int every = experts <= 16 ? 1 : 8;
@@ -251,8 +251,8 @@ std::string as_text(const Heatmap& map, bool color) {
           const Color fill = sequential(m(c, e) / end);
           const auto level = [](uint8_t v) { return v < 48 ? 0 : v < 115 ? 1 : (v - 35) / 40; };
           text += fmt::format("\x1b[48;5;{};38;5;{}m{}\x1b[0m",
-                              16 + 36 * level(fill.r) + 6 * level(fill.g) + level(fill.b), is_dark(fill) ? 231 : 16,
-                              cell);
+                              16 + 36 * level(fill.r) + 6 * level(fill.g) + level(fill.b),
+                              text_on(fill) == kWhite ? 231 : 16, cell);
         } else {
           text += cell;
         }

@@ -95,7 +95,7 @@ std::string grid_html(const Heatmap& map, double end) {
       for (int e = 0; e < m.cols; ++e) {
         const drawing::Color fill = drawing::sequential(m(c, e) / end);
         out += fmt::format("<td style=\"background:#{:02x}{:02x}{:02x}\"{}>{:.1f}", fill.r, fill.g, fill.b,
-                           drawing::is_dark(fill) ? " class=d" : "", 100 * m(c, e));
+                           drawing::text_on(fill) == drawing::kWhite ? " class=d" : "", 100 * m(c, e));
       }
     }
     out += "</table>\n";
@@ -210,7 +210,7 @@ std::string report_html(const Summary& s, const Listing& listing) {
   for (const auto& [label, value] : provenance(s))
     about += fmt::format("<dt>{}</dt><dd>{}</dd>\n", label, html_escaped(value));
   page += section("runs", "What was run", about + "</dl>\n" + as_html(runs_table(s)));
-  return page + fmt::format("</main>\n<script>{}</script>\n</body></html>\n", kReportScript);
+  return page + fmt::format("</main>\n<script>{}{}</script>\n</body></html>\n", kSortScript, kReportScript);
 }
 
 Summary write_report(const std::string& out) {

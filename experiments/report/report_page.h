@@ -28,6 +28,12 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 .scroll th:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
 .scroll thead th{border-bottom:2px solid var(--soft);font-weight:600}
 .scroll tbody th{font-weight:500}
+.csv{font-size:.75rem;font-weight:400;margin-left:6px;color:var(--accent)}
+.sort{all:unset;cursor:pointer}
+.sort:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+.sort::after{content:"\2195";margin-left:4px;color:var(--soft)}
+[aria-sort=ascending] .sort::after{content:"\2191"}
+[aria-sort=descending] .sort::after{content:"\2193"}
 .scroll tbody tr:hover td,.scroll tbody tr:hover th{background:var(--shade)}
 .note,figcaption{color:var(--soft);font-size:.82rem;max-width:80ch;margin:4px 0 18px}
 figure{margin:0 0 26px}
@@ -44,7 +50,7 @@ summary{cursor:pointer;padding:3px 0}
 .grid caption{text-align:left;font-weight:600;padding-bottom:3px}
 .grid th{font-weight:400;padding:2px 6px;color:var(--soft)}
 .grid th[scope=row]{text-align:right;color:var(--ink)}
-.grid td{padding:4px 5px;text-align:center;border:1px solid #fff;color:#222;min-width:36px}
+.grid td{padding:4px 5px;text-align:center;border:1px solid #fff;color:#000;min-width:36px}
 .grid td.d{color:#fff}
 .controls{display:none;flex-wrap:wrap;gap:8px 18px;margin:8px 0 12px}
 .controls label{display:flex;gap:6px;align-items:center}
@@ -70,6 +76,31 @@ inline constexpr const char* kHeatmapControls =
     "<label>tokens <select id=\"pick-rows\"><option value=\"all\">all tokens</option>"
     "<option value=\"cls\">CLS rows only</option></select></label>"
     "<label>layer <select id=\"pick-layer\"></select></label></div>\n";
+
+// A column's heading sorts by it: up, down, as it was. Numbers by their value ("0.94 ±0.01", "<0.001"), and what is no
+// value (n/a, –) always last.
+inline constexpr const char* kSortScript = R"js(
+(function(){
+function value(row,column){var text=row.cells[column].textContent.trim();
+if(text===''||text==='n/a'||text==='\u2013')return null;
+var number=parseFloat(text.replace(/^[<(]/,''));return isNaN(number)?text:number}
+function compare(a,b){if(typeof a!==typeof b)return typeof a==='number'?-1:1;
+return typeof a==='number'?a-b:a.localeCompare(b)}
+[].forEach.call(document.querySelectorAll('.scroll thead'),function(head){
+var body=head.parentNode.tBodies[0],original=[].slice.call(body.rows);
+[].forEach.call(head.rows[0].cells,function(cell,column){
+var button=document.createElement('button');button.type='button';button.className='sort';
+button.title='sort by this column';button.textContent=cell.textContent;cell.textContent='';cell.appendChild(button);
+button.addEventListener('click',function(){
+var next={ascending:'descending',descending:''}[cell.getAttribute('aria-sort')];if(next===undefined)next='ascending';
+[].forEach.call(head.rows[0].cells,function(c){c.removeAttribute('aria-sort')});
+var rows=original.slice();
+if(next){cell.setAttribute('aria-sort',next);var sign=next==='ascending'?1:-1;
+rows.sort(function(a,b){var x=value(a,column),y=value(b,column);
+if(x===null||y===null)return (x===null)-(y===null)||original.indexOf(a)-original.indexOf(b);
+return sign*compare(x,y)||original.indexOf(a)-original.indexOf(b)})}
+rows.forEach(function(row){body.appendChild(row)})})})})})();
+)js";
 
 // Fills the four boxes from what is on the page and hides all maps but the chosen one. A choice of one layer shows
 // that layer of a single seed's grids; the picture of the mean always has all layers.

@@ -57,6 +57,21 @@ std::string p_against(const ConfigSummary& c, const std::string& metric, const s
   return vs ? format_p(vs->welch_holm) : std::string(kNotAvailable);
 }
 
+// "Specialisation, all tokens" → "specialisation-all-tokens.csv", the table itself in the link: the page is one file.
+std::string csv_link(const Table& t) {
+  std::string name, data;
+  for (const char c : t.title)
+    if (std::isalnum(static_cast<unsigned char>(c))) name += char(std::tolower(c));
+    else if (!name.empty() && name.back() != '-') name += '-';
+  for (const char c : as_csv(t))
+    data += std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' || c == '_'
+                ? std::string(1, c)
+                : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  return fmt::format(
+      "<a class=\"csv\" download=\"{0}.csv\" href=\"data:text/csv;charset=utf-8,{1}\" aria-label=\"{2} as CSV\">CSV</a>",
+      name, data, html_escaped(t.title));
+}
+
 std::string published_value(const Published* p) {
   if (!p) return kNone;
   return fmt::format("{:.4f}{}", p->value, p->other ? fmt::format(" ({:.4f})", *p->other) : "");
@@ -274,8 +289,42 @@ std::string as_markdown(const Table& t) {
   return text;
 }
 
+std::string as_csv(const Table& t) {
+  // What a cell of two values has between them, and what the column of the second one is called.
+  struct Pair {
+    std::string between, name;
+  };
+  static const Pair kPairs[] = {{" ±", " ±"}, {"…", " high"}};
+  std::vector<const Pair*> pairs(t.header.size(), nullptr);
+  for (const auto& row : t.rows)
+    for (size_t i = 1; i < row.size(); ++i)
+      for (const Pair& pair : kPairs)
+        if (row[i].find(pair.between) != std::string::npos) pairs[i] = &pair;
+  std::string text;
+  const auto cell = [&](const std::string& value, bool first) {
+    std::string quoted = value == kNone ? "" : value;
+    for (size_t at = 0; (at = quoted.find('"', at)) != std::string::npos; at += 2) quoted.insert(at, 1, '"');
+    if (quoted.find_first_of(",\"\n") != std::string::npos) quoted = '"' + quoted + '"';
+    text += (first ? "" : ",") + quoted;
+  };
+  for (size_t i = 0; i < t.header.size(); ++i) {
+    cell(t.header[i], i == 0);
+    if (pairs[i]) cell(t.header[i] + pairs[i]->name, false);
+  }
+  text += "\n";
+  for (const auto& row : t.rows) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      const size_t at = pairs[i] ? row[i].find(pairs[i]->between) : std::string::npos;
+      cell(row[i].substr(0, at), i == 0);
+      if (pairs[i]) cell(at == std::string::npos ? "" : row[i].substr(at + pairs[i]->between.size()), false);
+    }
+    text += "\n";
+  }
+  return text;
+}
+
 std::string as_html(const Table& t) {
-  std::string text = "<h3>" + html_escaped(t.title) + "</h3>\n";
+  std::string text = "<h3>" + html_escaped(t.title) + " " + csv_link(t) + "</h3>\n";
   text += "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"" + html_escaped(t.title) +
           "\"><table>\n<thead><tr>";
   for (const auto& cell : t.header) text += "<th scope=\"col\">" + html_escaped(cell) + "</th>";

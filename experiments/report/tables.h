@@ -25,7 +25,9 @@ std::vector<Table> all_tables(const Summary& summary);
 
 std::string as_text(const Table& table);
 std::string as_markdown(const Table& table);
-std::string as_html(const Table& table);
+// For a spreadsheet: "mean ±se" and "low…high" in two columns each, nothing for what does not exist.
+std::string as_csv(const Table& table);
+std::string as_html(const Table& table);  // with as_csv's text behind a link
 
 // The terminal's view after a run or at the end: warnings, accuracy, specialisation.
 std::string print_table(const Summary& summary);

@@ -10,11 +10,10 @@
 #include <charconv>
 #include <cmath>
 #include <deque>
-#include <iostream>
 
 #include "data/text/utf8.h"
-#include "engine/core/build_info.h"
 #include "engine/core/check.h"
+#include "engine/core/manual.h"
 #include "moe/losses.h"
 
 namespace glia {
@@ -125,6 +124,8 @@ const std::vector<Flag>& flags() {
       {"estimate", &O::estimate, kNone, "measure a few steps first and say how long it takes"},
       {"dry-run", &O::dry_run, kNone, "on: say what would be run and how long it takes, and stop"},
       {"report", &O::report, kNone, "on: pictures, report.html and TensorBoard events beside the tables"},
+      {"tensorboard-times", &O::tensorboard_times, kNone,
+       "steps: a second a step, so that equal runs have equal bytes; real: when it was"},
 
       {"layers", &O::layers, kModel, "encoder layers L", all, "Model"},
       {"hidden", &O::hidden, kModel, "hidden size H"},
@@ -268,19 +269,8 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
           ->group("");  // not listed: the help's last line says it
   }
   app.footer("A switch takes on or off, or stands alone: --dry-run is --dry-run on, --no-report is --report off.");
-  app.set_version_flag("--version", fmt::format("{} ({})", build_commit(), build_variant()),
-                       "the commit and variant it was built from");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    line.done = true;
-  } catch (const CLI::CallForVersion& version) {
-    std::cout << version.what() << "\n";
-    line.done = true;
-  } catch (const CLI::ParseError& error) {
-    fail_input("{} (--help lists all flags)", error.what());
-  }
+  const std::string path = argv[0];
+  line.done = !parse_flags(app, path.substr(path.rfind('/') + 1), argc, argv, flag_choices);
   return line;
 }
 
@@ -356,24 +346,10 @@ void check_options(const Options& o) {
   const auto want = [](bool good, const char* name, const char* wanted, const auto& got) {
     if (!good) fail_input("--{}: expected {}, got '{}'", name, wanted, got);
   };
-  const auto one_of = [](const char* name, const std::string& got, std::initializer_list<const char*> known) {
-    std::string list;
-    for (const char* k : known) {
-      if (got == k) return;
-      list += (list.empty() ? "" : ", ") + std::string(k);
-    }
-    fail_input("--{}: expected one of {}; got '{}'", name, list, got);
-  };
   check_data_options(o);
-  one_of("protocol", o.protocol, {"clean", "paper"});
-  one_of("precision", o.precision, {"float32", "bfloat16"});
-  one_of("gradients", o.gradients, {"float32", "bfloat16"});
-  one_of("kernels", o.kernels, {"auto", "hopper", "portable"});
+  check_choices(o);
   want(o.gradients == "float32" || o.precision == "bfloat16", "gradients", "float32 with --precision float32",
        o.gradients);
-  one_of("progress", o.progress, {"auto", "live", "lines", "off"});
-  one_of("padding", o.padding, {"packed", "padded"});
-  one_of("select", o.select, {"validation", "test", "last"});
   for (const Bound& bound : bounds(o)) {
     const OptionRow row{bound.name, int64_t{0}, "", bound.least, bound.most};
     check_option(row, bound.value);

@@ -20,7 +20,7 @@ struct Options : DatasetOptions {  // what is said about data stands there
   std::string seeds = "2", protocol = "clean", preset = "auto";
   // where and how
   std::string device = "auto", precision = "auto", gradients = "auto", kernels = "auto", out = "results",
-              progress = "auto";
+              progress = "auto", tensorboard_times = "steps";
   int64_t jobs = 0, threads = 0, bucket = 0;
   bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
   bool check_finite = false;
@@ -93,7 +93,11 @@ std::string command_text(int argc, const char* const* argv);
 // "--batch 32 --lr 0.0005 …": all flags whose value is not the built-in default.
 std::string echo(const Options& options);
 
-// Ranges and combinations, before anything is computed.
+// What a flag's text may be, where that is a list: for the shell's completion. Empty: anything.
+std::vector<std::string> flag_choices(const std::string& name);
+// Of those that are no registry's rows; the error lists them.
+void check_choices(const Options& options);
+// Ranges and combinations, before anything is computed; check_choices first.
 void check_options(const Options& options);
 
 // "5": seeds 0…4; "0,2,7" and "3-5": these. Errors for anything else.

@@ -1,11 +1,11 @@
 #include "experiments/training/progress.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+
+#include "engine/core/terminal.h"
 
 namespace glia {
 
@@ -13,7 +13,7 @@ Progress::Mode Progress::mode_of(const std::string& text, std::FILE* out) {
   if (text == "live") return Mode::kLive;
   if (text == "lines") return Mode::kLines;
   if (text == "off") return Mode::kOff;
-  return ::isatty(::fileno(out)) ? Mode::kLive : Mode::kLines;
+  return is_terminal(out) ? Mode::kLive : Mode::kLines;
 }
 
 std::string clock_text(double seconds) {
@@ -29,7 +29,23 @@ std::string short_count(double n) {
   return fmt::format("{:.0f}", n);
 }
 
-std::string progress_line(const std::string& title, const RunProgress& p) {
+namespace {
+
+// What a narrow terminal has room for: how far, how good, how long.
+std::string short_line(const std::string& title, const RunProgress& p, int width) {
+  std::string tail = fmt::format(" {}/{}", p.step, p.total);
+  const auto append = [&](const std::string& part) {
+    if (static_cast<int>(tail.size() + part.size()) + 12 <= width) tail += part;
+  };
+  append(fmt::format(" left {}", clock_text(p.seconds_left)));
+  if (p.accuracy) append(fmt::format(" {:.4f}", *p.accuracy));
+  append(fmt::format(" loss {:.4f}", p.losses.get("loss", 0)));
+  return fitted(title, std::max(0, width - static_cast<int>(tail.size()))) + tail;
+}
+
+}  // namespace
+
+std::string progress_line(const std::string& title, const RunProgress& p, int width) {
   std::string line = fmt::format("{:<29} {:>5}/{:<5} ep {:<5.2f}", title, p.step, p.total, p.epoch);
   // The parts that the table knows have columns of their own in every line, so that lines stand below each other.
   for (const results::MetricRow* row : results::metric_rows(results::Stage::step))
@@ -40,7 +56,8 @@ std::string progress_line(const std::string& title, const RunProgress& p) {
     if (!results::metric_row(results::Stage::step, name)) line += fmt::format(" {} {:<7.4f}", name, value);
   line += p.accuracy ? fmt::format(" {:>4} {:.4f}", p.split == "validation" ? "val" : p.split, *p.accuracy)
                      : std::string(12, ' ');
-  return line + fmt::format(" {:>6} tok/s  left {}", short_count(p.tokens_per_second), clock_text(p.seconds_left));
+  line += fmt::format(" {:>6} tok/s  left {}", short_count(p.tokens_per_second), clock_text(p.seconds_left));
+  return width > 0 && fitted(line, width) != line ? short_line(title, p, width) : line;
 }
 
 Progress::~Progress() {
@@ -77,16 +94,18 @@ void Progress::draw(bool force) {
   if (!force && now - last_draw_ < std::chrono::milliseconds(100)) return;
   last_draw_ = now;
   erase();
-  winsize size{};
-  const size_t width =
-      ::ioctl(::fileno(out_), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col - 1u : 119u;
-  for (const auto& [id, row] : rows_) {
-    fmt::print(out_, "{}\n",
-               (row.any ? progress_line(row.title, row.now) : row.title + "  starting").substr(0, width));
+  // Never more than fits: what has scrolled or wrapped could not be wiped.
+  const TerminalSize size = terminal_size(out_);
+  const int width = size.columns - 1;
+  const auto line = [&](const std::string& text) {
+    fmt::print(out_, "{}\n", fitted(text, width));
     ++drawn_;
+  };
+  for (const auto& [id, row] : rows_) {
+    if (drawn_ + 2 >= size.rows) break;
+    line(row.any ? progress_line(row.title, row.now, width) : row.title + "  starting");
   }
-  fmt::print(out_, "{}\n", overall().substr(0, width));
-  ++drawn_;
+  if (size.rows > 1) line(overall());
   std::fflush(out_);
 }
 

@@ -66,7 +66,8 @@ class Progress {
   Clock::time_point begin_ = Clock::now(), last_draw_{};
 };
 
-std::string progress_line(const std::string& title, const RunProgress& now);
+// With columns; where these are wider than `width` (0: any) a shorter line of fewer figures.
+std::string progress_line(const std::string& title, const RunProgress& now, int width = 0);
 std::string clock_text(double seconds);  // "0:07", "12:40", "1:02:33"
 std::string short_count(double n);       // "950", "12.3k", "4.56M"
 

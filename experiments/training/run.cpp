@@ -32,21 +32,27 @@ double seconds_since(Clock::time_point begin) {
 // may follow.
 class RunLog {
  public:
-  RunLog(const std::string& folder, int64_t resume_step, bool tensorboard) : metrics_(folder, resume_step) {
-    if (tensorboard) events_.emplace(folder, kTime, resume_step);
+  RunLog(const std::string& folder, int64_t resume_step, const Options& options, const results::RunConfig& config)
+      : metrics_(folder, resume_step), real_times_(options.tensorboard_times == "real") {
+    if (options.report) events_.emplace(folder, time_of(0), resume_step, results::hyperparameters(config));
   }
   template <class Point> void add(const Point& point) {
     metrics_.add(point);
     if (!events_) return;
-    events_->set_wall_time(kTime + static_cast<double>(point.step));
+    events_->set_wall_time(time_of(point.step));
     events_->add(point);
     events_->flush();
   }
 
  private:
-  // Events want a date; a real one would make each attempt's bytes differ. A second a step from here on.
+  // Events want a date; a real one makes each attempt's bytes differ. Else a second a step from here on.
   static constexpr double kTime = 1735689600;  // 2025-01-01
+  double time_of(int64_t step) const {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    return real_times_ ? std::chrono::duration<double>(now).count() : kTime + static_cast<double>(step);
+  }
   results::MetricsLog metrics_;
+  bool real_times_;
   std::optional<results::TensorBoardWriter> events_;
 };
 
@@ -227,7 +233,7 @@ RunOutcome Sitting::run() {
   if (!options_.init.empty())
     write_file_atomic(spec_.folder + "/weights.txt", report_text(options_, trainer_.warm_start_report()));
   first_step_ = trainer_.done();
-  RunLog log(spec_.folder, first_step_, options_.report);
+  RunLog log(spec_.folder, first_step_, options_, config_);
   now_.split = options_.select == "test" ? "test" : "validation";
   now_.step = first_step_;
   now_.total = trainer_.total();

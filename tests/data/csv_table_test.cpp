@@ -4,6 +4,7 @@
 #include "data/datasets/dataset.h"
 #include "data/datasets/labelled_csv.h"
 #include "engine/core/file.h"
+#include "tests/temporary_folder.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -35,15 +36,6 @@ Read read(std::string_view text, std::vector<std::string> wanted = {"label", "te
   read.bad = bad.summary();
   return read;
 }
-
-struct Folder {
-  std::string path = glia::test::temporary_path("csv-table").string();
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string write(const std::string& name, std::string_view content) const {
-    write_file_atomic(path + "/" + name, content);
-    return path + "/" + name;
-  }
-};
 
 }  // namespace
 
@@ -115,7 +107,7 @@ TEST_CASE("data csv table: what is wrong is told in one line") {
 }
 
 TEST_CASE("data csv: labels that look alike, classes of one row, and parts that lack a class are told") {
-  const Folder folder;
+  const test::TemporaryFolder folder("csv-table");
   EXPECT(look_alikes({"Sport", "sport", "Ｓport", "money"}).size() == 2);
   EXPECT(look_alikes({"sci tech", "sci  tech"}).size() == 1);
   EXPECT(look_alikes({"a", "b", "1", "10"}).empty());
@@ -143,7 +135,7 @@ TEST_CASE("data csv: labels that look alike, classes of one row, and parts that 
 }
 
 TEST_CASE("data csv: AG News with a header, counted from 0, under names") {
-  const Folder folder;
+  const test::TemporaryFolder folder("csv-table");
   DatasetOptions o;
   o.data = folder.path;
   const auto load = [&](const std::string& train, const std::string& test) {

@@ -7,6 +7,7 @@
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/wordpiece.h"
 #include "engine/core/file.h"
+#include "tests/temporary_folder.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -22,11 +23,6 @@ Vocabulary vocabulary(std::vector<std::string> more) {
   tokens.insert(tokens.end(), more.begin(), more.end());
   return Vocabulary::from_tokens(tokens, "small");
 }
-
-struct Folder {
-  std::string path = glia::test::temporary_path("data-options").string();
-  ~Folder() { std::filesystem::remove_all(path); }
-};
 
 }  // namespace
 
@@ -63,7 +59,7 @@ TEST_CASE("data letter case: from the vocabulary, from tokenizer_config.json, fr
                    greek = vocabulary({"\xCE\x91"});
   EXPECT(!is_cased(lower));
   for (const Vocabulary* v : {&upper, &piece, &accent, &greek}) EXPECT(is_cased(*v));
-  const Folder folder;
+  const test::TemporaryFolder folder("data-options");
   const std::string path = folder.path + "/vocab.txt", config = folder.path + "/tokenizer_config.json";
   EXPECT(letter_case("auto", lower, path).lowercase);
   EXPECT(letter_case("auto", lower, path).why == "");

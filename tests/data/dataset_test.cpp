@@ -7,6 +7,7 @@
 #include "data/datasets/synthetic.h"
 #include "data/datasets/token_cache.h"
 #include "engine/core/file.h"
+#include "tests/temporary_folder.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -15,21 +16,6 @@ using glia::test::error_of;
 namespace fs = std::filesystem;
 
 namespace {
-
-// A folder of its own, gone at the end.
-struct TempDir {
-  fs::path path;
-  explicit TempDir(const char* name) : path(glia::test::temporary_path(name)) {
-    fs::remove_all(path);
-    fs::create_directories(path);
-  }
-  ~TempDir() { fs::remove_all(path); }
-  std::string write(const std::string& name, const std::string& content) const {
-    write_file_atomic(path / name, content);
-    return (path / name).string();
-  }
-  std::string dir() const { return path.string(); }
-};
 
 std::string ag_rows(int rows, const std::string& prefix) {
   std::string text;
@@ -69,12 +55,12 @@ void expect_sane(const Dataset& data) {
 }  // namespace
 
 TEST_CASE("data sets: every row of the registry loads, twice the same, and keys itself") {
-  const TempDir dir("glia_data_registry_test");
+  const test::TemporaryFolder dir("data-registry");
   dir.write("train.csv", ag_rows(80, "Title"));
   dir.write("test.csv", ag_rows(16, "Other"));
   DatasetOptions o = synthetic_options();
-  o.data = dir.dir();
-  o.csv_train = dir.path / "train.csv";
+  o.data = dir.path;
+  o.csv_train = dir / "train.csv";
   o.csv_header = false;
   o.csv_label = "1";
   o.csv_text = "2,3";
@@ -96,13 +82,13 @@ TEST_CASE("data sets: every row of the registry loads, twice the same, and keys 
 }
 
 TEST_CASE("data sets: ag_news joins title and description and trims; auto finds it") {
-  const TempDir dir("glia_data_ag_test");
+  const test::TemporaryFolder dir("data-ag");
   dir.write("train.csv",
             "\"3\",\"Wall St. Bears\",\" Short-sellers\"\n\"1\",\"\",\"only a "
             "description\"\n\"2\",\"a\",\"b\"\n\"4\",\"c\",\"\"\n");
   dir.write("test.csv", "\"4\",\"x\",\"y\"\n");
   DatasetOptions o;
-  o.data = dir.dir();
+  o.data = dir.path;
   BadRows bad;
   EXPECT(dataset_name(o) == "ag_news");
   const TextDataset data = find_dataset("ag_news").load(o, bad);
@@ -113,11 +99,11 @@ TEST_CASE("data sets: ag_news joins title and description and trims; auto finds 
 }
 
 TEST_CASE("data sets: bad ag_news rows name file, line and column, or are skipped and listed") {
-  const TempDir dir("glia_data_bad_test");
+  const test::TemporaryFolder dir("data-bad");
   dir.write("test.csv", ag_rows(8, "t"));
   DatasetOptions o = synthetic_options();
   o.dataset = "ag_news";
-  o.data = dir.dir();
+  o.data = dir.path;
   const auto with_row = [&](const std::string& row) {
     dir.write("train.csv", ag_rows(8, "t") + row + "\n" + ag_rows(8, "u"));
     return error_of([&] { load_dataset(o); });
@@ -138,10 +124,10 @@ TEST_CASE("data sets: bad ag_news rows name file, line and column, or are skippe
 }
 
 TEST_CASE("data sets: missing files and classes are clear errors") {
-  const TempDir dir("glia_data_missing_test");
+  const test::TemporaryFolder dir("data-missing");
   DatasetOptions o = synthetic_options();
   o.dataset = "auto";
-  o.data = dir.dir();
+  o.data = dir.path;
   EXPECT(contains(error_of([&] { load_dataset(o); }), "train.csv: no such file; type `make data`"));
   dir.write("train.csv", "");
   dir.write("test.csv", ag_rows(8, "t"));
@@ -149,13 +135,13 @@ TEST_CASE("data sets: missing files and classes are clear errors") {
   dir.write("train.csv", "\"1\",\"a\",\"b\"\n\"2\",\"a\",\"b\"\n");
   EXPECT(contains(error_of([&] { load_dataset(o); }), "test.csv:3:2: expected a class that "));
   o.data = "";
-  o.vocab = dir.dir();
+  o.vocab = dir.path;
   o.dataset = "synthetic";
   EXPECT(contains(error_of([&] { load_dataset(o); }), "directory"));
 }
 
 TEST_CASE("data sets: csv with string labels; a label that only test has is an error") {
-  const TempDir dir("glia_data_csv_test");
+  const test::TemporaryFolder dir("data-csv");
   std::string train = "text,kind\n";
   for (int i = 0; i < 30; ++i) train += fmt::format("words {},{}\n", i, i % 3 == 0 ? "yes" : "no");
   DatasetOptions o = synthetic_options();
@@ -198,9 +184,9 @@ TEST_CASE("data sets: the validation split is stratified and depends on the spli
 }
 
 TEST_CASE("data cache: believed only when it is whole and its own") {
-  const TempDir dir("glia_data_cache_test");
+  const test::TemporaryFolder dir("data-cache");
   DatasetOptions o = synthetic_options();
-  o.cache = dir.dir();
+  o.cache = dir.path;
   const Dataset made = load_dataset(o);
   EXPECT(!made.from_cache);
   const Dataset cached = load_dataset(o);
@@ -243,11 +229,11 @@ TEST_CASE("data cache: believed only when it is whole and its own") {
 }
 
 TEST_CASE("data cache: a changed file or vocabulary makes the old ids stale") {
-  const TempDir dir("glia_data_stale_test");
+  const test::TemporaryFolder dir("data-stale");
   DatasetOptions o;
   o.dataset = "ag_news";
-  o.data = dir.dir();
-  o.cache = dir.path / "cache";
+  o.data = dir.path;
+  o.cache = dir / "cache";
   dir.write("train.csv", ag_rows(40, "t"));
   dir.write("test.csv", ag_rows(8, "t"));
   dir.write("vocab.txt", "[UNK]\n[CLS]\n[SEP]\nrow\nsaid\n");

@@ -4,6 +4,7 @@
 #include "engine/core/file.h"
 #include "engine/core/rng.h"
 #include "tests/fuzz/data_targets.h"
+#include "tests/fuzz/records_targets.h"
 #include "tests/fuzz/weights_targets.h"
 #include "tests/test.h"
 
@@ -33,6 +34,12 @@ TEST_CASE("data fuzz: the readers of weights on found inputs") {
   EXPECT(replay("safetensors", fuzz::safetensors) > 0);
   EXPECT(replay("pickle", fuzz::pickle) > 0);
   EXPECT(replay("torch", fuzz::torch) > 0);
+}
+
+TEST_CASE("data fuzz: vocabularies, the files of a result folder and command lines on found inputs") {
+  EXPECT(replay("vocabulary", fuzz::vocabulary) > 0);
+  EXPECT(replay("records", fuzz::records) > 0);
+  EXPECT(replay("flags", fuzz::flags) > 0);
 }
 
 TEST_CASE("data fuzz: the tokenizer and its definition agree on random texts") {

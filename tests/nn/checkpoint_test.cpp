@@ -7,17 +7,10 @@
 #include "moe/warm_start.h"
 #include "nn/weights/hugging_face.h"
 #include "tests/nn/helpers.h"
+#include "tests/temporary_folder.h"
 
 namespace glia::test {
 namespace {
-
-// A folder of its own, removed at the end.
-struct Folder {
-  std::filesystem::path path;
-  explicit Folder(const char* name) : path(temporary_path(name)) { std::filesystem::create_directories(path); }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string operator/(const char* file) const { return (path / file).string(); }
-};
 
 ModelConfig with_dropout(const std::string& router, DType compute) {
   ModelConfig c = tiny_config(router, compute);
@@ -53,7 +46,7 @@ struct Trainer {
 TEST_CASE(
     "checkpoint: save, run, load, run again gives the same bits with every router; values, moments, state, step and "
     "configuration come back") {
-  const Folder folder("resume");
+  const TemporaryFolder folder("resume");
   std::vector<std::pair<std::string, DType>> all;
   for (const RouterRow& row : router_registry())
     for (const DType compute : {DType::kFloat32, DType::kBFloat16, DType::kFloat64})
@@ -93,7 +86,7 @@ TEST_CASE(
 TEST_CASE(
     "checkpoint: cut anywhere, altered anywhere, or not one of ours: refused with the path, and nothing is "
     "loaded") {
-  const Folder folder("damage");
+  const TemporaryFolder folder("damage");
   Trainer t(tiny_config("softmax", DType::kFloat32), 42);
   const std::string path = folder / "good", bad = folder / "bad";
   save_checkpoint(path, t.model.parameters(), nullptr, {}, {1, 42, "{}", ""});
@@ -123,7 +116,7 @@ TEST_CASE(
 }
 
 TEST_CASE("checkpoint: another model's file is refused by name and shape; without moments there is no resuming") {
-  const Folder folder("other");
+  const TemporaryFolder folder("other");
   Trainer dense(tiny_config("none", DType::kFloat32), 1), moe(tiny_config("softmax", DType::kFloat32), 1);
   const std::string path = folder / "dense";
   save_checkpoint(path, dense.model.parameters(), nullptr, {}, {});
@@ -153,7 +146,7 @@ void write_raw(const std::string& path, const std::string& header, const std::st
 TEST_CASE(
     "safetensors: files of other programs: half, bfloat16 and float64 are converted; malformed headers are "
     "refused") {
-  const Folder folder("format");
+  const TemporaryFolder folder("format");
   const std::string path = folder / "f";
   Context context(test_device());
   const uint16_t half[] = {0x3c00, 0xc000, 0x0001, 0x7bff}, brain[] = {0x3f80, 0xc000, 0x3e80, 0x4300};
@@ -199,7 +192,7 @@ TEST_CASE(
 TEST_CASE(
     "hugging face: exported names, and an export loads back to the same bits, with and without 'bert.' and with "
     "gamma/beta") {
-  const Folder folder("hf");
+  const TemporaryFolder folder("hf");
   const std::string path = folder / "hf", stripped = folder / "stripped";
   Trainer a(tiny_config("none", DType::kFloat32), 1), b(tiny_config("none", DType::kFloat32), 2);
   a.run(0, 2);  // so that norms and biases are not all 1 and 0
@@ -244,7 +237,7 @@ TEST_CASE(
 TEST_CASE(
     "warm start: every expert is the dense FFN plus N(0, 1e-4), routers stay fresh, the second norm copies the "
     "first") {
-  const Folder folder("warm");
+  const TemporaryFolder folder("warm");
   const std::string path = folder / "hf";
   Trainer dense(tiny_config("none", DType::kFloat32), 1);
   dense.run(0, 2);

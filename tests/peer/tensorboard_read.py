@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 folder = sys.argv[1]
 accumulator = EventAccumulator(folder, size_guidance={"scalars": 0, "histograms": 0})
@@ -55,6 +56,12 @@ if os.path.exists(path):
             same(event.step, step, f"{tag}: step")
             same(list(event.histogram_value.bucket), [0.0] + loads, f"{tag}: bars at {step}")
             same(list(event.histogram_value.bucket_limit), [i - 0.5 for i in range(len(loads) + 1)], f"{tag}: limits")
+    session = plugin_data_pb2.HParamsPluginData.FromString(
+        accumulator.PluginTagToContent("hparams")["_hparams_/session_start_info"]).session_start_info
+    same(session.group_name, expected["hparams"]["group"], "hparams group")
+    same(session.start_time_secs, accumulator.Scalars("train/loss")[0].wall_time - 1, "session start")
+    got = {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
+    same(got, expected["hparams"]["values"], "hparams")
     wanted = expected["histogram"]
     h = accumulator.Histograms(wanted["tag"])[0]
     same(h.step, wanted["step"], "histogram step")

@@ -1,7 +1,6 @@
 #include "tests/records/fake_results.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <numbers>
@@ -46,18 +45,6 @@ Matrix fake_matrix(Noise& noise, int topics, int experts, double strength) {
 }  // namespace
 
 // In memory where there is such a place: every file of a result folder is flushed to the disk when it is written.
-TemporaryFolder::TemporaryFolder(const std::string& name)
-    : path(fmt::format("{}/glia-{}-{}",
-                       access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path().string(),
-                       name, getpid())) {
-  std::filesystem::remove_all(path);
-  std::filesystem::create_directories(path);
-}
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path, ignored);
-}
-
 RunConfig fake_config(const std::string& config, int seed_index, int layers, int experts) {
   const bool moe = !config.starts_with("dense");
   RunConfig c;

@@ -1,20 +1,12 @@
 // A realistic result folder without training: the configurations of the study ahr × seeds, for the tests and for looking at
 // pictures.
 #pragma once
-#include <filesystem>
 #include <string>
 
 #include "experiments/records/results.h"
+#include "tests/temporary_folder.h"
 
 namespace glia::test {
-
-// A folder under the system's temporary one that is removed at the end of the scope.
-struct TemporaryFolder {
-  std::string path;
-  explicit TemporaryFolder(const std::string& name);
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-};
 
 results::RunConfig fake_config(const std::string& config, int seed_index, int layers = 4, int experts = 8);
 results::Evaluation fake_evaluation(const results::RunConfig& config,

@@ -98,13 +98,38 @@ TEST_CASE("tensorboard: a resumed run leaves the bytes of one that was not stopp
   EXPECT(read_file(tmp.path + kFile) == whole);
 }
 
+TEST_CASE("tensorboard: a file begins with the run's hyper-parameters, once") {
+  TemporaryFolder tmp("tensorboard-hparams");
+  const HyperParameters parameters = hyperparameters(fake_config("softmax-moe", 1));
+  EXPECT(parameters.group == "softmax-moe");
+  EXPECT(parameters.values.at("seed") == 43);
+  EXPECT(parameters.values.contains("lr"));
+  for (const auto& [name, value] : parameters.values.items()) EXPECT(value.is_primitive());
+  {
+    TensorBoardWriter writer(tmp.path, kTime, 0, parameters);
+    write_steps(writer, 1, 8);
+  }
+  const std::string whole = read_file(tmp.path + kFile);
+  const size_t at = whole.find("_hparams_/session_start_info");
+  REQUIRE(at != std::string::npos);
+  EXPECT(at < 100);  // the second record
+  EXPECT(whole.find("_hparams_", at + 1) == std::string::npos);
+  EXPECT(contains(whole.substr(at, 4096), "softmax-moe"));
+  {
+    TensorBoardWriter writer(tmp.path, kTime + 5, 4, parameters);
+    write_steps(writer, 5, 8);
+  }
+  EXPECT(read_file(tmp.path + kFile) == whole);
+}
+
 // For tests/peer/tensorboard_read.py: GLIA_TENSORBOARD=/tmp/tb build/cpu/run_tests -ns -tc='*TensorBoard to read*'
 DOCTEST_TEST_CASE("tensorboard: write files for TensorBoard to read" * doctest::skip()) {
   const char* out = std::getenv("GLIA_TENSORBOARD");
   if (!out) return;
   const std::string folder = out;
   std::filesystem::create_directories(folder);
-  TensorBoardWriter writer(folder, kTime);
+  const HyperParameters parameters = hyperparameters(fake_config("softmax-moe", 1));
+  TensorBoardWriter writer(folder, kTime, 0, parameters);
   write_steps(writer, 1, 20);
   writer.scalar("extra/nan", 3, std::nan(""));
   writer.scalar("extra/large", int64_t(1) << 40, -1e30);
@@ -112,6 +137,7 @@ DOCTEST_TEST_CASE("tensorboard: write files for TensorBoard to read" * doctest::
   writer.histogram("extra/values", 7, values);
   writer.flush();
   nlohmann::json expected;
+  expected["hparams"] = {{"group", parameters.group}, {"values", parameters.values}};
   for (int64_t step = 1; step <= 20; ++step) {
     expected["scalars"]["train/loss"].push_back({kTime + double(step), step, 1.0 / double(step)});
     expected["scalars"]["train/lr"].push_back({kTime + double(step), step, 5e-5});

@@ -153,8 +153,9 @@ TEST_CASE("drawing: SVG text escapes, scales and names the picture; files come f
   }
   const double black = sequential(1).r, white = sequential(0).r;
   EXPECT(black < white);
-  EXPECT(is_dark(sequential(1)));
-  EXPECT(!is_dark(sequential(0)));
+  EXPECT(text_on(sequential(1)) == kWhite);
+  EXPECT(text_on(sequential(0)) == Color{});
+  for (double t = 0; t <= 1; t += 1e-3) EXPECT(contrast(sequential(t), text_on(sequential(t))) >= 4.5);
 }
 
 TEST_CASE("report: one self-contained page with warnings first, the same bytes each time") {

@@ -1,8 +1,9 @@
 // The programs as a person meets them: what is typed is what they get, and errors are one line.
-#include <cstdio>
 #include <filesystem>
 
+#include "engine/core/build_info.h"
 #include "engine/core/file.h"
+#include "tests/command.h"
 #include "tests/records/saved_run.h"
 #include "tests/test.h"
 #include "tools/tool.h"
@@ -13,20 +14,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct Result {
-  int status;
-  std::string out;  // standard output, or with 2>&1 both
-};
+using Result = CommandResult;
 
-Result run(const std::string& command) {
-  std::FILE* pipe = ::popen(command.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  Result result{0, ""};
-  char bytes[4096];
-  for (size_t n; (n = std::fread(bytes, 1, sizeof bytes, pipe)) > 0;) result.out.append(bytes, n);
-  result.status = ::pclose(pipe);
-  return result;
-}
+Result run(const std::string& command) { return run_command(command); }
 
 bool are_built(std::initializer_list<const char*> programs) {
   return std::all_of(programs.begin(), programs.end(), [](const char* program) { return fs::exists(program); });
@@ -117,4 +107,58 @@ TEST_CASE("tools: classify gives a row a text, from lines, standard input and CS
   EXPECT(contains(wrong.out, "expected a column \"body\", found id, text, more"));
   EXPECT(lines(wrong.out) == 1);
   EXPECT(contains(run(begin + tmp.path + "/none 2>&1").out, "none: cannot open"));
+}
+
+TEST_CASE("tools: every program's man page and completion have every flag that --help lists") {
+  std::vector<std::string> programs;
+  for (const char* folder : {"tools", "experiments"})
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (entry.path().extension() == ".cpp")
+        programs.push_back("./" + entry.path().parent_path().string() + "/" + entry.path().stem().string());
+  for (const char* command : {"ops", "tokenizer", "step"})
+    programs.push_back(std::string("./tools/bench ") + command);
+  const std::string script = read_file("tools/completion.bash");
+  size_t flags_seen = 0;
+  for (const std::string& program : programs) {
+    if (!fs::exists(program.substr(0, program.find(' ')))) SKIP("the programs are not built");
+    INFO(program);
+    const std::string help = run(program + " --help").out, page = run(program + " --help-man").out,
+                      words = run(program + " --help-completion").out;
+    EXPECT(page.starts_with(".TH GLIA"));
+    EXPECT(contains(page, "\n.SH NAME\nglia\\-"));
+    std::string bare;  // groff's \- is a -
+    for (size_t i = 0; i < page.size(); ++i)
+      if (page[i] != '\\' || page[i + 1] != '-') bare += page[i];
+    for (size_t at = help.find("--"); at != std::string::npos; at = help.find("--", at + 2)) {
+      const size_t end = help.find_first_not_of("abcdefghijklmnopqrstuvwxyz-0123456789", at);
+      const size_t line = help.rfind('\n', at) + 1;
+      if (help.substr(line, at - line).find_first_not_of(" h,-") != std::string::npos) continue;  // in a sentence
+      const std::string flag = help.substr(at, end - at);
+      INFO(flag);
+      EXPECT(contains(bare, "\\fB" + std::string(flag == "--help" ? "-h, " : "") + flag + "\\fR"));
+      EXPECT((words.starts_with(flag) || contains(words, "\n" + flag)));
+      ++flags_seen;
+    }
+    const size_t name = program.rfind('/') + 1;
+    EXPECT(contains(script, program.substr(name, program.find(' ') - name)));
+  }
+  EXPECT(flags_seen > 250);
+}
+
+TEST_CASE("tools: bash completes flags, choices and bench's commands") {
+  if (!are_built({"tools/classify", "experiments/train", "tools/bench"})) SKIP("the programs are not built");
+  const auto completed = [](const std::string& words, int at) {
+    return run(fmt::format("bash -c 'source tools/completion.bash; COMP_WORDS=({}); COMP_CWORD={}; _glia; echo "
+                           "${{COMPREPLY[@]}}'",
+                           words, at))
+        .out;
+  };
+  EXPECT(completed("./tools/classify --form", 1) == "--format\n");
+  EXPECT(completed("./tools/classify --format \"\"", 2) == "text csv json\n");
+  EXPECT(completed("./tools/classify results/se", 1) == "\n");  // files are bash's own
+  EXPECT(completed("./tools/bench t", 1) == "tokenizer\n");
+  EXPECT(completed("./tools/bench step --micro", 2) == "--micro-batches\n");
+  EXPECT(completed("./experiments/train --protocol pa", 2) == "paper\n");
+  EXPECT(contains(completed("./experiments/train --router \"\"", 2), "astrocyte"));
+  EXPECT(completed("./experiments/train --fresh o", 2) == "on off\n");
 }

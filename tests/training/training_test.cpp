@@ -12,6 +12,7 @@
 #include "experiments/training/run.h"
 #include "experiments/training/schedule.h"
 #include "nn/weights/hugging_face.h"
+#include "tests/temporary_folder.h"
 #include "tests/test.h"
 
 namespace fs = std::filesystem;
@@ -51,12 +52,6 @@ Options tiny(std::vector<const char*> more = {}) {
   return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
 }
 
-struct Folder {
-  std::string path;
-  explicit Folder(const std::string& name) : path(temporary_path(name)) { fs::remove_all(path); }
-  ~Folder() { fs::remove_all(path); }
-};
-
 RunOutcome run_one(Options options, const std::string& config, const Dataset& data) {
   Progress progress(Progress::Mode::kOff, stdout);
   options.configs = config;
@@ -70,7 +65,7 @@ RunOutcome run_one(Options options, const std::string& config, const Dataset& da
 TEST_CASE("experiment: all configurations of the study train and leave complete files, clean and paper") {
   for (const char* protocol : {"clean", "paper"}) {
     INFO(protocol);
-    const Folder out(std::string("nine-") + protocol);
+    const TemporaryFolder out(std::string("nine-") + protocol);
     Options o =
         tiny({"--protocol", protocol, "--max-steps", "6", "--utilisation-rows", "24", "--max-length", "80"});
     o.out = out.path;
@@ -126,7 +121,7 @@ TEST_CASE("experiment: all configurations of the study train and leave complete 
 }
 
 TEST_CASE("experiment: a small model learns the synthetic corpus, and the best model is the one that counts") {
-  const Folder out("learns");
+  const TemporaryFolder out("learns");
   Options o = tiny(
       {"--synthetic-rows", "800", "--epochs", "4", "--eval-every", "0", "--hidden", "32", "--difficulty", "0"});
   o.out = out.path;
@@ -145,7 +140,7 @@ TEST_CASE("experiment: a small model learns the synthetic corpus, and the best m
 }
 
 TEST_CASE("experiment: a model that became worse again is not the one that is tested and saved") {
-  const Folder out("worse");
+  const TemporaryFolder out("worse");
   Options o = tiny(
       {"--lr", "0.005", "--warmup", "0", "--eval-every", "3", "--epochs", "8", "--validation-fraction", "0.2"});
   o.out = out.path;
@@ -167,7 +162,7 @@ TEST_CASE("experiment: a model that became worse again is not the one that is te
 }
 
 TEST_CASE("experiment: a run belongs to one at a time") {
-  const Folder out("lock");
+  const TemporaryFolder out("lock");
   RunLock first(out.path, "seed0/dense"), second(out.path, "seed0/dense"), other(out.path, "seed1/dense");
   EXPECT(first.try_lock());
   EXPECT(!second.try_lock());
@@ -175,7 +170,7 @@ TEST_CASE("experiment: a run belongs to one at a time") {
 }
 
 TEST_CASE("data: --max-rows keeps the classes' shares") {
-  const Folder out("cut");
+  const TemporaryFolder out("cut");
   std::string rows = "label,text\n";
   for (int i = 0; i < 80; ++i) rows += fmt::format("{},word {}\n", i < 60 ? "a" : "b", i);  // sorted by class
   write_file_atomic(out.path + "/rows.csv", rows);
@@ -193,7 +188,7 @@ TEST_CASE("data: --max-rows keeps the classes' shares") {
 }
 
 TEST_CASE("experiment: of equally good evaluations the first one's model counts") {
-  const Folder out("equals");
+  const TemporaryFolder out("equals");
   Options o = tiny({"--lr", "1e-30"});  // nothing moves, so all are equal
   o.out = out.path;
   const Dataset data = load_data(o);
@@ -311,7 +306,7 @@ TEST_CASE("training: a step in the middle of an epoch is the same whether one ca
 }
 
 TEST_CASE("training: --init gives dense its weights; dense-random-ffn has fresh FFNs with and without it") {
-  const Folder out("init");
+  const TemporaryFolder out("init");
   Options o = tiny();
   const Dataset data = load_data(o);
   Context context(Device::cpu());
@@ -380,7 +375,7 @@ TEST_CASE("evaluation: tokens that wanted more experts than there is room for ar
 }
 
 TEST_CASE("experiment: results of other settings are refused, not overwritten") {
-  const Folder out("refuse");
+  const TemporaryFolder out("refuse");
   Options o = tiny({"--max-steps", "2"});
   o.out = out.path;
   const Dataset data = load_data(o);
@@ -411,7 +406,7 @@ TEST_CASE("experiment: results of other settings are refused, not overwritten") 
 }
 
 TEST_CASE("experiment: --check-finite names the first op whose output is no number") {
-  const Folder out("finite");
+  const TemporaryFolder out("finite");
   Options o = tiny({"--lr", "1e30", "--clip", "0", "--check-finite", "on"});
   EXPECT(!o.graphs);
   o.out = out.path;
@@ -421,7 +416,7 @@ TEST_CASE("experiment: --check-finite names the first op whose output is no numb
 }
 
 TEST_CASE("experiment: a loss that is not a number ends the run with its reason, and the run only") {
-  const Folder out("nan");
+  const TemporaryFolder out("nan");
   Options o = tiny({"--lr", "1e30", "--clip", "0", "--warmup", "0"});
   o.out = out.path;
   const Dataset data = load_data(o);

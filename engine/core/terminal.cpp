@@ -1,0 +1,42 @@
+#include "engine/core/terminal.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <utf8proc.h>
+
+namespace glia {
+
+bool is_terminal(std::FILE* file) { return ::isatty(::fileno(file)) != 0; }
+
+TerminalSize terminal_size(std::FILE* file) {
+  winsize size{};
+  TerminalSize found;
+  if (::ioctl(::fileno(file), TIOCGWINSZ, &size) != 0) return found;
+  if (size.ws_col > 0) found.columns = size.ws_col;
+  if (size.ws_row > 0) found.rows = size.ws_row;
+  return found;
+}
+
+std::string fitted(std::string_view text, int columns) {
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  size_t at = 0;
+  while (at < text.size()) {
+    utf8proc_int32_t code = 0;
+    const utf8proc_ssize_t length =
+        utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(text.size() - at), &code);
+    columns -= length > 0 ? utf8proc_charwidth(code) : 1;
+    if (columns < 0) break;
+    at += length > 0 ? static_cast<size_t>(length) : 1;
+  }
+  return std::string(text.substr(0, at));
+}
+
+void status_line(std::FILE* file, std::string_view text) {
+  if (!is_terminal(file)) return;
+  // Without the last column: a cursor behind it stands on the next line on some terminals.
+  fmt::print(file, "\r\033[K{}", fitted(text, terminal_size(file).columns - 1));
+  std::fflush(file);
+}
+
+}  // namespace glia

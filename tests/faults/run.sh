@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# What a run must survive, tried on small ablations of a built checkout (make CUDA=0):
+#   tests/faults/run.sh [kill [100] | disk | files [1000]]        without a word: all three
+# kill: SIGKILL at any moment, started again each time; disk: full from the n-th write on, for every n, then room again;
+# files: truncated and altered ones through every reader. The run folders of the first two end with the bytes of an undisturbed
+# ablation, timing.json apart. Figures are printed; the exit status is 1 where anything was lost or wrong.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+lib=$PWD/build/cpu
+[ -e "$lib/libglia.so" ] || { echo "faults: wants build/cpu/libglia.so: make CUDA=0" >&2; exit 1; }
+export OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
+
+# Two configurations, two seeds, a second or two; the same command wherever it runs.
+command=("$PWD/experiments/run_all" --device cpu --preset quick --configs softmax-moe,astrocyte-hierarchical --seeds 2 --layers 2
+  --hidden 16 --heads 2 --ffn 32 --experts 4 --vocab-size 300 --max-rows 600 --max-test-rows 200 --batch 16 --max-steps 60 --log-every 5
+  --eval-every 20 --checkpoint-every 10 --no-estimate --jobs 1 --threads 1 --cache "")
+ablation() { mkdir -p "$1" && (cd "$1" && exec "${command[@]}"); }
+same() { diff -r --exclude=timing.json --exclude=.locks "$1" "$2" >"$work/difference"; }
+
+kill_test() {
+  local kills=0 wanted=${1:-100} ablations=0 starts length
+  ablation "$work/whole" >/dev/null
+  length=$( { TIMEFORMAT=%R; time ablation "$work/timed" >/dev/null; } 2>&1 | tail -n 1)
+  RANDOM=20
+  while [ "$kills" -lt "$wanted" ]; do
+    starts=0
+    while :; do
+      mkdir -p "$work/killed"
+      (cd "$work/killed" && exec "${command[@]}") >/dev/null 2>&1 &  # the program has the number of this shell
+      local pid=$!
+      # Anywhere in the length of a whole ablation, most of them early: what is resumed is shorter.
+      sleep "$(awk -v r=$RANDOM -v whole="$length" 'BEGIN { r /= 32768; printf "%.3f", r * r * whole }')"
+      if ! kill -9 $pid 2>/dev/null; then
+        wait $pid || { echo "kill: a resumed ablation failed"; return 1; }
+        break
+      fi
+      wait $pid 2>/dev/null || true
+      kills=$((kills + 1)) starts=$((starts + 1))
+      [ "$kills" -lt "$wanted" ] || break
+    done
+    ablation "$work/killed" >/dev/null 2>&1 || { echo "kill: an ablation does not end after $starts kills"; return 1; }
+    same "$work/whole" "$work/killed" || { echo "kill: other bytes after $starts kills:"; head -n 5 "$work/difference"; return 1; }
+    rm -rf "$work/killed"
+    ablations=$((ablations + 1))
+  done
+  echo "kill: $kills SIGKILLs in $ablations ablations, every run folder equal byte for byte"
+}
+
+disk_test() {
+  g++ -std=c++20 -O1 -shared -fPIC tests/faults/full_disk.cc -o "$work/full_disk.so" -ldl
+  ablation "$work/whole" >/dev/null
+  export FULL_DISK_UNDER=$work/full FULL_DISK_COUNT=$work/count
+  LD_PRELOAD=$work/full_disk.so ablation "$work/full" >/dev/null
+  local writes n
+  writes=$(cat "$work/count")
+  [ "$writes" -gt 50 ] || { echo "disk: only $writes writes were counted"; return 1; }
+  for ((n = 1; n <= writes; n += ${STEP:-1})); do
+    rm -rf "$work/full"
+    if FULL_DISK_AT=$n LD_PRELOAD=$work/full_disk.so ablation "$work/full" >"$work/said" 2>&1; then
+      echo "disk: full at write $n of $writes, and the program says that all is well"; return 1
+    fi
+    grep -q "No space left on device" "$work/said" || { echo "disk: write $n: nobody says why:"; tail -n 3 "$work/said"; return 1; }
+    ablation "$work/full" >"$work/said" 2>&1 || { echo "disk: write $n: does not go on with room again:"; tail -n 3 "$work/said"; return 1; }
+    same "$work/whole" "$work/full" || { echo "disk: write $n: other bytes:"; head -n 5 "$work/difference"; return 1; }
+  done
+  unset FULL_DISK_UNDER FULL_DISK_COUNT
+  echo "disk: full at each of $writes writes (step ${STEP:-1}): named every time, and equal byte for byte with room again"
+}
+
+files_test() {
+  local folder=$work/files
+  ablation "$work/whole" >/dev/null
+  mkdir -p "$folder/seed0" "$folder/cache" "$folder/torch"
+  cp -r "$work/whole/results/seed0/astrocyte-hierarchical" "$folder/seed0"
+  cp "$work/whole/results/vocab.txt" "$work/whole/results/study.txt" "$folder"
+  ./tools/report "$folder" --no-plots >/dev/null
+  ./experiments/train --config dense --device cpu --layers 2 --hidden 16 --heads 2 --ffn 32 --vocab-size 300 --max-rows 600 --max-test-rows 200 \
+    --batch 16 --max-steps 5 --no-estimate --no-report --threads 1 --cache "" --preset quick --out "$work/dense" >/dev/null
+  ./tools/export "$work/dense/seed0/dense" "$folder/export" >/dev/null
+  if command -v python3 >/dev/null; then
+    python3 tests/faults/torch_file.py "$folder/export/model.safetensors" "$folder/torch/pytorch_model.bin"
+    cp "$folder/export/config.json" "$folder/torch"
+  else
+    rmdir "$folder/torch"
+  fi
+  awk 'BEGIN { print "label,text"; for (i = 0; i < 60; ++i) print (i % 3 ? "World" : "\"Sci, Tech\"") ",\"text number " i ", it says\"" }' >"$folder/rows.csv"
+  g++ -std=c++20 -O1 -fopenmp -I. tests/faults/readers.cc -o "$work/readers" -L"$lib" -lglia -Wl,-rpath,"$lib" -lfmt
+  "$work/readers" "$folder" "${1:-1000}"
+}
+
+case ${1:-all} in
+  kill) kill_test "${2:-100}" ;;
+  disk) disk_test ;;
+  files) files_test "${2:-1000}" ;;
+  all) kill_test; rm -rf "${work:?}"/*; disk_test; rm -rf "${work:?}"/*; files_test ;;
+  *) echo "usage: tests/faults/run.sh [kill [N] | disk | files [N]]" >&2; exit 2 ;;
+esac

@@ -1,0 +1,6 @@
+#include "tests/fuzz/records_targets.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  glia::fuzz::flags({reinterpret_cast<const char*>(data), size});
+  return 0;
+}
