@@ -8,6 +8,7 @@
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/moe/moe.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
 
@@ -18,7 +19,10 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 OptionRow weight(const char* name, const char* help) { return {name, 0.0, help, 0, kInfinity}; }
 
+bool several_ranks(const Routing& r) { return r.scores.context().communicator().size() > 1; }
+
 Var load(const Routing& r, const Sequences& s) {
+  if (several_ranks(r)) return load_losses_over_ranks(r.gates, r.experts, r.n_experts, s);
   return r.load_losses.defined() ? r.load_losses : load_losses(r.gates, r.experts, r.n_experts, s);
 }
 
@@ -37,9 +41,20 @@ std::vector<double> load_oracle(const OracleRouting& r, int64_t n_experts, int64
   return {variance / (mean * mean + 1e-8), energy};
 }
 
+// A mean over this rank's rows, as its part of the mean over the rows of all.
+Var over_ranks(const Var& mean, const Sequences& s) {
+  if (mean.context().communicator().size() == 1) return mean;
+  return sum_over_ranks(mul(mean, share_of_rows(s, mean.dtype(), 1)));
+}
+
+// f is that of all ranks' rows: switch_loss divides by this rank's.
 Var switched(const Routing& r, const Sequences& s) {
-  const Tensor counts = expert_counts(r.experts, r.n_experts, r.scores.dtype());
-  return switch_loss(r.scores, counts, std::max<int64_t>(1, r.chosen), s);
+  Var counts = expert_counts(r.experts, r.n_experts, r.scores.dtype());
+  if (several_ranks(r)) {
+    const NoGrad no_grad(counts.context());
+    counts = mul(sum_over_ranks(counts), share_of_rows(s, counts.dtype(), r.n_experts));
+  }
+  return over_ranks(switch_loss(r.scores, counts.value(), std::max<int64_t>(1, r.chosen), s), s);
 }
 
 // f(P, row's share) averaged over the tokens.
@@ -117,7 +132,7 @@ const std::vector<LossRow>& loss_registry() {
        false,
        "mean of logsumexp(l)²",
        "Zoph et al. 2022 (ST-MoE), eq. 5",
-       [](const Routing& r, const Sequences& s) { return z_loss(r.scores, s); },
+       [](const Routing& r, const Sequences& s) { return over_ranks(z_loss(r.scores, s), s); },
        z_oracle},
       {{"switch"},
        {weight("switch-loss", "weight of the loss E · Σ f_e P_e; 1e-2 in its paper")},
@@ -131,7 +146,7 @@ const std::vector<LossRow>& loss_registry() {
        false,
        "mean of −Σ_e P_e ln P_e, P = softmax(l)",
        "Huang et al. 2024, eq. 6",
-       [](const Routing& r, const Sequences& s) { return entropy_loss(r.scores, s); },
+       [](const Routing& r, const Sequences& s) { return over_ranks(entropy_loss(r.scores, s), s); },
        entropy_oracle},
       {{"simbal"},
        {weight("simbal-loss", "weight of SimBal's loss on the router's matrix; 0.1 in its paper")},

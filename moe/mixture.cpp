@@ -4,6 +4,7 @@
 
 #include "moe/losses.h"
 #include "moe/moe_layer.h"
+#include "moe/update_rule.h"
 
 namespace glia {
 namespace {
@@ -32,18 +33,25 @@ std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& laye
   fail_input("mixture: expected one of {}; got '{}'", known, config.mixture);
 }
 
+std::vector<OptionRow> shared_options() {
+  std::vector<OptionRow> all = further_loss_weights();
+  for (const OptionRow& option : update_rule_options()) all.push_back(option);
+  return all;
+}
+
 std::vector<OptionRow> routing_options(std::string_view router) {
   const RouterRow& row = router_row(router);
   std::vector<OptionRow> all(row.options.begin(), row.options.end());
   for (const OptionRow& weight : further_loss_weights(row)) all.push_back(weight);
+  for (const OptionRow& option : update_rule_options()) all.push_back(option);
   return all;
 }
 
 RouterOptions router_options(const MoeConfig& config, int64_t hidden, double init_std) {
-  const std::vector<OptionRow> weights = further_loss_weights();
+  const std::vector<OptionRow> shared = shared_options();
   RouterOptions o{hidden, config.n_experts, config.top_k, init_std, {}};
   for (const auto& [name, value] : config.options.all())
-    if (std::none_of(weights.begin(), weights.end(), [&](const OptionRow& w) { return name == w.name; }))
+    if (std::none_of(shared.begin(), shared.end(), [&](const OptionRow& row) { return name == row.name; }))
       o.own.set(name, value);
   return o;
 }

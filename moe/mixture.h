@@ -18,6 +18,8 @@ struct MoeConfig {
 
 class Mixture : public FeedForward {
  public:
+  // Between the completed gradients and the optimiser's update; see moe/update_rule.h.
+  virtual void before_update(ParameterSet&, const StepStatistics&) const {}
   // After the optimiser's update; see Router::after_step.
   virtual void after_step(const StepStatistics&) const {}
   // Of the rows that forward() got; see Router::explain.
@@ -40,10 +42,12 @@ std::span<const MixtureRow> mixture_registry();
 std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,
                                       const BertConfig& bert, int layer);
 
-// What config.options may hold for this router: its own options, and the weights of all losses but those that MoeConfig
-// has members for.
+// What config.options may hold whatever the router is: the weights of all losses but those that MoeConfig has members for,
+// and what changes the experts' updates.
+std::vector<OptionRow> shared_options();
+// Those behind the router's own.
 std::vector<OptionRow> routing_options(std::string_view router);
-// For make_router(): config.options without the losses' weights.
+// For make_router(): config.options without the shared ones.
 RouterOptions router_options(const MoeConfig& config, int64_t hidden, double init_std);
 
 }  // namespace glia

@@ -34,6 +34,7 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
             config_.compute, training ? config_.bert.dropout : 0, batch.order,
             batch.read};
   pass.rows_before = batch.rows_before;
+  pass.borders = batch.borders;
   if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
     pass.labels = batch.labels;
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
@@ -76,12 +77,26 @@ std::vector<Statistic> Model::router_state() const {
   return all;
 }
 
+namespace {
+
+// f(mixture, its layer's statistics)
+template <class F> void for_each_mixture(const Bert& bert, const StepRoutings& step, F f) {
+  CHECK(step.layers().size() == bert.layers.size(), "step: wants the routings of {} layers, got {}",
+        bert.layers.size(), step.layers().size());
+  for (size_t l = 0; l < bert.layers.size(); ++l)
+    if (const auto* mixture = dynamic_cast<const Mixture*>(bert.layers[l].feed_forward.get()))
+      f(*mixture, step.layers()[l]);
+}
+
+}  // namespace
+
+void Model::before_update(const StepRoutings& step) {
+  for_each_mixture(*bert_, step,
+                   [&](const Mixture& m, const StepStatistics& s) { m.before_update(parameters_, s); });
+}
+
 void Model::after_step(const StepRoutings& step) const {
-  CHECK(step.layers().size() == bert_->layers.size(), "after_step: wants the routings of {} layers, got {}",
-        bert_->layers.size(), step.layers().size());
-  for (size_t l = 0; l < bert_->layers.size(); ++l)
-    if (const auto* mixture = dynamic_cast<const Mixture*>(bert_->layers[l].feed_forward.get()))
-      mixture->after_step(step.layers()[l]);
+  for_each_mixture(*bert_, step, [](const Mixture& m, const StepStatistics& s) { m.after_step(s); });
 }
 
 void Model::randomise_ffn(uint64_t seed) {

@@ -33,6 +33,7 @@ struct Batch {
   // Of a part of a larger batch, or undefined: rows_before as in nn/pass.h, and the part's share of the whole batch's loss,
   // written several times (experiments/training/step.h).
   Tensor rows_before = {}, share = {};
+  Tensor borders = {};  // int32 [B], or undefined: so many rows of each sequence are its prompt
 };
 
 class Model {
@@ -61,6 +62,8 @@ class Model {
   Context& context() const { return context_; }
   const Bert& bert() const { return *bert_; }
   const Head& head() const { return *head_; }
+  // To be called between the completed gradients, those of all ranks, and the optimiser's update, as after_step() is.
+  void before_update(const StepRoutings& step);
   // To be called after the optimiser's update, with the routings of all forward passes of the step: routers that keep
   // state change it. Device work only; nothing for routers without state.
   void after_step(const StepRoutings& step) const;

@@ -21,6 +21,7 @@ MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeCo
           make_router(c.router, set, layer_name + ".moe.router", router_options(c, bert.hidden, bert.init_std))),
       losses_(layer_losses(c)),
       experts_(set, layer_name + ".moe.experts", c.n_experts, bert.hidden, bert.ffn, bert.init_std),
+      rule_(make_update_rule(set, layer_name, experts_, c.options)),
       second_residual_(c.second_residual),
       layer_(layer) {}
 
@@ -28,6 +29,8 @@ FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool r
   Result r;
   r.routing = router_->route(inputs(input, pass));
   attach_losses(r.routing, losses_, pass.sequences);
+  if (rule_ && pass.training)
+    for (Statistic& s : rule_->observe(input, r.routing)) r.routing.statistics.push_back(std::move(s));
   r.x = input;
   Var gates = r.routing.gates;        // [rows, S]
   Tensor chosen = r.routing.experts;  // [rows, S]

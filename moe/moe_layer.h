@@ -3,6 +3,7 @@
 #pragma once
 #include "engine/ops/moe/moe.h"
 #include "moe/mixture.h"
+#include "moe/update_rule.h"
 
 namespace glia {
 
@@ -16,6 +17,9 @@ class MoeLayer : public Mixture {
   bool second_residual() const override { return second_residual_; }
   // With read_rows_only all rows are routed and enter the losses, but only the rows that are read pass through experts.
   Result forward(const Var& x, const Pass& pass, bool read_rows_only) const override;
+  void before_update(ParameterSet& set, const StepStatistics& statistics) const override {
+    if (rule_) rule_->before_update(set, statistics);
+  }
   void after_step(const StepStatistics& statistics) const override { router_->after_step(statistics); }
   Explanation explain(const Var& x, const Pass& pass) const override { return router_->explain(inputs(x, pass)); }
 
@@ -36,6 +40,7 @@ class MoeLayer : public Mixture {
   std::unique_ptr<Router> router_;
   OptionValues losses_;  // weights
   Experts experts_;
+  std::unique_ptr<UpdateRule> rule_;  // or nullptr
   bool second_residual_;
   int layer_;
 };

@@ -40,6 +40,31 @@ Tensor StepStatistics::operator[](const std::string& name) const {
   return scale(e.values[0], 1.0 / static_cast<double>(e.count)).value();
 }
 
+void StepStatistics::reduce(Communicator& communicator) {
+  if (communicator.size() == 1) return;
+  for (auto& [name, e] : entries_) {
+    if (e.reduction == StatisticReduction::kEach) {
+      std::vector<Tensor> all;
+      for (const Tensor& mine : e.values) {
+        const Tensor gathered = empty(mine.context(), {communicator.size(), mine.numel()}, mine.dtype());
+        communicator.all_gather(mine.raw(), gathered.raw(), mine.numel(), mine.dtype());
+        for (int r = 0; r < communicator.size(); ++r) all.push_back(gathered.rows(r, r + 1).reshape(mine.shape()));
+      }
+      e.values = std::move(all);
+    } else {
+      const bool largest = e.reduction == StatisticReduction::kMax;
+      e.values[0] = e.values[0].clone();  // a state, or what a router still holds
+      communicator.all_reduce(e.values[0].raw(), e.values[0].numel(), e.values[0].dtype(),
+                              largest ? Reduction::kMax : Reduction::kSum);
+    }
+    e.count *= communicator.size();
+  }
+}
+
+void StepRoutings::reduce(Communicator& communicator) {
+  for (StepStatistics& layer : layers_) layer.reduce(communicator);
+}
+
 void StepRoutings::add(const std::vector<Routing>& routings) {
   layers_.resize(std::max(layers_.size(), routings.size()));
   for (size_t l = 0; l < routings.size(); ++l) layers_[l].add(routings[l].statistics);

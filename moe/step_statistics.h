@@ -13,6 +13,8 @@ class StepStatistics {
   // Reduced as the statistic says; for one that is kept value by value use each(). Unknown names are errors.
   Tensor operator[](const std::string& name) const;
   const std::vector<Tensor>& each(const std::string& name) const { return entry(name).values; }
+  // Over the ranks as over micro-batches; nothing with one rank.
+  void reduce(Communicator& communicator);
 
  private:
   struct Entry {
@@ -28,6 +30,7 @@ class StepStatistics {
 class StepRoutings {
  public:
   void add(const std::vector<Routing>& routings);
+  void reduce(Communicator& communicator);
   const std::vector<StepStatistics>& layers() const { return layers_; }
 
  private:

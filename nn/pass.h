@@ -15,8 +15,9 @@ struct Pass {
   // int32 [R]: the rows of the last layer that the head reads (−1: none, a row of zeros); undefined: the first row of
   // each sequence
   Tensor read = {};
-  Tensor ids = {};           // int32 [T] of the tokens, for routers that read them
-  Tensor labels = {};        // int32 [B]; undefined unless a router's trait asks for them
+  Tensor ids = {};      // int32 [T] of the tokens, for routers that read them
+  Tensor labels = {};   // int32 [B]; undefined unless a router's trait asks for them
+  Tensor borders = {};  // int32 [B]: so many rows of each sequence are its prompt; undefined: there is no border
   Var previous_scores = {};  // [T, E] of the MoE layer before; undefined in the first
 
   // Those rows.     x [T, ..] → [R, ..], or [B, ..]

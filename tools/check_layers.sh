@@ -17,7 +17,12 @@ allowed() {
     engine/*)         echo 'engine/core/|engine/device/|engine/[a-z_]*\.h' ;;
     nn/*)             echo 'engine/|nn/' ;;
     moe/*)            echo 'engine/|nn/|moe/' ;;
+    data/text/*)      echo 'engine/core/|data/text/' ;;
+    data/tokens/*)    echo 'engine/core/|data/(text|tokens)/' ;;
+    data/datasets/*)  echo 'engine/core/|data/(text|tokens|datasets)/' ;;
     data/*)           echo 'engine/core/|data/' ;;
+    experiments/report/*) echo 'engine/|nn/|moe/|data/|experiments/(records|report)/' ;;
+    experiments/tasks/*)  echo 'engine/|nn/|moe/|data/|experiments/(records|tasks)/' ;;
     experiments/*)    echo 'engine/|nn/|moe/|data/|experiments/' ;;
     tools/*)          echo 'engine/|nn/|moe/|data/|experiments/|tools/|tests/cases/' ;;
     tests/*)          echo '' ;;

@@ -12,6 +12,8 @@ need libutf8proc-dev         /usr/include/utf8proc.h
 need libboost-math-dev       /usr/include/boost/math/distributions/students_t.hpp
 need libcairo2-dev           /usr/include/cairo/cairo.h
 need libzip-dev              /usr/include/zip.h
+need liblzma-dev             /usr/include/lzma.h
+need zlib1g-dev              /usr/include/zlib.h
 need fonts-dejavu-core       /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 need doctest-dev             /usr/include/doctest/doctest.h
 [ "${ONEDNN:-1}" = 0 ] || compgen -G '/usr/include/*/oneapi/dnnl/dnnl.hpp' >/dev/null || need libdnnl-dev /usr/include/oneapi/dnnl/dnnl.hpp

@@ -74,6 +74,7 @@ void BatchPlan::fill(int64_t batch, BatchView& out) const {
     out.offsets[b] = static_cast<int32_t>(at);
     out.lengths[b] = static_cast<int32_t>(length);
     out.labels[b] = split_.labels[row];
+    if (out.borders) out.borders[b] = split_.borders.empty() ? 0 : split_.borders[static_cast<size_t>(row)];
     at += room;
   }
   out.offsets[sequences] = static_cast<int32_t>(at);
@@ -114,8 +115,20 @@ int64_t max_tokens(const std::vector<BatchPlan>& plans) {
   return most;
 }
 
+FillBatch fill_from(std::span<const BatchPlan> plans, int64_t first_batch) {
+  return [plans, batch = first_batch, plan = size_t{0}](BatchView& view) mutable {
+    while (plan < plans.size() && batch >= plans[plan].batches()) batch = 0, ++plan;
+    if (plan == plans.size()) return false;
+    plans[plan].fill(batch++, view);
+    return true;
+  };
+}
+
 Prefetcher::Prefetcher(std::span<const BatchPlan> plans, std::vector<BatchView> slots, int64_t first_batch)
-    : plans_(plans), slots_(std::move(slots)), first_batch_(first_batch) {
+    : Prefetcher(fill_from(plans, first_batch), std::move(slots)) {}
+
+Prefetcher::Prefetcher(FillBatch fill, std::vector<BatchView> slots)
+    : fill_(std::move(fill)), slots_(std::move(slots)) {
   CHECK(!slots_.empty(), "prefetcher: wants at least one slot, got none");
   for (int64_t i = static_cast<int64_t>(slots_.size()) - 1; i >= 0; --i) free_.push_back(i);
   thread_ = std::thread([this] { work(); });
@@ -132,24 +145,22 @@ Prefetcher::~Prefetcher() {
 
 void Prefetcher::work() {
   try {
-    for (int64_t plan = 0; plan < static_cast<int64_t>(plans_.size()); ++plan) {
-      for (int64_t batch = plan == 0 ? first_batch_ : 0; batch < plans_[plan].batches(); ++batch) {
-        int64_t slot;
-        {
-          std::unique_lock lock(mutex_);
-          changed_.wait(lock, [&] { return stop_ || !free_.empty(); });
-          if (stop_) return;
-          slot = free_.back();
-          free_.pop_back();
-        }
-        BatchView view = slots_[slot];  // the slot is this thread's until it is announced
-        plans_[plan].fill(batch, view);
-        {
-          const std::lock_guard lock(mutex_);
-          ready_.push_back({plan, batch, slot, view});
-        }
-        changed_.notify_all();
+    for (int64_t batch = 0;; ++batch) {
+      int64_t slot;
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return stop_ || !free_.empty(); });
+        if (stop_) return;
+        slot = free_.back();
+        free_.pop_back();
       }
+      BatchView view = slots_[slot];  // the slot is this thread's until it is announced
+      if (!fill_(view)) break;
+      {
+        const std::lock_guard lock(mutex_);
+        ready_.push_back({batch, slot, view});
+      }
+      changed_.notify_all();
     }
   } catch (...) {
     const std::lock_guard lock(mutex_);

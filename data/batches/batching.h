@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -28,7 +29,8 @@ struct BatchView {
   int32_t* offsets = nullptr;  // [B+1]  sequence b is tokens offsets[b] … offsets[b+1]−1
   int32_t* lengths =
       nullptr;  // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
-  int32_t* labels = nullptr;  // [B]
+  int32_t* labels = nullptr;   // [B]
+  int32_t* borders = nullptr;  // [B] filled where there is room: a sequence's tokens before its border, 0 without
   // With masking: the first read_rows of masked_room(T) entries are filled; the ids are the masked ones.
   int32_t *read = nullptr, *targets = nullptr;
   int64_t read_rows = 0;
@@ -86,18 +88,24 @@ class BatchPlan {
 std::vector<BatchPlan> plan_run(const TokenSplit& split, BatchOptions options, int64_t epochs);
 int64_t max_tokens(const std::vector<BatchPlan>& plans);
 
+// Writes the next batch; false when there is none left.
+using FillBatch = std::function<bool(BatchView&)>;
+// Of the plans one after the other, from batch `first_batch` of plans[0]; the plans must outlive it.
+FillBatch fill_from(std::span<const BatchPlan> plans, int64_t first_batch = 0);
+
 // Prepares batches on a thread of its own while the caller works on earlier ones. The slots are the caller's memory
 // (two are enough); a slot is refilled only after release(). An error in the thread is thrown by next().
 class Prefetcher {
  public:
   // From batch `first_batch` of plans[0]; the plans must outlive the prefetcher.
   Prefetcher(std::span<const BatchPlan> plans, std::vector<BatchView> slots, int64_t first_batch = 0);
+  Prefetcher(FillBatch fill, std::vector<BatchView> slots);  // `fill` is called by the thread alone
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
   struct Ready {
-    int64_t plan, batch, slot;
+    int64_t batch, slot;  // batch: counted from the first one
     BatchView view;
   };
   // The next batch, in order; none after the last. Waits for it.
@@ -107,9 +115,8 @@ class Prefetcher {
 
  private:
   void work();
-  std::span<const BatchPlan> plans_;
+  FillBatch fill_;
   std::vector<BatchView> slots_;
-  int64_t first_batch_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<int64_t> free_;

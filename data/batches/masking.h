@@ -10,6 +10,8 @@ struct Masking {
   double rate = 0;  // of the tokens that may be chosen, (0, 1); 0: nothing is masked
   int32_t mask_id = -1, vocabulary = 0;
   uint64_t seed = 0;
+  int64_t rows = 0;  // above 0: exactly so many in each batch, as long as there are so many, instead of the rate's
+  int32_t first_word = 0;  // random words are drawn from [first_word, vocabulary)
 };
 
 // The most that are chosen out of `tokens`: what a buffer wants room for.

@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "data/datasets/datasets.h"
-#include "data/tokens/token_cache.h"
+#include "data/datasets/token_cache.h"
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
@@ -127,6 +127,7 @@ void TokenSplit::append(const TokenSplit& from, int64_t row) {
   ids.insert(ids.end(), from.ids.begin() + from.offsets[row], from.ids.begin() + from.offsets[row + 1]);
   offsets.push_back(static_cast<int64_t>(ids.size()));
   labels.push_back(from.labels[row]);
+  if (!from.borders.empty()) borders.push_back(from.borders[row]);
 }
 
 TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, int64_t max_length,

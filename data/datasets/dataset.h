@@ -39,6 +39,7 @@ struct TokenSplit {
   std::vector<int32_t> ids;         // [offsets[N]]
   std::vector<int64_t> offsets{0};  // [N + 1]
   std::vector<int32_t> labels;      // [N]
+  std::vector<int32_t> borders;     // [N]: so many of a row's tokens are its prompt; or empty: rows have no border
   int64_t size() const { return static_cast<int64_t>(labels.size()); }
   int64_t tokens() const { return offsets.back(); }
   int64_t length(int64_t row) const { return offsets[row + 1] - offsets[row]; }

@@ -15,8 +15,8 @@ namespace {
 using results::Json;
 
 // What of the run says what the model is; where and by which command it was made stays at home.
-Json ours(const results::Run& run) {
-  Json json = results::to_json(run.config);
+Json ours(const results::RunConfig& run) {
+  Json json = results::to_json(run);
   for (const char* key : {"device", "command"}) json.erase(key);
   return json;
 }
@@ -38,16 +38,15 @@ Json tokenizer_config(const WordPiece& tokenizer, int64_t max_length) {
   return json;
 }
 
-std::string mixture_page(const results::Run& run, const Model& model) {
+std::string mixture_page(const results::RunConfig& run, const Model& model, const std::string& result) {
   const BertConfig& b = model.config().bert;
   const MoeConfig& m = model.config().moe;
   std::string page = fmt::format(
       "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads) with {4} experts in each layer, of which "
-      "the router `{5}` gives {6} to a token.\nTrained by Glia as `{0}` with seed {7}; test accuracy {8}.\n\n"
+      "the router `{5}` gives {6} to a token.\nTrained by Glia as `{0}` with seed {7}; {8}.\n\n"
       "`model.safetensors` has Glia's names, since transformers has no such model. In each layer N:\n\n"
       "| tensor | shape |\n|---|---|\n",
-      run.config.config, b.layers, b.hidden, b.heads, m.n_experts, m.router, m.top_k, run.config.seed,
-      run.evaluation ? fmt::format("{:.4f}", run.evaluation->accuracy()) : "unknown");
+      run.config, b.layers, b.hidden, b.heads, m.n_experts, m.router, m.top_k, run.seed, result);
   for (const Parameter& p : model.parameters().all())
     if (p.name.starts_with("encoder.layer.0."))
       page += fmt::format("| encoder.layer.N.{} | {} |\n", p.name.substr(16), p.shape);
@@ -71,22 +70,27 @@ void export_run(const results::Run& run, const std::string& dir, const std::stri
   Context context(Device::cpu());
   const auto model = load_saved_model(context, run, DType::kFloat32);
   const WordPiece tokenizer = saved_tokenizer(run, vocabulary);
-  const bool mixture = !model->config().moe.dense();
-  const bool classifies = model->parameters().find("classifier.weight") != nullptr;
+  const std::string accuracy = run.evaluation ? fmt::format("{:.4f}", run.evaluation->accuracy()) : "unknown";
+  export_model(run.config, *model, tokenizer, saved_max_length(*model, run), "test accuracy " + accuracy, dir);
+}
+
+void export_model(const results::RunConfig& run, const Model& model, const WordPiece& tokenizer, int64_t max_length,
+                  const std::string& result, const std::string& dir) {
+  const bool mixture = !model.config().moe.dense();
+  const bool classifies = model.parameters().find("classifier.weight") != nullptr;
   Json config =
-      hugging_face_config(model->config().bert, classifies ? "BertForSequenceClassification" : "BertForMaskedLM",
-                          classifies ? run.config.data.class_names : std::vector<std::string>{});
+      hugging_face_config(model.config().bert, classifies ? "BertForSequenceClassification" : "BertForMaskedLM",
+                          classifies ? run.data.class_names : std::vector<std::string>{});
   if (mixture) mark_as_mixture(config);
   config["glia"] = ours(run);
   make_folder(dir);
   const auto path = [&](const char* name) { return (fs::path(dir) / name).string(); };
-  if (mixture) write_mixture(path("model.safetensors"), *model);
-  else export_hugging_face(path("model.safetensors"), model->parameters(), {});
+  if (mixture) write_mixture(path("model.safetensors"), model);
+  else export_hugging_face(path("model.safetensors"), model.parameters(), {});
   tokenizer.vocabulary().save(path("vocab.txt"));
-  const Json tokens =
-      tokenizer_config(tokenizer, std::min(model->config().bert.positions, saved_max_length(*model, run)));
+  const Json tokens = tokenizer_config(tokenizer, std::min(model.config().bert.positions, max_length));
   write_file_atomic(path("tokenizer_config.json"), tokens.dump(2) + "\n");
-  if (mixture) write_file_atomic(path("README.md"), mixture_page(run, *model));
+  if (mixture) write_file_atomic(path("README.md"), mixture_page(run, model, result));
   // The last: a folder with a config.json is whole.
   write_file_atomic(path("config.json"), config.dump(2) + "\n");
 }

@@ -6,7 +6,7 @@
 namespace glia {
 
 BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-                         int64_t vocabulary, const Masking& masking, bool parts)
+                         int64_t vocabulary, const Masking& masking, bool parts, bool borders)
     : context_(context),
       tokens_(tokens),
       sequences_(sequences),
@@ -14,6 +14,7 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
       vocabulary_(vocabulary),
       padded_(padded),
       parts_(parts),
+      borders_(borders),
       masking_(masking) {
   int64_t at = 0;
   const auto place = [&](int64_t count) {  // parts begin on 256 bytes: kernels load vectors
@@ -24,6 +25,7 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
   rows_before_ = place(parts ? 2 : 0);
   share_ = place(parts ? kShares : 0);
   labels_ = place(sequences);
+  border_ = place(borders ? sequences : 0);
   offsets_ = place(sequences + 1);
   lengths_ = place(sequences);
   first_ = place(sequences);
@@ -47,6 +49,7 @@ BatchView BatchBuffer::view(int32_t* slot) const {
   v.offsets = slot + offsets_;
   v.lengths = slot + lengths_;
   v.labels = slot + labels_;
+  if (borders_) v.borders = slot + border_;
   if (masking_.rate > 0) v.read = slot + read_, v.targets = slot + targets_;
   if (vocabulary_) v.order = {slot + entries_, slot + pieces_, slot + touched_, slot + count_};
   v.vocabulary = vocabulary_;
@@ -66,7 +69,8 @@ void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
   CHECK(tokens >= view.tokens && tokens <= tokens_, "batch: {} tokens in a buffer of {}", tokens, tokens_);
   int32_t* sequence_of = slot + sequence_of_;
   for (int64_t b = 0; b < view.sequences; ++b) {
-    slot[first_ + b] = view.offsets[b];
+    // An empty sequence has no first row.
+    slot[first_ + b] = view.offsets[b] < view.offsets[b + 1] ? view.offsets[b] : -1;
     std::fill(sequence_of + view.offsets[b], sequence_of + view.offsets[b + 1], static_cast<int32_t>(b));
   }
   std::fill(sequence_of + view.tokens, sequence_of + tokens, -1);
@@ -84,6 +88,7 @@ Batch BatchBuffer::batch(int64_t tokens, int64_t sequences) const {
   Batch b;
   b.ids = part(ids_, tokens);
   b.labels = part(labels_, sequences);
+  if (borders_) b.borders = part(border_, sequences);
   if (parts_) b.rows_before = part(rows_before_, 2), b.share = shares_;
   if (const int64_t room = masked_room(masking_, tokens))
     b.read = part(read_, room), b.targets = part(targets_, room);

@@ -11,9 +11,10 @@ class BatchBuffer {
   // Room for `tokens` rows (the tail included) and `sequences`; no sequence is longer than max_length. `padded`:
   // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the
   // order of the ids comes along, which is for training. `masking`: of the plans that fill it; with a rate above 0 there
-  // is room for the masked rows and their targets. `parts`: the batches are parts of larger ones.
+  // is room for the masked rows and their targets. `parts`: the batches are parts of larger ones. `borders`: sequences
+  // have a border.
   BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-              int64_t vocabulary = 0, const Masking& masking = {}, bool parts = false);
+              int64_t vocabulary = 0, const Masking& masking = {}, bool parts = false, bool borders = false);
 
   int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
   // A slot's view for BatchPlan::fill.
@@ -32,11 +33,11 @@ class BatchBuffer {
 
   Context& context_;
   int64_t tokens_, sequences_, max_length_, vocabulary_;
-  bool padded_, parts_;
+  bool padded_, parts_, borders_;
   Masking masking_;
   // Where each part begins. The last one has room for many more pieces than there are, and only these are copied.
-  int64_t rows_before_, share_, labels_, offsets_, lengths_, first_, read_, targets_, ids_, sequence_of_, entries_,
-      touched_, count_, pieces_, ints_;
+  int64_t rows_before_, share_, labels_, border_, offsets_, lengths_, first_, read_, targets_, ids_, sequence_of_,
+      entries_, touched_, count_, pieces_, ints_;
   Tensor device_;  // int32 [ints_]
   Tensor shares_;  // float32 [kShares], the same number in all, where batches are parts
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/core/rng.h"
+#include "engine/ops/elementwise/elementwise.h"
 #include "experiments/training/training.h"
 #include "moe/utilisation.h"
 
@@ -27,6 +28,14 @@ std::vector<double> loads_of(const Utilisation::Table& table) {
       loads[static_cast<size_t>(e)] +=
           table.rows[static_cast<size_t>(c)] * table.mean[static_cast<size_t>(c * table.n_experts + e)];
   return loads;
+}
+
+// Adds what the batch's routings count under kOverflow.
+void add_overflow(const std::vector<Routing>& routings, Tensor& sum) {
+  for (const Routing& routing : routings)
+    for (const AuxiliaryLosses& losses : routing.losses)
+      if (losses.names[0] == kOverflow)
+        sum = sum.defined() ? add(sum, losses.values).value() : losses.values.value();
 }
 
 }  // namespace
@@ -56,7 +65,9 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   std::vector<int32_t> slot;
   for (int64_t i = 0; i < plan.batches(); ++i) {
     const int64_t tokens = round_up(plan.tokens(i), o.bucket), sequences = plan.sequences(i);
-    parts_.push_back({BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking), tokens, sequences});
+    parts_.push_back(
+        {BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking, false, !used.borders.empty()),
+         tokens, sequences});
     slot.resize(static_cast<size_t>(parts_.back().buffer.ints()));
     BatchView view = parts_.back().buffer.view(slot.data());
     plan.fill(i, view);
@@ -72,18 +83,23 @@ Measured Evaluator::measure() {
   const bool moe = !config.moe.dense();
   const std::unique_ptr<TaskMeter> meter = task_.meter(context, config.bert, static_cast<int64_t>(parts_.size()));
   std::optional<Utilisation> utilisation;
+  Tensor overflow;
   if (moe) utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts);
   for (size_t i = 0; i < parts_.size(); ++i) {
     const Batch batch = parts_[i].buffer.batch(parts_[i].tokens, parts_[i].sequences);
     const Model::Output out = model_.forward(batch, false);
     meter->add(out, batch);
     if (moe) utilisation->add(out.routings, batch.labels, batch.sequences);
+    add_overflow(out.routings, overflow);
   }
   Measured m;
   m.rows = rows_;
   TaskMeter::Reading reading = meter->read();
   m.values = std::move(reading.values);
   m.class_accuracy = std::move(reading.class_accuracy);
+  if (overflow.defined() && cast(overflow, DType::kFloat64).to_vector<double>()[0] > 0)
+    fail_input("router {}: --max-k: a token wanted more experts than that (evaluation); 0 allows all",
+               config.moe.router);
   if (!moe) return m;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});

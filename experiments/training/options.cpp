@@ -76,8 +76,9 @@ std::vector<Flag> with_routing(std::vector<Flag> table) {
     if (std::none_of(table.begin(), table.end(), same))
       table.push_back({row.name, &row, kNone, row.help, Flag::kAll, section});
   };
-  static const std::vector<OptionRow> losses = further_loss_weights();
-  for (const OptionRow& row : losses) add(row, "Losses on routing, instead of the router's own weights");
+  static const std::vector<OptionRow> shared = shared_options();
+  for (const OptionRow& row : shared)
+    add(row, "Losses on routing, instead of the router's own weights; updates of experts");
   static std::deque<std::string> sections;  // flags point into it
   for (const RouterRow& router : router_registry())
     for (const OptionRow& row : router.options)

@@ -67,7 +67,11 @@ void apply(Options& options, const CommandLine& line, std::span<const FlagSet> s
   fail_input("--{}: expected one of {}; got '{}'", flag, known, name);
 }
 
-// A GPU if there is one that this build has code for.
+}  // namespace
+
+std::span<const FlagSet> presets() { return kPresets; }
+std::span<const FlagSet> protocols() { return kProtocols; }
+
 std::string automatic_device() {
   if (cuda_device_count() == 0) return "cpu";
   const std::string problem = cuda_device_problem(0);
@@ -75,11 +79,6 @@ std::string automatic_device() {
   fmt::print(stderr, "glia: {}; this run takes the CPU\n", problem);
   return "cpu";
 }
-
-}  // namespace
-
-std::span<const FlagSet> presets() { return kPresets; }
-std::span<const FlagSet> protocols() { return kProtocols; }
 
 Options resolve(const CommandLine& line) {
   Options o = line.options;

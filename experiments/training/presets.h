@@ -17,6 +17,9 @@ struct FlagSet {
 std::span<const FlagSet> presets();
 std::span<const FlagSet> protocols();
 
+// What --device auto stands for: a GPU if there is one that this build has code for.
+std::string automatic_device();
+
 // Fills in what was not given on the command line: device, preset, protocol, precision, gradients. Afterwards
 // nothing is "auto" but what depends on the number of runs. Checks the result.
 Options resolve(const CommandLine& line);

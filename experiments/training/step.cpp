@@ -18,7 +18,7 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
     routings_ = {};
   }
   const Model::Output out = model_.forward(batch, true);
-  if (part.count == 1) {
+  if (!batch.share.defined() && part.count == 1) {
     backward(out.loss);
   } else {
     CHECK(batch.share.defined() && batch.share.numel() > out.parts.numel(),
@@ -29,6 +29,8 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
   if (part.last()) {
     parameters.complete_gradients();
     reduce_gradients(parameters, model_.context().communicator());
+    routings_.reduce(model_.context().communicator());
+    model_.before_update(routings_);
     optimiser_.step();
     model_.after_step(routings_);
     routings_ = {};
@@ -41,7 +43,7 @@ void TrainingStep::add_losses(const Model::Output& out, const Batch& batch, Step
     losses_ = empty(model_.context(), {1 + out.parts.numel()}, out.parts.dtype());
     part_names_ = out.part_names;
   }
-  if (part.count == 1) {
+  if (!batch.share.defined()) {
     losses_.rows(0, 1).copy_from(out.loss.value().reshape({1}));
     losses_.rows(1, losses_.numel()).copy_from(out.parts);
     return;
@@ -53,6 +55,8 @@ void TrainingStep::add_losses(const Model::Output& out, const Batch& batch, Step
   const Tensor weighted = mul(own, batch.share.rows(0, own.numel())).value();
   if (part.first()) losses_.copy_from(weighted);
   else accumulate(losses_, weighted);
+  if (part.last())
+    model_.context().communicator().all_reduce(losses_.raw(), losses_.numel(), losses_.dtype(), Reduction::kSum);
 }
 
 }  // namespace glia

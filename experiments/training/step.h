@@ -3,9 +3,10 @@
 // updated, and routers with state told what the whole step routed.
 //
 // What is computed: a part's loss counts by its share of the rows that the whole batch's loss is a mean of, so that the
-// task's gradient is the whole batch's. Losses on routing are taken of each part by itself and weighted by the same
-// shares: Σ share · balance(part), and not balance(whole), whose importance is a sum over all rows. Sums over parts are
-// in another order than within one batch: the bits differ from those of another number of parts.
+// task's gradient is the whole batch's. Of ranks, losses on routing are the whole batch's too: what they are functions of
+// is summed over the ranks within forward (engine/ops/ranks). Micro-batches run one after another, so that nothing can be
+// summed over them before backward: there it is Σ share · balance(part), and not balance(whole). Sums over parts are in
+// another order than within one batch: the bits differ from those of another number of parts.
 #pragma once
 #include "experiments/training/batch_buffer.h"
 #include "nn/optimizer.h"
@@ -26,8 +27,8 @@ class TrainingStep {
  public:
   TrainingStep(Model& model, AdamW& optimiser) : model_(model), optimiser_(optimiser) {}
 
-  // To be called for each part in order; the last one updates. Nothing waits for the device. `batch.share` is read where
-  // there are several parts.
+  // To be called for each part in order; the last one updates. Nothing waits for the device. `batch.share` is wanted where
+  // there are several parts or ranks, and read where it is given.
   void run(const Batch& batch, StepPart part);
 
   // float32 [1 + P] (float64 in float64): the loss and its parts of the last whole step, in fixed memory; undefined

@@ -21,13 +21,17 @@ RunModel run_model(const Options& o, const Configuration& c) {
 }
 
 ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& data) {
+  return model_config(o, run, data.vocabulary().size(), data.classes());
+}
+
+ModelConfig model_config(const Options& o, const RunModel& run, int64_t vocabulary, int64_t classes) {
   ModelConfig m;
   m.bert.layers = o.layers;
   m.bert.hidden = o.hidden;
   m.bert.heads = o.heads;
   m.bert.ffn = o.ffn;
-  m.bert.vocabulary = data.vocabulary().size();
-  m.bert.classes = data.classes();
+  m.bert.vocabulary = vocabulary;
+  m.bert.classes = classes;
   m.bert.positions = o.positions;
   m.bert.types = o.types;
   m.bert.layer_norm_eps = o.norm_eps;
@@ -90,28 +94,55 @@ int64_t upper_length(const Options& o, const Dataset& data) {
 }
 
 // The rows of the word table that a step does not read may wait, if the step reads it once and no other rank does.
-bool rows_may_wait(const Options& o, Context& context) {
-  return o.lazy_embedding && o.micro_batches == 1 && context.communicator().size() == 1;
+bool rows_may_wait(const Options& o, const StepParts& parts, Context& context) {
+  return o.lazy_embedding && parts.all == 1 && context.communicator().size() == 1;
 }
 
 }  // namespace
 
+TrainingPlan training_plan(const Options& o, const Dataset& data, const RunModel& run, uint64_t seed) {
+  const auto plans = std::make_shared<const std::vector<BatchPlan>>(training_plans(o, data, seed));
+  TrainingPlan plan;
+  plan.model = model_config(o, run, data);
+  plan.steps = total_steps(o, data);
+  plan.optimiser = optimiser_options(o, plan.steps);
+  plan.parts.all = o.micro_batches;
+  BatchFeed& feed = plan.feed;
+  feed.tokens = round_up(max_tokens(*plans), o.bucket);
+  feed.sequences = o.batch / o.micro_batches;
+  feed.longest = upper_length(o, data);
+  feed.padded = o.padding == "padded";
+  feed.vocabulary = data.vocabulary().size();
+  feed.batches_a_epoch = plans->front().batches();
+  feed.masking = plans->front().options().masking;
+  feed.borders = !data.train.borders.empty();
+  feed.from = [plans, every = feed.batches_a_epoch](int64_t first) -> FillBatch {
+    const int64_t epoch = std::min(first / every, static_cast<int64_t>(plans->size()) - 1);
+    // The span points into the plans, which the function keeps.
+    return [plans, fill = fill_from(std::span(*plans).subspan(static_cast<size_t>(epoch)), first - epoch * every)](
+               BatchView& view) { return fill(view); };
+  };
+  return plan;
+}
+
 Trainer::Trainer(Context& context, const Dataset& data, const Options& options, const RunModel& run, uint64_t seed)
+    : Trainer(context, training_plan(options, data, run, seed), options, run, seed, data.class_names) {}
+
+Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& options, const RunModel& run,
+                 uint64_t seed, const std::vector<std::string>& class_names)
     : context_(context),
       options_(options),
-      plans_(training_plans(options, data, seed)),
-      total_(total_steps(options, data)),
-      parts_(options.micro_batches),
-      model_(context, model_config(options, run, data), seed),
-      optimiser_(model_.parameters(), optimiser_options(options, total_), rows_may_wait(options, context)),
+      feed_(plan.feed),
+      parts_(plan.parts),
+      total_(plan.steps),
+      model_(context, plan.model, seed),
+      optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan.parts, context)),
       step_(model_, optimiser_),
-      buffer_(context, round_up(max_tokens(plans_), options.bucket), options.batch / parts_,
-              upper_length(options, data), options.padding == "padded", data.vocabulary().size(),
-              plans_.front().options().masking, parts_ > 1) {
+      buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
+              parts_.all > 1, feed_.borders) {
   context.set_seed(seed);
   if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
-  if (!options.init.empty())
-    warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, data.class_names);
+  if (!options.init.empty()) warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, class_names);
   if (run.random_ffn) model_.randomise_ffn(seed);
   if (!model_.config().trained.all())
     fmt::print(stderr, "glia: {}: {}\n", run.name, describe_trained(model_.parameters()));
@@ -138,11 +169,9 @@ void Trainer::seek(int64_t step) {
   in_flight_.clear();
   done_ = step;
   unread_ = 0;
-  const int64_t epoch = std::min(step / steps_per_epoch(), static_cast<int64_t>(plans_.size()) - 1);
   std::vector<BatchView> views;
   for (int64_t slot = 0; slot < slot_count(); ++slot) views.push_back(buffer_.view(slots_ + slot * buffer_.ints()));
-  prefetcher_ = std::make_unique<Prefetcher>(std::span<const BatchPlan>(plans_).subspan(epoch), std::move(views),
-                                             (step - epoch * steps_per_epoch()) * parts_);
+  prefetcher_ = std::make_unique<Prefetcher>(feed_.from(parts_.before(step)), std::move(views));
 }
 
 void Trainer::set_parts(std::span<const Prefetcher::Ready> ready) {
@@ -161,7 +190,7 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
   const int64_t tokens = round_up(ready.view.tokens, options_.bucket);
   buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens);
   in_flight_.push_back(ready.slot);
-  const auto work = [&] { step_.run(buffer_.batch(tokens, options_.batch / parts_), part); };
+  const auto work = [&] { step_.run(buffer_.batch(tokens, feed_.sequences), part); };
 
   // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
   Bucket& bucket = buckets_[{tokens, part.first(), part.last()}];
@@ -182,14 +211,15 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
 
 void Trainer::step() {
   std::vector<Prefetcher::Ready> ready;
-  while (static_cast<int64_t>(ready.size()) < parts_) {
+  const int64_t parts = parts_.of(done_);
+  while (static_cast<int64_t>(ready.size()) < parts) {
     const std::optional<Prefetcher::Ready> next = prefetcher_->next();
     CHECK(next, "training: no batch is left at step {}", done_);
     ready.push_back(*next);
   }
-  if (parts_ > 1) set_parts(ready);
+  if (parts_.all > 1) set_parts(ready);
   context_.set_step(static_cast<uint32_t>(done_));
-  for (int i = 0; i < static_cast<int>(parts_); ++i) run_part(ready[i], {i, static_cast<int>(parts_)});
+  for (int i = 0; i < static_cast<int>(parts); ++i) run_part(ready[i], {i, static_cast<int>(parts)});
 
   const Tensor& losses = step_.losses();
   if (!ring_.defined()) ring_ = empty(context_, {options_.log_every, losses.numel()});

@@ -11,6 +11,7 @@
 #include "experiments/studies/configurations.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/batch_buffer.h"
+#include "experiments/training/batch_feed.h"
 #include "experiments/training/options.h"
 #include "experiments/training/step.h"
 #include "moe/warm_start.h"
@@ -26,6 +27,7 @@ struct RunModel {
 };
 RunModel run_model(const Options& options, const Configuration& configuration);
 ModelConfig model_config(const Options& options, const RunModel& run, const Dataset& data);
+ModelConfig model_config(const Options& options, const RunModel& run, int64_t vocabulary, int64_t classes);
 AdamWOptions optimiser_options(const Options& options, int64_t total_steps);
 
 // Of the task: no masking but for one that masks words. A vocabulary without [MASK] is an error then.
@@ -36,6 +38,17 @@ std::vector<BatchPlan> training_plans(const Options& options, const Dataset& dat
 int64_t total_steps(const Options& options, const Dataset& data);
 int64_t longest_sequence(const TokenSplit& split);
 
+// What is trained, how, on what, and for how long.
+struct TrainingPlan {
+  ModelConfig model;
+  AdamWOptions optimiser;
+  BatchFeed feed;
+  StepParts parts;
+  int64_t steps = 0;
+};
+// Of a data set's rows. The data must outlive the feed.
+TrainingPlan training_plan(const Options& options, const Dataset& data, const RunModel& run, uint64_t seed);
+
 struct StepLosses {
   double loss = 0;            // total
   std::vector<double> parts;  // unweighted, in the order of Trainer::part_names()
@@ -45,6 +58,9 @@ class Trainer {
  public:
   // The data must outlive the trainer. Loads --init.
   Trainer(Context& context, const Dataset& data, const Options& options, const RunModel& run, uint64_t seed);
+  // Of the options it reads where and how to run, --init and --log-every; the plan says the rest.
+  Trainer(Context& context, const TrainingPlan& plan, const Options& options, const RunModel& run, uint64_t seed,
+          const std::vector<std::string>& class_names);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -54,7 +70,7 @@ class Trainer {
   AdamW& optimiser() { return optimiser_; }
   const WarmStartReport& warm_start_report() const { return warm_start_; }  // empty without --init
   int64_t total() const { return total_; }
-  int64_t steps_per_epoch() const { return plans_.front().batches() / parts_; }
+  int64_t steps_per_epoch() const { return feed_.batches_a_epoch / parts_.all; }
   int64_t done() const { return done_; }
   int64_t tokens_done() const { return tokens_done_; }                               // real ones, by this object
   const std::vector<std::string>& part_names() const { return step_.part_names(); }  // known after the first step
@@ -73,7 +89,7 @@ class Trainer {
 
  private:
   static constexpr int64_t kRunAhead = 32;
-  int64_t slot_count() const { return kRunAhead + std::max(kRunAhead, parts_); }
+  int64_t slot_count() const { return kRunAhead + std::max(kRunAhead, parts_.all); }
 
   // Says in each part's slot which of the step's rows it holds.
   void set_parts(std::span<const Prefetcher::Ready> ready);
@@ -82,8 +98,9 @@ class Trainer {
 
   Context& context_;
   Options options_;
-  std::vector<BatchPlan> plans_;
-  int64_t total_, parts_;  // parts: --micro-batches
+  BatchFeed feed_;
+  StepParts parts_;
+  int64_t total_;
   Model model_;
   WarmStartReport warm_start_;
   AdamW optimiser_;

@@ -28,13 +28,13 @@ Tensor constant_rows(const Sequences& sequences, int64_t n, double value, DType 
 // CV² over the experts of the sums of p over the rows of sequences: var(Σ_t p_te, ddof 1) / mean².     p [T, E] → [1]
 Var imbalance(const Var& p, const Sequences& sequences);
 
-// How many rows belong to sequences, counted on the device.     → [1]
-Tensor real_rows(const Sequences& sequences, DType dtype);
-
 namespace oracle {
 // The K largest of `choice`, each with its entry of `weights`; divided by their sum where `normalise`.     both [T, E]
 OracleRouting choose(const OracleInputs& in, std::vector<double> scores, const std::vector<double>& choice,
                      const std::vector<double>& weights, bool normalise);
+// All experts whose choice is finite, by descending choice, each with its entry of `weights`.     both [T, E]
+OracleRouting choose_finite(const OracleInputs& in, std::vector<double> scores, const std::vector<double>& choice,
+                            const std::vector<double>& weights);
 // f of each number.
 template <class F> std::vector<double> map(std::vector<double> x, F f) {
   for (double& v : x) v = f(v);

@@ -5,7 +5,7 @@
 
 #include "data/datasets/dataset.h"
 #include "data/datasets/synthetic.h"
-#include "data/tokens/token_cache.h"
+#include "data/datasets/token_cache.h"
 #include "engine/core/file.h"
 #include "tests/test.h"
 

@@ -1,4 +1,6 @@
-// One rank alone: what the calls that ranks make together mean then, and that nothing is copied where nothing moves.
+// What the calls that ranks make together mean: of one rank alone, where nothing is copied that does not move, and of
+// threads.
+#include "engine/comm/threads.h"
 #include "engine/device/context.h"
 #include "engine/tensor.h"
 #include "tests/nn/helpers.h"
@@ -53,6 +55,65 @@ TEST_CASE("communicator: calls that no set of one rank can mean are errors") {
   EXPECT(contains(error_of([&] { one.all_to_all_rows(x.raw(), some, x.raw(), other, 4); }), "sends 2 rows"));
   EXPECT(contains(error_of([&] { one.all_reduce(nullptr, 4, DType::kFloat32, Reduction::kSum); }), "memory of 4"));
   EXPECT(contains(error_of([&] { context.set_communicator(nullptr); }), "communicator"));
+}
+
+TEST_CASE("communicator: of threads every call is what its definition says, on each of them") {
+  if (!test_device().is_cpu()) return;
+  for (const int size : {1, 2, 5}) {
+    run_ranks(size, [size](std::unique_ptr<Communicator> communicator) {
+      Context context(test_device());
+      context.set_communicator(std::move(communicator));
+      Communicator& ranks = context.communicator();
+      const int r = ranks.rank();
+      CHECK(ranks.size() == size, "wants {} ranks", size);
+      const auto holds = [&](const char* what, const Tensor& x, const std::vector<double>& wanted) {
+        CHECK(values(x) == wanted, "{} on rank {}", what, r);
+      };
+      for (const DType type : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
+        const double sum = size * (size + 1) / 2.0;
+        const Tensor x = full(context, {2}, r + 1, type), least = full(context, {1}, -r, type);
+        ranks.all_reduce(x.raw(), 2, type, Reduction::kSum);
+        holds("sum", x, {sum, sum});
+        ranks.all_reduce(least.raw(), 1, type, Reduction::kMin);
+        holds("least", least, {1.0 - size});
+      }
+      std::vector<double> numbers, gathered;
+      for (int i = 0; i < size; ++i) numbers.push_back(10 * i + r), gathered.push_back(i);
+      const Tensor all = from_vector(context, numbers, {size}), mine = zeros(context, {1}, DType::kFloat64);
+      ranks.reduce_scatter(all.raw(), mine.raw(), 1, DType::kFloat64, Reduction::kMax);
+      holds("its part of the largest", mine, {10.0 * r + size - 1});
+      const Tensor own = full(context, {1}, r, DType::kFloat64);
+      ranks.all_gather(own.raw(), all.raw(), 1, DType::kFloat64);
+      holds("gathered", all, gathered);
+      // Rank a sends b + 1 rows with the number 10 a + b to rank b.
+      std::vector<int64_t> send, receive(static_cast<size_t>(size), r + 1);
+      std::vector<double> rows, wanted;
+      for (int b = 0; b < size; ++b) {
+        send.push_back(b + 1);
+        rows.insert(rows.end(), b + 1, 10 * r + b);
+        wanted.insert(wanted.end(), r + 1, 10 * b + r);
+      }
+      const Tensor from = from_vector(context, rows, {static_cast<int64_t>(rows.size())}),
+                   to = zeros(context, {static_cast<int64_t>(wanted.size())}, DType::kFloat64);
+      ranks.all_to_all_rows(from.raw(), send, to.raw(), receive, 8);
+      holds("rows from all", to, wanted);
+      ranks.broadcast(own.raw(), 8, size - 1);
+      holds("the last one's", own, {size - 1.0});
+      ranks.barrier();
+    });
+  }
+}
+
+TEST_CASE(
+    "communicator: a thread that fails ends the waiting of the others, and its error is the one that is told") {
+  if (!test_device().is_cpu()) return;
+  const std::string error = error_of([] {
+    run_ranks(3, [](std::unique_ptr<Communicator> ranks) {
+      if (ranks->rank() == 1) fail_input("rank 1 has no data");
+      ranks->barrier();
+    });
+  });
+  EXPECT(contains(error, "rank 1 has no data"));
 }
 
 }  // namespace

@@ -1,12 +1,15 @@
 // A step in parts is the step of the whole batch: gradients, dropout, losses; and ranks add theirs before the update.
 #include "experiments/training/step.h"
 
+#include "engine/comm/threads.h"
 #include "engine/ops/attention/self_attention.h"
 #include "engine/ops/elementwise/dropout.h"
 #include "engine/ops/norm/layer_norm.h"
 #include "experiments/training/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/training.h"
+#include "moe/losses.h"
+#include "moe/update_rule.h"
 #include "tests/nn/helpers.h"
 
 namespace glia::test {
@@ -37,24 +40,34 @@ Batch part_of(Context& context, const BertConfig& bert, size_t first, size_t end
 }
 
 struct Stepped {
-  std::vector<double> gradient, losses, weights;
+  std::vector<double> gradient, losses, weights, state;
 };
 
-// One step from the same weights, of the batch as a whole or in `parts`.
-Stepped step_in(const ModelConfig& config, int parts, std::unique_ptr<Communicator> communicator = nullptr) {
+// One step from the same weights, as run(step, context) makes it.
+template <class F> Stepped step_of(const ModelConfig& config, std::unique_ptr<Communicator> communicator, F run) {
   Context context(test_device(), 5);
   if (communicator) context.set_communicator(std::move(communicator));
   context.set_step(3);
   Model model(context, config, 3);
   AdamW optimiser(model.parameters(), {});
   TrainingStep step(model, optimiser);
-  for (int i = 0; i < parts; ++i) {
-    const size_t each = kLengths.size() / parts;
-    Batch batch = parts == 1 ? tiny_batch(context, kLengths, config.bert)
-                             : part_of(context, config.bert, i * each, (i + 1) * each);
-    step.run(batch, {i, parts});
-  }
-  return {values(model.parameters().gradients()), values(step.losses()), values(model.parameters().values())};
+  run(step, context);
+  Stepped s{values(model.parameters().gradients()), values(step.losses()), values(model.parameters().values()), {}};
+  for (const State& state : model.parameters().states())
+    for (const double v : values(state.value)) s.state.push_back(v);
+  return s;
+}
+
+// Of the batch as a whole or in `parts`.
+Stepped step_in(const ModelConfig& config, int parts) {
+  return step_of(config, nullptr, [&](TrainingStep& step, Context& context) {
+    for (int i = 0; i < parts; ++i) {
+      const size_t each = kLengths.size() / parts;
+      step.run(parts == 1 ? tiny_batch(context, kLengths, config.bert)
+                          : part_of(context, config.bert, i * each, (i + 1) * each),
+               {i, parts});
+    }
+  });
 }
 
 TEST_CASE("step: N parts have the gradient of one batch, dropout included, whatever rows the last layer runs on") {
@@ -127,38 +140,43 @@ TEST_CASE("step: a part's rows drop what they drop in the whole batch, in every 
   EXPECT(contains(error_of([&] { dropout(zeros(context, {2, 6}), 0.4, of(before)); }), "multiple of 4, got 6"));
 }
 
-// Two ranks that hold the same: a sum over them is twice one's own.
-class Twin : public Communicator {
- public:
-  explicit Twin(int& calls) : calls_(calls) {}
-  int rank() const override { return 0; }
-  int size() const override { return 2; }
-  std::string description() const override { return "a twin"; }
-  void all_reduce(void* data, int64_t n, DType dtype, Reduction reduction) override {
-    REQUIRE((dtype == DType::kFloat64 && reduction == Reduction::kSum));
-    for (int64_t i = 0; i < n; ++i) static_cast<double*>(data)[i] *= 2;
-    ++calls_;
-  }
-  void reduce_scatter(const void*, void*, int64_t, DType, Reduction) override {}
-  void all_gather(const void*, void*, int64_t, DType) override {}
-  void all_to_all_rows(const void*, std::span<const int64_t>, void*, std::span<const int64_t>, int64_t) override {}
-  void broadcast(void*, int64_t, int) override {}
-  void barrier() override {}
+// The step of `ranks` threads, each of which runs its rows in `parts`: one result a rank.
+std::vector<Stepped> step_over(const ModelConfig& config, int ranks, int parts) {
+  std::vector<Stepped> each(static_cast<size_t>(ranks));
+  run_ranks(ranks, [&](std::unique_ptr<Communicator> communicator) {
+    const auto rank = static_cast<size_t>(communicator->rank());
+    each[rank] = step_of(config, std::move(communicator), [&](TrainingStep& step, Context& context) {
+      const size_t rows = kLengths.size() / each.size() / parts, first = rank * rows * parts;
+      for (int i = 0; i < parts; ++i)
+        step.run(part_of(context, config.bert, first + i * rows, first + (i + 1) * rows), {i, parts});
+    });
+  });
+  return each;
+}
 
- private:
-  int& calls_;
-};
-
-TEST_CASE("step: ranks add their completed gradients once a step, before the update") {
-  if (!test_device().is_cpu()) return;  // the twin works on host memory
-  const ModelConfig config = tiny_config("softmax");
-  int calls = 0;
-  for (const int parts : {1, 4}) {
-    const Stepped alone = step_in(config, parts), two = step_in(config, parts, std::make_unique<Twin>(calls));
-    for (size_t i = 0; i < alone.gradient.size(); ++i) EXPECT(two.gradient[i] == 2 * alone.gradient[i]);
-    EXPECT(two.weights != alone.weights);  // clipping aside, eps sees other gradients
+TEST_CASE("step: over ranks it is the step of the whole batch, losses on routing included") {
+  if (!test_device().is_cpu()) return;  // ranks are threads
+  ModelConfig config = tiny_config("softmax");
+  for (const bool losses : {true, false}) {
+    config.moe.balance = losses ? 0.3 : 0, config.moe.energy = losses ? 0.2 : 0;
+    config.moe.options.set("update-rule", std::string(losses ? "none" : update_rule_registry()[0].name));
+    for (const OptionRow& weight : further_loss_weights()) config.moe.options.set(weight.name, losses ? 0.1 : 0.0);
+    const Stepped alone = step_in(config, 1);
+    for (const int ranks : {2, 4, 8})
+      for (int parts = 1; parts <= (losses ? 1 : 8 / ranks); parts *= 2) {
+        const std::vector<Stepped> each = step_over(config, ranks, parts);
+        for (const Stepped& one : each) {
+          INFO(ranks, parts);
+          EXPECT(largest_difference(one.gradient, alone.gradient) < 1e-12);
+          if (losses) EXPECT(largest_difference(one.losses, alone.losses) < 1e-12);
+          EXPECT(largest_difference(one.weights, alone.weights) < 1e-9);  // small gradients meet Adam's eps
+          EXPECT(largest_difference(one.state, alone.state) < 1e-12);
+          EXPECT(one.gradient == each[0].gradient);
+          EXPECT(one.weights == each[0].weights);
+          EXPECT(one.state == each[0].state);
+        }
+      }
   }
-  EXPECT(calls == 2);
 }
 
 TEST_CASE("step: what cannot be a part is an error") {

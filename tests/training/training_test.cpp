@@ -367,6 +367,18 @@ TEST_CASE("evaluation: accuracy, loss and utilisation agree with a row-by-row co
   EXPECT(part.rows == 11);
 }
 
+TEST_CASE("evaluation: tokens that wanted more experts than there is room for are an error") {
+  const Options o = tiny({});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  RunModel run = run_model(o, configuration("astrocyte"));
+  run.moe.router = "top-p";
+  run.moe.options.set("top-p", 0.99);
+  run.moe.options.set("max-k", int64_t{1});
+  Model model(context, model_config(o, run, data), 42);
+  EXPECT(contains(error_of([&] { Evaluator(model, data.test, o, data.vocabulary()).measure(); }), "--max-k"));
+}
+
 TEST_CASE("experiment: results of other settings are refused, not overwritten") {
   const Folder out("refuse");
   Options o = tiny({"--max-steps", "2"});

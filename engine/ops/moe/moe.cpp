@@ -6,6 +6,7 @@
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/moe_kernels.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
 #include "engine/ops/rows/topk.h"
@@ -204,22 +205,35 @@ Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, cons
                 });
 }
 
-Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
-  const auto indices = [&](std::vector<int32_t> values) {
-    const auto n = static_cast<int64_t>(values.size());
-    return from_vector(gates.context(), values, {n});
-  };
-  const Var importance = sum(scatter_last(gates, experts, n_experts), 0);                                // [E]
-  const Var centre = mean(importance);                                                                   // []
-  const Var spread = gather_rows(reshape(centre, {1, 1}), indices(std::vector<int32_t>(n_experts, 0)));  // [E, 1]
+namespace {
+
+// → {balance, energy}.     importance [E], rows [] the number of real ones
+Var losses_of_importance(const Var& importance, const Var& rows) {
+  const int64_t n_experts = importance.size(0);
+  const Tensor all_first = zeros(importance.context(), {n_experts}, DType::kInt32);
+  const Var centre = mean(importance);                                 // []
+  const Var spread = gather_rows(reshape(centre, {1, 1}), all_first);  // [E, 1]
   const Var centred = sub(importance, reshape(spread, {n_experts}));
   const double freedom = n_experts > 1 ? static_cast<double>(n_experts - 1) : 1.0;
   const Var balance = div(scale(sum(square(centred)), 1.0 / freedom), add_scalar(square(centre), 1e-8));
-  const double real = sequences.offsets.to_vector<int32_t>().back();
-  const Var energy = sum(square(scale(importance, 1.0 / real)));
-  const Var first = scatter_rows(reshape(balance, {1, 1}), indices({0}), 2),
-            second = scatter_rows(reshape(energy, {1, 1}), indices({1}), 2);
-  return reshape(add(first, second), {2});
+  const Var energy = div(sum(square(importance)), square(rows));
+  const Tensor both = empty(importance.context(), {2}, importance.dtype());
+  both.rows(0, 1).copy_from(balance.value().reshape({1}));
+  both.rows(1, 2).copy_from(energy.value().reshape({1}));
+  return record("losses_of_importance", both, {balance, energy}, [](const Tensor& dy, Grads& in) {
+    for (int i = 0; i < 2; ++i) in.add(i, dy.rows(i, i + 1).reshape(Shape{}));
+  });
+}
+
+}  // namespace
+
+Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
+  return losses_of_importance(sum(scatter_last(gates, experts, n_experts), 0), real_rows(sequences, gates.dtype()));
+}
+
+Var load_losses_over_ranks(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
+  return losses_of_importance(sum_over_ranks(sum(scatter_last(gates, experts, n_experts), 0)),
+                              sum_over_ranks(real_rows(sequences, gates.dtype())));
 }
 
 Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity) {

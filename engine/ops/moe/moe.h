@@ -31,6 +31,8 @@ Gates top_k_gates_reference(const Var& logits, int64_t k, const Sequences& seque
 // → [2] = {balance, energy}, unweighted, in the gates' dtype.     gates [T, K], experts int32 [T, K] (−1: nobody)
 Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
+// The same of the batch that all ranks have together: importance and rows are sums over the ranks.
+Var load_losses_over_ranks(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 
 // A stable grouping of the (row, choice) pairs by expert. Everything stays on the device. Group starts are
 // multiples of `alignment`, the rows between a group's end and the next start hold nothing (zeros). `capacity`: the

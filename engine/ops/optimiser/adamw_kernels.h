@@ -15,9 +15,10 @@ namespace glia {
 struct AdamWOptions {
   double learning_rate = 5e-5, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01;
   double clip = 1.0;         // global gradient norm; 0: no clipping
-  int64_t warmup_steps = 0;  // linear from 0
+  int64_t warmup_steps = 0;  // linear from warmup_from of the rate
   int64_t total_steps = 0;   // then linear to 0 at this step; 0: constant after the warm-up
   double rate_scale = 1;     // the update's rate in parts of the schedule's: of a group of parameters
+  double warmup_from = 0;
 };
 
 // Factors of one step, in device memory as float64; the first five are there to be read and logged.
@@ -29,7 +30,7 @@ enum : int { kNorm, kLearningRate, kClip, kApply, kSkipped, kStepSize, kRootCorr
 // schedule.
 GLIA_HD double scheduled_rate(const AdamWOptions& o, uint32_t step) {
   const double i = step, warmup = static_cast<double>(o.warmup_steps), total = static_cast<double>(o.total_steps);
-  if (i < warmup) return o.learning_rate * (i / warmup);
+  if (i < warmup) return o.learning_rate * (o.warmup_from + (1 - o.warmup_from) * (i / warmup));
   if (o.total_steps == 0) return o.learning_rate;
   if (i >= total) return 0;
   return o.learning_rate * ((total - i) / (total - warmup > 1 ? total - warmup : 1));

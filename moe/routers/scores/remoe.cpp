@@ -3,6 +3,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/moe/sparsity_weight.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/reduce.h"
 #include "moe/routers/parts.h"
 
@@ -37,7 +38,7 @@ class ReMoeRouter : public Router {
     Routing r = routing_of(std::move(scores), std::move(gates), 0);
     r.matrix = token_.weight->var;
     const Tensor counts = expert_counts(r.experts, r.n_experts, open.dtype()),
-                 tokens = real_rows(sequences, open.dtype());
+                 tokens = real_rows(sequences, open.dtype()).reshape({1});
     add_loss(r, "sparsity", options_.own.get<double>(kStart), sparsity(open, counts, tokens));
     if (in.pass.training) r.statistics = {{"load", counts}, {"tokens", tokens}};
     return r;

@@ -1,4 +1,4 @@
-#include "data/tokens/token_cache.h"
+#include "data/datasets/token_cache.h"
 
 #include <cstring>
 #include <filesystem>

@@ -1,0 +1,280 @@
+#include "data/datasets/corpus.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <memory>
+
+#include "data/datasets/token_cache.h"
+#include "data/text/documents.h"
+#include "data/text/word_runs.h"
+#include "data/tokens/vocab_trainer.h"
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+#include "engine/core/parallel.h"
+#include "engine/core/phase.h"
+#include "engine/core/rng.h"
+
+namespace fs = std::filesystem;
+
+namespace glia {
+namespace {
+
+constexpr uint64_t kVersion = 1;  // of what is cached
+constexpr int64_t kRun = 64;      // neighbouring documents that are held out together, where there are many
+constexpr const char* kTrained = "trained on the corpus";
+
+void begin(PhaseDisplay* display, const std::string& what) {
+  if (display) display->begin(what);
+}
+
+// One source's text and where its documents lie in it.
+struct Texts {
+  std::string name;
+  std::unique_ptr<const std::string> text;  // of a file; stays where it is when this moves
+  std::vector<std::string> rows;            // of a data set
+  std::vector<std::string_view> documents;
+  int64_t validation = 0;
+};
+
+Texts texts_of_file(const fs::path& path) {
+  Texts t;
+  t.name = path.filename().string();
+  t.name = t.name.substr(0, t.name.find('.'));
+  t.text = std::make_unique<const std::string>(read_text(path));
+  t.documents = documents_of(*t.text);
+  if (t.documents.empty()) fail_input("{}: expected text, a document a line; found none", path.string());
+  return t;
+}
+
+// The training rows of the default split; the validation rows stay out.
+Texts texts_of_training(const CorpusOptions& o, const std::string& name, TextDataset& data) {
+  Texts t;
+  t.name = name + "_train";
+  const SplitRows rows =
+      stratified_split(data.train.labels, o.data.validation_fraction, static_cast<uint64_t>(o.data.split_seed));
+  t.validation = static_cast<int64_t>(rows.held_out.size());
+  for (const int64_t row : rows.kept) t.rows.push_back(std::move(data.train.texts[static_cast<size_t>(row)]));
+  for (const std::string& row : t.rows)
+    if (row.find_first_not_of(" \t\r\n") != std::string::npos) t.documents.push_back(row);
+  return t;
+}
+
+// Leaves out what shares a run of words with a test row; returns how many those are.
+int64_t remove_overlapping(std::vector<std::string_view>& documents, const WordRuns& tested,
+                           PhaseDisplay* display) {
+  std::vector<uint8_t> shared(documents.size());
+  std::atomic<int64_t> done = 0;
+  const auto n = static_cast<int64_t>(documents.size());
+  parallel_for(n, 256, [&](int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; ++i)
+      shared[static_cast<size_t>(i)] = tested.shared_by(documents[static_cast<size_t>(i)]);
+    if (display) display->step(done += end - first, n);
+  });
+  size_t kept = 0;
+  for (size_t i = 0; i < documents.size(); ++i)
+    if (!shared[i]) documents[kept++] = documents[i];
+  const auto removed = static_cast<int64_t>(documents.size() - kept);
+  documents.resize(kept);
+  return removed;
+}
+
+void append_tokens(TokenSplit& to, const std::vector<std::string_view>& documents, const WordPiece& tokenizer,
+                   int32_t label, PhaseDisplay* display) {
+  constexpr int64_t kChunk = 64;
+  struct Part {
+    std::vector<int32_t> ids;
+    std::vector<int64_t> lengths;
+  };
+  const auto n = static_cast<int64_t>(documents.size());
+  std::vector<Part> parts(static_cast<size_t>((n + kChunk - 1) / kChunk));
+  std::atomic<int64_t> done = 0;
+  parallel_for(n, kChunk, [&](int64_t first, int64_t end) {
+    Part& part = parts[static_cast<size_t>(first / kChunk)];
+    for (int64_t i = first; i < end; ++i) {
+      const size_t before = part.ids.size();
+      tokenizer.encode(documents[static_cast<size_t>(i)], part.ids);
+      part.lengths.push_back(static_cast<int64_t>(part.ids.size() - before));
+    }
+    if (display) display->step(done += end - first, n);
+  });
+  for (const Part& part : parts) {
+    to.ids.insert(to.ids.end(), part.ids.begin(), part.ids.end());
+    for (const int64_t length : part.lengths) {
+      to.offsets.push_back(to.offsets.back() + length);
+      to.labels.push_back(label);
+    }
+  }
+}
+
+WordPiece tokenizer_of(const std::vector<Texts>& all, const CorpusOptions& o, PhaseDisplay* display) {
+  const bool lowercase = o.data.lowercase != "off";
+  begin(display, "learning a vocabulary");
+  VocabTrainer trainer(lowercase);
+  for (const Texts& t : all)
+    for (const std::string_view document : t.documents) trainer.add(document);
+  VocabTrainerOptions wanted;
+  wanted.size = o.data.vocab_size;
+  return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), kTrained), lowercase);
+}
+
+// How many documents are held out together: at least eight runs, where there are so many documents.
+int64_t run_of(int64_t documents, double share) {
+  return std::clamp<int64_t>(std::llround(share * static_cast<double>(documents) / 8), 1, kRun);
+}
+
+// 0: training, 1: held out, 2: beside such a run and in neither part.
+std::vector<uint8_t> parts_of(int64_t documents, double share, uint64_t seed, uint32_t source) {
+  std::vector<uint8_t> part(static_cast<size_t>(documents));
+  const int64_t run = run_of(documents, share), runs = (documents + run - 1) / run, guard = run / 4;
+  const int64_t take = std::min(runs - 1, static_cast<int64_t>(std::ceil(share * static_cast<double>(runs))));
+  const std::vector<int32_t> order = random_permutation(runs, seed, purpose::kSplit + 1, source);
+  for (int64_t i = 0; i < take; ++i) {
+    const int64_t begin = order[static_cast<size_t>(i)] * run, end = std::min(documents, begin + run);
+    for (int64_t d = std::max<int64_t>(0, begin - guard); d < std::min(documents, end + guard); ++d)
+      if (d >= begin && d < end) part[static_cast<size_t>(d)] = 1;
+      else if (part[static_cast<size_t>(d)] == 0) part[static_cast<size_t>(d)] = 2;
+  }
+  return part;
+}
+
+void split(const TokenSplit& all, const CorpusOptions& o, Corpus& corpus) {
+  int64_t first = 0;
+  for (size_t s = 0; s < corpus.sources.size(); ++s) {
+    int64_t end = first;
+    while (end < all.size() && all.labels[static_cast<size_t>(end)] == static_cast<int32_t>(s)) ++end;
+    const std::vector<uint8_t> parts =
+        parts_of(end - first, o.held_out, static_cast<uint64_t>(o.data.split_seed), static_cast<uint32_t>(s));
+    for (int64_t d = first; d < end; ++d) {
+      const uint8_t part = parts[static_cast<size_t>(d - first)];
+      if (part < 2) (part ? corpus.held_out : corpus.training).append(all, d);
+      corpus.sources[s].held_out += part == 1;
+      corpus.sources[s].guards += part == 2;
+    }
+    first = end;
+  }
+}
+
+// What the cache keeps of a source beside its ids.
+std::string note_of(const Corpus::Source& s) {
+  return fmt::format("{} {} {}", s.documents, s.overlapping, s.validation);
+}
+void read_note(const std::string& note, Corpus::Source& s) {
+  char* at = nullptr;
+  s.documents = std::strtoll(note.c_str(), &at, 10);
+  s.overlapping = std::strtoll(at, &at, 10);
+  s.validation = std::strtoll(at, &at, 10);
+}
+
+uint64_t key_of(const CorpusOptions& o, const std::vector<fs::path>& files, const DatasetRow& row,
+                uint64_t vocabulary, bool lowercase) {
+  uint64_t key = hash_bytes(
+      fmt::format("corpus|{}|{}|{}|{}|{}|{}|{}|{}", kVersion, lowercase, o.training_texts, o.overlap_words,
+                  o.max_documents, o.data.validation_fraction, o.data.split_seed, vocabulary),
+      row.content_key(o.data));
+  for (const fs::path& file : files) key = hash_bytes(file.filename().string(), hash_bytes(read_file(file), key));
+  return key;
+}
+
+CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& files, const DatasetRow& row,
+                         Corpus& corpus, PhaseDisplay* display) {
+  BadRows bad_rows(o.data.skip_bad_rows);
+  TextDataset data = row.load(o.data, bad_rows);
+  WordRuns tested(std::max<int64_t>(1, o.overlap_words));
+  if (o.overlap_words > 0)
+    for (const std::string& text : data.test.texts) tested.add(text);
+  tested.settle();
+  const auto tests = static_cast<int64_t>(data.test.texts.size());
+
+  CachedTokens tokens;
+  const auto take = [&](Texts& t) {
+    Corpus::Source source{t.name, static_cast<int64_t>(t.documents.size()) + t.validation, 0, t.validation};
+    if (o.max_documents > 0 && static_cast<int64_t>(t.documents.size()) > o.max_documents)
+      t.documents.resize(static_cast<size_t>(o.max_documents));
+    begin(display, fmt::format("comparing {} with the test rows", t.name));
+    if (o.overlap_words > 0) source.overlapping = remove_overlapping(t.documents, tested, display);
+    tokens.class_names.push_back(t.name);
+    tokens.notes.push_back(note_of(source));
+  };
+  const auto encode = [&](const Texts& t, size_t label) {
+    begin(display, fmt::format("cutting {} into word pieces", t.name));
+    append_tokens(tokens.train, t.documents, *corpus.tokenizer, static_cast<int32_t>(label), display);
+  };
+  // With a vocabulary one source after another; without, all of them at once, since it is learnt from all.
+  const size_t sources = files.size() + (o.training_texts ? 1 : 0);
+  const auto source = [&](size_t i) {
+    begin(display, "reading the text");
+    return i < files.size() ? texts_of_file(files[i]) : texts_of_training(o, row.name, data);
+  };
+  if (corpus.tokenizer) {
+    for (size_t i = 0; i < sources; ++i) {
+      Texts t = source(i);
+      take(t);
+      encode(t, i);
+    }
+  } else {
+    std::vector<Texts> all(sources);
+    for (size_t i = 0; i < sources; ++i) {
+      all[i] = source(i);
+      take(all[i]);
+    }
+    corpus.tokenizer = std::make_shared<WordPiece>(tokenizer_of(all, o, display));
+    tokens.vocabulary = corpus.vocabulary().tokens();
+    for (size_t i = 0; i < sources; ++i) encode(all[i], i);
+  }
+  tokens.notes.push_back(std::to_string(tests));
+  return tokens;
+}
+
+}  // namespace
+
+Corpus load_corpus(const CorpusOptions& o, PhaseDisplay* display) {
+  check_data_options(o.data);
+  const DatasetRow& row = find_dataset(dataset_name(o.data));
+  const std::vector<fs::path> files = text_files(o.files);
+  if (files.empty() && !o.training_texts)
+    fail_input("--corpus: expected files with text, or --training-texts on; got neither");
+  CHECK(o.held_out > 0 && o.held_out < 1, "corpus: wants a share in (0, 1) to hold out, got {}", o.held_out);
+
+  Corpus corpus;
+  corpus.excluded = row.name;
+  // Words that are made up want pieces of their own, as in load_dataset.
+  const bool made_up = std::string_view(row.name) == "synthetic" && files.empty();
+  const std::string vocabulary = made_up ? o.data.vocab : find_vocabulary(o.data);
+  bool lowercase = o.data.lowercase != "off";
+  uint64_t key = hash_bytes("trained", static_cast<uint64_t>(o.data.vocab_size));
+  begin(display, "reading the text");
+  if (!vocabulary.empty()) {
+    corpus.tokenizer = std::make_shared<WordPiece>(tokenizer_from(o.data, vocabulary, corpus.notes));
+    lowercase = corpus.tokenizer->lowercase();
+    key = corpus.vocabulary().hash();
+  }
+  key = key_of(o, files, row, key, lowercase);
+
+  std::optional<CachedTokens> tokens;
+  if (!o.data.cache.empty()) tokens = read_token_cache(o.data.cache, "corpus", key);
+  corpus.from_cache = tokens.has_value();
+  if (!tokens) {
+    tokens = make_tokens(o, files, row, corpus, display);
+    if (!o.data.cache.empty())
+      if (std::string note = write_token_cache(o.data.cache, "corpus", key, *tokens); !note.empty())
+        corpus.notes.push_back(std::move(note));
+  } else if (!corpus.tokenizer) {
+    corpus.tokenizer =
+        std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, kTrained), lowercase);
+  }
+  for (size_t s = 0; s < tokens->class_names.size(); ++s) {
+    corpus.sources.push_back({tokens->class_names[s]});
+    read_note(tokens->notes[s], corpus.sources.back());
+  }
+  corpus.test_rows = std::strtoll(tokens->notes.back().c_str(), nullptr, 10);
+  begin(display, "splitting the text");
+  split(tokens->train, o, corpus);
+  begin(display, "");
+  if (corpus.training.tokens() == 0 || corpus.held_out.tokens() == 0)
+    fail_input("--corpus: {} documents with {} word pieces are too few to train on some and hold {} of them out",
+               tokens->train.size(), tokens->train.tokens(), o.held_out);
+  return corpus;
+}
+
+}  // namespace glia

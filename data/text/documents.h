@@ -1,0 +1,22 @@
+// Text for pretraining: files with a document a line, plain or compressed.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace glia {
+
+// The whole text of a file: xz or gzip by its first bytes, whatever its name, else as it is. Several compressed streams
+// one behind the other are one text. Errors name the path: missing, cut short, damaged.
+std::string read_text(const std::filesystem::path& path);
+
+// The lines that hold something, without white space at both ends; a byte order mark is skipped. They point into `text`.
+std::vector<std::string_view> documents_of(std::string_view text);
+
+// The files that a list of paths, separated by commas, names; of a folder its *.txt, *.txt.xz and *.txt.gz in the order of their
+// names. Errors: a path that is not there, a folder without such a file.
+std::vector<std::filesystem::path> text_files(const std::string& list);
+
+}  // namespace glia

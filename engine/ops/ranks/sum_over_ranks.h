@@ -1,0 +1,17 @@
+// Sums over the ranks within a forward pass, and what a rank's part of a batch weighs. Of one rank alone nothing is
+// computed.
+#pragma once
+#include "engine/ops/rows/sequences.h"
+
+namespace glia {
+
+// y = Σ over ranks of x, the same bits on each of them. Whoever differentiates gives each rank's loss its share of the
+// whole: dx = Σ over ranks of dy.     x of one shape on all ranks
+Var sum_over_ranks(const Var& x);
+
+// The rows that belong to a sequence: [] in `dtype`, on the device.
+Tensor real_rows(const Sequences& sequences, DType dtype);
+// Of the rows of all ranks the part that this one has, n times: [n] in `dtype`.
+Tensor share_of_rows(const Sequences& sequences, DType dtype, int64_t n);
+
+}  // namespace glia

@@ -1,0 +1,16 @@
+// Masked-LM pretraining: weights of one's own in minutes: ./experiments/pretrain --help
+#include "engine/core/message.h"
+#include "experiments/pretraining/run.h"
+#include "experiments/training/schedule.h"
+
+int main(int argc, char** argv) {
+  glia::settle_threads(argv);
+  try {
+    const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);
+    if (command.done) return 0;
+    return glia::run_pretraining(command.options, glia::command_text(argc, argv));
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "pretrain: {}\n", glia::message_of(error));
+    return 2;
+  }
+}

@@ -1,0 +1,274 @@
+#include "experiments/pretraining/options.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <span>
+
+#include "engine/core/build_info.h"
+#include "engine/core/check.h"
+#include "engine/device/context.h"
+#include "experiments/studies/study.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/pretrained.h"
+
+namespace glia {
+namespace {
+
+using P = PretrainOptions;
+
+template <class T>
+PretrainOption option(const char* name, T P::*member, bool kept, const char* help,
+                      double least = -std::numeric_limits<double>::infinity(),
+                      double most = std::numeric_limits<double>::infinity(),
+                      std::vector<const char*> choices = {}) {
+  return {{name, OptionValue(P{}.*member), help, least, most, std::move(choices)}, member, kept};
+}
+
+OptionValue value_of(const P& o, const PretrainOption& option) {
+  return std::visit([&](auto member) { return OptionValue(o.*member); }, option.member);
+}
+
+void set_own(P& o, const PretrainOption& option, const std::string& text) {
+  const OptionValue value = parse_option(option.row, text);
+  std::visit([&](auto member) { o.*member = std::get<std::decay_t<decltype(o.*member)>>(value); }, option.member);
+}
+
+// Sizes by name, as the presets of ./experiments/train.
+const FlagSet kSizes[] = {
+    {"quick",
+     "the loss falls within a minute on two CPU cores",
+     {{"layers", "2"},
+      {"hidden", "64"},
+      {"heads", "4"},
+      {"ffn", "128"},
+      {"max-length", "64"},
+      {"tokens", "1024"},
+      {"steps", "600"},
+      {"lr", "0.003"},
+      {"vocab-size", "2000"},
+      {"held-out", "0.05"},
+      {"log-every", "25"},
+      {"eval-every", "150"}}},
+    {"full", "the paper's encoder, as good as seven minutes of a large GPU make it", {{"minutes", "6.67"}}},
+};
+
+void set_by_name(P& o, const std::string& name, const std::string& text) {
+  for (const PretrainOption& own : pretrain_options())
+    if (name == own.row.name) return set_own(o, own, text);
+  set_value(o, find_flag(name), text);
+}
+
+void apply_size(P& o, const std::set<std::string>& given) {
+  for (const FlagSet& size : kSizes)
+    if (o.size == size.name) {
+      const bool length = given.contains("steps") || given.contains("minutes");
+      for (const auto& [flag, value] : size.values) {
+        const bool of_length = std::string_view(flag) == "steps" || std::string_view(flag) == "minutes";
+        if (!given.contains(flag) && !(length && of_length)) set_by_name(o, flag, value);
+      }
+      return;
+    }
+  CHECK(false, "pretrain: no size '{}'", o.size);
+}
+
+void check(const P& o) {
+  for (const PretrainOption& own : pretrain_options()) check_option(own.row, value_of(o, own));
+  check_options(o);
+  if (o.held_out <= 0 || o.held_out >= 1)
+    fail_input("--held-out: expected a share between 0 and 1, got {}", o.held_out);
+  if (o.beta1 >= 1 || o.beta2 >= 1)
+    fail_input("--beta1, --beta2: expected numbers below 1, got {} and {}", o.beta1, o.beta2);
+  if ((o.steps > 0) == (o.minutes > 0))
+    fail_input("--steps, --minutes: expected one of them above 0, got {} and {}", o.steps, o.minutes);
+  if (o.tokens % o.bucket != 0)
+    fail_input("--tokens: expected a multiple of --bucket {}, got {}", o.bucket, o.tokens);
+  if (o.tokens < o.max_length)
+    fail_input("--tokens: expected at least --max-length {}, got {}", o.max_length, o.tokens);
+  if (o.warmup > 1) fail_input("--warmup: expected a share of the steps, at most 1, got {}", o.warmup);
+}
+
+void resolve(P& o, const std::set<std::string>& given) {
+  o.typed = given;
+  if (o.device == "auto") o.device = automatic_device();
+  const bool gpu = Device::parse(o.device).is_cuda();
+  if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";
+  if (o.gradients == "auto") o.gradients = gpu ? o.precision : "float32";
+  settle_data_options(o, given);
+  if (o.size == "auto") o.size = gpu ? "full" : "quick";
+  apply_size(o, given);
+  // Half-way is the peak of a cycle; a warm-up is short.
+  if (!given.contains("warmup")) o.warmup = o.schedule == "one-cycle" ? 0.5 : 0.05;
+  shape_by_weights(o, given);
+  if (finite_check_wanted()) o.check_finite = true;
+  if (o.check_finite) o.graphs = false;  // every output is read back, which no capture can hold
+  if (o.bucket == 0) o.bucket = gpu ? 128 : 32;
+  check(o);
+}
+
+std::string shown(const std::string& help, const std::string& standard) {
+  return standard.empty() ? help : fmt::format("{} [{}]", help, standard);
+}
+
+}  // namespace
+
+PretrainOptions::PretrainOptions() {
+  config = "dense", task = "masked_lm", out = "pretrained";
+  mask_rate = 0.2, dropout = 0, lr = 1e-3, eval_every = 0;
+  report = false, select = "last";
+}
+
+const std::vector<PretrainOption>& pretrain_options() {
+  constexpr double kMost = 1e12;
+  static const std::vector<PretrainOption> table{
+      option("corpus", &P::corpus, false,
+             "text files, a document a line, or folders of them, separated by commas; .xz and .gz too"),
+      option("training-texts", &P::training_texts, true, "the data set's training texts are pretrained on too"),
+      option("overlap-words", &P::overlap_words, true,
+             "leave out documents that share so many words in a row with a test row; 0: none", 0, 1000),
+      option("held-out", &P::held_out, true, "share of each source's documents that is held out", 0, 1),
+      option("max-documents", &P::max_documents, true, "of each source; 0: all", 0, kMost),
+      option("preset", &P::size, false, "quick, full, or auto: quick on a CPU", -kMost, kMost,
+             {"auto", "quick", "full"}),
+      option("seed", &P::seed, true, "of weights, order, borders and masks", 0, kMost),
+      option("steps", &P::steps, false, "updates; 0: by --minutes", 0, kMost),
+      option("minutes", &P::minutes, false,
+             "of the clock, evaluations included, turned into steps by the rate that is measured first", 0, 1e6),
+      option("tokens", &P::tokens, true, "places of a batch, all of them filled", 64, 1 << 24),
+      option("ramp", &P::ramp, true, "share of the steps over which --micro-batches grow from one batch to all", 0,
+             1),
+      option(
+          "schedule", &P::schedule, true,
+          "linear: up from 0, down to 0; one-cycle: up from a quarter of the rate; --warmup says where the peak is",
+          -kMost, kMost, {"linear", "one-cycle"}),
+      option("beta1", &P::beta1, true, "AdamW's decay of the mean gradient", 0, 1),
+      option("beta2", &P::beta2, true, "AdamW's decay of its square", 0, 1),
+      option("eps", &P::eps, true, "AdamW's epsilon", 1e-30, 1),
+      option("dump", &P::dump, false,
+             "a folder to write the ids, the split and the held-out masks to, for other programs (tests/peer)"),
+  };
+  return table;
+}
+
+std::vector<const Flag*> shared_flags() {
+  std::vector<const Flag*> shared;
+  for (const char* name : {"config",
+                           "device",
+                           "precision",
+                           "gradients",
+                           "kernels",
+                           "out",
+                           "fresh",
+                           "threads",
+                           "graphs",
+                           "check-finite",
+                           "bucket",
+                           "checkpoint-seconds",
+                           "checkpoint-every",
+                           "progress",
+                           "layers",
+                           "hidden",
+                           "heads",
+                           "ffn",
+                           "experts",
+                           "top-k",
+                           "dropout",
+                           "router",
+                           "balance",
+                           "energy",
+                           "init",
+                           "mask-rate",
+                           "micro-batches",
+                           "lr",
+                           "warmup",
+                           "weight-decay",
+                           "clip",
+                           "eval-every",
+                           "log-every"})
+    shared.push_back(&find_flag(name));
+  const auto absent = [](const std::string& name) { return name == "max-rows" || name == "max-test-rows"; };
+  for (const DataOption& data : data_options())
+    if (!absent(data.row.name)) shared.push_back(&find_flag(data.row.name));
+  for (const Flag& flag : flags())
+    if (std::holds_alternative<const OptionRow*>(flag.member)) shared.push_back(&flag);
+  return shared;
+}
+
+PretrainCommand parse_pretrain(int argc, const char* const* argv) {
+  PretrainCommand command;
+  P& o = command.options;
+  std::set<std::string> given;
+  CLI::App app("Masked-LM pretraining: weights of one's own for --init and for transformers, from any text.");
+  app.get_formatter()->column_width(34);
+  const auto add = [&](const char* name, bool is_switch, const std::string& help, const std::string& group,
+                       auto set) {
+    app.add_option_function<std::string>(
+           std::string("--") + name,
+           [set, &given, name, is_switch](const std::string& text) {
+             set(is_switch && text.empty() ? "on" : text);
+             given.insert(name);
+           },
+           help)
+        ->group(group)
+        ->expected(is_switch ? 0 : 1, 1)
+        ->take_last()
+        ->type_name("");
+  };
+  for (const PretrainOption& own : pretrain_options())
+    add(own.row.name, std::holds_alternative<bool>(own.row.standard),
+        shown(own.row.help, option_text(own.row.standard)), "Pretraining",
+        [&o, &own](const std::string& text) { set_own(o, own, text); });
+  std::string section = "Where and how";
+  for (const Flag* flag : shared_flags()) {
+    if (flag->section) section = flag->section;
+    add(flag->name, std::holds_alternative<bool Options::*>(flag->member),
+        shown(flag->help, value_text(P{}, *flag)), section,
+        [&o, flag](const std::string& text) { set_value(o, *flag, text); });
+  }
+  app.footer(
+      "--eval-every 0 evaluates ten times in all. --warmup is a share of the steps: 0.05, or 0.5 with one-cycle, "
+      "unless it is given. Without --corpus the data set's training texts are the text.");
+  app.set_version_flag("--version", fmt::format("{} ({})", build_commit(), build_variant()),
+                       "the commit and variant it was built from");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    command.done = true;
+  } catch (const CLI::CallForVersion& version) {
+    std::cout << version.what() << "\n";
+    command.done = true;
+  } catch (const CLI::ParseError& error) {
+    fail_input("{} (--help lists all flags)", error.what());
+  }
+  if (!command.done) resolve(o, given);
+  return command;
+}
+
+CorpusOptions corpus_options(const PretrainOptions& o) {
+  return {o, o.corpus, o.training_texts, o.overlap_words, o.held_out, o.max_documents};
+}
+
+nlohmann::ordered_json identity_of(const PretrainOptions& o) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const PretrainOption& own : pretrain_options())
+    if (own.kept) std::visit([&](const auto& v) { json[option_key(own.row.name)] = v; }, value_of(o, own));
+  // Where and how a run goes on changes no bit of it.
+  for (const Flag* flag : shared_flags()) {
+    const std::string name = flag->name;
+    const bool matters =
+        flag->part == Flag::Part::kData || flag->part == Flag::Part::kModel || flag->part == Flag::Part::kTrain ||
+        flag->part == Flag::Part::kProtocol ||
+        std::ranges::count(std::initializer_list<std::string_view>{"config", "router", "balance", "energy",
+                                                                   "precision", "gradients", "bucket"},
+                           std::string_view(name)) > 0;
+    const auto* row = std::get_if<const OptionRow*>(&flag->member);
+    if (matters || (row && o.routing.contains(name))) json[json_key(name)] = value_text(o, *flag);
+  }
+  return json;
+}
+
+}  // namespace glia

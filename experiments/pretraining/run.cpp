@@ -1,0 +1,375 @@
+#include "experiments/pretraining/run.h"
+
+#include <omp.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+
+#include "engine/core/build_info.h"
+#include "engine/core/file.h"
+#include "engine/core/phase.h"
+#include "experiments/pretraining/pages.h"
+#include "experiments/pretraining/text_feed.h"
+#include "experiments/records/export.h"
+#include "experiments/training/run.h"
+#include "nn/weights/checkpoint.h"
+
+namespace fs = std::filesystem;
+
+namespace glia {
+namespace {
+
+using results::Json;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+StepParts parts_of(const PretrainOptions& o, int64_t steps) {
+  return {o.micro_batches, static_cast<int64_t>(o.ramp * static_cast<double>(steps))};
+}
+
+TrainingPlan plan_of(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, int64_t steps) {
+  TrainingPlan plan;
+  plan.model = model_config(o, model, corpus.vocabulary().size(), static_cast<int64_t>(corpus.sources.size()));
+  plan.steps = steps;
+  plan.parts = parts_of(o, steps);
+  plan.feed = text_feed(o, corpus);
+  AdamWOptions& a = plan.optimiser;
+  a.learning_rate = o.lr, a.weight_decay = o.weight_decay, a.clip = o.clip;
+  a.beta1 = o.beta1, a.beta2 = o.beta2, a.eps = o.eps;
+  a.warmup_steps = std::llround(o.warmup * static_cast<double>(steps));
+  a.warmup_from = o.schedule == "one-cycle" ? 0.25 : 0;
+  a.total_steps = steps;
+  return plan;
+}
+
+// A few steps and one evaluation of a model that is thrown away.
+ClockPlan measured_plan(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, Context& context) {
+  constexpr int64_t kEndless = 1 << 30;
+  PretrainOptions unramped = o;
+  unramped.ramp = 0, unramped.init.clear();
+  Trainer trainer(context, plan_of(unramped, corpus, model, kEndless), unramped, model,
+                  static_cast<uint64_t>(o.seed), {});
+  const int64_t count = context.device().is_cuda() ? 40 : 3;
+  trainer.timed_steps(count);  // plans, graphs, caches
+  ClockPlan plan{0, o.minutes, median(trainer.timed_steps(count)), 0};
+  const HeldOut held_out(context, o, corpus);
+  held_out.measure(trainer.model());
+  const auto begin = Clock::now();
+  held_out.measure(trainer.model());
+  plan.evaluation_ms = 1e3 * seconds_since(begin);
+  plan.steps = steps_in(o.minutes, o, plan.step_ms, plan.evaluation_ms);
+  return plan;
+}
+
+class Pretraining {
+ public:
+  Pretraining(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, const ClockPlan& plan,
+              const std::string& identity, Context& context, Progress& progress)
+      : options_(o),
+        corpus_(corpus),
+        context_(context),
+        progress_(progress),
+        identity_(identity),
+        trainer_(context, plan_of(o, corpus, model, plan.steps), o, model, static_cast<uint64_t>(o.seed), {}),
+        held_out_(context, o, corpus),
+        every_(evaluation_interval(o, plan.steps)) {}
+
+  void run();
+  Trainer& trainer() { return trainer_; }
+  const HeldOut::Measured& measured() const { return last_; }
+  Json timing() const;
+
+ private:
+  std::string checkpoint_path() const { return options_.out + "/checkpoint.safetensors"; }
+  bool resume();
+  void save();
+  void log_losses(results::MetricsLog& log);
+  void evaluate(results::MetricsLog& log);
+  void show(bool evaluated);
+
+  const PretrainOptions& options_;
+  const Corpus& corpus_;
+  Context& context_;
+  Progress& progress_;
+  const std::string identity_;
+  Trainer trainer_;
+  HeldOut held_out_;
+  int64_t every_;
+  HeldOut::Measured last_;
+  RunProgress now_;
+  int64_t first_step_ = 0;  // of this sitting
+  double seconds_before_ = 0, evaluation_seconds_ = 0;
+  Clock::time_point begin_ = Clock::now();
+};
+
+bool Pretraining::resume() {
+  if (options_.fresh || !fs::exists(checkpoint_path())) return false;
+  try {
+    const CheckpointInfo info = checkpoint_info(SafetensorsFile(checkpoint_path()));
+    if (info.config != identity_) return false;
+    load_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(),
+                    trainer_.model().router_state());
+    seconds_before_ = Json::parse(info.progress).at("seconds").get<double>();
+    trainer_.seek(info.step);
+    return true;
+  } catch (const std::exception& error) {
+    // A checkpoint that cannot be used costs time, not the run. Loading changes nothing unless everything fits.
+    progress_.say(fmt::format("begins anew: {}", error.what()));
+    return false;
+  }
+}
+
+void Pretraining::save() {
+  save_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(),
+                  trainer_.model().router_state(),
+                  {trainer_.done(), static_cast<uint64_t>(options_.seed), identity_,
+                   Json{{"seconds", seconds_before_ + seconds_since(begin_)}}.dump()});
+}
+
+void Pretraining::log_losses(results::MetricsLog& log) {
+  const std::vector<StepLosses> steps = trainer_.read_losses();
+  const auto count = static_cast<double>(steps.size());
+  const std::vector<std::string>& names = trainer_.part_names();
+  results::TrainPoint point;
+  point.step = trainer_.done();
+  point.epoch =
+      static_cast<double>(point.step) / static_cast<double>(std::max<int64_t>(1, trainer_.steps_per_epoch()));
+  double loss = 0;
+  std::vector<double> parts(names.size());
+  for (const StepLosses& step : steps) {
+    loss += step.loss / count;
+    for (size_t p = 0; p < parts.size(); ++p) parts[p] += step.parts[p] / count;
+  }
+  const AdamW::Report report = trainer_.optimiser().report();
+  if (!std::isfinite(loss) || !std::isfinite(report.gradient_norm))
+    fail_input("the loss is {} and the gradient's norm {} at step {}: try a lower --lr than {}", loss,
+               report.gradient_norm, point.step, options_.lr);
+  point.values.set("loss", loss);
+  for (size_t p = 0; p < parts.size(); ++p) point.values.set(names[p], parts[p]);
+  now_.losses = point.values;
+  point.values.set("lr", report.learning_rate);
+  point.values.set("grad_norm", report.gradient_norm);
+  log.add(point);
+}
+
+void Pretraining::evaluate(results::MetricsLog& log) {
+  const auto begin = Clock::now();
+  last_ = held_out_.measure(trainer_.model());
+  results::NamedValues values{{"accuracy", last_.accuracy}, {"loss", last_.loss}};
+  log.add(results::EvalPoint{"held_out", trainer_.done(), values, {}});
+  now_.accuracy = last_.accuracy;
+  evaluation_seconds_ += seconds_since(begin);
+  if (options_.progress != "off")
+    progress_.say(fmt::format("step {:>6}  held-out loss {:.4f}, {:.4f} of the masked words right", trainer_.done(),
+                              last_.loss, last_.accuracy));
+}
+
+void Pretraining::show(bool evaluated) {
+  const double seconds = seconds_since(begin_), steps = static_cast<double>(trainer_.done() - first_step_);
+  now_.step = trainer_.done();
+  now_.total = trainer_.total();
+  now_.epoch =
+      static_cast<double>(now_.step) / static_cast<double>(std::max<int64_t>(1, trainer_.steps_per_epoch()));
+  now_.tokens_per_second = static_cast<double>(trainer_.tokens_done()) / (seconds - evaluation_seconds_);
+  now_.seconds_left = steps > 0 ? seconds / steps * static_cast<double>(now_.total - now_.step) : -1;
+  now_.split = "held";
+  progress_.update(0, now_, evaluated);
+}
+
+void Pretraining::run() {
+  first_step_ = resume() ? trainer_.done() : 0;
+  if (first_step_ == 0) fs::remove(checkpoint_path());
+  else if (options_.progress != "off") progress_.say(fmt::format("goes on after step {}", first_step_));
+  results::MetricsLog log(options_.out, first_step_);
+  begin_ = Clock::now();
+  auto last_save = begin_;
+  bool evaluated = false;
+  while (trainer_.done() < trainer_.total()) {
+    trainer_.step();
+    const int64_t step = trainer_.done();
+    const bool last = step == trainer_.total(), logs = step % options_.log_every == 0 || last;
+    const bool evaluates = step % every_ == 0 || last;
+    if (logs) log_losses(log);
+    if (evaluates) evaluate(log);
+    evaluated = evaluated || evaluates;
+    if (logs || evaluates) show(false);
+    const bool due = options_.checkpoint_every > 0 ? step % options_.checkpoint_every == 0
+                                                   : seconds_since(last_save) >= options_.checkpoint_seconds;
+    // Only where the log has a line: then nothing of a half-logged interval must be remembered.
+    if (logs && !last && due) {
+      save();
+      last_save = Clock::now();
+    }
+  }
+  context_.synchronize();
+  if (!evaluated) last_ = held_out_.measure(trainer_.model());
+}
+
+Json Pretraining::timing() const {
+  const double seconds = seconds_since(begin_), training = seconds - evaluation_seconds_;
+  const double steps = static_cast<double>(trainer_.done() - first_step_);
+  return {{"seconds", seconds_before_ + seconds},
+          {"evaluation_seconds", evaluation_seconds_},
+          {"ms_per_step", steps > 0 ? 1e3 * training / steps : 0.0},
+          {"tokens_per_second", static_cast<double>(trainer_.tokens_done()) / training},
+          {"peak_bytes", context_.allocator().stats().peak},
+          {"parameters", const_cast<Trainer&>(trainer_).model().parameters().count()},
+          {"resumed_at_step", first_step_},
+          {"machine", context_.backend().description()},
+          {"commit", build_commit()}};
+}
+
+// The number of steps: asked for, recorded by an earlier sitting, or by the clock.
+ClockPlan settle_plan(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, Context& context,
+                      const Json& before) {
+  if (o.steps > 0) return {o.steps};
+  if (const Json plan = before.value("plan", Json()); plan.is_object() && plan.value("minutes", 0.0) == o.minutes)
+    return {plan.at("steps").get<int64_t>(), o.minutes, plan.at("step_ms").get<double>(),
+            plan.at("evaluation_ms").get<double>()};
+  return measured_plan(o, corpus, model, context);
+}
+
+Json whole_record(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, const ClockPlan& plan,
+                  uint64_t text) {
+  Json json = {{"computed", identity_of(o)}};
+  json["computed"]["steps"] = plan.steps;
+  json["computed"]["router"] = model.moe.router;
+  json["computed"]["vocabulary"] = fmt::format("{:016x}", corpus.vocabulary().hash());
+  json["computed"]["text"] = fmt::format("{:016x}", text);
+  json["plan"] = {{"steps", plan.steps},
+                  {"minutes", plan.minutes},
+                  {"step_ms", plan.step_ms},
+                  {"evaluation_ms", plan.evaluation_ms}};
+  json["text"] = text_record(o, corpus);
+  return json;
+}
+
+std::string first_difference(const Json& before, const Json& now) {
+  for (const auto& [key, value] : now.items())
+    if (const Json old = before.value(key, Json()); old != value)
+      return fmt::format("{} is {}, and {} is asked for", key, old.dump(), value.dump());
+  return "";
+}
+
+struct Begun {
+  ClockPlan plan;
+  std::string identity;
+};
+
+// Settles the plan and writes the record; nothing where the folder's model is finished. A folder with something else in it is an
+// error, and so are other settings once there is a checkpoint or a model to lose.
+std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
+                                  Context& context) {
+  for (const auto& entry : fs::directory_iterator(o.out))  // what a killed program left half-written
+    if (entry.path().extension() == ".tmp") fs::remove(entry.path());
+  const std::string path = o.out + "/pretraining.json", config = o.out + "/config.json";
+  const bool done = fs::exists(config) && !o.fresh, recorded = fs::exists(path) && !o.fresh;
+  if (done && !recorded)
+    fail_input("{}: holds another model; choose another --out, or --fresh on to replace it", o.out);
+  Json before = Json::object();
+  if (recorded && (done || fs::exists(o.out + "/checkpoint.safetensors"))) {
+    before = Json::parse(read_file(path), nullptr, false);
+    if (!before.is_object()) fail_input("{}: expected a record of pretraining, got something else", path);
+  }
+  Begun begun{settle_plan(o, corpus, model, context, before), ""};
+  const Json record = whole_record(o, corpus, model, begun.plan, text_fingerprint(corpus));
+  if (const std::string difference =
+          before.empty() ? "" : first_difference(before.value("computed", Json::object()), record["computed"]);
+      !difference.empty())
+    fail_input("{}: was made with other settings: its {}; choose another --out, or --fresh on to begin anew", o.out,
+               difference);
+  if (done) return std::nullopt;
+  fs::remove(config);
+  write_file_atomic(path, record.dump(2) + "\n");
+  begun.identity = record["computed"].dump();
+  return begun;
+}
+
+}  // namespace
+
+int64_t evaluation_interval(const PretrainOptions& o, int64_t steps) {
+  return o.eval_every > 0 ? o.eval_every : std::max<int64_t>(1, (steps + 9) / 10);
+}
+
+int64_t steps_in(double minutes, const PretrainOptions& o, double step_ms, double evaluation_ms) {
+  CHECK(step_ms > 0 && evaluation_ms >= 0, "steps_in: wants times, got {} and {} ms", step_ms, evaluation_ms);
+  const auto cost = [&](int64_t steps) {
+    const double batches = static_cast<double>(parts_of(o, steps).before(steps));
+    const int64_t every = evaluation_interval(o, steps);
+    return batches * step_ms / static_cast<double>(o.micro_batches) +
+           static_cast<double>((steps + every - 1) / every) * evaluation_ms;
+  };
+  int64_t low = 1, high = 2;
+  const double budget = 60e3 * minutes;
+  while (cost(high) <= budget) low = high, high *= 2;
+  while (low + 1 < high) {
+    const int64_t middle = low + (high - low) / 2;
+    (cost(middle) <= budget ? low : high) = middle;
+  }
+  return low;
+}
+
+int run_pretraining(const PretrainOptions& o, const std::string& command, std::FILE* out) {
+  if (o.threads > 0) omp_set_num_threads(static_cast<int>(o.threads));
+  const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
+  make_folder(o.out);
+  RunLock lock(o.out, "pretraining");
+  if (!lock.try_lock()) fail_input("{}: another program works on it", o.out);
+  Context context(Device::parse(o.device), static_cast<uint64_t>(o.seed));
+  if (o.kernels != "auto") context.set_kernels(parse_kernels(o.kernels));
+  context.check_finite = o.check_finite;
+  fmt::print(out, "command    {}\ncommit     {} ({})\ndevice     {}, {}\n", command, build_commit(),
+             build_variant(), context.backend().description(), o.precision);
+  std::fflush(out);
+
+  const auto begin = Clock::now();
+  Corpus corpus;
+  {
+    PhaseDisplay display(o.progress != "off");
+    corpus = load_corpus(corpus_options(o), &display);
+  }
+  print_text(corpus, seconds_since(begin), out);
+  training_pieces(o, corpus);  // a vocabulary that will not do is found out before anything is written
+  if (!o.dump.empty()) dump_text(o, corpus, o.dump, out);
+
+  const std::optional<Begun> begun = begin_folder(o, corpus, model, context);
+  if (!begun) {
+    fmt::print(out, "done       {}: nothing is left to do; --fresh on begins anew\n", o.out);
+    return 0;
+  }
+  const ClockPlan& plan = begun->plan;
+  if (plan.minutes > 0)
+    fmt::print(out, "plan       {} steps in {:.2f} minutes: {:.2f} ms a step, {:.0f} ms an evaluation\n",
+               plan.steps, plan.minutes, plan.step_ms, plan.evaluation_ms);
+  std::fflush(out);
+
+  Progress progress(Progress::mode_of(o.progress, out), out);
+  progress.plan(1, 1);
+  progress.start(model.name, 1);
+  Pretraining pretraining(o, corpus, model, plan, begun->identity, context, progress);
+  pretraining.run();
+  const HeldOut::Measured measured = pretraining.measured();
+  const std::string result = fmt::format("held-out loss {:.4f}, accuracy {:.4f}", measured.loss, measured.accuracy);
+  results::write_timing(o.out, pretraining.timing());
+  const Model& trained = pretraining.trainer().model();
+  write_pages(o, corpus, model, plan, result, o.out);
+  export_model(saved_config(o, corpus, model), trained, *corpus.tokenizer, o.max_length, result, o.out);
+  fs::remove(o.out + "/checkpoint.safetensors");
+  progress.finish(
+      0, fmt::format("{:<29} {}  {:.1f} s", model.name, result, pretraining.timing()["seconds"].get<double>()));
+  fmt::print(out, "\nweights    {}\nnext       ./experiments/train --config {} --init {}\n", o.out, o.config,
+             o.out);
+  return 0;
+}
+
+}  // namespace glia

@@ -1,0 +1,100 @@
+#include "experiments/pretraining/text_feed.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "experiments/tasks/task.h"
+
+namespace glia {
+namespace {
+
+constexpr uint64_t kHeldOutSeed = 12;  // of order and masks
+
+PieceOptions pieces_of(const PretrainOptions& o, const Corpus& corpus) {
+  const Vocabulary& words = corpus.vocabulary();
+  if (words.mask() < 0) fail_input("{}: expected a vocabulary with [MASK], found none in it", words.source());
+  PieceOptions p;
+  p.places = o.tokens;
+  p.longest = o.max_length;
+  p.cls = words.cls(), p.sep = words.sep();
+  p.masking.rate = o.mask_rate;
+  p.masking.mask_id = words.mask();
+  p.masking.vocabulary = static_cast<int32_t>(words.size());
+  // Random words are words: what stands before the last special token is none, in BERT's files as in those that are trained here.
+  p.masking.first_word = std::max({words.unk(), words.cls(), words.sep(), words.pad(), words.mask()}) + 1;
+  if (p.masking.first_word >= p.masking.vocabulary)
+    fail_input("{}: expected words after the special tokens, found none", words.source());
+  return p;
+}
+
+}  // namespace
+
+PieceOptions training_pieces(const PretrainOptions& o, const Corpus& corpus) {
+  PieceOptions p = pieces_of(o, corpus);
+  p.seed = p.masking.seed = static_cast<uint64_t>(o.seed);
+  const auto share = static_cast<int64_t>(o.mask_rate * static_cast<double>(o.tokens));
+  p.masking.rows = std::max<int64_t>(1, share > 64 ? share / 64 * 64 : share);
+  p.sequences = piece_room(corpus.training, p);
+  return p;
+}
+
+PieceOptions held_out_pieces(const PretrainOptions& o, const Corpus& corpus) {
+  PieceOptions p = pieces_of(o, corpus);
+  p.seed = p.masking.seed = kHeldOutSeed;
+  p.epochs = 1, p.moving = false;
+  p.sequences = piece_room(corpus.held_out, p);
+  return p;
+}
+
+BatchFeed text_feed(const PretrainOptions& o, const Corpus& corpus) {
+  const PieceOptions pieces = training_pieces(o, corpus);
+  BatchFeed feed;
+  feed.tokens = o.tokens;
+  feed.sequences = pieces.sequences;
+  feed.longest = o.max_length;
+  feed.vocabulary = corpus.vocabulary().size();
+  feed.masking = pieces.masking;
+  const int64_t body = o.max_length - 2;
+  int64_t places = corpus.training.tokens();
+  for (int64_t d = 0; d < corpus.training.size(); ++d)
+    places += 2 * ((corpus.training.length(d) + body - 1) / body);
+  feed.batches_a_epoch = std::max<int64_t>(1, places / o.tokens);
+  feed.from = [&corpus, pieces](int64_t first) -> FillBatch {
+    const auto stream = std::make_shared<PieceStream>(corpus.training, pieces);
+    if (first > 0) stream->seek(first);
+    return [stream](BatchView& view) { return stream->fill(view); };
+  };
+  return feed;
+}
+
+HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpus) {
+  const PieceOptions pieces = held_out_pieces(o, corpus);
+  sequences_ = pieces.sequences;
+  PieceStream stream(corpus.held_out, pieces);
+  std::vector<int32_t> slot;
+  for (;;) {
+    BatchBuffer buffer(context, o.tokens, sequences_, o.max_length, false, 0, pieces.masking);
+    slot.resize(static_cast<size_t>(buffer.ints()));
+    BatchView view = buffer.view(slot.data());
+    if (!stream.fill(view)) break;
+    const int64_t tokens = round_up(view.tokens, o.bucket);
+    buffer.upload(slot.data(), view, tokens);
+    context.synchronize();  // the slot is used again
+    parts_.push_back({std::move(buffer), tokens});
+  }
+}
+
+HeldOut::Measured HeldOut::measure(const Model& model) const {
+  Context& context = model.context();
+  const NoGrad no_grad(context);
+  const std::unique_ptr<TaskMeter> meter =
+      find_task("masked_lm").meter(context, model.config().bert, static_cast<int64_t>(parts_.size()));
+  for (const Part& part : parts_) {
+    const Batch batch = part.buffer.batch(part.tokens, sequences_);
+    meter->add(model.forward(batch, false), batch);
+  }
+  const TaskMeter::Reading reading = meter->read();
+  return {reading.values.get("loss"), reading.values.get("accuracy")};
+}
+
+}  // namespace glia

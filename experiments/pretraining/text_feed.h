@@ -1,0 +1,39 @@
+// A corpus as a trainer and an evaluation read it.
+#pragma once
+
+#include "data/batches/pieces.h"
+#include "experiments/pretraining/options.h"
+#include "experiments/training/batch_buffer.h"
+#include "experiments/training/batch_feed.h"
+#include "moe/model.h"
+
+namespace glia {
+
+// How training text is packed: exactly `rows` masked words in each batch, a multiple of 64, so that a step is the same graph every
+// time. A vocabulary without [MASK] is an error.
+PieceOptions training_pieces(const PretrainOptions& options, const Corpus& corpus);
+// Held-out text: one epoch, fixed borders and masks, the same for every run and seed.
+PieceOptions held_out_pieces(const PretrainOptions& options, const Corpus& corpus);
+
+// The corpus must outlive the feed.
+BatchFeed text_feed(const PretrainOptions& options, const Corpus& corpus);
+
+// Masked-LM loss and accuracy over all held-out words that are masked; the batches stay on the device.
+class HeldOut {
+ public:
+  HeldOut(Context& context, const PretrainOptions& options, const Corpus& corpus);
+  struct Measured {
+    double loss = 0, accuracy = 0;
+  };
+  Measured measure(const Model& model) const;
+
+ private:
+  struct Part {
+    BatchBuffer buffer;
+    int64_t tokens;
+  };
+  std::vector<Part> parts_;
+  int64_t sequences_ = 0;
+};
+
+}  // namespace glia
