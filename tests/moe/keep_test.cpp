@@ -1,5 +1,5 @@
 // Who may be chosen: the masks of keep.h against plain loops, and what routers that are built on them do over steps.
-#include "engine/ops/moe/keep.h"
+#include "engine/ops/routing/keep.h"
 
 #include <set>
 
@@ -82,13 +82,13 @@ TEST_CASE("quantile, sinkhorn, expert-choice: an uneven router's loads even out"
     Bench bench(name, 4, 2, {40, 40});
     for (const Parameter& p : bench.set.all())
       if (p.name == "l.moe.router.token.bias")
-        p.var.value().copy_from(from_vector<double>(bench.context, {1.5, 0.5, -0.5, -1.5}, {4}));
+        Tensor(p.var.value()).copy_from(from_vector<double>(bench.context, {1.5, 0.5, -0.5, -1.5}, {4}));
     for (State& s : bench.set.states()) s.value.zero();
     Bench plain("softmax", 4, 2, {40, 40});
     for (const char* part : {"weight", "bias"}) {
       const std::string at = std::string("l.moe.router.token.") + part;
-      plain.set.get(at).var.value().copy_from(
-          from_vector<double>(plain.context, bench.weights(at), plain.set.get(at).shape));
+      Tensor(plain.set.get(at).var.value())
+          .copy_from(from_vector<double>(plain.context, bench.weights(at), plain.set.get(at).shape));
     }
     const double uneven = spread(loads(plain.run(plain.input()).routing));
     double even = 0;

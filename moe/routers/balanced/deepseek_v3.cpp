@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/keep.h"
-#include "engine/ops/moe/normalise_rows.h"
+#include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/routing/keep.h"
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
@@ -58,7 +58,6 @@ class DeepSeekV3Router : public Router {
   void after_step(const StepStatistics& step) const override {
     update_load_bias(bias_->value, step["load"], options_.own.get<double>(kRate));
   }
-  Explanation explain(const RoutingInputs& in) const override { return by_token(linear_scores(in, token_)); }
 
  private:
   // s + b where the expert's group is one of the best by the sum of its two largest, else −∞.     s [T, E]

@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/keep.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/routing/keep.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
@@ -25,13 +25,13 @@ class ExpertThresholdRouter : public Router {
       : options_(o),
         memory_(o.own.get<double>(kMemory)),
         token_(router_linear(set, name + ".token", o)),
-        quantile_(set.add_state(name + ".quantile", {o.n_experts}, Init::zero())),
+        threshold_(set.add_state(name + ".threshold", {o.n_experts}, Init::zero())),
         steps_(set.add_state(name + ".steps", {1}, Init::zero())) {}
 
   Routing route(const RoutingInputs& in) const override {
     const Sequences& sequences = in.pass.sequences;
     Var scores = linear_scores(in, token_);
-    Tensor bound = threshold(), best;
+    Tensor bound = threshold_->value, best;
     if (in.pass.training) {
       const double share = static_cast<double>(options_.top_k) / static_cast<double>(options_.n_experts);
       best = column_rank(scores.value(), share, 0, sequences);
@@ -46,17 +46,15 @@ class ExpertThresholdRouter : public Router {
     return r;
   }
   void after_step(const StepStatistics& step) const override {
-    quantile_->value.copy_from(add(scale(quantile_->value, memory_), scale(step["best"], 1 - memory_)).value());
+    // The moving mean, corrected for its start at 0, moves by (1 − memory) / (1 − memoryⁿ) of the way in step n.
     steps_->value.copy_from(add_scalar(steps_->value, 1).value());
+    const Var power = exp(scale(steps_->value, std::log(std::max(memory_, 1e-30))));
+    const Var way = div(full(power.context(), {1}, 1 - memory_, power.dtype()), add_scalar(scale(power, -1), 1));
+    const Var to = sub(step["best"], threshold_->value);
+    threshold_->value.copy_from(add(threshold_->value, mul(to, spread(way.value()))).value());
   }
-  Explanation explain(const RoutingInputs& in) const override { return by_token(linear_scores(in, token_)); }
 
  private:
-  // The moving mean, corrected for its start at 0: m / (1 − memory^n), and 0 before the first step.     → [E]
-  Tensor threshold() const {
-    const Tensor power = exp(scale(steps_->value, std::log(std::max(memory_, 1e-30)))).value();
-    return div(quantile_->value, spread(add_scalar(scale(power, -1), 1 + 1e-20).value())).value();
-  }
   // 1 in the first steps, then 0: a clipped ramp of whole numbers.     → [1]
   Tensor warming() const {
     const auto warm = static_cast<double>(options_.own.get<int64_t>(kWarm));
@@ -71,16 +69,15 @@ class ExpertThresholdRouter : public Router {
   RouterOptions options_;
   double memory_;
   Linear token_;
-  State *quantile_, *steps_;  // m [E], n [1]
+  State *threshold_, *steps_;  // c [E], n [1]
 };
 
 OracleRouting oracle_of(const OracleInputs& in) {
   const auto l = oracle_linear(in.x, in.weight("token.weight"), in.weight("token.bias"));
-  const std::vector<double> m = in.weight("quantile");
-  const double correction = 1 - std::pow(in.options.get<double>(kMemory), in.weight("steps")[0]);
+  const std::vector<double> c = in.weight("threshold");
   std::vector<double> choice = l;
   for (size_t i = 0; i < choice.size(); ++i)
-    if (choice[i] < m[i % m.size()] / correction) choice[i] = -INFINITY;
+    if (choice[i] < c[i % c.size()]) choice[i] = -INFINITY;
   return oracle::choose_finite(in, l, choice, oracle::map(l, [](double v) { return 1 / (1 + std::exp(-v)); }));
 }
 

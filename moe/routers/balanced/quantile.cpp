@@ -1,9 +1,9 @@
 // Quantile balancing: a price of each expert, so that at these prices every expert is wanted by its share of the tokens.
 // The prices are those of the step before; only the choice reads them.
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/keep.h"
-#include "engine/ops/moe/normalise_rows.h"
+#include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/routing/keep.h"
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
@@ -17,10 +17,7 @@ class QuantileRouter : public Router {
   QuantileRouter(ParameterSet& set, const std::string& name, const RouterOptions& o)
       : options_(o),
         token_(router_linear(set, name + ".token", o)),
-        price_(set.add_state(name + ".price", {o.n_experts}, Init::zero())) {
-    if (o.top_k == o.n_experts && o.n_experts > 1)
-      fail_input("router quantile: expected fewer than all {} experts a token, got top_k {}", o.n_experts, o.top_k);
-  }
+        price_(set.add_state(name + ".price", {o.n_experts}, Init::zero())) {}
 
   Routing route(const RoutingInputs& in) const override {
     const Sequences& sequences = in.pass.sequences;
@@ -31,16 +28,15 @@ class QuantileRouter : public Router {
     gates.gates = share_rows(gates.gates);
     Routing r = routing_of(std::move(scores), std::move(gates), options_.top_k);
     r.matrix = token_.weight->var;
-    if (in.pass.training && r.n_experts > 1)
+    if (in.pass.training && options_.top_k < options_.n_experts)
       r.statistics.push_back({"price", prices(r.scores.value(), net, sequences), StatisticReduction::kMean});
     return r;
   }
   void after_step(const StepStatistics& step) const override {
-    if (options_.n_experts < 2) return;
+    if (options_.top_k == options_.n_experts) return;  // everybody has everybody: nothing to balance
     const Tensor q = step["price"].reshape({1, options_.n_experts});
     price_->value.copy_from(sub(q, over_columns(mean(q, 1), options_.n_experts)).value().reshape(price_->shape));
   }
-  Explanation explain(const RoutingInputs& in) const override { return by_token(linear_scores(in, token_)); }
 
  private:
   static Var over_columns(const Var& v, int64_t n) {  // [T] → [T, n]

@@ -4,8 +4,8 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/moe/select_codes.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
 #include "moe/routers/parts.h"
 

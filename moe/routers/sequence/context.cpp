@@ -4,9 +4,9 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/moe/normalise_rows.h"
-#include "engine/ops/moe/sequence_max.h"
+#include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/rows/sequence_max.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
@@ -73,6 +73,7 @@ class ContextRouter : public Router {
     if (bias_) update_load_bias(bias_->value, step["load"], options_.own.get<double>(kRate));
   }
   Explanation explain(const RoutingInputs& in) const override {
+    if (bias_) return {};  // the logits alone do not say who is chosen
     Explanation e = by_token(linear_scores(in, token_));
     e.mode = mode_;
     const Var c = context(in);

@@ -3,15 +3,15 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/moe/keep.h"
+#include "engine/ops/routing/keep.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
 namespace {
 
 const OptionRow
-    kPool = {"pool-size", int64_t{0}, "experts of a sequence's pool in evaluation; 0: half of them, or K", 0,
-             65536},
+    kPool = {"pool-size", int64_t{0}, "experts of a sequence's pool in evaluation; 0: half of them, K + 1 at least",
+             0, 65536},
     kFewest = {"pool-fewest", int64_t{0},
                "in training the size is drawn, for each sequence and layer, from this to all; 0: from K", 0, 65536},
     kBalance = {"pool-loss", 0.1, "weight of E · Σ f_e P_e with P within the pools", 0, 1e9};
@@ -23,7 +23,7 @@ std::span<const OptionRow> options() {
 
 int64_t pool_size(const OptionValues& own, int64_t n_experts, int64_t top_k) {
   const auto size = own.get<int64_t>(kPool);
-  return size > 0 ? size : std::max(top_k, n_experts / 2);
+  return size > 0 ? size : std::min(n_experts, std::max(top_k + 1, n_experts / 2));
 }
 
 class EmoRouter : public Router {

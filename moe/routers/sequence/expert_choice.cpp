@@ -4,7 +4,7 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/moe/keep.h"
+#include "engine/ops/routing/keep.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
@@ -27,7 +27,6 @@ class ExpertChoiceRouter : public Router {
     r.capacity = std::min(p.value().numel(), in.x.size(0) * top_k_ + sequences.count * p.size(1));
     return r;
   }
-  Explanation explain(const RoutingInputs& in) const override { return by_token(linear_scores(in, token_)); }
 
  private:
   int64_t top_k_;

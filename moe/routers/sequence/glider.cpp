@@ -4,8 +4,8 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/moe/normalise_rows.h"
 #include "engine/ops/norm/layer_norm.h"
+#include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
 #include "moe/routers/parts.h"
 

@@ -1,5 +1,5 @@
 #include "engine/device/cuda/launch.cuh"
-#include "engine/ops/moe/keep_kernels.h"
+#include "engine/ops/routing/keep_kernels.h"
 
 namespace glia::cuda {
 

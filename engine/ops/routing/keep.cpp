@@ -1,11 +1,11 @@
-#include "engine/ops/moe/keep.h"
+#include "engine/ops/routing/keep.h"
 
 #include <algorithm>
 #include <vector>
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
-#include "engine/ops/moe/keep_kernels.h"
+#include "engine/ops/routing/keep_kernels.h"
 
 namespace glia {
 namespace {

@@ -1,8 +1,8 @@
-#include "engine/ops/moe/select_codes.h"
+#include "engine/ops/routing/select_codes.h"
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
-#include "engine/ops/moe/select_codes_kernels.h"
+#include "engine/ops/routing/select_codes_kernels.h"
 
 namespace glia {
 namespace {

@@ -1,5 +1,5 @@
 #include "engine/device/cuda/launch.cuh"
-#include "engine/ops/moe/select_codes_kernels.h"
+#include "engine/ops/routing/select_codes_kernels.h"
 
 namespace glia::cuda {
 
