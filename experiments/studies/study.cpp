@@ -57,7 +57,8 @@ struct Line {
 
 // What config.json keeps may be set by a study, and how many seeds there are; where and how runs are made may not.
 bool may_set(const Flag& flag) {
-  return flag.part != Flag::Part::kNone || std::string(flag.name) == "seeds" ||
+  const bool of_router = std::holds_alternative<const OptionRow*>(flag.member);  // kept with the model
+  return flag.part != Flag::Part::kNone || of_router || std::string(flag.name) == "seeds" ||
          std::string(flag.name) == "preset" || std::string(flag.name) == "protocol" ||
          std::string(flag.name) == "precision";
 }

@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/rows/reduce.h"
 
 namespace glia {
 
@@ -65,6 +64,24 @@ OracleRouting choose(const OracleInputs& in, std::vector<double> scores, const s
       if (normalise && sum > 0) g /= sum;
     r.experts.push_back(std::move(chosen));
     r.gates.push_back(std::move(gates));
+  }
+  return r;
+}
+
+OracleRouting choose_finite(const OracleInputs& in, std::vector<double> scores, const std::vector<double>& choice,
+                            const std::vector<double>& weights) {
+  const auto E = static_cast<size_t>(in.n_experts);
+  OracleRouting r;
+  r.scores = std::move(scores);
+  for (size_t t = 0; t < static_cast<size_t>(in.tokens()); ++t) {
+    r.experts.emplace_back();
+    r.gates.emplace_back();
+    for (const int32_t e : oracle_order(&choice[t * E], in.n_experts)) {
+      const size_t at = t * E + static_cast<size_t>(e);
+      if (choice[at] == -INFINITY) break;
+      r.experts.back().push_back(e);
+      r.gates.back().push_back(weights[at]);
+    }
   }
   return r;
 }

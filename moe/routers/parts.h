@@ -1,8 +1,8 @@
 // What routers are put together from.
 #pragma once
 #include "engine/ops/moe/choose.h"
-#include "engine/ops/moe/random_rows.h"
 #include "engine/ops/ranks/sum_over_ranks.h"
+#include "engine/ops/routing/random_rows.h"
 #include "moe/router.h"
 #include "moe/routers/top_k_router.h"
 
@@ -33,6 +33,9 @@ namespace oracle {
 // The K largest of `choice`, each with its entry of `weights`; divided by their sum where `normalise`.     both [T, E]
 OracleRouting choose(const OracleInputs& in, std::vector<double> scores, const std::vector<double>& choice,
                      const std::vector<double>& weights, bool normalise);
+// All experts whose choice is finite, by descending choice, each with its entry of `weights`.     both [T, E]
+OracleRouting choose_finite(const OracleInputs& in, std::vector<double> scores, const std::vector<double>& choice,
+                            const std::vector<double>& weights);
 // f of each number.
 template <class F> std::vector<double> map(std::vector<double> x, F f) {
   for (double& v : x) v = f(v);

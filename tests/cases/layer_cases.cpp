@@ -5,9 +5,11 @@
 #include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/choose.h"
-#include "engine/ops/moe/noisy_load.h"
-#include "engine/ops/moe/normalise_rows.h"
+#include "engine/ops/norm/normalise_rows.h"
+#include "engine/ops/routing/noisy_load.h"
+#include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
+#include "engine/ops/rows/sequence_max.h"
 #include "moe/losses.h"
 #include "moe/mixture.h"
 #include "nn/encoder.h"
@@ -222,6 +224,15 @@ void add_routing_ops(std::vector<OpCase>& cases) {
                      {logits, std, apart},
                      [k](Context&, const Vars& v) { return noisy_load(v[0], v[1], v[2], k); },
                      false});
+  CaseInput codes{{7, 6}, -0.6, 0.6};  // some beyond ± γ / 2
+  cases.push_back(
+      {"select_codes", {codes}, [](Context&, const Vars& v) { return select_codes(v[0], 2, 8, 1); }, false});
+  cases.push_back(
+      {"select_codes/six", {codes}, [](Context&, const Vars& v) { return select_codes(v[0], 2, 6, 0.8); }, false});
+  CaseInput distinct{{kTokens, 5}};
+  distinct.spacing = 0.1;
+  cases.push_back(
+      {"sequence_max", {distinct}, [](Context& c, const Vars& v) { return sequence_max(v[0], rows_of(c)); }});
   cases.push_back(
       {"share_rows", {{{7, 5}, 0.1, 2}}, [](Context&, const Vars& v) { return share_rows(v[0]); }, false});
   cases.push_back({"unit_rows", {{{7, 5}, -2, 2}}, [](Context&, const Vars& v) { return unit_rows(v[0]); }, false});

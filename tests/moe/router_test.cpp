@@ -2,9 +2,9 @@
 #include <set>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/noisy_load.h"
-#include "engine/ops/moe/random_rows.h"
-#include "engine/ops/moe/sparsity_weight.h"
+#include "engine/ops/routing/noisy_load.h"
+#include "engine/ops/routing/random_rows.h"
+#include "engine/ops/routing/sparsity_weight.h"
 #include "tests/moe/bench.h"
 
 namespace glia::test {

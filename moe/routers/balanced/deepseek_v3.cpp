@@ -3,8 +3,9 @@
 #include <cmath>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/normalise_rows.h"
+#include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/routing/keep.h"
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
@@ -57,7 +58,6 @@ class DeepSeekV3Router : public Router {
   void after_step(const StepStatistics& step) const override {
     update_load_bias(bias_->value, step["load"], options_.own.get<double>(kRate));
   }
-  Explanation explain(const RoutingInputs& in) const override { return by_token(linear_scores(in, token_)); }
 
  private:
   // s + b where the expert's group is one of the best by the sum of its two largest, else −∞.     s [T, E]
@@ -65,10 +65,9 @@ class DeepSeekV3Router : public Router {
     const int64_t rows = s.size(0), size = s.size(1) / groups_;
     const Tensor choice = bias_add(s, bias_->value).value();
     const TopK best = top_k(choice.reshape({rows * groups_, size}), std::min<int64_t>(2, size));
-    const Tensor kept = top_k(sum(best.values, 1).value().reshape({rows, groups_}), kept_).indices;
-    const Tensor mask = scatter_last(full(s.context(), {rows, kept_}, 1.0, s.dtype()), kept, groups_).value();
-    const Tensor allowed =
-        log(matmul(mask.reshape({rows * groups_, 1}), full(s.context(), {1, size}, 1.0, s.dtype()))).value();
+    const Tensor sums = sum(best.values, 1).value().reshape({rows, groups_});
+    const Tensor kept = keep_largest(sums, kept_, kept_, {}).reshape({rows * groups_, 1});
+    const Tensor allowed = matmul(kept, full(s.context(), {1, size}, 1.0, s.dtype())).value();  // 0 or −∞
     return add(choice, allowed.reshape(s.shape())).value();
   }
 

@@ -1,7 +1,7 @@
 // Noisy top-k (Shazeer et al. 2017): Gaussian noise on the logits in training, of a spread that the token chooses, and
 // losses on the importance and on a smooth count of the load.
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/noisy_load.h"
+#include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/rows/topk.h"
 #include "moe/routers/parts.h"
 

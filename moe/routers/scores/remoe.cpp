@@ -1,8 +1,9 @@
 // ReMoE (Wang et al. 2024): every expert whose logit is positive, weighed by it. A loss whose weight is steered keeps K of
 // E active on the mean.
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/sparsity_weight.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
+#include "engine/ops/routing/sparsity_weight.h"
 #include "engine/ops/rows/reduce.h"
 #include "moe/routers/parts.h"
 

@@ -3,7 +3,7 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/moe/normalise_rows.h"
+#include "engine/ops/norm/normalise_rows.h"
 #include "moe/routers/parts.h"
 
 namespace glia {

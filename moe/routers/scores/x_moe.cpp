@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/moe/normalise_rows.h"
+#include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
 #include "moe/routers/parts.h"
 

@@ -1,5 +1,5 @@
 #include "engine/device/cuda/launch.cuh"
-#include "engine/ops/moe/noisy_load_kernels.h"
+#include "engine/ops/routing/noisy_load_kernels.h"
 
 namespace glia::cuda {
 

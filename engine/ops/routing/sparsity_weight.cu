@@ -1,5 +1,5 @@
 #include "engine/device/cuda/launch.cuh"
-#include "engine/ops/moe/sparsity_weight_kernels.h"
+#include "engine/ops/routing/sparsity_weight_kernels.h"
 
 namespace glia::cuda {
 

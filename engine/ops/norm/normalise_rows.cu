@@ -1,5 +1,5 @@
 #include "engine/device/cuda/launch.cuh"
-#include "engine/ops/moe/normalise_rows_kernels.h"
+#include "engine/ops/norm/normalise_rows_kernels.h"
 
 namespace glia::cuda {
 

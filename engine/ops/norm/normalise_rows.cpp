@@ -1,8 +1,8 @@
-#include "engine/ops/moe/normalise_rows.h"
+#include "engine/ops/norm/normalise_rows.h"
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
-#include "engine/ops/moe/normalise_rows_kernels.h"
+#include "engine/ops/norm/normalise_rows_kernels.h"
 
 namespace glia {
 namespace {

@@ -1,7 +1,7 @@
-#include "engine/ops/moe/sparsity_weight.h"
+#include "engine/ops/routing/sparsity_weight.h"
 
 #include "engine/ops/checks.h"
-#include "engine/ops/moe/sparsity_weight_kernels.h"
+#include "engine/ops/routing/sparsity_weight_kernels.h"
 
 namespace glia {
 

@@ -1,8 +1,8 @@
-#include "engine/ops/moe/noisy_load.h"
+#include "engine/ops/routing/noisy_load.h"
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
-#include "engine/ops/moe/noisy_load_kernels.h"
+#include "engine/ops/routing/noisy_load_kernels.h"
 
 namespace glia {
 namespace {
