@@ -4,12 +4,12 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 
 #include "engine/core/build_info.h"
+#include "engine/core/clock.h"
 #include "engine/core/file.h"
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/data_source.h"
@@ -22,11 +22,6 @@ namespace glia {
 namespace {
 
 using results::Json;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 // metrics.jsonl and, where wanted, TensorBoard's events; complete on the disk after every add(), since a checkpoint
 // may follow.
