@@ -1,6 +1,7 @@
 #include "engine/core/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,6 +39,20 @@ void write_all(int fd, std::string_view content, const std::filesystem::path& pa
   }
 }
 
+// What programs that were killed while they wrote this file have left beside it: "name.PID.tmp".
+void remove_left_behind(const std::filesystem::path& path) {
+  const std::string start = path.filename().string() + ".", end = ".tmp";
+  std::error_code ignored;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(path.has_parent_path() ? path.parent_path() : ".", ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(start) || !name.ends_with(end) || name.size() <= start.size() + end.size()) continue;
+    const std::string digits = name.substr(start.size(), name.size() - start.size() - end.size());
+    if (digits.size() > 9 || digits.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (::kill(std::stoi(digits), 0) != 0 && errno == ESRCH) ::unlink(entry.path().c_str());
+  }
+}
+
 }  // namespace
 
 std::string read_file(const std::filesystem::path& path) {
@@ -68,6 +83,7 @@ void make_folder(const std::filesystem::path& path) {
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
   if (path.has_parent_path()) make_folder(path.parent_path());
+  remove_left_behind(path);
   // The process id keeps two programs that write the same file from sharing a temporary one.
   const std::filesystem::path temporary = path.string() + "." + std::to_string(::getpid()) + ".tmp";
   try {

@@ -35,6 +35,14 @@ OptionValue read_option(const results::Run& run, const OptionRow& row, const res
   }
 }
 
+auto options_of(const results::Run& run, const std::string& router) {
+  try {
+    return routing_options(router);
+  } catch (const Error& error) {
+    fail_input("{}/config.json: {}", run.folder, error.what());
+  }
+}
+
 Matrix matrix_of(const Tensor& t) {
   Matrix m(int(t.size(0)), int(t.size(1)));
   m.values = t.to_vector<double>();
@@ -74,7 +82,8 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
   m.bert.vocabulary = positive(run, c.model, "vocabulary");
   if (c.model.contains("positions")) m.bert.positions = positive(run, c.model, "positions");
   if (c.model.contains("types")) m.bert.types = positive(run, c.model, "types");
-  m.bert.layer_norm_eps = c.model.value("norm_eps", m.bert.layer_norm_eps);
+  const std::string from = run.folder + "/config.json";
+  m.bert.layer_norm_eps = results::Fields{c.model, from}.get<double>("norm_eps", m.bert.layer_norm_eps);
   m.bert.classes = positive(run, c.model, "classes");
   m.moe.router = c.router;
   if (c.moe()) {
@@ -84,7 +93,7 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
     m.moe.energy = c.energy;
     if (const auto it = c.options.find("second_residual"); it != c.options.end() && it->is_boolean())
       m.moe.second_residual = it->get<bool>();
-    for (const OptionRow& row : routing_options(m.moe.router))
+    for (const OptionRow& row : options_of(run, c.router))
       if (const auto it = c.model.find(option_key(row.name)); it != c.model.end())
         m.moe.options.set(row.name, read_option(run, row, *it));
   }

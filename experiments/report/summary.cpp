@@ -248,12 +248,26 @@ Json to_json(const Summary& s) {
   return json;
 }
 
+namespace {
+
+// A mistake in the study's text is told with the file that the text stands in.
+Study study_from(const Json& json, const std::string& from) {
+  const std::string text = json["study_text"].get<std::string>(), name = json.at("study").get<std::string>();
+  try {
+    return parse_study(text, name);
+  } catch (const Error& error) {
+    fail_input("{}: study_text: {}", from, error.what());
+  }
+}
+
+}  // namespace
+
 Summary summary_from(const Json& json, const std::string& from) {
   try {
     Summary s;
     s.out = std::filesystem::path(from).parent_path().string();
     s.study = json.contains("study_text")  // a summary without it is from before there was a choice
-                  ? parse_study(json["study_text"].get<std::string>(), json.at("study").get<std::string>())
+                  ? study_from(json, from)
                   : built_in_studies().front();
     s.seeds = json.at("seeds").get<std::vector<int>>();
     s.layers = json.at("layers").get<int>();

@@ -1,3 +1,6 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -78,6 +81,22 @@ TEST_CASE("file: an atomic write is read back, and a failed one leaves nothing")
   std::filesystem::remove_all(folder);
   EXPECT(hash_bytes("abc") != hash_bytes("abd"));
   EXPECT(hash_bytes("abc", 1) != hash_bytes("abc", 2));
+}
+
+TEST_CASE("file: a write takes away what a killed program left of the same file, and nothing else") {
+  const auto folder = glia::test::temporary_path("left");
+  const pid_t gone = ::fork();
+  if (gone == 0) ::_exit(0);
+  ::waitpid(gone, nullptr, 0);
+  const std::string left = fmt::format("b.txt.{}.tmp", gone), other = fmt::format("c.txt.{}.tmp", gone);
+  const std::string alive = fmt::format("b.txt.{}.tmp", ::getppid());
+  for (const std::string& name : {other, alive, std::string("b.txt.tmp"), std::string("b.txt.x.tmp"), left})
+    write_file_atomic(folder / name, "half");
+  write_file_atomic(folder / "b.txt", "whole");
+  EXPECT(!std::filesystem::exists(folder / left));
+  for (const std::string& name : {other, alive, std::string("b.txt.tmp"), std::string("b.txt.x.tmp")})
+    EXPECT(std::filesystem::exists(folder / name));
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("device: a GPU that the build has no code for is told with what to type") {
