@@ -8,13 +8,18 @@ struct Experts {
   Parameter *up_weight, *up_bias, *down_weight, *down_bias;
   int64_t count;
 
-  Experts(ParameterSet& set, const std::string& name, int64_t count, int64_t hidden, int64_t ffn, double std)
+  // `dense`: the FFN whose pretrained weights they start from, "encoder.layer.0.ffn".
+  Experts(ParameterSet& set, const std::string& name, int64_t count, int64_t hidden, int64_t ffn, double std,
+          const std::string& dense = "")
       : up_weight(set.add(name + ".up.weight", {count, ffn, hidden}, Init::normal(std), true, true)),
         up_bias(set.add(name + ".up.bias", {count, ffn}, Init::zero(), false)),
         down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true, true)),
         down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)),
         count(count) {
-    for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) p->expert_axis = 0;
+    for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) {
+      p->expert_axis = 0;
+      if (!dense.empty()) p->dense_name = dense + p->name.substr(name.size());
+    }
   }
 };
 

@@ -33,8 +33,9 @@ struct MixtureRow {
   const char* name;
   MakeMixture* make;
   const char* description;
-  const char* from_dense;  // how it starts from a dense FFN of pretrained weights
-  const char* reports;     // what its Routing says
+  const char*
+      from_dense;  // how it starts from a dense FFN of pretrained weights: what Parameter::dense_name says, in words
+  const char* reports;  // what its Routing says
 };
 
 std::span<const MixtureRow> mixture_registry();

@@ -20,7 +20,8 @@ MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeCo
     : router_(
           make_router(c.router, set, layer_name + ".moe.router", router_options(c, bert.hidden, bert.init_std))),
       losses_(layer_losses(c)),
-      experts_(set, layer_name + ".moe.experts", c.n_experts, bert.hidden, bert.ffn, bert.init_std),
+      experts_(set, layer_name + ".moe.experts", c.n_experts, bert.hidden, bert.ffn, bert.init_std,
+               layer_name + ".ffn"),
       rule_(make_update_rule(set, layer_name, experts_, c.options)),
       second_residual_(c.second_residual),
       layer_(layer) {}

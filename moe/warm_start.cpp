@@ -1,6 +1,7 @@
 #include "moe/warm_start.h"
 
 #include "engine/core/file.h"
+#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/elementwise/random_fill.h"
 #include "nn/weights/hugging_face.h"
 
@@ -25,21 +26,22 @@ struct Copier {
     fail_input("{}: expected '{}' ('{}' in Hugging Face's naming), found neither", weights.path(), name,
                hugging_face_names(name)[0]);
   }
-  void experts(const Parameter& p, size_t at);
+  void experts(const Parameter& p);
   bool copy(const Parameter& p);
 };
 
-void Copier::experts(const Parameter& p, size_t at) {
+void Copier::experts(const Parameter& p) {
   const Tensor value = p.var.value();
   if (try_read(p.name, value)) return;  // experts already: no copies, no noise
-  const std::string dense = p.name.substr(0, at) + ".ffn." + p.name.substr(at + 13);
   const int64_t count = value.size(0);
   const Tensor flat = value.reshape({count, -1});
   const Shape one = p.shape.without(0);
   for (int64_t e = 0; e < count; ++e) {
     const Tensor to = flat.rows(e, e + 1).reshape(one);
-    if (e == 0) read(dense, to);
-    else to.reshape({1, -1}).copy_from(flat.rows(0, 1));
+    if (e == 0) {
+      read(p.dense_name, to);
+      if (p.dense_factor != 1) Tensor(to).copy_from(scale(to, p.dense_factor).value());
+    } else to.reshape({1, -1}).copy_from(flat.rows(0, 1));
   }
   const uint64_t h = hash_bytes(p.name);
   fill_normal(value, {options.noise, options.seed, purpose::kWarmStart + static_cast<uint32_t>(h & 0xffffffu),
@@ -49,8 +51,8 @@ void Copier::experts(const Parameter& p, size_t at) {
 // False: the parameter keeps its fresh numbers.
 bool Copier::copy(const Parameter& p) {
   const Tensor value = p.var.value();
-  const size_t experts_at = p.name.find(".moe.experts."), second = p.name.find(".second_norm.");
-  const bool ffn = experts_at != std::string::npos || p.name.find(".ffn.") != std::string::npos;
+  const size_t second = p.name.find(".second_norm.");
+  const bool ffn = !p.dense_name.empty() || p.name.find(".ffn.") != std::string::npos;
   if (p.name.starts_with("classifier.")) {
     return options.copy_head && try_read(p.name, value);  // not there: the weights of another task
   }
@@ -60,8 +62,8 @@ bool Copier::copy(const Parameter& p) {
   }
   if (p.name.starts_with("pooler.") || p.name.starts_with("mlm.")) return try_read(p.name, value);
   if (ffn && !options.copy_ffn) return false;
-  if (experts_at != std::string::npos) {
-    experts(p, experts_at);
+  if (!p.dense_name.empty()) {
+    experts(p);
   } else if (second != std::string::npos && !weights.find(p.name)) {  // a copy of the first norm after attention
     std::string first = p.name;
     first.replace(second, 13, ".attention.norm.");

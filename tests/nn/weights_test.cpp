@@ -75,6 +75,31 @@ TEST_CASE("weights: any prefix is found and said; heads of other tasks are unuse
   EXPECT(report.unused == std::vector<std::string>{"cls.predictions.bias"});
 }
 
+TEST_CASE("weights: experts start as the dense FFN that they name, times their factor") {
+  const Place place;
+  Source source;
+  write_safetensors(place / "file", source.tensors(place), {});
+  ModelConfig config = tiny_config("softmax", DType::kFloat32);
+  for (const double factor : {1.0, 0.5}) {
+    Model model(source.context, config, 2);
+    for (const Parameter& p : model.parameters().all())
+      if (!p.dense_name.empty()) const_cast<Parameter&>(p).dense_factor = factor;
+    WarmStartOptions options;
+    options.noise = 0;
+    warm_start(model, Weights(place / "file"), options);
+    int copies = 0;
+    for (const Parameter& p : model.parameters().all()) {
+      if (p.dense_name.empty()) continue;
+      INFO(p.name);
+      const std::vector<double> dense = values(source.model.parameters().get(p.dense_name).var.value()),
+                                experts = values(p.var.value());
+      for (size_t i = 0; i < experts.size(); ++i) EXPECT(experts[i] == factor * dense[i % dense.size()]);
+      ++copies;
+    }
+    EXPECT(copies == 4 * 2);  // four tensors a layer
+  }
+}
+
 TEST_CASE("weights: a masked-LM head goes out under Hugging Face's names and comes back; its bias may be padded") {
   const Place place;
   Context context(test_device());
