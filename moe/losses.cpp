@@ -7,7 +7,10 @@
 #include "engine/ops/loss/row_losses.h"
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/moe/moe.h"
+#include "engine/ops/products/matmul.h"
 #include "engine/ops/ranks/sum_over_ranks.h"
+#include "engine/ops/rows/reduce.h"
+#include "engine/ops/rows/topk.h"
 
 namespace glia {
 namespace {
@@ -89,6 +92,30 @@ std::vector<double> entropy_oracle(const OracleRouting& r, int64_t n_experts, in
   })};
 }
 
+// |x| with the derivative 0 at 0.
+Var magnitude(const Var& x) { return add(relu(x), relu(scale(x, -1))); }
+
+Var similarity(const Routing& r, const Sequences&) {
+  const int64_t E = r.n_experts;
+  const Tensor one = full(r.matrix.context(), {E, 1}, 1.0, r.matrix.dtype());
+  const Tensor numbers =
+      top_k(one.reshape({1, E}), E).indices.reshape({E, 1});  // 0 … E − 1: of equals the lower first
+  const Tensor identity = scatter_last(one, numbers, E).value();
+  return reshape(sum(magnitude(sub(matmul(r.matrix, r.matrix, false, true), identity))), {1});
+}
+
+std::vector<double> similarity_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
+  const size_t E = static_cast<size_t>(n_experts), H = r.matrix.size() / E;
+  double sum = 0;
+  for (size_t i = 0; i < E; ++i)
+    for (size_t j = 0; j < E; ++j) {
+      double dot = i == j ? -1 : 0;
+      for (size_t h = 0; h < H; ++h) dot += r.matrix[i * H + h] * r.matrix[j * H + h];
+      sum += std::abs(dot);
+    }
+  return {sum};
+}
+
 }  // namespace
 
 const std::vector<LossRow>& loss_registry() {
@@ -121,6 +148,14 @@ const std::vector<LossRow>& loss_registry() {
        "Huang et al. 2024, eq. 6",
        [](const Routing& r, const Sequences& s) { return over_ranks(entropy_loss(r.scores, s), s); },
        entropy_oracle},
+      {{"simbal"},
+       {weight("simbal-loss", "weight of SimBal's loss on the router's matrix; 0.1 in its paper")},
+       false,
+       "Σ_ij |W Wᵀ − I|_ij over pairs of experts: tokens keep their distances",
+       "Omi et al. 2025, arXiv 2506.14038; there W starts orthogonal",
+       similarity,
+       similarity_oracle,
+       true},
   };
   return rows;
 }
@@ -129,6 +164,14 @@ std::vector<OptionRow> further_loss_weights() {
   std::vector<OptionRow> all;
   for (const LossRow& row : loss_registry())
     if (!row.always) all.insert(all.end(), row.weights.begin(), row.weights.end());
+  return all;
+}
+
+std::vector<OptionRow> further_loss_weights(const RouterRow& router) {
+  std::vector<OptionRow> all;
+  for (const LossRow& row : loss_registry())
+    if (!row.always && (!row.of_matrix || router.traits.linear))
+      all.insert(all.end(), row.weights.begin(), row.weights.end());
   return all;
 }
 
@@ -141,6 +184,9 @@ OptionValues loss_weights(const RouterRow& router, const OptionValues& given) {
         if (std::string_view(d.option) == option.name) value = d.weight;
       if (given.contains(option.name)) value = given.get<double>(option);
       check_option(option, value);
+      if (row.of_matrix && !router.traits.linear && value != OptionValue(0.0))
+        fail_input("--{}: expected a router whose scores are linear in the token, got {}", option.name,
+                   router.name);
       weights.set(option.name, value);
     }
   return weights;

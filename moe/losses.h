@@ -18,14 +18,18 @@ struct LossRow {
   const char* source;
   Var (*compute)(const Routing& routing, const Sequences& sequences);  // [names.size()]
   std::vector<double> (*oracle)(const OracleRouting& routing, int64_t n_experts, int64_t per_token);
+  bool of_matrix = false;  // reads Routing::matrix alone: only for routers with that trait
 };
 
 const std::vector<LossRow>& loss_registry();
 
 // The flags of all weights but balance and energy, which MoeConfig has as members: configurations set those two.
 std::vector<OptionRow> further_loss_weights();
+// Those of losses that this router has what they read for.
+std::vector<OptionRow> further_loss_weights(const RouterRow& router);
 
-// The weights of a router's losses: the row's defaults, then what `given` sets; every flag of the table is in it.
+// The weights of a router's losses: the row's defaults, then what `given` sets; every flag of the table is in it. Errors:
+// a weight other than 0 of a loss that reads what the router does not offer.
 OptionValues loss_weights(const RouterRow& router, const OptionValues& given);
 // Appends to routing.losses. One expert has nothing to balance: none then.
 void attach_losses(Routing& routing, const OptionValues& weights, const Sequences& sequences);

@@ -42,7 +42,8 @@ std::vector<OptionRow> shared_options() {
 std::vector<OptionRow> routing_options(std::string_view router) {
   const RouterRow& row = router_row(router);
   std::vector<OptionRow> all(row.options.begin(), row.options.end());
-  for (const OptionRow& option : shared_options()) all.push_back(option);
+  for (const OptionRow& weight : further_loss_weights(row)) all.push_back(weight);
+  for (const OptionRow& option : update_rule_options()) all.push_back(option);
   return all;
 }
 

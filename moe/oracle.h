@@ -15,7 +15,8 @@ struct OracleInputs {
   OptionValues options;
   std::vector<double> x;         // [T, H]
   std::vector<int32_t> lengths;  // [B], Σ = T
-  // A weight or a state by its name within the router: "token.weight".
+  std::vector<int32_t> ids;      // [T] of the tokens
+  // A weight or a state by its name within the router, "token.weight", or a shared state by its full name.
   std::function<std::vector<double>(const std::string&)> weight;
 
   int64_t tokens() const { return static_cast<int64_t>(x.size()) / hidden; }
@@ -25,6 +26,8 @@ struct OracleRouting {
   std::vector<std::vector<int32_t>> experts;  // [T][…], in the router's order
   std::vector<std::vector<double>> gates;     // likewise
   std::vector<double> scores;                 // [T, E]
+  std::vector<double> losses = {};            // of the router's own, in its order, in evaluation
+  std::vector<double> matrix = {};            // [E, H] as Routing::matrix; filled in by whoever compares
 };
 
 using RouterOracle = OracleRouting(const OracleInputs&);

@@ -6,12 +6,33 @@ namespace glia {
 
 // Each in the router's own file.
 RouterRow softmax_row(), astrocyte_row(), astrocyte_hierarchical_row(), astrocyte_meanpool_row(), loss_free_row(),
-    top_p_row();
+    top_p_row(), switch_row(), noisy_top_k_row(), scored_row(), deepseek_v3_row(), x_moe_row(), remoe_row(),
+    hash_row(), frozen_random_row(), expert_choice_row(), emo_row(), glider_row(), sinkhorn_row(), quantile_row(),
+    expert_threshold_row(), dselect_k_row(), context_row();
 
 std::span<const RouterRow> router_registry() {
-  static const RouterRow rows[] = {
-      softmax_row(),   astrocyte_row(), astrocyte_hierarchical_row(), astrocyte_meanpool_row(),
-      loss_free_row(), top_p_row()};
+  static const RouterRow rows[] = {softmax_row(),
+                                   astrocyte_row(),
+                                   astrocyte_hierarchical_row(),
+                                   astrocyte_meanpool_row(),
+                                   loss_free_row(),
+                                   top_p_row(),
+                                   switch_row(),
+                                   noisy_top_k_row(),
+                                   scored_row(),
+                                   deepseek_v3_row(),
+                                   x_moe_row(),
+                                   remoe_row(),
+                                   hash_row(),
+                                   frozen_random_row(),
+                                   expert_choice_row(),
+                                   emo_row(),
+                                   glider_row(),
+                                   sinkhorn_row(),
+                                   quantile_row(),
+                                   expert_threshold_row(),
+                                   dselect_k_row(),
+                                   context_row()};
   return rows;
 }
 
@@ -51,7 +72,7 @@ std::unique_ptr<Router> make_router(std::string_view router, ParameterSet& set, 
     fail_input("router {}: expected 1 <= top_k <= experts, got top_k {} and {} experts", router, o.top_k,
                o.n_experts);
   check_own_options(row, o.own);
-  if (o.top_k == 1 && o.n_experts > 1 && row.traits.gates_sum_to_one && !row.traits.untrained)
+  if (o.top_k == 1 && o.n_experts > 1 && refuses_one_expert(row.traits))
     fail_input(
         "router {}: with top_k 1 its renormalised gate is always 1, so the router gets no gradient; use top_k >= 2 "
         "or a router that does not renormalise",

@@ -59,8 +59,13 @@ struct RouterTraits {
   bool reads_future = false;       // a token's choice depends on later ones: not causal
   bool needs_labels = false;       // in training
   bool untrained = false;          // by design: K = 1 is allowed though gates sum to 1
+  bool normalised = false;         // scores are logarithms that softmax leaves as they are: their z-loss is 0
   bool stateful = false;           // after_step() changes something
+  bool linear = true;  // scores are linear in the token: Routing::matrix is there for losses that read it
 };
+
+// Whether a token's only gate would always be 1, which nothing could be learned from: K = 1 is refused then.
+inline bool refuses_one_expert(const RouterTraits& t) { return t.gates_sum_to_one && t.fixed_k && !t.untrained; }
 
 // The name under which a router that bounds its slots counts the tokens that wanted more: a loss of weight 0, read
 // where losses are read. Whoever reads one above 0 fails the run.

@@ -43,6 +43,7 @@ struct Routing {
   int64_t capacity = 0;   // at most so many pairs, known on the host; 0: T · S
   int64_t chosen = 0;     // experts of every token, or 0 where that varies
   Var scores;       // [T, E] the logits that the choice comes from, 0 in the tail: what is explained and measured
+  Var matrix;       // [E, H] where the scores are a linear function of the token (and perhaps more), else undefined
   Var load_losses;  // [2] = {balance, energy} where they came with the choice, else undefined
   std::vector<AuxiliaryLosses> losses;
   std::vector<Statistic> statistics;  // for after_step(); nothing reads them in evaluation

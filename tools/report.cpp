@@ -1,7 +1,9 @@
 // ./tools/report results — summary.json, summary.csv, report.html, plots; the table in the terminal; docs/results/<study>.md on
 // request.
 #include "experiments/report/report.h"
+#include "engine/core/file.h"
 #include "experiments/report/compare.h"
+#include "experiments/report/grid.h"
 #include "experiments/report/tables.h"
 #include "tools/tool.h"
 
@@ -26,6 +28,13 @@ int main(int argc, char** argv) {
       fmt::print("A  {}\nB  {}\n\n{}\n", a.out, b.out, differs.title);
       for (const auto& row : differs.rows) fmt::print("  {}\n    A  {}\n    B  {}\n", row[0], row[1], row[2]);
       fmt::print("\n{}\n{}\n", as_text(means), means.note);
+      return 0;
+    }
+    if (is_grid_folder(out)) {
+      const GridSummary grid = summarise_grid(out);
+      write_file_atomic(out + "/grid.json", to_json(grid).dump(1) + "\n");
+      if (!markdown.empty()) write_file_atomic(markdown, grid_markdown(grid));
+      fmt::print("{}", print_grid(grid));
       return 0;
     }
     const Summary summary = write_report(out);

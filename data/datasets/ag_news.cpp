@@ -54,6 +54,7 @@ LabelledRows official(LabelledRows rows, bool from_zero, const std::string& path
     if (from_zero) ++label[0];
     kept.labels.push_back(std::move(label));
     kept.texts.push_back(std::move(rows.texts[i]));
+    kept.bodies.push_back(rows.bodies[i]);
     kept.places.push_back(rows.places[i]);
   }
   return kept;

@@ -75,6 +75,7 @@ TextDataset load_csv(const DatasetOptions& options, BadRows& bad_rows) {
   const auto move_row = [&](int64_t row, TextSplit& to) {
     to.texts.push_back(std::move(data.train.texts[static_cast<size_t>(row)]));
     to.labels.push_back(data.train.labels[static_cast<size_t>(row)]);
+    to.bodies.push_back(data.train.bodies[static_cast<size_t>(row)]);
   };
   for (const int64_t row : rows.kept) move_row(row, kept);
   for (const int64_t row : rows.held_out) move_row(row, data.test);

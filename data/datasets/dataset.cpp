@@ -7,6 +7,8 @@
 
 #include "data/datasets/datasets.h"
 #include "data/datasets/token_cache.h"
+#include "data/text/csv_table.h"
+#include "data/text/near_copies.h"
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
@@ -35,6 +37,48 @@ TokenSplit select_rows(const TokenSplit& from, const std::vector<int64_t>& rows)
 
 void begin(PhaseDisplay* display, const char* what) {
   if (display) display->begin(what);
+}
+
+// Their places among the names; a name goes before a number.
+std::vector<int32_t> topics_named(const std::string& list, const std::vector<std::string>& names) {
+  std::vector<int32_t> chosen;
+  std::string known;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  for (const std::string& item : comma_list(list)) {
+    const std::string wanted = trimmed(item);
+    auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
+    for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
+      if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
+    if (at == std::ssize(names))
+      fail_input("--only-topics: expected some of {}, or their numbers from 0; got '{}'", known, wanted);
+    if (std::find(chosen.begin(), chosen.end(), at) != chosen.end())
+      fail_input("--only-topics: {} is there twice", names[static_cast<size_t>(at)]);
+    chosen.push_back(static_cast<int32_t>(at));
+  }
+  if (chosen.size() < 2) fail_input("--only-topics: expected at least two of {}, got '{}'", known, list);
+  return chosen;
+}
+
+// The rows of the chosen topics, whose labels become their places among the chosen.
+TokenSplit rows_of_topics(const TokenSplit& from, const std::vector<int32_t>& chosen) {
+  TokenSplit split;
+  for (int64_t row = 0; row < from.size(); ++row) {
+    const auto at = std::find(chosen.begin(), chosen.end(), from.labels[static_cast<size_t>(row)]);
+    if (at == chosen.end()) continue;
+    split.append(from, row);
+    split.labels.back() = static_cast<int32_t>(at - chosen.begin());
+  }
+  return split;
+}
+
+void keep_topics(CachedTokens& tokens, const std::string& list) {
+  const std::vector<int32_t> chosen = topics_named(list, tokens.class_names);
+  tokens.train = rows_of_topics(tokens.train, chosen);
+  tokens.test = rows_of_topics(tokens.test, chosen);
+  std::vector<std::string> names;
+  for (const int32_t c : chosen) names.push_back(tokens.class_names[static_cast<size_t>(c)]);
+  tokens.class_names = std::move(names);
+  tokens.bayes_accuracy.reset();  // it is that of all topics
 }
 
 constexpr uint64_t kCutSeed = 7;  // which rows --max-rows keeps: the same for every run and seed
@@ -123,10 +167,18 @@ WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data, 
   return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), kTrained), lowercase);
 }
 
+std::vector<std::string_view> TextSplit::body_texts() const {
+  std::vector<std::string_view> found;
+  for (size_t i = 0; i < texts.size(); ++i)
+    found.push_back(std::string_view(texts[i]).substr(bodies.empty() ? 0 : bodies[i]));
+  return found;
+}
+
 void TokenSplit::append(const TokenSplit& from, int64_t row) {
   ids.insert(ids.end(), from.ids.begin() + from.offsets[row], from.ids.begin() + from.offsets[row + 1]);
   offsets.push_back(static_cast<int64_t>(ids.size()));
   labels.push_back(from.labels[row]);
+  if (!from.near_copies.empty()) near_copies.push_back(from.near_copies[row]);
   if (!from.borders.empty()) borders.push_back(from.borders[row]);
 }
 
@@ -234,11 +286,14 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
     tokens->train = tokenize_split(text.train, *data.tokenizer, options.max_length, display);
     begin(display, "cutting the test texts into pieces");
     tokens->test = tokenize_split(text.test, *data.tokenizer, options.max_length, display);
+    begin(display, "looking for near copies");
+    tokens->test.near_copies = near_copies(text.test.body_texts(), text.train.body_texts());
     // Rows that were skipped are to be listed at each load, so such ids are not cached.
     if (!options.cache.empty() && data.bad_rows.count() == 0)
       data.cache_note = write_token_cache(options.cache, data.name, key, *tokens);
   }
   begin(display, "splitting the data");
+  if (!options.only_topics.empty()) keep_topics(*tokens, options.only_topics);
   data.source = tokens->source;
   data.notes.insert(data.notes.end(), tokens->notes.begin(), tokens->notes.end());
   data.is_synthetic = tokens->is_synthetic;

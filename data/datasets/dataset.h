@@ -1,6 +1,7 @@
 // What a data set is: texts with labels in, token ids with labels out. Options: datasets/options.h.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -21,6 +22,10 @@ class PhaseDisplay;
 struct TextSplit {
   std::vector<std::string> texts;
   std::vector<int32_t> labels;  // 0 … C−1
+  // Where in each text its last column begins, which is compared when near copies are looked for: the same article may
+  // come under another title. Empty: the texts as a whole.
+  std::vector<uint32_t> bodies;
+  std::vector<std::string_view> body_texts() const;
 };
 
 struct TextDataset {
@@ -36,12 +41,14 @@ struct TextDataset {
 
 // N sequences, each [CLS] pieces [SEP], one behind the other.
 struct TokenSplit {
-  std::vector<int32_t> ids;         // [offsets[N]]
-  std::vector<int64_t> offsets{0};  // [N + 1]
-  std::vector<int32_t> labels;      // [N]
-  std::vector<int32_t> borders;     // [N]: so many of a row's tokens are its prompt; or empty: rows have no border
+  std::vector<int32_t> ids;          // [offsets[N]]
+  std::vector<int64_t> offsets{0};   // [N + 1]
+  std::vector<int32_t> labels;       // [N]
+  std::vector<uint8_t> near_copies;  // [N] 1: nearly a training row (data/text/near_copies.h); empty: nobody looked
+  std::vector<int32_t> borders;      // [N]: so many of a row's tokens are its prompt; or empty: rows have no border
   int64_t size() const { return static_cast<int64_t>(labels.size()); }
   int64_t tokens() const { return offsets.back(); }
+  int64_t near_copy_count() const { return std::count(near_copies.begin(), near_copies.end(), uint8_t{1}); }
   int64_t length(int64_t row) const { return offsets[row + 1] - offsets[row]; }
   void append(const TokenSplit& from, int64_t row);
 };

@@ -63,8 +63,10 @@ LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& forma
       continue;
     }
     joined_text.clear();
+    size_t body = 0;
     for (const size_t column : text) {
       if (column != text.front()) joined_text += ' ';
+      if (!trimmed(row.fields[column]).empty()) body = joined_text.size();
       joined_text += row.fields[column];
     }
     std::string whole = trimmed(joined_text);
@@ -72,6 +74,9 @@ LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& forma
       bad_rows.report(fmt::format("{}: expected text, found nothing", table.place(row, text.front())));
       continue;
     }
+    // Behind the white space that the text begins with.
+    const size_t before = joined_text.find(whole);
+    found.bodies.push_back(static_cast<uint32_t>(body - std::min(body, before)));
     found.texts.push_back(std::move(whole));
     found.labels.push_back(std::move(name));
     found.places.push_back(row.places[label]);
@@ -130,6 +135,7 @@ TextSplit to_split(LabelledRows rows, const std::vector<std::string>& class_name
       continue;
     }
     split.texts.push_back(std::move(rows.texts[i]));
+    split.bodies.push_back(rows.bodies[i]);
     split.labels.push_back(at->second);
   }
   return split;

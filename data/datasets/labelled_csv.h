@@ -24,6 +24,7 @@ struct LabelledCsv {
 
 struct LabelledRows {
   std::vector<std::string> texts, labels;
+  std::vector<uint32_t> bodies;       // as TextSplit's
   std::vector<CsvRow::Place> places;  // of the labels
   std::vector<std::string> notes;     // what was found out: separator, header, blank lines; each names the file
 };

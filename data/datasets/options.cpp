@@ -48,6 +48,9 @@ const std::vector<DataOption>& data_options() {
       option("cache", &D::cache, Kept::kNowhere, "folder for token ids; empty: none"),
       option("max-length", &D::max_length, Kept::kData, "tokens of a sequence, [CLS] and [SEP] included", {}, 3,
              1 << 20),
+      option(
+          "only-topics", &D::only_topics, Kept::kData,
+          "only the rows of these topics, by name or number from 0, separated by commas; counted anew in that order"),
       option("max-rows", &D::max_rows, Kept::kData,
              "training rows, a stratified part, rounded class by class; validation likewise; 0: all", {}, 0,
              kMostRows),

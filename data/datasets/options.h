@@ -20,6 +20,7 @@ struct DatasetOptions {
   std::string lowercase = "auto";
   std::string cache = "data/cache";  // "": none
   int64_t max_length = 128;
+  std::string only_topics;  // "": all
   int64_t max_rows = 0, max_test_rows = 0;
   double validation_fraction = 0.05;  // of the train rows of each class
   int64_t split_seed = 1;

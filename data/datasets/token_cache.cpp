@@ -10,7 +10,7 @@
 namespace glia {
 namespace {
 
-constexpr char kMagic[8] = {'G', 'L', 'I', 'A', 'T', 'O', 'K', '1'};  // the last character is the format's version
+constexpr char kMagic[8] = {'G', 'L', 'I', 'A', 'T', 'O', 'K', '2'};  // the last character is the format's version
 
 // magic, key, payload bytes, payload hash; then the payload
 struct Header {
@@ -111,8 +111,9 @@ std::optional<CachedTokens> read_token_cache(const std::string& dir, const std::
     if (reader.number<uint8_t>() != 0) tokens.bayes_accuracy = reader.number<double>();
     else reader.number<double>();
     tokens.train = reader.split(), tokens.test = reader.split();
-    if (!reader.at_end()) tokens.notes = reader.texts();
-    if (!reader.at_end()) return std::nullopt;
+    tokens.notes = reader.texts();
+    tokens.test.near_copies = reader.numbers<uint8_t>();
+    if (!reader.at_end() || tokens.test.near_copies.size() != tokens.test.labels.size()) return std::nullopt;
     return tokens;
   } catch (const Error&) {
     return std::nullopt;  // unreadable is the same as not there
@@ -127,7 +128,8 @@ std::string write_token_cache(const std::string& dir, const std::string& name, u
   payload.number<uint8_t>(tokens.is_synthetic), payload.number<uint8_t>(tokens.bayes_accuracy.has_value());
   payload.number(tokens.bayes_accuracy.value_or(0.0));
   payload.split(tokens.train), payload.split(tokens.test);
-  if (!tokens.notes.empty()) payload.texts(tokens.notes);  // entries without are as they always were
+  payload.texts(tokens.notes);
+  payload.numbers(tokens.test.near_copies);
   Header header{{}, key, payload.bytes.size(), hash_bytes(payload.bytes)};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   Writer file;

@@ -2,12 +2,12 @@
 
 #include <omp.h>
 
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <optional>
 
 #include "engine/core/build_info.h"
+#include "engine/core/clock.h"
 #include "engine/core/file.h"
 #include "engine/core/phase.h"
 #include "experiments/pretraining/pages.h"
@@ -22,11 +22,6 @@ namespace glia {
 namespace {
 
 using results::Json;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());

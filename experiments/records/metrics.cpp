@@ -52,6 +52,13 @@ std::vector<MetricRow> make_rows() {
                   .better = Better::higher,
                   .least = 0,
                   .most = 1});
+  rows.push_back({.name = kAccuracyWithoutNearCopies,
+                  .label = "without near copies",
+                  .help = "accuracy on the test rows that do not nearly stand among the training rows, 0 … 1",
+                  .stage = evaluation,
+                  .better = Better::higher,
+                  .least = 0,
+                  .most = 1});
   rows.push_back({.name = "loss",
                   .label = "loss",
                   .help = "the task's loss alone, nats",

@@ -82,6 +82,8 @@ struct MetricRow {
   double (*even)(int n_experts) = nullptr;  // its value when all experts are used alike whatever the topic
 };
 
+inline constexpr const char* kAccuracyWithoutNearCopies = "accuracy_without_near_copies";
+
 const std::vector<MetricRow>& metric_rows();
 const MetricRow* metric_row(Stage stage, const std::string& name);  // nullptr: a name without a row
 std::vector<const MetricRow*> metric_rows(Stage stage);

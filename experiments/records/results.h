@@ -81,6 +81,8 @@ struct Evaluation {  // eval.json: the model that counts, on the test set
   NamedValues values;                         // accuracy, loss, …: the task's metrics
   std::vector<double> class_accuracy;         // [C]; NaN: no row of the class
   std::optional<double> validation_accuracy;  // of the chosen model, where a validation split exists
+  // Of the rows, those that nearly stand among the training rows; runs from before anybody looked have none.
+  std::optional<int64_t> near_copies;
   std::vector<LayerMetrics> layers;           // [L]; empty for dense
 
   double accuracy() const { return values.get("accuracy"); }

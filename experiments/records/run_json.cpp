@@ -18,7 +18,7 @@ NamedValues task_values(const Json& json, const std::string& from) {
   const Fields f{json, from};
   NamedValues values;
   for (const auto& [key, value] : json.items()) {
-    const bool other = key == "step" || key == "rows" || key == "validation_accuracy";
+    const bool other = key == "step" || key == "rows" || key == "validation_accuracy" || key == "near_copies";
     if (!other && (value.is_number() || value.is_null())) values.set(key, f.get<double>(key.c_str()));
   }
   f.get<double>("loss");  // every task has one
@@ -104,6 +104,7 @@ Json to_json(const Evaluation& e) {
   for (const auto& [name, value] : e.values) json[name] = value;
   json["class_accuracy"] = e.class_accuracy;
   if (e.validation_accuracy) json["validation_accuracy"] = *e.validation_accuracy;
+  if (e.near_copies) json["near_copies"] = *e.near_copies;
   json["layers"] = Json::array();
   for (size_t l = 0; l < e.layers.size(); ++l) {
     Json entry = {{"layer", l + 1}};
@@ -143,6 +144,7 @@ Evaluation evaluation_from(const Json& json, const std::string& from) {
   e.values = task_values(json, from);
   e.class_accuracy = f.list<double>("class_accuracy");
   if (json.contains("validation_accuracy")) e.validation_accuracy = f.get<double>("validation_accuracy");
+  if (json.contains("near_copies")) e.near_copies = f.get<int64_t>("near_copies");
   e.layers = layers_from(f.at("layers"), from);
   for (const auto& [name, value] : e.values)
     if (const MetricRow* row = metric_row(Stage::evaluation, name);

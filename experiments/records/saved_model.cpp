@@ -169,7 +169,8 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
 
   // The layers one by one through their public parts: a router's input is known nowhere else. Model::forward then
   // has to agree with what comes out.
-  const Pass pass{sequences, one, false, model.config().compute, 0};
+  Pass pass{sequences, one, false, model.config().compute, 0};
+  pass.ids = id_tensor;
   Var x = model.bert().embeddings(id_tensor, pass);
   for (size_t l = 0; l < model.bert().layers.size(); ++l) {
     const EncoderLayer& layer = model.bert().layers[l];

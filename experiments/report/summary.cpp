@@ -183,10 +183,11 @@ Summary summarise(const Listing& listing) {
     auto at = std::ranges::find(s.configs, run.config.config, &ConfigSummary::config);
     if (at == s.configs.end())
       at = s.configs.insert(at, ConfigSummary{run.config.config, run.config.moe(), {}, {}, {}, {}});
-    RunLine line{run.config.config, run.config.seed_index, run.state, "", {}, {}};
+    RunLine line{run.config.config, run.config.seed_index, run.state, "", {}, {}, {}};
     if (run.state == RunState::done) {
       at->seeds.push_back(run.config.seed_index);
       add_run(*at, run);
+      s.near_copies = std::max(s.near_copies, run.evaluation->near_copies.value_or(0));
       line.accuracy = run.evaluation->accuracy();
       if (run.config.moe()) {
         s.experts = s.layers == 0 || s.experts == run.config.experts() ? run.config.experts() : 0;
@@ -200,6 +201,8 @@ Summary summarise(const Listing& listing) {
       line.seconds = it->get<double>();
       s.seconds += *line.seconds;
     }
+    if (const auto it = run.timing.find("peak_bytes"); it != run.timing.end() && it->is_number())
+      line.peak_bytes = it->get<double>();
     s.runs.push_back(std::move(line));
   }
   s.seeds.assign(seeds.begin(), seeds.end());
@@ -207,7 +210,8 @@ Summary summarise(const Listing& listing) {
   std::ranges::sort(s.configs, before, &ConfigSummary::config);
   for (ConfigSummary& c : s.configs)
     for (auto& [name, metric] : c.metrics) metric.estimate = estimated(name, metric.values);
-  for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, "accuracy", baseline);
+  for (const char* accuracy : {"accuracy", kAccuracyWithoutNearCopies})
+    for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, accuracy, baseline);
   for (int l = 1; l <= s.layers; ++l)
     for (const MetricRow* row : metric_rows(Stage::routing))
       for (const std::string& baseline : s.study.routing_baselines)
@@ -222,6 +226,7 @@ Json to_json(const Summary& s) {
   Json json = {{"study", s.study.name},      {"study_text", s.study.text}, {"seeds", s.seeds},
                {"layers", s.layers},         {"experts", s.experts},       {"warnings", s.warnings},
                {"common", to_json(s.common)}};
+  if (s.near_copies > 0) json["near_copies"] = s.near_copies;
   json["configs"] = Json::array();
   for (const ConfigSummary& c : s.configs) {
     Json& entry = json["configs"].emplace_back();
@@ -267,6 +272,7 @@ Summary summary_from(const Json& json, const std::string& from) {
     s.seeds = json.at("seeds").get<std::vector<int>>();
     s.layers = json.at("layers").get<int>();
     s.experts = json.value("experts", 0);
+    s.near_copies = json.value("near_copies", int64_t{0});
     s.warnings = json.at("warnings").get<std::vector<std::string>>();
     s.common = run_config_from(json.at("common"), from);
     for (const Json& entry : json.at("configs")) {
@@ -288,6 +294,7 @@ Summary summary_from(const Json& json, const std::string& from) {
                         RunState(index),
                         line.value("reason", ""),
                         optional_from(line, "accuracy"),
+                        {},
                         {}});
     }
     return s;

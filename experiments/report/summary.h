@@ -44,16 +44,17 @@ struct RunLine {
   int seed_index = 0;
   RunState state = RunState::unfinished;
   std::string reason;  // of a failure
-  std::optional<double> accuracy, seconds;
+  std::optional<double> accuracy, seconds, peak_bytes;  // the last two are no part of summary.json
 };
 
 struct Summary {
-  std::string out;         // the folder it was read from or made of
-  Study study;             // order, baselines, published numbers, colours
-  RunConfig common;        // of the first run: protocol, preset, data, train, options, commit, device
-  int layers = 0;          // of the MoE runs; 0 when there are none
-  int experts = 0;         // likewise; 0 too where they differ
-  std::vector<int> seeds;  // union over configurations
+  std::string out;          // the folder it was read from or made of
+  Study study;              // order, baselines, published numbers, colours
+  RunConfig common;         // of the first run: protocol, preset, data, train, options, commit, device
+  int layers = 0;           // of the MoE runs; 0 when there are none
+  int experts = 0;          // likewise; 0 too where they differ
+  int64_t near_copies = 0;  // of the test rows; 0 too where nobody looked
+  std::vector<int> seeds;   // union over configurations
   std::vector<std::string> warnings;
   std::vector<ConfigSummary> configs;  // in the study's order
   std::vector<RunLine> runs;

@@ -135,8 +135,28 @@ Table accuracy_against_table(const Summary& s, const std::string& baseline) {
   return t;
 }
 
+// The same comparison on the rows that no training row nearly holds.
+Table unseen_accuracy_table(const Summary& s) {
+  const std::string& baseline = s.study.accuracy_baseline();
+  Table t;
+  t.title = "Test accuracy without near copies";
+  t.note = fmt::format(
+      "On the {} of {} test rows of which less than half of the passages of eight words stand in the training rows; "
+      "columns as above.",
+      s.common.data.test_rows - s.near_copies, s.common.data.test_rows);
+  t.header = {"configuration", "accuracy", "95 % interval", "Δ " + baseline, "p Welch", "p paired", "d"};
+  for (const ConfigSummary& c : s.configs) {
+    const Metric* m = c.find(kAccuracyWithoutNearCopies);
+    t.rows.push_back({c.config, m ? mean_se(m, 4) : kNotAvailable,
+                      m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kNotAvailable});
+    append_comparison(t.rows.back(), c, kAccuracyWithoutNearCopies, baseline);
+  }
+  return t;
+}
+
 std::vector<Table> accuracy_tables(const Summary& s) {
   std::vector<Table> tables = {accuracy_table(s)};
+  if (s.near_copies > 0) tables.push_back(unseen_accuracy_table(s));
   for (size_t i = 1; i < s.study.accuracy_baselines.size(); ++i)
     tables.push_back(accuracy_against_table(s, s.study.accuracy_baselines[i]));
   return tables;
@@ -329,6 +349,7 @@ std::string print_table(const Summary& s) {
     if (!answer.empty()) answers += answer + "\n";
   if (!answers.empty()) text += answers + "\n";
   text += as_text(accuracy_table(s));
+  if (s.near_copies > 0) text += "\n" + as_text(unseen_accuracy_table(s));
   if (s.layers > 0) {
     text += "\n";
     text += as_text(specialisation_table(s, false)) + "\n" + as_text(specialisation_table(s, true));

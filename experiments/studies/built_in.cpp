@@ -1,5 +1,6 @@
 // The built-in studies. The Makefile makes GLIA_STUDIES of all experiments/studies/*.study: a row {name, text} a file.
 #include <algorithm>
+#include <filesystem>
 
 #include "experiments/studies/study.h"
 
@@ -11,6 +12,12 @@ constexpr std::pair<const char*, const char*> kTexts[] = {
 };
 
 }  // namespace
+
+std::string_view built_in_text(std::string_view wanted) {
+  for (const auto& [name, text] : kTexts)
+    if (wanted == std::filesystem::path(name).stem().string()) return text;
+  return "";
+}
 
 std::span<const Study> built_in_studies() {
   static const std::vector<Study> studies = [] {

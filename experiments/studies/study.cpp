@@ -57,7 +57,8 @@ struct Line {
 
 // What config.json keeps may be set by a study, and how many seeds there are; where and how runs are made may not.
 bool may_set(const Flag& flag) {
-  return flag.part != Flag::Part::kNone || std::string(flag.name) == "seeds" ||
+  const bool of_router = std::holds_alternative<const OptionRow*>(flag.member);  // kept with the model
+  return flag.part != Flag::Part::kNone || of_router || std::string(flag.name) == "seeds" ||
          std::string(flag.name) == "preset" || std::string(flag.name) == "protocol" ||
          std::string(flag.name) == "precision";
 }
@@ -127,7 +128,46 @@ void set_in_configuration(Configuration& c, const Line& line) {
   } else add_setting(c.settings, line);
 }
 
+// grid.lr = 5e-5, 1e-4    grid.seeds = 1    grid.seeds.dense = 5    grid.chosen-seeds = 5
+void set_grid(Grid& grid, const Line& line) {
+  const std::string key = line.key.substr(std::string("grid.").size());
+  constexpr std::string_view of_one = "seeds.";
+  try {
+    if (key == "chosen-seeds" || key == "seeds" || key.starts_with(of_one)) {
+      parse_seeds(line.value);
+      if (key == "chosen-seeds") grid.chosen_seeds = line.value;
+      else if (key == "seeds") grid.seeds = line.value;
+      else grid.seeds_of[key.substr(of_one.size())] = line.value;
+      return;
+    }
+    const std::vector<std::string> values = list_of(line.value, ',');
+    for (const std::string& value : values) {
+      std::vector<std::pair<std::string, std::string>> unused;
+      add_setting(unused, {line.place, key, value});
+      if (value.find_first_of("/: \t") != std::string::npos) line.wrong("values that can name a folder");
+    }
+    grid.axes.emplace_back(key, values);
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    fail_input("{}", text.starts_with(line.place) ? text : fmt::format("{}: {}", line.place, text));
+  }
+}
+
+void take_configurations(Study& s, const Line& line, const std::string& own_name) {
+  const std::string_view text = built_in_text(line.value);
+  if (text.empty() || line.value == own_name) line.wrong("another built-in study");
+  s.configurations = parse_study(std::string(text), line.value).configurations;
+}
+
 void set_in_study(Study& s, const Line& line) {
+  if (line.key.starts_with("grid.")) return set_grid(s.grid, line);
+  if (line.key.starts_with("claim.")) try {
+      s.claims.push_back(parse_claim(line.value));
+      return;
+    } catch (const Error& error) {
+      fail_input("{}: {}", line.place, error.what());
+    }
+  if (line.key == "configurations") return take_configurations(s, line, s.name);
   if (line.key == "title") s.title = line.value;
   else if (line.key == "compare.accuracy") s.accuracy_baselines = list_of(line.value, ',');
   else if (line.key == "compare.routing") s.routing_baselines = list_of(line.value, ',');
@@ -155,9 +195,20 @@ void check_study(const Study& s, const std::string& from) {
     for (const std::string& name : list)
       if (!s.find(name))
         fail_input("{}: expected one of {} to compare with, got '{}'", from, names_of(s.configurations), name);
+  for (const auto& [name, seeds] : s.grid.seeds_of)
+    if (!s.find(name))
+      fail_input("{}: grid.seeds: expected one of {}, got '{}'", from, names_of(s.configurations), name);
+  for (const Claim& claim : s.claims)
+    for (const std::string& name : {claim.ours, claim.theirs})
+      if (!s.find(name))
+        fail_input("{}: claim '{}': expected one of {}, got '{}'", from, claim.text, names_of(s.configurations),
+                   name);
+  if (!s.claims.empty() && s.grid.empty())
+    fail_input("{}: claims are looked at in a grid's cells: there is none", from);
   for (const Configuration& c : s.configurations)
     for (const auto& [key, value] : c.settings)
-      if (const std::string start = start_run(value); key == "init" && !start.empty()) {
+      if (const std::string start = start_run(value);
+          key == "init" && !start.empty() && start.find('/') == std::string::npos) {
         // Only backwards: then no circle of runs waits for itself.
         const Configuration* before = s.find(start);
         if (!before || before >= &c)
@@ -189,6 +240,7 @@ Study parse_study(const std::string& text, const std::string& from) {
   s.text = text;
   std::vector<std::string> keys;  // of the block so far
   int number = 0;
+  bool in_configuration = false;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     const std::string content = trimmed(std::string_view(text).substr(begin, end - begin));
@@ -202,6 +254,7 @@ Study parse_study(const std::string& text, const std::string& from) {
       check_name(place, c.name);
       if (s.find(c.name)) fail_input("{}: the configuration {} is there twice", place, c.name);
       s.configurations.push_back(std::move(c));
+      in_configuration = true;
       keys.clear();
       continue;
     }
@@ -212,7 +265,7 @@ Study parse_study(const std::string& text, const std::string& from) {
     if (line.key.empty() || line.value.empty()) fail_input("{}: expected key = value, got '{}'", place, content);
     if (std::ranges::find(keys, line.key) != keys.end()) fail_input("{}: {} is there twice", place, line.key);
     keys.push_back(line.key);
-    if (s.configurations.empty()) set_in_study(s, line);
+    if (!in_configuration) set_in_study(s, line);
     else set_in_configuration(s.configurations.back(), line);
   }
   if (s.title.empty()) s.title = s.name;

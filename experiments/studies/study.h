@@ -3,6 +3,7 @@
 // file of the same format does as well (docs/studies.md).
 #pragma once
 #include "experiments/studies/configurations.h"
+#include "experiments/studies/grid.h"
 
 namespace glia {
 
@@ -18,6 +19,8 @@ struct Study {
   std::vector<std::string> accuracy_baselines, routing_baselines;
   std::string published_data, published_note;
   int published_layers = 0;
+  Grid grid;                  // empty: the study has one recipe
+  std::vector<Claim> claims;  // looked at in every cell of the grid
 
   const Configuration* find(std::string_view name) const;  // nullptr: not one of its own
   const std::string& accuracy_baseline() const { return accuracy_baselines.front(); }
@@ -30,7 +33,8 @@ struct Study {
 
 inline constexpr const char* kDefaultStudy = "ahr";
 
-std::span<const Study> built_in_studies();  // ahr first
+std::span<const Study> built_in_studies();            // ahr first
+std::string_view built_in_text(std::string_view name);  // "": there is no such study
 // Errors name file, line, what was expected and what came. `from` may be a path; its stem names the study.
 Study parse_study(const std::string& text, const std::string& from);
 // The name of a built-in one, or the path of a file.
@@ -46,7 +50,7 @@ bool configuration_less(const Study& study, const std::string& a, const std::str
 void apply_settings(Options& options, const std::vector<std::pair<std::string, std::string>>& settings);
 
 // "run:dense" → "dense": a configuration may start from the finished run of another one, of the same seed and result
-// folder; "": something else.
+// folder, or with a folder in front ("run:results/dense") of another result folder; "": something else.
 std::string start_run(const std::string& init);
 
 }  // namespace glia

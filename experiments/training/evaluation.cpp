@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "engine/core/rng.h"
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/loss/statistics.h"
 #include "experiments/training/training.h"
 #include "moe/utilisation.h"
 
@@ -30,6 +32,23 @@ std::vector<double> loads_of(const Utilisation::Table& table) {
   return loads;
 }
 
+// The labels of the rows, −1 for those that are near copies.                rows [B] → int32 [B]
+Tensor labels_apart(Context& context, const TokenSplit& split, std::span<const int32_t> rows) {
+  std::vector<int32_t> labels;
+  for (const int32_t row : rows) labels.push_back(split.near_copies[row] ? -1 : split.labels[row]);
+  return from_vector(context, labels, {static_cast<int64_t>(labels.size())});
+}
+
+// Of a confusion matrix float64 [C, C]: its diagonal's share; NaN where nothing was counted.
+double share_of_right(const Tensor& confusion) {
+  const std::vector<double> counts = confusion.to_vector<double>();
+  const int64_t classes = confusion.size(0);
+  double right = 0;
+  for (int64_t c = 0; c < classes; ++c) right += counts[static_cast<size_t>(c * classes + c)];
+  const double all = std::accumulate(counts.begin(), counts.end(), 0.0);
+  return all > 0 ? right / all : std::nan("");
+}
+
 // Adds what the batch's routings count under kOverflow.
 void add_overflow(const std::vector<Routing>& routings, Tensor& sum) {
   for (const Routing& routing : routings)
@@ -41,7 +60,7 @@ void add_overflow(const std::vector<Routing>& routings, Tensor& sum) {
 }  // namespace
 
 Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, const Vocabulary& vocabulary,
-                     int64_t rows)
+                     int64_t rows, bool apart)
     : model_(model), task_(find_task(o.task)), classes_(model.config().bert.classes), rows_(split.size()) {
   TokenSplit part;
   const bool subset = rows > 0 && rows < split.size();
@@ -59,6 +78,8 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   b.pad_id = std::max(0, vocabulary.pad());
   b.masking = masking_of(o, vocabulary, kMaskSeed);
   const BatchPlan plan(used, b);
+  apart = apart && !task_.masks_words && !used.near_copies.empty();
+  if (apart) near_copies_ = used.near_copy_count();
   const bool padded = o.padding == "padded";
   const int64_t longest = padded ? o.max_length : longest_sequence(used);
   Context& context = model.context();
@@ -72,6 +93,7 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
     BatchView view = parts_.back().buffer.view(slot.data());
     plan.fill(i, view);
     parts_.back().buffer.upload(slot.data(), view, tokens);
+    if (apart) parts_.back().labels_apart = labels_apart(context, used, plan.rows(i));
     context.synchronize();  // the slot is used again
   }
 }
@@ -85,10 +107,13 @@ Measured Evaluator::measure() {
   std::optional<Utilisation> utilisation;
   Tensor overflow;
   if (moe) utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts);
+  Tensor confusion_apart;  // float64 [C, C]
+  if (near_copies_) confusion_apart = zeros(context, {classes_, classes_}, DType::kFloat64);
   for (size_t i = 0; i < parts_.size(); ++i) {
     const Batch batch = parts_[i].buffer.batch(parts_[i].tokens, parts_[i].sequences);
     const Model::Output out = model_.forward(batch, false);
     meter->add(out, batch);
+    if (near_copies_) accumulate_confusion(out.logits.value(), parts_[i].labels_apart, confusion_apart);
     if (moe) utilisation->add(out.routings, batch.labels, batch.sequences);
     add_overflow(out.routings, overflow);
   }
@@ -97,6 +122,8 @@ Measured Evaluator::measure() {
   TaskMeter::Reading reading = meter->read();
   m.values = std::move(reading.values);
   m.class_accuracy = std::move(reading.class_accuracy);
+  m.near_copies = near_copies_;
+  if (near_copies_) m.values.set(results::kAccuracyWithoutNearCopies, share_of_right(confusion_apart));
   if (overflow.defined() && cast(overflow, DType::kFloat64).to_vector<double>()[0] > 0)
     fail_input("router {}: --max-k: a token wanted more experts than that (evaluation); 0 allows all",
                config.moe.router);

@@ -93,6 +93,8 @@ const std::vector<Flag>& flags() {
       {"study", &O::study, kNone, "a built-in study or the file of another one (docs/studies.md)", all,
        "What is run"},
       {"configs", &O::configs, kNone, "its configurations, separated by commas, or all", run_all},
+      {"cells", &O::cells, kNone, "of a study with a grid: its recipes, separated by commas, all, or chosen",
+       run_all},
       {"config", &O::config, kNone, "the configuration", train},
       {"name", &O::name, kNone, "name of the run's folder, where it is not the configuration's", train},
       {"seeds", &O::seeds, kNone,
@@ -139,7 +141,7 @@ const std::vector<Flag>& flags() {
        "run the last layer's experts on CLS rows only, which is exact"},
       {"init", &O::init, kTrain,
        "weights to start from: a Hugging Face folder, a file of weights, a run's or export's folder, or run:NAME, a run of "
-       "this study"},
+       "this study (run:FOLDER/NAME: of another result folder)"},
       {"init-noise", &O::init_noise, kTrain,
        "standard deviation of the noise on each expert's copy of the pretrained FFN"},
       {"init-layers", &O::init_layers, kNone, "only so many of the pretrained layers, from below; 0: all of them"},
@@ -150,7 +152,8 @@ const std::vector<Flag>& flags() {
        "classification, or masked_lm: words that are masked (BERT's first pretraining task)"},
       {"mask-rate", &O::mask_rate, kTrain, "masked_lm: share of the word pieces that are to be predicted"},
       {"freeze", &O::freeze, kTrain,
-       "parameters that are not trained: patterns on their names with * and ?, separated by commas"},
+       "parameters that are not trained: patterns on their names with * and ?, {last} for the last layer's number, separated "
+       "by commas"},
       {"train", &O::train, kTrain, "exceptions to --freeze; without it, all that is trained"},
       {"lr-of", &O::lr_of, kTrain, "learning rates of their own: PATTERN=VALUE, …; of several the last counts"},
       {"weight-decay-of", &O::weight_decay_of, kTrain, "weight decay likewise, of parameters that decay"},

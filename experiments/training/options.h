@@ -16,7 +16,7 @@ namespace glia {
 
 struct Options : DatasetOptions {  // what is said about data stands there
   // what is run
-  std::string study = "ahr", configs = "all", config = "astrocyte-hierarchical", name;
+  std::string study = "ahr", configs = "all", cells = "all", config = "astrocyte-hierarchical", name;
   std::string seeds = "2", protocol = "clean", preset = "auto";
   // where and how
   std::string device = "auto", precision = "auto", gradients = "auto", kernels = "auto", out = "results",

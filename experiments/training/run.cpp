@@ -4,12 +4,12 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 
 #include "engine/core/build_info.h"
+#include "engine/core/clock.h"
 #include "engine/core/file.h"
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/data_source.h"
@@ -22,11 +22,6 @@ namespace glia {
 namespace {
 
 using results::Json;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 // metrics.jsonl and, where wanted, TensorBoard's events; complete on the disk after every add(), since a checkpoint
 // may follow.
@@ -268,7 +263,7 @@ RunOutcome Sitting::run() {
   results::Evaluation evaluation;
   evaluation.step = best_step_ > 0 ? best_step_ : trainer_.done();
   if (!on_test && options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
-  Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary()).measure();
+  Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), 0, true).measure();
   if (options_.utilisation_rows > 0 && options_.utilisation_rows < test.rows && !test.layers.empty()) {
     Measured part =
         Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
@@ -278,6 +273,7 @@ RunOutcome Sitting::run() {
   evaluation.rows = test.rows;
   evaluation.values = test.values;
   evaluation.class_accuracy = test.class_accuracy;
+  evaluation.near_copies = test.near_copies;
   evaluation.layers = test.layers;
   save_checkpoint(spec_.folder + "/model.safetensors", trainer_.model().parameters(), nullptr, state(),
                   {evaluation.step, spec_.seed(), config_text_, ""});

@@ -69,6 +69,14 @@ void check_routing_flags(const Options& options, const std::vector<RunSpec>& spe
   }
 }
 
+// "run:NAME": of the same result folder; "run:FOLDER/NAME": of another one. The run of the same seed either way.
+std::string start_folder(const Options& o, int seed) {
+  const std::string start = start_run(o.init);
+  const size_t slash = start.rfind('/');
+  if (slash == std::string::npos) return results::run_folder(o.out, seed, start);
+  return results::run_folder(start.substr(0, slash), seed, start.substr(slash + 1));
+}
+
 Json json_of(const OptionValue& value) {
   return std::visit([](const auto& v) { return Json(v); }, value);
 }
@@ -105,7 +113,7 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
         if (!checked.contains(key)) checked[key] = check_weights(o);
         spec.weights = checked[key];
       } else if (!start.empty()) {
-        spec.starts_from = results::run_folder(o.out, seed, start);
+        spec.starts_from = start_folder(o, seed);
         const bool planned =
             std::ranges::any_of(specs, [&](const RunSpec& s) { return s.folder == spec.starts_from; });
         if (!planned && !results::is_done(spec.starts_from))
@@ -173,6 +181,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.data.options = to_json(o, Flag::Part::kData);
   // Runs from before there was a choice have neither.
   if (o.csv_separator == "auto") c.data.options.erase("csv_separator");
+  if (o.only_topics.empty()) c.data.options.erase("only_topics");
   if (!data.tokenizer->lowercase()) c.data.options["lowercase"] = false;
   c.commit = build_commit();
   c.device = device;

@@ -15,6 +15,7 @@
 #include "experiments/report/summary.h"
 #include "experiments/report/tables.h"
 #include "experiments/training/data_source.h"
+#include "experiments/training/grid_run.h"
 #include "experiments/training/pretrained.h"
 
 namespace fs = std::filesystem;
@@ -32,7 +33,7 @@ void remove_leftovers(const RunSpec& spec) {
 
 // summary.json and summary.csv, and the report where it is wanted. Under the summary's lock, so that what a killed
 // program left half-written is nobody's.
-results::Summary write_outputs(const Options& options) {
+results::Summary write_outputs(const Options& options) {  // of options.out
   for (const auto& entry : fs::directory_iterator(options.out)) {
     const std::string name = entry.path().filename().string();
     const bool ours = name.starts_with("summary.") || name.starts_with("report.html.") ||
@@ -179,19 +180,21 @@ class Schedule {
 };
 
 // Throws when the result folder holds other runs that could not stand in one table with these.
-void require_one_summary(const std::vector<RunSpec>& specs, const results::RunConfig& config) {
+void require_one_summary(const std::vector<RunSpec>& specs, const results::RunConfig& config,
+                         const RunSpec& first) {
   results::Listing listing;
   try {
-    listing = results::list_runs(specs[0].options.out);
+    listing = results::list_runs(first.options.out);
   } catch (const Error&) {  // nothing is there yet
     return;
   }
   std::vector<results::Run> runs(1);
-  runs[0].folder = specs[0].folder;
+  runs[0].folder = first.folder;
   runs[0].config = config;
   for (results::Run& run : listing.runs) {
     const auto is_it = [&](const RunSpec& s) {
-      return s.seed_index == run.config.seed_index && s.model.name == run.config.config;
+      return s.options.out == first.options.out && s.seed_index == run.config.seed_index &&
+             s.model.name == run.config.config;
     };
     if (std::ranges::none_of(specs, is_it)) runs.push_back(std::move(run));
   }
@@ -220,11 +223,55 @@ void print_data(const Dataset& data, std::FILE* out) {
       data.name, data.is_synthetic ? " (generated)" : "", data.train.size(), data.validation.size(),
       data.test.size(), data.classes(), mean, data.vocabulary().size());
   if (!data.source.empty()) fmt::print(out, "           {}\n", data.source);
+  if (const int64_t copies = data.test.near_copy_count(); copies > 0)
+    fmt::print(out, "           {} of the test rows are near copies of a training row\n", copies);
   if (data.bayes_accuracy)
     fmt::print(out, "           no classifier is better than {:.4f} on this test set\n", *data.bayes_accuracy);
   for (const std::string& note : data.notes) fmt::print(out, "           {}\n", note);
   if (!data.cache_note.empty()) fmt::print(out, "           {}\n", data.cache_note);
   if (data.bad_rows.count() > 0) fmt::print(out, "           {}\n", data.bad_rows.summary());
+}
+
+// A model that was trained in another folder reads other word pieces there, where its vocabulary is not this one.
+void require_same_words(const RunSpec& spec, const Dataset& data) {
+  if (spec.starts_from.empty()) return;
+  const fs::path vocabulary = fs::path(spec.starts_from).parent_path().parent_path() / "vocab.txt";
+  if (fs::exists(vocabulary) && Vocabulary::from_file(vocabulary.string()).hash() != data.vocabulary().hash())
+    fail_input("--init {}: was trained with other word pieces than {}; say --vocab {}", spec.options.init,
+               data.vocabulary().source(), vocabulary.string());
+}
+
+// One of each result folder, in the order in which the folders first appear.
+std::vector<const RunSpec*> first_of_each_folder(const std::vector<RunSpec>& specs) {
+  std::vector<const RunSpec*> first;
+  for (const RunSpec& spec : specs)
+    if (std::ranges::none_of(first, [&](const RunSpec* f) { return f->options.out == spec.options.out; }))
+      first.push_back(&spec);
+  return first;
+}
+
+void print_plan(const std::vector<RunSpec>& specs, size_t folders, size_t open, const Dataset& data,
+                std::FILE* out) {
+  std::set<std::string> names;
+  std::set<int> seeds;
+  std::set<int64_t> steps;
+  for (const RunSpec& spec : specs) {
+    names.insert(spec.model.name), seeds.insert(spec.seed_index);
+    steps.insert(total_steps(spec.options, data));
+  }
+  const std::string steps_text = steps.size() == 1 ? fmt::format("{}", *steps.begin())
+                                                   : fmt::format("{} to {}", *steps.begin(), *steps.rbegin());
+  if (folders == 1)
+    fmt::print(out, "runs       {} configuration{} × {} seed{} = {}", names.size(), names.size() == 1 ? "" : "s",
+               seeds.size(), seeds.size() == 1 ? "" : "s", specs.size());
+  else fmt::print(out, "runs       {} in {} cells of the grid", specs.size(), folders);
+  fmt::print(out, ", {} of them finished before; {} steps each, batch {}\n", specs.size() - open, steps_text,
+             specs[0].options.batch);
+  std::string seed_text;
+  for (const int seed : seeds)
+    seed_text += fmt::format("{}seed{} is {}", seed_text.empty() ? "" : ", ", seed, 42 + seed);
+  fmt::print(out, "seeds      {}\n", seed_text);
+  std::fflush(out);
 }
 
 // Where to look, and what to try with what is there now.
@@ -289,9 +336,15 @@ void settle_threads(char** argv) {
 
 int run_experiment(const Options& options, const Study& study, const std::vector<std::string>& configs,
                    const std::string& command) {
+  if (!study.grid.empty()) return run_grid(options, study, configs, command);
+  return run_specs(options, study, plan_runs(options, study, configs), command);
+}
+
+int run_specs(const Options& options, const Study& study, const std::vector<RunSpec>& specs,
+              const std::string& command) {
   std::FILE* out = stdout;
-  const std::vector<RunSpec> specs = plan_runs(options, study, configs);
-  require_one_study(options, study);
+  const std::vector<const RunSpec*> folders = first_of_each_folder(specs);
+  for (const RunSpec* first : folders) require_one_study(first->options, study);
   const std::vector<Device> devices = devices_of(options);
   const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
   const int64_t cores = omp_get_num_procs();
@@ -329,26 +382,22 @@ int run_experiment(const Options& options, const Study& study, const std::vector
   // Outputs before training: a folder that cannot be written to, or holds something else, is found out now.
   std::vector<RunSpec> open;
   for (const RunSpec& spec : specs) {
-    if (!options.dry_run) RunLock(options.out, spec.title());
+    require_same_words(spec, data);
+    if (!options.dry_run) RunLock(spec.options.out, spec.title());
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
     else if (!options.dry_run) remove_leftovers(spec);
   }
-  require_one_summary(specs, run_config(specs[0], data, fingerprint, device_text, command));
-  // With it a checkpoint can be used without the data (tools/route).
-  if (!options.dry_run && !open.empty()) data.vocabulary().save(options.out + "/vocab.txt");
-  if (!options.dry_run) results::write_study(options.out, study);
-  const int64_t steps = total_steps(options, data);
-  fmt::print(
-      out, "runs       {} configuration{} × {} seed{} = {}, {} of them finished before; {} steps each, batch {}\n",
-      configs.size(), configs.size() == 1 ? "" : "s", specs.size() / configs.size(),
-      specs.size() == configs.size() ? "" : "s", specs.size(), specs.size() - open.size(), steps, options.batch);
-  std::string seed_text;
-  for (const int seed : parse_seeds(options.seeds))
-    seed_text += fmt::format("{}seed{} is {}", seed_text.empty() ? "" : ", ", seed, 42 + seed);
-  fmt::print(out, "seeds      {}\n", seed_text);
-  std::fflush(out);
-
+  for (const RunSpec* first : folders) {
+    require_one_summary(specs, run_config(*first, data, fingerprint, device_text, command), *first);
+    if (options.dry_run) continue;
+    const bool any_open =
+        std::ranges::any_of(open, [&](const RunSpec& s) { return s.options.out == first->options.out; });
+    // With it a checkpoint can be used without the data (tools/route).
+    if (any_open) data.vocabulary().save(first->options.out + "/vocab.txt");
+    results::write_study(first->options.out, study);
+  }
+  print_plan(specs, folders.size(), open.size(), data, out);
   // Before the threads and the libraries' pools are made.
   omp_set_num_threads(threads);
 
@@ -390,19 +439,20 @@ int run_experiment(const Options& options, const Study& study, const std::vector
   }
 
   int status = failures.empty() ? 0 : 1;
-  try {
-    RunLock lock(options.out, "summary");
-    lock.wait();
-    const results::Summary summary = write_outputs(options);
-    if (options.report) results::write_plots(options.out, summary, results::list_runs(options.out));
-    fmt::print(out, "\n{}", results::print_table(summary));
-  } catch (const std::exception& error) {
-    fmt::print(out, "\nno summary: {}\n", error.what());
-    status = 1;
-  }
+  for (const RunSpec* first : folders) try {
+      const Options& o = first->options;
+      RunLock lock(o.out, "summary");
+      lock.wait();
+      const results::Summary summary = write_outputs(o);
+      if (o.report) results::write_plots(o.out, summary, results::list_runs(o.out));
+      if (folders.size() == 1) fmt::print(out, "\n{}", results::print_table(summary));
+    } catch (const std::exception& error) {
+      fmt::print(out, "\nno summary: {}\n", error.what());
+      status = 1;
+    }
   if (!failures.empty()) fmt::print(out, "\n{} run{} failed:\n", failures.size(), failures.size() == 1 ? "" : "s");
   for (const std::string& line : failures) fmt::print(out, "  {}\n", line);
-  if (status == 0 || options.report) print_next_steps(options, specs, out);
+  if ((status == 0 || options.report) && folders.size() == 1) print_next_steps(folders[0]->options, specs, out);
   return status;
 }
 

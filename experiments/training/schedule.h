@@ -21,8 +21,13 @@ int64_t jobs_of(const Options& options, size_t devices);
 // environment says how they should wait.
 void settle_threads(char** argv);
 
+// Runs on the same data, in one result folder or several: says what will be done, does it, writes each folder's summary.
+// Returns the exit status as below.
+int run_specs(const Options& options, const Study& study, const std::vector<RunSpec>& specs,
+              const std::string& command);
+
 // The whole of ./experiments/run_all and ./experiments/train, after the command line: says what will be done, does
-// it, writes and prints the summary. Returns the exit status: 0, or 1 when a run failed.
+// it, writes and prints the summary. A study with a grid: all its cells, then the chosen one (grid_run.cpp). Returns the exit status: 0, or 1 when a run failed.
 int run_experiment(const Options& options, const Study& study, const std::vector<std::string>& configs,
                    const std::string& command);
 

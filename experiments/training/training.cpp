@@ -20,6 +20,18 @@ RunModel run_model(const Options& o, const Configuration& c) {
   return run;
 }
 
+namespace {
+
+// {last} in a pattern is the number of the last layer: a study's patterns then fit models of any depth.
+std::string with_last(std::string patterns, int64_t layers) {
+  constexpr std::string_view mark = "{last}";
+  for (size_t at; (at = patterns.find(mark)) != std::string::npos;)
+    patterns.replace(at, mark.size(), std::to_string(layers - 1));
+  return patterns;
+}
+
+}  // namespace
+
 ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& data) {
   return model_config(o, run, data.vocabulary().size(), data.classes());
 }
@@ -41,7 +53,7 @@ ModelConfig model_config(const Options& o, const RunModel& run, int64_t vocabula
   m.bfloat16_gradients = o.gradients == "bfloat16";
   m.last_layer_cls_only = o.last_layer_cls;
   m.head = find_task(o.task).make_head;
-  m.trained = {o.freeze, o.train, o.lr_of, o.weight_decay_of};
+  m.trained = {with_last(o.freeze, o.layers), with_last(o.train, o.layers), o.lr_of, o.weight_decay_of};
   return m;
 }
 

@@ -33,6 +33,7 @@ class LossFreeRouter : public Router {
     Routing r;
     r.n_experts = options_.n_experts;
     r.chosen = options_.top_k;
+    r.matrix = token_.weight->var;
     r.scores = router_logits(in.x, token_.weight->var, token_.bias->var, {}, ContextMode::kNone, sequences);
     const bool whole = options_.own.get<std::string>(kScore) == "softmax";
     const Var scores = whole ? softmax(r.scores) : sigmoid(r.scores);

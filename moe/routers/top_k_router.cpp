@@ -31,6 +31,7 @@ Routing TopKRouter::route(const RoutingInputs& in) const {
   r.chosen = options_.top_k;
   r.scores = std::move(routed.logits);
   r.load_losses = std::move(routed.losses);
+  r.matrix = token_.weight->var;
   return r;
 }
 

@@ -28,6 +28,7 @@ class TopPRouter : public Router {
     const Sequences& sequences = in.pass.sequences;
     Routing r;
     r.n_experts = options_.n_experts;
+    r.matrix = token_.weight->var;
     r.scores = router_logits(in.x, token_.weight->var, token_.bias->var, {}, ContextMode::kNone, sequences);
     TopP chosen = choose_top_p(softmax(r.scores), options_.own.get<double>(kP), slots_, sequences);
     r.gates = std::move(chosen.gates);

@@ -5,7 +5,11 @@
 #include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/choose.h"
+#include "engine/ops/norm/normalise_rows.h"
+#include "engine/ops/routing/noisy_load.h"
+#include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
+#include "engine/ops/rows/sequence_max.h"
 #include "moe/losses.h"
 #include "moe/mixture.h"
 #include "nn/encoder.h"
@@ -29,12 +33,14 @@ BertConfig small_bert() {
 MoeConfig small_moe(const std::string& router) {
   MoeConfig c;
   c.router = router, c.n_experts = 4, c.top_k = 2, c.balance = 0.3, c.energy = 0.7;
-  for (const OptionRow& weight : further_loss_weights()) c.options.set(weight.name, 0.2);
+  for (const OptionRow& weight : further_loss_weights(router_row(router))) c.options.set(weight.name, 0.2);
   return c;
 }
 
 // Two sequences of 4 and 5 rows; a tail of 2.
 constexpr int64_t kTokens = 11;
+
+Tensor ids(Context& c) { return from_vector<int32_t>(c, {1, 7, 7, 3, 1, 10, 0, 7, 2, 0, 0}, {kTokens}); }
 
 OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const Make& make) {
   const size_t own = inputs.size();
@@ -51,13 +57,12 @@ OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const 
             set.bind(std::span(x).subspan(own));
             const Sequences sequences = make_sequences(context, {4, 5}, kTokens),
                             first = make_sequences(context, {1, 1});
-            const Pass pass{sequences, first, false, x[0].dtype(), 0};
+            Pass pass{sequences, first, false, x[0].dtype(), 0};
+            pass.ids = ids(context);
             return forward(pass, Vars(x.begin(), x.begin() + static_cast<int64_t>(own)));
           },
           false};
 }
-
-Tensor ids(Context& c) { return from_vector<int32_t>(c, {1, 7, 7, 3, 1, 10, 0, 7, 2, 0, 0}, {kTokens}); }
 
 EncoderLayer::MakeFeedForward maker(const std::string& router) {
   return [router](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
@@ -108,8 +113,22 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
   const auto make = [router](ParameterSet& set) {
     return std::shared_ptr<Router>(make_router(router, set, "r", router_options(small_moe(router), 8, 0.02)));
   };
+  ParameterSet declared;
+  make(declared);
+  const bool learns = !declared.all().empty();
+  const size_t first = cases.size();
   cases.push_back(layer_case("router/" + router + "/gates", {x}, [=](ParameterSet& set) -> Forward {
     return [r = make(set)](const Pass& p, const Vars& v) { return r->route({v[0], p}).gates; };
+  }));
+  // What it does in training alone: noise, and what losses make of it.
+  cases.push_back(layer_case("router/" + router + "/training", {x}, [=](ParameterSet& set) -> Forward {
+    return [r = make(set), router](const Pass& p, const Vars& v) {
+      Pass training = p;
+      training.training = true;
+      Routing routing = r->route({v[0], training});
+      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), p.sequences);
+      return with_losses({{mean(square(routing.gates)), {0}, 1}}, {routing});
+    };
   }));
   cases.push_back(layer_case("router/" + router + "/losses", {x}, [=](ParameterSet& set) -> Forward {
     return [r = make(set), router](const Pass& p, const Vars& v) {
@@ -118,6 +137,7 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
       return with_losses({}, {routing});
     };
   }));
+  for (size_t i = first; i < cases.size(); ++i) cases[i].gradient = learns;
   for (const bool first_rows : {false, true}) {
     const std::string name = "moe/" + router + (first_rows ? "/first_rows" : "");
     const auto layer = [router](ParameterSet& set) {
@@ -185,6 +205,37 @@ void add_routing_ops(std::vector<OpCase>& cases) {
                      return choose(v[0], cast(bias, v[0].dtype()), 3, rows_of(c)).gates;
                    },
                    false});
+  cases.push_back({"choose/unbiased",
+                   {logits},
+                   [](Context& c, const Vars& v) { return choose(v[0], {}, 2, rows_of(c)).gates; },
+                   false});
+  cases.push_back({"choose_among",
+                   {logits},
+                   [](Context& c, const Vars& v) {
+                     const Tensor choice = log(relu(v[0])).value();  // positive ones only
+                     return choose_among(v[0], choice, 3, rows_of(c)).gates;
+                   },
+                   false});
+  const CaseInput std{{kTokens, 5}, 0.5, 2};
+  CaseInput apart = logits;  // a threshold is a maximum: no ties
+  apart.spacing = 0.1;
+  for (const int64_t k : {1, 2, 4})
+    cases.push_back({fmt::format("noisy_load/{}", k),
+                     {logits, std, apart},
+                     [k](Context&, const Vars& v) { return noisy_load(v[0], v[1], v[2], k); },
+                     false});
+  CaseInput codes{{7, 6}, -0.6, 0.6};  // some beyond ± γ / 2
+  cases.push_back(
+      {"select_codes", {codes}, [](Context&, const Vars& v) { return select_codes(v[0], 2, 8, 1); }, false});
+  cases.push_back(
+      {"select_codes/six", {codes}, [](Context&, const Vars& v) { return select_codes(v[0], 2, 6, 0.8); }, false});
+  CaseInput distinct{{kTokens, 5}};
+  distinct.spacing = 0.1;
+  cases.push_back(
+      {"sequence_max", {distinct}, [](Context& c, const Vars& v) { return sequence_max(v[0], rows_of(c)); }});
+  cases.push_back(
+      {"share_rows", {{{7, 5}, 0.1, 2}}, [](Context&, const Vars& v) { return share_rows(v[0]); }, false});
+  cases.push_back({"unit_rows", {{{7, 5}, -2, 2}}, [](Context&, const Vars& v) { return unit_rows(v[0]); }, false});
   for (const int64_t slots : {2, 5})
     cases.push_back(
         {fmt::format("choose_top_p/{}", slots),

@@ -1,5 +1,8 @@
 // Oracles of the MoE layer, in float64 without dropout unless a case says otherwise.
 #include "moe/moe_layer.h"
+
+#include <set>
+
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
@@ -7,52 +10,11 @@
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/products/feed_forward.h"
 #include "engine/ops/rows/rows.h"
-#include "moe/losses.h"
 #include "moe/model.h"
-#include "tests/nn/helpers.h"
+#include "tests/moe/bench.h"
 
 namespace glia::test {
 namespace {
-
-constexpr int64_t kHidden = 8, kFfn = 16;
-
-// One MoE layer on its own with its pass.
-struct Bench {
-  Context context{test_device()};
-  ParameterSet set;
-  std::unique_ptr<MoeLayer> layer;
-  Sequences sequences, first;
-
-  explicit Bench(const std::string& router, int64_t experts = 4, int64_t top_k = 2,
-                 const std::vector<int32_t>& lengths = {5, 1, 7}, int64_t capacity = 0) {
-    BertConfig bert = tiny_config(router).bert;
-    MoeConfig moe{router, experts, top_k, 0.1, 0.2};
-    for (const OptionRow& weight : further_loss_weights()) moe.options.set(weight.name, 0.3);
-    layer = std::make_unique<MoeLayer>(set, "l", moe, bert, 0);
-    set.materialise(context, 5, DType::kFloat64);
-    // Biases other than 0, so that a forgotten one is seen.
-    for (const Parameter& p : set.all())
-      if (!p.decay) set.redraw(p, Init::normal(0.3), 5);
-    for (State& s : set.states())
-      s.value.copy_from(random_normal(context, s.shape, 0.3, 7, purpose::kTest, 1, DType::kFloat64));
-    sequences = make_sequences(context, lengths, capacity);
-    first = make_sequences(context, std::vector<int32_t>(lengths.size(), 1));
-  }
-  Tensor input() {
-    // Drawn row by row, so that a longer tail leaves the other rows as they are.
-    return random_normal(context, {sequences.tokens, kHidden}, 1, 9, purpose::kTest, 0, DType::kFloat64);
-  }
-  FeedForward::Result run(const Var& x, bool first_rows_only = false) {
-    const Pass pass{sequences, first, false, DType::kFloat64, 0};
-    return layer->forward(x, pass, first_rows_only);
-  }
-  // A parameter's or a state's numbers.
-  std::vector<double> weights(const std::string& name) {
-    for (const State& s : set.states())
-      if (s.name == name) return values(s.value);
-    return values(set.get(name).var.value());
-  }
-};
 
 double erf_gelu(double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); }
 
@@ -68,71 +30,75 @@ std::vector<double> naive_expert(const std::vector<double> (&w)[4], const double
   return y;
 }
 
-OracleRouting oracle_of(Bench& bench, const RouterRow& row, const std::vector<double>& x,
-                        const std::vector<int32_t>& lengths, int64_t top_k) {
-  OracleInputs in{kHidden, 4, top_k, {}, x, lengths, {}};
-  in.x.resize(static_cast<size_t>(std::accumulate(lengths.begin(), lengths.end(), 0) * kHidden));  // no tail
-  in.weight = [&](const std::string& name) { return bench.weights("l.moe.router." + name); };
-  for (const OptionRow& o : row.options) in.options.set(o.name, o.standard);
-  return row.oracle(in);
+// The layer and its losses against the router's oracle.
+void compare_with_oracle(const RouterRow& row, const OptionValues& own, int64_t top_k, int64_t capacity) {
+  INFO(std::string(row.name));
+  const std::vector<int32_t> lengths = {5, 2, 7};
+  Bench bench(row.name, 4, top_k, lengths, capacity, own);
+  const std::vector<double> x = values(bench.input());
+  const FeedForward::Result r = bench.run(bench.input());
+  REQUIRE((row.oracle != nullptr));
+  OracleRouting expected = oracle_of(bench, row, own, x, lengths, top_k);
+  const auto experts = r.routing.experts.to_vector<int32_t>();
+  const std::vector<double> gates = values(r.routing.gates.value());
+  const std::vector<double> w[4] = {
+      bench.weights("l.moe.experts.up.weight"), bench.weights("l.moe.experts.up.bias"),
+      bench.weights("l.moe.experts.down.weight"), bench.weights("l.moe.experts.down.bias")};
+  const auto slots = static_cast<size_t>(r.routing.experts.size(1));
+  std::vector<double> y(x.size());
+  for (size_t t = 0; t < experts.size() / slots; ++t)
+    for (size_t i = 0; i < slots; ++i) {
+      const bool any = t < expected.experts.size() && i < expected.experts[t].size();
+      REQUIRE(experts[t * slots + i] == (any ? expected.experts[t][i] : -1));
+      if (!any) {
+        EXPECT(gates[t * slots + i] == 0);
+        continue;
+      }
+      EXPECT(std::abs(gates[t * slots + i] - expected.gates[t][i]) < 1e-12);
+      const std::vector<double> one = naive_expert(w, &x[t * kHidden], static_cast<size_t>(expected.experts[t][i]));
+      for (size_t h = 0; h < kHidden; ++h) y[t * kHidden + h] += expected.gates[t][i] * one[h];
+    }
+  EXPECT(largest_difference(values(r.y.value()), y) < 1e-12);  // the tail's rows are 0
+  std::vector<double> scores = expected.scores;
+  scores.resize(static_cast<size_t>(r.routing.scores.value().numel()));
+  EXPECT(largest_difference(values(r.routing.scores.value()), scores) < 1e-12);
+
+  EXPECT(r.routing.matrix.defined() == row.traits.linear);
+  if (row.traits.linear) expected.matrix = values(r.routing.matrix.value());
+  const std::vector<LossRow> losses = losses_of(row);
+  const size_t own_losses = expected.losses.size();
+  REQUIRE(r.routing.losses.size() == own_losses + losses.size());
+  for (size_t i = 0; i < own_losses; ++i)
+    EXPECT(std::abs(values(r.routing.losses[i].values.value())[0] - expected.losses[i]) < 1e-12);
+  for (size_t i = 0; i < losses.size(); ++i) {
+    INFO(losses[i].names[0]);
+    EXPECT(r.routing.losses[own_losses + i].names == losses[i].names);
+    EXPECT(largest_difference(values(r.routing.losses[own_losses + i].values.value()),
+                              losses[i].oracle(expected, 4, row.traits.fixed_k ? top_k : 1)) < 1e-12);
+  }
+  // Energy is load balance: Σ (mean g)² = 1/E + (E − 1)/E² · CV² (docs/science.md 6.1).
+  const std::vector<double> load = values(r.routing.losses[own_losses].values.value());
+  if (row.traits.gates_sum_to_one) EXPECT(std::abs(load[1] - (0.25 + 3.0 / 16 * load[0])) < 1e-7);
 }
 
 TEST_CASE(
-    "moe: every router of the registry and every loss agrees with its oracle, for K = 1 … E, with and without a "
-    "tail") {
+    "moe: every router of the registry, its options and every loss agree with the oracle, for K = 1 … E, with and "
+    "without a tail") {
   for (const RouterRow& row : router_registry())
-    for (const int64_t top_k : {1, 2, 3, 4})
-      for (const int64_t capacity : {0, 17}) {
-        INFO(row.name);
-        if (top_k == 1 && row.traits.gates_sum_to_one) continue;  // refused
-        const std::vector<int32_t> lengths = {5, 2, 7};
-        Bench bench(row.name, 4, top_k, lengths, capacity);
-        const std::vector<double> x = values(bench.input());
-        const FeedForward::Result r = bench.run(bench.input());
-        REQUIRE((row.oracle != nullptr));
-        const OracleRouting expected = oracle_of(bench, row, x, lengths, top_k);
-        const auto experts = r.routing.experts.to_vector<int32_t>();
-        const std::vector<double> gates = values(r.routing.gates.value());
-        const std::vector<double> w[4] = {
-            bench.weights("l.moe.experts.up.weight"), bench.weights("l.moe.experts.up.bias"),
-            bench.weights("l.moe.experts.down.weight"), bench.weights("l.moe.experts.down.bias")};
-        const auto slots = static_cast<size_t>(r.routing.experts.size(1));
-        std::vector<double> y(x.size());
-        for (size_t t = 0; t < experts.size() / slots; ++t)
-          for (size_t i = 0; i < slots; ++i) {
-            const bool any = t < expected.experts.size() && i < expected.experts[t].size();
-            REQUIRE(experts[t * slots + i] == (any ? expected.experts[t][i] : -1));
-            if (!any) {
-              EXPECT(gates[t * slots + i] == 0);
-              continue;
-            }
-            EXPECT(std::abs(gates[t * slots + i] - expected.gates[t][i]) < 1e-12);
-            const std::vector<double> one =
-                naive_expert(w, &x[t * kHidden], static_cast<size_t>(expected.experts[t][i]));
-            for (size_t h = 0; h < kHidden; ++h) y[t * kHidden + h] += expected.gates[t][i] * one[h];
-          }
-        EXPECT(largest_difference(values(r.y.value()), y) < 1e-12);  // the tail's rows are 0
-        std::vector<double> scores = expected.scores;
-        scores.resize(static_cast<size_t>(r.routing.scores.value().numel()));
-        EXPECT(largest_difference(values(r.routing.scores.value()), scores) < 1e-12);
-
-        REQUIRE(r.routing.losses.size() == loss_registry().size());
-        for (size_t i = 0; i < loss_registry().size(); ++i) {
-          const LossRow& loss = loss_registry()[i];
-          INFO(loss.names[0]);
-          EXPECT(r.routing.losses[i].names == loss.names);
-          EXPECT(largest_difference(values(r.routing.losses[i].values.value()),
-                                    loss.oracle(expected, 4, row.traits.fixed_k ? top_k : 1)) < 1e-12);
+    for (const OptionValues& own : option_choices(row))
+      for (const int64_t top_k : {1, 2, 3, 4})
+        for (const int64_t capacity : {0, 17}) {
+          if (top_k == 1 && refuses_one_expert(row.traits)) continue;
+          // scored refuses that itself, where an option makes its gates sum to 1.
+          if (top_k == 1 && own.contains("normalise-gates") && std::get<bool>(own.all().at("normalise-gates")))
+            continue;
+          compare_with_oracle(row, own, top_k, capacity);
         }
-        // Energy is load balance: Σ (mean g)² = 1/E + (E − 1)/E² · CV² (docs/science.md 6.1).
-        const std::vector<double> load = values(r.routing.losses[0].values.value());
-        if (row.traits.gates_sum_to_one) EXPECT(std::abs(load[1] - (0.25 + 3.0 / 16 * load[0])) < 1e-7);
-      }
 }
 
 TEST_CASE("moe: traits hold: gates that sum to 1, K experts of each token, choices that look ahead or do not") {
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     Bench bench(row.name);
     const Tensor x = bench.input();
     const Routing before = bench.run(x).routing;
@@ -153,14 +119,20 @@ TEST_CASE("moe: traits hold: gates that sum to 1, K experts of each token, choic
     // Other numbers in the last row of the first sequence: what came before may change only with such a trait.
     Tensor later = x.clone();
     later.rows(4, 5).copy_from(x.rows(7, 8));
-    const std::vector<double> after = values(bench.run(later).routing.scores.value().rows(0, 4));
-    EXPECT((after != values(before.scores.value().rows(0, 4))) == row.traits.reads_future);
+    const Routing after = bench.run(later).routing;
+    const auto first_four = [](const Routing& r) {
+      std::vector<double> all = values(r.scores.value().rows(0, 4));
+      for (const double g : values(r.gates.value().rows(0, 4))) all.push_back(g);
+      for (const int32_t e : r.experts.rows(0, 4).to_vector<int32_t>()) all.push_back(e);
+      return all;
+    };
+    EXPECT((first_four(after) != first_four(before)) == row.traits.reads_future);
   }
 }
 
 TEST_CASE("moe: the experts' outputs, combined, are the layer's output") {
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     Bench bench(row.name);
     const Tensor x = bench.input();
     const FeedForward::Result r = bench.run(x);
@@ -193,7 +165,7 @@ TEST_CASE("moe: pairs that lie by expert: fewer than the slots, tokens without a
 
 TEST_CASE("moe: a router with state says so, changes it after a step by what the step counted, and only then") {
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     Context context(test_device());
     ModelConfig config = tiny_config(row.name);
     Model model(context, config, 11);
@@ -271,7 +243,7 @@ TEST_CASE("top-p: more experts than --max-k are counted, and the slots hold the 
 TEST_CASE(
     "moe: in the padded layout a router takes padding for tokens, in means and losses too (docs/science.md 6)") {
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     Bench bench(row.name);
     const Tensor x = bench.input();
     const FeedForward::Result all = bench.run(x);
@@ -322,11 +294,11 @@ TEST_CASE("moe: permuting the experts permutes their numbers and nothing else") 
     for (const Parameter& p : after.set.all())
       if (p.expert_axis == 0) permute(p.var.value());
     for (const State& state : after.set.states())
-      if (state.shape == Shape{4}) permute(state.value);
+      if (state.shape[0] == 4) permute(state.value);
     const FeedForward::Result a = before.run(before.input()), b = after.run(after.input());
     EXPECT(largest_difference(values(a.y.value()), values(b.y.value())) < 1e-13);
     EXPECT(largest_difference(values(a.routing.losses[0].values.value()),
-                              values(b.routing.losses[0].values.value())) < 1e-13);
+                              values(b.routing.losses[0].values.value())) < 1e-12);
     const auto ea = a.routing.experts.to_vector<int32_t>(), eb = b.routing.experts.to_vector<int32_t>();
     bool same = true;
     for (size_t i = 0; i < ea.size(); ++i) same = same && ea[i] == (eb[i] < 0 ? -1 : order[size_t(eb[i])]);
@@ -336,8 +308,9 @@ TEST_CASE("moe: permuting the experts permutes their numbers and nothing else") 
 
 TEST_CASE("moe: of equal logits the lower experts win") {
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     Bench bench(row.name);
+    if (!bench.has_router_weights()) continue;  // nothing to make equal
     for (const Parameter& p : bench.set.all())
       if (contains(p.name, "router")) Tensor(p.var.value()).zero();
     for (State& s : bench.set.states()) s.value.zero();
@@ -352,25 +325,28 @@ TEST_CASE("moe: of equal logits the lower experts win") {
   }
 }
 
-TEST_CASE("moe: each loss alone reaches every router weight") {
-  std::vector<std::pair<size_t, int64_t>> all;  // a loss and its number
-  for (size_t i = 0; i < loss_registry().size(); ++i)
-    for (size_t j = 0; j < loss_registry()[i].names.size(); ++j) all.emplace_back(i, j);
-  for (const RouterRow& row : router_registry())
-    for (const auto& [loss, which] : all) {
-      Bench bench(row.name);
-      const FeedForward::Result r = bench.run(bench.input());
-      backward(reshape(rows(r.routing.losses[loss].values, which, which + 1), {}));
-      for (const Parameter& p : bench.set.all()) {
-        INFO(row.name, " ", p.name, " ", loss_registry()[loss].names[static_cast<size_t>(which)]);
-        if (contains(p.name, "router")) {
-          REQUIRE(p.var.grad().defined());
-          EXPECT(largest(values(p.var.grad())) > 1e-9);
-        } else {
-          EXPECT((!p.var.grad().defined() || largest(values(p.var.grad())) == 0));
+TEST_CASE("moe: each loss alone reaches every router weight; those on the router's matrix reach that one") {
+  for (const RouterRow& row : router_registry()) {
+    if (row.traits.untrained) continue;
+    const std::vector<LossRow> losses = losses_of(row);
+    for (size_t i = 0; i < losses.size(); ++i)
+      for (size_t j = 0; j < losses[i].names.size(); ++j) {
+        Bench bench(row.name);
+        const Routing routing = bench.run(bench.input(), false, true).routing;
+        const Var& all = routing.losses[routing.losses.size() - losses.size() + i].values;
+        // Even loads leave Switch's loss nothing to do, nor has a z-loss with logarithms of numbers that sum to 1.
+        const std::vector<double> loads = values(expert_counts(routing.experts, 4, DType::kFloat64));
+        const bool idle = losses[i].names[j] == "switch" ? std::set<double>(loads.begin(), loads.end()).size() == 1
+                                                         : losses[i].names[j] == "z" && row.traits.normalised;
+        backward(reshape(rows(all, static_cast<int64_t>(j), static_cast<int64_t>(j) + 1), {}));
+        for (const Parameter& p : bench.set.all()) {
+          INFO(row.name, " ", p.name, " ", losses[i].names[j]);
+          const bool reached = p.var.grad().defined() && largest(values(p.var.grad())) > 1e-9;
+          EXPECT(reached == (!idle && (losses[i].of_matrix ? p.name == "l.moe.router.token.weight"
+                                                           : contains(p.name, "router"))));
         }
       }
-    }
+  }
 }
 
 TEST_CASE("moe: K = 1 is refused where gates sum to 1; unknown routers, options and a wrong K are errors") {
@@ -378,10 +354,10 @@ TEST_CASE("moe: K = 1 is refused where gates sum to 1; unknown routers, options 
   RouterOptions o;
   o.top_k = 1;
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     ParameterSet fresh;
     const std::string error = error_of([&] { make_router(row.name, fresh, "r", o); });
-    EXPECT(contains(error, "gets no gradient") == (row.traits.gates_sum_to_one && !row.traits.untrained));
+    EXPECT(contains(error, "gets no gradient") == refuses_one_expert(row.traits));
   }
   const RouterRow& row = router_registry()[0];
   o.top_k = 9;

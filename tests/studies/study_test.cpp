@@ -101,7 +101,13 @@ TEST_CASE("study: every built-in one reads, and its configurations can be planne
     Options o = tiny(study.name, tmp.path);
     const std::vector<std::string> all = parse_configs("all", study);
     EXPECT(all.size() == study.configurations.size());
-    EXPECT(plan_runs(o, study, all).size() == all.size());
+    // A start from another result folder wants the runs there.
+    const bool starts_elsewhere = std::ranges::any_of(study.configurations, [](const Configuration& c) {
+      return std::ranges::any_of(c.settings, [](const auto& s) { return contains(start_run(s.second), "/"); });
+    });
+    if (starts_elsewhere)
+      EXPECT(contains(error_of([&] { plan_runs(o, study, all); }), "which is neither there nor planned before it"));
+    else EXPECT(plan_runs(o, study, all).size() == all.size());
     for (const auto& list : {study.accuracy_baselines, study.routing_baselines})
       for (const std::string& name : list) EXPECT(study.find(name));
   }
@@ -290,4 +296,42 @@ TEST_CASE("study: two result folders of equal runs are equal but for their times
     REQUIRE(second.contains(name));
     EXPECT(bytes == second.at(name));
   }
+}
+
+TEST_CASE(
+    "study: a grid runs its cells and the chosen one; a run of another folder and topics is where others start") {
+  if (!fs::exists("experiments/run_all")) SKIP("experiments/run_all is not built");
+  TemporaryFolder tmp("study-grid");
+  const std::string source = tmp.path + "/source", out = tmp.path + "/out", path = tmp.path + "/moved.study";
+  std::ofstream(path)
+      << "compare.accuracy = fresh\nonly-topics = 2,3\ngrid.max-rows = 40, 80\ngrid.seeds = 1\n"
+         "grid.chosen-seeds = 2\nclaim.a = moved > fresh in accuracy\n[fresh]\n[moved]\nlr = 1e-30\n"
+         "init = run:"
+      << source << "/dense\nfreeze = *\ntrain = encoder.layer.{last}.ffn.*,pooler.*,classifier.*\n";
+  EXPECT(run_all(path, out, "--report off --epochs 1") != 0);
+  EXPECT(contains(read_file(tmp.path + "/output"), "neither there nor planned before it"));
+  REQUIRE(run_all("ahr", source, "--report off --epochs 1 --configs dense --only-topics 0,1") == 0);
+  REQUIRE(run_all(path, out, "--report off --epochs 1 --cells max-rows40") == 0);
+  EXPECT(contains(read_file(tmp.path + "/output"), "max-rows80 lacks a run of seed 0"));
+  EXPECT(!fs::exists(out + "/max-rows80"));
+  REQUIRE(run_all(path, out, "--report off --epochs 1") == 0);
+  const results::Listing listing = results::list_runs(out + "/max-rows80");
+  REQUIRE(listing.runs.size() == 2);
+  EXPECT(listing.runs[0].config.data.train_rows < 80);
+  EXPECT(listing.runs[0].config.data.class_names.size() == 2);
+  EXPECT(fs::exists(out + "/grid.json"));
+  EXPECT(contains(read_file(tmp.path + "/output"), "chosen     max-rows"));
+  // All but the last layer's FFN and the head is as it was; the rate is too small to move those.
+  Context context(Device::cpu());
+  const auto weights = [&](const std::string& folder) {
+    const SafetensorsFile file(folder + "/model.safetensors");
+    const std::string name = "encoder.layer.0.ffn.up.weight";
+    Tensor tensor = empty(context, file.entry(name).shape);
+    file.read_into(name, tensor);
+    return tensor.to_vector<float>();
+  };
+  EXPECT(weights(out + "/max-rows80/seed0/moved") == weights(source + "/seed0/dense"));
+  EXPECT(run_all("ahr", out, "--configs dense") != 0);
+  EXPECT(run_all(path, out, "--lr 1 --max-rows 3") != 0);
+  EXPECT(contains(read_file(tmp.path + "/output"), "--max-rows: the grid of the study moved sets it"));
 }

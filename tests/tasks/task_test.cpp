@@ -120,9 +120,10 @@ TEST_CASE("tasks: a tied table has the bits of the eager optimiser where rows ma
   }
 }
 
-TEST_CASE("tasks: the loss over a vocabulary in parts is that of all logits at once, and counts what is right") {
+TEST_CASE(
+    "tasks: the loss over a vocabulary by parts of the rows is that of all logits at once, and counts what is right") {
   Context context(test_device());
-  // 3,000 rows make parts of 5,568 words: 12,000 words are three of them, the last one shorter.
+  // 36 million logits: on the CPU three parts of 1,024 rows, the last one shorter.
   const int64_t rows = 3000, words = 12000;
   const Tensor x = random_normal(context, {rows, 4}, 1, 1, purpose::kTest),
                w = random_normal(context, {words, 4}, 1, 2, purpose::kTest),
@@ -143,6 +144,41 @@ TEST_CASE("tasks: the loss over a vocabulary in parts is that of all logits at o
     EXPECT(largest_difference(values(p.grad()), values(q.grad())) < 1e-6);
   const std::vector<double> each = values(loss.row_losses);
   for (size_t i = 0; i < each.size(); i += 3) EXPECT(each[i] == 0);
+}
+
+TEST_CASE(
+    "tasks: in bfloat16 the loss over a vocabulary errs no more than the plain ops, whatever the number of words") {
+  Context context(test_device());
+  for (const int64_t words : {1100, 1024}) {  // the first gets rows of zeros behind its words
+    const int64_t rows = 200;
+    const auto rounded = [&](Shape shape, uint64_t seed) {
+      return cast(random_normal(context, shape, 1, seed, purpose::kTest), DType::kBFloat16);
+    };
+    const Tensor x = rounded({rows, 8}, 1), w = rounded({words, 8}, 2),
+                 b = random_normal(context, {words}, 1, 3, purpose::kTest);
+    std::vector<int32_t> targets(static_cast<size_t>(rows));
+    for (size_t i = 0; i < targets.size(); ++i)
+      targets[i] = i % 5 == 0 ? -1 : static_cast<int32_t>(i * 37 % static_cast<size_t>(words));
+    const Tensor wanted = from_vector(context, targets, {rows});
+    // Loss, then the gradients of x, w and b.
+    const auto all = [&](DType dtype, bool fused) {
+      const DType wide = dtype == DType::kFloat64 ? dtype : DType::kFloat32;
+      const Var px = Var::parameter(cast(x, dtype).clone()), pw = Var::parameter(cast(w, dtype).clone()),
+                pb = Var::parameter(cast(b, wide).clone());
+      const Var loss =
+          fused ? vocabulary_loss(px, pw, pb, wanted).loss : vocabulary_loss_reference(px, pw, pb, wanted);
+      backward(loss);
+      return std::vector<std::vector<double>>{values(loss.value()), values(px.grad()), values(pw.grad()),
+                                              values(pb.grad())};
+    };
+    const auto truth = all(DType::kFloat64, false), plain = all(DType::kBFloat16, false),
+               fused = all(DType::kBFloat16, true);
+    for (size_t i = 0; i < truth.size(); ++i) {
+      INFO(words, " ", i);
+      EXPECT(largest_difference(fused[i], truth[i]) <= (i ? 3 : 2) * largest_difference(plain[i], truth[i]));
+    }
+    EXPECT(largest_difference(all(DType::kFloat64, true)[2], truth[2]) < 1e-14);
+  }
 }
 
 TEST_CASE("tasks: no target is a loss of 0 without a gradient, a target outside the vocabulary makes it NaN") {

@@ -211,6 +211,17 @@ TEST_CASE("pretraining: parts of a batch have its gradient; a ramp begins with o
   EXPECT(fs::exists(place.path / "model.safetensors"));
 }
 
+TEST_CASE("pretraining: the rate begins at its share of the peak and ends at 0") {
+  AdamWOptions o;
+  o.learning_rate = 2, o.warmup_steps = 4, o.total_steps = 12;
+  EXPECT(scheduled_rate(o, 0) == 0);
+  o.warmup_from = 0.25;
+  const double wanted[] = {0.5, 0.875, 1.25, 1.625, 2, 1.75, 1.5};
+  for (uint32_t step = 0; step < 7; ++step) EXPECT(scheduled_rate(o, step) == wanted[step]);
+  EXPECT(scheduled_rate(o, 11) == 0.25);
+  EXPECT(scheduled_rate(o, 12) == 0);
+}
+
 TEST_CASE("pretraining: minutes become steps: as many as fit, evaluations and a ramp counted") {
   PretrainOptions o = parsed(with({}));
   o.eval_every = 100, o.micro_batches = 1, o.ramp = 0;

@@ -44,13 +44,6 @@ inline int grid_for(int64_t n, int per_block = kThreads) {
   return static_cast<int>(std::clamp<int64_t>((n + per_block - 1) / per_block, 1, 132 * 16));
 }
 
-// *p, or `otherwise` where there is nothing to point at. Volatile keeps the value out of the uniform registers: there ptxas
-// of CUDA 13.0 writes `otherwise` and, one cycle later and without waiting, the loaded value, and now and then the first
-// one stays (a warp of the general attention's dQ drew the drops of step 0, once in a few hundred blocks, on H100 and H200).
-template <class T> __device__ __forceinline__ T load_or(const T* p, T otherwise) {
-  return p ? *static_cast<const volatile T*>(p) : otherwise;
-}
-
 // N values of T that are loaded and stored as one access (16 bytes at most).
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
 

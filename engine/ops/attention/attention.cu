@@ -46,7 +46,7 @@ template <class T> __device__ Place place_of(const Params<T>& p) {
           p.key_lengths ? max(0, min(p.key_lengths[b], n)) : n,
           static_cast<int>(blockIdx.y),
           static_cast<int>(blockIdx.x) * kBlockRows,
-          load_or(p.dropout ? p.key.step : nullptr, 0u)};
+          p.dropout && p.key.step ? *p.key.step : 0u};
 }
 
 template <class T, class To> __device__ void zero_tail(const Params<T>& p, To* to, int width) {

@@ -51,7 +51,7 @@ template <int kD> __device__ __forceinline__ Place place_of(const Params& p) {
   s.n = min(p.offsets[s.b + 1] - s.start, p.longest);
   s.keys = p.key_lengths ? max(0, min(p.key_lengths[s.b], s.n)) : s.n;
   if (p.causal) s.keys = min(s.keys, 1);  // a first row sees itself
-  s.step = load_or(p.dropout ? p.key.step : nullptr, 0u);
+  s.step = p.dropout && p.key.step ? *p.key.step : 0u;
   return s;
 }
 

@@ -32,7 +32,7 @@ template <int kRows, bool kLongFirst> __device__ __forceinline__ Place place_of(
           problem % p.heads,
           tile * kRows,
           b * p.sum_rows + tile * (kRows / kTile),
-          load_or(p.dropout ? p.key.step : nullptr, 0u)};
+          p.dropout && p.key.step ? *p.key.step : 0u};
 }
 
 // Starts copying kRows rows from row `first` on; rows from n on become zeros. kSlots: keys go to their slots.

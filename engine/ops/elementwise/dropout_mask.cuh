@@ -15,7 +15,7 @@ template <class A> struct DropoutMask {
       : seed(key.seed),
         first(first_block(key)),
         purpose(key.purpose),
-        step(load_or(key.step, 0u)),
+        step(key.step ? *key.step : 0u),
         threshold(threshold),
         scale(scale) {}
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "engine/core/math.h"
 #include "engine/core/parallel.h"
@@ -18,10 +19,14 @@
 namespace glia {
 namespace {
 
-// Columns of a part: about 16 million logits, so that a product is large and a part is small beside the activations.
-int64_t part_of(int64_t rows, int64_t vocabulary) {
-  const int64_t columns = (int64_t{1} << 24) / std::max<int64_t>(1, rows) / 64 * 64;
-  return std::clamp<int64_t>(columns, 64, std::max<int64_t>(64, vocabulary));
+// Logits that are held at a time: few beside the activations, and enough for large products.
+constexpr int64_t kLogitsOnHost = int64_t{1} << 24, kLogitsOnGpu = int64_t{1} << 27;
+
+// Rows of a part: as many in each, in steps of 128, as tiles of products want them.
+int64_t rows_of_part(Context& context, int64_t rows, int64_t room) {
+  const int64_t most = context.device().is_cuda() ? kLogitsOnGpu : kLogitsOnHost;
+  const int64_t parts = (rows * room + most - 1) / most;
+  return (rows + parts * 128 - 1) / (parts * 128) * 128;
 }
 
 void check_vocabulary(const Var& x, const Var& w, const Var& b, const Tensor& targets) {
@@ -32,92 +37,124 @@ void check_vocabulary(const Var& x, const Var& w, const Var& b, const Tensor& ta
   check_index("vocabulary_loss", "targets", targets, {x.size(0)}, x.context());
 }
 
-// The logits of columns [first, first + n), without bias, in the accumulation type.     → [M, n]
-Tensor part_logits(const Tensor& x, const Tensor& w, int64_t first, int64_t n) {
-  Tensor logits = empty(x.context(), {x.size(0), n}, accumulation_dtype(x.dtype()));
-  matmul_into(x, w.rows(first, first + n), logits, false, true);
-  return logits;
+// w [V, H] with rows of zeros behind it, so that a row of logits begins on 256 bytes: products whose rows do not take
+// twice the time. Only where that pays.
+Tensor padded_words(const Tensor& w) {
+  constexpr int64_t kStep = 128;
+  const int64_t words = w.size(0), room = (words + kStep - 1) / kStep * kStep;
+  if (w.dtype() != DType::kBFloat16 || room == words || words < 8 * kStep) return w;
+  Tensor padded = empty(w.context(), {room, w.size(1)}, w.dtype());
+  padded.rows(0, words).copy_from(w);
+  fill(padded.rows(words, room), 0);
+  return padded;
 }
 
-template <class F> void for_each_part(int64_t rows, int64_t vocabulary, F&& f) {
-  const int64_t part = part_of(rows, vocabulary);
-  for (int64_t first = 0; first < vocabulary; first += part) f(first, std::min(part, vocabulary - first));
+// What each part of the rows adds to the gradients, of the sum of all losses and not of their mean.
+class PartGradients {
+ public:
+  PartGradients(const Tensor& x, const Tensor& w, bool of_x, bool of_w, bool of_b) : x_(x), w_(w) {
+    const DType wide = accumulation_dtype(x.dtype());
+    Context& context = x.context();
+    if (of_x) dx_ = empty(context, x.shape(), wide);
+    if (of_w) dw_ = empty(context, w.shape(), wide);
+    if (of_b) db_ = empty(context, {w.size(0)}, wide);
+  }
+  // dlogits of rows [first, first + n).     [n, room]
+  void add(const Tensor& dl, int64_t first) {
+    const int64_t end = first + dl.size(0);
+    if (dx_.defined()) matmul_into(dl, w_, dx_.rows(first, end), false, false);
+    if (dw_.defined())
+      sum_up(dw_, first, [&](const Tensor& to) { matmul_into(dl, x_.rows(first, end), to, true, false); });
+    if (db_.defined()) sum_up(db_, first, [&](const Tensor& to) { column_sum(dl, to); });
+  }
+  const Tensor& dx() const { return dx_; }
+  // Without what was added behind the words.
+  Tensor dw(int64_t words) const { return dw_.defined() ? dw_.rows(0, words) : dw_; }
+  Tensor db(int64_t words) const { return db_.defined() ? db_.rows(0, words) : db_; }
+
+ private:
+  template <class F> static void sum_up(const Tensor& sum, int64_t first, F&& make) {
+    if (first == 0) return make(sum);
+    const Tensor more = empty_like(sum);
+    make(more);
+    accumulate(sum, more);
+  }
+  Tensor x_, w_, dx_, dw_, db_;
+};
+
+// Adds the i-th gradient: `sum`, which is that of the losses' sum, times dy and divided by the number of targets.
+void add_scaled(Grads& in, size_t i, const Tensor& sum, const Tensor& dy, const Tensor& sums) {
+  Tensor g = in.buffer(i);
+  const auto run = [&]<class A, class T>(TypeTag<A>, TypeTag<T>) {
+    const A *from = sum.data<A>(), *of = dy.data<A>(), *count = sums.data<A>();
+    T* to = g.data<T>();
+    on_device(
+        g.context(), "vocabulary_loss/gradient", [&] { cpu::vocabulary_scale(from, of, count, g.numel(), to); },
+        [&](auto& cuda) { cuda::vocabulary_scale(from, of, count, g.numel(), to, cuda.stream); });
+  };
+  dispatch_floating(g.dtype(), "vocabulary_loss", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    run(TypeTag<Accumulator<T>>{}, tag);
+  });
+  in.add(i, g);
 }
 
 }  // namespace
 
 // L = Σ_m [lse_m − l_m,target] / N over the N rows with a target, l = w x + b.
 // dl_mv = (exp(l_mv − lse_m) − [v = target_m]) dL / N;  dx = dl w,  dw = dlᵀ x,  db = Σ_m dl_m.
+// dL / N is a factor of all of them, so the rest is computed in the forward pass, where the logits are.
 VocabularyLoss vocabulary_loss(const Var& x, const Var& w, const Var& b, const Tensor& targets) {
   check_vocabulary(x, w, b, targets);
   Context& context = x.context();
-  const int64_t rows = x.size(0), vocabulary = w.size(0);
+  const int64_t rows = x.size(0), words = w.size(0);
   const DType wide = accumulation_dtype(x.dtype());
-  const Tensor from = x.value(), weight = w.value_as(x.dtype()), bias = b.value();
+  const Tensor from = x.value(), weight = padded_words(w.value_as(x.dtype())), bias = b.value();
   const auto vector = [&](int64_t n) { return empty(context, {n}, wide); };
-  Tensor largest = vector(rows), sum = vector(rows), target = vector(rows), lse = vector(rows);
-  Tensor best = empty(context, {rows}, DType::kInt32);
+  Tensor lse = vector(rows), target = vector(rows), best = empty(context, {rows}, DType::kInt32);
   VocabularyLoss out{{}, vector(rows), vector(3)};
   Tensor loss = empty(context, {}, wide);
-  dispatch_floating(wide, "vocabulary_loss", [&](auto tag) {
-    using A = typename decltype(tag)::type;
-    if constexpr (!std::is_same_v<A, bfloat16>) {
-      const VocabularyRows<A> r{largest.data<A>(), sum.data<A>(), target.data<A>(), best.data<int32_t>()};
-      const int32_t* wanted = targets.data<int32_t>();
-      for_each_part(rows, vocabulary, [&](int64_t first, int64_t n) {
-        const Tensor logits = part_logits(from, weight, first, n);
-        const A *l = logits.data<A>(), *shift = bias.data<A>() + first;
-        on_device(
-            context, "vocabulary_loss/rows", [&] { cpu::vocabulary_rows(l, shift, wanted, rows, n, first, r); },
-            [&](auto& cuda) { cuda::vocabulary_rows(l, shift, wanted, rows, n, first, r, cuda.stream); });
-      });
-      A *e = lse.data<A>(), *losses = out.row_losses.data<A>(), *mean = loss.data<A>(), *sums = out.sums.data<A>();
+  const bool learns = context.grad_enabled && (x.requires_grad() || w.requires_grad() || b.requires_grad());
+  std::optional<PartGradients> gradients;
+  if (learns) gradients.emplace(from, weight, x.requires_grad(), w.requires_grad(), b.requires_grad());
+
+  dispatch_floating(from.dtype(), "vocabulary_loss", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = Accumulator<T>;
+    const int64_t room = weight.size(0), part = rows_of_part(context, rows, room);
+    for (int64_t first = 0; first < rows; first += part) {
+      const int64_t end = std::min(rows, first + part);
+      const Tensor logits = empty(context, {end - first, room}, wide);
+      matmul_into(from.rows(first, end), weight, logits, false, true);
+      const Tensor dl = learns ? empty(context, logits.shape(), from.dtype()) : Tensor();
+      const VocabularyRows<A> r{lse.data<A>() + first, target.data<A>() + first, best.data<int32_t>() + first};
+      const VocabularyShape s{end - first, words, room};
+      const A *l = logits.data<A>(), *shift = bias.data<A>();
+      const int32_t* wanted = targets.data<int32_t>() + first;
+      T* to = data_or_null<T>(dl);
       on_device(
-          context, "vocabulary_loss",
-          [&] { cpu::vocabulary_finish(r, wanted, rows, vocabulary, e, losses, mean, sums); },
-          [&](auto& cuda) {
-            cuda::vocabulary_finish(r, wanted, rows, vocabulary, e, losses, mean, sums, cuda.stream);
-          });
+          context, "vocabulary_loss/rows", [&] { cpu::vocabulary_rows(s, l, shift, wanted, r, to); },
+          [&](auto& cuda) { cuda::vocabulary_rows(s, l, shift, wanted, r, to, cuda.stream); });
+      if (learns) gradients->add(dl, first);
     }
+    const VocabularyRows<A> r{lse.data<A>(), target.data<A>(), best.data<int32_t>()};
+    const int32_t* wanted = targets.data<int32_t>();
+    A *losses = out.row_losses.data<A>(), *mean = loss.data<A>(), *sums = out.sums.data<A>();
+    on_device(
+        context, "vocabulary_loss", [&] { cpu::vocabulary_finish(r, wanted, rows, words, losses, mean, sums); },
+        [&](auto& cuda) { cuda::vocabulary_finish(r, wanted, rows, words, losses, mean, sums, cuda.stream); });
   });
-  out.loss = record(
-      "vocabulary_loss", loss, {x, w, b},
-      [from, weight, bias, targets, lse, sums = out.sums](const Tensor& dy, Grads& in) {
-        Context& context = from.context();
-        const int64_t rows = from.size(0), vocabulary = weight.size(0);
-        const DType wide = lse.dtype();
-        Tensor dx = in.wants(0) ? zeros(context, from.shape(), wide) : Tensor();
-        Tensor dw = in.wants(1) ? in.buffer(1, wide) : Tensor(), db = in.wants(2) ? in.buffer(2, wide) : Tensor();
-        const Tensor part = in.wants(0) ? empty(context, from.shape(), wide) : Tensor();
-        for_each_part(rows, vocabulary, [&](int64_t first, int64_t n) {
-          const Tensor logits = part_logits(from, weight, first, n);
-          Tensor dl = empty(context, {rows, n}, from.dtype());
-          dispatch_floating(from.dtype(), "vocabulary_loss", [&](auto tag) {
-            using T = typename decltype(tag)::type;
-            using A = Accumulator<T>;
-            const A *l = logits.data<A>(), *shift = bias.data<A>() + first, *e = lse.data<A>(), *s = sums.data<A>();
-            const int32_t* wanted = targets.data<int32_t>();
-            on_device(
-                context, "vocabulary_loss/gradient",
-                [&] {
-                  cpu::vocabulary_gradient(l, shift, wanted, e, s, dy.data<A>(), rows, n, first, dl.data<T>());
-                },
-                [&](auto& cuda) {
-                  cuda::vocabulary_gradient(l, shift, wanted, e, s, dy.data<A>(), rows, n, first, dl.data<T>(),
-                                            cuda.stream);
-                });
-          });
-          if (dx.defined()) {
-            matmul_into(dl, weight.rows(first, first + n), part, false, false);
-            accumulate(dx, part);
-          }
-          if (dw.defined()) matmul_into(dl, from, dw.rows(first, first + n), true, false);
-          if (db.defined()) column_sum(dl, db.rows(first, first + n));
-        });
-        if (dx.defined()) in.add_cast(0, dx);
-        if (dw.defined()) in.add_cast(1, dw);
-        if (db.defined()) in.add_cast(2, db);
-      });
+  if (!learns) {
+    out.loss = loss;
+    return out;
+  }
+  out.loss = record("vocabulary_loss", loss, {x, w, b},
+                    [dx = gradients->dx(), dw = gradients->dw(words), db = gradients->db(words), sums = out.sums](
+                        const Tensor& dy, Grads& in) {
+                      if (dx.defined()) add_scaled(in, 0, dx, dy, sums);
+                      if (dw.defined()) add_scaled(in, 1, dw, dy, sums);
+                      if (db.defined()) add_scaled(in, 2, db, dy, sums);
+                    });
   return out;
 }
 
@@ -136,33 +173,38 @@ Var vocabulary_loss_reference(const Var& x, const Var& w, const Var& b, const Te
 
 namespace cpu {
 
-template <class A>
-void vocabulary_rows(const A* logits, const A* b, const int32_t* targets, int64_t rows, int64_t n, int64_t first,
-                     const VocabularyRows<A>& r) {
-  parallel_for(rows, 1, [=](int64_t begin, int64_t end) {
+template <class A, class T>
+void vocabulary_rows(const VocabularyShape& s, const A* logits, const A* b, const int32_t* targets,
+                     const VocabularyRows<A>& r, T* dlogits) {
+  parallel_for(s.rows, 1, [=](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
-      const A* l = logits + m * n;
-      A largest = first ? r.largest[m] : -std::numeric_limits<A>::infinity();
-      int32_t best = first ? r.best[m] : 0;
-      for (int64_t j = 0; j < n; ++j)
-        if (const A x = l[j] + b[j]; x > largest) largest = x, best = static_cast<int32_t>(first + j);
-      A sum = first ? r.sum[m] * std::exp(r.largest[m] - largest) : A{0};
-      for (int64_t j = 0; j < n; ++j) sum += std::exp(l[j] + b[j] - largest);
-      r.largest[m] = largest, r.sum[m] = sum, r.best[m] = best;
-      const int64_t column = targets[m] - first;
-      if (column >= 0 && column < n) r.target[m] = l[column] + b[column];
+      const A* l = logits + m * s.room;
+      A largest = -std::numeric_limits<A>::infinity(), sum = 0;
+      int32_t best = 0;
+      for (int64_t j = 0; j < s.words; ++j)
+        if (const A x = l[j] + b[j]; x > largest) largest = x, best = static_cast<int32_t>(j);
+      for (int64_t j = 0; j < s.words; ++j) sum += math::exp_negative(l[j] + b[j] - largest);
+      const A lse = largest + std::log(sum);
+      const int32_t wanted = targets[m];
+      r.lse[m] = lse, r.best[m] = best;
+      r.target[m] = wanted >= 0 && wanted < s.words ? l[wanted] + b[wanted] : A{0};
+      if (!dlogits) continue;
+      T* to = dlogits + m * s.room;
+      const int64_t used = wanted == -1 ? 0 : s.words;
+      for (int64_t j = 0; j < used; ++j)
+        to[j] = static_cast<T>(math::exp_negative(l[j] + b[j] - lse) - (j == wanted ? A{1} : A{0}));
+      std::fill(to + used, to + s.room, static_cast<T>(A{0}));
     }
   });
 }
 
 template <class A>
-void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t vocabulary, A* lse,
-                       A* losses, A* loss, A* sums) {
+void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t words, A* losses,
+                       A* loss, A* sums) {
   double total = 0, count = 0, right = 0;
   for (int64_t m = 0; m < rows; ++m) {
-    lse[m] = r.largest[m] + std::log(r.sum[m]);
-    const bool counts = targets[m] != -1, valid = targets[m] >= 0 && targets[m] < vocabulary;
-    losses[m] = !counts ? A{0} : valid ? lse[m] - r.target[m] : std::numeric_limits<A>::quiet_NaN();
+    const bool counts = targets[m] != -1, valid = targets[m] >= 0 && targets[m] < words;
+    losses[m] = !counts ? A{0} : valid ? r.lse[m] - r.target[m] : std::numeric_limits<A>::quiet_NaN();
     total += static_cast<double>(losses[m]);
     count += counts;
     right += counts && r.best[m] == targets[m];
@@ -171,37 +213,25 @@ void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64
   sums[0] = static_cast<A>(total), sums[1] = static_cast<A>(count), sums[2] = static_cast<A>(right);
 }
 
-template <class A, class T>
-void vocabulary_gradient(const A* logits, const A* b, const int32_t* targets, const A* lse, const A* sums,
-                         const A* dloss, int64_t rows, int64_t n, int64_t first, T* dlogits) {
+template <class A, class T> void vocabulary_scale(const A* x, const A* dloss, const A* sums, int64_t n, T* y) {
   const A scale = *dloss / std::max(sums[1], A{1});
-  parallel_for(rows, 1, [=](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) {
-      T* to = dlogits + m * n;
-      if (targets[m] == -1) {
-        std::fill(to, to + n, static_cast<T>(A{0}));
-        continue;
-      }
-      const A* l = logits + m * n;
-      for (int64_t j = 0; j < n; ++j) {
-        const A hit = first + j == targets[m] ? A{1} : A{0};
-        to[j] = static_cast<T>((std::exp(l[j] + b[j] - lse[m]) - hit) * scale);
-      }
-    }
+  parallel_for(n, 4096, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) y[i] = static_cast<T>(x[i] * scale);
   });
 }
 
-#define INSTANTIATE(A)                                                                                         \
-  template void vocabulary_rows(const A*, const A*, const int32_t*, int64_t, int64_t, int64_t,                 \
-                                const VocabularyRows<A>&);                                                     \
-  template void vocabulary_finish(const VocabularyRows<A>&, const int32_t*, int64_t, int64_t, A*, A*, A*, A*); \
-  template void vocabulary_gradient(const A*, const A*, const int32_t*, const A*, const A*, const A*, int64_t, \
-                                    int64_t, int64_t, A*);
-INSTANTIATE(float)
-INSTANTIATE(double)
+#define INSTANTIATE(A, T)                                                                   \
+  template void vocabulary_rows(const VocabularyShape&, const A*, const A*, const int32_t*, \
+                                const VocabularyRows<A>&, T*);                              \
+  template void vocabulary_scale(const A*, const A*, const A*, int64_t, T*);
+INSTANTIATE(float, float)
+INSTANTIATE(float, bfloat16)
+INSTANTIATE(double, double)
 #undef INSTANTIATE
-template void vocabulary_gradient(const float*, const float*, const int32_t*, const float*, const float*,
-                                  const float*, int64_t, int64_t, int64_t, bfloat16*);
+template void vocabulary_finish(const VocabularyRows<float>&, const int32_t*, int64_t, int64_t, float*, float*,
+                                float*);
+template void vocabulary_finish(const VocabularyRows<double>&, const int32_t*, int64_t, int64_t, double*, double*,
+                                double*);
 
 }  // namespace cpu
 }  // namespace glia

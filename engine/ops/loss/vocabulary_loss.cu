@@ -1,56 +1,96 @@
 #include <limits>
 
+#include "engine/core/math.h"
 #include "engine/device/cuda/launch.cuh"
 #include "engine/ops/loss/vocabulary_loss_kernels.h"
+#include "engine/ops/rows/packs.cuh"
 
 namespace glia::cuda {
 namespace {
 
-// One block a row: its largest logit and the first column that has it, then the sum, both in a fixed order.
-template <class A>
-__global__ void __launch_bounds__(kThreads)
-    vocabulary_rows_kernel(const A* logits, const A* b, const int32_t* targets, int64_t n, int64_t first,
-                           VocabularyRows<A> r) {
+constexpr int kRowThreads =
+    1024;  // two blocks a multiprocessor: their rows stay in the L2 cache between the passes
+
+// The largest logit so far and the first word that has it, and Σ exp(l − largest).
+template <class A> struct Online {
+  A largest = -std::numeric_limits<A>::infinity(), sum = 0;
+  int32_t word = INT32_MAX;
+  __device__ __forceinline__ void add(A x, int32_t j) {
+    if (x > largest) {
+      sum = sum * math::exp_negative(largest - x) + A(1);
+      largest = x, word = j;
+    } else {
+      sum += math::exp_negative(x - largest);
+    }
+  }
+};
+
+// One block a row: the first pass makes its sum, in an order that depends on nothing but the shape, the second its gradient.
+template <class A, class T, int W>
+__global__ void __launch_bounds__(kRowThreads)
+    vocabulary_rows_kernel(VocabularyShape s, const A* logits, const A* b, const int32_t* targets,
+                           VocabularyRows<A> r, T* dlogits) {
   __shared__ A values[32];
-  __shared__ int32_t columns[32];
+  __shared__ int32_t words[32];
   const int64_t m = blockIdx.x;
-  const A* l = logits + m * n;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  A best = -std::numeric_limits<A>::infinity();
-  int32_t column = INT32_MAX;
-  for (int64_t j = threadIdx.x; j < n; j += kThreads)
-    if (const A x = l[j] + b[j]; x > best) best = x, column = static_cast<int32_t>(first + j);
+  const A* l = logits + m * s.room;
+  const auto each = [&](auto&& f) {
+    for (int64_t j = threadIdx.x * W; j < s.room; j += kRowThreads * W) {
+      A v[W];
+      load<W>(l + j, v);
+#pragma unroll
+      for (int k = 0; k < W; ++k)
+        if (j + k < s.words) v[k] += b[j + k];
+      f(j, v);
+    }
+  };
+  Online<A> own;
+  each([&](int64_t j, const A(&v)[W]) {
+#pragma unroll
+    for (int k = 0; k < W; ++k)
+      if (j + k < s.words) own.add(v[k], static_cast<int32_t>(j + k));
+  });
+  A best = own.largest;
+  int32_t word = own.word;
   const auto take = [&](A other, int32_t where) {
-    if (other > best || (other == best && where < column)) best = other, column = where;
+    if (other > best || (other == best && where < word)) best = other, word = where;
   };
   for (int offset = 16; offset > 0; offset >>= 1)
-    take(__shfl_xor_sync(0xffffffffu, best, offset), __shfl_xor_sync(0xffffffffu, column, offset));
-  if (lane == 0) values[warp] = best, columns[warp] = column;
+    take(__shfl_xor_sync(0xffffffffu, best, offset), __shfl_xor_sync(0xffffffffu, word, offset));
+  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, words[threadIdx.x / 32] = word;
   __syncthreads();
-  for (int w = 0; w < kThreads / 32; ++w) take(values[w], columns[w]);
-  const A before = first ? r.largest[m] : -std::numeric_limits<A>::infinity();
-  if (first && before >= best) best = before, column = r.best[m];
-  A sum = 0;
-  for (int64_t j = threadIdx.x; j < n; j += kThreads) sum += ::exp(l[j] + b[j] - best);
-  sum = block_sum(sum, values);  // its first barrier is behind every reading of `values`
-  if (threadIdx.x != 0) return;
-  if (first) sum += r.sum[m] * ::exp(before - best);
-  r.largest[m] = best, r.sum[m] = sum, r.best[m] = column;
-  const int64_t hit = targets[m] - first;
-  if (hit >= 0 && hit < n) r.target[m] = l[hit] + b[hit];
+  for (int w = 0; w < kRowThreads / 32; ++w) take(values[w], words[w]);
+  // A thread without a word has a largest logit of −∞ and a sum of 0. block_sum's first barrier is behind every reading of `values`.
+  const A sum = block_sum(own.sum == A(0) ? A(0) : own.sum * math::exp_negative(own.largest - best), values);
+  const A lse = best + ::log(sum);
+  const int32_t target = targets[m];
+  if (threadIdx.x == 0) {
+    r.lse[m] = lse, r.best[m] = word;
+    r.target[m] = target >= 0 && target < s.words ? l[target] + b[target] : A(0);
+  }
+  if (!dlogits) return;
+  T* to = dlogits + m * s.room;
+  each([&](int64_t j, const A(&v)[W]) {
+    A d[W];
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+      const bool counts = target != -1 && j + k < s.words;
+      d[k] = counts ? math::exp_negative(v[k] - lse) - (j + k == target ? A(1) : A(0)) : A(0);
+    }
+    store<W>(to + j, d);
+  });
 }
 
 template <class A>
 __global__ void __launch_bounds__(1024)
-    vocabulary_finish_kernel(VocabularyRows<A> r, const int32_t* targets, int64_t rows, int64_t vocabulary, A* lse,
-                             A* losses, A* loss, A* sums) {
+    vocabulary_finish_kernel(VocabularyRows<A> r, const int32_t* targets, int64_t rows, int64_t words, A* losses,
+                             A* loss, A* sums) {
   __shared__ double shared[32];
   double total = 0, count = 0, right = 0;
   for (int64_t m = threadIdx.x; m < rows; m += 1024) {
-    const A e = r.largest[m] + ::log(r.sum[m]);
-    const bool counts = targets[m] != -1, valid = targets[m] >= 0 && targets[m] < vocabulary;
-    const A one = !counts ? A(0) : valid ? e - r.target[m] : std::numeric_limits<A>::quiet_NaN();
-    lse[m] = e, losses[m] = one;
+    const bool counts = targets[m] != -1, valid = targets[m] >= 0 && targets[m] < words;
+    const A one = !counts ? A(0) : valid ? r.lse[m] - r.target[m] : std::numeric_limits<A>::quiet_NaN();
+    losses[m] = one;
     total += one, count += counts, right += counts && r.best[m] == targets[m];
   }
   total = block_sum(total, shared), count = block_sum(count, shared), right = block_sum(right, shared);
@@ -61,46 +101,43 @@ __global__ void __launch_bounds__(1024)
 
 }  // namespace
 
-template <class A>
-void vocabulary_rows(const A* logits, const A* b, const int32_t* targets, int64_t rows, int64_t n, int64_t first,
-                     const VocabularyRows<A>& r, Stream stream) {
-  if (rows == 0) return;
-  launch("vocabulary_loss/rows", vocabulary_rows_kernel<A>, {rows, kThreads}, stream, logits, b, targets, n, first,
-         r);
+template <class A, class T>
+void vocabulary_rows(const VocabularyShape& s, const A* logits, const A* b, const int32_t* targets,
+                     const VocabularyRows<A>& r, T* dlogits, Stream stream) {
+  if (s.rows == 0) return;
+  const auto run = [&](auto width) {
+    launch("vocabulary_loss/rows", vocabulary_rows_kernel<A, T, decltype(width)::value>, {s.rows, kRowThreads},
+           stream, s, logits, b, targets, r, dlogits);
+  };
+  if (s.room % 4 == 0 && aligned16(logits, dlogits)) run(std::integral_constant<int, 16 / sizeof(A)>{});
+  else run(std::integral_constant<int, 1>{});
 }
 
 template <class A>
-void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t vocabulary, A* lse,
-                       A* losses, A* loss, A* sums, Stream stream) {
-  launch("vocabulary_loss", vocabulary_finish_kernel<A>, {1, 1024}, stream, r, targets, rows, vocabulary, lse,
-         losses, loss, sums);
+void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t words, A* losses,
+                       A* loss, A* sums, Stream stream) {
+  launch("vocabulary_loss", vocabulary_finish_kernel<A>, {1, 1024}, stream, r, targets, rows, words, losses, loss,
+         sums);
 }
 
 template <class A, class T>
-void vocabulary_gradient(const A* logits, const A* b, const int32_t* targets, const A* lse, const A* sums,
-                         const A* dloss, int64_t rows, int64_t n, int64_t first, T* dlogits, Stream stream) {
-  for_each("vocabulary_loss/gradient", rows * n, stream, [=] __device__(int64_t i) {
-    const int64_t m = i / n, j = i - m * n;
-    if (targets[m] == -1) {
-      dlogits[i] = static_cast<T>(A(0));
-      return;
-    }
-    const A scale = *dloss / (sums[1] > A(1) ? sums[1] : A(1)), hit = first + j == targets[m] ? A(1) : A(0);
-    dlogits[i] = static_cast<T>((::exp(logits[i] + b[j] - lse[m]) - hit) * scale);
+void vocabulary_scale(const A* x, const A* dloss, const A* sums, int64_t n, T* y, Stream stream) {
+  for_each("vocabulary_loss/gradient", n, stream, [=] __device__(int64_t i) {
+    y[i] = static_cast<T>(x[i] * (*dloss / (sums[1] > A(1) ? sums[1] : A(1))));
   });
 }
 
-#define INSTANTIATE(A)                                                                                         \
-  template void vocabulary_rows(const A*, const A*, const int32_t*, int64_t, int64_t, int64_t,                 \
-                                const VocabularyRows<A>&, Stream);                                             \
-  template void vocabulary_finish(const VocabularyRows<A>&, const int32_t*, int64_t, int64_t, A*, A*, A*, A*,  \
-                                  Stream);                                                                     \
-  template void vocabulary_gradient(const A*, const A*, const int32_t*, const A*, const A*, const A*, int64_t, \
-                                    int64_t, int64_t, A*, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
+#define INSTANTIATE(A, T)                                                                   \
+  template void vocabulary_rows(const VocabularyShape&, const A*, const A*, const int32_t*, \
+                                const VocabularyRows<A>&, T*, Stream);                      \
+  template void vocabulary_scale(const A*, const A*, const A*, int64_t, T*, Stream);
+INSTANTIATE(float, float)
+INSTANTIATE(float, bfloat16)
+INSTANTIATE(double, double)
 #undef INSTANTIATE
-template void vocabulary_gradient(const float*, const float*, const int32_t*, const float*, const float*,
-                                  const float*, int64_t, int64_t, int64_t, bfloat16*, Stream);
+template void vocabulary_finish(const VocabularyRows<float>&, const int32_t*, int64_t, int64_t, float*, float*,
+                                float*, Stream);
+template void vocabulary_finish(const VocabularyRows<double>&, const int32_t*, int64_t, int64_t, double*, double*,
+                                double*, Stream);
 
 }  // namespace glia::cuda

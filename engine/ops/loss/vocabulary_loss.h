@@ -1,5 +1,5 @@
-// A linear layer over a vocabulary and the cross-entropy behind it, in one op that never holds all logits: they are made for a part of the vocabulary
-// at a time, twice (once for the loss, once for the gradient).
+// A linear layer over a vocabulary and the cross-entropy behind it, in one op that never holds all logits: they are made for some rows at a
+// time, and where a gradient is wanted it is taken from them at once.
 #pragma once
 #include "engine/autograd.h"
 
@@ -14,7 +14,7 @@ struct VocabularyLoss {
 
 // x [M, H], w [V, H], b [V] (w and b may be float32 masters where x is bfloat16), targets int32 [M]: −1 for a row without
 // one; other values outside [0, V) make the loss NaN (nothing is read back). The loss is float32 (float64 for float64).
-// Each weight's gradient is a sum over rows in one product: the same bits every time.
+// Each weight's gradient is a sum over rows in a fixed order: the same bits every time.
 VocabularyLoss vocabulary_loss(const Var& x, const Var& w, const Var& b, const Tensor& targets);
 // Its loss from plain ops: all logits at once.
 Var vocabulary_loss_reference(const Var& x, const Var& w, const Var& b, const Tensor& targets);

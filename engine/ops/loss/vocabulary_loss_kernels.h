@@ -1,4 +1,5 @@
-// Kernels of vocabulary_loss.cpp. M rows, a part of n columns that begins at column `first` of V. A is float, or double.
+// Kernels of vocabulary_loss.cpp. R rows of logits; of a row's `room` columns the first V are words, the others only make rows aligned.
+// A is float, or double.
 #pragma once
 #include <cstdint>
 
@@ -7,37 +8,39 @@
 
 namespace glia {
 
-// Of each row over the columns seen so far: the largest logit and where it first stood, Σ exp(l − largest), the target's.
+// What is kept of each row.
 template <class A> struct VocabularyRows {
-  A *largest, *sum, *target;  // [M]
-  int32_t* best;              // [M]
+  A *lse, *target;  // [M] log Σ exp(l), the target's logit
+  int32_t* best;    // [M] the first word that has the largest logit
+};
+
+struct VocabularyShape {
+  int64_t rows, words, room;
 };
 
 namespace cpu {
-// logits [M, n] without bias; b [n]. first = 0 begins anew.
-template <class A>
-void vocabulary_rows(const A* logits, const A* b, const int32_t* targets, int64_t rows, int64_t n, int64_t first,
-                     const VocabularyRows<A>& r);
-// lse [M] =, losses [M] =, loss [1] =, sums [3] = from the rows over all V columns
-template <class A>
-void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t vocabulary, A* lse,
-                       A* losses, A* loss, A* sums);
-// dlogits [M, n] = (softmax − [column is the target]) · dloss / rows with a target; 0 in rows without one
+// logits [R, room] without bias, b [V] → r [R]; dlogits [R, room] = softmax − [word is the target], 0 in rows without a target and
+// beyond V; nullptr: not wanted
 template <class A, class T>
-void vocabulary_gradient(const A* logits, const A* b, const int32_t* targets, const A* lse, const A* sums,
-                         const A* dloss, int64_t rows, int64_t n, int64_t first, T* dlogits);
+void vocabulary_rows(const VocabularyShape& s, const A* logits, const A* b, const int32_t* targets,
+                     const VocabularyRows<A>& r, T* dlogits);
+// losses [M] =, loss [1] =, sums [3] = from all rows
+template <class A>
+void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t words, A* losses,
+                       A* loss, A* sums);
+// y [n] = x · dloss / rows with a target
+template <class A, class T> void vocabulary_scale(const A* x, const A* dloss, const A* sums, int64_t n, T* y);
 }  // namespace cpu
 
 namespace cuda {
-template <class A>
-void vocabulary_rows(const A* logits, const A* b, const int32_t* targets, int64_t rows, int64_t n, int64_t first,
-                     const VocabularyRows<A>& r, Stream stream);
-template <class A>
-void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t vocabulary, A* lse,
-                       A* losses, A* loss, A* sums, Stream stream);
 template <class A, class T>
-void vocabulary_gradient(const A* logits, const A* b, const int32_t* targets, const A* lse, const A* sums,
-                         const A* dloss, int64_t rows, int64_t n, int64_t first, T* dlogits, Stream stream);
+void vocabulary_rows(const VocabularyShape& s, const A* logits, const A* b, const int32_t* targets,
+                     const VocabularyRows<A>& r, T* dlogits, Stream stream);
+template <class A>
+void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t words, A* losses,
+                       A* loss, A* sums, Stream stream);
+template <class A, class T>
+void vocabulary_scale(const A* x, const A* dloss, const A* sums, int64_t n, T* y, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

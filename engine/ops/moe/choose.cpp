@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "engine/core/parallel.h"
+#include "engine/ops/checks.h"
 #include "engine/ops/moe/choose_kernels.h"
 #include "engine/ops/moe/moe_functors.h"
 
@@ -35,20 +36,40 @@ Var record_gates(const char* op, const Tensor& gates, const Tensor& chosen, cons
 }  // namespace
 
 Gates choose(const Var& weights, const Tensor& bias, int64_t k, const Sequences& q) {
-  CHECK(weights.rank() == 2 && weights.size(0) == q.tokens && bias.shape() == Shape{weights.size(1)} &&
-            bias.dtype() == weights.dtype() && k >= 1 && k <= weights.size(1),
-        "choose: wants weights [{}, E] and bias [E] in one dtype and 1 <= k <= E, got {} {}, {} {} and k = {}",
-        q.tokens, weights.dtype(), weights.shape(), bias.dtype(), bias.shape(), k);
+  CHECK(weights.rank() == 2 && weights.size(0) == q.tokens && k >= 1 && k <= weights.size(1),
+        "choose: wants weights [{}, E] and 1 <= k <= E, got {} and k = {}", q.tokens, weights.shape(), k);
+  CHECK(!bias.defined() || (bias.shape() == Shape{weights.size(1)} && bias.dtype() == weights.dtype()),
+        "choose: wants a bias {} [{}] or none, got {} {}", weights.dtype(), weights.size(1), bias.dtype(),
+        bias.shape());
+  Context& context = weights.context();
   const ChooseShape shape{q.tokens, weights.size(1), k, q.sequence_of.data<int32_t>()};
-  const Tensor gates = empty(bias.context(), {q.tokens, k}, bias.dtype()),
-               chosen = empty(bias.context(), {q.tokens, k}, DType::kInt32);
-  dispatch(bias.dtype(), "choose", [&]<class A>(TypeTag<A>) {
-    const A *w = weights.value().data<A>(), *b = bias.data<A>();
+  const Tensor gates = empty(context, {q.tokens, k}, weights.dtype()),
+               chosen = empty(context, {q.tokens, k}, DType::kInt32);
+  dispatch(weights.dtype(), "choose", [&]<class A>(TypeTag<A>) {
+    const A *w = weights.value().data<A>(), *b = bias.defined() ? bias.data<A>() : nullptr;
     on_device(
-        bias.context(), "choose", [&] { cpu::choose(shape, w, b, gates.data<A>(), chosen.data<int32_t>()); },
+        context, "choose", [&] { cpu::choose(shape, w, b, gates.data<A>(), chosen.data<int32_t>()); },
         [&](auto& cuda) { cuda::choose(shape, w, b, gates.data<A>(), chosen.data<int32_t>(), cuda.stream); });
   });
   return {record_gates("choose", gates, chosen, weights, shape, q.sequence_of), chosen};
+}
+
+Gates choose_among(const Var& weights, const Tensor& choice, int64_t slots, const Sequences& q) {
+  CHECK(weights.rank() == 2 && weights.size(0) == q.tokens && slots >= 1 && slots <= weights.size(1),
+        "choose_among: wants weights [{}, E] and 1 to E slots, got {} and {} slots", q.tokens, weights.shape(),
+        slots);
+  check_same("choose_among", weights, choice);
+  Context& context = weights.context();
+  const ChooseShape shape{q.tokens, weights.size(1), slots, q.sequence_of.data<int32_t>()};
+  const Tensor gates = empty(context, {q.tokens, slots}, weights.dtype()),
+               chosen = empty(context, {q.tokens, slots}, DType::kInt32);
+  dispatch(weights.dtype(), "choose_among", [&]<class A>(TypeTag<A>) {
+    const A *w = weights.value().data<A>(), *c = choice.data<A>();
+    on_device(
+        context, "choose_among", [&] { cpu::choose_among(shape, w, c, gates.data<A>(), chosen.data<int32_t>()); },
+        [&](auto& cuda) { cuda::choose_among(shape, w, c, gates.data<A>(), chosen.data<int32_t>(), cuda.stream); });
+  });
+  return {record_gates("choose_among", gates, chosen, weights, shape, q.sequence_of), chosen};
 }
 
 TopP choose_top_p(const Var& weights, double p, int64_t slots, const Sequences& q) {
@@ -107,6 +128,15 @@ template <class A> void choose(const ChooseShape& s, const A* weights, const A* 
     for (int64_t t = begin; t < end; ++t)
       choose_biased(s.sequence_of[t] >= 0 ? weights + t * s.experts : nullptr, bias, s.experts, s.slots,
                     gates + t * s.slots, chosen + t * s.slots);
+  });
+}
+
+template <class A>
+void choose_among(const ChooseShape& s, const A* weights, const A* choice, A* gates, int32_t* chosen) {
+  parallel_for(s.tokens, 1024, [=](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      choose_allowed(s.sequence_of[t] >= 0 ? weights + t * s.experts : nullptr, choice + t * s.experts, s.experts,
+                     s.slots, gates + t * s.slots, chosen + t * s.slots);
   });
 }
 

@@ -14,6 +14,16 @@ void choose(const ChooseShape& s, const A* weights, const A* bias, A* gates, int
 }
 
 template <class A>
+void choose_among(const ChooseShape& s, const A* weights, const A* choice, A* gates, int32_t* chosen,
+                  Stream stream) {
+  for_each("choose_among", s.tokens, stream, [=] __device__(int64_t t) {
+    const bool real = s.sequence_of[t] >= 0;
+    choose_allowed(real ? weights + t * s.experts : nullptr, choice + t * s.experts, s.experts, s.slots,
+                   gates + t * s.slots, chosen + t * s.slots);
+  });
+}
+
+template <class A>
 void choose_top_p(const ChooseShape& s, const A* weights, double p, A* gates, int32_t* chosen, A* overflow,
                   Stream stream) {
   for_each("choose_top_p", s.tokens, stream, [=] __device__(int64_t t) {
@@ -60,6 +70,7 @@ template <class A> void update_load_bias(const A* counts, int64_t experts, doubl
 
 #define INSTANTIATE(A)                                                                        \
   template void choose(const ChooseShape&, const A*, const A*, A*, int32_t*, Stream);         \
+  template void choose_among(const ChooseShape&, const A*, const A*, A*, int32_t*, Stream);   \
   template void choose_top_p(const ChooseShape&, const A*, double, A*, int32_t*, A*, Stream); \
   template void choose_gradient(const ChooseShape&, const int32_t*, const A*, A*, Stream);    \
   template void expert_counts(const int32_t*, int64_t, int64_t, A*, Stream);                  \

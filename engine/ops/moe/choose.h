@@ -6,8 +6,14 @@
 namespace glia {
 
 // The K experts with the largest weights_e + bias_e, ties to the lower expert, each weighed by its entry of `weights`:
-// gates need not sum to 1. The gradient goes to the weights alone.     weights [T, E], bias [E] in one dtype
+// gates need not sum to 1. The gradient goes to the weights alone.
+//     weights [T, E], bias [E] in one dtype, or undefined: none
 Gates choose(const Var& weights, const Tensor& bias, int64_t k, const Sequences& sequences);
+
+// At most `slots` experts of each token, by descending choice, ties to the lower expert; an expert whose choice is −∞ is
+// nobody's. Each is weighed by its entry of `weights`, where alone the gradient goes.     weights, choice [T, E] in one
+// dtype → gates [T, S], 0 in slots that are not used; experts −1 there
+Gates choose_among(const Var& weights, const Tensor& choice, int64_t slots, const Sequences& sequences);
 
 // The smallest set of experts, by descending weight, whose weights sum to more than p; all of them where rounding
 // never gets there. At most `slots` are kept. The gates are the weights.     weights [T, E]

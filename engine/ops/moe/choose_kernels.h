@@ -12,8 +12,10 @@ struct ChooseShape {
 };
 
 namespace cpu {
-// weights [T, E], bias [E]; gates [T, S] =, chosen [T, S] =
+// weights [T, E], bias [E] or nullptr; gates [T, S] =, chosen [T, S] =
 template <class A> void choose(const ChooseShape& s, const A* weights, const A* bias, A* gates, int32_t* chosen);
+template <class A>  // choice [T, E]
+void choose_among(const ChooseShape& s, const A* weights, const A* choice, A* gates, int32_t* chosen);
 template <class A>  // overflow [1] =
 void choose_top_p(const ChooseShape& s, const A* weights, double p, A* gates, int32_t* chosen, A* overflow);
 template <class A>  // dweights [T, E] =
@@ -24,6 +26,9 @@ template <class A> void update_load_bias(const A* counts, int64_t experts, doubl
 namespace cuda {
 template <class A>
 void choose(const ChooseShape& s, const A* weights, const A* bias, A* gates, int32_t* chosen, Stream stream);
+template <class A>
+void choose_among(const ChooseShape& s, const A* weights, const A* choice, A* gates, int32_t* chosen,
+                  Stream stream);
 template <class A>  // overflow [1] +=
 void choose_top_p(const ChooseShape& s, const A* weights, double p, A* gates, int32_t* chosen, A* overflow,
                   Stream stream);

@@ -33,16 +33,30 @@ GLIA_HD void choose_and_gate(const A* logits, int64_t experts, int64_t k, A* gat
   for (int64_t i = 0; i < k; ++i) gates[i] /= total;
 }
 
-// The k largest of weights + bias (weights nullptr: nobody), each weighed by its weight alone.
+// The k largest of weights + bias (weights nullptr: nobody; bias nullptr: 0), each weighed by its weight alone.
 template <class A>
 GLIA_HD void choose_biased(const A* weights, const A* bias, int64_t experts, int64_t k, A* gates, int32_t* chosen) {
   for (int64_t i = 0; i < k; ++i) {
     chosen[i] = -1, gates[i] = 0;
     if (!weights) continue;
-    const int32_t best =
-        next_largest(experts, i > 0 ? chosen[i - 1] : -1, [=](int32_t e) { return weights[e] + bias[e]; });
+    const int32_t best = next_largest(experts, i > 0 ? chosen[i - 1] : -1,
+                                      [=](int32_t e) { return bias ? weights[e] + bias[e] : weights[e]; });
     chosen[i] = best < 0 ? static_cast<int32_t>(i) : best;
     gates[i] = weights[chosen[i]];
+  }
+}
+
+// By descending choice, −∞ never; weighed by the weights (nullptr: nobody). The slots that are left go to nobody.
+template <class A>
+GLIA_HD void choose_allowed(const A* weights, const A* choice, int64_t experts, int64_t slots, A* gates,
+                            int32_t* chosen) {
+  int32_t last = -1;
+  bool more = weights != nullptr;
+  for (int64_t i = 0; i < slots; ++i) {
+    const int32_t best = more ? next_largest(experts, last, [=](int32_t e) { return choice[e]; }) : -1;
+    more = best >= 0 && !(choice[best] == -A(INFINITY));
+    chosen[i] = last = more ? best : -1;
+    gates[i] = more ? weights[best] : A(0);
   }
 }
 

@@ -1,0 +1,319 @@
+#include "experiments/report/grid.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+
+namespace fs = std::filesystem;
+
+namespace glia::results {
+namespace {
+
+constexpr const char* kNotRun = "not run";
+constexpr double kSignificant = 0.05;
+constexpr int kFirstSeed = 0;  // the seed that every configuration has in every cell
+
+// "specialisation.last" → "specialisation.4"
+std::string metric_name(const std::string& metric, const Summary& s) {
+  constexpr std::string_view last = ".last";
+  if (!metric.ends_with(last)) return metric;
+  return layer_metric(metric.substr(0, metric.size() - last.size()), s.layers);
+}
+
+const Metric* find_metric(const GridCell& cell, const std::string& config, const std::string& metric) {
+  const ConfigSummary* c = cell.summary ? cell.summary->find(config) : nullptr;
+  return c ? c->find(metric_name(metric, *cell.summary)) : nullptr;
+}
+
+std::optional<double> of_first_seed(const Metric* m) {
+  for (size_t i = 0; m && i < m->seeds.size(); ++i)
+    if (m->seeds[i] == kFirstSeed) return m->values[i];
+  return {};
+}
+
+// The mean over the configurations, each with the seed that all of them have: the same effort for each.
+std::optional<double> choosing_value(const GridSummary& g, const GridCell& cell) {
+  double sum = 0;
+  for (const Configuration& c : g.study.configurations) {
+    const auto value = of_first_seed(find_metric(cell, c.name, g.chosen_by));
+    if (!value) return {};
+    sum += *value;
+  }
+  return sum / static_cast<double>(g.study.configurations.size());
+}
+
+void choose(GridSummary& g) {
+  const auto validates = [&](const GridCell& c) {
+    return c.summary && c.summary->common.options.value("select", "validation") == "validation";
+  };
+  g.chosen_by = std::ranges::any_of(g.cells, validates) ? "validation_accuracy" : "accuracy";
+  if (g.study.grid.chosen_seeds.empty()) {
+    g.not_chosen_why = "the study chooses none";
+    return;
+  }
+  double best = 0;
+  for (size_t i = 0; i < g.cells.size(); ++i) {
+    const auto value = choosing_value(g, g.cells[i]);
+    if (!value) {
+      g.not_chosen_why = fmt::format("{} lacks a run of seed {}", g.cells[i].cell.name, kFirstSeed);
+      g.chosen.reset();
+      return;
+    }
+    if (!g.chosen || *value > best) best = *value, g.chosen = i;  // of equals the first
+  }
+}
+
+std::string heading(const GridSummary& g, size_t cell) {
+  std::string text;
+  for (const auto& [flag, value] : g.cells[cell].cell.settings)
+    text += (text.empty() ? "" : ", ") + flag + " " + value;
+  return text + (g.chosen == cell ? " (chosen)" : "");
+}
+
+std::vector<std::string> header(const GridSummary& g, const char* first) {
+  std::vector<std::string> cells{first};
+  for (size_t i = 0; i < g.cells.size(); ++i) cells.push_back(heading(g, i));
+  return cells;
+}
+
+// "0.9401 ±0.0012", half a 95 % interval behind the mean; one or two seeds have none, and say how many they are.
+std::string mean_and_interval(const Metric* m) {
+  if (!m || !m->estimate.mean) return kNotRun;
+  if (m->estimate.n < kLeastSeeds) return fmt::format("{:.4f} (n = {})", *m->estimate.mean, m->estimate.n);
+  const double half = statistics::t_quantile(0.95, m->estimate.n - 1) * *m->estimate.se;
+  return fmt::format("{:.4f} ±{:.4f}", *m->estimate.mean, half);
+}
+
+struct Verdict {
+  std::optional<double> difference, p, holm;  // ours − theirs
+  int seeds = 0;                              // of the configuration that has fewer; 0: not run
+  const char* word() const {
+    if (seeds == 0) return kNotRun;
+    if (!holm || *holm >= kSignificant) return "undecided";
+    return above ? "holds" : "reversed";
+  }
+  bool above = false;  // of theirs less the margin
+};
+
+Verdict verdict_of(const Claim& claim, const GridCell& cell) {
+  const Metric *ours = find_metric(cell, claim.ours, claim.metric),
+               *theirs = find_metric(cell, claim.theirs, claim.metric);
+  Verdict v;
+  if (!ours || !theirs) return v;
+  v.seeds = std::min(ours->estimate.n, theirs->estimate.n);
+  v.difference = *ours->estimate.mean - *theirs->estimate.mean;
+  statistics::Sample shifted = ours->values;
+  for (double& x : shifted) x += claim.margin;
+  v.above = *v.difference + claim.margin > 0;
+  if (const auto test = statistics::welch(shifted, theirs->values); test && v.seeds >= kLeastSeeds) v.p = test->p;
+  return v;
+}
+
+// One claim in all cells: one Holm family.
+std::vector<Verdict> verdicts_of(const Claim& claim, const GridSummary& g) {
+  std::vector<Verdict> verdicts;
+  std::vector<std::optional<double>> p;
+  for (const GridCell& cell : g.cells) {
+    verdicts.push_back(verdict_of(claim, cell));
+    p.push_back(verdicts.back().p);
+  }
+  p = statistics::holm(p);
+  for (size_t i = 0; i < p.size(); ++i) verdicts[i].holm = p[i];
+  return verdicts;
+}
+
+std::string cell_text(const Verdict& v) {
+  if (v.seeds == 0) return kNotRun;
+  return fmt::format("{} {:+.4f} ({})", v.word(), *v.difference,
+                     v.holm ? "p " + format_p(v.holm) : fmt::format("n = {}", v.seeds));
+}
+
+Table metric_table(const GridSummary& g, const std::string& title, const std::string& metric, bool moe_only) {
+  Table t;
+  t.title = title;
+  t.header = header(g, "configuration");
+  for (const Configuration& c : g.study.configurations) {
+    if (moe_only && c.router == "none") continue;
+    t.rows.push_back({c.name});
+    for (const GridCell& cell : g.cells)
+      t.rows.back().push_back(mean_and_interval(find_metric(cell, c.name, metric)));
+  }
+  return t;
+}
+
+// The cell that each configuration would choose for itself, and by how much of the choosing value.
+Table choice_table(const GridSummary& g) {
+  Table t;
+  t.title = "The choice";
+  t.header = header(g, "seed 0");
+  t.note = fmt::format(
+      "{} of seed {} of every configuration, and their mean, by which the recipe is chosen{}; * the best of its row.",
+      g.chosen_by == "accuracy" ? "Test accuracy (the protocol has no validation rows)" : "Validation accuracy",
+      kFirstSeed, g.chosen ? "" : ": not yet, " + g.not_chosen_why);
+  const auto add = [&](const std::string& name, const auto& value_of) {
+    std::vector<std::optional<double>> values;
+    for (const GridCell& cell : g.cells) values.push_back(value_of(cell));
+    const auto best = *std::ranges::max_element(values);
+    t.rows.push_back({name});
+    for (const auto& value : values)
+      t.rows.back().push_back(value ? fmt::format("{:.4f}{}", *value, value == best ? " *" : "") : kNotRun);
+  };
+  for (const Configuration& c : g.study.configurations)
+    add(c.name, [&](const GridCell& cell) { return of_first_seed(find_metric(cell, c.name, g.chosen_by)); });
+  add("mean", [&](const GridCell& cell) { return choosing_value(g, cell); });
+  return t;
+}
+
+// What a run costs: means over its seeds.
+Table cost_table(const GridSummary& g) {
+  Table t;
+  t.title = "Time and memory of a run";
+  t.note =
+      "Seconds with loading, evaluation and files, and the most device memory held, GB; means over seeds. Runs side "
+      "by side share a device.";
+  t.header = header(g, "configuration");
+  for (const Configuration& c : g.study.configurations) {
+    t.rows.push_back({c.name});
+    for (const GridCell& cell : g.cells) {
+      double seconds = 0, bytes = 0;
+      int runs = 0;
+      if (cell.summary)
+        for (const RunLine& run : cell.summary->runs)
+          if (run.config == c.name && run.seconds && run.peak_bytes)
+            seconds += *run.seconds, bytes += *run.peak_bytes, ++runs;
+      t.rows.back().push_back(runs ? fmt::format("{:.1f} s, {:.2f}", seconds / runs, 1e-9 * bytes / runs)
+                                   : kNotRun);
+    }
+  }
+  return t;
+}
+
+const Summary* first_summary(const GridSummary& g) {
+  for (const GridCell& cell : g.cells)
+    if (cell.summary) return &*cell.summary;
+  return nullptr;
+}
+
+bool any_near_copies(const GridSummary& g) {
+  return std::ranges::any_of(g.cells, [](const GridCell& c) { return c.summary && c.summary->near_copies > 0; });
+}
+
+}  // namespace
+
+std::string cell_folder(const std::string& out, const Cell& cell) { return out + "/" + cell.name; }
+
+bool is_grid_folder(const std::string& out) {
+  if (!fs::exists(out + "/study.txt")) return false;
+  const Study study = read_study(out);
+  return !study.grid.empty() && std::ranges::any_of(study.grid.cells(), [&](const Cell& cell) {
+    return fs::is_directory(cell_folder(out, cell));
+  });
+}
+
+GridSummary summarise_grid(const std::string& out) {
+  GridSummary g;
+  g.out = out;
+  g.study = read_study(out);
+  for (const Cell& cell : g.study.grid.cells()) {
+    g.cells.push_back({cell, {}});
+    const std::string folder = cell_folder(out, cell);
+    if (!fs::is_directory(folder)) continue;
+    const Listing listing = list_runs(folder);
+    if (!listing.runs.empty()) g.cells.back().summary = summarise(listing);
+  }
+  choose(g);
+  return g;
+}
+
+Table claim_table(const GridSummary& g) {
+  Table t;
+  t.title = "Which claims survive which recipe";
+  t.header = header(g, "claim");
+  t.note = fmt::format(
+      "Difference of the means over seeds, and p by Welch's test, two-sided, Holm-corrected over the cells of a claim; "
+      "it holds or is reversed below {}. A number behind a claim's second name is how much the first may fall behind. "
+      "specialisation.last is that of the last layer over all tokens, specialisation_cls over CLS rows.",
+      kSignificant);
+  for (const Claim& claim : g.study.claims) {
+    t.rows.push_back({claim.text});
+    for (const Verdict& v : verdicts_of(claim, g)) t.rows.back().push_back(cell_text(v));
+  }
+  return t;
+}
+
+std::vector<Table> grid_tables(const GridSummary& g) {
+  std::vector<Table> tables;
+  if (!g.study.claims.empty()) tables.push_back(claim_table(g));
+  if (!g.study.grid.chosen_seeds.empty()) tables.push_back(choice_table(g));
+  tables.push_back(metric_table(g, "Test accuracy", "accuracy", false));
+  tables.back().note = "Mean ± half a 95 % t interval over seeds; n: fewer than three seeds have none.";
+  if (any_near_copies(g))
+    tables.push_back(metric_table(g, "Test accuracy without near copies", kAccuracyWithoutNearCopies, false));
+  const Summary* s = first_summary(g);
+  if (s && std::ranges::any_of(g.cells, [](const auto& c) { return c.summary && c.summary->layers > 0; }))
+    for (const auto& [title, metric] :
+         {std::pair{"Specialisation of the last layer, all tokens", "specialisation.last"},
+          {"Specialisation of the last layer, CLS rows", "specialisation_cls.last"},
+          {"Specialisation of the first layer, all tokens", "specialisation.1"}})
+      tables.push_back(metric_table(g, title, metric, true));
+  tables.push_back(cost_table(g));
+  return tables;
+}
+
+std::string print_grid(const GridSummary& g) {
+  std::string text;
+  for (const Table& table : grid_tables(g)) text += as_text(table) + "\n";
+  text += g.chosen ? fmt::format("chosen     {} by {}: {}\n", g.cells[*g.chosen].cell.name, g.chosen_by,
+                                 cell_folder(g.out, g.cells[*g.chosen].cell))
+                   : fmt::format("chosen     none yet: {}\n", g.not_chosen_why);
+  return text;
+}
+
+std::string grid_markdown(const GridSummary& g) {
+  std::string text = fmt::format("# {}\n\nGenerated by `./tools/report {} --markdown FILE`; do not edit.\n\n",
+                                 g.study.title, fs::path(g.out).lexically_normal().string());
+  if (const Summary* s = first_summary(g))
+    for (const auto& [label, value] : provenance(*s))
+      if (label != "Runs" && label != "Training")
+        text += fmt::format("- **{}**: {}\n", label,
+                            label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
+  text += g.chosen ? fmt::format("- **Chosen**: {}, by {}\n\n", heading(g, *g.chosen), g.chosen_by)
+                   : fmt::format("- **Chosen**: no recipe: {}\n\n", g.not_chosen_why);
+  for (const Table& table : grid_tables(g)) text += as_markdown(table) + "\n";
+  if (g.chosen) {
+    text += "## At the chosen recipe\n\n";
+    for (const Table& table : all_tables(*g.cells[*g.chosen].summary)) text += as_markdown(table) + "\n";
+  }
+  text.pop_back();
+  return text;
+}
+
+Json to_json(const GridSummary& g) {
+  Json json = {{"study", g.study.name}, {"chosen_by", g.chosen_by}};
+  json["chosen"] = g.chosen ? Json(g.cells[*g.chosen].cell.name) : Json();
+  json["cells"] = Json::array();
+  for (const GridCell& cell : g.cells) {
+    Json entry = {{"name", cell.cell.name}};
+    for (const auto& [flag, value] : cell.cell.settings) entry["settings"][flag] = value;
+    const auto value = choosing_value(g, cell);
+    entry["value"] = value ? Json(*value) : Json();
+    json["cells"].push_back(std::move(entry));
+  }
+  json["claims"] = Json::array();
+  for (const Claim& claim : g.study.claims) {
+    Json entry = {{"claim", claim.text}, {"cells", Json::array()}};
+    for (const Verdict& v : verdicts_of(claim, g))
+      entry["cells"].push_back({{"verdict", v.word()},
+                                {"difference", v.difference ? Json(*v.difference) : Json()},
+                                {"welch_p", v.p ? Json(*v.p) : Json()},
+                                {"welch_p_holm", v.holm ? Json(*v.holm) : Json()}});
+    json["claims"].push_back(std::move(entry));
+  }
+  return json;
+}
+
+}  // namespace glia::results

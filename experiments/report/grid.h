@@ -1,0 +1,45 @@
+// What the cells of a study's grid say together: which recipe was chosen, and which claims survive which recipe.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "experiments/report/summary.h"
+#include "experiments/report/tables.h"
+
+namespace glia::results {
+
+struct GridCell {
+  Cell cell;
+  std::optional<Summary> summary;  // none: no run of it has begun
+};
+
+struct GridSummary {
+  std::string out;
+  Study study;
+  std::vector<GridCell> cells;  // all of the grid's, in its order
+  // The cell whose mean of `chosen_by`, over the configurations with one seed each, is the highest. None while one of
+  // these runs is missing, or where the study chooses none.
+  std::optional<size_t> chosen;
+  std::string chosen_by;       // validation_accuracy; accuracy where there are no validation rows (protocol paper)
+  std::string not_chosen_why;  // "" when one is
+};
+
+// <out>/study.txt holds a study with a grid, and <out> no runs of its own.
+bool is_grid_folder(const std::string& out);
+std::string cell_folder(const std::string& out, const Cell& cell);
+
+GridSummary summarise_grid(const std::string& out);
+
+// Accuracies and the last layer's specialisation, configurations × cells; the chosen cell is marked.
+std::vector<Table> grid_tables(const GridSummary& grid);
+// Claims × cells: holds, reversed or undecided, by Welch's test, Holm-corrected over the cells of a claim.
+Table claim_table(const GridSummary& grid);
+
+std::string print_grid(const GridSummary& grid);  // the terminal's view
+// docs/results/<study>.md: what was run, the tables above, then those of the chosen cell.
+std::string grid_markdown(const GridSummary& grid);
+// <out>/grid.json: the choice and the claims, for programs.
+Json to_json(const GridSummary& grid);
+
+}  // namespace glia::results

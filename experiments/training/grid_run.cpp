@@ -1,0 +1,105 @@
+#include "experiments/training/grid_run.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "engine/core/check.h"
+#include "engine/core/file.h"
+#include "experiments/report/grid.h"
+#include "experiments/training/run.h"
+#include "experiments/training/schedule.h"
+
+namespace glia {
+namespace {
+
+Options options_of(const Options& options, const Study& study, const Cell& cell) {
+  Options o = options;
+  o.out = results::cell_folder(options.out, cell);
+  for (const auto& [flag, value] : cell.settings) {
+    if (options.typed.contains(flag))
+      fail_input("--{}: the grid of the study {} sets it; leave the flag out, or say --cells", flag, study.name);
+    set_value(o, find_flag(flag), value);
+  }
+  return o;
+}
+
+bool same_data(const Options& a, const Options& b) {
+  return to_json(a, Flag::Part::kData) == to_json(b, Flag::Part::kData);
+}
+
+// The runs of one cell, each configuration with the seeds that the grid gives it.
+std::vector<RunSpec> cell_runs(const Options& options, const Study& study, const Cell& cell,
+                               const std::vector<std::string>& configs) {
+  std::map<std::string, std::vector<std::string>> by_seeds;
+  for (const std::string& config : configs)
+    by_seeds[options.typed.contains("seeds") ? options.seeds : study.grid.seeds_for(config)].push_back(config);
+  std::vector<RunSpec> specs;
+  Options o = options_of(options, study, cell);
+  for (const auto& [seeds, names] : by_seeds) {
+    o.seeds = seeds;
+    const std::vector<RunSpec> planned = plan_runs(o, study, names);
+    specs.insert(specs.end(), planned.begin(), planned.end());
+  }
+  return specs;
+}
+
+// Runs on different data one after another, the others side by side, lower seeds first.
+int run_all_of(const Options& options, const Study& study, std::vector<RunSpec> specs, const std::string& command) {
+  std::ranges::stable_sort(specs, {}, &RunSpec::seed_index);
+  int status = 0;
+  while (!specs.empty()) {
+    const Options first = specs[0].options;
+    const auto others =
+        std::ranges::stable_partition(specs, [&](const RunSpec& spec) { return same_data(spec.options, first); });
+    const std::vector<RunSpec> now(specs.begin(), others.begin());
+    Options o = first;
+    o.out = options.out;
+    status = std::max(status, run_specs(o, study, now, command));
+    specs.erase(specs.begin(), others.begin());
+  }
+  return status;
+}
+
+void require_one_grid(const Options& options, const Study& study) {
+  const std::string path = options.out + "/study.txt";
+  const bool any = std::filesystem::exists(path);
+  if (any && results::read_study(options.out).name != study.name)
+    fail_input("{}: holds the study {}, and {} is asked for; choose another --out", options.out,
+               results::read_study(options.out).name, study.name);
+}
+
+}  // namespace
+
+int run_grid(const Options& options, const Study& study, const std::vector<std::string>& configs,
+             const std::string& command) {
+  require_one_grid(options, study);
+  const bool only_chosen = options.cells == "chosen";
+  std::vector<RunSpec> specs;
+  if (!only_chosen)
+    for (const Cell& cell : study.grid.pick(options.cells)) {
+      std::vector<RunSpec> planned = cell_runs(options, study, cell, configs);
+      specs.insert(specs.end(), planned.begin(), planned.end());
+    }
+  if (!options.dry_run) {
+    make_folder(options.out);
+    results::write_study(options.out, study);
+  }
+  int status = specs.empty() ? 0 : run_all_of(options, study, std::move(specs), command);
+  if (options.dry_run) return status;
+  results::GridSummary grid = results::summarise_grid(options.out);
+  if (grid.chosen && (only_chosen || options.cells == "all")) {
+    Options o = options_of(options, study, grid.cells[*grid.chosen].cell);
+    if (!options.typed.contains("seeds")) o.seeds = study.grid.chosen_seeds;
+    fmt::print("\nchosen     {} by {}\n", grid.cells[*grid.chosen].cell.name, grid.chosen_by);
+    status = std::max(status, run_all_of(options, study, plan_runs(o, study, configs), command));
+    grid = results::summarise_grid(options.out);
+  } else if (only_chosen) {
+    fail_input("--cells chosen: none is chosen yet: {}", grid.not_chosen_why);
+  }
+  write_file_atomic(options.out + "/grid.json", results::to_json(grid).dump(1) + "\n");
+  fmt::print("\n{}", results::print_grid(grid));
+  return status;
+}
+
+}  // namespace glia

@@ -1,0 +1,135 @@
+// A study's grid: its cells, the choice, and which claims hold in which of them.
+#include "experiments/report/grid.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "engine/core/file.h"
+#include "tests/records/fake_results.h"
+#include "tests/test.h"
+
+namespace fs = std::filesystem;
+using namespace glia;
+using namespace glia::results;
+using namespace glia::test;
+
+namespace {
+
+constexpr const char* kGrid = R"(compare.accuracy = dense
+configurations = ahr
+grid.lr = 1e-4, 2e-4
+grid.epochs = 3, 6
+grid.seeds = 1
+grid.seeds.dense = 5
+grid.seeds.softmax-moe = 5
+grid.chosen-seeds = 5
+claim.1 = softmax-moe > dense in accuracy
+claim.2 = softmax-moe > dense - 0.05 in accuracy
+compare.routing = softmax-moe
+)";
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+// One finished run in a cell, whose accuracies are the given one on test and validation.
+void write_run(const std::string& out, const Cell& cell, const std::string& config, int seed, double accuracy) {
+  RunConfig c = fake_config(config, seed);
+  c.train["lr"] = std::stod(cell.settings[0].second), c.train["epochs"] = std::stoi(cell.settings[1].second);
+  std::vector<LayerUtilisation> utilisation;
+  Evaluation e = fake_evaluation(c, utilisation);
+  e.values.set("accuracy", accuracy);
+  e.validation_accuracy = accuracy;
+  const std::string folder = run_folder(cell_folder(out, cell), seed, config);
+  begin_run(folder, c, false);
+  write_evaluation(folder, e, utilisation, c.data.class_names);
+}
+
+const std::string& entry(const Table& t, const std::string& row, size_t column) {
+  for (const auto& cells : t.rows)
+    if (cells[0] == row) return cells[column];
+  FAIL("no row " << row);
+  return t.title;
+}
+
+}  // namespace
+
+TEST_CASE("grid: cells, seeds and claims are read as they stand") {
+  const Study s = parse_study(kGrid, "g.study");
+  const std::vector<Cell> cells = s.grid.cells();
+  REQUIRE(cells.size() == 4);
+  EXPECT(cells[1].name == "lr1e-4-epochs6");
+  EXPECT(cells[2].settings == std::vector<std::pair<std::string, std::string>>{{"lr", "2e-4"}, {"epochs", "3"}});
+  EXPECT(s.grid.seeds_for("dense") == "5");
+  EXPECT(s.grid.seeds_for("astrocyte") == "1");
+  EXPECT(s.grid.pick("lr2e-4-epochs3").size() == 1);
+  EXPECT(contains(error_of([&] { s.grid.pick("lr3"); }), "--cells: expected all or some of lr1e-4-epochs3, "));
+  EXPECT(s.configurations.size() == configurations().size());
+  EXPECT(s.claims[1].margin == 0.05);
+  EXPECT(s.claims[1].ours == "softmax-moe");
+  EXPECT(s.claims[1].theirs == "dense");
+  EXPECT(s.claims[1].metric == "accuracy");
+  EXPECT(parse_study("compare.accuracy = dense\n[dense]\n", "x").grid.cells().empty());
+}
+
+TEST_CASE("grid: mistakes are named with their line") {
+  const auto message = [](const std::string& from, const std::string& to) {
+    return error_of([&] { parse_study(replaced(kGrid, from, to), "g.study"); });
+  };
+  EXPECT(contains(message("1e-4, 2e-4", "1e-4, fast"), "g.study:3: --lr: expected a number, got 'fast'"));
+  EXPECT(contains(message("grid.lr", "grid.rate"), "g.study:3: unknown flag --rate"));
+  EXPECT(contains(message("grid.lr", "grid.out"), "g.study:3: --out says where or how to run"));
+  EXPECT(contains(message("grid.seeds = 1", "grid.seeds = few"), "g.study:5: --seeds: expected a number of seeds"));
+  EXPECT(contains(message("grid.seeds.dense", "grid.seeds.sparse"), "grid.seeds: expected one of dense, "));
+  EXPECT(contains(message("configurations = ahr", "configurations = ours"), "expected another built-in study"));
+  EXPECT(contains(message("> dense in", "= dense in"), "expected 'A > B in METRIC'"));
+  EXPECT(contains(message("- 0.05", "- -1"), "expected 'A > B in METRIC'"));
+  EXPECT(contains(message("> dense in", "> sparse in"),
+                  "claim 'softmax-moe > sparse in accuracy': expected one of dense, "));
+}
+
+TEST_CASE(
+    "grid: the choice waits for every configuration's first seed; a claim holds, is reversed, undecided or not run") {
+  TemporaryFolder tmp("grid");
+  const std::string out = tmp.path + "/out";
+  const Study study = parse_study(kGrid, "g.study");
+  const std::vector<Cell> cells = study.grid.cells();
+  EXPECT(!is_grid_folder(out));
+  make_folder(out);
+  write_study(out, study);
+  const double gain[] = {0.004, -0.004, 0.0001};  // of softmax-moe; the last cell is not run yet
+  for (size_t i = 0; i < 3; ++i)
+    for (int seed = 0; seed < 5; ++seed) {
+      const double base = 0.90 + 0.01 * static_cast<double>(i) + 0.0003 * seed;
+      write_run(out, cells[i], "dense", seed, base);
+      write_run(out, cells[i], "softmax-moe", seed, base + gain[i]);
+    }
+  EXPECT(is_grid_folder(out));
+  GridSummary g = summarise_grid(out);
+  EXPECT(!g.chosen);
+  EXPECT(contains(g.not_chosen_why, "lr1e-4-epochs3 lacks a run of seed 0"));
+  const Table claims = claim_table(g);
+  const std::string above = "softmax-moe > dense in accuracy", margin = "softmax-moe > dense - 0.05 in accuracy";
+  EXPECT(contains(entry(claims, above, 1), "holds +0.0040 (p <0.001)"));
+  EXPECT(contains(entry(claims, above, 2), "reversed -0.0040 (p <0.001)"));
+  EXPECT(contains(entry(claims, above, 3), "undecided +0.0001"));
+  EXPECT(entry(claims, above, 4) == "not run");
+  EXPECT(contains(entry(claims, margin, 2), "holds -0.0040"));  // by less than the margin
+  EXPECT(contains(grid_markdown(g), "**Chosen**: no recipe"));
+
+  for (const Cell& cell : cells)
+    for (const Configuration& c : study.configurations)
+      if (!fs::exists(run_folder(cell_folder(out, cell), 0, c.name)))
+        write_run(out, cell, c.name, 0, cell.name == "lr2e-4-epochs3" ? 0.93 : 0.90);
+  g = summarise_grid(out);
+  REQUIRE(g.chosen);
+  EXPECT(g.cells[*g.chosen].cell.name == "lr2e-4-epochs3");
+  EXPECT(g.chosen_by == "validation_accuracy");
+  EXPECT(contains(grid_markdown(g), "lr 2e-4, epochs 3 (chosen)"));
+  EXPECT(contains(print_grid(g), "chosen     lr2e-4-epochs3 by validation_accuracy"));
+  const Json json = to_json(g);
+  EXPECT(json["chosen"] == "lr2e-4-epochs3");
+  EXPECT(json["claims"][0]["cells"][1]["verdict"] == "reversed");
+}
