@@ -40,7 +40,7 @@ template <class Work> int run_tool(const char* name, CLI::App& app, int argc, ch
   try {
     if (!parse_flags(app, name, words.argc(), words.argv())) return 0;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "{}: {}\n", name, error.what());
+    fmt::print(stderr, "{}: {}\n", name, message_of(error));
     return 2;
   }
   try {

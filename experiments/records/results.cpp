@@ -123,8 +123,9 @@ void begin_run(const std::string& folder, const RunConfig& config, bool resume) 
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     const bool ended = name == "eval.json" || name == "failed.json";
-    const bool ours = ended || name == "metrics.jsonl" || name == "timing.json" || name == "weights.txt" || name == "model.safetensors" ||
-                      name.starts_with("utilization_") || name.starts_with("events.out.tfevents");
+    const bool ours = ended || name == "metrics.jsonl" || name == "timing.json" || name == "weights.txt" ||
+                      name == "model.safetensors" || name.starts_with("utilization_") ||
+                      name.starts_with("events.out.tfevents");
     if (ended || (ours && !resume)) fs::remove(entry.path());
   }
   write_file_atomic(path, to_json(config).dump(2) + "\n");

@@ -111,7 +111,7 @@ int attempt(const Reader& reader, const std::string& folder, uint64_t n) {
     ::alarm(0);
     return 0;
   } catch (const Error& error) {
-    const std::string message = error.what();
+    const std::string message = message_of(error);
     const bool one_line = message.find('\n') == std::string::npos,
                names = message.find(folder) != std::string::npos;
     if (one_line && names) return 1;

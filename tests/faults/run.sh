@@ -6,14 +6,19 @@
 # ablation, timing.json apart. Figures are printed; the exit status is 1 where anything was lost or wrong.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d) glia=$(mktemp -d)
+trap 'rm -rf "$work" "$glia"' EXIT
 lib=$PWD/build/cpu
 [ -e "$lib/libglia.so" ] || { echo "faults: wants build/cpu/libglia.so: make CUDA=0" >&2; exit 1; }
+# Copies, since a program that is rebuilt meanwhile would write another commit.
+mkdir -p "$glia/build/cpu" "$glia/experiments" "$glia/tools"
+cp "$lib/libglia.so" "$glia/build/cpu"
+cp experiments/run_all experiments/train "$glia/experiments"
+cp tools/report tools/export "$glia/tools"
 export OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
 
 # Two configurations, two seeds, a second or two; the same command wherever it runs.
-command=("$PWD/experiments/run_all" --device cpu --preset quick --configs softmax-moe,astrocyte-hierarchical --seeds 2 --layers 2
+command=("$glia/experiments/run_all" --device cpu --preset quick --configs softmax-moe,astrocyte-hierarchical --seeds 2 --layers 2
   --hidden 16 --heads 2 --ffn 32 --experts 4 --vocab-size 300 --max-rows 600 --max-test-rows 200 --batch 16 --max-steps 60 --log-every 5
   --eval-every 20 --checkpoint-every 10 --no-estimate --jobs 1 --threads 1 --cache "")
 ablation() { mkdir -p "$1" && (cd "$1" && exec "${command[@]}"); }
@@ -55,6 +60,7 @@ disk_test() {
   LD_PRELOAD=$work/full_disk.so ablation "$work/full" >/dev/null
   local writes n
   writes=$(cat "$work/count")
+  echo "disk: $writes writes, of which ${STEP:+every $STEP. }one after the other fails"
   [ "$writes" -gt 50 ] || { echo "disk: only $writes writes were counted"; return 1; }
   for ((n = 1; n <= writes; n += ${STEP:-1})); do
     rm -rf "$work/full"
@@ -75,10 +81,10 @@ files_test() {
   mkdir -p "$folder/seed0" "$folder/cache" "$folder/torch"
   cp -r "$work/whole/results/seed0/astrocyte-hierarchical" "$folder/seed0"
   cp "$work/whole/results/vocab.txt" "$work/whole/results/study.txt" "$folder"
-  ./tools/report "$folder" --no-plots >/dev/null
-  ./experiments/train --config dense --device cpu --layers 2 --hidden 16 --heads 2 --ffn 32 --vocab-size 300 --max-rows 600 --max-test-rows 200 \
+  "$glia/tools/report" "$folder" --no-plots >/dev/null
+  "$glia/experiments/train" --config dense --device cpu --layers 2 --hidden 16 --heads 2 --ffn 32 --vocab-size 300 --max-rows 600 --max-test-rows 200 \
     --batch 16 --max-steps 5 --no-estimate --no-report --threads 1 --cache "" --preset quick --out "$work/dense" >/dev/null
-  ./tools/export "$work/dense/seed0/dense" "$folder/export" >/dev/null
+  "$glia/tools/export" "$work/dense/seed0/dense" "$folder/export" >/dev/null
   if command -v python3 >/dev/null; then
     python3 tests/faults/torch_file.py "$folder/export/model.safetensors" "$folder/torch/pytorch_model.bin"
     cp "$folder/export/config.json" "$folder/torch"

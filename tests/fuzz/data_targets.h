@@ -139,7 +139,7 @@ inline void wordpiece(std::string_view input) {
     wordpiece(WordPiece(Vocabulary::from_tokens(tokens, "fuzz"), text.size() % 2 == 0), text);
 }
 
-// Refused in one line that begins with the source, or every token is found under its own number and goes through a file.
+// Refused with the source in front, or every token is found under its own number and goes through a file.
 inline void vocabulary(std::string_view content) {
   try {
     const Vocabulary v = Vocabulary::from_text(content, "fuzz");
@@ -151,7 +151,7 @@ inline void vocabulary(std::string_view content) {
     CHECK(Vocabulary::from_text(again, "fuzz").hash() == v.hash(), "vocabulary: not the same again");
   } catch (const Error& error) {
     const std::string message = error.what();
-    CHECK(message.starts_with("fuzz:") && message.find('\n') == std::string::npos, "vocabulary: {}", message);
+    CHECK(message.starts_with("fuzz:"), "vocabulary: {}", message);
   }
 }
 

@@ -63,6 +63,19 @@ TEST_CASE("tools: every program says its version, and knows no other flags than 
   EXPECT(programs >= 10);
 }
 
+TEST_CASE("tools: an error is one line, whatever it quotes") {
+  if (!are_built({"tools/report", "experiments/train"})) SKIP("the programs are not built");
+  for (const char* command : {"./tools/report $'no\nsuch\x1b[2Jfolder'", "./experiments/train --config $'no\nsuch'",
+                              "./experiments/train --data $'no\nsuch'"}) {
+    INFO(std::string(command));
+    const Result result = run("bash -c \"" + std::string(command) + "\" 2>&1 >/dev/null");
+    EXPECT(result.status != 0);
+    EXPECT(lines(result.out) == 1);
+    EXPECT(result.out.find('\x1b') == std::string::npos);
+    EXPECT(contains(result.out, "no\\nsuch"));
+  }
+}
+
 TEST_CASE("tools: tokenize gives the same ids for an argument and a line") {
   if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
   TemporaryFolder tmp("tokenize");

@@ -9,6 +9,7 @@
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
+#include "engine/core/message.h"
 #include "engine/ops/products/matmul.h"
 #include "experiments/records/results.h"
 #include "experiments/training/data_source.h"
@@ -254,7 +255,7 @@ int bench_step(int argc, char** argv) {
     bench.options.log_every = 1 << 10;  // nobody reads the losses
     return run(bench);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "bench step: {}\n", error.what());
+    fmt::print(stderr, "bench step: {}\n", message_of(error));
     return 2;
   }
 }
