@@ -19,10 +19,10 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 OptionRow weight(const char* name, const char* help) { return {name, 0.0, help, 0, kInfinity}; }
 
-bool several_ranks(const Routing& r) { return r.scores.context().communicator().size() > 1; }
+bool several_ranks(const Var& x) { return x.context().communicator().size() > 1; }
 
 Var load(const Routing& r, const Sequences& s) {
-  if (several_ranks(r)) return load_losses_over_ranks(r.gates, r.experts, r.n_experts, s);
+  if (several_ranks(r.scores)) return load_losses_over_ranks(r.gates, r.experts, r.n_experts, s);
   return r.load_losses.defined() ? r.load_losses : load_losses(r.gates, r.experts, r.n_experts, s);
 }
 
@@ -43,14 +43,14 @@ std::vector<double> load_oracle(const OracleRouting& r, int64_t n_experts, int64
 
 // A mean over this rank's rows, as its part of the mean over the rows of all.
 Var over_ranks(const Var& mean, const Sequences& s) {
-  if (mean.context().communicator().size() == 1) return mean;
+  if (!several_ranks(mean)) return mean;
   return sum_over_ranks(mul(mean, share_of_rows(s, mean.dtype(), 1)));
 }
 
 // f is that of all ranks' rows: switch_loss divides by this rank's.
 Var switched(const Routing& r, const Sequences& s) {
   Var counts = expert_counts(r.experts, r.n_experts, r.scores.dtype());
-  if (several_ranks(r)) {
+  if (several_ranks(r.scores)) {
     const NoGrad no_grad(counts.context());
     counts = mul(sum_over_ranks(counts), share_of_rows(s, counts.dtype(), r.n_experts));
   }

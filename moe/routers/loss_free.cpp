@@ -4,29 +4,26 @@
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/rows/sequences.h"
-#include "moe/routers/top_k_router.h"
+#include "moe/routers/parts.h"
 
 #include <cmath>
 
 namespace glia {
 namespace {
 
-const OptionRow kRate = {"bias-rate", 1e-3, "u in b += u · sign(mean load − load), after each step", 0, 1};
 const OptionRow kScore = {
     "score", std::string("sigmoid"), "what logits become: sigmoid, or softmax over all experts", 0,
     0,       {"sigmoid", "softmax"}};
 
 std::span<const OptionRow> options() {
-  static const OptionRow rows[] = {kRate, kScore};
+  static const OptionRow rows[] = {kBiasRate, kScore};
   return rows;
 }
 
 class LossFreeRouter : public Router {
  public:
   LossFreeRouter(ParameterSet& set, const std::string& name, const RouterOptions& o)
-      : options_(o),
-        token_(router_linear(set, name + ".token", o)),
-        bias_(set.add_state(name + ".load_bias", {o.n_experts}, Init::zero())) {}
+      : options_(o), token_(router_linear(set, name + ".token", o)), bias_(set, name, o) {}
 
   Routing route(const RoutingInputs& in) const override {
     const Sequences& sequences = in.pass.sequences;
@@ -37,25 +34,22 @@ class LossFreeRouter : public Router {
     r.scores = router_logits(in.x, token_.weight->var, token_.bias->var, {}, ContextMode::kNone, sequences);
     const bool whole = options_.own.get<std::string>(kScore) == "softmax";
     const Var scores = whole ? softmax(r.scores) : sigmoid(r.scores);
-    Gates g = choose(scores, bias_->value, options_.top_k, sequences);
+    Gates g = choose(scores, bias_.value(), options_.top_k, sequences);
     r.gates = std::move(g.gates);
     r.experts = std::move(g.experts);
-    if (in.pass.training)
-      r.statistics.push_back({"load", expert_counts(r.experts, r.n_experts, bias_->value.dtype())});
+    bias_.count(r, in);
     return r;
   }
 
-  void after_step(const StepStatistics& step) const override {
-    update_load_bias(bias_->value, step["load"], options_.own.get<double>(kRate));
-  }
+  void after_step(const StepStatistics& step) const override { bias_.after_step(step); }
 
  private:
   RouterOptions options_;
   Linear token_;
-  State* bias_;  // b [E]
+  LoadBias bias_;
 };
 
-OracleRouting oracle(const OracleInputs& in) {
+OracleRouting oracle_of(const OracleInputs& in) {
   const auto E = static_cast<size_t>(in.n_experts);
   const std::vector<double> bias = in.weight("load_bias");
   OracleRouting r;
@@ -88,7 +82,7 @@ RouterRow loss_free_row() {
       {.gates_sum_to_one = false, .stateful = true},
       options(),
       {},
-      oracle};
+      oracle_of};
 }
 
 }  // namespace glia

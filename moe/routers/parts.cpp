@@ -31,6 +31,16 @@ void add_loss(Routing& routing, const char* name, double weight, Var value) {
   routing.losses.push_back({{name}, {weight}, std::move(value)});
 }
 
+LoadBias::LoadBias(ParameterSet& set, const std::string& router, const RouterOptions& o)
+    : bias_(set.add_state(router + ".load_bias", {o.n_experts}, Init::zero())),
+      rate_(o.own.get<double>(kBiasRate)) {}
+
+void LoadBias::count(Routing& r, const RoutingInputs& in) const {
+  if (in.pass.training) r.statistics.push_back({"load", expert_counts(r.experts, r.n_experts, value().dtype())});
+}
+
+void LoadBias::after_step(const StepStatistics& step) const { update_load_bias(value(), step["load"], rate_); }
+
 RandomKey noise_key(const RoutingInputs& in, uint32_t site) {
   RandomKey key = in.context().random_key(purpose::kRouterNoise + static_cast<uint32_t>(in.layer) * 16 + site);
   if (in.pass.rows_before.defined()) key.first_row = static_cast<const uint32_t*>(in.pass.rows_before.raw());

@@ -1,7 +1,6 @@
 // What routers are put together from.
 #pragma once
 #include "engine/ops/moe/choose.h"
-#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/routing/random_rows.h"
 #include "moe/router.h"
 #include "moe/routers/top_k_router.h"
@@ -28,6 +27,23 @@ Tensor constant_rows(const Sequences& sequences, int64_t n, double value, DType 
 
 // CV² over the experts of the sums of p over the rows of sequences: var(Σ_t p_te, ddof 1) / mean².     p [T, E] → [1]
 Var imbalance(const Var& p, const Sequences& sequences);
+
+inline const OptionRow kBiasRate = {"bias-rate", 1e-3, "u in b += u · sign(mean load − load), after each step", 0,
+                                    1};
+
+// A bias of each expert that the choice alone reads, steered by the loads (Wang et al. 2024): state, what a pass counts, and
+// what a step changes.
+class LoadBias {
+ public:
+  LoadBias(ParameterSet& set, const std::string& router, const RouterOptions& options);
+  const Tensor& value() const { return bias_->value; }  // b [E]
+  void count(Routing& routing, const RoutingInputs& in) const;
+  void after_step(const StepStatistics& step) const;
+
+ private:
+  State* bias_;
+  double rate_;
+};
 
 namespace oracle {
 // The K largest of `choice`, each with its entry of `weights`; divided by their sum where `normalise`.     both [T, E]

@@ -14,15 +14,14 @@
 namespace glia {
 namespace {
 
-const OptionRow kRate = {"bias-rate", 1e-3, "u in b += u · sign(mean load − load), after each step", 0, 1},
-                kGroups = {"groups", int64_t{1}, "groups of experts; 8 in DeepSeek-V3", 1, 4096},
+const OptionRow kGroups = {"groups", int64_t{1}, "groups of experts; 8 in DeepSeek-V3", 1, 4096},
                 kKept = {"kept-groups", int64_t{1}, "groups that a token's experts come from; 4 in DeepSeek-V3", 1,
                          4096},
                 kScale = {"gate-scale", 1.0, "what a token's gates sum to; 2.5 in DeepSeek-V3", 1e-6, 1e6},
                 kSequence = {"sequence-loss", 1e-4, "weight of the balance loss within each sequence", 0, 1e9};
 
 std::span<const OptionRow> options() {
-  static const OptionRow rows[] = {kRate, kGroups, kKept, kScale, kSequence};
+  static const OptionRow rows[] = {kBiasRate, kGroups, kKept, kScale, kSequence};
   return rows;
 }
 
@@ -33,7 +32,7 @@ class DeepSeekV3Router : public Router {
         groups_(o.own.get<int64_t>(kGroups)),
         kept_(o.own.get<int64_t>(kKept)),
         token_(router_linear(set, name + ".token", o)),
-        bias_(set.add_state(name + ".load_bias", {o.n_experts}, Init::zero())) {
+        bias_(set, name, o) {
     if (o.n_experts % groups_ != 0 || kept_ > groups_ || o.top_k > kept_ * (o.n_experts / groups_))
       fail_input(
           "router deepseek-v3: expected --groups that divide the {} experts and --kept-groups that hold at least "
@@ -45,25 +44,22 @@ class DeepSeekV3Router : public Router {
     const Sequences& sequences = in.pass.sequences;
     Var logits = linear_scores(in, token_);
     const Var s = sigmoid(logits);
-    Gates gates = groups_ == 1 ? choose(s, bias_->value, options_.top_k, sequences)
+    Gates gates = groups_ == 1 ? choose(s, bias_.value(), options_.top_k, sequences)
                                : choose_among(s, grouped(s.value()), options_.top_k, sequences);
     gates.gates = scale(share_rows(gates.gates), options_.own.get<double>(kScale));
     Routing r = routing_of(std::move(logits), std::move(gates), options_.top_k);
     r.matrix = token_.weight->var;
     add_loss(r, "sequence", options_.own.get<double>(kSequence), sequence_loss(s, sequences));
-    if (in.pass.training)
-      r.statistics.push_back({"load", expert_counts(r.experts, r.n_experts, bias_->value.dtype())});
+    bias_.count(r, in);
     return r;
   }
-  void after_step(const StepStatistics& step) const override {
-    update_load_bias(bias_->value, step["load"], options_.own.get<double>(kRate));
-  }
+  void after_step(const StepStatistics& step) const override { bias_.after_step(step); }
 
  private:
   // s + b where the expert's group is one of the best by the sum of its two largest, else −∞.     s [T, E]
   Tensor grouped(const Tensor& s) const {
     const int64_t rows = s.size(0), size = s.size(1) / groups_;
-    const Tensor choice = bias_add(s, bias_->value).value();
+    const Tensor choice = bias_add(s, bias_.value()).value();
     const TopK best = top_k(choice.reshape({rows * groups_, size}), std::min<int64_t>(2, size));
     const Tensor sums = sum(best.values, 1).value().reshape({rows, groups_});
     const Tensor kept = keep_largest(sums, kept_, kept_, {}).reshape({rows * groups_, 1});
@@ -85,7 +81,7 @@ class DeepSeekV3Router : public Router {
   RouterOptions options_;
   int64_t groups_, kept_;
   Linear token_;
-  State* bias_;  // b [E]
+  LoadBias bias_;
 };
 
 // Choice without groups (their test has a loop of its own).

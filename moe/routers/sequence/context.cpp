@@ -1,6 +1,7 @@
 // The astrocyte routers' extensions as options of one router: where a sequence's context comes from, what is made of it,
 // how it enters the tokens' logits, and whether a bias balances the loads instead of a loss.
 #include <cmath>
+#include <optional>
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
@@ -27,10 +28,9 @@ const OptionRow kMlp = {"context-mlp", false,
                         "on: the context goes through a layer of H / 4 units with GELU first"};
 const OptionRow kLossFree = {"context-balance", false,
                              "on: a bias on the choice alone, steered as loss-free's, balances the loads"};
-const OptionRow kRate = {"bias-rate", 1e-3, "u in b += u · sign(mean load − load), after each step", 0, 1};
 
 std::span<const OptionRow> options() {
-  static const OptionRow rows[] = {kSource, kMode, kMlp, kLossFree, kRate};
+  static const OptionRow rows[] = {kSource, kMode, kMlp, kLossFree, kBiasRate};
   return rows;
 }
 
@@ -50,7 +50,7 @@ class ContextRouter : public Router {
     narrow.hidden = width;
     context_ = std::make_unique<Linear>(router_linear(set, name + ".context", narrow));
     if (source_ == "query") query_ = std::make_unique<Linear>(set, name + ".query", o.hidden, 1, o.init_std);
-    if (o.own.get<bool>(kLossFree)) bias_ = set.add_state(name + ".load_bias", {o.n_experts}, Init::zero());
+    if (o.own.get<bool>(kLossFree)) bias_.emplace(set, name, o);
   }
 
   Routing route(const RoutingInputs& in) const override {
@@ -58,19 +58,18 @@ class ContextRouter : public Router {
     Var scores = router_logits(in.x, token_.weight->var, token_.bias->var, context(in), mode_, sequences);
     Gates gates;
     if (bias_) {
-      gates = choose(softmax(scores), bias_->value, options_.top_k, sequences);
+      gates = choose(softmax(scores), bias_->value(), options_.top_k, sequences);
       gates.gates = share_rows(gates.gates);
     } else {
       gates = top_k_gates(scores, options_.top_k, sequences);
     }
     Routing r = routing_of(std::move(scores), std::move(gates), options_.top_k);
     r.matrix = token_.weight->var;
-    if (bias_ && in.pass.training)
-      r.statistics.push_back({"load", expert_counts(r.experts, r.n_experts, bias_->value.dtype())});
+    if (bias_) bias_->count(r, in);
     return r;
   }
   void after_step(const StepStatistics& step) const override {
-    if (bias_) update_load_bias(bias_->value, step["load"], options_.own.get<double>(kRate));
+    if (bias_) bias_->after_step(step);
   }
   Explanation explain(const RoutingInputs& in) const override {
     if (bias_) return {};  // the logits alone do not say who is chosen
@@ -109,7 +108,7 @@ class ContextRouter : public Router {
   ContextMode mode_;
   Linear token_;
   std::unique_ptr<Linear> context_, inner_, query_;  // [E, H or H/4], [H/4, H] or null, [1, H] or null
-  State* bias_ = nullptr;                            // b [E], or null
+  std::optional<LoadBias> bias_;
 };
 
 // [B, H]
