@@ -4,14 +4,10 @@
 
 #include <cstdio>
 
+#include "engine/core/clock.h"
 #include "engine/core/terminal.h"
 
 namespace glia {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-}  // namespace
 
 PhaseDisplay::PhaseDisplay(bool wanted, std::chrono::milliseconds patience) : patience_(patience) {
   if (wanted) thread_ = std::thread([this] { watch(); });
@@ -35,7 +31,7 @@ void PhaseDisplay::begin(const std::string& what) {
 }
 
 void PhaseDisplay::show(bool terminal) {
-  const double seconds = std::chrono::duration<double>(Clock::now() - since_).count();
+  const double seconds = seconds_since(since_);
   const int64_t done = done_, of = of_;
   std::string text = fmt::format("{} … {:.0f} s", what_, seconds);
   if (of > 0) text += fmt::format(", {} of {} ({} %)", done, of, 100 * done / of);

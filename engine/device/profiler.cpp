@@ -1,13 +1,10 @@
 #include "engine/device/profiler.h"
 
-#include <chrono>
-
+#include "engine/core/clock.h"
 #include "engine/device/backend.h"
 #include "engine/device/stream.h"
 
 namespace glia {
-
-using Clock = std::chrono::steady_clock;
 
 #if GLIA_CUDA
 std::shared_ptr<void> mark_cuda_time(CudaHandles& cuda);  // cuda/backend.cpp

@@ -133,24 +133,17 @@ void Pretraining::save() {
 
 void Pretraining::log_losses(results::MetricsLog& log) {
   const std::vector<StepLosses> steps = trainer_.read_losses();
-  const auto count = static_cast<double>(steps.size());
-  const std::vector<std::string>& names = trainer_.part_names();
+  const StepLosses mean = mean_of(steps);
   results::TrainPoint point;
   point.step = trainer_.done();
   point.epoch =
       static_cast<double>(point.step) / static_cast<double>(std::max<int64_t>(1, trainer_.steps_per_epoch()));
-  double loss = 0;
-  std::vector<double> parts(names.size());
-  for (const StepLosses& step : steps) {
-    loss += step.loss / count;
-    for (size_t p = 0; p < parts.size(); ++p) parts[p] += step.parts[p] / count;
-  }
   const AdamW::Report report = trainer_.optimiser().report();
-  if (!std::isfinite(loss) || !std::isfinite(report.gradient_norm))
-    fail_input("the loss is {} and the gradient's norm {} at step {}: try a lower --lr than {}", loss,
+  if (!std::isfinite(mean.loss) || !std::isfinite(report.gradient_norm))
+    fail_input("the loss is {} and the gradient's norm {} at step {}: try a lower --lr than {}", mean.loss,
                report.gradient_norm, point.step, options_.lr);
-  point.values.set("loss", loss);
-  for (size_t p = 0; p < parts.size(); ++p) point.values.set(names[p], parts[p]);
+  point.values = named_losses(mean, trainer_.part_names(), trainer_.model().config().moe.router,
+                              point.step - static_cast<int64_t>(steps.size()) + 1, point.step);
   now_.losses = point.values;
   point.values.set("lr", report.learning_rate);
   point.values.set("grad_norm", report.gradient_norm);

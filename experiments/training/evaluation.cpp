@@ -125,8 +125,7 @@ Measured Evaluator::measure() {
   m.near_copies = near_copies_;
   if (near_copies_) m.values.set(results::kAccuracyWithoutNearCopies, share_of_right(confusion_apart));
   if (overflow.defined() && cast(overflow, DType::kFloat64).to_vector<double>()[0] > 0)
-    fail_input("router {}: --max-k: a token wanted more experts than that (evaluation); 0 allows all",
-               config.moe.router);
+    refuse_overflow(config.moe.router, "evaluation");
   if (!moe) return m;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});

@@ -77,7 +77,7 @@ std::string Progress::overall() const {
   for (const auto& [id, row] : rows_)
     if (row.now.total > 0)
       done += row.work * static_cast<double>(row.now.step) / static_cast<double>(row.now.total);
-  const double elapsed = std::chrono::duration<double>(Clock::now() - begin_).count(), here = done - work_begun_;
+  const double elapsed = seconds_since(begin_), here = done - work_begun_;
   const double left = here > 0 ? elapsed * (work_ - done) / here : -1;
   return fmt::format("{} of {} runs done, {:.0f} % of the work, {} gone, {} left", finished_, runs_,
                      work_ > 0 ? 100 * done / work_ : 100.0, clock_text(elapsed), clock_text(left));

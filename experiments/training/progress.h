@@ -1,13 +1,13 @@
 // What a person sees while runs are under way: on a terminal a block of lines that is drawn again and again,
 // elsewhere plain lines now and then. Thread-safe.
 #pragma once
-#include <chrono>
 #include <cstdio>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <string>
 
+#include "engine/core/clock.h"
 #include "experiments/records/metrics.h"
 
 namespace glia {
@@ -43,7 +43,6 @@ class Progress {
   void say(const std::string& line);                // also when off
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Row {
     std::string title;
     double work = 0;

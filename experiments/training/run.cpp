@@ -156,26 +156,14 @@ void Sitting::show(bool evaluated) {
 void Sitting::log_losses(RunLog& log) {
   const std::vector<StepLosses> steps = trainer_.read_losses();
   const int64_t first = trainer_.done() - static_cast<int64_t>(steps.size()) + 1;
-  StepLosses mean{0, std::vector<double>(steps.front().parts.size(), 0.0)};
-  for (size_t i = 0; i < steps.size(); ++i) {
+  for (size_t i = 0; i < steps.size(); ++i)
     if (!std::isfinite(steps[i].loss))
       fail_input("the loss is {} at step {} (learning rate {})", steps[i].loss, first + static_cast<int64_t>(i),
                  options_.lr);
-    mean.loss += steps[i].loss / static_cast<double>(steps.size());
-    for (size_t p = 0; p < mean.parts.size(); ++p)
-      mean.parts[p] += steps[i].parts[p] / static_cast<double>(steps.size());
-  }
   results::TrainPoint point;
   point.step = trainer_.done();
   point.epoch = static_cast<double>(point.step) / static_cast<double>(trainer_.steps_per_epoch());
-  point.values.set("loss", mean.loss);
-  const std::vector<std::string>& names = trainer_.part_names();
-  for (size_t p = 0; p < names.size(); ++p) {
-    if (names[p] == kOverflow && mean.parts[p] > 0)
-      fail_input("router {}: --max-k: a token wanted more experts than that (steps {} to {}); 0 allows all",
-                 spec_.model.moe.router, first, point.step);
-    point.values.set(names[p], mean.parts[p]);
-  }
+  point.values = named_losses(mean_of(steps), trainer_.part_names(), spec_.model.moe.router, first, point.step);
   now_.losses = point.values;
   const AdamW::Report report = trainer_.optimiser().report();
   point.values.set("lr", report.learning_rate);

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "engine/core/build_info.h"
+#include "engine/core/clock.h"
 #include "engine/core/file.h"
 #include "experiments/report/report.h"
 #include "experiments/report/summary.h"
@@ -45,8 +46,6 @@ results::Summary write_outputs(const Options& options) {  // of options.out
   results::write_summary(options.out, summary);
   return summary;
 }
-
-using Clock = std::chrono::steady_clock;
 
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
@@ -377,7 +376,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
     if (spec.weights.words > 0) weights.insert(describe_weights(spec.weights, data.vocabulary().size()));
   for (const std::string& line : weights) fmt::print(out, "weights    {}\n", line);
   fmt::print(out, "           {} in {:.1f} s\n", data.from_cache ? "from the cache" : "made",
-             std::chrono::duration<double>(Clock::now() - load_begin).count());
+             seconds_since(load_begin));
 
   // Outputs before training: a folder that cannot be written to, or holds something else, is found out now.
   std::vector<RunSpec> open;

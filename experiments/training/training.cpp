@@ -112,6 +112,32 @@ bool rows_may_wait(const Options& o, const StepParts& parts, Context& context) {
 
 }  // namespace
 
+void refuse_overflow(const std::string& router, const std::string& where) {
+  fail_input("router {}: --max-k: a token wanted more experts than that ({}); 0 allows all", router, where);
+}
+
+StepLosses mean_of(const std::vector<StepLosses>& steps) {
+  const auto count = static_cast<double>(steps.size());
+  StepLosses mean{0, std::vector<double>(steps.front().parts.size(), 0.0)};
+  for (const StepLosses& step : steps) {
+    mean.loss += step.loss / count;
+    for (size_t p = 0; p < mean.parts.size(); ++p) mean.parts[p] += step.parts[p] / count;
+  }
+  return mean;
+}
+
+results::NamedValues named_losses(const StepLosses& mean, const std::vector<std::string>& names,
+                                  const std::string& router, int64_t first_step, int64_t last_step) {
+  results::NamedValues values;
+  values.set("loss", mean.loss);
+  for (size_t p = 0; p < names.size(); ++p) {
+    if (names[p] == kOverflow && mean.parts[p] > 0)
+      refuse_overflow(router, fmt::format("steps {} to {}", first_step, last_step));
+    values.set(names[p], mean.parts[p]);
+  }
+  return values;
+}
+
 TrainingPlan training_plan(const Options& o, const Dataset& data, const RunModel& run, uint64_t seed) {
   const auto plans = std::make_shared<const std::vector<BatchPlan>>(training_plans(o, data, seed));
   TrainingPlan plan;

@@ -54,6 +54,15 @@ struct StepLosses {
   std::vector<double> parts;  // unweighted, in the order of Trainer::part_names()
 };
 
+// Ends a run in which a token wanted more experts than --max-k; `where`: "evaluation", "steps 1 to 50".
+[[noreturn]] void refuse_overflow(const std::string& router, const std::string& where);
+
+// Over the steps, of which there is one at least.
+StepLosses mean_of(const std::vector<StepLosses>& steps);
+// The loss and its parts under their names; a part that counts overflow and is above 0 ends the run.
+results::NamedValues named_losses(const StepLosses& mean, const std::vector<std::string>& names,
+                                  const std::string& router, int64_t first_step, int64_t last_step);
+
 class Trainer {
  public:
   // The data must outlive the trainer. Loads --init.
