@@ -47,14 +47,9 @@ Var over_ranks(const Var& mean, const Sequences& s) {
   return sum_over_ranks(mul(mean, share_of_rows(s, mean.dtype(), 1)));
 }
 
-// f is that of all ranks' rows: switch_loss divides by this rank's.
 Var switched(const Routing& r, const Sequences& s) {
-  Var counts = expert_counts(r.experts, r.n_experts, r.scores.dtype());
-  if (several_ranks(r.scores)) {
-    const NoGrad no_grad(counts.context());
-    counts = mul(sum_over_ranks(counts), share_of_rows(s, counts.dtype(), r.n_experts));
-  }
-  return over_ranks(switch_loss(r.scores, counts.value(), std::max<int64_t>(1, r.chosen), s), s);
+  return switch_loss_of(r.scores, expert_counts(r.experts, r.n_experts, r.scores.dtype()),
+                        std::max<int64_t>(1, r.chosen), s);
 }
 
 // f(P, row's share) averaged over the tokens.
@@ -117,6 +112,15 @@ std::vector<double> similarity_oracle(const OracleRouting& r, int64_t n_experts,
 }
 
 }  // namespace
+
+// f is that of all ranks' rows: switch_loss divides by this rank's.
+Var switch_loss_of(const Var& scores, Tensor counts, int64_t per_token, const Sequences& s) {
+  if (several_ranks(scores)) {
+    const NoGrad no_grad(scores.context());
+    counts = mul(sum_over_ranks(counts), share_of_rows(s, counts.dtype(), counts.numel())).value();
+  }
+  return over_ranks(switch_loss(scores, counts, per_token, s), s);
+}
 
 const std::vector<LossRow>& loss_registry() {
   static const std::vector<LossRow> rows = {

@@ -31,6 +31,10 @@ std::vector<OptionRow> further_loss_weights(const RouterRow& router);
 // The weights of a router's losses: the row's defaults, then what `given` sets; every flag of the table is in it. Errors:
 // a weight other than 0 of a loss that reads what the router does not offer.
 OptionValues loss_weights(const RouterRow& router, const OptionValues& given);
+// E · Σ_e f_e P_e with f_e = counts_e / (T · per_token), P the rows' softmax; over several ranks of the rows of all, and
+// then this rank's part.     scores [T, E], counts [E] of this rank
+Var switch_loss_of(const Var& scores, Tensor counts, int64_t per_token, const Sequences& sequences);
+
 // Appends to routing.losses. One expert has nothing to balance: none then.
 void attach_losses(Routing& routing, const OptionValues& weights, const Sequences& sequences);
 

@@ -89,6 +89,7 @@ struct RouterRow {
   std::span<const OptionRow> options = {};
   std::span<const LossDefault> losses = {};
   RouterOracle* oracle = nullptr;
+  std::span<const char* const> columns = {};  // those beside the experts, as Routing::other_choices has them
 };
 
 std::span<const RouterRow> router_registry();
