@@ -27,7 +27,7 @@ std::span<const MixtureRow> rows() {
        "every expert is a copy of the FFN, plus noise", "each expert's share of a token: the sum over its slots",
        "Puigcerver et al. 2024, arXiv 2308.00951: there over an image's patches, here over a sequence; with --router cosine "
        "its normalised logits",
-       true, soft_options()},
+       true, true, soft_options()},
       {"merged", make_merged,
        "p = softmax(mean of the router's scores over the sequence); y_t = FFN(x_t) with the weights Σ_e p_e W_e and the "
        "biases Σ_e p_e b_e",
@@ -91,6 +91,18 @@ const MixtureRow& mixture_row(const MoeConfig& config) {
   for (const MixtureRow& row : rows())
     if (name == row.name) return row;
   fail_input("mixture: '{}' is no row of the table", name);
+}
+
+bool routing_varies(const MoeConfig& config) {
+  const RouterTraits& traits = router_row(config.router).traits;
+  // The other mixtures weigh all experts, by shares.
+  return &mixture_row(config) == &rows()[0] && !(traits.gates_sum_to_one && traits.fixed_k);
+}
+
+std::vector<std::string> columns_outside(const MoeConfig& config) {
+  if (config.dense() || &mixture_row(config) != &rows()[0]) return {};
+  const std::span<const char* const> columns = router_row(config.router).columns;
+  return {columns.begin(), columns.end()};
 }
 
 std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,

@@ -38,7 +38,8 @@ struct MixtureRow {
       from_dense;  // how it starts from a dense FFN of pretrained weights: what Parameter::dense_name says, in words
   const char* reports;  // what its Routing says
   const char* source;
-  bool reads_future = false;  // a token's output depends on later ones, whatever the router: not causal
+  bool reads_future = false;   // a token's output depends on later ones, whatever the router: not causal
+  bool blends_tokens = false;  // experts read no single tokens, so equal experts are not the dense FFN
   std::span<const OptionRow> options = {};
 };
 
@@ -49,6 +50,10 @@ const OptionRow& mixture_option();
 
 std::span<const MixtureRow> mixture_registry();
 const MixtureRow& mixture_row(const MoeConfig& config);
+// Whether a token's gates may sum to something else than 1, or a token may have no expert.
+bool routing_varies(const MoeConfig& config);
+// Names of the columns outside E that the routings have.
+std::vector<std::string> columns_outside(const MoeConfig& config);
 // With the shared experts. Errors: an unknown name (the message lists the known ones), an option of another mixture, and
 // make_router()'s.
 std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,

@@ -22,6 +22,14 @@ results::Matrix matrix_of(const Utilisation::Table& table) {
   return m;
 }
 
+results::ShareTable shares_of(const Utilisation::Views& views) {
+  results::ShareTable t{matrix_of(views.all), matrix_of(views.cls), views.all.rows};
+  const double routed = std::accumulate(t.rows.begin(), t.rows.end(), 0.0),
+               unrouted = std::accumulate(views.all.unrouted.begin(), views.all.unrouted.end(), 0.0);
+  t.unrouted = routed + unrouted > 0 ? unrouted / (routed + unrouted) : 0;
+  return t;
+}
+
 // Gate mass of each expert over all rows.
 std::vector<double> loads_of(const Utilisation::Table& table) {
   std::vector<double> loads(static_cast<size_t>(table.n_experts), 0.0);
@@ -106,7 +114,10 @@ Measured Evaluator::measure() {
   const std::unique_ptr<TaskMeter> meter = task_.meter(context, config.bert, static_cast<int64_t>(parts_.size()));
   std::optional<Utilisation> utilisation;
   Tensor overflow;
-  if (moe) utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts);
+  const bool shares = moe && routing_varies(config.moe);
+  if (moe)
+    utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts, shares,
+                        static_cast<int64_t>(columns_outside(config.moe).size()));
   Tensor confusion_apart;  // float64 [C, C]
   if (near_copies_) confusion_apart = zeros(context, {classes_, classes_}, DType::kFloat64);
   for (size_t i = 0; i < parts_.size(); ++i) {
@@ -131,6 +142,9 @@ Measured Evaluator::measure() {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});
     m.layers.push_back(
         results::layer_metrics(m.utilisation.back().all, m.utilisation.back().cls, loads_of(layer.all)));
+    if (!shares) continue;
+    m.shares.push_back({shares_of(layer.mass), shares_of(layer.choices)});
+    results::set_shares(m.layers.back(), m.shares.back(), static_cast<int>(config.moe.n_experts));
   }
   return m;
 }

@@ -1,6 +1,6 @@
 // A model on a split: what its task measures, and for every MoE layer which topics use which experts.
 #pragma once
-#include "experiments/records/results.h"
+#include "experiments/records/routing_shares.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/options.h"
@@ -13,6 +13,7 @@ struct Measured {
   std::vector<double> class_accuracy;                  // [C], or empty
   std::optional<int64_t> near_copies;                  // of the rows; where the evaluator was to tell them apart
   std::vector<results::LayerUtilisation> utilisation;  // [L]; empty for dense
+  std::vector<results::LayerShares> shares;            // [L]; empty where gates sum to 1 and all have K experts
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };
 

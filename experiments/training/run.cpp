@@ -256,6 +256,7 @@ RunOutcome Sitting::run() {
     Measured part =
         Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
     test.utilisation = std::move(part.utilisation);
+    test.shares = std::move(part.shares);
     test.layers = std::move(part.layers);
   }
   evaluation.rows = test.rows;
@@ -280,6 +281,8 @@ RunOutcome Sitting::run() {
                          {"resumed_at_step", first_step_},
                          {"machine", context_.backend().description()},
                          {"commit", build_commit()}});
+  results::write_shares(spec_.folder, test.shares, static_cast<int>(spec_.model.moe.n_experts),
+                        columns_outside(spec_.model.moe), data_.class_names);
   results::write_evaluation(spec_.folder, evaluation, test.utilisation, data_.class_names);
   fs::remove(checkpoint_path());
 

@@ -2,7 +2,7 @@
 // 2024, Soft MoE). Letters: T rows (tail included), B sequences, S slots of each, H a row's size. Weights have the
 // accumulation type of x: float32, or float64.
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 
