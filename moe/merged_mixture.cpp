@@ -20,8 +20,7 @@ class MergedMixture : public WeighedMixture {
     const Routing scored = router_->route(inputs(x, pass));
     const Var logits = sequence_mean(scored.scores, q, false), p = softmax(logits);  // [B, E]
     Result r;
-    r.routing = report(sequence_broadcast(p, q), sequence_broadcast(logits, q), pass);
-    r.routing.matrix = scored.matrix;
+    r.routing = report(sequence_broadcast(p, q), sequence_broadcast(logits, q), scored.matrix, inputs(x, pass));
     const bool first = read_rows_only && !pass.read.defined();
     r.y = run(p, first ? pass.read_rows(x) : x, first ? pass.first_rows.offsets : q.offsets);
     if (read_rows_only && !first) r.y = pass.read_rows(r.y);

@@ -40,24 +40,27 @@ WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name,
       layer_(layer) {
   const RouterRow& row = router_row(c.router);
   const auto mixture = c.options.get<std::string>(mixture_option());
-  if (row.traits.stateful || row.traits.untrained)
+  if (row.traits.stateful || row.traits.untrained || row.traits.reads_experts)
     fail_input("--mixture {}: expected a router that learns from its scores and keeps no state, got {}", mixture,
                c.router);
   if (c.options.contains("update-rule") && std::get<std::string>(c.options.all().at("update-rule")) != "none")
     fail_input("--update-rule: expected --mixture routed, whose tokens have experts of their own, got {}", mixture);
+  if (any_loss_reads(LossReads::kOutputs, losses_))
+    fail_input("--mixture {}: expected no loss on the chosen experts' outputs, since it chooses none", mixture);
   RouterOptions options = router_options(c, bert.hidden, bert.init_std);
   options.n_experts = columns;
   router_ = make_router(c.router, set, layer_name + ".moe.router", options);
 }
 
-Routing WeighedMixture::report(const Var& weights, Var scores, const Pass& pass) const {
+Routing WeighedMixture::report(const Var& weights, Var scores, const Var& matrix, const RoutingInputs& in) const {
   Routing r;
   r.n_experts = r.chosen = experts_.count;
-  Gates all = choose(weights, {}, experts_.count, pass.sequences);
+  Gates all = choose(weights, {}, experts_.count, in.pass.sequences);
   r.gates = std::move(all.gates);
   r.experts = std::move(all.experts);
   r.scores = std::move(scores);
-  attach_losses(r, losses_, pass.sequences);
+  r.matrix = matrix;
+  attach_losses(r, losses_, in);
   return r;
 }
 

@@ -36,8 +36,9 @@ class WeighedMixture : public Mixture {
 
  protected:
   RoutingInputs inputs(const Var& x, const Pass& pass) const { return {x, pass, layer_, &experts_}; }
-  // What is reported: every expert, weighed by its share of the token, and losses on that.     weights, scores [T, E]
-  Routing report(const Var& weights, Var scores, const Pass& pass) const;
+  // What is reported: every expert, weighed by its share of the token, and losses on that.     weights, scores [T, E],
+  // matrix [E, H] or undefined
+  Routing report(const Var& weights, Var scores, const Var& matrix, const RoutingInputs& in) const;
 
   std::unique_ptr<Router> router_;
   OptionValues losses_;  // weights

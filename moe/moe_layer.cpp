@@ -14,25 +14,36 @@ MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeCo
                layer_name + ".ffn", dense_share(c)),
       rule_(make_update_rule(set, layer_name, experts_, c.options)),
       second_residual_(c.second_residual),
-      layer_(layer) {}
+      layer_(layer) {
+  if (any_loss_reads(LossReads::kCounted, losses_))
+    counted_ = set.add_state(layer_name + ".moe.counted", {c.n_experts + 1}, Init::zero());
+}
 
 FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool read_rows_only) const {
   Result r;
   r.routing = router_->route(inputs(input, pass));
-  attach_losses(r.routing, losses_, pass.sequences);
+  const bool compared = any_loss_reads(LossReads::kOutputs, losses_);
+  ExpertPairs said;
+  if (compared) said = pairs(input, r.routing);
+  attach_losses(r.routing, losses_, inputs(input, pass), compared ? &said : nullptr);
   if (rule_ && pass.training)
     for (Statistic& s : rule_->observe(input, r.routing)) r.routing.statistics.push_back(std::move(s));
   r.x = read_rows_only ? pass.read_rows(input) : input;
   Choice choice{r.routing.gates, r.routing.experts, r.routing.capacity};
   if (read_rows_only) choice = read_rows(choice, pass);
-  r.y = run_experts(experts_, r.x, choice);
+  if (!compared) {
+    r.y = run_experts(experts_, r.x, choice);
+  } else {  // of all rows, since the losses read them
+    const Var y = combine_rows(said.outputs, r.routing.gates, said.dispatch);
+    r.y = read_rows_only ? pass.read_rows(y) : y;
+  }
   if (const Var& beside = r.routing.beside; beside.defined())
     r.y = add(r.y, read_rows_only ? pass.read_rows(beside) : beside);
   return r;
 }
 
-MoeLayer::Pairs MoeLayer::pairs(const Var& x, const Routing& routing) const {
-  Pairs p;
+ExpertPairs MoeLayer::pairs(const Var& x, const Routing& routing) const {
+  ExpertPairs p;
   p.dispatch = dispatch_of(experts_, x, {routing.gates, routing.experts, routing.capacity});
   p.outputs = expert_ffn(dispatch_rows(x, p.dispatch), experts_.up_weight->var, experts_.up_bias->var,
                          experts_.down_weight->var, experts_.down_bias->var, p.dispatch.offsets);

@@ -29,7 +29,9 @@ struct OracleRouting {
   std::vector<double> losses = {};                           // of the router's own, in its order, in evaluation
   std::vector<double> beside = {};                           // [T, H] as Routing::beside
   std::vector<double> other_choices = {}, other_gates = {};  // [T, X]
-  std::vector<double> matrix = {};  // [E, H] as Routing::matrix; filled in by whoever compares
+  std::vector<std::vector<double>> outputs = {};  // [T][pairs of t · H] of its experts; filled in likewise
+  std::vector<double> first = {};                 // [E, F, H] the experts' first weights; likewise
+  std::vector<double> matrix = {};                // [E, H] as Routing::matrix; filled in by whoever compares
 };
 
 using RouterOracle = OracleRouting(const OracleInputs&);

@@ -19,8 +19,9 @@ class SoftMixture : public WeighedMixture {
               int layer)
       : WeighedMixture(set, layer_name, c, bert, layer, c.n_experts * c.options.get<int64_t>(kSlots), true),
         of_each_(c.options.get<int64_t>(kSlots)) {
-    if (of_each_ > 1 && losses_.get<double>({"simbal-loss", 0.0, ""}) != 0)
-      fail_input("--simbal-loss: expected a router's row an expert, got --slots {}", of_each_);
+    if (of_each_ > 1 &&
+        (any_loss_reads(LossReads::kMatrix, losses_) || any_loss_reads(LossReads::kExperts, losses_)))
+      fail_input("--slots {}: expected 1 with a loss on the router's matrix, which has a row an expert", of_each_);
   }
 
   Result forward(const Var& x, const Pass& pass, bool read_rows_only) const override {
@@ -32,8 +33,8 @@ class SoftMixture : public WeighedMixture {
     const Var read = run_experts(experts_, blend_rows(x, into, q), {ones, experts, 0}),
               y = spread_slots(read, back, q);
     Result r;
-    r.routing = of_each_ == 1 ? report(back, scored.scores, pass) : report_groups(back, pass);
-    if (of_each_ == 1) r.routing.matrix = scored.matrix;
+    r.routing = of_each_ == 1 ? report(back, scored.scores, scored.matrix, inputs(x, pass))
+                              : report_groups(back, inputs(x, pass));
     r.y = read_rows_only ? pass.read_rows(y) : y;
     r.x = read_rows_only ? pass.read_rows(x) : x;
     return r;
@@ -46,11 +47,11 @@ class SoftMixture : public WeighedMixture {
 
  private:
   // The share of an expert is that of its slots; scores whose softmax it is are its logarithm, 0 in the tail.
-  Routing report_groups(const Var& back, const Pass& pass) const {
+  Routing report_groups(const Var& back, const RoutingInputs& in) const {
     const int64_t n = experts_.count;
     const Var share = sum(reshape(back, {back.size(0), n, of_each_}), 2);
-    const Tensor real = constant_rows(pass.sequences, n, 1, back.dtype());
-    return report(share, mul(log(share), real), pass);
+    const Tensor real = constant_rows(in.pass.sequences, n, 1, back.dtype());
+    return report(share, mul(log(share), real), {}, in);
   }
 
   int64_t of_each_;

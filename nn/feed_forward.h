@@ -51,6 +51,10 @@ struct Routing {
   // x's dtype, undefined where nothing.
   Tensor other_choices, other_gates;
   Var beside;
+  // Of a router that draws part of its choice and learns which draws paid: the logarithm of each token's draw's
+  // probability [T, 1], 0 in the tail, undefined else; and how much of the reward reaches a layer from the one above it.
+  Var policy;
+  double policy_discount = 1;
   std::vector<AuxiliaryLosses> losses;
   std::vector<Statistic> statistics;  // for after_step(); nothing reads them in evaluation
 };

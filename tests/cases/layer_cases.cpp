@@ -35,7 +35,11 @@ BertConfig small_bert() {
 MoeConfig small_moe(const std::string& router) {
   MoeConfig c;
   c.router = router, c.n_experts = 4, c.top_k = 2, c.balance = 0.3, c.energy = 0.7;
-  for (const OptionRow& weight : further_loss_weights(router_row(router))) c.options.set(weight.name, 0.2);
+  for (const LossRow& loss : loss_registry())
+    for (const OptionRow& weight : loss.weights)
+      if (!loss.always && loss.reads != LossReads::kOutputs &&
+          (!loss.of_matrix() || router_row(router).traits.linear))
+        c.options.set(weight.name, 0.2);
   return c;
 }
 
@@ -137,15 +141,27 @@ void add_mixtures(std::vector<OpCase>& cases) {
     moe.options.set("mixture", std::string(row.name));
     add_mixture(cases, fmt::format("mixture/{}", row.name), moe);
     moe.options.set("shared-experts", int64_t{2});
-    moe.options.set("simbal-loss", 0.0);  // wants a score an expert
+    for (const char* of_matrix : {"simbal-loss", "coupling-loss"})  // want a row of the router an expert
+      moe.options.set(of_matrix, 0.0);
     for (const OptionRow& option : row.options)
       moe.options.set(option.name, std::get<int64_t>(option.standard) + 2);
     add_mixture(cases, fmt::format("mixture/{}/shared", row.name), moe);
   }
 }
 
-// Gates, the layer's output, and both with the losses, for every router there is.
-void add_router(std::vector<OpCase>& cases, const std::string& router) {
+// Losses on what the chosen experts say, of routers with K experts and with as many as it takes.
+void add_output_losses(std::vector<OpCase>& cases) {
+  for (const LossRow& loss : loss_registry())
+    for (const char* router : {"softmax", "top-p"}) {
+      if (loss.reads != LossReads::kOutputs) continue;
+      MoeConfig moe = small_moe(router);
+      for (const OptionRow& weight : loss.weights) moe.options.set(weight.name, 0.2);
+      add_mixture(cases, fmt::format("loss/{}/{}", loss.names[0], router), moe);
+    }
+}
+
+// Gates, and what they are in training and with losses, of a router alone.
+void add_router_alone(std::vector<OpCase>& cases, const std::string& router) {
   const CaseInput x{{kTokens, 8}};
   const auto make = [router](ParameterSet& set) {
     return std::shared_ptr<Router>(make_router(router, set, "r", router_options(small_moe(router), 8, 0.02)));
@@ -163,18 +179,23 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
       Pass training = p;
       training.training = true;
       Routing routing = r->route({v[0], training});
-      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), p.sequences);
+      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), {v[0], training});
       return with_losses({{mean(square(routing.gates)), {0}, 1}}, {routing});
     };
   }));
   cases.push_back(layer_case("router/" + router + "/losses", {x}, [=](ParameterSet& set) -> Forward {
     return [r = make(set), router](const Pass& p, const Vars& v) {
       Routing routing = r->route({v[0], p});
-      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), p.sequences);
+      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), {v[0], p});
       return with_losses({}, {routing});
     };
   }));
   for (size_t i = first; i < cases.size(); ++i) cases[i].gradient = learns;
+}
+
+// That and the layer's output, for every router there is.
+void add_router(std::vector<OpCase>& cases, const std::string& router) {
+  if (!router_row(router).traits.reads_experts) add_router_alone(cases, router);
   add_mixture(cases, "moe/" + router, small_moe(router));
 }
 
@@ -307,6 +328,7 @@ void add_layer_cases(std::vector<OpCase>& cases) {
   add_dense(cases);
   for (const RouterRow& row : router_registry()) add_router(cases, row.name);
   add_mixtures(cases);
+  add_output_losses(cases);
   add_model(cases, "none");
   for (const RouterRow& row : router_registry()) add_model(cases, row.name);
 }

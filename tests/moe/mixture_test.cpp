@@ -244,7 +244,7 @@ TEST_CASE(
     if (std::string_view(row.name) == "routed") continue;
     for (const RouterRow& router : router_registry())
       EXPECT(contains(error(config_of(row.name, 0, router.name)), "learns from its scores and keeps no state") ==
-             (router.traits.stateful || router.traits.untrained));
+             (router.traits.stateful || router.traits.untrained || router.traits.reads_experts));
     MoeConfig moe = config_of(row.name);
     moe.options.set("update-rule", std::string("orthogonal"));
     EXPECT(contains(error(moe), "--update-rule: expected --mixture routed"));
@@ -252,7 +252,7 @@ TEST_CASE(
   MoeConfig moe = config_of("soft");
   moe.options.set("slots", int64_t{2});
   moe.options.set("simbal-loss", 0.1);
-  EXPECT(contains(error(moe), "--simbal-loss: expected"));
+  EXPECT(contains(error(moe), "--slots 2: expected 1 with a loss on the router's matrix"));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Null experts (AdaMoE, Zeng et al. 2024): columns beside the experts that compute nothing, so that a token which wants
 // fewer experts spends its choices on them.
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/loss/softmax.h"
 #include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/routing/columns.h"
@@ -38,7 +39,8 @@ class NullExpertsRouter : public Router {
     Var scores = linear_scores(in, token_);
     const Var logits = join_columns(scores, linear_scores(in, null_));
     const WideChoice c = choose_wide(logits, options_.top_k, q);
-    const Var gates = share_rows(columns(mul(c.probabilities, c.kept), 0, n));
+    // Shares among the chosen experts do not depend on the null columns' logits, nor then does their rounding.
+    const Var gates = share_rows(mul(softmax(scores), columns(c.kept, 0, n)));
     Routing r = routing_of(c, std::move(scores), gates, q);
     r.matrix = token_.weight->var;
     r.other_choices = reshape(sum(columns(c.kept, n, all), 1), {c.kept.size(0), 1}).value();
