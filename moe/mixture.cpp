@@ -20,13 +20,21 @@ std::span<const MixtureRow> rows() {
        },
        "y = Σ_k g_k Expert_k(x) over the experts that the router chose",
        "every expert is a copy of the FFN, plus noise", "the router's pairs and gates",
-       "Shazeer et al. 2017, arXiv 1701.06538"},
+       "Shazeer et al. 2017, arXiv 1701.06538",
+       [](const MoeConfig&, double experts, double) {
+         return FfnCost{experts, experts};
+       }},
       {"soft", make_soft,
        "slot s reads Σ_t softmax over the sequence's tokens (l_ts) · x_t, expert ⌊s / slots⌋ makes z_s of it, and y_t = Σ_s "
        "softmax over all slots (l_ts) · z_s; l are the router's scores, a column a slot",
        "every expert is a copy of the FFN, plus noise", "each expert's share of a token: the sum over its slots",
        "Puigcerver et al. 2024, arXiv 2308.00951: there over an image's patches, here over a sequence; with --router cosine "
        "its normalised logits",
+       // All slots of its sequence, shared by its tokens.
+       [](const MoeConfig& c, double, double length) {
+         const auto n = static_cast<double>(c.n_experts);
+         return FfnCost{n * static_cast<double>(c.options.get<int64_t>(soft_options()[0])) / length, n};
+       },
        true, true, soft_options()},
       {"merged", make_merged,
        "p = softmax(mean of the router's scores over the sequence); y_t = FFN(x_t) with the weights Σ_e p_e W_e and the "
@@ -34,6 +42,11 @@ std::span<const MixtureRow> rows() {
        "every expert is a copy of the FFN, plus noise", "p of the sequence, at each of its tokens",
        "Muqeeth et al. 2023, arXiv 2306.03745 (SMEAR): with --router softmax the scores of the mean token, as there; without "
        "its layer norm before the router and its dropout of experts",
+       // Its own FFN, and what merging costs: every expert's weights once a sequence.
+       [](const MoeConfig& c, double, double length) {
+         const auto n = static_cast<double>(c.n_experts);
+         return FfnCost{1 + n / length, n};
+       },
        true},
   };
   return all;

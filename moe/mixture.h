@@ -30,6 +30,11 @@ class Mixture : public FeedForward {
 using MakeMixture = std::unique_ptr<Mixture>(ParameterSet& set, const std::string& layer_name,
                                              const MoeConfig& config, const BertConfig& bert, int layer);
 
+// What a token costs of the layer's experts, in experts: products that it pays, and weights that its output depends on.
+struct FfnCost {
+  double products, parameters;
+};
+
 struct MixtureRow {
   const char* name;
   MakeMixture* make;
@@ -38,6 +43,8 @@ struct MixtureRow {
       from_dense;  // how it starts from a dense FFN of pretrained weights: what Parameter::dense_name says, in words
   const char* reports;  // what its Routing says
   const char* source;
+  // `experts`: that a token is sent to; `length`: of its sequence.
+  FfnCost (*cost)(const MoeConfig& config, double experts, double length);
   bool reads_future = false;   // a token's output depends on later ones, whatever the router: not causal
   bool blends_tokens = false;  // experts read no single tokens, so equal experts are not the dense FFN
   std::span<const OptionRow> options = {};

@@ -14,14 +14,17 @@
 
 namespace glia {
 
-Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : context_(context), config_(config) {
-  const BertConfig& b = config_.bert;
-  bert_ = std::make_unique<Bert>(
-      parameters_, b, [&](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
-        if (config_.moe.dense()) return make_dense(set, name, b);
-        return make_mixture(set, name, config_.moe, b, layer);
+std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config) {
+  return std::make_unique<Bert>(
+      set, config.bert, [&](ParameterSet& to, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
+        if (config.moe.dense()) return make_dense(to, name, config.bert);
+        return make_mixture(to, name, config.moe, config.bert, layer);
       });
-  head_ = config_.head(parameters_, b, bert_->embeddings);
+}
+
+Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : context_(context), config_(config) {
+  bert_ = make_bert(parameters_, config_);
+  head_ = config_.head(parameters_, config_.bert, bert_->embeddings);
   choose_trained(parameters_, config_.trained);
   const bool doubles = config_.compute == DType::kFloat64;
   parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,

@@ -92,6 +92,7 @@ struct RouterRow {
   std::span<const OptionRow> options = {};
   std::span<const LossDefault> losses = {};
   RouterOracle* oracle = nullptr;
+  double (*experts_a_token)(const RouterOptions& options) = nullptr;  // FFNs where loads are even; nullptr: K
   std::span<const char* const> columns = {};  // those beside the experts, as Routing::other_choices has them
 };
 

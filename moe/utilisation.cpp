@@ -13,7 +13,7 @@ namespace glia {
 Utilisation::Utilisation(Context& context, int64_t layers, int64_t classes, int64_t n_experts, bool shares,
                          int64_t columns)
     : columns_(columns), sums_(zeros(context, {layers, 2, classes, n_experts + 1}, DType::kFloat64)) {
-  if (shares) shares_ = zeros(context, {layers, 2, 2, classes, n_experts + columns + 2}, DType::kFloat64);
+  if (shares) shares_ = zeros(context, {layers, 2, 2, classes, n_experts + columns + 3}, DType::kFloat64);
 }
 
 void Utilisation::add(const std::vector<Routing>& routings, const Tensor& labels, const Sequences& sequences) {
@@ -30,9 +30,9 @@ void Utilisation::add(const std::vector<Routing>& routings, const Tensor& labels
   }
 }
 
-// Rows that sum to 1, or a mark in a column of their own.     sums [2, 2, C, E + X + 2]
+// Rows that sum to 1, or a mark in a column of their own.     sums [2, 2, C, E + X + 3]
 void Utilisation::add_shares(const Routing& r, const Tensor& labels, const Sequences& q, const Tensor& sums) const {
-  const int64_t tokens = r.gates.size(0), width = r.n_experts + columns_ + 1;
+  const int64_t tokens = r.gates.size(0), width = r.n_experts + columns_ + 2;
   const DType type = r.gates.dtype();
   CHECK((columns_ > 0) == r.other_choices.defined() && (columns_ == 0 || r.other_choices.size(1) == columns_),
         "utilisation: wants {} columns beside the experts, got another number", columns_);
@@ -40,10 +40,12 @@ void Utilisation::add_shares(const Routing& r, const Tensor& labels, const Seque
   const Tensor ones = full(context, r.experts.shape(), 1, type),
                all = choose(full(context, {tokens, width}, 1, type), {}, width, q).experts;
   for (const bool by_choices : {false, true}) {
-    Var wide = scatter_last(by_choices ? ones : r.gates.value(), r.experts, r.n_experts);
+    const Var chosen = scatter_last(ones, r.experts, r.n_experts);
+    Var wide = by_choices ? chosen : scatter_last(r.gates.value(), r.experts, r.n_experts);
     if (columns_ > 0) wide = join_columns(wide, by_choices ? r.other_choices : r.other_gates);
     const Var share = share_rows(wide), none = relu(add_scalar(scale(sum(share, 1), -2), 1));  // 1 of a sum of 0
-    const Tensor marked = join_columns(share, reshape(none, {tokens, 1})).value();
+    const Var counts = join_columns(reshape(none, {tokens, 1}), reshape(sum(chosen, 1), {tokens, 1}));
+    const Tensor marked = join_columns(share, counts).value();
     accumulate_utilisation(marked, all, labels, q,
                            sums.rows(by_choices, by_choices + 1).reshape(sums.shape().without(0)));
   }
@@ -51,14 +53,14 @@ void Utilisation::add_shares(const Routing& r, const Tensor& labels, const Seque
 
 namespace {
 
-// Of sums [C, E + 1], or with a column of the unrouted before the last [C, E + 2].
-Utilisation::Table table_of(const double* sums, int64_t classes, int64_t width, bool unrouted) {
-  const int64_t experts = width - (unrouted ? 2 : 1);
+// Of sums [C, E + 1], or of shares with columns of the unrouted and the pairs before the last [C, E + 3].
+Utilisation::Table table_of(const double* sums, int64_t classes, int64_t width, bool shares) {
+  const int64_t experts = width - (shares ? 3 : 1);
   Utilisation::Table t{classes, experts, std::vector<double>(static_cast<size_t>(classes * experts)), {}};
   for (int64_t c = 0; c < classes; ++c) {
     const double* row = sums + c * width;
-    if (unrouted) t.unrouted.push_back(row[experts]);
-    t.rows.push_back(row[width - 1] - (unrouted ? row[experts] : 0));
+    if (shares) t.unrouted.push_back(row[experts]), t.pairs.push_back(row[experts + 1]);
+    t.rows.push_back(row[width - 1] - (shares ? row[experts] : 0));
     for (int64_t e = 0; e < experts; ++e)
       t.mean[static_cast<size_t>(c * experts + e)] = t.rows.back() > 0 ? row[e] / t.rows.back() : 0;
   }
@@ -70,11 +72,11 @@ Utilisation::Table table_of(const double* sums, int64_t classes, int64_t width, 
 std::vector<Utilisation::Layer> Utilisation::read() const {
   const std::vector<double> sums = sums_.to_vector<double>();
   const std::vector<double> shares = shares_.defined() ? shares_.to_vector<double>() : std::vector<double>();
-  const int64_t classes = sums_.size(2), width = sums_.size(3), wide = width + columns_ + 1;
-  const auto views = [&](const std::vector<double>& from, int64_t at, int64_t columns, bool unrouted) {
+  const int64_t classes = sums_.size(2), width = sums_.size(3), wide = width + columns_ + 2;
+  const auto views = [&](const std::vector<double>& from, int64_t at, int64_t columns, bool of_shares) {
     const double* begin = from.data() + at * 2 * classes * columns;
-    return Views{table_of(begin, classes, columns, unrouted),
-                 table_of(begin + classes * columns, classes, columns, unrouted)};
+    return Views{table_of(begin, classes, columns, of_shares),
+                 table_of(begin + classes * columns, classes, columns, of_shares)};
   };
   std::vector<Layer> all;
   for (int64_t l = 0; l < sums_.size(0); ++l) {

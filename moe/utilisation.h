@@ -23,7 +23,8 @@ class Utilisation {
     int64_t classes = 0, n_experts = 0;  // experts with the columns outside E
     std::vector<double> mean;            // [C, E] row-major; rows sum to 1, rows of classes never seen are 0
     std::vector<double> rows;            // [C]: how many rows were averaged
-    std::vector<double> unrouted = {};   // [C]: of shares, how many rows were left out, having nothing
+    // Of shares [C]: how many rows were left out, having nothing, and how many experts all rows have.
+    std::vector<double> unrouted = {}, pairs = {};
   };
   struct Views {
     Table all, cls;
@@ -39,7 +40,7 @@ class Utilisation {
   int64_t columns_;
   Tensor sums_;  // float64 [L, 2, C, E + 1]
   Tensor
-      shares_;  // float64 [L, 2, 2, C, E + X + 2] by mass and by choices, the last but one the unrouted; or undefined
+      shares_;  // float64 [L, 2, 2, C, E + X + 3] by mass and by choices, behind the shares unrouted rows, pairs, rows; or undefined
 };
 
 }  // namespace glia

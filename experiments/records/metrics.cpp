@@ -73,6 +73,8 @@ std::vector<MetricRow> make_rows() {
                   .least = 0,
                   .most = 1});
 
+  for (MetricRow& row : cost_rows()) rows.push_back(std::move(row));
+
   // docs/science.md 4 and 9. eval.json has a layer's keys in this order.
   rows.push_back(
       {.name = "specialisation",

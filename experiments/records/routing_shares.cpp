@@ -32,6 +32,23 @@ MetricValue optional_value(const std::optional<double>& value) {
 
 }  // namespace
 
+std::vector<MetricRow> cost_rows() {
+  return {
+      {.name = kActiveParameters,
+       .label = "active",
+       .help =
+           "active: parameters that a token meets, embedding tables aside; of experts those that it has on the mean",
+       .stage = Stage::evaluation,
+       .digits = 0,
+       .least = 0},
+      {.name = kFlops,
+       .label = "FLOPs a token",
+       .help = "FLOPs a token: of a forward pass, 2 a weight of every product; attention's own products aside",
+       .stage = Stage::evaluation,
+       .digits = 0,
+       .least = 0}};
+}
+
 std::vector<MetricRow> share_rows() {
   const auto zero = [](int) { return 0.0; };
   return {

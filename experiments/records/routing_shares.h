@@ -6,6 +6,10 @@
 
 namespace glia::results {
 
+// What a token costs (moe/cost.h), among eval.json's values.
+inline constexpr const char *kActiveParameters = "active_parameters", *kFlops = "flops_per_token";
+std::vector<MetricRow> cost_rows();
+
 struct ShareTable {
   Matrix all, cls;           // [C, E + X], rows sum to 1 or are 0
   std::vector<double> rows;  // [C]: tokens that have anything

@@ -8,6 +8,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/statistics.h"
 #include "experiments/training/training.h"
+#include "moe/cost.h"
 #include "moe/utilisation.h"
 
 namespace glia {
@@ -138,6 +139,8 @@ Measured Evaluator::measure() {
   if (overflow.defined() && cast(overflow, DType::kFloat64).to_vector<double>()[0] > 0)
     refuse_overflow(config.moe.router, "evaluation");
   if (!moe) return m;
+  m.experts_a_token = expected_experts(config.moe);
+  double pairs = 0, tokens = 0;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});
     m.layers.push_back(
@@ -145,7 +148,10 @@ Measured Evaluator::measure() {
     if (!shares) continue;
     m.shares.push_back({shares_of(layer.mass), shares_of(layer.choices)});
     results::set_shares(m.layers.back(), m.shares.back(), static_cast<int>(config.moe.n_experts));
+    const Utilisation::Table& t = layer.choices.all;
+    for (size_t c = 0; c < t.rows.size(); ++c) pairs += t.pairs[c], tokens += t.rows[c] + t.unrouted[c];
   }
+  if (tokens > 0 && !router_row(config.moe.router).traits.fixed_k) m.experts_a_token = pairs / tokens;
   return m;
 }
 

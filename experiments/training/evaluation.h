@@ -14,6 +14,7 @@ struct Measured {
   std::optional<int64_t> near_copies;                  // of the rows; where the evaluator was to tell them apart
   std::vector<results::LayerUtilisation> utilisation;  // [L]; empty for dense
   std::vector<results::LayerShares> shares;            // [L]; empty where gates sum to 1 and all have K experts
+  double experts_a_token = 0;                          // mean over tokens and layers; 0 for dense
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };
 

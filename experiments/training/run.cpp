@@ -14,6 +14,7 @@
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/evaluation.h"
 #include "experiments/training/feed/data_source.h"
+#include "moe/cost.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -261,6 +262,11 @@ RunOutcome Sitting::run() {
   }
   evaluation.rows = test.rows;
   evaluation.values = test.values;
+  const TokenCost cost =
+      token_cost(trainer_.model().config(), test.experts_a_token,
+                 static_cast<double>(data_.test.tokens()) / static_cast<double>(data_.test.size()));
+  evaluation.values.set(results::kActiveParameters, cost.parameters);
+  evaluation.values.set(results::kFlops, cost.flops);
   evaluation.class_accuracy = test.class_accuracy;
   evaluation.near_copies = test.near_copies;
   evaluation.layers = test.layers;

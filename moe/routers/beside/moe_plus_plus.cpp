@@ -142,6 +142,10 @@ RouterRow moe_plus_plus_row() {
       options(),
       {},
       oracle_of,
+      [](const RouterOptions& o) {
+        const auto n = static_cast<double>(o.n_experts);
+        return static_cast<double>(o.top_k) * n / (n + kOthers);
+      },
       kColumns};
 }
 

@@ -120,6 +120,10 @@ RouterRow null_experts_row() {
       options(),
       {},
       oracle_of,
+      [](const RouterOptions& o) {
+        const auto n = static_cast<double>(o.n_experts), m = static_cast<double>(nulls_of(o.own, o.n_experts));
+        return static_cast<double>(o.top_k) * n / (n + m);
+      },
       kColumns};
 }
 
