@@ -341,7 +341,8 @@ TEST_CASE("moe: K = 1 is refused where gates sum to 1; unknown routers, options 
   o.top_k = 9;
   EXPECT(contains(error_of([&] { make_router(row.name, set, "r", o); }), "1 <= top_k <= experts"));
   o.top_k = 2;
-  EXPECT(contains(error_of([&] { make_router("no-such", set, "r", o); }),
+  const std::string unknown = "no-such";
+  EXPECT(contains(error_of([&] { make_router(unknown, set, "r", o); }),
                   "expected one of " + std::string(router_registry()[0].name)));
   o.own.set("moon-phase", 0.5);
   for (const RouterRow& other : router_registry()) {
