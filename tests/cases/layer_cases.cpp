@@ -134,10 +134,17 @@ void add_mixture(std::vector<OpCase>& cases, const std::string& name, const MoeC
   }
 }
 
+// The first router of the table whose tokens have K experts, or a number that varies.
+std::string router_with_k(bool fixed) {
+  for (const RouterRow& row : router_registry())
+    if (row.traits.fixed_k == fixed) return row.name;
+  fail_input("the table has no such router");
+}
+
 // Every mixture there is, its options other than their defaults, and experts beside it that every token has.
 void add_mixtures(std::vector<OpCase>& cases) {
   for (const MixtureRow& row : mixture_registry()) {
-    MoeConfig moe = small_moe("softmax");
+    MoeConfig moe = small_moe(router_with_k(true));
     moe.options.set("mixture", std::string(row.name));
     add_mixture(cases, fmt::format("mixture/{}", row.name), moe);
     moe.options.set("shared-experts", int64_t{2});
@@ -152,8 +159,9 @@ void add_mixtures(std::vector<OpCase>& cases) {
 // Losses on what the chosen experts say, of routers with K experts and with as many as it takes.
 void add_output_losses(std::vector<OpCase>& cases) {
   for (const LossRow& loss : loss_registry())
-    for (const char* router : {"softmax", "top-p"}) {
+    for (const bool fixed : {true, false}) {
       if (loss.reads != LossReads::kOutputs) continue;
+      const std::string router = router_with_k(fixed);
       MoeConfig moe = small_moe(router);
       for (const OptionRow& weight : loss.weights) moe.options.set(weight.name, 0.2);
       add_mixture(cases, fmt::format("loss/{}/{}", loss.names[0], router), moe);

@@ -19,7 +19,7 @@ struct Layer {
   Sequences sequences = make_sequences(context, lengths, 15), first = make_sequences(context, {1, 1, 1});
   Tensor x = random_normal(context, {15, kHidden}, 1, 9, purpose::kTest, 0, DType::kFloat64);
 
-  explicit Layer(const MoeConfig& moe) : mixture(make_mixture(set, "l", moe, tiny_config("softmax").bert, 0)) {
+  explicit Layer(const MoeConfig& moe) : mixture(make_mixture(set, "l", moe, tiny_config(plain_router()).bert, 0)) {
     set.materialise(context, 5, DType::kFloat64);
     for (const Parameter& p : set.all())
       if (!p.decay || p.init.std == 0) set.redraw(p, Init::normal(0.3), 5);
@@ -31,7 +31,7 @@ struct Layer {
   std::vector<double> weight(const std::string& name) { return values(set.get("l.moe." + name).var.value()); }
 };
 
-MoeConfig config_of(const char* mixture, int64_t shared = 0, const char* router = "softmax") {
+MoeConfig config_of(const char* mixture, int64_t shared = 0, const std::string& router = plain_router()) {
   MoeConfig moe{router, Layer::kExperts, 2, 0.1, 0.2};
   moe.options.set("mixture", std::string(mixture));
   if (shared > 0) moe.options.set("shared-experts", shared);
