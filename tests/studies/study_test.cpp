@@ -195,6 +195,33 @@ TEST_CASE("study: mistakes are named with their line") {
 }
 
 TEST_CASE(
+    "study: a configuration of any built-in study by its name, and by study/name where two mean different things") {
+  const Study s = parse_study(kSmall, "x.study");
+  for (const Study& of : built_in_studies())
+    for (const Configuration& c : of.configurations) {
+      const std::string full = of.name + "/" + c.name;
+      INFO(full);
+      EXPECT((&configuration_of(s, full) == of.find(c.name)));
+      EXPECT((&configuration_of(of, c.name) == of.find(c.name)));  // a study's own comes first
+      if (const std::string error = error_of([&] { configuration_of(s, c.name); }); !error.empty())
+        EXPECT(contains(error, fmt::format("'{}' means one thing in study", c.name)));
+    }
+  const std::string first = built_in_studies()[0].configurations[0].name,
+                    full = built_in_studies()[0].name + "/" + first;
+  EXPECT(parse_configs("plain," + full, s) == std::vector<std::string>{"plain", full});
+  const std::string study = built_in_studies()[0].name;
+  EXPECT(
+      contains(error_of([&] { configuration_of(s, study + "/nobody"); }), "in study " + study + "; got 'nobody'"));
+  EXPECT(contains(error_of([&] { configuration_of(s, "nowhere/dense"); }), "before the '/'; got 'nowhere'"));
+  // One name for two things would be one folder.
+  const Study other =
+      parse_study(replaced(replaced(kSmall, "compare.routing = copied", "compare.routing = " + first), "[copied]",
+                           "[" + first + "]"),
+                  "y.study");
+  EXPECT(contains(error_of([&] { parse_configs(first + "," + full, other); }), "have one name for their runs"));
+}
+
+TEST_CASE(
     "study: what is typed wins over the configuration, the configuration over the study, that over the preset") {
   TemporaryFolder tmp("study-order");
   const std::string path = tmp.path + "/small.study";
