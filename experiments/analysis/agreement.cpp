@@ -5,9 +5,9 @@
 #include <numeric>
 
 #include "engine/core/check.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "experiments/analysis/trace_file.h"
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/heatmap.h"
 
 namespace glia::results {
 namespace {
@@ -105,11 +105,24 @@ std::vector<LayerPair> layer_pairs(int layers, int n_experts) {
   return pairs;
 }
 
-void add(LayerPair& pair, const TokenTrace& t, const std::vector<int32_t>& order) {
-  for (int64_t n = 0; n < t.tokens; ++n) {
-    const auto first = slots_of(t, n, pair.a).first(1);
-    add_choices(pair.joint, first, slots_of(t, n, pair.b).first(1));
-    add_choices(pair.permuted, first, slots_of(t, order[size_t(n)], pair.b).first(1));
+std::vector<int32_t> first_choices(const TokenTrace& t) {
+  std::vector<int32_t> first(size_t(t.layers) * size_t(t.tokens));
+  for (int64_t n = 0; n < t.tokens; ++n)
+    for (int l = 0; l < t.layers; ++l)
+      first[size_t(l) * size_t(t.tokens) + size_t(n)] = t.experts[size_t((n * t.layers + l) * t.slots)];
+  return first;
+}
+
+void add(LayerPair& pair, const std::vector<int32_t>& first, const std::vector<int32_t>& order) {
+  const size_t tokens = order.size();
+  const int32_t *a = first.data() + size_t(pair.a) * tokens, *b = first.data() + size_t(pair.b) * tokens;
+  const auto count = [](Joint& joint, int32_t e, int32_t f) {
+    joint.total += e >= 0 || f >= 0;
+    if (e >= 0 && f >= 0) joint.counts(e, f) += 1;
+  };
+  for (size_t n = 0; n < tokens; ++n) {
+    count(pair.joint, a[n], b[n]);
+    count(pair.permuted, a[n], b[size_t(order[n])]);
   }
 }
 

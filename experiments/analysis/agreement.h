@@ -35,8 +35,10 @@ struct LayerPair {
 
 // All pairs a < b, or where their counts would fill memory those of neighbours.
 std::vector<LayerPair> layer_pairs(int layers, int n_experts);
-// `order`: a permutation of the chunk's tokens, for chance.
-void add(LayerPair& pair, const TokenTrace& chunk, const std::vector<int32_t>& order);
+// [L, N] of a chunk: each token's first expert, or −1.
+std::vector<int32_t> first_choices(const TokenTrace& chunk);
+// `order` [N]: a permutation of the chunk's tokens, for chance.
+void add(LayerPair& pair, const std::vector<int32_t>& first, const std::vector<int32_t>& order);
 
 // Of two traces of the same tokens, layer by layer, all choices.
 struct LayerAgreement {

@@ -42,23 +42,33 @@ void solve(const Matrix& l, std::vector<double>& b) {
   }
 }
 
-Matrix every_second(const Matrix& m, int from) {
-  Matrix out((m.rows - from + 1) / 2, m.cols);
-  for (int r = 0; r < out.rows; ++r)
-    std::copy_n(row(m, 2 * r + from), m.cols, out.values.begin() + long(r) * m.cols);
-  return out;
-}
+bool trained_on(size_t row) { return static_cast<uint32_t>(row) * 2654435761u < 1u << 31; }
+
+// The rows of one half, and their labels.
+struct Half {
+  std::vector<int32_t> labels;
+  Matrix features;
+  Half(const Matrix& all, const std::vector<int32_t>& all_labels, bool train) {
+    std::vector<int> rows;
+    for (size_t r = 0; r < all_labels.size(); ++r)
+      if (trained_on(r) == train) rows.push_back(int(r)), labels.push_back(all_labels[r]);
+    features = Matrix(int(rows.size()), all.cols);
+    for (size_t i = 0; i < rows.size(); ++i)
+      std::copy_n(row(all, rows[i]), all.cols, features.values.begin() + long(i) * all.cols);
+  }
+};
 
 }  // namespace
 
 std::optional<Probe> ridge_probe(const Matrix& features, const std::vector<int32_t>& labels, int topics) {
   CHECK(size_t(features.rows) == labels.size(), "probe: {} rows of features, {} labels", features.rows,
         labels.size());
-  Matrix x = every_second(features, 0), z = every_second(features, 1);
+  Half train(features, labels, true), test(features, labels, false);
+  Matrix &x = train.features, &z = test.features;
   std::vector<double> mean(size_t(x.cols), 0.0), share(size_t(topics), 0.0);
   for (int r = 0; r < x.rows; ++r) {
     for (int i = 0; i < x.cols; ++i) mean[size_t(i)] += x(r, i) / x.rows;
-    share[size_t(labels[size_t(2 * r)])] += 1.0 / x.rows;
+    share[size_t(train.labels[size_t(r)])] += 1.0 / x.rows;
   }
   if (z.rows == 0 || std::ranges::count_if(share, [](double s) { return s > 0; }) < 2) return {};
   for (Matrix* m : {&x, &z})
@@ -78,7 +88,7 @@ std::optional<Probe> ridge_probe(const Matrix& features, const std::vector<int32
   parallel_for(topics, 1, [&](int64_t from, int64_t to) {
     for (int c = int(from); c < int(to); ++c) {
       std::vector<double> y(static_cast<size_t>(x.rows));
-      for (int r = 0; r < x.rows; ++r) y[size_t(r)] = (labels[size_t(2 * r)] == c) - share[size_t(c)];
+      for (int r = 0; r < x.rows; ++r) y[size_t(r)] = (train.labels[size_t(r)] == c) - share[size_t(c)];
       solve(gram, y);
       for (int r = 0; r < x.rows; ++r)
         for (int i = 0; i < x.cols; ++i) weights(c, i) += y[size_t(r)] * x(r, i);
@@ -93,7 +103,7 @@ std::optional<Probe> ridge_probe(const Matrix& features, const std::vector<int32
       if (const double score = dot(row(weights, c), row(z, r), x.cols) + share[size_t(c)];
           c == 0 || score > largest)
         best = c, largest = score;
-    const int32_t label = labels[size_t(2 * r + 1)];
+    const int32_t label = test.labels[size_t(r)];
     probe.accuracy += double(best == label) / z.rows;
     tested[size_t(label)] += 1.0 / z.rows;
   }

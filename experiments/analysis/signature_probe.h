@@ -13,9 +13,10 @@ struct Probe {
   double chance = 0;        // always naming the topic that is most frequent there
 };
 
-// Ridge regression of the topics, one of C, on features [n, d] of even rows; the accuracy on odd rows. Features and
-// targets are centred by the means of the even rows; the ridge is kRidge times the mean squared norm of a row, so that
-// it does not depend on the features' scale. n/a where the even rows have fewer than two topics.
+// Ridge regression of the topics, one of C, on the features [n, d] of about half of the rows; the accuracy on the others.
+// Row r is trained on where r · 2654435761 mod 2³² is below 2³¹ (the golden ratio: no regular order of the topics falls
+// into step with it). Features and targets are centred by the means of these rows; the ridge is kRidge times the mean squared norm of a row, so that
+// it does not depend on the features' scale. n/a where they have fewer than two topics, or no row is left.
 inline constexpr double kRidge = 1e-2;
 std::optional<Probe> ridge_probe(const Matrix& features, const std::vector<int32_t>& labels, int topics);
 

@@ -299,14 +299,10 @@ void TraceFile::for_each_chunk(const std::function<void(const TokenTrace&)>& f) 
         mapping_->give_back(part);
       }
     }
-    TokenTrace chunk{.tokens = count,
-                     .layers = layers_,
-                     .slots = slots_,
-                     .n_experts = n_experts_,
-                     .topics = topics_,
-                     .experts = b.experts,
-                     .gates = b.gates,
-                     .begin = begin};
+    TokenTrace chunk;
+    chunk.tokens = count, chunk.begin = begin;
+    chunk.layers = layers_, chunk.slots = slots_, chunk.n_experts = n_experts_, chunk.topics = topics_;
+    chunk.experts = b.experts, chunk.gates = b.gates;
     if (logits_) chunk.entropy = b.entropy;
     if (!offsets_.empty()) {
       b.first.assign(size_t(count), 0);

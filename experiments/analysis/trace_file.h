@@ -45,7 +45,7 @@ class TraceFile {
 
   // All tokens in order, at most kChunk at a time; what the spans show lives until the next call. Expert ids and gates
   // are checked by whoever counts them (LayerCounts::add), logits here.
-  static constexpr int64_t kChunk = 16384;
+  static constexpr int64_t kChunk = 4096;
   void for_each_chunk(const std::function<void(const TokenTrace&)>& f) const;
 
  private:

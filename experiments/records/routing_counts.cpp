@@ -71,6 +71,7 @@ LayerCounts::LayerCounts(int layer, int n_experts, int topics)
       gates(topics, n_experts),
       first_gates(topics, n_experts),
       shares(topics, n_experts),
+      choice_shares(topics, n_experts),
       choices(topics, n_experts),
       topic_tokens(size_t(topics), 0.0),
       topic_firsts(size_t(topics), 0.0),
@@ -96,18 +97,19 @@ void LayerCounts::add(const TokenTrace& t) {
       if (first) first_gates(topic, e) += gate;
       if (choice.sum > 0) shares(topic, e) += gate / choice.sum;
       choices(topic, e) += 1;
+      choice_shares(topic, e) += 1.0 / choice.count;
       batch_loads[size_t(e)] += gate;
       for (int i = 0; i < k; ++i) {
         together(e, choice.experts[size_t(i)]) += 1;
         together(choice.experts[size_t(i)], e) += 1;
       }
     }
-    if (choice.count == 0) {
+    if (!(choice.sum > 0)) {
       ++unrouted;
     } else {
       topic_routed[size_t(topic)] += 1;
       margin += double(choice.gates[0]) - (choice.count > 1 ? double(choice.gates[1]) : 0.0);
-      if (choice.sum > 0) gate_entropy += entropy_bits(choice.gates.data(), choice.count, choice.sum);
+      gate_entropy += entropy_bits(choice.gates.data(), choice.count, choice.sum);
     }
     if (!t.entropy.empty()) entropy += double(t.entropy[size_t(n * t.layers + layer)]);
     if (++batch_tokens == kBatchTokens) close_batch(*this);

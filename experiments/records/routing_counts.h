@@ -29,9 +29,10 @@ inline constexpr int64_t kBatchTokens = 8192;
 
 struct LayerCounts {
   int layer = 0, n_experts = 0, topics = 0;
-  int64_t tokens = 0, unrouted = 0;                // unrouted: without any expert
+  int64_t tokens = 0, unrouted = 0;                // unrouted: without an expert, or with gates of 0 alone
   Matrix gates, first_gates;                       // [C, E] sums; first_gates: of first rows
   Matrix shares;                                   // [C, E] sums of each token's gates over their own sum
+  Matrix choice_shares;                            // [C, E] sums of one over the number of each token's experts
   Matrix choices;                                  // [C, E] how often the expert is among a token's
   std::vector<double> topic_tokens, topic_firsts;  // [C]
   std::vector<double> topic_routed;                // [C] tokens with an expert

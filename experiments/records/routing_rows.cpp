@@ -102,9 +102,9 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   }),
                   .even = zero});
   rows.push_back(
-      {.name = "specialisation_shares",
-       .label = "… of shares",
-       .help = "… of shares: specialisation of gates over each token's sum, tokens without experts left out",
+      {.name = "specialisation_mass",
+       .label = "… of mass",
+       .help = "… of mass: specialisation of gates over each token's sum, tokens without experts left out",
        .stage = routing,
        .least = 0,
        .read = FromCounts([](const LayerCounts& c) { return value_of(specialisation(over_row_sums(c.shares))); }),
@@ -112,10 +112,11 @@ void add_token_rows(std::vector<MetricRow>& rows) {
   rows.push_back(
       {.name = "specialisation_choices",
        .label = "… of choices",
-       .help = "… of choices: specialisation of each expert's share of a topic's choices",
+       .help = "… of choices: specialisation of the shares of choices, each token's divided by their number",
        .stage = routing,
        .least = 0,
-       .read = FromCounts([](const LayerCounts& c) { return value_of(specialisation(over_row_sums(c.choices))); }),
+       .read = FromCounts(
+           [](const LayerCounts& c) { return value_of(specialisation(over_row_sums(c.choice_shares))); }),
        .even = zero});
   rows.push_back(
       {.name = "topic_peak",

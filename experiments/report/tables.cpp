@@ -8,6 +8,7 @@
 #include "engine/core/file.h"
 #include "experiments/report/answer.h"
 #include "experiments/report/html_escape.h"
+#include "experiments/report/significance.h"
 
 namespace glia::results {
 namespace {
@@ -249,6 +250,8 @@ Table runs_table(const Summary& s) {
 
 std::vector<Table> all_tables(const Summary& s) {
   std::vector<Table> tables = accuracy_tables(s);
+  tables.push_back(significance_table(s));
+  tables.push_back(power_table(s));
   if (s.layers > 0) {
     for (const bool cls : {false, true}) tables.push_back(specialisation_table(s, cls));
     tables.push_back(routing_table(s));

@@ -98,6 +98,10 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   }
 }
 
+void Evaluator::for_each_batch(const std::function<void(const Batch&)>& f) const {
+  for (const Part& part : parts_) f(part.buffer.batch(part.tokens, part.sequences));
+}
+
 Measured Evaluator::measure() {
   Context& context = model_.context();
   const NoGrad no_grad(context);

@@ -1,5 +1,7 @@
 // A model on a split: what its task measures, and for every MoE layer which topics use which experts.
 #pragma once
+#include <functional>
+
 #include "experiments/records/results.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
@@ -25,6 +27,8 @@ class Evaluator {
             int64_t rows = 0, bool apart = false);
 
   Measured measure();
+  // The batches in their order, for whoever wants to know more of them than measure() counts.
+  void for_each_batch(const std::function<void(const Batch&)>& f) const;
   const TaskRow& task() const { return task_; }
 
  private:
