@@ -132,6 +132,7 @@ double LayerAgreement::chance() const {
 }
 
 double LayerAgreement::p() const {
+  if (permuted.empty()) return std::nan("");
   const auto above = std::ranges::count_if(permuted, [&](double x) { return x >= matched; });
   return double(1 + above) / double(1 + permuted.size());
 }

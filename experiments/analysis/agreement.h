@@ -47,7 +47,7 @@ struct LayerAgreement {
   double chance_same_first = 0, chance_same = 0;  // 1 / E and K / E of even use
   double matched = 0, information = 0;
   std::vector<double> permuted;  // matched, once for each permutation, ascending
-  double chance() const;         // mean of `permuted`
+  double chance() const;         // mean of `permuted`; NaN without any, as p()
   double p() const;              // (1 + how many of them are at least `matched`) / (1 + how many)
 };
 // Throws when the files do not have the same tokens (number, and ids and offsets where both know them), layers and

@@ -15,6 +15,7 @@ RunAnalysis analyse_run(const results::Run& run, const Options& given, Device de
     const std::string path = run.folder + "/trace.safetensors";
     write_trace(path, trace_of(model, evaluator, title_of(run), data.class_names, false));
     out.routing = results::analyse(results::TraceFile(path), words);
+    out.saturation = saturation_of(run.folder);
     out.words = data.vocabulary().tokens();
     const bool all_rows = o.utilisation_rows == 0 || o.utilisation_rows >= data.test.size();
     if (all_rows && run.config.task() == "classification")
@@ -33,11 +34,13 @@ results::Json to_json(const RunAnalysis& a) {
   results::Json json = results::to_json(a.routing, a.words);
   if (a.causal) json["knock_out"] = to_json(*a.causal);
   if (!a.states.empty()) json["states"] = to_json(a.states);
+  if (!a.saturation.empty()) json["saturation"] = to_json(a.saturation);
   return json;
 }
 
 std::vector<results::Table> all_tables(const RunAnalysis& a) {
   std::vector<results::Table> tables = results::all_tables(a.routing, a.words);
+  if (!a.saturation.empty()) tables.push_back(saturation_table(a.saturation));
   if (a.causal)
     for (results::Table& table : causal_tables(*a.causal)) tables.push_back(std::move(table));
   if (!a.states.empty()) tables.push_back(states_table(a.states));

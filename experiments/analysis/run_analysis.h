@@ -3,6 +3,7 @@
 #pragma once
 #include "experiments/analysis/causal.h"
 #include "experiments/analysis/layer_states.h"
+#include "experiments/analysis/saturation.h"
 
 namespace glia {
 
@@ -11,6 +12,7 @@ struct RunAnalysis {
   std::vector<std::string> words;  // of the run's vocabulary; empty where it is not found
   std::optional<Causal> causal;
   std::vector<LayerStates> states;
+  std::vector<Saturation> saturation;  // of a run that was trained with --trace-rows
 };
 
 // Evaluates the saved model again; writes predictions.csv (of all test rows alone, not of a part of them) and

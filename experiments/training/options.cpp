@@ -120,6 +120,8 @@ const std::vector<Flag>& flags() {
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
       {"checkpoint-every", &O::checkpoint_every, kNone, "steps between checkpoints; 0: by time"},
+      {"trace-rows", &O::trace_rows, kNone,
+       "at each evaluation keep the routing of so many test rows, for router saturation (tools/analyse); 0: none"},
       {"progress", &O::progress, kNone, "live, lines, off, or auto: live on a terminal"},
       {"estimate", &O::estimate, kNone, "measure a few steps first and say how long it takes"},
       {"dry-run", &O::dry_run, kNone, "on: say what would be run and how long it takes, and stop"},
@@ -322,6 +324,7 @@ std::vector<Bound> bounds(const Options& o) {
           {"threads", o.threads, 0, threads},
           {"bucket", o.bucket, 0, 1 << 20},
           {"checkpoint-every", o.checkpoint_every, 0, steps},
+          {"trace-rows", o.trace_rows, 0, 1e9},
           {"max-steps", o.max_steps, 0, steps},
           {"eval-every", o.eval_every, 0, steps},
           {"utilisation-rows", o.utilisation_rows, 0, 1e9}};

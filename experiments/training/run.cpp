@@ -11,6 +11,7 @@
 #include "engine/core/build_info.h"
 #include "engine/core/clock.h"
 #include "engine/core/file.h"
+#include "experiments/analysis/saturation.h"
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/evaluation.h"
 #include "experiments/training/feed/data_source.h"
@@ -76,6 +77,7 @@ class Sitting {
   void log_losses(RunLog& log);
   void evaluate(RunLog& log, Evaluator& evaluator, const char* split);
   void restore_best();
+  std::unique_ptr<RoutingProbe> make_probe();
   void show(bool evaluated);
   std::vector<Statistic> state() { return trainer_.model().router_state(); }
 
@@ -209,6 +211,11 @@ void Sitting::restore_best() {
   for (size_t i = 0; i < router.size(); ++i) router[i].value.copy_from(best_[i + 1].value);
 }
 
+std::unique_ptr<RoutingProbe> Sitting::make_probe() {
+  if (options_.trace_rows == 0 || spec_.model.moe.dense()) return nullptr;
+  return std::make_unique<RoutingProbe>(trainer_.model(), data_, options_, spec_.folder, spec_.title());
+}
+
 RunOutcome Sitting::run() {
   const bool resumed = resume();
   results::begin_run(spec_.folder, config_, resumed);
@@ -226,6 +233,7 @@ RunOutcome Sitting::run() {
   const bool on_test = options_.select == "test";
   if (on_test || data_.validation.size() > 0)
     evaluator.emplace(trainer_.model(), on_test ? data_.test : data_.validation, options_, data_.vocabulary());
+  const std::unique_ptr<RoutingProbe> probe = make_probe();
   const int64_t every = options_.eval_every > 0 ? options_.eval_every : trainer_.steps_per_epoch();
   auto last_save = Clock::now();
   while (trainer_.done() < trainer_.total()) {
@@ -235,6 +243,7 @@ RunOutcome Sitting::run() {
     const bool evaluates = evaluator && (step % every == 0 || last);
     if (logs) log_losses(log);
     if (evaluates) evaluate(log, *evaluator, on_test ? "test" : "validation");
+    if (evaluates && probe) probe->keep(step);
     if (logs || evaluates) show(evaluates);
     const bool due = options_.checkpoint_every > 0 ? step % options_.checkpoint_every == 0
                                                    : seconds_since(last_save) >= options_.checkpoint_seconds;

@@ -97,7 +97,7 @@ TEST_CASE("causal: walking a model layer by layer gives its logits") {
 }
 
 TEST_CASE("causal: a masked expert is as if the router had never had it") {
-  for (const char* router : {"softmax", "astrocyte-hierarchical"}) {
+  for (const std::string& router : {plain_router(), context_router()}) {
     INFO(router);
     Asked asked(router);
     REQUIRE(masks_logits(asked.model));
@@ -140,7 +140,7 @@ TEST_CASE("causal: every router can be asked without an expert, and is itself wi
 }
 
 TEST_CASE("causal: a whole report of what is lost, kept and left") {
-  Asked asked("softmax");
+  Asked asked(plain_router());
   const results::TraceContent content = trace_of(asked.model, asked.evaluator, "test", {"a", "b", "c"}, false);
   EXPECT(content.tokens == asked.rows.split.tokens());
   EXPECT(content.ids == asked.rows.split.ids);
@@ -191,7 +191,7 @@ TEST_CASE("causal: experts are compared as numpy does, and random routers read t
   EXPECT(cka(0, 2) == doctest::Approx(1));  // turned, scaled and shifted
   EXPECT(linear_cka({Matrix(3, 2), Matrix(3, 2)})(0, 1) == 0);
 
-  Asked asked("softmax");
+  Asked asked(plain_router());
   const std::vector<LayerStates> states = layer_states(asked.model, asked.evaluator, 3);
   const Measured measured = asked.evaluator.measure();
   REQUIRE(states.size() == 2);
