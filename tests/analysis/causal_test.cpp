@@ -44,7 +44,8 @@ struct Asked {
   Model model;
   Evaluator evaluator;
   explicit Asked(const std::string& router)
-      : model(context, tiny_config(router), 11), evaluator(model, rows.split, rows.options, rows.words) {}
+      : model(context, tiny_config(router, DType::kFloat32), 11),
+        evaluator(model, rows.split, rows.options, rows.words) {}
   Allowed without(size_t layer, size_t expert) const {
     Allowed allowed(2, std::vector<char>(4, 1));
     allowed[layer][expert] = 0;
@@ -83,7 +84,7 @@ void choose_again(const Routing& routing, Choices& choices, size_t begin, const 
 
 TEST_CASE("causal: walking a model layer by layer gives its logits") {
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     Asked asked(row.name);
     const NoGrad no_grad(asked.context);
     asked.evaluator.for_each_batch([&](const Batch& batch) {
@@ -129,7 +130,7 @@ TEST_CASE("causal: a masked expert is as if the router had never had it") {
 
 TEST_CASE("causal: every router can be asked without an expert, and is itself with all of them") {
   for (const RouterRow& row : router_registry()) {
-    INFO(row.name);
+    INFO(std::string(row.name));
     Asked asked(row.name);
     const results::Predictions whole = predict(asked.model, asked.evaluator);
     EXPECT(whole.labels == asked.rows.split.labels);
