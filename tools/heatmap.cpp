@@ -9,7 +9,7 @@
 #include "engine/core/file.h"
 #include "experiments/records/recompute.h"
 #include "experiments/records/results.h"
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/heatmap.h"
 #include "tools/tool.h"
 
 namespace {
@@ -49,7 +49,8 @@ Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer)
   Measured measured = recompute(run, options, Device::parse(a.device));
   RunUtilisation u{run.config.data.class_names, {}};
   for (LayerUtilisation& l : measured.utilisation) u.layers.push_back(std::move(a.cls ? l.cls : l.all));
-  fmt::print("{}: recomputed on {} rows, accuracy {:.4f}", run.folder, measured.rows, measured.values.get("accuracy"));
+  fmt::print("{}: recomputed on {} rows, accuracy {:.4f}", run.folder, measured.rows,
+             measured.values.get("accuracy"));
   if (run.state == RunState::done) {
     const RunUtilisation stored = read_run_utilisation(run, a.cls);
     double largest = 0;

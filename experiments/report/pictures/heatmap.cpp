@@ -1,4 +1,4 @@
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/heatmap.h"
 
 #include <fmt/format.h>
 

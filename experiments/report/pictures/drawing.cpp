@@ -1,4 +1,4 @@
-#include "experiments/report/drawing.h"
+#include "experiments/report/pictures/drawing.h"
 
 #include <cairo/cairo-svg.h>
 #include <cairo/cairo.h>
