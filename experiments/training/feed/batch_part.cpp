@@ -1,10 +1,10 @@
-#include "experiments/training/batch_part.h"
+#include "experiments/training/feed/batch_part.h"
 
 #include <algorithm>
 #include <memory>
 
 #include "engine/core/check.h"
-#include "experiments/training/batch_buffer.h"
+#include "experiments/training/feed/batch_buffer.h"
 
 namespace glia {
 namespace {
@@ -69,8 +69,12 @@ void take_part(const BatchView& whole, bool by_tokens, int rank, int ranks, Batc
   if (out.borders) copy(whole.borders, out.borders);
   out.tokens = end - begin, out.sequences = room;
   PartOfBatch& part = out.part;
-  part = {begin, whole.read ? read_before(whole, begin) : own.first, whole.tokens,
-          whole.read ? whole.read_rows : whole.sequences, 0, 0};
+  part = {begin,
+          whole.read ? read_before(whole, begin) : own.first,
+          whole.tokens,
+          whole.read ? whole.read_rows : whole.sequences,
+          0,
+          0};
   for (int r = 0; r < ranks; ++r) {
     const Bounds other = bounds_of(whole, by_tokens, r, ranks);
     const int64_t first = whole.offsets[other.first], last = whole.offsets[other.end];
@@ -93,7 +97,7 @@ BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket) {
   if (ranks == 1) return whole;
   const bool by_tokens = whole.masking.rate > 0;
   if (whole.sequences < ranks)
-    fail_input("--batch: expected a sequence for each of {} ranks at least, got {}", ranks, whole.sequences);
+    fail_input("ranks: expected at most as many as a batch has sequences, {}, got {}", whole.sequences, ranks);
   BatchFeed part = whole;
   const int64_t most = (whole.sequences + ranks - 1) / ranks;
   if (by_tokens) {

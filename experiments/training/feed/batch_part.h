@@ -2,7 +2,7 @@
 // word to anyone, what precedes its rows, what share of the loss is its, and how many rows the largest part has, so that all
 // ranks launch the same kernels and capture the same steps.
 #pragma once
-#include "experiments/training/batch_feed.h"
+#include "experiments/training/feed/batch_feed.h"
 
 namespace glia {
 
