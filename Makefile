@@ -94,7 +94,7 @@ all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
 packages $(BUILD)/packages.stamp: tools/install_packages.sh
-	@ONEDNN=$(ONEDNN) PACKAGES='$(PACKAGES)' tools/install_packages.sh
+	@ONEDNN=$(ONEDNN) MPI=$(MPI) PACKAGES='$(PACKAGES)' tools/install_packages.sh
 	@mkdir -p $(BUILD) && touch $(BUILD)/packages.stamp
 
 # --- compile --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 // all of them with its name.
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 
 #include "engine/core/file.h"
 #include "tests/command.h"
@@ -13,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 const char* const kSmall =
-    " --device=cpu --dataset=synthetic --cache= --synthetic-rows=170 --synthetic-test-rows=40 --vocab-size=300 "
+    " --device=cpu --dataset=synthetic --cache \"\" --synthetic-rows=170 --synthetic-test-rows=40 --vocab-size=300 "
     "--layers=1 --hidden=32 --heads=2 --ffn=64 --experts=4 --batch=10 --eval-batch=20 --max-length=32 --log-every=2 "
     "--progress=off --no-estimate --no-report --threads=1 --rank-timeout=5 ";
 
@@ -82,8 +83,11 @@ TEST_CASE("mpi: processes that disagree, and more of them than sequences, end wi
     return timed(mpirun + "1 " + train("dense", fs::path(folder.path) / "a", first) + " : -n 1 " +
                  train("dense", fs::path(folder.path) / "a", second));
   };
+  struct Case {
+    const char *first, *second, *wanted;
+  };
   for (const auto& [first, second, wanted] :
-       {std::array<const char*, 3>{"--lr=0.001", "--lr=0.002", "process 1 on "},
+       {Case{"--lr=0.001", "--lr=0.002", "process 1 on "},
         {"--synthetic-seed=1", "--synthetic-seed=2", "expected the flags of process 0"},
         {"--batch=1", "--batch=1", "--batch: expected a sequence for each of 2 ranks"},
         {"--ranks=1", "--ranks=1", "--ranks: expected at least as many as there are processes, 2, got 1"}}) {
@@ -96,10 +100,13 @@ TEST_CASE("mpi: processes that disagree, and more of them than sequences, end wi
   EXPECT(!fs::exists(fs::path(folder.path) / "a"));
 }
 
-// A rank that gets a signal some time after its start.
-std::string hit(const std::string& signal, double seconds, const std::string& command) {
-  return fmt::format("sh -c 'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then (sleep {}; kill -{} $$) & fi; exec {}'",
-                     seconds, signal, command);
+// Rank 1 gets a signal after the next checkpoint.
+std::string hit(const std::string& signal, const fs::path& checkpoint, const std::string& command) {
+  const std::string mark = checkpoint.string() + ".mark";
+  return fmt::format(
+      "sh -c 'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then (while ! [ {} -nt {} ]; do sleep 0.02; done; kill -{} $$) & fi; "
+      "exec {}'",
+      checkpoint.string(), mark, signal, command);
 }
 
 TEST_CASE(
@@ -108,12 +115,15 @@ TEST_CASE(
   if (mpirun.empty()) SKIP("no mpirun, or a build without MPI");
   const TemporaryFolder folder("mpi");
   const std::string flags =
-      "--reduction=exact --chunks=2 --epochs=40 --eval-every=0 --checkpoint-every=2 --rank-timeout=3";
+      "--reduction=exact --chunks=2 --epochs=8 --eval-every=0 --checkpoint-every=4 --rank-timeout=3";
   const std::string whole = train("softmax-moe", fs::path(folder.path) / "whole", flags),
                     broken = train("softmax-moe", fs::path(folder.path) / "broken", flags);
+  const fs::path checkpoint = fs::path(folder.path) / "broken/seed0/softmax-moe/checkpoint.safetensors";
   REQUIRE(timed(whole).result.status == 0);
-  for (const auto& [signal, wanted] : {std::array<const char*, 2>{"KILL", "rank 1"}, {"STOP", "rank 1 on "}}) {
-    const Timed run = timed(mpirun + "2 " + hit(signal, 2.5, broken));
+  for (const auto& [signal, wanted] : {std::pair{"KILL", "rank 1"}, {"STOP", "rank 1 on "}}) {
+    fs::create_directories(checkpoint.parent_path());
+    std::ofstream(checkpoint.string() + ".mark");
+    const Timed run = timed(mpirun + "2 " + hit(signal, checkpoint, broken));
     INFO(signal, ": ", run.result.out);
     EXPECT(run.result.status != 0);
     EXPECT(contains(run.result.out, wanted));

@@ -19,7 +19,8 @@ Options options_of(std::vector<const char*> more) {
   std::vector<const char*> words = {"train",
                                     "--device=cpu",
                                     "--dataset=synthetic",
-                                    "--cache=",
+                                    "--cache",
+                                    "",
                                     "--synthetic-rows=170",
                                     "--synthetic-test-rows=40",
                                     "--vocab-size=300",
@@ -180,7 +181,8 @@ TEST_CASE("ranks: the parts of a batch are the batch, in order, and know what pr
         }
         EXPECT(joined == whole);
       }
-      EXPECT(contains(error_of([&] { part_of(plan.feed, 0, 11, o.bucket); }), "at most as many as a batch has sequences, 10, got 11"));
+      EXPECT(contains(error_of([&] { part_of(plan.feed, 0, 11, o.bucket); }),
+                      "at most as many as a batch has sequences, 10, got 11"));
     }
 }
 
