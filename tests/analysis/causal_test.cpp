@@ -92,7 +92,7 @@ TEST_CASE("causal: walking a model layer by layer gives its logits") {
         replace_choices(layer, r, Choices(r.routing));  // by themselves
       });
       EXPECT(largest_difference(values(walked.value()), values(asked.model.forward(batch, false).logits.value())) <
-             1e-9);
+             1e-4);
     });
   }
 }
