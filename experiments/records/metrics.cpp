@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine/core/check.h"
+#include "experiments/records/routing_shares.h"
 
 namespace glia::results {
 namespace {
@@ -56,12 +57,16 @@ std::vector<MetricRow> make_rows() {
                   .least = 0,
                   .most = 1});
 
-  for (MetricRow& row : routing_rows()) rows.push_back(row);
+  for (MetricRow& row : cost_rows()) rows.push_back(std::move(row));
+  for (MetricRow& row : routing_rows()) rows.push_back(std::move(row));
+  for (MetricRow& row : share_rows()) rows.push_back(std::move(row));
   return rows;
 }
 
-// A row that is read from tokens exists only where somebody kept them.
-bool of_tokens(const MetricRow& row) { return std::holds_alternative<FromCounts>(row.read); }
+// A row that is read from tokens exists only where somebody kept them, and one of shares where a router has them.
+bool not_always(const MetricRow& row) {
+  return std::holds_alternative<FromCounts>(row.read) || std::holds_alternative<std::monostate>(row.read);
+}
 
 Json json_of(const MetricRow& row, const MetricValue& value) {
   const auto number = [&](double x) {
@@ -216,7 +221,7 @@ LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<dou
 Json to_json(const LayerMetrics& layer, bool logged_only) {
   std::vector<const MetricRow*> rows = metric_rows(Stage::routing);
   std::erase_if(rows, [&](const MetricRow* row) {
-    return (logged_only && row->logged == 0) || (of_tokens(*row) && layer[row->name].values.empty());
+    return (logged_only && row->logged == 0) || (not_always(*row) && layer[row->name].values.empty());
   });
   if (logged_only) std::ranges::stable_sort(rows, {}, &MetricRow::logged);
   Json json = Json::object();

@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "experiments/records/results.h"
+#include "experiments/records/routing_shares.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/options.h"
@@ -16,6 +17,8 @@ struct Measured {
   std::vector<double> class_accuracy;                  // [C], or empty
   std::optional<int64_t> near_copies;                  // of the rows; where the evaluator was to tell them apart
   std::vector<results::LayerUtilisation> utilisation;  // [L]; empty for dense
+  std::vector<results::LayerShares> shares;            // [L]; empty where gates sum to 1 and all have K experts
+  double experts_a_token = 0;                          // mean over tokens and layers; 0 for dense
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };
 

@@ -15,6 +15,7 @@
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/evaluation.h"
 #include "experiments/training/feed/data_source.h"
+#include "moe/cost.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -284,6 +285,7 @@ Measured Sitting::measure_test() {
     Measured part =
         Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
     test.utilisation = std::move(part.utilisation);
+    test.shares = std::move(part.shares);
     test.layers = std::move(part.layers);
   }
   return test;
@@ -295,6 +297,11 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
   if (options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
   evaluation.rows = test.rows;
   evaluation.values = test.values;
+  const TokenCost cost =
+      token_cost(trainer_.model().config(), test.experts_a_token,
+                 static_cast<double>(data_.test.tokens()) / static_cast<double>(data_.test.size()));
+  evaluation.values.set(results::kActiveParameters, cost.parameters);
+  evaluation.values.set(results::kFlops, cost.flops);
   evaluation.class_accuracy = test.class_accuracy;
   evaluation.near_copies = test.near_copies;
   evaluation.layers = test.layers;
@@ -316,6 +323,8 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
                  {"commit", build_commit()}};
   if (context_.communicator().size() > 1) timing["ranks"] = context_.communicator().description();
   results::write_timing(spec_.folder, timing);
+  results::write_shares(spec_.folder, test.shares, static_cast<int>(spec_.model.moe.n_experts),
+                        columns_outside(spec_.model.moe), data_.class_names);
   results::write_evaluation(spec_.folder, evaluation, test.utilisation, data_.class_names);
   fs::remove(checkpoint_path());
 

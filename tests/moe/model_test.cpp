@@ -15,6 +15,7 @@ namespace {
 std::vector<std::string> model_kinds() {
   std::vector<std::string> all = {"none"};
   for (const RouterRow& row : router_registry()) all.push_back(row.name);
+  for (const MixtureRow& row : mixture_registry()) all.push_back(std::string(row.name) + ":" + context_router());
   return all;
 }
 
