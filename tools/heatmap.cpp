@@ -9,6 +9,7 @@
 #include "engine/core/file.h"
 #include "experiments/records/recompute.h"
 #include "experiments/records/results.h"
+#include "experiments/report/fonts.h"
 #include "experiments/report/heatmap.h"
 #include "tools/tool.h"
 
@@ -49,7 +50,8 @@ Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer)
   Measured measured = recompute(run, options, Device::parse(a.device));
   RunUtilisation u{run.config.data.class_names, {}};
   for (LayerUtilisation& l : measured.utilisation) u.layers.push_back(std::move(a.cls ? l.cls : l.all));
-  fmt::print("{}: recomputed on {} rows, accuracy {:.4f}", run.folder, measured.rows, measured.values.get("accuracy"));
+  fmt::print("{}: recomputed on {} rows, accuracy {:.4f}", run.folder, measured.rows,
+             measured.values.get("accuracy"));
   if (run.state == RunState::done) {
     const RunUtilisation stored = read_run_utilisation(run, a.cls);
     double largest = 0;
@@ -107,6 +109,9 @@ int run(const Arguments& a) {
       } catch (const Error& error) {
         complain(error.what());
       }
+  if (shown > 0 && (wants(a, "svg") || wants(a, "png")))
+    if (const std::string note = drawing::missing_font_note(listing.runs[0].config.data.class_names); !note.empty())
+      fmt::print(stderr, "heatmap: {}\n", note);
   if (shown == 0 && status == 0) complain(fmt::format("{}: has no run with experts", a.path));
   if (shown > 0 && writes) fmt::print("{} run{} written to {}\n", shown, shown == 1 ? "" : "s", out);
   return status;

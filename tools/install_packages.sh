@@ -12,6 +12,7 @@ need nlohmann-json3-dev      include/nlohmann/json.hpp
 need libutf8proc-dev         include/utf8proc.h
 need libboost-math-dev       include/boost/math/distributions/students_t.hpp
 need libcairo2-dev           include/cairo/cairo.h
+need libfontconfig-dev       include/fontconfig/fontconfig.h
 need libzip-dev              include/zip.h
 need liblzma-dev             include/lzma.h
 need zlib1g-dev              include/zlib.h

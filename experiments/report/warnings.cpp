@@ -6,6 +6,8 @@
 #include <cmath>
 #include <set>
 
+#include "experiments/report/fonts.h"
+
 namespace glia::results {
 namespace {
 
@@ -95,6 +97,7 @@ void add_warnings(Summary& s, const Listing& listing) {
         c.data.bayes_accuracy ? fmt::format("; the best possible accuracy is {:.4f}", *c.data.bayes_accuracy)
                               : ""));
   warn_of_unseen_topics(s, listing);
+  if (const std::string note = drawing::missing_font_note(c.data.class_names); !note.empty()) add(note);
   for (const Problem& problem : listing.problems) add("Not readable: " + problem.message);
   for (const RunLine& run : s.runs)
     if (run.state == RunState::failed)

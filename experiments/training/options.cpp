@@ -274,13 +274,18 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
   return line;
 }
 
+// As a shell takes it for one word, where it is text; other bytes are shown, not kept.
+std::string quoted_word(const std::string& given) {
+  const std::string word = utf8::escaped(given);
+  if (!word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()[]{}!`~#") == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+  return text + "'";
+}
+
 std::string command_text(int argc, const char* const* argv) {
   std::string text;
-  for (int i = 0; i < argc; ++i) {
-    const std::string word = utf8::escaped(argv[i]);
-    const bool plain = !word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()") == std::string::npos;
-    text += (i ? " " : "") + (plain ? word : "'" + word + "'");
-  }
+  for (int i = 0; i < argc; ++i) text += (i ? " " : "") + quoted_word(argv[i]);
   return text;
 }
 
@@ -290,7 +295,7 @@ std::string echo(const Options& options) {
   for (const Flag& flag : flags()) {
     const std::string value = value_text(options, flag);
     if (value != value_text(defaults, flag))
-      text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, value);
+      text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, quoted_word(value));
   }
   return text;
 }

@@ -117,6 +117,9 @@ TEST_CASE("options: switches stand alone, --csv-train implies its data set, path
   EXPECT(to_json(o, Flag::Part::kData).dump().find("\\\\xFF.csv") != std::string::npos);
   const char* words[] = {"train", "\xC3\xA9\xFE"};
   EXPECT(command_text(2, words) == "train '\xC3\xA9\\xFE'");
+  o = {};
+  o.cache = "", o.out = "it's [mine]";
+  EXPECT(echo(o) == R"(--out 'it'\''s [mine]' --cache '')");
 }
 
 TEST_CASE("options: seeds and configurations") {
