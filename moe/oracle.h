@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/core/options.h"
+#include "engine/core/command_line/options.h"
 
 namespace glia {
 

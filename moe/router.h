@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "engine/core/options.h"
+#include "engine/core/command_line/options.h"
 #include "engine/ops/moe/moe.h"
 #include "moe/experts.h"
 #include "moe/oracle.h"

@@ -5,7 +5,7 @@
 #include <memory>
 #include <span>
 
-#include "engine/core/options.h"
+#include "engine/core/command_line/options.h"
 #include "moe/experts.h"
 #include "moe/step_statistics.h"
 

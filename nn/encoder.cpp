@@ -1,6 +1,6 @@
 #include "nn/encoder.h"
 
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

@@ -1,10 +1,11 @@
-// bench ops | tokenizer | step: how fast, beside what this machine can reach at all, measured in the same run.
+// bench ops | tokenizer | step | pretrain: how fast, beside what this machine can reach at all, measured in the same run.
 #include <fmt/format.h>
 
 #include <cstring>
 
 #include "engine/core/build_info.h"
 #include "tools/benchmarks/ops.h"
+#include "tools/benchmarks/pretrain.h"
 #include "tools/benchmarks/step.h"
 #include "tools/benchmarks/tokenizer.h"
 #include "tools/tool.h"
@@ -20,6 +21,7 @@ constexpr Command kCommands[] = {
     {"ops", bench_ops, "every op at the experiment's shapes"},
     {"tokenizer", bench_tokenizer, "WordPiece, pieces and bytes a second"},
     {"step", bench_step, "whole training steps"},
+    {"pretrain", bench_pretrain, "steps of masked-LM pretraining"},
 };
 
 // The commands as a page; each has its own: bench COMMAND --help-man.

@@ -9,8 +9,8 @@
 #include "engine/core/file.h"
 #include "experiments/records/recompute.h"
 #include "experiments/records/results.h"
-#include "experiments/report/fonts.h"
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/fonts.h"
+#include "experiments/report/pictures/heatmap.h"
 #include "tools/tool.h"
 
 namespace {

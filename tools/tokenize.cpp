@@ -8,8 +8,8 @@
 
 #include "data/datasets/dataset_cli.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/terminal.h"
 #include "engine/core/file.h"
-#include "engine/core/terminal.h"
 #include "tools/tool.h"
 
 using namespace glia;

@@ -4,7 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "engine/core/manual.h"
+#include "engine/core/command_line/manual.h"
 #include "engine/core/message.h"
 
 namespace glia {

@@ -5,8 +5,8 @@
 #include "data/datasets/dataset_cli.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/terminal.h"
 #include "engine/core/file.h"
-#include "engine/core/terminal.h"
 #include "tools/tool.h"
 
 using namespace glia;

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "engine/core/check.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 

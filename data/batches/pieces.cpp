@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "engine/core/check.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 namespace {

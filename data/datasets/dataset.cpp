@@ -12,10 +12,10 @@
 #include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/phase.h"
 #include "engine/core/file.h"
 #include "engine/core/parallel.h"
-#include "engine/core/phase.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 namespace {

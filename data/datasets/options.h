@@ -8,7 +8,7 @@
 #include <variant>
 #include <vector>
 
-#include "engine/core/options.h"
+#include "engine/core/command_line/options.h"
 
 namespace glia {
 

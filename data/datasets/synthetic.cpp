@@ -10,7 +10,7 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/parallel.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia::datasets {
 namespace {

@@ -7,7 +7,7 @@
 #include "data/text/utf8.h"
 #include "data/tokens/word_builder.h"
 #include "engine/core/check.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/allocator.h"
 #include "engine/device/backend.h"
 #include "engine/device/communicator.h"

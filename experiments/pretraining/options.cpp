@@ -8,7 +8,7 @@
 #include <span>
 
 #include "engine/core/check.h"
-#include "engine/core/manual.h"
+#include "engine/core/command_line/manual.h"
 #include "engine/device/context.h"
 #include "experiments/studies/study.h"
 #include "experiments/training/presets.h"

@@ -8,8 +8,8 @@
 
 #include "engine/core/build_info.h"
 #include "engine/core/clock.h"
+#include "engine/core/command_line/phase.h"
 #include "engine/core/file.h"
-#include "engine/core/phase.h"
 #include "experiments/pretraining/pages.h"
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/records/export.h"
@@ -32,27 +32,12 @@ StepParts parts_of(const PretrainOptions& o, int64_t steps) {
   return {o.micro_batches, static_cast<int64_t>(o.ramp * static_cast<double>(steps))};
 }
 
-TrainingPlan plan_of(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, int64_t steps) {
-  TrainingPlan plan;
-  plan.model = model_config(o, model, corpus.vocabulary().size(), static_cast<int64_t>(corpus.sources.size()));
-  plan.steps = steps;
-  plan.parts = parts_of(o, steps);
-  plan.feed = text_feed(o, corpus);
-  AdamWOptions& a = plan.optimiser;
-  a.learning_rate = o.lr, a.weight_decay = o.weight_decay, a.clip = o.clip;
-  a.beta1 = o.beta1, a.beta2 = o.beta2, a.eps = o.eps;
-  a.warmup_steps = std::llround(o.warmup * static_cast<double>(steps));
-  a.warmup_from = o.schedule == "one-cycle" ? 0.25 : 0;
-  a.total_steps = steps;
-  return plan;
-}
-
 // A few steps and one evaluation of a model that is thrown away.
 ClockPlan measured_plan(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, Context& context) {
   constexpr int64_t kEndless = 1 << 30;
   PretrainOptions unramped = o;
   unramped.ramp = 0, unramped.init.clear();
-  Trainer trainer(context, plan_of(unramped, corpus, model, kEndless), unramped, model,
+  Trainer trainer(context, pretraining_plan(unramped, corpus, model, kEndless), unramped, model,
                   static_cast<uint64_t>(o.seed), {});
   const int64_t count = context.device().is_cuda() ? 40 : 3;
   trainer.timed_steps(count);  // plans, graphs, caches
@@ -75,7 +60,8 @@ class Pretraining {
         context_(context),
         progress_(progress),
         identity_(identity),
-        trainer_(context, plan_of(o, corpus, model, plan.steps), o, model, static_cast<uint64_t>(o.seed), {}),
+        trainer_(context, pretraining_plan(o, corpus, model, plan.steps), o, model, static_cast<uint64_t>(o.seed),
+                 {}),
         held_out_(context, o, corpus),
         every_(evaluation_interval(o, plan.steps)) {}
 
@@ -284,6 +270,22 @@ std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus
 }
 
 }  // namespace
+
+TrainingPlan pretraining_plan(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
+                              int64_t steps) {
+  TrainingPlan plan;
+  plan.model = model_config(o, model, corpus.vocabulary().size(), static_cast<int64_t>(corpus.sources.size()));
+  plan.steps = steps;
+  plan.parts = parts_of(o, steps);
+  plan.feed = text_feed(o, corpus);
+  AdamWOptions& a = plan.optimiser;
+  a.learning_rate = o.lr, a.weight_decay = o.weight_decay, a.clip = o.clip;
+  a.beta1 = o.beta1, a.beta2 = o.beta2, a.eps = o.eps;
+  a.warmup_steps = std::llround(o.warmup * static_cast<double>(steps));
+  a.warmup_from = o.schedule == "one-cycle" ? 0.25 : 0;
+  a.total_steps = steps;
+  return plan;
+}
 
 int64_t evaluation_interval(const PretrainOptions& o, int64_t steps) {
   return o.eval_every > 0 ? o.eval_every : std::max<int64_t>(1, (steps + 9) / 10);

@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "experiments/pretraining/options.h"
+#include "experiments/training/training.h"
 
 namespace glia {
 
@@ -20,6 +21,9 @@ struct ClockPlan {
 // The steps that fit into the minutes with their evaluations: `step_ms` is measured with all of a step's batches; with a ramp earlier
 // ones have fewer.
 int64_t steps_in(double minutes, const PretrainOptions& options, double step_ms, double evaluation_ms);
+// What is trained for that many steps, on the corpus, which must outlive it.
+TrainingPlan pretraining_plan(const PretrainOptions& options, const Corpus& corpus, const RunModel& model,
+                              int64_t steps);
 // Steps between evaluations: --eval-every, or a tenth of all.
 int64_t evaluation_interval(const PretrainOptions& options, int64_t steps);
 

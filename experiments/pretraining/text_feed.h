@@ -3,8 +3,8 @@
 
 #include "data/batches/pieces.h"
 #include "experiments/pretraining/options.h"
-#include "experiments/training/batch_buffer.h"
-#include "experiments/training/batch_feed.h"
+#include "experiments/training/feed/batch_buffer.h"
+#include "experiments/training/feed/batch_feed.h"
 #include "moe/model.h"
 
 namespace glia {

@@ -7,7 +7,7 @@
 #include "data/batches/batching.h"
 #include "engine/core/check.h"
 #include "engine/core/parallel.h"
-#include "experiments/training/batch_buffer.h"
+#include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/training.h"
 
 namespace glia {

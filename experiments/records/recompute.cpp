@@ -4,7 +4,7 @@
 
 #include "engine/core/check.h"
 #include "experiments/records/saved_model.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 
 namespace glia {
 

@@ -1,6 +1,6 @@
 // Utilisation matrices and accuracy of a finished run once more, from its checkpoint and the data.
 #pragma once
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/heatmap.h"
 #include "experiments/training/evaluation.h"
 
 namespace glia {

@@ -7,9 +7,9 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "experiments/report/answer.h"
-#include "experiments/report/heatmap.h"
 #include "experiments/report/html_escape.h"
-#include "experiments/report/plots.h"
+#include "experiments/report/pictures/heatmap.h"
+#include "experiments/report/pictures/plots.h"
 #include "experiments/report/report_page.h"
 #include "experiments/report/tables.h"
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/core/command_line/terminal.h"
 #include "engine/core/file.h"
-#include "engine/core/terminal.h"
 #include "experiments/report/answer.h"
 #include "experiments/report/html_escape.h"
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <set>
 
-#include "experiments/report/fonts.h"
+#include "experiments/report/pictures/fonts.h"
 
 namespace glia::results {
 namespace {

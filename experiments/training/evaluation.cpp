@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/statistics.h"
 #include "experiments/training/training.h"

@@ -2,7 +2,7 @@
 #pragma once
 #include "experiments/records/results.h"
 #include "experiments/tasks/task.h"
-#include "experiments/training/batch_buffer.h"
+#include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/options.h"
 
 namespace glia {

@@ -13,7 +13,7 @@
 
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
-#include "engine/core/manual.h"
+#include "engine/core/command_line/manual.h"
 #include "moe/losses.h"
 
 namespace glia {

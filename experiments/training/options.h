@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "data/datasets/options.h"
-#include "engine/core/options.h"
+#include "engine/core/command_line/options.h"
 
 namespace glia {
 

@@ -5,7 +5,7 @@
 #include "engine/core/check.h"
 #include "engine/device/context.h"
 #include "experiments/studies/study.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 #include "experiments/training/pretrained.h"
 
 namespace glia {

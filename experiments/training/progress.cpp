@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "engine/core/terminal.h"
+#include "engine/core/command_line/terminal.h"
 
 namespace glia {
 

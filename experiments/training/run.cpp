@@ -12,8 +12,8 @@
 #include "engine/core/clock.h"
 #include "engine/core/file.h"
 #include "experiments/records/tensorboard.h"
-#include "experiments/training/data_source.h"
 #include "experiments/training/evaluation.h"
+#include "experiments/training/feed/data_source.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;

@@ -4,7 +4,7 @@
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 #include "experiments/training/run.h"
 
 namespace fs = std::filesystem;

@@ -15,7 +15,7 @@
 #include "experiments/report/report.h"
 #include "experiments/report/summary.h"
 #include "experiments/report/tables.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 #include "experiments/training/grid_run.h"
 #include "experiments/training/pretrained.h"
 

@@ -8,7 +8,7 @@
 // summed over them before backward: there it is Σ share · balance(part), and not balance(whole). Sums over parts are in
 // another order than within one batch: the bits differ from those of another number of parts.
 #pragma once
-#include "experiments/training/batch_buffer.h"
+#include "experiments/training/feed/batch_buffer.h"
 #include "nn/optimizer.h"
 
 namespace glia {

@@ -3,7 +3,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/choose.h"
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 #include "moe/routers/parts.h"
 
 #include <cmath>

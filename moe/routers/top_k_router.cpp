@@ -1,7 +1,7 @@
 #include "moe/routers/top_k_router.h"
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

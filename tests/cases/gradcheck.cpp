@@ -3,7 +3,7 @@
 #include <chrono>
 #include <cmath>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 namespace {

@@ -9,7 +9,7 @@
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
-#include "engine/ops/rows/sequence_max.h"
+#include "engine/ops/sequences/sequence_max.h"
 #include "moe/losses.h"
 #include "moe/mixture.h"
 #include "nn/encoder.h"

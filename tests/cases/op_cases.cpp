@@ -12,8 +12,8 @@
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
-#include "engine/ops/rows/sequences.h"
 #include "engine/ops/rows/topk.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 namespace {

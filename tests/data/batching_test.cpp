@@ -4,7 +4,7 @@
 #include <set>
 
 #include "data/batches/batching.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "tests/test.h"
 
 using namespace glia;

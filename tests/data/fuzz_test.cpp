@@ -2,7 +2,7 @@
 #include <filesystem>
 
 #include "engine/core/file.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "tests/fuzz/data_targets.h"
 #include "tests/fuzz/records_targets.h"
 #include "tests/fuzz/weights_targets.h"

@@ -6,7 +6,7 @@
 #include "data/tokens/vocab_trainer.h"
 #include "data/tokens/wordpiece.h"
 #include "engine/core/file.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "tests/test.h"
 
 using namespace glia;

@@ -19,7 +19,7 @@ for source in engine/ops/attention/*.cu tests/device/attention_harness.cu; do
   [ ${#jobs[@]} -lt "${JOBS:-$(nproc)}" ] || { wait "${jobs[0]}"; jobs=("${jobs[@]:1}"); }
 done
 for job in "${jobs[@]}"; do wait "$job"; done
-for f in engine/ops/attention/attention_cpu engine/core/check engine/core/rng_words; do
+for f in engine/ops/attention/attention_cpu engine/core/check engine/core/random/rng_words; do
   objects+=("$out/$(basename $f).o")
   [ -n "${HOST_OBJECTS:-}" ] || g++ -std=c++20 -O3 -march=x86-64-v3 -fno-math-errno -fopenmp -DFMT_HEADER_ONLY -I. -c $f.cpp -o "${objects[-1]}"
 done

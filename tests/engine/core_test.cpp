@@ -8,7 +8,7 @@
 #include "engine/core/bfloat16.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/context.h"
 #include "tests/test.h"
 

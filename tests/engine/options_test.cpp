@@ -1,5 +1,5 @@
 // Options as data: parsing, ranges and what the errors say.
-#include "engine/core/options.h"
+#include "engine/core/command_line/options.h"
 
 #include "tests/test.h"
 

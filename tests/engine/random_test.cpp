@@ -1,7 +1,7 @@
 // Random numbers as tensors: the same bits on both devices, and the distributions they claim.
 #include <cmath>
 
-#include "engine/core/rng_words.h"
+#include "engine/core/random/rng_words.h"
 #include "engine/ops/elementwise/dropout.h"
 #include "engine/ops/elementwise/random_fill.h"
 #include "tests/device.h"

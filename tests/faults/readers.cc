@@ -12,7 +12,7 @@
 #include "data/tokens/tokenizer_config.h"
 #include "engine/core/file.h"
 #include "engine/core/message.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "experiments/records/saved_model.h"
 #include "experiments/report/report.h"
 #include "experiments/report/summary.h"

@@ -25,7 +25,7 @@ for target in "${targets[@]}"; do
   case $target in
     records) sources=(experiments/records/{results,run_json,metrics,routing_metrics,utilisation_file}.cpp experiments/studies/study.cpp
       experiments/report/summary.cpp) ;;
-    flags) sources=(experiments/training/{options,flag_choices}.cpp data/datasets/options.cpp engine/core/options.cpp) ;;
+    flags) sources=(experiments/training/{options,flag_choices}.cpp data/datasets/options.cpp engine/core/command_line/options.cpp) ;;
   esac
   case $target in
     records|flags)

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "tests/cases/gradcheck.h"
 #include "tests/device.h"
 #include "tests/test.h"

@@ -10,8 +10,8 @@
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
-#include "engine/ops/rows/sequences.h"
 #include "engine/ops/rows/topk.h"
+#include "engine/ops/sequences/sequences.h"
 #include "tests/device.h"
 #include "tests/test.h"
 

@@ -3,7 +3,7 @@
 #include <fstream>
 
 #include "engine/core/file.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "experiments/report/summary.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"

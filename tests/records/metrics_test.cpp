@@ -4,9 +4,9 @@
 #include <cmath>
 #include <set>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "experiments/records/results.h"
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/heatmap.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
 

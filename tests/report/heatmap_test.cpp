@@ -1,11 +1,11 @@
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/heatmap.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <numeric>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
 

@@ -1,11 +1,11 @@
-#include "experiments/report/plots.h"
+#include "experiments/report/pictures/plots.h"
 
 #include <algorithm>
 #include <filesystem>
 
 #include "engine/core/file.h"
-#include "experiments/report/fonts.h"
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/fonts.h"
+#include "experiments/report/pictures/heatmap.h"
 #include "experiments/report/report.h"
 #include "experiments/report/tables.h"
 #include "tests/records/fake_results.h"

@@ -8,7 +8,7 @@
 #include "engine/core/file.h"
 #include "experiments/report/report.h"
 #include "experiments/report/tables.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/run.h"
 #include "nn/weights/safetensors.h"

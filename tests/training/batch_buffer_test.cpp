@@ -1,5 +1,5 @@
 // What of a batch reaches a model: borders of sequences, from the split through plan and buffer to the pass.
-#include "experiments/training/batch_buffer.h"
+#include "experiments/training/feed/batch_buffer.h"
 
 #include "tests/nn/helpers.h"
 

@@ -2,7 +2,7 @@
 #include <filesystem>
 
 #include "engine/core/file.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/pretrained.h"
 #include "experiments/training/training.h"
@@ -28,7 +28,8 @@ struct Model8 {
     Context context(Device::cpu());
     Model model(context, config, 5);
     export_hugging_face(path / "model.safetensors", model.parameters(), {});
-    if (with_config) write_file_atomic(path / "config.json", hugging_face_config(config.bert, "BertModel", {}).dump());
+    if (with_config)
+      write_file_atomic(path / "config.json", hugging_face_config(config.bert, "BertModel", {}).dump());
     write_file_atomic(path / "vocab.txt", kVocabulary);
   }
   ~Model8() { fs::remove_all(path); }

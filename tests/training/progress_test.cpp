@@ -7,8 +7,8 @@
 
 #include <memory>
 
-#include "engine/core/phase.h"
-#include "engine/core/terminal.h"
+#include "engine/core/command_line/phase.h"
+#include "engine/core/command_line/terminal.h"
 #include "tests/test.h"
 
 using namespace glia;

@@ -5,7 +5,7 @@
 #include "engine/ops/attention/self_attention.h"
 #include "engine/ops/elementwise/dropout.h"
 #include "engine/ops/norm/layer_norm.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/training.h"
 #include "moe/losses.h"

@@ -4,49 +4,22 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
 #include <numeric>
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
 #include "engine/core/message.h"
-#include "engine/ops/products/matmul.h"
 #include "experiments/records/results.h"
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/progress.h"
 #include "experiments/training/training.h"
+#include "tools/benchmarks/profile.h"
 
 namespace glia {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Which group an op of the profiler belongs to: the first row whose text begins its name.
-struct OpGroup {
-  const char* begins;
-  const char* group;
-};
-constexpr OpGroup kGroups[] = {
-    {"dropout_residual", "norms"}, {"route", "router"},         {"z_loss", "router"},
-    {"attention", "attention"},    {"grouped", "expert GEMMs"}, {"expert", "expert GEMMs"},
-    {"dispatch", "expert GEMMs"},  {"combine", "expert GEMMs"}, {"make_dispatch", "router"},
-    {"linear", "dense GEMMs"},     {"matmul", "dense GEMMs"},   {"feed_forward", "dense GEMMs"},
-    {"column_sum", "dense GEMMs"}, {"bias", "dense GEMMs"},     {"router", "router"},
-    {"top_k", "router"},           {"load_losses", "router"},   {"gather_index", "router"},
-    {"sequence_", "router"},       {"layer_norm", "norms"},     {"residual", "norms"},
-    {"add_layer_norm", "norms"},   {"dropout_add", "norms"},    {"adamw", "optimiser"},
-};
-constexpr std::array kGroupNames{"attention", "expert GEMMs", "dense GEMMs", "router",
-                                 "norms",     "optimiser",    "other"};
-
-// The fused FFN kernels serve experts where there are some.
-std::string group_of(const std::string& op, bool moe) {
-  if (moe && op.starts_with("feed_forward")) return "expert GEMMs";
-  for (const OpGroup& g : kGroups)
-    if (op.starts_with(g.begins)) return g.group;
-  return "other";
-}
 
 // Floating-point operations of one training step's matrix products (a multiply and an add are 2; backward is twice
 // forward). Only what has to be computed: packed rows, top-K experts, and in the last layer CLS rows behind the
@@ -72,42 +45,6 @@ double step_flops(const ModelConfig& m, const TokenSplit& split, const BatchPlan
   }
   flops += 2 * B * H * (H + static_cast<double>(m.bert.classes));
   return 3 * flops;
-}
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
-
-// The best of some large products in the step's precision, on random data: what this machine can reach at all.
-double matmul_ceiling_tflops(Context& context, DType dtype) {
-  const int64_t n = context.device().is_cuda() ? 8192 : 1024;
-  const Tensor a = cast(random_normal(context, {n, n}, 1, 1, purpose::kTest), dtype);
-  const Tensor b = cast(random_normal(context, {n, n}, 1, 2, purpose::kTest), dtype);
-  const Tensor c = empty(context, {n, n}, dtype);
-  double best = 0;
-  for (int i = 0; i < 12; ++i) {
-    const auto begin = mark_time(context.backend());
-    matmul_into(a, b, c, false, true);
-    const auto end = mark_time(context.backend());
-    context.synchronize();
-    const double ms = milliseconds_between(context.backend(), begin.get(), end.get());
-    if (i >= 2)
-      best = std::max(best, 2e-9 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / ms);
-  }
-  return best;
-}
-
-// The time between two marks with nothing in between.
-double empty_mark_ms(Context& context) {
-  std::vector<std::shared_ptr<void>> marks;
-  delay(context.backend(), 5);
-  for (int i = 0; i < 101; ++i) marks.push_back(mark_time(context.backend()));
-  context.synchronize();
-  std::vector<double> times;
-  for (size_t i = 1; i < marks.size(); ++i)
-    times.push_back(milliseconds_between(context.backend(), marks[i - 1].get(), marks[i].get()));
-  return median(times);
 }
 
 struct Bench {
@@ -150,32 +87,8 @@ int run(const Bench& bench) {
                    i % trainer.steps_per_epoch(), o.padding == "padded", o.max_length) /
         static_cast<double>(steps);
 
-  // Where the time goes: eager steps, every op between two events, enqueued while the device is kept busy, so that
-  // no op waits for the host. The events themselves cost a little.
-  trainer.use_graphs(false);
-  trainer.seek(0);
-  const int64_t profiled = std::min<int64_t>(steps, gpu ? 10 : 3);
-  trainer.timed_steps(1);
-  context.profiler.enabled = true;
-  context.profiler.report(context.backend());
-  const double mark_ms = empty_mark_ms(context);
-  for (int64_t i = 0; i < profiled; ++i) {
-    delay(context.backend(), 20);
-    trainer.timed_steps(1);
-  }
-  context.profiler.enabled = false;
-  std::map<std::string, double> groups;
-  std::vector<std::pair<double, std::string>> ops;
-  double sum = 0;
-  for (const auto& [op, entry] : context.profiler.report(context.backend())) {
-    const double ms = std::max(0.0, entry.milliseconds - static_cast<double>(entry.calls) * mark_ms) /
-                      static_cast<double>(profiled);
-    groups[group_of(op, !run.moe.dense())] += ms;
-    ops.emplace_back(ms, fmt::format("{} ({} calls)", op, entry.calls / profiled));
-    sum += ms;
-  }
-  std::sort(ops.rbegin(), ops.rend());
-
+  const StepProfile profile =
+      profile_steps(context, trainer, std::min<int64_t>(steps, gpu ? 10 : 3), !run.moe.dense());
   const double ms = median(times), tflops = 1e-9 * flops / ms;
   Json json = {{"config", run.name},
                {"preset", o.preset},
@@ -197,9 +110,9 @@ int run(const Bench& bench) {
                {"percent_of_ceiling", 100 * tflops / ceiling},
                {"peak_gib", static_cast<double>(peak.peak) / (1 << 30)},
                {"parameters", trainer.model().parameters().count()},
-               {"gaps_ms", ms - sum}};
-  for (const char* name : kGroupNames) json["groups_ms"][name] = groups[name];
-  for (const auto& [op_ms, op] : ops) json["ops_ms"][op] = op_ms;
+               {"gaps_ms", ms - profile.sum_ms}};
+  for (const auto& [group, group_ms] : profile.groups) json["groups_ms"][group] = group_ms;
+  for (const auto& [op_ms, op] : profile.ops) json["ops_ms"][op] = op_ms;
   json["device"] = context.backend().description();
   json["commit"] = build_commit();
   json["command"] = bench.command;
@@ -217,13 +130,7 @@ int run(const Bench& bench) {
       json["seq_per_s"].get<double>(), json["real_tokens_per_s"].get<double>(), 1e-12 * flops, tflops,
       100 * tflops / ceiling, ceiling);
   fmt::print("memory     {:.2f} GiB peak\n", json["peak_gib"].get<double>());
-  fmt::print("by group   ({} eager steps, the device kept busy while they are enqueued)\n", profiled);
-  for (const char* name : kGroupNames)
-    fmt::print("  {:<14} {:>9.3f} ms  {:>5.1f} %\n", name, groups[name], 100 * groups[name] / ms);
-  fmt::print("  {:<14} {:>9.3f} ms  {:>5.1f} %   the step less the sum above\n", "gaps", ms - sum,
-             100 * (ms - sum) / ms);
-  fmt::print("by op\n");
-  for (const auto& [op_ms, op] : ops) fmt::print("  {:<44} {:>9.3f} ms\n", op, op_ms);
+  fmt::print("{}", profile_text(profile, ms));
   if (!bench.json_path.empty()) write_file_atomic(bench.json_path, json.dump(2) + "\n");
   return 0;
 }

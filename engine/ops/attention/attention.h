@@ -4,7 +4,7 @@
 // out = dropout(softmax(q kᵀ / √D)) v. Saved: qkv, out and the row-wise log-sum-exp; probabilities are computed
 // again. Dropout element of (query row t, head a, key j): (t·A + a)·1024 + j, so sequences are at most 1024 long.
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

@@ -21,7 +21,7 @@
 #include <cstdint>
 
 #include "engine/core/bfloat16.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/stream.h"
 
 namespace glia {

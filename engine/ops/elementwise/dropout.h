@@ -2,7 +2,7 @@
 // The mask is drawn again in the gradient, never stored. p = 0 returns x itself.     x any shape, p in [0, 1)
 #pragma once
 #include "engine/autograd.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 

@@ -1,7 +1,7 @@
 // y[i] = keep_i · x[i] / (1 − p), keep_i from word i % 4 of Philox block i / 4. n elements.
 #pragma once
 #include "engine/core/bfloat16.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/stream.h"
 
 namespace glia {

@@ -1,6 +1,6 @@
 // The dropout mask on a GPU, drawn four elements at a time.
 #pragma once
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/ops/rows/packs.cuh"
 
 namespace glia::cuda {

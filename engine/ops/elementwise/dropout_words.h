@@ -2,7 +2,7 @@
 #pragma once
 #include <bit>
 
-#include "engine/core/rng_words.h"
+#include "engine/core/random/rng_words.h"
 
 namespace glia::cpu {
 

@@ -1,4 +1,4 @@
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/cuda/launch.cuh"
 #include "engine/ops/elementwise/random_fill_kernels.h"
 

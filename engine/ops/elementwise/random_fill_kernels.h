@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/stream.h"
 
 namespace glia {

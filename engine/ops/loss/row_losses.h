@@ -1,7 +1,7 @@
 // Losses on a router's logits that are means over the rows which belong to a sequence. With P = softmax(logits):
 //     logits [T, E], float32 or float64 → [1]
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

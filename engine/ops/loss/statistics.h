@@ -1,6 +1,6 @@
 // Counting on the device, for evaluation: nothing here waits, and nothing has a gradient.
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

@@ -3,7 +3,7 @@
 // in tests. Letters: T rows (tail included), K experts a token, E experts, N rows after dispatch, H and F sizes, B
 // sequences.
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

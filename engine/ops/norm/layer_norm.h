@@ -3,7 +3,7 @@
 // gain and bias may be float32 where x is bfloat16.
 #pragma once
 #include "engine/autograd.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "engine/core/bfloat16.h"
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/stream.h"
 #include "engine/tensor_kernels.h"
 

@@ -1,7 +1,7 @@
 // Sums over the ranks within a forward pass, and what a rank's part of a batch weighs. Of one rank alone nothing is
 // computed.
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

@@ -1,7 +1,7 @@
 // Who may be chosen at all: choices for choose_among() in which the others are −∞. Constants: nothing flows back. The rule
 // of ties is everywhere the lower index first.
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

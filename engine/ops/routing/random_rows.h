@@ -1,7 +1,7 @@
 // A router's random numbers, a row for each token: jitter, noise on logits, a hash of token ids. Constants: nothing
 // flows back.
 #pragma once
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/tensor.h"
 
 namespace glia {

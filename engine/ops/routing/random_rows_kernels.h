@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/stream.h"
 
 namespace glia {

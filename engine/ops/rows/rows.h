@@ -2,7 +2,7 @@
 // time. Index −1 stands for no row.
 #pragma once
 #include "engine/core/row_order.h"
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

@@ -7,7 +7,7 @@
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
-#include "engine/ops/rows/sequence_max.h"
+#include "engine/ops/sequences/sequence_max.h"
 #include "moe/routers/parts.h"
 
 namespace glia {

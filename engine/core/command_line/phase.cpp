@@ -1,11 +1,11 @@
-#include "engine/core/phase.h"
+#include "engine/core/command_line/phase.h"
 
 #include <fmt/format.h>
 
 #include <cstdio>
 
 #include "engine/core/clock.h"
-#include "engine/core/terminal.h"
+#include "engine/core/command_line/terminal.h"
 
 namespace glia {
 

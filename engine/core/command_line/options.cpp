@@ -1,4 +1,4 @@
-#include "engine/core/options.h"
+#include "engine/core/command_line/options.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,4 +1,4 @@
-#include "experiments/report/fonts.h"
+#include "experiments/report/pictures/fonts.h"
 
 #include <fontconfig/fontconfig.h>
 

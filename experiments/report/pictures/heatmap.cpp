@@ -1,4 +1,4 @@
-#include "experiments/report/heatmap.h"
+#include "experiments/report/pictures/heatmap.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "engine/core/check.h"
-#include "engine/core/terminal.h"
+#include "engine/core/command_line/terminal.h"
 
 namespace glia::results {
 namespace {

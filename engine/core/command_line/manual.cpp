@@ -1,4 +1,4 @@
-#include "engine/core/manual.h"
+#include "engine/core/command_line/manual.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "experiments/report/drawing.h"
+#include "experiments/report/pictures/drawing.h"
 
 #include <cairo/cairo-svg.h>
 #include <cairo/cairo.h>
@@ -13,8 +13,8 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
-#include "experiments/report/fonts.h"
 #include "experiments/report/html_escape.h"
+#include "experiments/report/pictures/fonts.h"
 
 namespace glia::drawing {
 namespace {

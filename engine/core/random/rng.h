@@ -11,7 +11,7 @@
 
 #include "engine/core/host_device.h"
 #ifdef __CUDACC__
-#include "engine/core/philox_device.cuh"
+#include "engine/core/random/philox_device.cuh"
 #endif
 
 namespace glia {

@@ -1,7 +1,7 @@
 // Many Philox words at once on the CPU, for masks: the same words as random_bits().
 #pragma once
 
-#include "engine/core/rng.h"
+#include "engine/core/random/rng.h"
 
 namespace glia {
 

@@ -1,5 +1,5 @@
 #include "engine/device/cuda/launch.cuh"
-#include "engine/ops/rows/sequence_max_kernels.h"
+#include "engine/ops/sequences/sequence_max_kernels.h"
 
 namespace glia::cuda {
 

@@ -1,4 +1,4 @@
-#include "experiments/training/batch_feed.h"
+#include "experiments/training/feed/batch_feed.h"
 
 #include <algorithm>
 

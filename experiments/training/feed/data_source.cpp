@@ -1,8 +1,8 @@
-#include "experiments/training/data_source.h"
+#include "experiments/training/feed/data_source.h"
 
 #include "engine/core/check.h"
+#include "engine/core/command_line/phase.h"
 #include "engine/core/file.h"
-#include "engine/core/phase.h"
 
 namespace glia {
 bool has_real_data(const Options& o) { return dataset_name(o) != "synthetic"; }

@@ -1,4 +1,4 @@
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 #include <algorithm>
 #include <numeric>
@@ -6,7 +6,7 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/rows/rows_kernels.h"
-#include "engine/ops/rows/sequences_kernels.h"
+#include "engine/ops/sequences/sequences_kernels.h"
 
 namespace glia {
 

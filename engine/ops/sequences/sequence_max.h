@@ -1,6 +1,6 @@
 // The largest number of each column among a sequence's rows; the gradient goes to the first of equals.     x [T, N] → [B, N]
 #pragma once
-#include "engine/ops/rows/sequences.h"
+#include "engine/ops/sequences/sequences.h"
 
 namespace glia {
 

@@ -1,4 +1,4 @@
-#include "experiments/training/batch_buffer.h"
+#include "experiments/training/feed/batch_buffer.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,4 @@
-#include "engine/core/rng_words.h"
+#include "engine/core/random/rng_words.h"
 
 #include <algorithm>
 #include <cstring>

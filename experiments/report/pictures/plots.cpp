@@ -1,4 +1,4 @@
-#include "experiments/report/plots.h"
+#include "experiments/report/pictures/plots.h"
 
 #include <fmt/format.h>
 

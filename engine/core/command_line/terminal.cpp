@@ -1,4 +1,4 @@
-#include "engine/core/terminal.h"
+#include "engine/core/command_line/terminal.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>

@@ -1,5 +1,5 @@
 #include "engine/ops/rows/packs.cuh"
-#include "engine/ops/rows/sequences_kernels.h"
+#include "engine/ops/sequences/sequences_kernels.h"
 
 namespace glia::cuda {
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "experiments/report/drawing.h"
+#include "experiments/report/pictures/drawing.h"
 #include "experiments/report/summary.h"
 
 namespace glia::results {

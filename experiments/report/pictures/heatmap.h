@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "experiments/records/results.h"
-#include "experiments/report/drawing.h"
+#include "experiments/report/pictures/drawing.h"
 
 namespace glia::results {
 

@@ -1,8 +1,8 @@
-#include "engine/ops/rows/sequence_max.h"
+#include "engine/ops/sequences/sequence_max.h"
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
-#include "engine/ops/rows/sequence_max_kernels.h"
+#include "engine/ops/sequences/sequence_max_kernels.h"
 
 namespace glia {
 

@@ -1,0 +1,98 @@
+#include "tools/benchmarks/pretrain.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <numeric>
+
+#include "engine/core/build_info.h"
+#include "engine/core/message.h"
+#include "experiments/pretraining/run.h"
+#include "experiments/pretraining/text_feed.h"
+#include "experiments/training/schedule.h"
+#include "tools/benchmarks/profile.h"
+
+namespace glia {
+namespace {
+
+// Floating-point operations of one step's matrix products (a multiply and an add are 2; backward is twice forward): what has
+// to be computed when the last layer goes on with the masked rows alone. Pieces are taken to have their whole length.
+double step_flops(const ModelConfig& m, double tokens, double masked, double length) {
+  const double H = m.bert.hidden, F = m.bert.ffn, V = m.bert.vocabulary;
+  const bool dense = m.moe.dense();
+  double flops = 0;
+  for (int64_t layer = 0; layer < m.bert.layers; ++layer) {
+    const double rows = layer + 1 == m.bert.layers ? masked : tokens;
+    flops += 2 * tokens * H * 3 * H + 4 * tokens * length * H;  // q, k, v; scores and values
+    flops += 2 * (dense ? rows : tokens) * H * H;  // a router reads every row, a dense FFN only its own
+    flops += (dense ? 1 : static_cast<double>(m.moe.top_k)) * 4 * rows * H * F;
+  }
+  flops += 2 * masked * H * (H + V);
+  return 3 * flops;
+}
+
+int run(const PretrainOptions& o, int64_t steps) {
+  const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
+  const Corpus corpus = load_corpus(corpus_options(o), nullptr);
+  Context context(Device::parse(o.device), static_cast<uint64_t>(o.seed));
+  if (o.kernels != "auto") context.set_kernels(parse_kernels(o.kernels));
+  const double ceiling =
+      matmul_ceiling_tflops(context, o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32);
+  context.allocator().trim();
+
+  constexpr int64_t kEndless = 1 << 30;
+  Trainer trainer(context, pretraining_plan(o, corpus, model, kEndless), o, model, static_cast<uint64_t>(o.seed),
+                  {});
+  trainer.timed_steps(std::min<int64_t>(steps, 10));  // plans, graphs, caches
+  context.allocator().reset_peak();
+  const int64_t tokens_before = trainer.tokens_done();
+  const std::vector<double> times = trainer.timed_steps(steps);
+  const double tokens = static_cast<double>(trainer.tokens_done() - tokens_before) / static_cast<double>(steps);
+  const double ms = median(times);
+  const int64_t masked = training_pieces(o, corpus).masking.rows;
+  const double flops =
+      step_flops(trainer.model().config(), tokens, static_cast<double>(masked), static_cast<double>(o.max_length));
+  fmt::print("{}, {}, {:.0f} places a step, {} masked, {} parameters; {}; commit {}\n", model.name, o.precision,
+             tokens, masked, trainer.model().parameters().count(), context.backend().description(), build_commit());
+  fmt::print("step       {:.3f} ms median, {:.3f} min, {:.3f} max over {} steps\n", ms,
+             *std::min_element(times.begin(), times.end()), *std::max_element(times.begin(), times.end()), steps);
+  fmt::print(
+      "speed      {:.0f} tokens/s, {:.3g} TFLOP a step, {:.4g} TFLOP/s = {:.1f} % of the {:.4g} that a large "
+      "matmul reaches here\n",
+      1e3 * tokens / ms, 1e-12 * flops, 1e-9 * flops / ms, 1e-7 * flops / ms / ceiling, ceiling);
+  fmt::print("memory     {:.2f} GiB peak\n",
+             static_cast<double>(context.allocator().stats().peak) / (int64_t{1} << 30));
+  const int64_t profiled = context.device().is_cuda() ? 10 : 2;
+  fmt::print("{}", profile_text(profile_steps(context, trainer, profiled, !model.moe.dense()), ms));
+  return 0;
+}
+
+}  // namespace
+}  // namespace glia
+
+int bench_pretrain(int argc, char** argv) {
+  using namespace glia;
+  try {
+    int64_t steps = 50;
+    CLI::App app;
+    app.set_help_flag();
+    app.allow_extras();
+    app.add_option("--bench-steps", steps);
+    app.parse(argc, argv);
+    if (steps < 1) fail_input("--bench-steps: expected at least 1, got {}", steps);
+    std::vector<std::string> rest = app.remaining();
+    rest.insert(rest.begin(), "bench pretrain");
+    std::vector<const char*> words;
+    for (const std::string& word : rest) words.push_back(word.c_str());
+    const PretrainCommand command = parse_pretrain(static_cast<int>(words.size()), words.data());
+    if (command.done) {
+      fmt::print("\nbench pretrain has --bench-steps N [50] beside the flags above, and writes nothing.\n");
+      return 0;
+    }
+    return run(command.options, steps);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "bench pretrain: {}\n", message_of(error));
+    return 2;
+  }
+}
