@@ -132,6 +132,9 @@ void add_warnings(Summary& s, const Listing& listing) {
   if (c.protocol == "paper")
     add("Protocol \"paper\": the model is selected on the test set and padding is routed, as the published code "
         "does.");
+  else if (s.layers > 0 && c.options.value("padding", "packed") == "padded")
+    add("Padded batches: padding is routed and counts in the losses on routing (balance, energy), which are not those of "
+        "packed batches.");
 }
 
 }  // namespace glia::results
