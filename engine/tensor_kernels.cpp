@@ -56,9 +56,7 @@ template <class T> bool all_finite(const T* x, int64_t n) {
   template void sum_of(const Terms<T>&, T*, int64_t); \
   template void fill(T*, double, int64_t);            \
   template bool all_finite(const T*, int64_t);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 template void fill(int32_t*, double, int64_t);
 #undef INSTANTIATE
 

@@ -71,9 +71,7 @@ template <class T> void count_not_finite(const T* x, int* count, int64_t n, Stre
   template void sum_of(const Terms<T>&, T*, int64_t, Stream); \
   template void fill(T*, double, int64_t, Stream);            \
   template void count_not_finite(const T*, int*, int64_t, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 template void fill(int32_t*, double, int64_t, Stream);
 #undef INSTANTIATE
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fails on an #include "…" that points from a lower room to a higher one (the picture is in README.md),
 # on a CUDA header outside .cu/.cuh files and engine/device/cuda/, and on a kernel of the engine that is not launched by
-# launch() (engine/device/cuda/launch.cuh), and on a device chosen at compile time outside the engine.
+# launch() (engine/device/cuda/launch.cuh), on a device chosen at compile time outside the engine, and on a test that names a router.
 set -u
 cd "$(dirname "$0")/.."
 bad=0
@@ -44,5 +44,10 @@ while IFS=: read -r file line text; do complain "$file:$line launches with <<<>>
   < <(git grep -n --untracked -E '^[^/]*<<<' -- 'engine/*.cu' 'engine/*.cuh')
 while IFS=: read -r file line text; do complain "$file:$line chooses a device at compile time; ask the backend: $text"; done \
   < <(git grep -n --untracked -E '^ *#(el)?if.*GLIA_CUDA' -- nn moe data experiments tools tests)
+# A test walks the registry or asks it for a router that has what it needs (tests/nn/helpers.h); what single routers do is
+# tests/moe/routers'. Names of a study's configurations are data.
+while IFS=: read -r file line text; do complain "$file:$line names a router; ask the registry: $text"; done \
+  < <(git grep -n --untracked -E '((tiny|task)_config|make_router|router_row|Bench [a-z]+|moe\.router( =)?)[( ]"[a-z]' -- tests \
+        ':!tests/moe/routers' ':!tests/peer' | grep -v '"none"')
 [ $bad = 0 ] && echo "check-layers: every include points downwards"
 exit $bad

@@ -7,6 +7,9 @@
 
 #include "engine/core/host_device.h"
 
+// Instantiates templates for every floating type.
+#define GLIA_FOR_FLOATING(INSTANTIATE) INSTANTIATE(float) INSTANTIATE(double) INSTANTIATE(bfloat16)
+
 namespace glia {
 
 struct bfloat16 {

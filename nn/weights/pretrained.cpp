@@ -60,16 +60,32 @@ void refuse_what_is_not_ours(const std::string& path, const Json& json) {
     fail_input("{}: embedding_size is {}, and hidden_size is not: expected the same", path, text_of(*size));
 }
 
+// A size by its name in a config.json of Hugging Face's and in one of ours; those that may be missing keep their default.
+struct Size {
+  int64_t BertConfig::*member;
+  const char *theirs, *ours;
+  bool needed;
+};
+constexpr Size kSizes[] = {
+    {&BertConfig::layers, "num_hidden_layers", "layers", true},
+    {&BertConfig::hidden, "hidden_size", "hidden", true},
+    {&BertConfig::heads, "num_attention_heads", "heads", true},
+    {&BertConfig::ffn, "intermediate_size", "ffn", true},
+    {&BertConfig::vocabulary, "vocab_size", "vocabulary", true},
+    {&BertConfig::positions, "max_position_embeddings", "positions", false},
+    {&BertConfig::types, "type_vocab_size", "types", false},
+};
+void read_sizes(Pretrained& p, const Json& json, const char* Size::*key) {
+  for (const Size& size : kSizes) {
+    int64_t& value = p.shape.*size.member;
+    value = size.needed ? whole(p.config, json, size.*key) : whole(p.config, json, size.*key, value);
+  }
+}
+
 void read_hugging_face(Pretrained& p, const Json& json) {
   refuse_what_is_not_ours(p.config, json);
+  read_sizes(p, json, &Size::theirs);
   BertConfig& s = p.shape;
-  s.layers = whole(p.config, json, "num_hidden_layers");
-  s.hidden = whole(p.config, json, "hidden_size");
-  s.heads = whole(p.config, json, "num_attention_heads");
-  s.ffn = whole(p.config, json, "intermediate_size");
-  s.vocabulary = whole(p.config, json, "vocab_size");
-  s.positions = whole(p.config, json, "max_position_embeddings", s.positions);
-  s.types = whole(p.config, json, "type_vocab_size", s.types);
   if (s.hidden % s.heads != 0)
     fail_input("{}: hidden_size {} is no multiple of num_attention_heads {}", p.config, s.hidden, s.heads);
   if (const auto eps = json.find("layer_norm_eps"); eps != json.end()) {
@@ -83,14 +99,8 @@ void read_hugging_face(Pretrained& p, const Json& json) {
 void read_ours(Pretrained& p, const Json& json) {
   p.ours = true;
   const Json model = json.value("model", Json::object());
+  read_sizes(p, model, &Size::ours);
   BertConfig& s = p.shape;
-  s.layers = whole(p.config, model, "layers");
-  s.hidden = whole(p.config, model, "hidden");
-  s.heads = whole(p.config, model, "heads");
-  s.ffn = whole(p.config, model, "ffn");
-  s.vocabulary = whole(p.config, model, "vocabulary");
-  s.positions = whole(p.config, model, "positions", s.positions);
-  s.types = whole(p.config, model, "types", s.types);
   if (const auto eps = model.find("norm_eps"); eps != model.end() && eps->is_number())
     s.layer_norm_eps = eps->get<double>();
   if (const auto router = json.find("router"); router != json.end() && router->is_string())

@@ -1,4 +1,4 @@
-// Who may be chosen: the masks of keep.h against plain loops, and what routers that are built on them do over steps.
+// Who may be chosen: the masks of keep.h against plain loops.
 #include "engine/ops/routing/keep.h"
 
 #include <set>
@@ -65,83 +65,6 @@ TEST_CASE("keep: the largest of a row, as many as are asked for or as the random
   std::vector<int> mask;
   for (const double v : values(keep_at_least(x, bound))) mask.push_back(v != -INFINITY);
   EXPECT(mask == std::vector<int>{1, 0, 0, 1, 0, 1, 1, 1});
-}
-
-// Loads of the experts over real rows.
-std::vector<double> loads(const Routing& r) {
-  return values(expert_counts(r.experts, r.n_experts, DType::kFloat64));
-}
-
-double spread(const std::vector<double>& x) {
-  return *std::max_element(x.begin(), x.end()) - *std::min_element(x.begin(), x.end());
-}
-
-TEST_CASE("quantile, sinkhorn, expert-choice: an uneven router's loads even out") {
-  for (const char* name : {"quantile", "sinkhorn", "expert-choice"}) {
-    INFO(name);
-    Bench bench(name, 4, 2, {40, 40});
-    for (const Parameter& p : bench.set.all())
-      if (p.name == "l.moe.router.token.bias")
-        Tensor(p.var.value()).copy_from(from_vector<double>(bench.context, {1.5, 0.5, -0.5, -1.5}, {4}));
-    for (State& s : bench.set.states()) s.value.zero();
-    Bench plain("softmax", 4, 2, {40, 40});
-    for (const char* part : {"weight", "bias"}) {
-      const std::string at = std::string("l.moe.router.token.") + part;
-      Tensor(plain.set.get(at).var.value())
-          .copy_from(from_vector<double>(plain.context, bench.weights(at), plain.set.get(at).shape));
-    }
-    const double uneven = spread(loads(plain.run(plain.input()).routing));
-    double even = 0;
-    for (int step = 0; step < 20; ++step) {
-      const Routing r = bench.run(bench.input(), false, true).routing;
-      even = spread(loads(r));
-      StepStatistics statistics;
-      statistics.add(r.statistics);
-      bench.layer->after_step(statistics);
-    }
-    EXPECT(uneven > 20);
-    EXPECT(even < uneven / 3);
-  }
-}
-
-TEST_CASE("expert-threshold: the batch's best at first, then the moving quantile, which evaluation holds still") {
-  OptionValues own;
-  own.set("threshold-warmup", int64_t{2});
-  own.set("threshold-memory", 0.5);
-  Bench bench("expert-threshold", 4, 2, {6, 6}, 0, own);
-  for (State& s : bench.set.states()) s.value.zero();
-  const auto step = [&] {
-    const Routing r = bench.run(bench.input(), false, true).routing;
-    StepStatistics statistics;
-    statistics.add(r.statistics);
-    bench.layer->after_step(statistics);
-    return loads(r);
-  };
-  const std::vector<double> half(4, 6);  // T K / E
-  EXPECT(step() == half);
-  EXPECT(step() == half);
-  EXPECT(bench.weights("l.moe.router.steps") == std::vector<double>{2});
-  // The same batch again: its quantile is the moving mean, up to rounding at the very last token that each expert takes.
-  for (const double n : step()) EXPECT((n == 6 || n == 5));
-  const std::vector<double> before = loads(bench.run(bench.input()).routing);
-  EXPECT(before == loads(bench.run(bench.input()).routing));
-}
-
-TEST_CASE("emo: in training each sequence has a pool of its own size, the tokens stay in it") {
-  Bench bench("emo", 8, 2, {9, 9, 9, 9});
-  const Routing r = bench.run(bench.input(), false, true).routing;
-  const auto experts = r.experts.to_vector<int32_t>();
-  std::vector<size_t> sizes;
-  for (size_t b = 0; b < 4; ++b)
-    sizes.push_back(std::set<int32_t>(experts.begin() + int(b * 18), experts.begin() + int(b * 18 + 18)).size());
-  EXPECT(*std::max_element(sizes.begin(), sizes.end()) > 2);
-
-  OptionValues two;
-  two.set("pool-size", int64_t{2});
-  Bench evaluated("emo", 8, 2, {9, 9}, 0, two);
-  const auto chosen = evaluated.run(evaluated.input()).routing.experts.to_vector<int32_t>();
-  for (size_t b = 0; b < 2; ++b)
-    EXPECT(std::set<int32_t>(chosen.begin() + int(b * 18), chosen.begin() + int(b * 18 + 18)).size() == 2);
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ TEST_CASE("model: a longer tail changes logits, losses and gradients by rounding
 
 TEST_CASE("model: in the padded layout padding is masked in attention but routed and counted (docs/science.md 6)") {
   Context context(test_device());
-  const ModelConfig config = tiny_config("softmax");
+  const ModelConfig config = tiny_config(plain_router());
   Model model(context, config, 11);
   // Two sequences of 4 and 6 real tokens, padded to 8.
   const Batch padded = tiny_batch(context, {8, 8}, config.bert, 2, 0, {4, 6});
@@ -91,7 +91,7 @@ TEST_CASE("model: in the padded layout padding is masked in attention but routed
 
 TEST_CASE("model: the published code's second residual and norm come between attention and the experts") {
   Context context(test_device());
-  ModelConfig config = tiny_config("softmax");
+  ModelConfig config = tiny_config(plain_router());
   config.moe.second_residual = true;
   Model model(context, config, 11);
   for (const Parameter& p : model.parameters().all())  // so that the norm is not the identity on what is normal
@@ -110,7 +110,7 @@ TEST_CASE("model: the published code's second residual and norm come between att
 
 TEST_CASE("model: training drops elements anew in each step, evaluation drops none") {
   Context context(test_device());
-  ModelConfig config = tiny_config("astrocyte-hierarchical"), none = config;
+  ModelConfig config = tiny_config(context_router()), none = config;
   config.bert.dropout = 0.5;
   Model model(context, config, 11), sure(context, none, 11);
   const Batch batch = tiny_batch(context, {6, 3, 9}, config.bert);
@@ -135,7 +135,7 @@ TEST_CASE("model: every place that drops elements has a number of its own") {
 
 TEST_CASE("model: the loss is CE plus the weighted auxiliary losses averaged over layers, once") {
   Context context(test_device());
-  const ModelConfig config = tiny_config("astrocyte-hierarchical");
+  const ModelConfig config = tiny_config(context_router());
   Model model(context, config, 11);
   const Model::Output out = model.forward(tiny_batch(context, {6, 3, 9}, config.bert), true);
   REQUIRE(out.part_names == std::vector<std::string>{"ce", "balance", "energy"});
@@ -148,7 +148,7 @@ TEST_CASE("model: the loss is CE plus the weighted auxiliary losses averaged ove
 
 TEST_CASE("model: no memory is held after a step, and a second step asks the device for none") {
   Context context(test_device());
-  const ModelConfig config = tiny_config("astrocyte-meanpool", DType::kFloat32);
+  const ModelConfig config = tiny_config(context_router(), DType::kFloat32);
   Model model(context, config, 11);
   AdamW optimiser(model.parameters(), {});
   const Batch batch = tiny_batch(context, {6, 3, 9}, config.bert);
@@ -210,7 +210,7 @@ TEST_CASE("model: bfloat16 gradients are the float32 ones rounded; the others st
 
 TEST_CASE("utilisation: agrees with a loop over tokens; rows sum to 1; CLS rows and padding are told apart") {
   Context context(test_device());
-  ModelConfig config = tiny_config("astrocyte");
+  ModelConfig config = tiny_config(context_router());
   Model model(context, config, 11);
   Utilisation u(context, 2, 3, 4);
   std::vector<double> sums(2 * 2 * 3 * 4), rows(2 * 3);
@@ -308,7 +308,7 @@ TEST_CASE("model: learns a toy task, dense and with every router, in float32 and
   for (const std::string& kind : model_kinds())
     for (const int mode : {0, 1, 2}) {  // float32; bfloat16; with bfloat16 gradients too
       const DType compute = mode ? DType::kBFloat16 : DType::kFloat32;
-      if (mode && kind != "none" && kind != "astrocyte-hierarchical") continue;
+      if (mode && kind != "none" && kind != context_router()) continue;
       INFO(kind);
       Context context(test_device(), 42);
       ModelConfig config = tiny_config(kind, compute);

@@ -87,7 +87,7 @@ TEST_CASE(
     "checkpoint: cut anywhere, altered anywhere, or not one of ours: refused with the path, and nothing is "
     "loaded") {
   const TemporaryFolder folder("damage");
-  Trainer t(tiny_config("softmax", DType::kFloat32), 42);
+  Trainer t(tiny_config(plain_router(), DType::kFloat32), 42);
   const std::string path = folder / "good", bad = folder / "bad";
   save_checkpoint(path, t.model.parameters(), nullptr, {}, {1, 42, "{}", ""});
   const std::string good = read_file(path);
@@ -117,7 +117,7 @@ TEST_CASE(
 
 TEST_CASE("checkpoint: another model's file is refused by name and shape; without moments there is no resuming") {
   const TemporaryFolder folder("other");
-  Trainer dense(tiny_config("none", DType::kFloat32), 1), moe(tiny_config("softmax", DType::kFloat32), 1);
+  Trainer dense(tiny_config("none", DType::kFloat32), 1), moe(tiny_config(plain_router(), DType::kFloat32), 1);
   const std::string path = folder / "dense";
   save_checkpoint(path, dense.model.parameters(), nullptr, {}, {});
   EXPECT(
@@ -129,7 +129,7 @@ TEST_CASE("checkpoint: another model's file is refused by name and shape; withou
   Trainer other(wider, 1);
   EXPECT(contains(error_of([&] { load_checkpoint(path, other.model.parameters(), nullptr, {}); }),
                   "expected [5, 8], got [3, 8]"));
-  Trainer more(tiny_config("astrocyte", DType::kFloat32), 1);
+  Trainer more(tiny_config(context_router(), DType::kFloat32), 1);
   save_checkpoint(path, more.model.parameters(), nullptr, {}, {});
   EXPECT(
       contains(error_of([&] { load_checkpoint(path, moe.model.parameters(), nullptr, {}); }), "not in this model"));
@@ -242,7 +242,7 @@ TEST_CASE(
   Trainer dense(tiny_config("none", DType::kFloat32), 1);
   dense.run(0, 2);
   export_hugging_face(path, dense.model.parameters(), {});
-  ModelConfig config = tiny_config("astrocyte", DType::kBFloat16);
+  ModelConfig config = tiny_config(context_router(), DType::kBFloat16);
   config.moe.second_residual = true;
   Trainer moe(config, 2), untouched(config, 2);
   warm_start(moe.model, Weights(path), {});

@@ -16,6 +16,35 @@ inline Device test_device() {
   return name && *name ? Device::parse(name) : Device::cpu();
 }
 
+// The first router of the registry that has what a test needs: outside tests/moe/routers no test names one.
+template <class Fits> std::string router_where(const Fits& fits) {
+  for (const RouterRow& row : router_registry())
+    if (fits(row)) return row.name;
+  FAIL("no router of the registry has what this test needs");
+  return "";
+}
+inline bool is_plain(const RouterTraits& t) {
+  return t.gates_sum_to_one && t.fixed_k && t.experts_permutable && !t.untrained && !t.stateful && !t.needs_labels;
+}
+// K experts a token, gates that sum to 1, one linear map of the token.
+inline std::string plain_router() {
+  return router_where([](const RouterRow& row) { return is_plain(row.traits) && row.options.empty(); });
+}
+// As plain, but that it reads more of the sequence than the token: its parameters are more than one map's.
+inline std::string context_router() {
+  return router_where([](const RouterRow& row) {
+    ParameterSet set;
+    const auto router = make_router(row.name, set, "r", {8, 4, 2});
+    return is_plain(row.traits) && row.options.empty() && set.all().size() > 2;
+  });
+}
+inline std::string router_with_option(const std::string& option) {
+  return router_where([&](const RouterRow& row) {
+    return std::any_of(row.options.begin(), row.options.end(),
+                       [&](const OptionRow& o) { return o.name == option; });
+  });
+}
+
 // L = 2, H = 8, A = 2, F = 16, C = 3; weights large enough for the experts to differ.
 inline ModelConfig tiny_config(const std::string& router, DType compute = DType::kFloat64) {
   ModelConfig c;

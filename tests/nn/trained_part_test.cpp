@@ -31,8 +31,9 @@ struct Step {
   std::map<std::string, std::vector<double>> before, gradient, after;
   double loss = 0;
 
-  explicit Step(const TrainedPart& part, const std::string& router = "softmax", DType compute = DType::kFloat64,
-                bool wait = false, double rate = 0.01, double weight_decay = 0.01) {
+  explicit Step(const TrainedPart& part, const std::string& router = plain_router(),
+                DType compute = DType::kFloat64, bool wait = false, double rate = 0.01,
+                double weight_decay = 0.01) {
     ModelConfig config = tiny_config(router, compute);
     config.trained = part;
     config.bfloat16_gradients = compute == DType::kBFloat16;
@@ -57,7 +58,7 @@ struct Step {
 
 TEST_CASE(
     "trained part: each parameter may be frozen; it keeps its bits and every other one its gradient and update") {
-  for (const char* router : {"none", "astrocyte-hierarchical"}) {
+  for (const std::string& router : {std::string("none"), context_router()}) {
     const Step all({}, router);
     for (const Parameter& p : all.model->parameters().all()) {
       INFO(router, " ", p.name);
@@ -77,14 +78,14 @@ TEST_CASE(
 TEST_CASE("trained part: in mixed precision too, and with rows that wait") {
   for (const char* pattern :
        {"embeddings.*", "encoder.layer.0.*", "*.experts.*,*.ffn.*", "*.attention.*", "*.router.*"})
-    for (const char* router : {"none", "astrocyte-hierarchical"}) {
-      if (std::string(pattern).find("router") != std::string::npos && std::string(router) == "none") continue;
+    for (const std::string& router : {std::string("none"), context_router()}) {
+      if (std::string(pattern).find("router") != std::string::npos && router == "none") continue;
       INFO(pattern, " ", router);
-      const TrainedPart part{
-          std::string(router) == "none" && std::string(pattern).find("experts") != std::string::npos ? "*.ffn.*"
-          : std::string(pattern).find("experts") != std::string::npos                                ? "*.experts.*"
-                                                                                                     : pattern,
-          ""};
+      const TrainedPart part{router == "none" && std::string(pattern).find("experts") != std::string::npos
+                                 ? "*.ffn.*"
+                             : std::string(pattern).find("experts") != std::string::npos ? "*.experts.*"
+                                                                                         : pattern,
+                             ""};
       const Step all({}, router, DType::kBFloat16, true), some(part, router, DType::kBFloat16, true);
       EXPECT(some.loss == all.loss);
       int64_t frozen = 0;
@@ -115,11 +116,11 @@ TEST_CASE("trained part: only these, all but those with exceptions; memory shrin
 TEST_CASE("trained part: a rate and a decay of some are what they would be of all, and the others' bits stay") {
   for (const DType compute : {DType::kFloat64, DType::kFloat32}) {
     const std::string pattern = "encoder.layer.1.*";
-    const Step all({}, "softmax", compute, true), fast({}, "softmax", compute, true, 0.05, 0.3),
+    const Step all({}, plain_router(), compute, true), fast({}, plain_router(), compute, true, 0.05, 0.3),
         some({"", "",
               "*=0.7," + pattern + "=0.05,embeddings.*=0.01,classifier.*=0.01,pooler.*=0.01,encoder.layer.0.*=0.01",
               pattern + "=0.3"},
-             "softmax", compute, true);
+             plain_router(), compute, true);
     for (const Parameter& p : some.model->parameters().all()) {
       INFO(p.name);
       const bool own = p.name.starts_with("encoder.layer.1.");
@@ -137,7 +138,7 @@ TEST_CASE("trained part: a rate and a decay of some are what they would be of al
 
 TEST_CASE("trained part: of bfloat16 gradients a group's are float32, and its checkpoint goes on") {
   const TrainedPart part{"", "", "encoder.*=0.02", ""};
-  Step a(part, "softmax", DType::kBFloat16), b(part, "softmax", DType::kBFloat16, false, 0.01, 0);
+  Step a(part, plain_router(), DType::kBFloat16), b(part, plain_router(), DType::kBFloat16, false, 0.01, 0);
   EXPECT(a.model->parameters().low_size() > 0);
   for (const Parameter& p : a.model->parameters().all())
     if (p.grouped()) EXPECT(p.var.grad().dtype() == DType::kFloat32);

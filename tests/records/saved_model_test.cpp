@@ -74,7 +74,7 @@ TEST_CASE("route: a long text is cut, a dense model has no routing, and what is 
 TEST_CASE("tools/route: text, JSON and its exit status") {
   if (!fs::exists("tools/route")) SKIP("tools/route is not built");
   TemporaryFolder tmp("route-tool");
-  const std::string folder = write_saved_run(tmp.path, "astrocyte-hierarchical");
+  const std::string folder = write_saved_run(tmp.path, context_router());
   const auto tool = [&](const std::string& arguments) {
     return std::system(
         ("./tools/route " + arguments + " > " + tmp.path + "/stdout 2> " + tmp.path + "/stderr").c_str());

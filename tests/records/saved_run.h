@@ -4,6 +4,7 @@
 #include "engine/core/file.h"
 #include "experiments/records/saved_model.h"
 #include "nn/weights/checkpoint.h"
+#include "tests/nn/helpers.h"
 #include "tests/records/fake_results.h"
 
 namespace glia::test {
@@ -24,7 +25,7 @@ inline std::string write_saved_run(const std::string& out, const std::string& ro
              {"top_k", router == "none" ? 0 : 2},
              {"classes", 4},
              {"vocabulary", 12}};
-  c.options["second_residual"] = router == "softmax";
+  c.options["second_residual"] = router == plain_router();
   c.train["max_length"] = 6;
   const std::string folder = results::run_folder(out, 0, c.config);
   results::begin_run(folder, c, false);

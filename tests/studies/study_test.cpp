@@ -14,6 +14,7 @@
 #include "nn/weights/safetensors.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
+#include "tests/training/flag_words.h"
 
 namespace fs = std::filesystem;
 using namespace glia;
@@ -46,45 +47,21 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text.replace(at, from.size(), to);
 }
 
-constexpr const char* kTiny[] = {"--device",
-                                 "cpu",
-                                 "--dataset",
-                                 "synthetic",
-                                 "--cache",
-                                 "",
-                                 "--synthetic-rows",
-                                 "160",
-                                 "--synthetic-test-rows",
-                                 "48",
-                                 "--vocab-size",
-                                 "400",
-                                 "--layers",
-                                 "1",
-                                 "--hidden",
-                                 "16",
-                                 "--heads",
-                                 "2",
-                                 "--ffn",
-                                 "24",
-                                 "--experts",
-                                 "4",
-                                 "--batch",
-                                 "8",
-                                 "--seeds",
-                                 "1"};
+const std::string kTiny =
+    std::string(kTinyFlags) +
+    "--synthetic-rows 160 --synthetic-test-rows 48 --vocab-size 400 --layers 1 --batch 8 --seeds 1 ";
 
 Options tiny(const std::string& study, const std::string& out, std::vector<const char*> more = {}) {
-  std::vector<const char*> words{"run_all", "--study", study.c_str(), "--out", out.c_str()};
-  words.insert(words.end(), std::begin(kTiny), std::end(kTiny));
+  const std::vector<std::string> usual = words_of("run_all --study " + study + " --out " + out + " " + kTiny);
+  std::vector<const char*> words = pointers_to(usual);
   words.insert(words.end(), more.begin(), more.end());
   return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
 }
 
 // The program itself, as another process; what it prints goes to `output` beside `out`.
 int run_all(const std::string& study, const std::string& out, const std::string& more) {
-  std::string command =
-      fmt::format("./experiments/run_all --study {} --out {} --estimate off --progress lines", study, out);
-  for (const char* word : kTiny) command += word[0] ? std::string(" ") + word : " ''";
+  const std::string command = fmt::format(
+      "./experiments/run_all --study {} --out {} {} --estimate off --progress lines", study, out, kTiny);
   const std::string output = fs::path(out).parent_path().string() + "/output";
   return std::system(fmt::format("{} {} > {} 2>&1", command, more, output).c_str());
 }

@@ -94,7 +94,7 @@ TEST_CASE("tools: tokenize gives the same ids for an argument and a line") {
 TEST_CASE("tools: classify gives a row a text, from lines, standard input and CSV, in three formats") {
   if (!are_built({"tools/classify"})) SKIP("the programs are not built");
   TemporaryFolder tmp("classify");
-  const std::string folder = write_saved_run(tmp.path, "softmax"), begin = "./tools/classify " + folder + " ";
+  const std::string folder = write_saved_run(tmp.path, plain_router()), begin = "./tools/classify " + folder + " ";
   write_file_atomic(tmp.path + "/lines.txt", "stocks fell\n\nteam \"wins\"\r\nno end of line");
   write_file_atomic(tmp.path + "/rows.csv", "id;text;more\n1;stocks;fell\n2;;\n\n3;\"team \"\"wins\"\"\";\n");
   const Result plain = run(begin + tmp.path + "/lines.txt");
@@ -172,6 +172,6 @@ TEST_CASE("tools: bash completes flags, choices and bench's commands") {
   EXPECT(completed("./tools/bench t", 1) == "tokenizer\n");
   EXPECT(completed("./tools/bench step --micro", 2) == "--micro-batches\n");
   EXPECT(completed("./experiments/train --protocol pa", 2) == "paper\n");
-  EXPECT(contains(completed("./experiments/train --router \"\"", 2), "astrocyte"));
+  EXPECT(contains(completed("./experiments/train --router \"\"", 2), plain_router()));
   EXPECT(completed("./experiments/train --fresh o", 2) == "on off\n");
 }

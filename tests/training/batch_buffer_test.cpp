@@ -28,7 +28,7 @@ TEST_CASE("batch buffer: a sequence's border comes from its row to whoever reads
   EXPECT(picked.borders == std::vector<int32_t>{4, 1, 3});
 
   Context context(test_device());
-  ModelConfig config = tiny_config("softmax");
+  ModelConfig config = tiny_config(plain_router());
   config.head = [](ParameterSet&, const BertConfig&, const Embeddings&) -> std::unique_ptr<Head> {
     return std::make_unique<BorderHead>();
   };

@@ -4,6 +4,7 @@
 #include "experiments/studies/study.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/progress.h"
+#include "moe/router.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -100,7 +101,8 @@ TEST_CASE("options: mistakes are named, with what was expected") {
                     resolve(parse({"--device", "cpu", "--name", "a/b"}, Flag::kTrainOnly));
                   }),
                   "--name: expected a folder's name, not a path, got 'a/b'"));
-  EXPECT(parse({"--router", "softmax"}, Flag::kTrainOnly).options.router == "softmax");
+  EXPECT(parse({"--router", router_registry()[0].name}, Flag::kTrainOnly).options.router ==
+         router_registry()[0].name);
 }
 
 TEST_CASE("options: switches stand alone, --csv-train implies its data set, paths need not be UTF-8") {

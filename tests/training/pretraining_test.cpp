@@ -18,52 +18,16 @@
 #include "experiments/training/training.h"
 #include "nn/weights/pretrained.h"
 #include "tests/nn/helpers.h"
+#include "tests/training/flag_words.h"
 
 namespace fs = std::filesystem;
 
 namespace glia::test {
 namespace {
 
-const std::vector<std::string> kSmall{"--device",
-                                      "cpu",
-                                      "--dataset",
-                                      "synthetic",
-                                      "--cache",
-                                      "",
-                                      "--synthetic-rows",
-                                      "300",
-                                      "--synthetic-test-rows",
-                                      "30",
-                                      "--layers",
-                                      "2",
-                                      "--hidden",
-                                      "16",
-                                      "--heads",
-                                      "2",
-                                      "--ffn",
-                                      "24",
-                                      "--experts",
-                                      "4",
-                                      "--vocab-size",
-                                      "300",
-                                      "--tokens",
-                                      "256",
-                                      "--max-length",
-                                      "32",
-                                      "--steps",
-                                      "40",
-                                      "--log-every",
-                                      "5",
-                                      "--eval-every",
-                                      "10",
-                                      "--checkpoint-every",
-                                      "10",
-                                      "--threads",
-                                      "1",
-                                      "--progress",
-                                      "off",
-                                      "--held-out",
-                                      "0.1"};
+const std::vector<std::string> kSmall = words_of(
+    std::string(kTinyFlags) +
+    "--layers 2 --progress off --synthetic-rows 300 --synthetic-test-rows 30 --vocab-size 300 --tokens 256 --max-length 32 --steps 40 --log-every 5 --eval-every 10 --checkpoint-every 10 --threads 1 --held-out 0.1");
 
 std::vector<std::string> with(std::vector<std::string> more) {
   std::vector<std::string> words = kSmall;
@@ -267,7 +231,7 @@ TEST_CASE("pretraining: the whole batch is trained on as the feed says, and empt
   for (const int64_t more : {0, 64}) {
     Context context(test_device(), 42);
     RunModel run;
-    run.name = "x", run.moe.router = "astrocyte-hierarchical", run.moe.n_experts = 4, run.moe.top_k = 2;
+    run.name = "x", run.moe.router = context_router(), run.moe.n_experts = 4, run.moe.top_k = 2;
     ModelConfig config = model_config(o, run, corpus.vocabulary().size(), 1);
     Model model(context, config, 42);
     PieceOptions roomy = pieces;

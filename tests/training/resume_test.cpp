@@ -15,6 +15,7 @@
 #include "engine/core/file.h"
 #include "experiments/records/results.h"
 #include "tests/test.h"
+#include "tests/training/flag_words.h"
 
 namespace fs = std::filesystem;
 using namespace glia;
@@ -41,27 +42,9 @@ struct Place {
 
 // fork and exec at once: OpenMP's threads do not survive a fork.
 pid_t start(const Place& place, const std::vector<std::string>& more, const std::function<void()>& in_child = {}) {
-  std::vector<std::string> words{program(),   "--device",
-                                 "cpu",       "--dataset",
-                                 "synthetic", "--cache",
-                                 "",          "--synthetic-rows",
-                                 "160",       "--synthetic-test-rows",
-                                 "24",        "--vocab-size",
-                                 "300",       "--layers",
-                                 "2",         "--hidden",
-                                 "16",        "--heads",
-                                 "2",         "--ffn",
-                                 "24",        "--experts",
-                                 "4",         "--batch",
-                                 "8",         "--epochs",
-                                 "2",         "--log-every",
-                                 "2",         "--eval-every",
-                                 "5",         "--checkpoint-every",
-                                 "4",         "--estimate",
-                                 "off",       "--threads",
-                                 "1",         "--seeds",
-                                 "1",         "--max-length",
-                                 "40"};
+  std::vector<std::string> words = words_of(
+      program() + " " + kTinyFlags +
+      "--layers 2 --synthetic-rows 160 --synthetic-test-rows 24 --vocab-size 300 --batch 8 --epochs 2 --log-every 2 --eval-every 5 --checkpoint-every 4 --estimate off --threads 1 --seeds 1 --max-length 40");
   words.insert(words.end(), more.begin(), more.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

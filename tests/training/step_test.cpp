@@ -11,6 +11,7 @@
 #include "moe/losses.h"
 #include "moe/update_rule.h"
 #include "tests/nn/helpers.h"
+#include "tests/training/flag_words.h"
 
 namespace glia::test {
 namespace {
@@ -71,7 +72,7 @@ Stepped step_in(const ModelConfig& config, int parts) {
 }
 
 TEST_CASE("step: N parts have the gradient of one batch, dropout included, whatever rows the last layer runs on") {
-  for (const char* router : {"none", "softmax", "astrocyte-hierarchical"})
+  for (const std::string& router : {std::string("none"), plain_router(), context_router()})
     for (const bool read_only : {true, false}) {
       INFO(router, " ", read_only);
       ModelConfig config = tiny_config(router);
@@ -88,7 +89,7 @@ TEST_CASE("step: N parts have the gradient of one batch, dropout included, whate
 }
 
 TEST_CASE("step: losses on routing are each part's own, weighted by its share") {
-  const ModelConfig config = tiny_config("softmax");
+  const ModelConfig config = tiny_config(plain_router());
   const Stepped in_parts = step_in(config, 2);
   std::vector<double> mean(in_parts.losses.size());
   for (const size_t first : {0, 4}) {
@@ -156,7 +157,7 @@ std::vector<Stepped> step_over(const ModelConfig& config, int ranks, int parts) 
 
 TEST_CASE("step: over ranks it is the step of the whole batch, losses on routing included") {
   if (!test_device().is_cpu()) return;  // ranks are threads
-  ModelConfig config = tiny_config("softmax");
+  ModelConfig config = tiny_config(plain_router());
   for (const bool losses : {true, false}) {
     config.moe.balance = losses ? 0.3 : 0, config.moe.energy = losses ? 0.2 : 0;
     config.moe.options.set("update-rule", std::string(losses ? "none" : update_rule_registry()[0].name));
@@ -191,23 +192,9 @@ TEST_CASE("step: what cannot be a part is an error") {
 }
 
 Options corpus(std::vector<const char*> more) {
-  std::vector<const char*> words = {"run_all",   "--dataset",
-                                    "synthetic", "--cache",
-                                    "",          "--synthetic-rows",
-                                    "170",       "--synthetic-test-rows",
-                                    "24",        "--vocab-size",
-                                    "300",       "--layers",
-                                    "2",         "--hidden",
-                                    "64",        "--heads",
-                                    "1",         "--ffn",
-                                    "128",       "--experts",
-                                    "4",         "--batch",
-                                    "8",         "--epochs",
-                                    "3",         "--lr",
-                                    "0.003",     "--log-every",
-                                    "100",       "--progress",
-                                    "off",       "--bucket",
-                                    "128"};
+  const std::vector<std::string> usual = words_of(
+      "run_all --dataset synthetic --cache '' --synthetic-rows 170 --synthetic-test-rows 24 --vocab-size 300 --layers 2 --hidden 64 --heads 1 --ffn 128 --experts 4 --batch 8 --epochs 3 --lr 0.003 --log-every 100 --progress off --bucket 128");
+  std::vector<const char*> words = pointers_to(usual);
   words.insert(words.end(), more.begin(), more.end());
   Options o = resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
   return o;

@@ -12,8 +12,10 @@
 #include "experiments/training/run.h"
 #include "experiments/training/schedule.h"
 #include "nn/weights/hugging_face.h"
+#include "tests/nn/helpers.h"
 #include "tests/temporary_folder.h"
 #include "tests/test.h"
+#include "tests/training/flag_words.h"
 
 namespace fs = std::filesystem;
 using namespace glia;
@@ -22,26 +24,9 @@ using namespace glia::test;
 namespace {
 
 Options tiny(std::vector<const char*> more = {}) {
-  std::vector<const char*> words{"run_all",   "--device",
-                                 "cpu",       "--dataset",
-                                 "synthetic", "--cache",
-                                 "",          "--synthetic-rows",
-                                 "160",       "--synthetic-test-rows",
-                                 "48",        "--vocab-size",
-                                 "400",       "--layers",
-                                 "2",         "--hidden",
-                                 "16",        "--heads",
-                                 "2",         "--ffn",
-                                 "24",        "--experts",
-                                 "4",         "--batch",
-                                 "8",         "--eval-batch",
-                                 "20",        "--epochs",
-                                 "1",         "--lr",
-                                 "0.003",     "--log-every",
-                                 "4",         "--eval-every",
-                                 "9",         "--progress",
-                                 "off",       "--difficulty",
-                                 "0.1"};
+  std::vector<std::string> words = words_of(
+      "run_all " + std::string(kTinyFlags) +
+      "--layers 2 --progress off --synthetic-rows 160 --synthetic-test-rows 48 --vocab-size 400 --batch 8 --eval-batch 20 --epochs 1 --lr 0.003 --log-every 4 --eval-every 9 --difficulty 0.1");
   // Flags of the synthetic corpus are errors beside another data set.
   if (std::ranges::find(more, std::string("--csv-train")) != more.end())
     for (const char* name : {"--synthetic-rows", "--synthetic-test-rows", "--difficulty"}) {
@@ -49,7 +34,7 @@ Options tiny(std::vector<const char*> more = {}) {
       words.erase(at, at + 2);
     }
   words.insert(words.end(), more.begin(), more.end());
-  return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kRunAll, ""));
+  return resolve(parse_command_line(static_cast<int>(words.size()), pointers_to(words).data(), Flag::kRunAll, ""));
 }
 
 RunOutcome run_one(Options options, const std::string& config, const Dataset& data) {
@@ -367,8 +352,8 @@ TEST_CASE("evaluation: tokens that wanted more experts than there is room for ar
   const Dataset data = load_data(o);
   Context context(Device::cpu(), 42);
   RunModel run = run_model(o, configuration("astrocyte"));
-  run.moe.router = "top-p";
-  run.moe.options.set("top-p", 0.99);
+  run.moe.router = router_with_option("max-k");
+  run.moe.options = {};
   run.moe.options.set("max-k", int64_t{1});
   Model model(context, model_config(o, run, data), 42);
   EXPECT(contains(error_of([&] { Evaluator(model, data.test, o, data.vocabulary()).measure(); }), "--max-k"));

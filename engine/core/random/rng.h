@@ -40,7 +40,12 @@ struct RandomKey {
 
 // The block where the numbers of the op's first row begin.
 GLIA_HD uint64_t first_block(const RandomKey& key) {
-  return key.first_row ? static_cast<uint64_t>(*key.first_row) * key.row_blocks : 0;
+  const uint32_t row = key.first_row ? *key.first_row : 0;
+#ifdef __CUDA_ARCH__
+  return wide_product(row, key.row_blocks);
+#else
+  return static_cast<uint64_t>(row) * key.row_blocks;
+#endif
 }
 
 GLIA_HD PhiloxBlock philox4x32_10(const uint32_t (&counter)[4], const uint32_t (&key)[2]) {

@@ -66,6 +66,16 @@ __device__ void load_rows(F* to, int ld, const T* from, int64_t stride, int d, i
   }
 }
 
+// The next two tiles in place of those that every warp has done with.
+template <class T, class F>
+__device__ void load_tiles(F* a, const T* from_a, int64_t stride_a, F* b, const T* from_b, int64_t stride_b, int ld,
+                           int d, int first, int n) {
+  __syncthreads();
+  load_rows(a, ld, from_a, stride_a, d, first, kTile, n);
+  load_rows(b, ld, from_b, stride_b, d, first, kTile, n);
+  __syncthreads();
+}
+
 // scores[r] = own[r] · line for the warp's four own rows; `line` is the lane's row of the tile.
 template <class F> __device__ void dot_rows(F (&scores)[kOwn], const F* own, int own_ld, const F* line, int d) {
   for (int r = 0; r < kOwn; ++r) scores[r] = F(0);
@@ -158,10 +168,7 @@ __global__ __launch_bounds__(kBlockThreads) void forward_kernel(const __grid_con
   for (int r = 0; r < kOwn; ++r) top[r] = -INFINITY;
   const int end = last_key(p, at);
   for (int k0 = 0; k0 < end; k0 += kTile) {
-    __syncthreads();
-    load_rows(k, ld, from + h, 3 * h, d, k0, kTile, at.n);
-    load_rows(v, ld, from + 2 * h, 3 * h, d, k0, kTile, at.n);
-    __syncthreads();
+    load_tiles(k, from + h, 3 * h, v, from + 2 * h, 3 * h, ld, d, k0, at.n);
     F s[kOwn];
     dot_rows(s, q + warp * kOwn * d, d, k + lane * ld, d);
     const uint32_t keep = keep_bits_of_queries(p, at, row, k0, lane);
@@ -216,10 +223,7 @@ __global__ __launch_bounds__(kBlockThreads) void dq_kernel(const __grid_constant
   }
   const int end = last_key(p, at);
   for (int k0 = 0; k0 < end; k0 += kTile) {
-    __syncthreads();
-    load_rows(k, ld, from + h, 3 * h, d, k0, kTile, at.n);
-    load_rows(v, ld, from + 2 * h, 3 * h, d, k0, kTile, at.n);
-    __syncthreads();
+    load_tiles(k, from + h, 3 * h, v, from + 2 * h, 3 * h, ld, d, k0, at.n);
     F s[kOwn], dp[kOwn];
     dot_rows(s, q + warp * kOwn * d, d, k + lane * ld, d);
     dot_rows(dp, g + warp * kOwn * d, d, v + lane * ld, d);
@@ -250,10 +254,7 @@ __global__ __launch_bounds__(kBlockThreads) void dkv_kernel(const __grid_constan
 
   F dk[kOwn][kColumns] = {}, dv[kOwn][kColumns] = {};
   for (int q0 = p.causal ? at.row0 / kTile * kTile : 0; q0 < at.n && at.row0 < at.keys; q0 += kTile) {
-    __syncthreads();
-    load_rows(q, ld, from, 3 * h, d, q0, kTile, at.n);
-    load_rows(g, ld, dout, h, d, q0, kTile, at.n);
-    __syncthreads();
+    load_tiles(q, from, 3 * h, g, dout, h, ld, d, q0, at.n);
     const int query = q0 + lane;
     const int64_t i = (at.start + query) * p.heads + at.head;
     const F lse = query < at.n ? p.lse[i] : F(0), delta = query < at.n ? p.delta[i] : F(0);
@@ -391,9 +392,7 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
   template void attention_forward_general<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*, Stream);       \
   template void attention_backward_general<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*,   \
                                               const T*, T*, Accumulator<T>*, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

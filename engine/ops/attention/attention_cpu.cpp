@@ -227,15 +227,28 @@ Span span_of(const AttentionArgs& args, int b) {
   return {start, n, args.key_lengths ? std::clamp(args.key_lengths[b], 0, n) : n};
 }
 
+// What forward and backward begin with. Errors: as check_attention_args().
+template <class F> struct Sizes {
+  int d, h, ld;  // of a head, of a row, and a head's in the buffers
+  F scale, kept;
+  uint32_t threshold;
+};
+template <class F> Sizes<F> sizes_of(const AttentionArgs& args) {
+  check_attention_args(args);
+  const int d = args.head_size;
+  return {d,
+          args.hidden(),
+          padded<F>(d),
+          F(1) / std::sqrt(static_cast<F>(d)),
+          static_cast<F>(1.0 / (1.0 - args.dropout)),
+          bernoulli_threshold(args.dropout)};
+}
+
 }  // namespace
 
 template <class T> void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse) {
   using F = Accumulator<T>;
-  check_attention_args(args);
-  const int d = args.head_size, h = args.hidden(), ld = padded<F>(d);
-  const F scale = F(1) / std::sqrt(static_cast<F>(d));
-  const F kept = static_cast<F>(1.0 / (1.0 - args.dropout));
-  const uint32_t threshold = bernoulli_threshold(args.dropout);
+  const auto [d, h, ld, scale, kept, threshold] = sizes_of<F>(args);
   const auto floats = [&](int n) {
     const int64_t ls = padded<F>(n);
     return 3 * n * ld + d * ls + n * ls;  // Q, V, O; Kᵀ; S
@@ -271,11 +284,7 @@ template <class T>
 void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
                         const T* dout, T* dqkv) {
   using F = Accumulator<T>;
-  check_attention_args(args);
-  const int d = args.head_size, h = args.hidden(), ld = padded<F>(d);
-  const F scale = F(1) / std::sqrt(static_cast<F>(d));
-  const F kept = static_cast<F>(1.0 / (1.0 - args.dropout));
-  const uint32_t threshold = bernoulli_threshold(args.dropout);
+  const auto [d, h, ld, scale, kept, threshold] = sizes_of<F>(args);
   const auto floats = [&](int n) {
     const int64_t ls = padded<F>(n);
     return 4 * n * ld + 2 * d * ls + 2 * n * ls;  // Q, K, dO, result; Kᵀ, Vᵀ; P, dP
@@ -321,9 +330,7 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
   template void attention_forward<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*);                       \
   template void attention_backward<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*, const T*, \
                                       T*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace cpu

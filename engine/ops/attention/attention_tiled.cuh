@@ -89,6 +89,24 @@ __device__ __forceinline__ int live_groups(const TensorParams& p, const Place& a
   return min(4, (end - k0 + 15) >> 4);
 }
 
+// Tiles of keys that the block's kRows queries see.
+template <int kRows> __device__ __forceinline__ int key_tiles(const TensorParams& p, const Place& at) {
+  const int end = p.causal ? min(at.keys, at.row0 + kRows) : at.keys;
+  return (end + kTile - 1) / kTile;
+}
+// Waits until tile i of `count` is here and nobody reads the other place any more, and starts copying the next one there:
+// load(i + 1). Returns the groups of 16 keys in tile i that the warp's rows row0 … last see; 0 or less: none.
+template <class Load>
+__device__ __forceinline__ int begin_tile(const TensorParams& p, const Place& at, int i, int count, int row0,
+                                          int last, const Load& load) {
+  if (i > 0) {
+    wait_for_copies<0>();
+    __syncthreads();
+  }
+  if (i + 1 < count) load(i + 1);
+  return row0 < at.n ? live_groups(p, at, kTile * i, last) : 0;
+}
+
 // A block's rows, staged in `tile`, added up for the bias gradient: 64 at a time, by a warp each. `part`: q, k or v.
 template <int kD, int kM>
 __device__ __forceinline__ void write_sums(const TensorParams& p, const Place& at, uint32_t tile, int part,

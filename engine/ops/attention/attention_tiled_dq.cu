@@ -82,14 +82,9 @@ __global__ __launch_bounds__(kTiledThreads, 2) void dq_kernel(const __grid_const
   }
 
   float dq[kM][kD / 8][4] = {};
-  const int end = p.causal ? min(at.keys, at.row0 + kRows<kD>) : at.keys, count = (end + kTile - 1) / kTile;
+  const int count = key_tiles<kRows<kD>>(p, at);
   for (int i = 0; i < count; ++i) {
-    if (i > 0) {  // tile i is here, and nobody reads the other place any more
-      wait_for_copies<0>();
-      __syncthreads();
-    }
-    if (i + 1 < count) load(i + 1);
-    const int k0 = kTile * i, live = row0 < at.n ? live_groups(p, at, k0, row0 + 16 * kM - 1) : 0;
+    const int k0 = kTile * i, live = begin_tile(p, at, i, count, row0, row0 + 16 * kM - 1, load);
     if (live <= 0) continue;
     uint32_t bits[kM][2];
 #pragma unroll

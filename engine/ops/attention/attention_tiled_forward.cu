@@ -79,14 +79,9 @@ __global__ __launch_bounds__(kTiledThreads, 2) void forward_kernel(const __grid_
 #pragma unroll
     for (int x = 0; x < kD / 16; ++x) load_a(q[m][x], q_tile, own + 16 * m, 2 * x, lanes);
   }
-  const int end = p.causal ? min(at.keys, at.row0 + kRows<kD>) : at.keys, count = (end + kTile - 1) / kTile;
+  const int count = key_tiles<kRows<kD>>(p, at);
   for (int i = 0; i < count; ++i) {
-    if (i > 0) {  // tile i is here, and nobody reads the other place any more
-      wait_for_copies<0>();
-      __syncthreads();
-    }
-    if (i + 1 < count) load(i + 1);
-    const int k0 = kTile * i, live = row0 < at.n ? live_groups(p, at, k0, row0 + 16 * kM - 1) : 0;
+    const int k0 = kTile * i, live = begin_tile(p, at, i, count, row0, row0 + 16 * kM - 1, load);
     if (live <= 0) continue;
 
     float s[kM][4][8];

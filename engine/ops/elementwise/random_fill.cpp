@@ -74,9 +74,7 @@ void fill_bits(int32_t* x, int64_t n, const UniformFill& f) {
 #define INSTANTIATE(T)                                         \
   template void fill_uniform(T*, int64_t, const UniformFill&); \
   template void fill_bernoulli(T*, int64_t, double, const UniformFill&);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 template void fill_normal(float*, int64_t, const NormalFill&);
 template void fill_normal(double*, int64_t, const NormalFill&);

@@ -32,9 +32,7 @@ void fill_bits(int32_t* x, int64_t n, const UniformFill& f, Stream stream) {
 #define INSTANTIATE(T)                                                 \
   template void fill_uniform(T*, int64_t, const UniformFill&, Stream); \
   template void fill_bernoulli(T*, int64_t, double, const UniformFill&, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 template void fill_normal(float*, int64_t, const NormalFill&, Stream);
 template void fill_normal(double*, int64_t, const NormalFill&, Stream);

@@ -113,11 +113,7 @@ namespace cpu {
 template <class T> void sum_losses(const LossTerms<T>& l, T* total, T* parts) {
   double sum = 0;
   for (int p = 0; p < l.parts; ++p) {
-    double part = l.first ? 0 : l.running[p];
-    for (int i = 0; i < l.terms; ++i)
-      for (int j = 0; j < l.size[i]; ++j)
-        if (l.part[i][j] == p) part += l.scale[i] * l.values[i][j];
-    if (!l.last) l.running[p] = part;
+    const double part = sum_of_part(l, p);
     parts[p] = static_cast<T>(part);
     sum += l.weight[p] * part;
   }

@@ -9,11 +9,7 @@ template <class T> __global__ void sum_losses_kernel(const __grid_constant__ Los
   __shared__ double shared[kMaxLossParts];
   const int p = threadIdx.x;
   if (p < l.parts) {
-    double part = l.first ? 0 : l.running[p];
-    for (int i = 0; i < l.terms; ++i)
-      for (int j = 0; j < l.size[i]; ++j)
-        if (l.part[i][j] == p) part += l.scale[i] * l.values[i][j];
-    if (!l.last) l.running[p] = part;
+    const double part = sum_of_part(l, p);
     parts[p] = static_cast<T>(part);
     shared[p] = l.weight[p] * part;
   }

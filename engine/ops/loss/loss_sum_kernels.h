@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "engine/core/host_device.h"
 #include "engine/device/stream.h"
 
 namespace glia {
@@ -20,6 +21,16 @@ template <class T> struct LossTerms {
   double* running = nullptr;  // [parts]; nullptr where one group holds all
   bool first = true, last = true;
 };
+
+// Part p's sum with what earlier groups left of it; left in turn for the next group, if there is one.
+template <class T> GLIA_HD double sum_of_part(const LossTerms<T>& l, int p) {
+  double part = l.first ? 0 : l.running[p];
+  for (int i = 0; i < l.terms; ++i)
+    for (int j = 0; j < l.size[i]; ++j)
+      if (l.part[i][j] == p) part += l.scale[i] * l.values[i][j];
+  if (!l.last) l.running[p] = part;
+  return part;
+}
 
 namespace cpu {
 // Of the last group: =; parts [l.parts]

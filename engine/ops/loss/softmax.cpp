@@ -301,9 +301,7 @@ void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accum
   template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, \
                                    int64_t, int64_t);                                                             \
   template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, int64_t, int64_t);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*,
                                  int64_t, int64_t);

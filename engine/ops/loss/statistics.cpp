@@ -96,9 +96,7 @@ void gather_index_rows(const int32_t* table, const int32_t* index, int32_t* y, i
   template void utilisation(const UtilisationShape&, const T*, const int32_t*, const int32_t*, const int32_t*, \
                             const int32_t*, const int32_t*, double*);                                          \
   template void confusion(const T*, const int32_t*, int64_t, int64_t, double*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace cpu

@@ -77,9 +77,7 @@ void gather_index_rows(const int32_t* table, const int32_t* index, int32_t* y, i
   template void utilisation(const UtilisationShape&, const T*, const int32_t*, const int32_t*, const int32_t*, \
                             const int32_t*, const int32_t*, double*, Stream);                                  \
   template void confusion(const T*, const int32_t*, int64_t, int64_t, double*, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

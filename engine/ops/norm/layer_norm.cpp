@@ -312,9 +312,7 @@ void layer_norm_gradient(const LayerNormShape& shape, const LayerNormInputs<T>& 
                            Accumulator<T>*, Accumulator<T>*);                                                \
   template void layer_norm_gradient(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, \
                                     const Accumulator<T>*, const Terms<T>&, const LayerNormGradients<T>&);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace cpu

@@ -442,9 +442,7 @@ void layer_norm_gradient(const LayerNormShape& s, const LayerNormInputs<T>& in, 
   template void layer_norm_gradient(const LayerNormShape&, const LayerNormInputs<T>&, const Accumulator<T>*, \
                                     const Accumulator<T>*, const Terms<T>&, const LayerNormGradients<T>&,    \
                                     Accumulator<T>*, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

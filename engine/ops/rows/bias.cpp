@@ -136,9 +136,7 @@ void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
   template void bias_gelu(const T*, const Accumulator<T>*, T*, int64_t, int64_t);                           \
   template void bias_gelu_gradient(const T*, const Accumulator<T>*, const T*, T*, Accumulator<T>*, int64_t, \
                                    int64_t);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace cpu

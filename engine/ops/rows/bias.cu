@@ -69,17 +69,7 @@ __global__ void __launch_bounds__(kColumns* kLanes)
     }
   }
   if (!partial) return;
-#pragma unroll
-  for (int k = 0; k < W; ++k) sums[threadIdx.y][threadIdx.x * W + k] = sum[k];
-  __syncthreads();
-  for (int i = threadIdx.y * kColumns + threadIdx.x; i < kColumns * W; i += kColumns * kLanes) {
-    const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns * W + i;
-    if (column >= n) continue;
-    A total = 0;
-#pragma unroll
-    for (int l = 0; l < kLanes; ++l) total += sums[l][i];
-    partial[blockIdx.y * n + column] = total;
-  }
+  store_column_sums<kColumns>(sums, sum, n, partial + blockIdx.y * n);
 }
 
 template <class A> struct Store {
@@ -138,9 +128,7 @@ void bias_gelu_gradient(const T* x, const Accumulator<T>* b, const T* dy, T* dx,
   template void bias_gelu(const T*, const Accumulator<T>*, T*, int64_t, int64_t, Stream);          \
   template void bias_gelu_gradient(const T*, const Accumulator<T>*, const T*, T*, Accumulator<T>*, \
                                    Accumulator<T>*, int64_t, int64_t, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

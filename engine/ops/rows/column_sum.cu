@@ -1,5 +1,6 @@
 #include "engine/device/cuda/launch.cuh"
 #include "engine/ops/rows/column_sum.h"
+#include "engine/ops/rows/packs.cuh"
 
 namespace glia::cuda {
 namespace {
@@ -24,17 +25,8 @@ __global__ void partial_kernel(const T* x, const int32_t* offsets, Accumulator<T
 #pragma unroll
       for (int w = 0; w < W; ++w) sum[w] += static_cast<A>(p.v[w]);
     }
-#pragma unroll
-  for (int w = 0; w < W; ++w) sums[threadIdx.y][threadIdx.x * W + w] = sum[w];
-  __syncthreads();
-  for (int i = threadIdx.y * kColumns + threadIdx.x; i < kColumns * W; i += kColumns * kLanes) {
-    const int64_t j = static_cast<int64_t>(blockIdx.x) * kColumns * W + i;
-    if (j >= n) continue;
-    A total = 0;
-#pragma unroll
-    for (int l = 0; l < kLanes; ++l) total += sums[l][i];
-    partial[(blockIdx.z * static_cast<int64_t>(gridDim.y) + blockIdx.y) * n + j] = total;
-  }
+  store_column_sums<kColumns>(sums, sum, n,
+                              partial + (blockIdx.z * static_cast<int64_t>(gridDim.y) + blockIdx.y) * n);
 }
 
 }  // namespace

@@ -34,6 +34,24 @@ template <int W, class T, class A> __device__ __forceinline__ void store(T* p, c
   }
 }
 
+// The end of a block of kColumns packs by kLanes rows that summed W columns a thread: the lanes' sums, in their order, for
+// the block's columns below n. All threads take part.       sums: shared; to [n]
+template <int kColumns, int kLanes, int W, class A>
+__device__ __forceinline__ void store_column_sums(A (&sums)[kLanes][kColumns * W], const A (&sum)[W], int64_t n,
+                                                  A* to) {
+#pragma unroll
+  for (int w = 0; w < W; ++w) sums[threadIdx.y][threadIdx.x * W + w] = sum[w];
+  __syncthreads();
+  for (int i = threadIdx.y * kColumns + threadIdx.x; i < kColumns * W; i += kColumns * kLanes) {
+    const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns * W + i;
+    if (column >= n) continue;
+    A total = 0;
+#pragma unroll
+    for (int l = 0; l < kLanes; ++l) total += sums[l][i];
+    to[column] = total;
+  }
+}
+
 template <int W> struct Width { static constexpr int value = W; };
 
 // f(Width<W>{}, i) for i = 0, W, 2W, …; what is left over, one by one, as f(Width<1>{}, i).

@@ -183,9 +183,7 @@ template <class T> void axis_max_gradient(const AxisShape& s, const int32_t* at,
   template void axis_spread(const AxisShape&, const T*, double, T*); \
   template void axis_max(const AxisShape&, const T*, T*, int32_t*);  \
   template void axis_max_gradient(const AxisShape&, const int32_t*, const T*, T*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace cpu

@@ -184,9 +184,7 @@ void axis_max_gradient(const AxisShape& s, const int32_t* at, const T* dy, T* dx
   template void axis_spread(const AxisShape&, const T*, double, T*, Stream);               \
   template void axis_max(const AxisShape&, const T*, T*, int32_t*, Stream);                \
   template void axis_max_gradient(const AxisShape&, const int32_t*, const T*, T*, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

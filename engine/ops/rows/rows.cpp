@@ -385,15 +385,11 @@ void position_sums(const T* dy, const int32_t* offsets, Out* dtable, int64_t n, 
   template void input_rows(const InputTables<T>&, Out*, int64_t, int64_t);                                \
   template void position_rows(const T*, const int32_t*, const int32_t*, Out*, int64_t, int64_t, int64_t); \
   template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t);
-INSTANTIATE(float, float)
-INSTANTIATE(double, double)
-INSTANTIATE(bfloat16, bfloat16)
-INSTANTIATE(float, bfloat16)
-INSTANTIATE(bfloat16, float)
+GLIA_FOR_STORED_AND_READ(INSTANTIATE)
 #undef INSTANTIATE
-template void type_sums(const float*, float*, int64_t, int64_t, int64_t);
-template void type_sums(const double*, double*, int64_t, int64_t, int64_t);
-template void type_sums(const bfloat16*, bfloat16*, int64_t, int64_t, int64_t);
+#define INSTANTIATE(T) template void type_sums(const T*, T*, int64_t, int64_t, int64_t);
+GLIA_FOR_FLOATING(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace cpu
 }  // namespace glia

@@ -425,14 +425,10 @@ void type_sums(const T* dpositions, T* dtypes, int64_t rows, int64_t types, int6
   template void position_sums(const T*, const int32_t*, Out*, int64_t, int64_t, int64_t, int64_t, Stream);        \
   template void scatter_rows(const T*, const int32_t*, const int32_t*, Accumulator<T>*, Out*, int64_t, int64_t,   \
                              int64_t, Stream);
-INSTANTIATE(float, float)
-INSTANTIATE(double, double)
-INSTANTIATE(bfloat16, bfloat16)
-INSTANTIATE(float, bfloat16)
-INSTANTIATE(bfloat16, float)
+GLIA_FOR_STORED_AND_READ(INSTANTIATE)
 #undef INSTANTIATE
-template void type_sums(const float*, float*, int64_t, int64_t, int64_t, Stream);
-template void type_sums(const double*, double*, int64_t, int64_t, int64_t, Stream);
-template void type_sums(const bfloat16*, bfloat16*, int64_t, int64_t, int64_t, Stream);
+#define INSTANTIATE(T) template void type_sums(const T*, T*, int64_t, int64_t, int64_t, Stream);
+GLIA_FOR_FLOATING(INSTANTIATE)
+#undef INSTANTIATE
 
 }  // namespace glia::cuda

@@ -7,6 +7,14 @@
 #include "engine/core/row_order.h"
 #include "engine/device/stream.h"
 
+// Instantiates templates for every pair of types that rows are stored and read in.
+#define GLIA_FOR_STORED_AND_READ(INSTANTIATE) \
+  INSTANTIATE(float, float)                   \
+  INSTANTIATE(double, double)                 \
+  INSTANTIATE(bfloat16, bfloat16)             \
+  INSTANTIATE(float, bfloat16)                \
+  INSTANTIATE(bfloat16, float)
+
 namespace glia {
 
 // Tables [.., h] and where their rows go: words by id, positions by place in a sequence, the first type everywhere

@@ -111,9 +111,7 @@ void gather_last(const T* x, const int32_t* indices, T* values, int64_t rows, in
   template void top_k(const T*, T*, int32_t*, int64_t, int64_t, int64_t);              \
   template void scatter_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t); \
   template void gather_last(const T*, const int32_t*, T*, int64_t, int64_t, int64_t);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace cpu

@@ -20,9 +20,7 @@ void sequence_max_gradient(const SequenceMaxShape& s, const T* dy, const int32_t
 #define INSTANTIATE(T)                                                                 \
   template void sequence_max(const SequenceMaxShape&, const T*, T*, int32_t*, Stream); \
   template void sequence_max_gradient(const SequenceMaxShape&, const T*, const int32_t*, T*, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

@@ -180,9 +180,7 @@ template <class T> void sequence_spread(const SequenceRows& s, const int32_t* se
 #define INSTANTIATE(T)                                              \
   template void sequence_reduce(const SequenceRows&, const T*, T*); \
   template void sequence_spread(const SequenceRows&, const int32_t*, const T*, T*);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace cpu

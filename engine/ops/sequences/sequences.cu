@@ -98,9 +98,7 @@ void sequence_spread(const SequenceRows& s, const int32_t* sequence_of, const T*
 #define INSTANTIATE(T)                                                      \
   template void sequence_reduce(const SequenceRows&, const T*, T*, Stream); \
   template void sequence_spread(const SequenceRows&, const int32_t*, const T*, T*, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(bfloat16)
+GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

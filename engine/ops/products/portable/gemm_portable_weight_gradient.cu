@@ -5,16 +5,7 @@ namespace glia::cuda::portable {
 
 void weight_gradient(const void* dy, const void* x, void* dw, bool dw_bf16, RowGroups groups, int outputs,
                      int inputs, GemmWorkspace, Stream stream) {
-  check_groups(groups, outputs, inputs);
-  Params p = {};
-  p.a = static_cast<const __nv_bfloat16*>(dy);
-  p.b = static_cast<const __nv_bfloat16*>(x);
-  p.out = dw;
-  p.offsets = groups.offsets;
-  p.groups = groups.groups;
-  p.rows = groups.rows;
-  p.n = inputs;
-  p.k = outputs;
+  const Params p = with_operands({}, dy, x, dw, groups, inputs, outputs);
   const dim3 grid(tiles(inputs), tiles(outputs), static_cast<unsigned>(groups.groups));
   if (dw_bf16) launch_staged<Op::kWeightGradient, Epilogue::kStore>(grid, p, stream);
   else launch_staged<Op::kWeightGradient, Epilogue::kFloat>(grid, p, stream);

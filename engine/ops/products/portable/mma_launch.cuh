@@ -30,19 +30,25 @@ template <Op op, Epilogue epilogue> void launch_staged(dim3 grid, const Params& 
 
 inline unsigned tiles(int n) { return static_cast<unsigned>((n + kTile - 1) / kTile); }
 
-// Forward (n = O, k = I) and data gradient (n = I, k = O): a [R, k], w [E, O, I], out [R, n].
-template <Op op, Epilogue epilogue>
-void run_rows(const void* a, const void* w, void* out, Params p, RowGroups g, int n, int k, Stream stream) {
+// p with what every product has: operands, result, groups of rows and sizes. Errors: sizes that the kernels do not take.
+inline Params with_operands(Params p, const void* a, const void* b, void* out, RowGroups g, int n, int k) {
   check_groups(g, n, k);
-  if (g.rows == 0) return;
   p.a = static_cast<const __nv_bfloat16*>(a);
-  p.b = static_cast<const __nv_bfloat16*>(w);
+  p.b = static_cast<const __nv_bfloat16*>(b);
   p.out = out;
   p.offsets = g.offsets;
   p.groups = g.groups;
   p.rows = g.rows;
   p.n = n;
   p.k = k;
+  return p;
+}
+
+// Forward (n = O, k = I) and data gradient (n = I, k = O): a [R, k], w [E, O, I], out [R, n].
+template <Op op, Epilogue epilogue>
+void run_rows(const void* a, const void* w, void* out, Params p, RowGroups g, int n, int k, Stream stream) {
+  p = with_operands(p, a, w, out, g, n, k);
+  if (g.rows == 0) return;
   launch_staged<op, epilogue>({tiles(n), tiles(g.rows), 1}, p, stream);
 }
 

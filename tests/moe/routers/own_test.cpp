@@ -1,4 +1,4 @@
-// What single routers do beyond the contract that moe_layer_test.cpp checks of all.
+// What single routers do beyond the contract that tests/moe/moe_layer_test.cpp checks of all.
 #include <set>
 
 #include "engine/ops/elementwise/elementwise.h"

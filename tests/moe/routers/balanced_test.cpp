@@ -1,0 +1,111 @@
+// What routers that even out their experts' loads do over steps, one by one.
+#include <set>
+
+#include "engine/ops/moe/choose.h"
+#include "engine/ops/routing/keep.h"
+#include "tests/moe/bench.h"
+
+namespace glia::test {
+namespace {
+
+TEST_CASE("loss-free: bias goes down by u where the load of the whole step is above its mean, up where below") {
+  Context context(test_device());
+  const Tensor bias = from_vector<double>(context, {0, 1, 0, 0}, {4}),
+               counts = from_vector<double>(context, {3, 5, 4, 4}, {4});
+  update_load_bias(bias, counts, 0.25);
+  EXPECT(values(bias) == std::vector<double>{0.25, 0.75, 0, 0});
+  ModelConfig config = tiny_config("loss-free");
+  config.moe.options.set("bias-rate", 0.5);
+  Model model(context, config, 11);
+  StepRoutings step;
+  std::vector<double> load(4);
+  for (const uint64_t seed : {1, 2}) {
+    const Model::Output out = model.forward(tiny_batch(context, {6, 3, 9}, config.bert, seed), true);
+    for (const int32_t e : out.routings[1].experts.to_vector<int32_t>()) load[static_cast<size_t>(e)] += 1;
+    step.add(out.routings);
+  }
+  EXPECT(values(step.layers()[1]["load"]) == load);
+  model.after_step(step);
+  const std::vector<double> after = values(model.router_state()[1].value);
+  for (size_t e = 0; e < 4; ++e) EXPECT(after[e] == (load[e] > 9 * 2 ? -0.5 : load[e] < 9 * 2 ? 0.5 : 0));
+}
+
+// Loads of the experts over real rows.
+std::vector<double> loads(const Routing& r) {
+  return values(expert_counts(r.experts, r.n_experts, DType::kFloat64));
+}
+
+double spread(const std::vector<double>& x) {
+  return *std::max_element(x.begin(), x.end()) - *std::min_element(x.begin(), x.end());
+}
+
+TEST_CASE("quantile, sinkhorn, expert-choice: an uneven router's loads even out") {
+  for (const char* name : {"quantile", "sinkhorn", "expert-choice"}) {
+    INFO(name);
+    Bench bench(name, 4, 2, {40, 40});
+    for (const Parameter& p : bench.set.all())
+      if (p.name == "l.moe.router.token.bias")
+        Tensor(p.var.value()).copy_from(from_vector<double>(bench.context, {1.5, 0.5, -0.5, -1.5}, {4}));
+    for (State& s : bench.set.states()) s.value.zero();
+    Bench plain(plain_router(), 4, 2, {40, 40});
+    for (const char* part : {"weight", "bias"}) {
+      const std::string at = std::string("l.moe.router.token.") + part;
+      Tensor(plain.set.get(at).var.value())
+          .copy_from(from_vector<double>(plain.context, bench.weights(at), plain.set.get(at).shape));
+    }
+    const double uneven = spread(loads(plain.run(plain.input()).routing));
+    double even = 0;
+    for (int step = 0; step < 20; ++step) {
+      const Routing r = bench.run(bench.input(), false, true).routing;
+      even = spread(loads(r));
+      StepStatistics statistics;
+      statistics.add(r.statistics);
+      bench.layer->after_step(statistics);
+    }
+    EXPECT(uneven > 20);
+    EXPECT(even < uneven / 3);
+  }
+}
+
+TEST_CASE("expert-threshold: the batch's best at first, then the moving quantile, which evaluation holds still") {
+  OptionValues own;
+  own.set("threshold-warmup", int64_t{2});
+  own.set("threshold-memory", 0.5);
+  Bench bench("expert-threshold", 4, 2, {6, 6}, 0, own);
+  for (State& s : bench.set.states()) s.value.zero();
+  const auto step = [&] {
+    const Routing r = bench.run(bench.input(), false, true).routing;
+    StepStatistics statistics;
+    statistics.add(r.statistics);
+    bench.layer->after_step(statistics);
+    return loads(r);
+  };
+  const std::vector<double> half(4, 6);  // T K / E
+  EXPECT(step() == half);
+  EXPECT(step() == half);
+  EXPECT(bench.weights("l.moe.router.steps") == std::vector<double>{2});
+  // The same batch again: its quantile is the moving mean, up to rounding at the very last token that each expert takes.
+  for (const double n : step()) EXPECT((n == 6 || n == 5));
+  const std::vector<double> before = loads(bench.run(bench.input()).routing);
+  EXPECT(before == loads(bench.run(bench.input()).routing));
+}
+
+TEST_CASE("emo: in training each sequence has a pool of its own size, the tokens stay in it") {
+  Bench bench("emo", 8, 2, {9, 9, 9, 9});
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  const auto experts = r.experts.to_vector<int32_t>();
+  std::vector<size_t> sizes;
+  for (size_t b = 0; b < 4; ++b)
+    sizes.push_back(std::set<int32_t>(experts.begin() + int(b * 18), experts.begin() + int(b * 18 + 18)).size());
+  EXPECT(*std::max_element(sizes.begin(), sizes.end()) > 2);
+
+  OptionValues two;
+  two.set("pool-size", int64_t{2});
+  Bench evaluated("emo", 8, 2, {9, 9}, 0, two);
+  const auto chosen = evaluated.run(evaluated.input()).routing.experts.to_vector<int32_t>();
+  for (size_t b = 0; b < 2; ++b)
+    EXPECT(std::set<int32_t>(chosen.begin() + int(b * 18), chosen.begin() + int(b * 18 + 18)).size() == 2);
+}
+
+}  // namespace
+}  // namespace glia::test
