@@ -22,7 +22,7 @@ for target in "${targets[@]}"; do
   esac
   sources=(data/text/*.cpp data/tokens/{wordpiece,vocabulary}.cpp nn/weights/{raw_tensor,safetensors_header,pickle,torch_file}.cpp
     engine/core/{check,file}.cpp)
-  rest=(-lzip)
+  rest=(-lzip -llzma -lz)
   case $target in
     records) sources=(experiments/records/{results,run_json,metrics,routing_metrics,utilisation_file}.cpp experiments/studies/study.cpp
       experiments/report/summary.cpp) ;;
@@ -36,9 +36,15 @@ for target in "${targets[@]}"; do
   binary=build/fuzz/fuzz_$target
   header_only=-DFMT_HEADER_ONLY
   [ "${rest[0]}" = -lzip ] || header_only=
-  # shellcheck disable=SC2086
-  clang++ -std=c++20 -O1 -g -I. $header_only -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-    "tests/fuzz/$target.cc" "${sources[@]}" -lutf8proc "${rest[@]}" -o "$binary"
+  flags=(-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined)
+  objects=()
+  for source in "tests/fuzz/$target.cc" "${sources[@]}"; do  # ccache: the targets share most of them
+    objects+=("build/fuzz/objects/$source.o")
+    mkdir -p "$(dirname "${objects[-1]}")"
+    # shellcheck disable=SC2086
+    $(command -v ccache) clang++ -std=c++20 -O1 -g -I. $header_only "${flags[@]}" -c "$source" -o "${objects[-1]}"
+  done
+  clang++ "${flags[@]}" "${objects[@]}" -lutf8proc "${rest[@]}" -o "$binary"
   corpus=build/fuzz/$target
   mkdir -p "$corpus"
   "$binary" "$limit" -max_len=$longest -timeout=5 -rss_limit_mb=2000 -print_final_stats=1 -verbosity=0 \
