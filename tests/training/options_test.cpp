@@ -113,6 +113,8 @@ TEST_CASE("options: switches stand alone, --csv-train implies its data set, path
   EXPECT(parse({"--skip-bad-rows"}).options.skip_bad_rows);
   EXPECT(parse({"--no-report"}).given.contains("report"));
   EXPECT(parse({"--version"}).done);
+  const CommandLine empty = parse({"--cache=", "--out=", "--seeds=2"});
+  EXPECT((empty.options.cache.empty() && empty.options.out.empty() && empty.options.seeds == "2"));
   EXPECT(resolved({"--csv-train", "a.csv"}).dataset == "csv");
   Options o;
   o.csv_train = "\xFF.csv";
