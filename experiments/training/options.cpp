@@ -107,7 +107,9 @@ const std::vector<Flag>& flags() {
       {"gradients", &O::gradients, kNone,
        "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
       {"kernels", &O::kernels, kNone, "products on a GPU: hopper, portable, or auto: the fastest that it has"},
-      {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
+      {"out", &O::out, kNone,
+       "result folder; finished runs in it are skipped, unfinished ones resumed; where a study, data or a preset is "
+       "typed its name has them: results-small"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
       {"jobs", &O::jobs, kNone,
        "runs side by side; 0: two on each GPU; on a CPU one, or with --preset quick one a core", run_all},

@@ -19,7 +19,7 @@ cp tools/report tools/export "$glia/tools"
 export OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
 
 # Two configurations, two seeds, a second or two; the same command wherever it runs.
-command=("$glia/experiments/run_all" --device cpu --preset quick --configs softmax-moe,astrocyte-hierarchical --seeds 2 --layers 2
+command=("$glia/experiments/run_all" --out results --device cpu --preset quick --configs softmax-moe,astrocyte-hierarchical --seeds 2 --layers 2
   --hidden 16 --heads 2 --ffn 32 --experts 4 --vocab-size 300 --max-rows 600 --max-test-rows 200 --batch 16 --max-steps 60 --log-every 5
   --eval-every 20 --checkpoint-every 10 --no-estimate --jobs 1 --threads 1 --cache "")
 # Both take the place of the shell that calls them: a kill hits the program, and ( ) stands around every other call.

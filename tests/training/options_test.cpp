@@ -62,6 +62,11 @@ TEST_CASE(
   EXPECT(paper.utilisation_rows == 2000);
   EXPECT(!resolved({"--protocol", "paper", "--second-residual", "off"}).second_residual);
   EXPECT(resolved({"--dataset", "synthetic"}).preset == "quick");
+  EXPECT(resolved({"--dataset", "synthetic"}).out == "results");
+  EXPECT(resolved({"--preset", "quick"}).out == "results-quick");
+  EXPECT(resolved({"--csv-train", "my/topics.csv", "--preset", "small"}).out == "results-topics-small");
+  EXPECT(resolved({"--data", "data/ag_news/", "--preset", "quick"}).out == "results-ag_news-quick");
+  EXPECT(resolved({"--preset", "quick", "--out", "mine"}).out == "mine");
   EXPECT(resolved({"--data", "/some/where"}).preset == "small");
   const Options published = resolved({"--preset", "paper"});
   EXPECT(published.hidden == 512);
