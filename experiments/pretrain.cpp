@@ -1,4 +1,5 @@
 // Masked-LM pretraining: weights of one's own in minutes: ./experiments/pretrain --help
+#include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/training/schedule.h"
@@ -6,6 +7,7 @@
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
   glia::Ranks ranks;
+  glia::explain_interrupts();
   try {
     const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);
     if (command.done) return 0;

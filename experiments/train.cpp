@@ -1,4 +1,5 @@
 // Trains one configuration with every knob: ./experiments/train --help
+#include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/schedule.h"
@@ -6,6 +7,7 @@
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
   glia::Ranks ranks;
+  glia::explain_interrupts();
   try {
     glia::CommandLine line = glia::parse_command_line(argc, argv, glia::Flag::kTrainOnly,
                                                       "Trains one configuration, by its name or by its parts.");
