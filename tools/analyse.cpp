@@ -3,7 +3,7 @@
 
 #include "data/tokens/vocabulary.h"
 #include "engine/core/file.h"
-#include "experiments/analysis/analysis_report.h"
+#include "experiments/analysis/report/analysis_report.h"
 #include "experiments/analysis/run_analysis.h"
 #include "experiments/analysis/trace_file.h"
 #include "experiments/records/recompute.h"

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "experiments/records/routing_counts.h"
+#include "experiments/records/routing/routing_counts.h"
 
 namespace glia::results {
 

@@ -1,7 +1,7 @@
 // What experts are for, asked by experiment and not by counting (docs/analysis.md): a saved model predicts its test rows
 // again without an expert, with a topic's busiest ones alone, without each token's first choice.
 #pragma once
-#include "experiments/analysis/analysis_report.h"
+#include "experiments/analysis/report/analysis_report.h"
 #include "experiments/records/predictions.h"
 #include "experiments/training/evaluation.h"
 

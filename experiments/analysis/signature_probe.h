@@ -3,7 +3,7 @@
 #include <optional>
 #include <vector>
 
-#include "experiments/records/routing_counts.h"
+#include "experiments/records/routing/routing_counts.h"
 
 namespace glia::results {
 

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "experiments/records/routing_counts.h"
+#include "experiments/records/routing/routing_counts.h"
 #include "nn/weights/safetensors_header.h"
 
 namespace glia::results {

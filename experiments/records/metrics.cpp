@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "engine/core/check.h"
-#include "experiments/records/routing_shares.h"
+#include "experiments/records/routing/routing_shares.h"
 
 namespace glia::results {
 namespace {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "experiments/records/json_fields.h"
-#include "experiments/records/routing_counts.h"
+#include "experiments/records/routing/routing_counts.h"
 
 namespace glia::results {
 

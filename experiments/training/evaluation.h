@@ -3,7 +3,7 @@
 #include <functional>
 
 #include "experiments/records/results.h"
-#include "experiments/records/routing_shares.h"
+#include "experiments/records/routing/routing_shares.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/options.h"

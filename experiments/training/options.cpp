@@ -14,7 +14,7 @@
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/command_line/manual.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 
 namespace glia {
 namespace {

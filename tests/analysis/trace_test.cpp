@@ -6,7 +6,7 @@
 
 #include "engine/core/file.h"
 #include "engine/core/random/rng.h"
-#include "experiments/analysis/analysis_report.h"
+#include "experiments/analysis/report/analysis_report.h"
 #include "experiments/analysis/trace_file.h"
 #include "tests/temporary_folder.h"
 #include "tests/test.h"

@@ -4,7 +4,7 @@
     python3 tests/peer/routing_fixture.py tests/fixtures/routing
 
 Everything is computed from the definitions (docs/analysis.md), token by token where that is the plainest, and not from
-the sums that experiments/records/routing_counts.cpp keeps.
+the sums that experiments/records/routing/routing_counts.cpp keeps.
 """
 import itertools
 import json

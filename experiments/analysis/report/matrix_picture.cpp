@@ -1,4 +1,4 @@
-#include "experiments/analysis/matrix_picture.h"
+#include "experiments/analysis/report/matrix_picture.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 
 #include <cmath>
 #include <limits>

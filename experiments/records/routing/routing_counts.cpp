@@ -1,4 +1,4 @@
-#include "experiments/records/routing_counts.h"
+#include "experiments/records/routing/routing_counts.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 // What mixtures are put together from: a router of the table, its losses, and experts that run on rows.
 #pragma once
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/mixture.h"
 
 namespace glia {

@@ -4,7 +4,7 @@
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/slots.h"
 #include "engine/ops/rows/reduce.h"
-#include "moe/mixture_parts.h"
+#include "moe/mixtures/mixture_parts.h"
 #include "moe/routers/parts.h"
 
 namespace glia {

@@ -1,4 +1,4 @@
-#include "experiments/records/routing_shares.h"
+#include "experiments/records/routing/routing_shares.h"
 
 #include <fmt/format.h>
 

@@ -6,7 +6,7 @@
 #include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/routers/parts.h"
 
 namespace glia {

@@ -1,4 +1,4 @@
-#include "experiments/analysis/analysis_report.h"
+#include "experiments/analysis/report/analysis_report.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 // Small matrices side by side, with their numbers: what may be negative, or is no share.
 #pragma once
-#include "experiments/records/routing_metrics.h"
+#include "experiments/records/routing/routing_metrics.h"
 #include "experiments/report/pictures/drawing.h"
 
 namespace glia::results {

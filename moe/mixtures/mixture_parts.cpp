@@ -1,4 +1,4 @@
-#include "moe/mixture_parts.h"
+#include "moe/mixtures/mixture_parts.h"
 
 #include "engine/ops/loss/statistics.h"
 #include "engine/ops/moe/choose.h"

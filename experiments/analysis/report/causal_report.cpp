@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "experiments/analysis/causal.h"
-#include "experiments/analysis/matrix_picture.h"
+#include "experiments/analysis/report/matrix_picture.h"
 
 namespace glia {
 namespace {

@@ -3,7 +3,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/products/matmul.h"
-#include "moe/mixture_parts.h"
+#include "moe/mixtures/mixture_parts.h"
 
 namespace glia {
 namespace {

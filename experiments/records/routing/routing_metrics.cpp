@@ -1,4 +1,4 @@
-#include "experiments/records/routing_metrics.h"
+#include "experiments/records/routing/routing_metrics.h"
 
 #include <algorithm>
 #include <cmath>

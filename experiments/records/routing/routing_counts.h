@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "experiments/records/routing_metrics.h"
+#include "experiments/records/routing/routing_metrics.h"
 
 namespace glia::results {
 
