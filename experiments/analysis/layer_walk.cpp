@@ -8,7 +8,7 @@ namespace {
 
 // Σ_k gates_tk Expert(h_t) of a layer's routed experts alone.     → [T, H]
 Var routed_sum(const MoeLayer& layer, const Var& h, const Routing& routing) {
-  const MoeLayer::Pairs pairs = layer.pairs(h, routing);
+  const ExpertPairs pairs = layer.pairs(h, routing);
   return combine_rows(pairs.outputs, routing.gates, pairs.dispatch);
 }
 
