@@ -56,10 +56,10 @@ TEST_CASE("statistics: scipy's values") {
     expect_near(*cohen_d(x, y), c["cohen_d"]);
     if (c.contains("paired")) expect_test(paired(x, y), c["paired"]);
   }
-  const auto corrected = benjamini_hochberg(std::vector<std::optional<double>>(
+  const auto discoveries = benjamini_hochberg(std::vector<std::optional<double>>(
       fixture["benjamini_hochberg"]["p"].begin(), fixture["benjamini_hochberg"]["p"].end()));
-  for (size_t i = 0; i < corrected.size(); ++i)
-    expect_near(*corrected[i], fixture["benjamini_hochberg"]["corrected"][i]);
+  for (size_t i = 0; i < discoveries.size(); ++i)
+    expect_near(*discoveries[i], fixture["benjamini_hochberg"]["corrected"][i]);
   for (const Json& c : fixture["equivalence"]) {
     const auto e = equivalence(c["x"].get<Sample>(), c["y"].get<Sample>(), c["margin"].get<double>());
     REQUIRE(e.has_value());
