@@ -1,10 +1,12 @@
 // Trains all configurations over the seeds and ends with the table: ./experiments/run_all --help
+#include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/schedule.h"
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
+  glia::explain_interrupts();
   try {
     const glia::CommandLine line =
         glia::parse_command_line(argc, argv, glia::Flag::kRunAll,
@@ -12,7 +14,7 @@ int main(int argc, char** argv) {
                                  "prints the table of accuracies and\n"
                                  "specialisations. Killed and started again it goes on where it was.");
     if (line.done) return 0;
-    const glia::Options options = glia::resolve(line);
+    const glia::Options options = glia::of_this_process(glia::resolve(line));
     const glia::Study study = glia::find_study(options.study);
     return glia::run_experiment(options, study, glia::parse_configs(options.configs, study),
                                 glia::command_text(argc, argv));

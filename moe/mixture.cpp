@@ -4,7 +4,7 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/moe/choose.h"
-#include "moe/mixture_parts.h"
+#include "moe/mixtures/mixture_parts.h"
 #include "moe/moe_layer.h"
 #include "moe/update_rule.h"
 

@@ -10,7 +10,7 @@
 #include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 
 namespace glia {
 

@@ -1,7 +1,7 @@
 #include "moe/moe_layer.h"
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "moe/mixture_parts.h"
+#include "moe/mixtures/mixture_parts.h"
 
 namespace glia {
 

@@ -2,7 +2,7 @@
 // grouped by expert in a stable order and each token gathers its results.
 #pragma once
 #include "engine/ops/moe/moe.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/mixture.h"
 #include "moe/update_rule.h"
 

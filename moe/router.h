@@ -44,7 +44,7 @@ class Router {
  public:
   virtual ~Router() = default;
   // Experts, gates and scores, and what after_step() wants to know. A pure function of the inputs, the weights and
-  // the state: nothing is stored, tail rows go nowhere. Losses are the registry's (moe/losses.h); a router adds those
+  // the state: nothing is stored, tail rows go nowhere. Losses are the registry's (moe/losses/losses.h); a router adds those
   // only that nobody else could have.
   virtual Routing route(const RoutingInputs& in) const = 0;
   // After the optimiser's update: changes the router's state by what route() returned under `name`, summed up over the

@@ -30,6 +30,11 @@ void Utilisation::add(const std::vector<Routing>& routings, const Tensor& labels
   }
 }
 
+void Utilisation::reduce(Communicator& communicator) {
+  for (const Tensor& sums : {sums_, shares_})
+    if (sums.defined()) communicator.all_reduce(sums.raw(), sums.numel(), sums.dtype(), Reduction::kSum);
+}
+
 // Rows that sum to 1, or a mark in a column of their own.     sums [2, 2, C, E + X + 3]
 void Utilisation::add_shares(const Routing& r, const Tensor& labels, const Sequences& q, const Tensor& sums) const {
   const int64_t tokens = r.gates.size(0), width = r.n_experts + columns_ + 2;

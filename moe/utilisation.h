@@ -18,6 +18,7 @@ class Utilisation {
     sums_.zero();
     if (shares_.defined()) shares_.zero();
   }
+  void reduce(Communicator& communicator);  // over ranks that measure a batch each
 
   struct Table {
     int64_t classes = 0, n_experts = 0;  // experts with the columns outside E

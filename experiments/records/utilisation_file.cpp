@@ -7,7 +7,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
-#include "experiments/records/routing_shares.h"
+#include "experiments/records/routing/routing_shares.h"
 
 namespace glia::results {
 namespace {

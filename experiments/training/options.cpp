@@ -14,7 +14,7 @@
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/command_line/manual.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 
 namespace glia {
 namespace {
@@ -107,7 +107,9 @@ const std::vector<Flag>& flags() {
       {"gradients", &O::gradients, kNone,
        "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
       {"kernels", &O::kernels, kNone, "products on a GPU: hopper, portable, or auto: the fastest that it has"},
-      {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
+      {"out", &O::out, kNone,
+       "result folder; finished runs in it are skipped, unfinished ones resumed; where a study, data or a preset is "
+       "typed its name has them: results-small"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
       {"jobs", &O::jobs, kNone,
        "runs side by side; 0: two on each GPU; on a CPU one, or with --preset quick one a core", run_all},
@@ -118,8 +120,16 @@ const std::vector<Flag>& flags() {
       {"check-finite", &O::check_finite, kNone,
        "on: name the first op whose output is not finite (slow, no CUDA graphs); also GLIA_CHECK_FINITE=1"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},
+      {"ranks", &O::ranks, kNone,
+       "who share each step: 0: the processes that mpirun or srun started; else so many, threads where no launcher is, a GPU "
+       "each (docs/scaling.md)",
+       train},
+      {"rank-timeout", &O::rank_timeout, kNone, "seconds without an answer after which a rank counts as lost",
+       train},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
       {"checkpoint-every", &O::checkpoint_every, kNone, "steps between checkpoints; 0: by time"},
+      {"trace-rows", &O::trace_rows, kNone,
+       "at each evaluation keep the routing of so many test rows, for router saturation (tools/analyse); 0: none"},
       {"progress", &O::progress, kNone, "live, lines, off, or auto: live on a terminal"},
       {"estimate", &O::estimate, kNone, "measure a few steps first and say how long it takes"},
       {"dry-run", &O::dry_run, kNone, "on: say what would be run and how long it takes, and stop"},
@@ -158,6 +168,10 @@ const std::vector<Flag>& flags() {
       {"lr-of", &O::lr_of, kTrain, "learning rates of their own: PATTERN=VALUE, …; of several the last counts"},
       {"weight-decay-of", &O::weight_decay_of, kTrain, "weight decay likewise, of parameters that decay"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
+      {"reduction", &O::reduction, kTrain,
+       "order of sums over ranks: fast, or exact: the same bits whatever the number of processes", train},
+      {"chunks", &O::chunks, kTrain,
+       "with --reduction exact: parts of each batch, one tree over which all sums follow", train},
       {"micro-batches", &O::micro_batches, kTrain,
        "parts of a step that run one after another, for memory; losses on routing are each part's own"},
       {"lr", &O::lr, kTrain, "learning rate of AdamW"},
@@ -274,13 +288,18 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
   return line;
 }
 
+// As a shell takes it for one word, where it is text; other bytes are shown, not kept.
+std::string quoted_word(const std::string& given) {
+  const std::string word = utf8::escaped(given);
+  if (!word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()[]{}!`~#") == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+  return text + "'";
+}
+
 std::string command_text(int argc, const char* const* argv) {
   std::string text;
-  for (int i = 0; i < argc; ++i) {
-    const std::string word = utf8::escaped(argv[i]);
-    const bool plain = !word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()") == std::string::npos;
-    text += (i ? " " : "") + (plain ? word : "'" + word + "'");
-  }
+  for (int i = 0; i < argc; ++i) text += (i ? " " : "") + quoted_word(argv[i]);
   return text;
 }
 
@@ -290,7 +309,7 @@ std::string echo(const Options& options) {
   for (const Flag& flag : flags()) {
     const std::string value = value_text(options, flag);
     if (value != value_text(defaults, flag))
-      text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, value);
+      text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, quoted_word(value));
   }
   return text;
 }
@@ -321,7 +340,10 @@ std::vector<Bound> bounds(const Options& o) {
           {"jobs", o.jobs, 0, threads},
           {"threads", o.threads, 0, threads},
           {"bucket", o.bucket, 0, 1 << 20},
+          {"ranks", o.ranks, 0, 1 << 14},
+          {"chunks", o.chunks, 2, 1 << 10},
           {"checkpoint-every", o.checkpoint_every, 0, steps},
+          {"trace-rows", o.trace_rows, 0, 1e9},
           {"max-steps", o.max_steps, 0, steps},
           {"eval-every", o.eval_every, 0, steps},
           {"utilisation-rows", o.utilisation_rows, 0, 1e9}};
@@ -370,6 +392,9 @@ void check_options(const Options& o) {
   want(o.clip >= 0, "clip", "0 or more", o.clip);
   want(o.init_noise >= 0, "init-noise", "0 or more", o.init_noise);
   want(o.checkpoint_seconds >= 0, "checkpoint-seconds", "0 or more", o.checkpoint_seconds);
+  want(o.rank_timeout > 0, "rank-timeout", "a positive number", o.rank_timeout);
+  if (o.reduction == "exact" && o.ranks > 0)
+    fail_input("--ranks: expected --chunks instead, with --reduction exact, got '{}'", o.ranks);
   if (o.select == "validation" && o.validation_fraction == 0)
     fail_input("--select validation: wants --validation-fraction above 0");
   want(o.name.find('/') == std::string::npos && o.name != "." && o.name != "..", "name",

@@ -12,7 +12,7 @@
 #include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/sequences/sequence_max.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/mixture.h"
 #include "nn/encoder.h"
 #include "nn/head.h"

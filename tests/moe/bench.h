@@ -1,7 +1,7 @@
 // One MoE layer on its own, in float64 without dropout, and what its router's oracle needs.
 #pragma once
 #include "engine/ops/moe/choose.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/moe_layer.h"
 #include "tests/nn/helpers.h"
 

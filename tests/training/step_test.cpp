@@ -8,7 +8,7 @@
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/training.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/update_rule.h"
 #include "tests/nn/helpers.h"
 #include "tests/training/flag_words.h"

@@ -6,7 +6,7 @@
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/routing/columns.h"
 #include "engine/ops/rows/reduce.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/routers/beside/wide_choice.h"
 
 namespace glia {

@@ -11,7 +11,7 @@
 #include "engine/ops/routing/keep.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/routers/parts.h"
 
 namespace glia {

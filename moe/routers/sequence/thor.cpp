@@ -12,7 +12,7 @@
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
 #include "engine/ops/sequences/sequence_max.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
