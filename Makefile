@@ -3,6 +3,7 @@
 #   make CUDA=0              leaves CUDA out            make CUDA_ARCHS="80 120"   for other GPUs than this machine's
 #   make ONEDNN=0            leaves oneDNN out (plain CPU matmul; for machines without the package)
 #   make test T='-tc=csv*'   passes arguments to the test program
+#   make MPI=0               leaves MPI out (default: built where pkg-config finds Open MPI; only mpirun and srun want it)
 #   make PACKAGES=DIR        libraries of another prefix than /usr: DIR/include and DIR/lib (default: an active conda environment)
 
 .DEFAULT_GOAL := all
@@ -49,11 +50,13 @@ MAINS    := $(shell grep -lE '^int main\b' $(CPP))
 # The table of cases and its gradient checker, which tests and tools/gradcheck share: part of the library.
 CASE_CPP := $(wildcard tests/cases/*.cpp)
 CU       := $(if $(filter 1,$(CUDA)),$(shell find $(ROOMS) -name '*.cu' | LC_ALL=C sort))
-LIB_CPP  := $(filter-out $(MAINS) $(if $(filter 0,$(CUDA)),engine/device/cuda/%),$(CPP)) $(CASE_CPP)
+LIB_CPP  := $(filter-out $(MAINS) engine/comm/mpi/% $(if $(filter 0,$(CUDA)),engine/device/cuda/%),$(CPP)) $(CASE_CPP)
 TEST_CPP := $(filter-out $(CASE_CPP),$(shell find tests -name '*.cpp' | LC_ALL=C sort))
 PROGRAMS := $(MAINS:.cpp=)
 OBJ       = $(patsubst %,$(BUILD)/%.o,$(1))
 LIB      := $(BUILD)/libglia.so
+MPI      ?= $(if $(shell PKG_CONFIG_PATH='$(PACKAGES:%=%/lib/pkgconfig)' pkg-config --exists ompi-c 2>/dev/null && echo yes),1,0)
+MPI_LIB  := $(if $(filter 1,$(MPI)),$(BUILD)/libglia_mpi.so)
 TESTS    := $(BUILD)/run_tests
 
 VERSION  := 0.2
@@ -91,7 +94,7 @@ all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
 packages $(BUILD)/packages.stamp: tools/install_packages.sh
-	@ONEDNN=$(ONEDNN) PACKAGES='$(PACKAGES)' tools/install_packages.sh
+	@ONEDNN=$(ONEDNN) MPI=$(MPI) PACKAGES='$(PACKAGES)' tools/install_packages.sh
 	@mkdir -p $(BUILD) && touch $(BUILD)/packages.stamp
 
 # --- compile --------------------------------------------------------------------------------------
@@ -138,11 +141,17 @@ $(LIB): $(call OBJ,$(LIB_CPP) $(CU))
 	@$(CXX) -shared $(LDFLAGS) -Wl,--no-undefined -Wl,-soname,libglia.so -o $@.tmp $^ $(LDLIBS)
 	@objcopy --only-keep-debug $@.tmp $@.debug && objcopy --strip-debug --add-gnu-debuglink=$@.debug $@.tmp && mv $@.tmp $@
 
+# MPI is loaded by programs that a launcher started several of: the others need no library of it.
+$(BUILD)/engine/comm/mpi/transport.cpp.o: OWN_FLAGS = $(patsubst -I%,-isystem %,$(shell pkg-config --cflags ompi-c)) -DOMPI_SKIP_MPICXX=1
+$(BUILD)/libglia_mpi.so: $(BUILD)/engine/comm/mpi/transport.cpp.o
+	@echo "  link  $@"
+	@$(CXX) -shared $(LDFLAGS) -Wl,--no-undefined -o $@ $< $(shell pkg-config --libs ompi-c) -lfmt -lpthread
+
 # The programs lie beside their sources; the build variant they were last linked from is recorded,
 # so that `make CUDA=0` after `make` links them anew.
 build/variant: FORCE
 	@mkdir -p build; echo '$(VARIANT)' | cmp -s - $@ || echo '$(VARIANT)' > $@
-$(PROGRAMS): %: $(BUILD)/%.cpp.o $(LIB) build/variant
+$(PROGRAMS): %: $(BUILD)/%.cpp.o $(LIB) build/variant | $(MPI_LIB)
 	@echo "  link  $@"
 	@$(CXX) $(LDFLAGS) -o $@ $< -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN/../$(BUILD):$$ORIGIN/../lib' $(LDLIBS)
 
@@ -166,6 +175,7 @@ WORDS   := $(PREFIX)/share/bash-completion/completions
 install: $(LIB) $(PROGRAMS)
 	@for h in $(HEADERS); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/glia/$$h; done
 	@install -Dm755 $(LIB) $(DESTDIR)$(PREFIX)/lib/libglia.so
+	@$(if $(MPI_LIB),install -Dm755 $(MPI_LIB) $(DESTDIR)$(PREFIX)/lib/libglia_mpi.so)
 	@install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	@printf '%s\n' 'prefix=$(PREFIX)' 'Name: glia' 'Description: tensor engine with reverse-mode autograd, and Mixture-of-Experts routing' \
 	  'Version: $(VERSION)' 'Cflags: -I$${prefix}/include/glia $(PUBLIC)' 'Libs: -L$${prefix}/lib -Wl,-rpath,$${prefix}/lib -lglia -lfmt' \
@@ -176,7 +186,7 @@ install: $(LIB) $(PROGRAMS)
 	@for c in $$(./tools/bench --help-completion); do ./tools/bench $$c --help-man > $(DESTDIR)$(MAN1)/glia-bench-$$c.1; done
 	@echo "glia: installed in $(DESTDIR)$(PREFIX); build with \$$(pkg-config --cflags --libs glia)"
 uninstall:
-	@rm -rf $(DESTDIR)$(PREFIX)/include/glia $(DESTDIR)$(PREFIX)/lib/libglia.so $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
+	@rm -rf $(DESTDIR)$(PREFIX)/include/glia $(DESTDIR)$(PREFIX)/lib/libglia.so $(DESTDIR)$(PREFIX)/lib/libglia_mpi.so $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
 	@for p in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/glia-$${p##*/} $(DESTDIR)$(WORDS)/glia-$${p##*/}; done
 	@rm -f $(DESTDIR)$(MAN1)/glia-*.1
 

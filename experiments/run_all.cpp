@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
                                  "prints the table of accuracies and\n"
                                  "specialisations. Killed and started again it goes on where it was.");
     if (line.done) return 0;
-    const glia::Options options = glia::resolve(line);
+    const glia::Options options = glia::of_this_process(glia::resolve(line));
     const glia::Study study = glia::find_study(options.study);
     return glia::run_experiment(options, study, glia::parse_configs(options.configs, study),
                                 glia::command_text(argc, argv));

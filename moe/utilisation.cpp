@@ -19,6 +19,10 @@ void Utilisation::add(const std::vector<Routing>& routings, const Tensor& labels
   }
 }
 
+void Utilisation::reduce(Communicator& communicator) {
+  communicator.all_reduce(sums_.raw(), sums_.numel(), sums_.dtype(), Reduction::kSum);
+}
+
 std::vector<Utilisation::Layer> Utilisation::read() const {
   const std::vector<double> sums = sums_.to_vector<double>();
   const int64_t layers = sums_.size(0), classes = sums_.size(2), experts = sums_.size(3) - 1;

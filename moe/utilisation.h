@@ -11,6 +11,7 @@ class Utilisation {
   // routings [L] of one forward pass, labels int32 [B]. One launch a layer; waits for nothing.
   void add(const std::vector<Routing>& routings, const Tensor& labels, const Sequences& sequences);
   void reset() { sums_.zero(); }
+  void reduce(Communicator& communicator);  // over ranks that measure a batch each
 
   struct Table {
     int64_t classes = 0, n_experts = 0;

@@ -1,4 +1,4 @@
-// bench ops | tokenizer | step | pretrain: how fast, beside what this machine can reach at all, measured in the same run.
+// bench ops | tokenizer | step | pretrain | ranks: how fast, beside what this machine can reach at all, measured in the same run.
 #include <fmt/format.h>
 
 #include <cstring>
@@ -6,6 +6,7 @@
 #include "engine/core/build_info.h"
 #include "tools/benchmarks/ops.h"
 #include "tools/benchmarks/pretrain.h"
+#include "tools/benchmarks/ranks.h"
 #include "tools/benchmarks/step.h"
 #include "tools/benchmarks/tokenizer.h"
 #include "tools/tool.h"
@@ -22,6 +23,7 @@ constexpr Command kCommands[] = {
     {"tokenizer", bench_tokenizer, "WordPiece, pieces and bytes a second"},
     {"step", bench_step, "whole training steps"},
     {"pretrain", bench_pretrain, "steps of masked-LM pretraining"},
+    {"ranks", bench_ranks, "steps of several ranks beside one"},
 };
 
 // The commands as a page; each has its own: bench COMMAND --help-man.

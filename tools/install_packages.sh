@@ -19,6 +19,8 @@ need zlib1g-dev              include/zlib.h
 there "fonts/DejaVu*" || need fonts-dejavu-core share/fonts/truetype/dejavu/DejaVuSans.ttf
 need doctest-dev             include/doctest/doctest.h
 [ "${ONEDNN:-1}" = 0 ] || there 'include/*/oneapi/dnnl/dnnl.hpp' || need libdnnl-dev include/oneapi/dnnl/dnnl.hpp
+# For several processes on one run: taken where it is asked for (MPI=1), and where it is there already.
+[ "${MPI:-0}" = 0 ] || { need libopenmpi-dev 'lib/*/openmpi/include/mpi.h'; command -v mpirun >/dev/null || missing+=(openmpi-bin); }
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 echo "glia: missing Debian packages: ${missing[*]}"

@@ -23,6 +23,13 @@ enum class BatchLayout {
   kPadded   // T = B · padded_length; the pads are [PAD] tokens, real to everything but the keys of attention
 };
 
+// Where a rank's part stands in the whole batch, and the largest of the parts; zeros where a batch is whole.
+struct PartOfBatch {
+  int64_t tokens_before = 0, read_before = 0;  // rows, and those that are read: masked ones, or sequences
+  int64_t all_tokens = 0, all_read = 0;
+  int64_t most_tokens = 0, most_read = 0;  // of a part
+};
+
 // A batch in memory of the caller's (pinned, say). fill() sets `tokens` and `sequences`.
 struct BatchView {
   int32_t* ids = nullptr;      // [T]
@@ -38,6 +45,7 @@ struct BatchView {
   int64_t vocabulary = 0;  // all ids are below it
   int64_t token_capacity = 0, sequence_capacity = 0;
   int64_t tokens = 0, sequences = 0;  // T, B
+  PartOfBatch part = {};
 };
 
 // The same with memory of its own.

@@ -83,6 +83,8 @@ void check(const P& o) {
     fail_input("--beta1, --beta2: expected numbers below 1, got {} and {}", o.beta1, o.beta2);
   if ((o.steps > 0) == (o.minutes > 0))
     fail_input("--steps, --minutes: expected one of them above 0, got {} and {}", o.steps, o.minutes);
+  if (o.minutes > 0 && (o.ranks > 1 || o.reduction == "exact"))
+    fail_input("--minutes: expected --steps where ranks share a run, got {}", o.minutes);
   if (o.tokens % o.bucket != 0)
     fail_input("--tokens: expected a multiple of --bucket {}, got {}", o.bucket, o.tokens);
   if (o.tokens < o.max_length)
@@ -92,6 +94,13 @@ void check(const P& o) {
 
 void resolve(P& o, const std::set<std::string>& given) {
   o.typed = given;
+  // What the configuration's study sets for it, as far as pretraining has it: experts a token, options of its router.
+  std::vector<std::pair<std::string, std::string>> settings;
+  const std::vector<const Flag*> shared = shared_flags();
+  for (const auto& setting : configuration_of(find_study(o.study), o.config).settings)
+    if (std::ranges::any_of(shared, [&](const Flag* flag) { return setting.first == flag->name; }))
+      settings.push_back(setting);
+  apply_settings(o, settings);
   if (o.device == "auto") o.device = automatic_device();
   const bool gpu = Device::parse(o.device).is_cuda();
   if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";
@@ -103,7 +112,8 @@ void resolve(P& o, const std::set<std::string>& given) {
   if (!given.contains("warmup")) o.warmup = o.schedule == "one-cycle" ? 0.5 : 0.05;
   shape_by_weights(o, given);
   if (finite_check_wanted()) o.check_finite = true;
-  if (o.check_finite) o.graphs = false;  // every output is read back, which no capture can hold
+  // Every output is read back, or sums go through the host, which no capture can hold.
+  if (o.check_finite || o.reduction == "exact") o.graphs = false;
   if (o.bucket == 0) o.bucket = gpu ? 128 : 32;
   check(o);
 }
@@ -162,6 +172,8 @@ std::vector<const Flag*> shared_flags() {
                            "out",
                            "fresh",
                            "threads",
+                           "ranks",
+                           "rank-timeout",
                            "graphs",
                            "check-finite",
                            "bucket",
@@ -180,6 +192,8 @@ std::vector<const Flag*> shared_flags() {
                            "energy",
                            "init",
                            "mask-rate",
+                           "reduction",
+                           "chunks",
                            "micro-batches",
                            "lr",
                            "warmup",
@@ -257,6 +271,8 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
                                                                    "precision", "gradients", "bucket"},
                            std::string_view(name)) > 0;
     const auto* row = std::get_if<const OptionRow*>(&flag->member);
+    // Runs from before there was a choice have neither.
+    if (o.reduction == "fast" && (name == "reduction" || name == "chunks")) continue;
     if (matters || (row && o.routing.contains(name))) json[json_key(name)] = value_text(o, *flag);
   }
   return json;

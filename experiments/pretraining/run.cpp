@@ -54,8 +54,10 @@ ClockPlan measured_plan(const PretrainOptions& o, const Corpus& corpus, const Ru
 class Pretraining {
  public:
   Pretraining(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, const ClockPlan& plan,
-              const std::string& identity, Context& context, Progress& progress)
+              const std::string& identity, const Ranks& ranks, Context& context, Progress& progress)
       : options_(o),
+        ranks_(ranks),
+        writes_(context.communicator().rank() == 0),
         corpus_(corpus),
         context_(context),
         progress_(progress),
@@ -75,10 +77,12 @@ class Pretraining {
   bool resume();
   void save();
   void log_losses(results::MetricsLog& log);
-  void evaluate(results::MetricsLog& log);
+  void evaluate(results::MetricsLog* log);
   void show(bool evaluated);
 
   const PretrainOptions& options_;
+  const Ranks& ranks_;
+  const bool writes_;
   const Corpus& corpus_;
   Context& context_;
   Progress& progress_;
@@ -105,7 +109,7 @@ bool Pretraining::resume() {
     return true;
   } catch (const std::exception& error) {
     // A checkpoint that cannot be used costs time, not the run. Loading changes nothing unless everything fits.
-    progress_.say(fmt::format("begins anew: {}", error.what()));
+    if (writes_) progress_.say(fmt::format("begins anew: {}", error.what()));
     return false;
   }
 }
@@ -136,11 +140,12 @@ void Pretraining::log_losses(results::MetricsLog& log) {
   log.add(point);
 }
 
-void Pretraining::evaluate(results::MetricsLog& log) {
+void Pretraining::evaluate(results::MetricsLog* log) {
   const auto begin = Clock::now();
   last_ = held_out_.measure(trainer_.model());
+  if (!log) return;
   results::NamedValues values{{"accuracy", last_.accuracy}, {"loss", last_.loss}};
-  log.add(results::EvalPoint{"held_out", trainer_.done(), values, {}});
+  log->add(results::EvalPoint{"held_out", trainer_.done(), values, {}});
   now_.accuracy = last_.accuracy;
   evaluation_seconds_ += seconds_since(begin);
   if (options_.progress != "off")
@@ -162,9 +167,14 @@ void Pretraining::show(bool evaluated) {
 
 void Pretraining::run() {
   first_step_ = resume() ? trainer_.done() : 0;
-  if (first_step_ == 0) fs::remove(checkpoint_path());
-  else if (options_.progress != "off") progress_.say(fmt::format("goes on after step {}", first_step_));
-  results::MetricsLog log(options_.out, first_step_);
+  // Every rank has read the checkpoint before the first one writes.
+  require_same_start(ranks_, context_, trainer_.model().parameters().values(), trainer_.done());
+  std::optional<results::MetricsLog> log;
+  if (writes_) {
+    if (first_step_ == 0) fs::remove(checkpoint_path());
+    else if (options_.progress != "off") progress_.say(fmt::format("goes on after step {}", first_step_));
+    log.emplace(options_.out, first_step_);
+  }
   begin_ = Clock::now();
   auto last_save = begin_;
   bool evaluated = false;
@@ -173,9 +183,10 @@ void Pretraining::run() {
     const int64_t step = trainer_.done();
     const bool last = step == trainer_.total(), logs = step % options_.log_every == 0 || last;
     const bool evaluates = step % every_ == 0 || last;
-    if (logs) log_losses(log);
-    if (evaluates) evaluate(log);
+    if (logs && log) log_losses(*log);
+    if (evaluates) evaluate(log ? &*log : nullptr);
     evaluated = evaluated || evaluates;
+    if (!writes_) continue;
     if (logs || evaluates) show(false);
     const bool due = options_.checkpoint_every > 0 ? step % options_.checkpoint_every == 0
                                                    : seconds_since(last_save) >= options_.checkpoint_seconds;
@@ -187,20 +198,23 @@ void Pretraining::run() {
   }
   context_.synchronize();
   if (!evaluated) last_ = held_out_.measure(trainer_.model());
+  context_.communicator().barrier();  // nobody leaves while another one's sums are under way
 }
 
 Json Pretraining::timing() const {
   const double seconds = seconds_since(begin_), training = seconds - evaluation_seconds_;
   const double steps = static_cast<double>(trainer_.done() - first_step_);
-  return {{"seconds", seconds_before_ + seconds},
-          {"evaluation_seconds", evaluation_seconds_},
-          {"ms_per_step", steps > 0 ? 1e3 * training / steps : 0.0},
-          {"tokens_per_second", static_cast<double>(trainer_.tokens_done()) / training},
-          {"peak_bytes", context_.allocator().stats().peak},
-          {"parameters", const_cast<Trainer&>(trainer_).model().parameters().count()},
-          {"resumed_at_step", first_step_},
-          {"machine", context_.backend().description()},
-          {"commit", build_commit()}};
+  Json json = {{"seconds", seconds_before_ + seconds},
+               {"evaluation_seconds", evaluation_seconds_},
+               {"ms_per_step", steps > 0 ? 1e3 * training / steps : 0.0},
+               {"tokens_per_second", static_cast<double>(trainer_.tokens_done()) / training},
+               {"peak_bytes", context_.allocator().stats().peak},
+               {"parameters", const_cast<Trainer&>(trainer_).model().parameters().count()},
+               {"resumed_at_step", first_step_},
+               {"machine", context_.backend().description()},
+               {"commit", build_commit()}};
+  if (context_.communicator().size() > 1) json["ranks"] = context_.communicator().description();
+  return json;
 }
 
 // The number of steps: asked for, recorded by an earlier sitting, or by the clock.
@@ -269,6 +283,33 @@ std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus
   return begun;
 }
 
+// From the plan to the folder that others read.
+void pretrain_on(Context& context, const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
+                 const Begun& begun, const Ranks& ranks, Progress& progress) {
+  if (o.kernels != "auto") context.set_kernels(parse_kernels(o.kernels));
+  context.check_finite = o.check_finite;
+  Pretraining pretraining(o, corpus, model, begun.plan, begun.identity, ranks, context, progress);
+  pretraining.run();
+  if (context.communicator().rank() > 0) return;
+  const HeldOut::Measured measured = pretraining.measured();
+  const std::string result = fmt::format("held-out loss {:.4f}, accuracy {:.4f}", measured.loss, measured.accuracy);
+  results::write_timing(o.out, pretraining.timing());
+  write_pages(o, corpus, model, begun.plan, result, o.out);
+  export_model(saved_config(o, corpus, model), pretraining.trainer().model(), *corpus.tokenizer, o.max_length,
+               result, o.out);
+  fs::remove(o.out + "/checkpoint.safetensors");
+  progress.finish(
+      0, fmt::format("{:<29} {}  {:.1f} s", model.name, result, pretraining.timing()["seconds"].get<double>()));
+}
+
+// What a process that is not the first takes part in: the first one settles whether anything is left to do.
+std::optional<Begun> follow_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
+                                   const Ranks& ranks) {
+  if (ranks.follow() < 0) return std::nullopt;
+  const ClockPlan plan{o.steps};
+  return Begun{plan, whole_record(o, corpus, model, plan, text_fingerprint(corpus))["computed"].dump()};
+}
+
 }  // namespace
 
 TrainingPlan pretraining_plan(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
@@ -309,30 +350,40 @@ int64_t steps_in(double minutes, const PretrainOptions& o, double step_ms, doubl
   return low;
 }
 
-int run_pretraining(const PretrainOptions& o, const std::string& command, std::FILE* out) {
+int run_pretraining(const PretrainOptions& o, const std::string& command, std::FILE* out, const Ranks& ranks) {
+  const bool divides = ranks.divides(o);
   if (o.threads > 0) omp_set_num_threads(static_cast<int>(o.threads));
   const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
-  make_folder(o.out);
-  RunLock lock(o.out, "pretraining");
-  if (!lock.try_lock()) fail_input("{}: another program works on it", o.out);
+  ranks.check(o);
+  if (divides && o.steps == 0) fail_input("--minutes: expected --steps where ranks share a run, got {}", o.minutes);
+  std::optional<RunLock> lock;
+  if (ranks.first_process()) {
+    make_folder(o.out);
+    lock.emplace(o.out, "pretraining");
+    if (!lock->try_lock()) fail_input("{}: another program works on it", o.out);
+  }
   Context context(Device::parse(o.device), static_cast<uint64_t>(o.seed));
   if (o.kernels != "auto") context.set_kernels(parse_kernels(o.kernels));
   context.check_finite = o.check_finite;
   fmt::print(out, "command    {}\ncommit     {} ({})\ndevice     {}, {}\n", command, build_commit(),
              build_variant(), context.backend().description(), o.precision);
+  if (divides) fmt::print(out, "ranks      {}\n", ranks.described(o));
   std::fflush(out);
 
   const auto begin = Clock::now();
   Corpus corpus;
-  {
-    PhaseDisplay display(o.progress != "off");
+  ranks.after_first([&] {
+    PhaseDisplay display(o.progress != "off" && ranks.first_process());
     corpus = load_corpus(corpus_options(o), &display);
-  }
+  });
   print_text(corpus, seconds_since(begin), out);
   training_pieces(o, corpus);  // a vocabulary that will not do is found out before anything is written
-  if (!o.dump.empty()) dump_text(o, corpus, o.dump, out);
+  ranks.agree({{"the text", fmt::format("{:016x}", text_fingerprint(corpus))}});
+  if (!o.dump.empty() && ranks.first_process()) dump_text(o, corpus, o.dump, out);
 
-  const std::optional<Begun> begun = begin_folder(o, corpus, model, context);
+  const std::optional<Begun> begun =
+      ranks.first_process() ? begin_folder(o, corpus, model, context) : follow_folder(o, corpus, model, ranks);
+  if (ranks.first_process()) ranks.lead(begun ? 0 : -1);
   if (!begun) {
     fmt::print(out, "done       {}: nothing is left to do; --fresh on begins anew\n", o.out);
     return 0;
@@ -343,20 +394,13 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
                plan.steps, plan.minutes, plan.step_ms, plan.evaluation_ms);
   std::fflush(out);
 
-  Progress progress(Progress::mode_of(o.progress, out), out);
+  Progress progress(ranks.first_process() ? Progress::mode_of(o.progress, out) : Progress::Mode::kOff, out);
   progress.plan(1, 1);
   progress.start(model.name, 1);
-  Pretraining pretraining(o, corpus, model, plan, begun->identity, context, progress);
-  pretraining.run();
-  const HeldOut::Measured measured = pretraining.measured();
-  const std::string result = fmt::format("held-out loss {:.4f}, accuracy {:.4f}", measured.loss, measured.accuracy);
-  results::write_timing(o.out, pretraining.timing());
-  const Model& trained = pretraining.trainer().model();
-  write_pages(o, corpus, model, plan, result, o.out);
-  export_model(saved_config(o, corpus, model), trained, *corpus.tokenizer, o.max_length, result, o.out);
-  fs::remove(o.out + "/checkpoint.safetensors");
-  progress.finish(
-      0, fmt::format("{:<29} {}  {:.1f} s", model.name, result, pretraining.timing()["seconds"].get<double>()));
+  const auto body = [&](Context& own) { pretrain_on(own, o, corpus, model, *begun, ranks, progress); };
+  // One rank goes on where the plan was measured: its kernels' plans and memory are there.
+  if (divides) ranks.run(o, Device::parse(o.device), static_cast<uint64_t>(o.seed), body);
+  else body(context);
   fmt::print(out, "\nweights    {}\nnext       ./experiments/train --config {} --init {}\n", o.out, o.config,
              o.out);
   return 0;

@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "experiments/pretraining/options.h"
+#include "experiments/training/ranks.h"
 #include "experiments/training/training.h"
 
 namespace glia {
@@ -28,6 +29,8 @@ TrainingPlan pretraining_plan(const PretrainOptions& options, const Corpus& corp
 int64_t evaluation_interval(const PretrainOptions& options, int64_t steps);
 
 // The whole of ./experiments/pretrain after the command line. Returns the exit status.
-int run_pretraining(const PretrainOptions& options, const std::string& command, std::FILE* out = stdout);
+// Of several ranks every process calls it; the first one writes.
+int run_pretraining(const PretrainOptions& options, const std::string& command, std::FILE* out = stdout,
+                    const Ranks& ranks = Ranks::alone());
 
 }  // namespace glia

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "engine/comm/alone.h"
 #include "experiments/tasks/task.h"
 
 namespace glia {
@@ -72,11 +73,13 @@ HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpu
   sequences_ = pieces.sequences;
   PieceStream stream(corpus.held_out, pieces);
   std::vector<int32_t> slot;
-  for (;;) {
+  const Communicator& ranks = context.communicator();
+  for (;; ++batches_) {
     BatchBuffer buffer(context, o.tokens, sequences_, o.max_length, false, 0, pieces.masking);
     slot.resize(static_cast<size_t>(buffer.ints()));
     BatchView view = buffer.view(slot.data());
     if (!stream.fill(view)) break;
+    if (batches_ % ranks.size() != ranks.rank()) continue;
     const int64_t tokens = round_up(view.tokens, o.bucket);
     buffer.upload(slot.data(), view, tokens);
     context.synchronize();  // the slot is used again
@@ -87,12 +90,20 @@ HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpu
 HeldOut::Measured HeldOut::measure(const Model& model) const {
   Context& context = model.context();
   const NoGrad no_grad(context);
-  const std::unique_ptr<TaskMeter> meter =
-      find_task("masked_lm").meter(context, model.config().bert, static_cast<int64_t>(parts_.size()));
-  for (const Part& part : parts_) {
+  const std::unique_ptr<TaskMeter> meter = find_task("masked_lm").meter(context, model.config().bert, batches_);
+  Communicator& ranks = context.communicator();
+  const int rank = ranks.rank(), turns = ranks.size();
+  for (int64_t i = 0; i < batches_; ++i) {
+    if (i % turns != rank) {
+      meter->pass_over(sequences_);
+      continue;
+    }
+    const Alone alone(context);
+    const Part& part = parts_[static_cast<size_t>(i / turns)];
     const Batch batch = part.buffer.batch(part.tokens, sequences_);
     meter->add(model.forward(batch, false), batch);
   }
+  if (turns > 1) meter->reduce(ranks);
   const TaskMeter::Reading reading = meter->read();
   return {reading.values.get("loss"), reading.values.get("accuracy")};
 }

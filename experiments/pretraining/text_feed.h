@@ -18,7 +18,8 @@ PieceOptions held_out_pieces(const PretrainOptions& options, const Corpus& corpu
 // The corpus must outlive the feed.
 BatchFeed text_feed(const PretrainOptions& options, const Corpus& corpus);
 
-// Masked-LM loss and accuracy over all held-out words that are masked; the batches stay on the device.
+// Masked-LM loss and accuracy over all held-out words that are masked; the batches stay on the device. Ranks take turns at them,
+// and all have the whole result, with the bits of one rank.
 class HeldOut {
  public:
   HeldOut(Context& context, const PretrainOptions& options, const Corpus& corpus);
@@ -32,8 +33,8 @@ class HeldOut {
     BatchBuffer buffer;
     int64_t tokens;
   };
-  std::vector<Part> parts_;
-  int64_t sequences_ = 0;
+  std::vector<Part> parts_;  // this rank's
+  int64_t sequences_ = 0, batches_ = 0;
 };
 
 }  // namespace glia

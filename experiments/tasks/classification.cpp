@@ -21,6 +21,12 @@ class ClassificationMeter : public TaskMeter {
     sequences_.push_back(batch.sequences.count);
   }
 
+  void pass_over(int64_t sequences) override { sequences_.push_back(sequences); }
+  void reduce(Communicator& communicator) override {
+    for (const Tensor& t : {confusion_, losses_})
+      communicator.all_reduce(t.raw(), t.numel(), t.dtype(), Reduction::kSum);
+  }
+
   Reading read() const override {
     const std::vector<double> counts = confusion_.to_vector<double>(), ce = losses_.to_vector<double>();
     int64_t rows = 0;

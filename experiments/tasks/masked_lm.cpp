@@ -16,6 +16,11 @@ class MaskedLmMeter : public TaskMeter {
     ++added_;
   }
 
+  void pass_over(int64_t) override { ++added_; }
+  void reduce(Communicator& communicator) override {
+    communicator.all_reduce(sums_.raw(), sums_.numel(), sums_.dtype(), Reduction::kSum);
+  }
+
   Reading read() const override {
     const std::vector<double> all = sums_.to_vector<double>();
     double loss = 0, words = 0, right = 0;

@@ -15,6 +15,9 @@ class TaskMeter {
  public:
   virtual ~TaskMeter() = default;
   virtual void add(const Model::Output& out, const Batch& batch) = 0;
+  // Of ranks that divide a split each passes over the batches of the others, and at the end all have the sums of all.
+  virtual void pass_over(int64_t sequences) = 0;
+  virtual void reduce(Communicator& communicator) = 0;
   struct Reading {
     results::NamedValues values;  // "accuracy", "loss" (cross-entropy alone), and what else the task has
     std::vector<double>

@@ -1,9 +1,11 @@
 #include "experiments/training/evaluation.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
+#include "engine/comm/alone.h"
 #include "engine/core/random/rng.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/statistics.h"
@@ -49,19 +51,23 @@ double share_of_right(const Tensor& confusion) {
   return all > 0 ? right / all : std::nan("");
 }
 
-// Adds what the batch's routings count under kOverflow.
+// Adds what the batch's routings count under kOverflow to float64 [1].
 void add_overflow(const std::vector<Routing>& routings, Tensor& sum) {
   for (const Routing& routing : routings)
     for (const AuxiliaryLosses& losses : routing.losses)
-      if (losses.names[0] == kOverflow)
-        sum = sum.defined() ? add(sum, losses.values).value() : losses.values.value();
+      if (losses.names[0] == kOverflow) sum = add(sum, cast(losses.values, DType::kFloat64)).value();
 }
 
 }  // namespace
 
 Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, const Vocabulary& vocabulary,
                      int64_t rows, bool apart)
-    : model_(model), task_(find_task(o.task)), classes_(model.config().bert.classes), rows_(split.size()) {
+    : model_(model),
+      task_(find_task(o.task)),
+      classes_(model.config().bert.classes),
+      rows_(split.size()),
+      rank_(model.context().communicator().rank()),
+      ranks_(model.context().communicator().size()) {
   TokenSplit part;
   const bool subset = rows > 0 && rows < split.size();
   if (subset) {
@@ -86,6 +92,8 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   std::vector<int32_t> slot;
   for (int64_t i = 0; i < plan.batches(); ++i) {
     const int64_t tokens = round_up(plan.tokens(i), o.bucket), sequences = plan.sequences(i);
+    sequences_.push_back(sequences);
+    if (!is_mine(static_cast<size_t>(i))) continue;
     parts_.push_back(
         {BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking, false, !used.borders.empty()),
          tokens, sequences});
@@ -98,25 +106,43 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   }
 }
 
+void Evaluator::reduce(TaskMeter& meter, std::optional<Utilisation>& utilisation,
+                       std::span<const Tensor> sums) const {
+  if (ranks_ == 1) return;
+  Communicator& ranks = model_.context().communicator();
+  meter.reduce(ranks);
+  if (utilisation) utilisation->reduce(ranks);
+  for (const Tensor& sum : sums)
+    if (sum.defined()) ranks.all_reduce(sum.raw(), sum.numel(), sum.dtype(), Reduction::kSum);
+}
+
 Measured Evaluator::measure() {
   Context& context = model_.context();
   const NoGrad no_grad(context);
   const ModelConfig& config = model_.config();
   const bool moe = !config.moe.dense();
-  const std::unique_ptr<TaskMeter> meter = task_.meter(context, config.bert, static_cast<int64_t>(parts_.size()));
+  const std::unique_ptr<TaskMeter> meter =
+      task_.meter(context, config.bert, static_cast<int64_t>(sequences_.size()));
   std::optional<Utilisation> utilisation;
-  Tensor overflow;
+  Tensor overflow = zeros(context, {1}, DType::kFloat64);
   if (moe) utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts);
   Tensor confusion_apart;  // float64 [C, C]
   if (near_copies_) confusion_apart = zeros(context, {classes_, classes_}, DType::kFloat64);
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    const Batch batch = parts_[i].buffer.batch(parts_[i].tokens, parts_[i].sequences);
+  for (size_t i = 0, next = 0; i < sequences_.size(); ++i) {
+    if (!is_mine(i)) {
+      meter->pass_over(sequences_[i]);
+      continue;
+    }
+    const Alone alone(context);
+    const Part& part = parts_[next++];
+    const Batch batch = part.buffer.batch(part.tokens, part.sequences);
     const Model::Output out = model_.forward(batch, false);
     meter->add(out, batch);
-    if (near_copies_) accumulate_confusion(out.logits.value(), parts_[i].labels_apart, confusion_apart);
+    if (near_copies_) accumulate_confusion(out.logits.value(), part.labels_apart, confusion_apart);
     if (moe) utilisation->add(out.routings, batch.labels, batch.sequences);
     add_overflow(out.routings, overflow);
   }
+  reduce(*meter, utilisation, std::array{confusion_apart, overflow});
   Measured m;
   m.rows = rows_;
   TaskMeter::Reading reading = meter->read();
@@ -124,8 +150,7 @@ Measured Evaluator::measure() {
   m.class_accuracy = std::move(reading.class_accuracy);
   m.near_copies = near_copies_;
   if (near_copies_) m.values.set(results::kAccuracyWithoutNearCopies, share_of_right(confusion_apart));
-  if (overflow.defined() && cast(overflow, DType::kFloat64).to_vector<double>()[0] > 0)
-    refuse_overflow(config.moe.router, "evaluation");
+  if (moe && overflow.to_vector<double>()[0] > 0) refuse_overflow(config.moe.router, "evaluation");
   if (!moe) return m;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});

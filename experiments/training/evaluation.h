@@ -4,6 +4,7 @@
 #include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/options.h"
+#include "moe/utilisation.h"
 
 namespace glia {
 
@@ -16,7 +17,8 @@ struct Measured {
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };
 
-// The split's batches lie on the device from the constructor on; one evaluation waits once, at its end.
+// The split's batches lie on the device from the constructor on; one evaluation waits once, at its end. Ranks take turns at the
+// batches, and all have the whole result: but for what experts' gate masses are added up to, with the bits of one rank.
 class Evaluator {
  public:
   // `rows`: a shuffled part of the split of that size, the same for every run; 0: all. `apart`: a classifier's accuracy
@@ -33,11 +35,17 @@ class Evaluator {
     int64_t tokens, sequences;
     Tensor labels_apart = {};  // int32 [B], −1 for near copies; undefined: not told apart
   };
+  bool is_mine(size_t batch) const { return batch % static_cast<size_t>(ranks_) == static_cast<size_t>(rank_); }
+  // Of all ranks' batches.
+  void reduce(TaskMeter& meter, std::optional<Utilisation>& utilisation, std::span<const Tensor> sums) const;
+
   Model& model_;
   const TaskRow& task_;
   int64_t classes_, rows_;
+  int rank_, ranks_;
   std::optional<int64_t> near_copies_;
-  std::vector<Part> parts_;
+  std::vector<int64_t> sequences_;  // of every batch
+  std::vector<Part> parts_;         // this rank's, in order
 };
 
 }  // namespace glia

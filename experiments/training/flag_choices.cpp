@@ -28,6 +28,7 @@ const std::vector<Choices>& all_choices() {
       {"kernels", &Options::kernels, {"auto", "hopper", "portable"}},
       {"progress", &Options::progress, {"auto", "live", "lines", "off"}},
       {"tensorboard-times", &Options::tensorboard_times, {"steps", "real"}},
+      {"reduction", &Options::reduction, {"fast", "exact"}},
       {"padding", &Options::padding, {"packed", "padded"}},
       {"select", &Options::select, {"validation", "test", "last"}},
   };

@@ -120,6 +120,12 @@ const std::vector<Flag>& flags() {
       {"check-finite", &O::check_finite, kNone,
        "on: name the first op whose output is not finite (slow, no CUDA graphs); also GLIA_CHECK_FINITE=1"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},
+      {"ranks", &O::ranks, kNone,
+       "who share each step: 0: the processes that mpirun or srun started; else so many, threads where no launcher is, a GPU "
+       "each (docs/scaling.md)",
+       train},
+      {"rank-timeout", &O::rank_timeout, kNone, "seconds without an answer after which a rank counts as lost",
+       train},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
       {"checkpoint-every", &O::checkpoint_every, kNone, "steps between checkpoints; 0: by time"},
       {"progress", &O::progress, kNone, "live, lines, off, or auto: live on a terminal"},
@@ -160,6 +166,10 @@ const std::vector<Flag>& flags() {
       {"lr-of", &O::lr_of, kTrain, "learning rates of their own: PATTERN=VALUE, …; of several the last counts"},
       {"weight-decay-of", &O::weight_decay_of, kTrain, "weight decay likewise, of parameters that decay"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
+      {"reduction", &O::reduction, kTrain,
+       "order of sums over ranks: fast, or exact: the same bits whatever the number of processes", train},
+      {"chunks", &O::chunks, kTrain,
+       "with --reduction exact: parts of each batch, one tree over which all sums follow", train},
       {"micro-batches", &O::micro_batches, kTrain,
        "parts of a step that run one after another, for memory; losses on routing are each part's own"},
       {"lr", &O::lr, kTrain, "learning rate of AdamW"},
@@ -328,6 +338,8 @@ std::vector<Bound> bounds(const Options& o) {
           {"jobs", o.jobs, 0, threads},
           {"threads", o.threads, 0, threads},
           {"bucket", o.bucket, 0, 1 << 20},
+          {"ranks", o.ranks, 0, 1 << 14},
+          {"chunks", o.chunks, 2, 1 << 10},
           {"checkpoint-every", o.checkpoint_every, 0, steps},
           {"max-steps", o.max_steps, 0, steps},
           {"eval-every", o.eval_every, 0, steps},
@@ -377,6 +389,9 @@ void check_options(const Options& o) {
   want(o.clip >= 0, "clip", "0 or more", o.clip);
   want(o.init_noise >= 0, "init-noise", "0 or more", o.init_noise);
   want(o.checkpoint_seconds >= 0, "checkpoint-seconds", "0 or more", o.checkpoint_seconds);
+  want(o.rank_timeout > 0, "rank-timeout", "a positive number", o.rank_timeout);
+  if (o.reduction == "exact" && o.ranks > 0)
+    fail_input("--ranks: expected --chunks instead, with --reduction exact, got '{}'", o.ranks);
   if (o.select == "validation" && o.validation_fraction == 0)
     fail_input("--select validation: wants --validation-fraction above 0");
   want(o.name.find('/') == std::string::npos && o.name != "." && o.name != "..", "name",

@@ -21,10 +21,10 @@ struct Options : DatasetOptions {  // what is said about data stands there
   // where and how
   std::string device = "auto", precision = "auto", gradients = "auto", kernels = "auto", out = "results",
               progress = "auto", tensorboard_times = "steps";
-  int64_t jobs = 0, threads = 0, bucket = 0;
+  int64_t jobs = 0, threads = 0, bucket = 0, ranks = 0;
   bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
   bool check_finite = false;
-  double checkpoint_seconds = 60;
+  double checkpoint_seconds = 60, rank_timeout = 25;
   int64_t checkpoint_every = 0;
   // model
   int64_t layers = 4, hidden = 512, heads = 8, ffn = 2048, experts = 8, top_k = 2;
@@ -44,7 +44,8 @@ struct Options : DatasetOptions {  // what is said about data stands there
   double mask_rate = 0.15;
   std::string freeze, train, lr_of, weight_decay_of;
   int64_t epochs = 6, max_steps = 0, batch = 192, micro_batches = 1, eval_batch = 384, eval_every = 250,
-          log_every = 50;
+          log_every = 50, chunks = 8;
+  std::string reduction = "fast";
   double lr = 5e-5, warmup = 500, weight_decay = 0.01, clip = 1.0;
   // what the two protocols differ in (docs/science.md 6)
   std::string padding = "packed", select = "validation";

@@ -114,7 +114,8 @@ Options resolve(const CommandLine& line) {
   apply(o, line, kPresets, "preset", o.preset, settled);
   shape_by_weights(o, line.given);  // beats the preset
   if (finite_check_wanted()) o.check_finite = true;
-  if (o.check_finite) o.graphs = false;  // every output is read back, which no capture can hold
+  // Every output is read back, or sums go through the host, which no capture can hold.
+  if (o.check_finite || o.reduction == "exact") o.graphs = false;
   if (o.bucket == 0) o.bucket = gpu ? 128 : 32;
   check_options(o);
   return o;

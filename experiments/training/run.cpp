@@ -51,15 +51,17 @@ class RunLog {
   std::optional<results::TensorBoardWriter> events_;
 };
 
-// One run under way.
+// One run under way; of several ranks each has its own, with the same weights and the same choices, and one of them writes.
 class Sitting {
  public:
-  Sitting(const RunSpec& spec, const Dataset& data, const results::RunConfig& config, Context& context,
-          Progress& progress, int progress_id)
+  Sitting(const RunSpec& spec, const Dataset& data, const results::RunConfig& config, const Ranks& ranks,
+          Context& context, Progress& progress, int progress_id)
       : spec_(spec),
         options_(spec.options),
         data_(data),
         config_(config),
+        ranks_(ranks),
+        writes_(context.communicator().rank() == 0),
         context_(context),
         progress_(progress),
         progress_id_(progress_id),
@@ -73,8 +75,11 @@ class Sitting {
   std::string checkpoint_path() const { return spec_.folder + "/checkpoint.safetensors"; }
   bool resume();
   void save();
+  void begin_folder(bool resumed);
   void log_losses(RunLog& log);
-  void evaluate(RunLog& log, Evaluator& evaluator, const char* split);
+  void evaluate(RunLog* log, Evaluator& evaluator, const char* split);
+  Measured measure_test();
+  RunOutcome finish(const Measured& test, double training_seconds);
   void restore_best();
   void show(bool evaluated);
   std::vector<Statistic> state() { return trainer_.model().router_state(); }
@@ -83,6 +88,8 @@ class Sitting {
   const Options& options_;
   const Dataset& data_;
   const results::RunConfig& config_;
+  const Ranks& ranks_;
+  const bool writes_;
   Context& context_;
   Progress& progress_;
   int progress_id_;
@@ -125,7 +132,7 @@ bool Sitting::resume() {
     return true;
   } catch (const std::exception& error) {
     // A checkpoint that cannot be used costs time, not the run. Loading changes nothing unless everything fits.
-    progress_.say(fmt::format("{}: begins anew: {}", spec_.title(), error.what()));
+    if (writes_) progress_.say(fmt::format("{}: begins anew: {}", spec_.title(), error.what()));
     best_.clear();
     return false;
   }
@@ -174,10 +181,10 @@ void Sitting::log_losses(RunLog& log) {
   log.add(point);
 }
 
-void Sitting::evaluate(RunLog& log, Evaluator& evaluator, const char* split) {
+void Sitting::evaluate(RunLog* log, Evaluator& evaluator, const char* split) {
   const auto begin = Clock::now();
   const Measured m = evaluator.measure();
-  log.add(results::EvalPoint{split, trainer_.done(), m.values, m.layers});
+  if (log) log->add(results::EvalPoint{split, trainer_.done(), m.values, m.layers});
   now_.accuracy = m.values.get("accuracy");
   now_.split = split;
   const double score = m.values.get(evaluator.task().chosen_by);
@@ -209,18 +216,25 @@ void Sitting::restore_best() {
   for (size_t i = 0; i < router.size(); ++i) router[i].value.copy_from(best_[i + 1].value);
 }
 
-RunOutcome Sitting::run() {
-  const bool resumed = resume();
+void Sitting::begin_folder(bool resumed) {
   results::begin_run(spec_.folder, config_, resumed);
   if (!resumed) fs::remove(checkpoint_path());
   if (!options_.init.empty())
     write_file_atomic(spec_.folder + "/weights.txt", report_text(options_, trainer_.warm_start_report()));
+}
+
+RunOutcome Sitting::run() {
+  const bool resumed = resume();
+  // Every rank has read the checkpoint before the first one writes.
+  require_same_start(ranks_, context_, trainer_.model().parameters().values(), trainer_.done());
+  if (writes_) begin_folder(resumed);
   first_step_ = trainer_.done();
-  RunLog log(spec_.folder, first_step_, options_, config_);
+  std::optional<RunLog> log;
+  if (writes_) log.emplace(spec_.folder, first_step_, options_, config_);
   now_.split = options_.select == "test" ? "test" : "validation";
   now_.step = first_step_;
   now_.total = trainer_.total();
-  progress_.update(progress_id_, now_, false);
+  if (writes_) progress_.update(progress_id_, now_, false);
 
   std::optional<Evaluator> evaluator;
   const bool on_test = options_.select == "test";
@@ -233,8 +247,9 @@ RunOutcome Sitting::run() {
     const int64_t step = trainer_.done();
     const bool last = step == trainer_.total(), logs = step % options_.log_every == 0 || last;
     const bool evaluates = evaluator && (step % every == 0 || last);
-    if (logs) log_losses(log);
-    if (evaluates) evaluate(log, *evaluator, on_test ? "test" : "validation");
+    if (logs && log) log_losses(*log);
+    if (evaluates) evaluate(log ? &*log : nullptr, *evaluator, on_test ? "test" : "validation");
+    if (!writes_) continue;
     if (logs || evaluates) show(evaluates);
     const bool due = options_.checkpoint_every > 0 ? step % options_.checkpoint_every == 0
                                                    : seconds_since(last_save) >= options_.checkpoint_seconds;
@@ -246,11 +261,13 @@ RunOutcome Sitting::run() {
   }
   evaluator.reset();
   const double training_seconds = seconds_since(begin_) - evaluation_seconds_;
-
   restore_best();
-  results::Evaluation evaluation;
-  evaluation.step = best_step_ > 0 ? best_step_ : trainer_.done();
-  if (!on_test && options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
+  const Measured test = measure_test();
+  context_.communicator().barrier();  // nobody leaves while another one's sums are under way
+  return writes_ ? finish(test, training_seconds) : RunOutcome{};
+}
+
+Measured Sitting::measure_test() {
   Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), 0, true).measure();
   if (options_.utilisation_rows > 0 && options_.utilisation_rows < test.rows && !test.layers.empty()) {
     Measured part =
@@ -258,6 +275,13 @@ RunOutcome Sitting::run() {
     test.utilisation = std::move(part.utilisation);
     test.layers = std::move(part.layers);
   }
+  return test;
+}
+
+RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
+  results::Evaluation evaluation;
+  evaluation.step = best_step_ > 0 ? best_step_ : trainer_.done();
+  if (options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
   evaluation.rows = test.rows;
   evaluation.values = test.values;
   evaluation.class_accuracy = test.class_accuracy;
@@ -270,16 +294,17 @@ RunOutcome Sitting::run() {
   outcome.ok = true;
   outcome.seconds = seconds_before_ + seconds_since(begin_);
   const double steps = static_cast<double>(trainer_.done() - first_step_);
-  results::write_timing(spec_.folder,
-                        {{"seconds", outcome.seconds},
-                         {"ms_per_step", steps > 0 ? 1e3 * training_seconds / steps : 0.0},
-                         {"tokens_per_second", static_cast<double>(trainer_.tokens_done()) / training_seconds},
-                         {"sequences_per_second", steps * static_cast<double>(options_.batch) / training_seconds},
-                         {"peak_bytes", context_.allocator().stats().peak},
-                         {"parameters", trainer_.model().parameters().count()},
-                         {"resumed_at_step", first_step_},
-                         {"machine", context_.backend().description()},
-                         {"commit", build_commit()}});
+  Json timing = {{"seconds", outcome.seconds},
+                 {"ms_per_step", steps > 0 ? 1e3 * training_seconds / steps : 0.0},
+                 {"tokens_per_second", static_cast<double>(trainer_.tokens_done()) / training_seconds},
+                 {"sequences_per_second", steps * static_cast<double>(options_.batch) / training_seconds},
+                 {"peak_bytes", context_.allocator().stats().peak},
+                 {"parameters", trainer_.model().parameters().count()},
+                 {"resumed_at_step", first_step_},
+                 {"machine", context_.backend().description()},
+                 {"commit", build_commit()}};
+  if (context_.communicator().size() > 1) timing["ranks"] = context_.communicator().description();
+  results::write_timing(spec_.folder, timing);
   results::write_evaluation(spec_.folder, evaluation, test.utilisation, data_.class_names);
   fs::remove(checkpoint_path());
 
@@ -320,35 +345,40 @@ void RunLock::wait() {
 }
 
 RunOutcome execute_run(const RunSpec& spec, const Dataset& data, uint64_t fingerprint, Device device,
-                       const std::string& command, Progress& progress, int progress_id) {
+                       const std::string& command, Progress& progress, int progress_id, const Ranks& ranks) {
   RunOutcome outcome;
   int64_t step = 0;
   try {
     // What a killed program left half-written.
-    if (fs::is_directory(spec.folder))
+    if (ranks.first_process() && fs::is_directory(spec.folder))
       for (const auto& entry : fs::directory_iterator(spec.folder))
         if (entry.path().extension() == ".tmp") fs::remove(entry.path());
-    Context context(device, spec.seed());
-    context.check_finite = spec.options.check_finite;
-    const results::RunConfig config = run_config(spec, data, fingerprint, context.backend().description(), command);
-    if (!results::is_run_folder(spec.folder))
-      results::begin_run(spec.folder, config, false);  // also for a run that fails at once
-    const auto attempt = [&] {
-      Sitting sitting(spec, data, config, context, progress, progress_id);
+    ranks.run(spec.options, device, spec.seed(), [&](Context& context) {
+      context.check_finite = spec.options.check_finite;
+      const bool writes = context.communicator().rank() == 0;
+      const results::RunConfig config =
+          run_config(spec, data, fingerprint, context.backend().description(), command);
+      if (writes && !results::is_run_folder(spec.folder))
+        results::begin_run(spec.folder, config, false);  // also for a run that fails at once
+      Sitting sitting(spec, data, config, ranks, context, progress, progress_id);
       try {
-        return sitting.run();
+        RunOutcome own = sitting.run();
+        if (writes) outcome = std::move(own);
       } catch (...) {
-        step = sitting.done();
+        if (writes) step = sitting.done();
         throw;
       }
-    };
-    return attempt();
+    });
+    outcome.ok = true;
+    return outcome;
   } catch (const std::bad_alloc&) {
     outcome.failure = "out of memory on the host";
   } catch (const std::exception& error) {
     outcome.failure = error.what();
   }
+  outcome.ok = false;
   outcome.line = fmt::format("{:<29} FAILED at step {}: {}", spec.title(), step, outcome.failure);
+  if (!ranks.first_process()) return outcome;
   try {
     results::write_failure(spec.folder, {outcome.failure, step});
   } catch (const std::exception& error) {

@@ -7,6 +7,7 @@
 #include "experiments/records/results.h"
 #include "experiments/training/pretrained.h"
 #include "experiments/training/progress.h"
+#include "experiments/training/ranks.h"
 #include "experiments/training/training.h"
 
 namespace glia {
@@ -66,8 +67,9 @@ struct RunOutcome {
 };
 
 // Everything that goes wrong inside becomes a failed run with its reason in failed.json; it does not throw.
-// The caller holds the run's lock.
+// The caller holds the run's lock. Of several processes all call it; the first one's rank 0 writes and tells the outcome.
 RunOutcome execute_run(const RunSpec& spec, const Dataset& data, uint64_t fingerprint, Device device,
-                       const std::string& command, Progress& progress, int progress_id);
+                       const std::string& command, Progress& progress, int progress_id,
+                       const Ranks& ranks = Ranks::alone());
 
 }  // namespace glia

@@ -172,6 +172,8 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   if (o.task == "classification")
     for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
   if (o.micro_batches == 1) c.train.erase("micro_batches");
+  if (o.reduction == "fast")
+    for (const char* key : {"reduction", "chunks"}) c.train.erase(key);
   c.train["max_length"] = o.max_length;
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none

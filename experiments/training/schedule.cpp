@@ -1,11 +1,9 @@
 #include "experiments/training/schedule.h"
 
 #include <omp.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -65,8 +63,8 @@ double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
 class Schedule {
  public:
   Schedule(std::vector<RunSpec> specs, const Dataset& data, uint64_t fingerprint, std::string command,
-           const StepEstimate& estimate, Progress& progress)
-      : data_(data), fingerprint_(fingerprint), command_(std::move(command)), progress_(progress) {
+           const StepEstimate& estimate, Progress& progress, const Ranks& ranks)
+      : data_(data), fingerprint_(fingerprint), command_(std::move(command)), progress_(progress), ranks_(ranks) {
     double work = 0;
     for (RunSpec& spec : specs) {
       const double seconds = estimate.run_seconds(spec, data);
@@ -157,8 +155,10 @@ class Schedule {
       return;
     }
     const int id = progress_.start(item.spec.title(), item.seconds);
-    const RunOutcome outcome = execute_run(item.spec, data_, fingerprint_, device, command_, progress_, id);
+    ranks_.lead(&item - items_.data());
+    const RunOutcome outcome = execute_run(item.spec, data_, fingerprint_, device, command_, progress_, id, ranks_);
     progress_.finish(id, outcome.line);
+    if (!outcome.ok) ranks_.end_all("train", outcome.failure);
     try {  // the report grows with the runs; whoever writes it right now writes it for all
       RunLock summary(item.spec.options.out, "summary");
       if (summary.try_lock()) write_outputs(item.spec.options);
@@ -173,6 +173,7 @@ class Schedule {
   const uint64_t fingerprint_;
   const std::string command_;
   Progress& progress_;
+  const Ranks& ranks_;
   std::mutex mutex_;
   std::vector<Item> items_;
   std::vector<std::string> failures_;
@@ -240,6 +241,12 @@ void require_same_words(const RunSpec& spec, const Dataset& data) {
                data.vocabulary().source(), vocabulary.string());
 }
 
+std::string titles_of(const std::vector<RunSpec>& specs) {
+  std::string titles;
+  for (const RunSpec& spec : specs) titles += spec.title() + " ";
+  return titles;
+}
+
 // One of each result folder, in the order in which the folders first appear.
 std::vector<const RunSpec*> first_of_each_folder(const std::vector<RunSpec>& specs) {
   std::vector<const RunSpec*> first;
@@ -271,6 +278,19 @@ void print_plan(const std::vector<RunSpec>& specs, size_t folders, size_t open, 
     seed_text += fmt::format("{}seed{} is {}", seed_text.empty() ? "" : ", ", seed, 42 + seed);
   fmt::print(out, "seeds      {}\n", seed_text);
   std::fflush(out);
+}
+
+// A process that is not the first: takes part in the runs that it names.
+int follow_runs(const std::vector<RunSpec>& open, const Dataset& data, uint64_t fingerprint, Device device,
+                const std::string& command, const Ranks& ranks) {
+  Progress silent(Progress::Mode::kOff, stdout);
+  for (int64_t run; (run = ranks.follow()) >= 0;) {
+    CHECK(run < static_cast<int64_t>(open.size()), "ranks: wants a run below {}, got {}", open.size(), run);
+    const RunOutcome outcome =
+        execute_run(open[static_cast<size_t>(run)], data, fingerprint, device, command, silent, 0, ranks);
+    if (!outcome.ok) ranks.end_all("train", outcome.failure);
+  }
+  return 0;
 }
 
 // Where to look, and what to try with what is there now.
@@ -309,43 +329,25 @@ StepEstimate estimate_steps(const std::vector<RunSpec>& specs, const Dataset& da
   return estimate;
 }
 
-std::vector<Device> devices_of(const Options& options) {
-  std::vector<Device> devices;
-  if (options.device == "cuda" && cuda_device_count() > 1)
-    for (int i = 0; i < cuda_device_count(); ++i) devices.push_back(Device::cuda(i));
-  else devices.push_back(Device::parse(options.device));
-  return devices;
-}
-
-int64_t jobs_of(const Options& options, size_t devices) {
-  if (options.jobs > 0) return options.jobs;
-  if (options.device != "cpu") return 2 * static_cast<int64_t>(devices);
-  // The quick model's steps are too short to be worth sharing: a run a core is faster than a run on all cores.
-  return options.preset == "quick" ? std::clamp<int64_t>(omp_get_num_procs(), 1, 8) : 1;
-}
-
-void settle_threads(char** argv) {
-  // Between two parallel loops libgomp's threads spin, for milliseconds: with other programs on the cores each loop
-  // then waits for a thread that is not running. Measured, a step alone and beside two busy loops: 16.6 and 161 ms with
-  // a count of 10,000, 17.4 and 47.5 ms with 1,000. It reads its settings before main().
-  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-  ::setenv("GOMP_SPINCOUNT", "1000", 1);
-  ::execv("/proc/self/exe", argv);  // where that is not possible, everything still works
-}
-
 int run_experiment(const Options& options, const Study& study, const std::vector<std::string>& configs,
-                   const std::string& command) {
-  if (!study.grid.empty()) return run_grid(options, study, configs, command);
-  return run_specs(options, study, plan_runs(options, study, configs), command);
+                   const std::string& command, const Ranks& ranks) {
+  if (study.grid.empty()) return run_specs(options, study, plan_runs(options, study, configs), command, ranks);
+  if (ranks.divides(options))
+    fail_input("--study {}: expected a study without a grid where ranks share each run; run_all spreads whole runs",
+               study.name);
+  return run_grid(options, study, configs, command);
 }
 
 int run_specs(const Options& options, const Study& study, const std::vector<RunSpec>& specs,
-              const std::string& command) {
+              const std::string& command, const Ranks& ranks) {
   std::FILE* out = stdout;
   const std::vector<const RunSpec*> folders = first_of_each_folder(specs);
   for (const RunSpec* first : folders) require_one_study(first->options, study);
+  const bool divides = ranks.divides(options);
+  for (const RunSpec& spec : specs) ranks.check(spec.options);
   const std::vector<Device> devices = devices_of(options);
-  const int64_t jobs = std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
+  const int64_t jobs =
+      divides ? 1 : std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));
   const int64_t cores = omp_get_num_procs();
   const int threads = static_cast<int>(
       options.threads > 0 ? options.threads : std::max<int64_t>(1, cores / std::max<int64_t>(1, jobs)));
@@ -363,13 +365,16 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   fmt::print(out, "device     {}{}, {}, {} run{} side by side\n", device_text,
              devices.size() > 1 ? fmt::format(" and {} more", devices.size() - 1) : "", options.precision, jobs,
              jobs == 1 ? "" : "s");
+  if (divides) fmt::print(out, "ranks      {}\n", ranks.described(options));
   fmt::print(out, "study      {}: {}\n", study.name, study.title);
   fmt::print(out, "flags      {}\n", echo(options));
   std::fflush(out);
 
   const auto load_begin = Clock::now();
-  const Dataset data = load_data(options);
+  Dataset data;
+  ranks.after_first([&] { data = load_data(options); });  // the others find what the first one put into the cache
   const uint64_t fingerprint = data_fingerprint(data);
+  ranks.agree({{"the data", fmt::format("{:016x}", fingerprint)}});
   print_data(data, out);
   std::set<std::string> weights;  // a study may start from several
   for (const RunSpec& spec : specs)
@@ -382,11 +387,14 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   std::vector<RunSpec> open;
   for (const RunSpec& spec : specs) {
     require_same_words(spec, data);
-    if (!options.dry_run) RunLock(spec.options.out, spec.title());
+    if (!options.dry_run && ranks.first_process()) RunLock(spec.options.out, spec.title());
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);
-    else if (!options.dry_run) remove_leftovers(spec);
+    else if (!options.dry_run && ranks.first_process()) remove_leftovers(spec);
   }
+  ranks.agree({{"the runs that are left to do", titles_of(open)}});
+  if (!ranks.first_process())
+    return options.dry_run ? 0 : follow_runs(open, data, fingerprint, devices[0], command, ranks);
   for (const RunSpec* first : folders) {
     require_one_summary(specs, run_config(*first, data, fingerprint, device_text, command), *first);
     if (options.dry_run) continue;
@@ -401,7 +409,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   omp_set_num_threads(threads);
 
   StepEstimate estimate;
-  if (options.estimate && !open.empty()) try {
+  if (options.estimate && !open.empty() && !divides) try {
       estimate = estimate_steps(open, data, devices[0]);
       double seconds = 0;
       for (const RunSpec& spec : open) seconds += estimate.run_seconds(spec, data);
@@ -422,7 +430,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   std::vector<std::string> failures;
   {
     Progress progress(Progress::mode_of(options.progress, out), out);
-    Schedule schedule(open, data, fingerprint, command, estimate, progress);
+    Schedule schedule(open, data, fingerprint, command, estimate, progress, ranks);
     const auto work = [&](int64_t job) {
       omp_set_num_threads(threads);
       schedule.work(devices[static_cast<size_t>(job) % devices.size()]);
@@ -435,6 +443,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
       for (std::thread& worker : workers) worker.join();
     }
     failures = schedule.failures();
+    ranks.lead(-1);
   }
 
   int status = failures.empty() ? 0 : 1;

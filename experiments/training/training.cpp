@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "experiments/training/feed/batch_part.h"
 #include "experiments/training/pretrained.h"
 
 namespace glia {
@@ -170,14 +171,14 @@ Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& opti
                  uint64_t seed, const std::vector<std::string>& class_names)
     : context_(context),
       options_(options),
-      feed_(plan.feed),
+      feed_(part_of(plan.feed, context.communicator().rank(), context.communicator().size(), options.bucket)),
       parts_(plan.parts),
       total_(plan.steps),
       model_(context, plan.model, seed),
       optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan.parts, context)),
       step_(model_, optimiser_),
       buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
-              parts_.all > 1, feed_.borders) {
+              divided(), feed_.borders) {
   context.set_seed(seed);
   if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty()) warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, class_names);
@@ -213,25 +214,34 @@ void Trainer::seek(int64_t step) {
 }
 
 void Trainer::set_parts(std::span<const Prefetcher::Ready> ready) {
-  // Rows that are read all have a target: masked words, or each sequence's first row.
-  const auto rows = [&](const BatchView& view) { return view.read ? view.read_rows : view.sequences; };
+  // Rows that are read all have a target: masked words, or each sequence's first row. Of one rank a batch is whole.
+  const auto part_of = [&](const BatchView& view) {
+    if (view.part.most_tokens > 0) return view.part;
+    return PartOfBatch{0, 0, view.tokens, view.read ? view.read_rows : view.sequences, 0, 0};
+  };
+  const auto own_rows = [](const BatchView& view) { return view.read ? view.read_rows : view.sequences; };
   int64_t tokens = 0, read = 0, all = 0;
-  for (const Prefetcher::Ready& r : ready) all += rows(r.view);
+  for (const Prefetcher::Ready& r : ready) all += part_of(r.view).all_read;
   for (const Prefetcher::Ready& r : ready) {
-    const double share = all > 0 ? static_cast<double>(rows(r.view)) / static_cast<double>(all) : 0;
-    buffer_.set_part(slots_ + r.slot * buffer_.ints(), tokens, read, share);
-    tokens += r.view.tokens, read += rows(r.view);
+    const PartOfBatch part = part_of(r.view);
+    const double share = all > 0 ? static_cast<double>(own_rows(r.view)) / static_cast<double>(all) : 0;
+    buffer_.set_part(slots_ + r.slot * buffer_.ints(), tokens + part.tokens_before, read + part.read_before, share);
+    tokens += part.all_tokens, read += part.all_read;
   }
 }
 
 void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
-  const int64_t tokens = round_up(ready.view.tokens, options_.bucket);
-  buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens);
+  // Of ranks all launch what the largest part wants: they capture, and replay, the same steps.
+  const PartOfBatch& of = ready.view.part;
+  const bool whole = of.most_tokens == 0;
+  const int64_t tokens = round_up(whole ? ready.view.tokens : of.most_tokens, options_.bucket);
+  const int64_t read = whole || !ready.view.read ? -1 : std::max(kReadBucket, round_up(of.most_read, kReadBucket));
+  buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens, read);
   in_flight_.push_back(ready.slot);
-  const auto work = [&] { step_.run(buffer_.batch(tokens, feed_.sequences), part); };
+  const auto work = [&] { step_.run(buffer_.batch(tokens, feed_.sequences, read), part); };
 
   // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
-  Bucket& bucket = buckets_[{tokens, part.first(), part.last()}];
+  Bucket& bucket = buckets_[{tokens, read, part.first(), part.last()}];
   if (options_.graphs && bucket.warm && !bucket.graph) {
     try {
       bucket.graph = capture_graph(context_, work);
@@ -244,7 +254,7 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
   if (options_.graphs && bucket.graph) bucket.graph->replay();
   else work();
   bucket.warm = true;
-  tokens_done_ += ready.view.tokens;
+  tokens_done_ += whole ? ready.view.tokens : of.all_tokens;
 }
 
 void Trainer::step() {
@@ -255,7 +265,7 @@ void Trainer::step() {
     CHECK(next, "training: no batch is left at step {}", done_);
     ready.push_back(*next);
   }
-  if (parts_.all > 1) set_parts(ready);
+  if (divided()) set_parts(ready);
   context_.set_step(static_cast<uint32_t>(done_));
   for (int i = 0; i < static_cast<int>(parts); ++i) run_part(ready[i], {i, static_cast<int>(parts)});
 

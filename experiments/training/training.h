@@ -81,7 +81,7 @@ class Trainer {
   int64_t total() const { return total_; }
   int64_t steps_per_epoch() const { return feed_.batches_a_epoch / parts_.all; }
   int64_t done() const { return done_; }
-  int64_t tokens_done() const { return tokens_done_; }                               // real ones, by this object
+  int64_t tokens_done() const { return tokens_done_; }  // real ones of all ranks, by this object
   const std::vector<std::string>& part_names() const { return step_.part_names(); }  // known after the first step
 
   // The next step() is step number `step` (from 0).
@@ -100,6 +100,8 @@ class Trainer {
   static constexpr int64_t kRunAhead = 32;
   int64_t slot_count() const { return kRunAhead + std::max(kRunAhead, parts_.all); }
 
+  // A step's rows are in several batches, one after the other or of several ranks.
+  bool divided() const { return parts_.all > 1 || context_.communicator().size() > 1; }
   // Says in each part's slot which of the step's rows it holds.
   void set_parts(std::span<const Prefetcher::Ready> ready);
   // Uploads a part's batch and runs it, eagerly or as a graph.
@@ -125,8 +127,8 @@ class Trainer {
     int failed_captures = 0;
     std::unique_ptr<Graph> graph;
   };
-  // By tokens, and by what the part does: the first one starts the gradients, the last one updates.
-  std::map<std::tuple<int64_t, bool, bool>, Bucket> buckets_;
+  // By tokens and masked rows, and by what the part does: the first one starts the gradients, the last one updates.
+  std::map<std::tuple<int64_t, int64_t, bool, bool>, Bucket> buckets_;
   Tensor ring_;  // float32 [log_every, 1 + P]
   int64_t unread_ = 0;
 };

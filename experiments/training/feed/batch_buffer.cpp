@@ -65,7 +65,8 @@ void BatchBuffer::set_part(int32_t* slot, int64_t tokens_before, int64_t read_be
   std::fill_n(slot + share_, kShares, std::bit_cast<int32_t>(static_cast<float>(share)));
 }
 
-void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
+void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens, int64_t read) {
+  const int64_t room = read < 0 ? masked_room(masking_, tokens) : read;
   CHECK(tokens >= view.tokens && tokens <= tokens_, "batch: {} tokens in a buffer of {}", tokens, tokens_);
   int32_t* sequence_of = slot + sequence_of_;
   for (int64_t b = 0; b < view.sequences; ++b) {
@@ -76,7 +77,7 @@ void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
   std::fill(sequence_of + view.tokens, sequence_of + tokens, -1);
   std::fill(view.ids + view.tokens, view.ids + tokens, -1);
   for (int32_t* rows : {view.read, view.targets})
-    if (rows) std::fill(rows + view.read_rows, rows + masked_room(masking_, tokens), -1);
+    if (rows) std::fill(rows + view.read_rows, rows + room, -1);
   const int64_t used = vocabulary_ ? pieces_ + 2 * (*view.order.count + 1) : ints_;
   context_.backend().copy(device_.raw(), slot, used * int64_t{sizeof(int32_t)}, CopyKind::kHostToDevice);
   if (parts_)
@@ -84,13 +85,13 @@ void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens) {
                             CopyKind::kHostToDevice);
 }
 
-Batch BatchBuffer::batch(int64_t tokens, int64_t sequences) const {
+Batch BatchBuffer::batch(int64_t tokens, int64_t sequences, int64_t read) const {
   Batch b;
   b.ids = part(ids_, tokens);
   b.labels = part(labels_, sequences);
   if (borders_) b.borders = part(border_, sequences);
   if (parts_) b.rows_before = part(rows_before_, 2), b.share = shares_;
-  if (const int64_t room = masked_room(masking_, tokens))
+  if (const int64_t room = read < 0 ? masked_room(masking_, tokens) : read)
     b.read = part(read_, room), b.targets = part(targets_, room);
   if (vocabulary_) {
     const int64_t most = most_pieces(tokens, vocabulary_);

@@ -23,9 +23,10 @@ class BatchBuffer {
   void set_part(int32_t* slot, int64_t tokens_before, int64_t read_before, double share);
   // Completes a filled slot (rows from view.tokens to `tokens` belong to no sequence) and copies it to the device,
   // in the stream's order. The slot may be written to again when the copy is done: after synchronize().
-  void upload(int32_t* slot, const BatchView& view, int64_t tokens);
+  // `read`: the room for masked rows; below 0: what the masking wants for so many tokens.
+  void upload(int32_t* slot, const BatchView& view, int64_t tokens, int64_t read = -1);
   // Views of the buffer: T = tokens, B = sequences.
-  Batch batch(int64_t tokens, int64_t sequences) const;
+  Batch batch(int64_t tokens, int64_t sequences, int64_t read = -1) const;
 
  private:
   static constexpr int64_t kShares = 32;  // more than a loss has parts (engine/ops/loss/loss_sum.h)
@@ -41,6 +42,9 @@ class BatchBuffer {
   Tensor device_;  // int32 [ints_]
   Tensor shares_;  // float32 [kShares], the same number in all, where batches are parts
 };
+
+// Room for masked rows of a rank's part grows in such steps: a captured step for each.
+constexpr int64_t kReadBucket = 64;
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 

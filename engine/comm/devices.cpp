@@ -1,0 +1,168 @@
+#include "engine/comm/devices.h"
+
+#include <vector>
+
+#include "engine/comm/nccl.h"
+#include "engine/core/check.h"
+
+namespace glia {
+namespace {
+
+// Host memory that stands for the device's while the host's ranks work on it.
+class OnHost : public Communicator {
+ public:
+  OnHost(Backend& backend, std::unique_ptr<Communicator> host) : backend_(backend), host_(std::move(host)) {}
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  std::string description() const override { return host_->description() + ", through the host"; }
+
+  void all_reduce(void* data, int64_t n, DType dtype, Reduction reduction) override {
+    take(data, n * size_of(dtype));
+    host_->all_reduce(in_.data(), n, dtype, reduction);
+    give(data, in_);
+  }
+  void reduce_scatter(const void* from, void* to, int64_t n, DType dtype, Reduction reduction) override {
+    take(from, size() * n * size_of(dtype));
+    out_.resize(static_cast<size_t>(n * size_of(dtype)));
+    host_->reduce_scatter(in_.data(), out_.data(), n, dtype, reduction);
+    give(to, out_);
+  }
+  void all_gather(const void* from, void* to, int64_t n, DType dtype) override {
+    take(from, n * size_of(dtype));
+    out_.resize(static_cast<size_t>(size() * n * size_of(dtype)));
+    host_->all_gather(in_.data(), out_.data(), n, dtype);
+    give(to, out_);
+  }
+  void all_to_all_rows(const void* from, std::span<const int64_t> send, void* to, std::span<const int64_t> receive,
+                       int64_t row_bytes) override {
+    int64_t sent = 0, received = 0;
+    for (const int64_t rows : send) sent += rows;
+    for (const int64_t rows : receive) received += rows;
+    take(from, sent * row_bytes);
+    out_.resize(static_cast<size_t>(received * row_bytes));
+    host_->all_to_all_rows(in_.data(), send, out_.data(), receive, row_bytes);
+    give(to, out_);
+  }
+  void broadcast(void* data, int64_t bytes, int root) override {
+    take(data, bytes);
+    host_->broadcast(in_.data(), bytes, root);
+    give(data, in_);
+  }
+  void barrier() override {
+    backend_.synchronize();
+    host_->barrier();
+  }
+
+ private:
+  void take(const void* from, int64_t bytes) {
+    in_.resize(static_cast<size_t>(bytes));
+    if (bytes > 0) backend_.copy(in_.data(), from, bytes, CopyKind::kDeviceToHost);
+  }
+  // The copy may still read `bytes` when it returns.
+  void give(void* to, const std::vector<char>& bytes) {
+    if (bytes.empty()) return;
+    backend_.copy(to, bytes.data(), static_cast<int64_t>(bytes.size()), CopyKind::kHostToDevice);
+    backend_.synchronize();
+  }
+
+  Backend& backend_;
+  std::unique_ptr<Communicator> host_;
+  std::vector<char> in_, out_;
+};
+
+NcclType nccl_type(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return NcclType::kFloat32;
+    case DType::kFloat64: return NcclType::kFloat64;
+    case DType::kBFloat16: return NcclType::kBFloat16;
+    case DType::kInt32: return NcclType::kInt32;
+  }
+  CHECK(false, "NCCL: wants a type that it knows");
+}
+
+NcclReduction nccl_reduction(Reduction reduction) {
+  return reduction == Reduction::kSum   ? NcclReduction::kSum
+         : reduction == Reduction::kMax ? NcclReduction::kMax
+                                        : NcclReduction::kMin;
+}
+
+class OnDevices : public Communicator {
+ public:
+  OnDevices(Backend& backend, std::unique_ptr<Communicator> host, const NcclId& id)
+      : nccl_(nccl()), backend_(backend), stream_(backend.cuda()->stream), host_(std::move(host)) {
+    nccl_.check(nccl_.init_rank(&comm_, size(), id, rank()), "ncclCommInitRank");
+  }
+  // Work may be under way where another rank failed: waiting for it would be waiting for ever.
+  ~OnDevices() override { nccl_.abort(comm_); }
+
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  std::string description() const override { return fmt::format("{} GPUs, NCCL", size()); }
+
+  void all_reduce(void* data, int64_t n, DType dtype, Reduction reduction) override {
+    nccl_.check(nccl_.all_reduce(data, data, static_cast<size_t>(n), nccl_type(dtype), nccl_reduction(reduction),
+                                 comm_, stream_),
+                "ncclAllReduce");
+  }
+  void reduce_scatter(const void* from, void* to, int64_t n, DType dtype, Reduction reduction) override {
+    nccl_.check(nccl_.reduce_scatter(from, to, static_cast<size_t>(n), nccl_type(dtype), nccl_reduction(reduction),
+                                     comm_, stream_),
+                "ncclReduceScatter");
+  }
+  void all_gather(const void* from, void* to, int64_t n, DType dtype) override {
+    nccl_.check(nccl_.all_gather(from, to, static_cast<size_t>(n), nccl_type(dtype), comm_, stream_),
+                "ncclAllGather");
+  }
+  void all_to_all_rows(const void* from, std::span<const int64_t> send, void* to, std::span<const int64_t> receive,
+                       int64_t row_bytes) override {
+    CHECK(send.size() == static_cast<size_t>(size()) && receive.size() == send.size(),
+          "all_to_all_rows: wants counts of {} ranks, got {} and {}", size(), send.size(), receive.size());
+    const auto* out = static_cast<const char*>(from);
+    auto* in = static_cast<char*>(to);
+    nccl_.check(nccl_.group_start(), "ncclGroupStart");
+    for (int r = 0; r < size(); ++r) {
+      const auto i = static_cast<size_t>(r);
+      const int64_t sent = send[i] * row_bytes, received = receive[i] * row_bytes;
+      if (sent > 0)
+        nccl_.check(nccl_.send(out, static_cast<size_t>(sent), NcclType::kBytes, r, comm_, stream_), "ncclSend");
+      if (received > 0)
+        nccl_.check(nccl_.receive(in, static_cast<size_t>(received), NcclType::kBytes, r, comm_, stream_),
+                    "ncclRecv");
+      out += sent, in += received;
+    }
+    nccl_.check(nccl_.group_end(), "ncclGroupEnd");
+  }
+  void broadcast(void* data, int64_t bytes, int root) override {
+    CHECK(root >= 0 && root < size(), "broadcast: wants a root below {}, got {}", size(), root);
+    nccl_.check(nccl_.broadcast(data, data, static_cast<size_t>(bytes), NcclType::kBytes, root, comm_, stream_),
+                "ncclBroadcast");
+  }
+  void barrier() override {
+    backend_.synchronize();
+    host_->barrier();
+  }
+
+ private:
+  const Nccl& nccl_;
+  Backend& backend_;
+  Stream stream_;
+  std::unique_ptr<Communicator> host_;
+  NcclComm comm_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> on_host(Backend& backend, std::unique_ptr<Communicator> host) {
+  if (backend.device().is_cpu()) return host;
+  return std::make_unique<OnHost>(backend, std::move(host));
+}
+
+std::unique_ptr<Communicator> on_devices(Backend& backend, std::unique_ptr<Communicator> host) {
+  CHECK(backend.cuda(), "ranks on GPUs: wants a GPU, got {}", backend.description());
+  NcclId id{};
+  if (host->rank() == 0) nccl().check(nccl().unique_id(&id), "ncclGetUniqueId");
+  host->broadcast(&id, sizeof id, 0);
+  return std::make_unique<OnDevices>(backend, std::move(host), id);
+}
+
+}  // namespace glia

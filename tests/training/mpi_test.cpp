@@ -1,0 +1,160 @@
+// Processes as mpirun starts them: the bytes of a run do not tell how many shared it, and whoever dies, hangs or disagrees ends
+// all of them with its name.
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+
+#include "engine/core/file.h"
+#include "tests/command.h"
+#include "tests/temporary_folder.h"
+
+namespace glia::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+const char* const kSmall =
+    " --device=cpu --dataset=synthetic --cache \"\" --synthetic-rows=170 --synthetic-test-rows=40 --vocab-size=300 "
+    "--layers=1 --hidden=32 --heads=2 --ffn=64 --experts=4 --batch=10 --eval-batch=20 --max-length=32 --log-every=2 "
+    "--progress=off --no-estimate --no-report --threads=1 --rank-timeout=5 ";
+
+// "": this build or machine has none.
+std::string launcher() {
+  if (!fs::exists("experiments/train") || !fs::exists("experiments/run_all")) return "";
+  if (run_command("command -v mpirun").status != 0) return "";
+  if (run_command("ls build/*/libglia_mpi.so 2>/dev/null").status != 0) return "";
+  return "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n ";
+}
+
+std::string train(const std::string& config, const fs::path& out, const std::string& more) {
+  return "./experiments/train --config=" + config + kSmall + more + " --out=" + out.string();
+}
+
+struct Timed {
+  CommandResult result;
+  double seconds;
+};
+Timed timed(const std::string& command) {
+  const auto begin = std::chrono::steady_clock::now();
+  CommandResult result = run_command(command + " 2>&1");
+  return {std::move(result), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()};
+}
+
+// The bytes of a run that say what was computed.
+std::string bytes_of(const fs::path& run) {
+  std::string all;
+  for (const char* file : {"metrics.jsonl", "eval.json", "model.safetensors", "config.json"}) {
+    REQUIRE(fs::exists(run / file));
+    std::string text = read_file((run / file).string());
+    // The command names the result folder.
+    if (file == std::string("config.json"))
+      text.erase(text.find("\"command\""), text.find('\n', text.find("\"command\"")) - text.find("\"command\""));
+    all += text;
+  }
+  return all;
+}
+
+TEST_CASE("mpi: exact sums have the bytes of 1, 2, 3 and 4 processes") {
+  const std::string mpirun = launcher();
+  if (mpirun.empty()) SKIP("no mpirun, or a build without MPI");
+  const TemporaryFolder folder("mpi");
+  for (const char* config : {"dense", "astrocyte-hierarchical"}) {
+    std::string one;
+    for (const int processes : {1, 2, 3, 4}) {
+      INFO(config, " ", processes);
+      const fs::path out = fs::path(folder.path) / fmt::format("{}-{}", config, processes);
+      const std::string command =
+          train(config, out, "--reduction=exact --chunks=4 --max-steps=4 --eval-every=2 --fresh");
+      const Timed run = timed(processes == 1 ? command : mpirun + std::to_string(processes) + " " + command);
+      INFO(run.result.out);
+      REQUIRE(run.result.status == 0);
+      const std::string bytes = bytes_of(out / "seed0" / config);
+      if (processes == 1) one = bytes;
+      EXPECT(bytes == one);
+    }
+  }
+}
+
+TEST_CASE("mpi: processes that disagree, and more of them than sequences, end with one line of ours") {
+  const std::string mpirun = launcher();
+  if (mpirun.empty()) SKIP("no mpirun, or a build without MPI");
+  const TemporaryFolder folder("mpi");
+  const auto two = [&](const std::string& first, const std::string& second) {
+    return timed(mpirun + "1 " + train("dense", fs::path(folder.path) / "a", first) + " : -n 1 " +
+                 train("dense", fs::path(folder.path) / "a", second));
+  };
+  struct Case {
+    const char *first, *second, *wanted;
+  };
+  for (const auto& [first, second, wanted] :
+       {Case{"--lr=0.001", "--lr=0.002", "process 1 on "},
+        {"--synthetic-seed=1", "--synthetic-seed=2", "expected the flags of process 0"},
+        {"--batch=1", "--batch=1", "--batch: expected a sequence for each of 2 ranks"},
+        {"--ranks=1", "--ranks=1", "--ranks: expected at least as many as there are processes, 2, got 1"}}) {
+    const Timed run = two(first, second);
+    INFO(first, " ", second, ": ", run.result.out);
+    EXPECT(run.result.status != 0);
+    EXPECT(contains(run.result.out, wanted));
+    EXPECT(run.seconds < 30);
+  }
+  EXPECT(!fs::exists(fs::path(folder.path) / "a"));
+}
+
+// Rank 1 gets a signal after the next checkpoint.
+std::string hit(const std::string& signal, const fs::path& checkpoint, const std::string& command) {
+  const std::string mark = checkpoint.string() + ".mark";
+  return fmt::format(
+      "sh -c 'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then (while ! [ {} -nt {} ]; do sleep 0.02; done; kill -{} $$) & fi; "
+      "exec {}'",
+      checkpoint.string(), mark, signal, command);
+}
+
+TEST_CASE(
+    "mpi: a rank that is killed or hangs ends all of them with its number, and the run goes on to the same bytes") {
+  const std::string mpirun = launcher();
+  if (mpirun.empty()) SKIP("no mpirun, or a build without MPI");
+  const TemporaryFolder folder("mpi");
+  const std::string flags =
+      "--reduction=exact --chunks=2 --epochs=8 --eval-every=0 --checkpoint-every=4 --rank-timeout=3";
+  const std::string whole = train("softmax-moe", fs::path(folder.path) / "whole", flags),
+                    broken = train("softmax-moe", fs::path(folder.path) / "broken", flags);
+  const fs::path checkpoint = fs::path(folder.path) / "broken/seed0/softmax-moe/checkpoint.safetensors";
+  REQUIRE(timed(whole).result.status == 0);
+  for (const auto& [signal, wanted] : {std::pair{"KILL", "rank 1"}, {"STOP", "rank 1 on "}}) {
+    fs::create_directories(checkpoint.parent_path());
+    std::ofstream(checkpoint.string() + ".mark");
+    const Timed run = timed(mpirun + "2 " + hit(signal, checkpoint, broken));
+    INFO(signal, ": ", run.result.out);
+    EXPECT(run.result.status != 0);
+    EXPECT(contains(run.result.out, wanted));
+    EXPECT(run.seconds < 30);
+    EXPECT(!fs::exists(fs::path(folder.path) / "broken/seed0/softmax-moe/eval.json"));
+  }
+  const Timed run = timed(mpirun + "2 " + broken);
+  INFO(run.result.out);
+  REQUIRE(run.result.status == 0);
+  EXPECT(bytes_of(fs::path(folder.path) / "broken/seed0/softmax-moe") ==
+         bytes_of(fs::path(folder.path) / "whole/seed0/softmax-moe"));
+}
+
+TEST_CASE("mpi: run_all spreads whole runs over processes, with the bytes of one") {
+  const std::string mpirun = launcher();
+  if (mpirun.empty()) SKIP("no mpirun, or a build without MPI");
+  const TemporaryFolder folder("mpi");
+  std::string flags = kSmall;
+  flags.erase(flags.find("--rank-timeout"));
+  const auto command = [&](const char* out) {
+    return "./experiments/run_all --seeds=2 --configs=dense,softmax-moe --max-steps=4" + flags +
+           " --out=" + (fs::path(folder.path) / out).string();
+  };
+  REQUIRE(timed(command("one")).result.status == 0);
+  const Timed run = timed(mpirun + "3 " + command("three"));
+  INFO(run.result.out);
+  REQUIRE(run.result.status == 0);
+  for (const char* name : {"seed0/dense", "seed0/softmax-moe", "seed1/dense", "seed1/softmax-moe"})
+    EXPECT(bytes_of(fs::path(folder.path) / "one" / name) == bytes_of(fs::path(folder.path) / "three" / name));
+  EXPECT(fs::exists(fs::path(folder.path) / "three/summary.json"));
+}
+
+}  // namespace
+}  // namespace glia::test

@@ -1,0 +1,224 @@
+// A run over ranks: its parts are the whole batch, exact sums have the bits of any number of processes, fast ones differ by
+// rounding; and what the launcher's processes must agree on. Processes are threads here, real ones in mpi_test.cpp.
+#include "experiments/training/ranks.h"
+
+#include "engine/comm/alone.h"
+#include "engine/comm/threads.h"
+#include "experiments/training/evaluation.h"
+#include "experiments/training/feed/batch_part.h"
+#include "experiments/training/feed/data_source.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/training.h"
+#include "tests/engine/mail.h"
+#include "tests/nn/helpers.h"
+
+namespace glia::test {
+namespace {
+
+Options options_of(std::vector<const char*> more) {
+  std::vector<const char*> words = {"train",
+                                    "--device=cpu",
+                                    "--dataset=synthetic",
+                                    "--cache",
+                                    "",
+                                    "--synthetic-rows=170",
+                                    "--synthetic-test-rows=40",
+                                    "--vocab-size=300",
+                                    "--layers=2",
+                                    "--hidden=32",
+                                    "--heads=2",
+                                    "--ffn=64",
+                                    "--experts=4",
+                                    "--batch=10",
+                                    "--eval-batch=7",
+                                    "--max-length=32",
+                                    "--epochs=3",
+                                    "--lr=0.0005",
+                                    "--warmup=0.1",
+                                    "--log-every=100",
+                                    "--progress=off",
+                                    "--threads=1"};
+  words.insert(words.end(), more.begin(), more.end());
+  return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kTrainOnly, ""));
+}
+
+struct Trained {
+  std::vector<double> losses, weights, evaluation;
+};
+
+// The steps on one context and what an evaluation says after them.
+Trained train_on(Context& context, const Options& o, const char* config, const Dataset& data, int64_t steps) {
+  Trainer trainer(context, data, o, run_model(o, configuration(config)), 42);
+  Trained t;
+  for (int64_t i = 0; i < steps; ++i) trainer.step();
+  for (const StepLosses& l : trainer.read_losses()) t.losses.push_back(l.loss);
+  t.weights = values(trainer.model().parameters().values());
+  const Measured m = Evaluator(trainer.model(), data.test, o, data.vocabulary()).measure();
+  t.evaluation = {m.values.get("accuracy"), m.values.get("loss")};
+  for (const results::LayerUtilisation& layer : m.utilisation)
+    t.evaluation.insert(t.evaluation.end(), layer.all.values.begin(), layer.all.values.end());
+  return t;
+}
+
+Trained train_alone(const Options& o, const char* config, int64_t steps) {
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  return train_on(context, o, config, data, steps);
+}
+
+// By `ranks` in `processes`: all ranks have the same, which is given.
+Trained train_over(const Options& o, const char* config, int64_t steps, int ranks, int processes) {
+  const Dataset data = load_data(o);
+  std::vector<Trained> each(static_cast<size_t>(ranks));
+  run_processes(processes, [&](Transport& transport) {
+    run_ranks(
+        ranks,
+        [&](std::unique_ptr<Communicator> communicator) {
+          const auto rank = static_cast<size_t>(communicator->rank());
+          Context context(Device::cpu(), 42);
+          set_ranks(context, std::move(communicator));
+          each[rank] = train_on(context, o, config, data, steps);
+        },
+        &transport);
+  });
+  for (const Trained& one : each) {
+    EXPECT(one.losses == each[0].losses);
+    EXPECT(one.weights == each[0].weights);
+    EXPECT(one.evaluation == each[0].evaluation);
+  }
+  return each[0];
+}
+
+// The largest difference of losses, in relation to them.
+double apart(const Trained& a, const Trained& b) {
+  double most = 0;
+  for (size_t i = 0; i < a.losses.size(); ++i)
+    most = std::max(most, std::abs(a.losses[i] - b.losses[i]) / std::abs(a.losses[i]));
+  return most;
+}
+
+TEST_CASE("ranks: exact sums have the same bits in 1, 2, 3 and 4 processes, whatever the rows and the task") {
+  struct Case {
+    const char *config, *padding, *task;
+  };
+  for (const Case& c : {Case{"dense", "packed", "classification"},
+                        {"astrocyte-hierarchical", "packed", "classification"},
+                        {"astrocyte-hierarchical", "padded", "classification"},
+                        {"softmax-moe", "packed", "masked_lm"}}) {
+    const Options o = options_of({"--padding", c.padding, "--task", c.task});
+    const Trained one = train_over(o, c.config, 3, 4, 1);
+    for (const int processes : {2, 3, 4}) {
+      INFO(c.config, " ", c.padding, " ", c.task, " ", processes);
+      const Trained several = train_over(o, c.config, 3, 4, processes);
+      EXPECT(several.losses == one.losses);
+      EXPECT(several.weights == one.weights);
+      EXPECT(several.evaluation == one.evaluation);
+    }
+    CHECK(std::isfinite(one.losses.back()), "{} {} {}: the loss is {}", c.config, c.padding, c.task,
+          one.losses.back());
+  }
+}
+
+TEST_CASE("ranks: the step of 1, 2 and 3 ranks is the same but for rounding, dropout and balance included") {
+  for (const char* config : {"dense", "astrocyte-hierarchical"})
+    for (const char* task : {"classification", "masked_lm"}) {
+      const Options o = options_of({"--task", task});
+      const Trained alone = train_alone(o, config, 20);
+      for (const int ranks : {2, 3}) {
+        const Trained several = train_over(o, config, 20, ranks, 1);
+        INFO(config, " ", task, " ", ranks, " apart ", apart(alone, several));
+        EXPECT(apart(alone, several) < 1e-6);
+        EXPECT(std::abs(alone.evaluation[1] - several.evaluation[1]) < 1e-5 * alone.evaluation[1]);
+      }
+    }
+}
+
+// Every batch of `count` of them, whole.
+std::vector<std::vector<int32_t>> ids_of(const BatchFeed& feed, int count,
+                                         std::vector<BatchView>* views = nullptr) {
+  std::vector<std::vector<int32_t>> all;
+  const FillBatch fill = feed.from(0);
+  Context context(Device::cpu());
+  BatchBuffer buffer(context, feed.tokens, feed.sequences, feed.longest, feed.padded, feed.vocabulary, feed.masking,
+                     true, feed.borders);
+  for (int i = 0; i < count; ++i) {
+    std::vector<int32_t> slot(static_cast<size_t>(buffer.ints()));
+    BatchView view = buffer.view(slot.data());
+    REQUIRE(fill(view));
+    all.emplace_back(view.ids, view.ids + view.tokens);
+    if (views) views->push_back(view);
+  }
+  return all;
+}
+
+TEST_CASE("ranks: the parts of a batch are the batch, in order, and know what precedes them") {
+  for (const char* task : {"classification", "masked_lm"})
+    for (const char* padding : {"packed", "padded"}) {
+      const Options o = options_of({"--task", task, "--padding", padding});
+      const Dataset data = load_data(o);
+      const TrainingPlan plan = training_plan(o, data, run_model(o, configuration("dense")), 42);
+      const auto whole = ids_of(plan.feed, 5);
+      for (const int ranks : {2, 3, 7, 10}) {
+        INFO(task, " ", padding, " ", ranks);
+        std::vector<std::vector<int32_t>> joined(5);
+        int64_t most = 0, read = 0;
+        for (int r = 0; r < ranks; ++r) {
+          std::vector<BatchView> views;
+          const auto parts = ids_of(part_of(plan.feed, r, ranks, o.bucket), 5, &views);
+          for (size_t i = 0; i < 5; ++i) {
+            EXPECT(views[i].part.tokens_before == static_cast<int64_t>(joined[i].size()));
+            EXPECT(views[i].part.all_tokens == static_cast<int64_t>(whole[i].size()));
+            joined[i].insert(joined[i].end(), parts[i].begin(), parts[i].end());
+            EXPECT(views[i].tokens <= views[i].part.most_tokens);
+          }
+          most = std::max(most, views[0].tokens);
+          EXPECT(views[0].part.read_before == read);
+          read += views[0].read ? views[0].read_rows : views[0].sequences;
+          if (r + 1 == ranks) {
+            EXPECT(views[0].part.most_tokens == most);
+            EXPECT(views[0].part.all_read == read);
+          }
+        }
+        EXPECT(joined == whole);
+      }
+      EXPECT(contains(error_of([&] { part_of(plan.feed, 0, 11, o.bucket); }),
+                      "at most as many as a batch has sequences, 10, got 11"));
+    }
+}
+
+TEST_CASE("ranks: what these ranks cannot have is an error of one line") {
+  const Ranks& alone = Ranks::alone();
+  EXPECT(alone.count(options_of({})) == 1);
+  EXPECT(alone.count(options_of({"--ranks", "3"})) == 3);
+  EXPECT(alone.count(options_of({"--reduction", "exact"})) == 8);
+  EXPECT(contains(error_of([&] {
+                    alone.check(options_of({"--ranks", "11"}));
+                  }),
+                  "a sequence for each of 11 ranks"));
+  EXPECT(contains(error_of([] {
+                    options_of({"--ranks", "2", "--reduction", "exact"});
+                  }),
+                  "--ranks: expected --chunks instead"));
+  EXPECT(contains(error_of([] {
+                    options_of({"--reduction", "quick"});
+                  }),
+                  "--reduction: expected one of fast, exact"));
+  EXPECT(contains(error_of([] { options_of({"--chunks", "1"}); }), "--chunks"));
+  EXPECT(contains(error_of([] { options_of({"--rank-timeout", "0"}); }), "--rank-timeout"));
+}
+
+TEST_CASE("ranks: weights that differ at the start are told with the rank that has them") {
+  const std::string error = error_of([] {
+    run_ranks(3, [](std::unique_ptr<Communicator> ranks) {
+      const int rank = ranks->rank();
+      Context context(Device::cpu());
+      set_ranks(context, std::move(ranks));
+      require_same_start(Ranks::alone(), context, full(context, {4}, 1), 7);
+      require_same_start(Ranks::alone(), context, full(context, {4}, rank == 2 ? 2 : 1), 7);
+    });
+  });
+  EXPECT(contains(error, "rank 2: its weights at step 7 are not those of rank 0"));
+}
+
+}  // namespace
+}  // namespace glia::test
