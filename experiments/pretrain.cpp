@@ -6,8 +6,8 @@
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
-  glia::Ranks ranks;
   glia::explain_interrupts();
+  glia::Ranks ranks;
   try {
     const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);
     if (command.done) return 0;

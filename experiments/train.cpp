@@ -6,8 +6,8 @@
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
-  glia::Ranks ranks;
   glia::explain_interrupts();
+  glia::Ranks ranks;
   try {
     glia::CommandLine line = glia::parse_command_line(argc, argv, glia::Flag::kTrainOnly,
                                                       "Trains one configuration, by its name or by its parts.");
