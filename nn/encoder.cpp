@@ -43,8 +43,7 @@ Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_
     const bool last = &layer == &layers.back();
     EncoderLayer::Result r = layer.forward(x, here, last && last_layer_read_rows_only);
     x = r.y;
-    const Var& scores = r.routing.all_scores.defined() ? r.routing.all_scores : r.routing.scores;
-    if (scores.defined()) here.previous_scores = scores;
+    if (const Var& scores = scores_for_next(r.routing); scores.defined()) here.previous_scores = scores;
     result.routings.push_back(std::move(r.routing));
   }
   result.hidden = layers.empty() || !last_layer_read_rows_only ? pass.read_rows(x) : x;

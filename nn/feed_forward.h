@@ -59,6 +59,9 @@ struct Routing {
   std::vector<Statistic> statistics;  // for after_step(); nothing reads them in evaluation
 };
 
+// What the next MoE layer's router may read of this one; undefined where there are no scores.
+inline const Var& scores_for_next(const Routing& r) { return r.all_scores.defined() ? r.all_scores : r.scores; }
+
 class FeedForward {
  public:
   virtual ~FeedForward() = default;

@@ -29,7 +29,7 @@ Var walk(const Model& model, const Batch& batch,
     if (layer.second_norm) h = layer.second_norm->residual(h, x, 0, {});
     FeedForward::Result r = layer.feed_forward->forward(h, pass, false);
     f({l, layer, h, pass}, r);
-    if (r.routing.scores.defined()) pass.previous_scores = r.routing.scores;
+    if (const Var& scores = scores_for_next(r.routing); scores.defined()) pass.previous_scores = scores;
     x = layer.norm.residual(r.y, r.x, 0, {}, r.bias);
   }
   return model.head().forward(pass.read_rows(x), {}, pass).logits;

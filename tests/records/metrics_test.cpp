@@ -132,7 +132,7 @@ TEST_CASE("metrics: a trace of tokens gives what a loop over them gives") {
   FakeTrace bad;
   bad.experts[5] = 4;
   EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "has expert 4 of 4"));
-  bad.experts[5] = 0, bad.gates[5] = std::nanf("");
+  bad.experts[5] = (bad.experts[4] + 1) % 4, bad.gates[5] = std::nanf("");
   EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "with gate nan"));
   bad.trace.topic = bad.trace.topic.subspan(1);
   EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "expected a topic a token (600), got 599"));
