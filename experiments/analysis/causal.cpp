@@ -26,7 +26,9 @@ class MaskedBiases {
     for (size_t l = 0; l < allowed.size(); ++l) {
       const Tensor value = token_bias(model, l)->var.value();
       std::vector<float> masked = value.to_vector<float>();
-      for (size_t e = 0; e < masked.size(); ++e)
+      CHECK(allowed[l].size() <= masked.size(), "knock-out: {} experts of {} logits", allowed[l].size(),
+            masked.size());
+      for (size_t e = 0; e < allowed[l].size(); ++e)  // columns outside the experts stay open
         if (!allowed[l][e]) masked[e] = kForbidden;
       old_.emplace_back(value, value.clone());
       old_.back().first.copy_from(from_vector(model.context(), masked, value.shape(), value.dtype()));

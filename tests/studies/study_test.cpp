@@ -163,7 +163,8 @@ TEST_CASE("study: a file is read as it stands") {
   EXPECT(configuration_less(s, "copied", "aaa"));  // one that is not its own
   EXPECT(parse_configs("copied,plain,copied", s) == std::vector<std::string>{"copied", "plain"});
   EXPECT(parse_configs("plain,softmax-moe", s).size() == 2);  // of another study
-  EXPECT(contains(error_of([&] { parse_configs("plian", s); }), "expected one of plain, copied; got 'plian'"));
+  EXPECT(contains(error_of([&] { parse_configs("plian", s); }),
+                  "expected one of plain, copied, or STUDY/NAME of another; got 'plian'"));
 }
 
 TEST_CASE("study: mistakes are named with their line") {
