@@ -3,15 +3,10 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/moe/slots_kernels.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
 namespace {
-
-template <class F> void dispatch(DType t, const char* op, F&& f) {
-  CHECK(t == DType::kFloat32 || t == DType::kFloat64, "{}: wants float32 or float64, got {}", op, t);
-  if (t == DType::kFloat32) f(TypeTag<float>{});
-  else f(TypeTag<double>{});
-}
 
 SlotShape shape_of(const Sequences& q, int64_t slots, int64_t hidden) {
   return {q.count, q.tokens, slots, hidden, q.offsets.data<int32_t>(), q.sequence_of.data<int32_t>()};
@@ -70,7 +65,7 @@ Var sequence_softmax(const Var& x, const Sequences& q) {
   CHECK(x.rank() == 2 && x.size(0) == q.tokens, "sequence_softmax: wants x [{}, S], got {}", q.tokens, x.shape());
   const SlotShape k = shape_of(q, x.size(1), 0);
   const Tensor y = zeros(x.context(), x.shape(), x.dtype());
-  dispatch(x.dtype(), "sequence_softmax", [&](auto tag) {
+  dispatch_wide(x.dtype(), "sequence_softmax", [&](auto tag) {
     using A = typename decltype(tag)::type;
     const A* from = x.value().data<A>();
     on_device(
@@ -80,7 +75,7 @@ Var sequence_softmax(const Var& x, const Sequences& q) {
   return record("sequence_softmax", y, {x}, [k, y, q](const Tensor& dy, Grads& in) {  // q: k points into it
     Tensor dx = in.buffer(0);
     dx.zero();
-    dispatch(dy.dtype(), "sequence_softmax", [&](auto tag) {
+    dispatch_wide(dy.dtype(), "sequence_softmax", [&](auto tag) {
       using A = typename decltype(tag)::type;
       on_device(
           dy.context(), "sequence_softmax/gradient",
