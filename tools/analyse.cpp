@@ -33,15 +33,6 @@ std::string default_out(const std::string& path) {
   return (p.parent_path() / (p.stem().string() + "-analysis")).string();
 }
 
-// "Agreement between layers" → agreement-between-layers
-std::string file_name(const std::string& title) {
-  std::string name;
-  for (const char c : title)
-    if (std::isalnum(static_cast<unsigned char>(c))) name += char(std::tolower(static_cast<unsigned char>(c)));
-    else if (!name.empty() && name.back() != '-') name += '-';
-  return name;
-}
-
 // What is shown and written, whatever it was made from.
 struct Result {
   TraceAnalysis routing;
@@ -57,7 +48,7 @@ void write(const Arguments& a, const Result& r) {
     write_file_atomic(r.json_path, r.json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
   if (wants(a, "html")) write_file_atomic(r.out + "/analysis.html", analysis_html(r.routing, r.tables, r.pictures));
   for (const Table& table : r.tables)
-    if (wants(a, "csv")) write_file_atomic(r.out + "/" + file_name(table.title) + ".csv", as_csv(table));
+    if (wants(a, "csv")) write_file_atomic(r.out + "/" + file_name(table) + ".csv", as_csv(table));
   for (const NamedPicture& picture : r.pictures) {
     if (wants(a, "svg")) picture.picture.write_svg(fmt::format("{}/{}.svg", r.out, picture.name));
     if (wants(a, "png")) picture.picture.write_png(fmt::format("{}/{}.png", r.out, picture.name));

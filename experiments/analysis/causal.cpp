@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "engine/core/check.h"
-#include "experiments/analysis/layer_walk.h"
+#include "moe/layer_walk.h"
 
 namespace glia {
 namespace {

@@ -9,16 +9,13 @@
 #include "engine/core/random/rng.h"
 #include "engine/ops/moe/moe.h"
 #include "experiments/analysis/analysis.h"
-#include "experiments/analysis/layer_walk.h"
+#include "moe/layer_walk.h"
 
 namespace glia {
 namespace {
 
 using results::LayerCounts;
 using results::Matrix;
-
-// Routers compute in float32, or in float64 where all does.
-DType routing_type(DType compute) { return compute == DType::kFloat64 ? compute : DType::kFloat32; }
 
 // W [E, H] as a router draws it.
 Tensor random_router(const Model& model, size_t layer, int draw) {
@@ -27,7 +24,7 @@ Tensor random_router(const Model& model, size_t layer, int draw) {
   for (size_t i = 0; i < w.size(); ++i)
     w[i] = float(model.config().bert.init_std *
                  random_normal(uint64_t(draw) + 1, purpose::kInit, uint32_t(layer), uint64_t(i)));
-  return from_vector(model.context(), w, {experts, hidden}, routing_type(model.config().compute));
+  return from_vector(model.context(), w, {experts, hidden}, accumulation_dtype(model.config().compute));
 }
 
 // One routing of a batch, added to its counts. The tail behind the topics' rows belongs to nobody.

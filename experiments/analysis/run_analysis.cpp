@@ -8,8 +8,7 @@ namespace glia {
 
 RunAnalysis analyse_run(const results::Run& run, const Options& given, Device device, bool deeply, int words) {
   if (!run.config.moe()) fail_input("{}: has no experts ({})", run.folder, run.config.router);
-  Options o = given;
-  o.padding = "packed";  // a trace has no padding tokens
+  const Options o = without_padding(given);
   return with_evaluator(run, o, device, [&](Model& model, Evaluator& evaluator, const Dataset& data) {
     RunAnalysis out;
     const std::string path = run.folder + "/trace.safetensors";

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "engine/core/check.h"
-#include "experiments/analysis/layer_walk.h"
 #include "experiments/records/recompute.h"
+#include "moe/layer_walk.h"
 
 namespace glia {
 namespace {
@@ -69,17 +69,21 @@ TraceContent trace_of(const Model& model, const Evaluator& evaluator, const std:
   return trace;
 }
 
+Options without_padding(Options options) {
+  options.padding = "packed";
+  return options;
+}
+
 std::string title_of(const results::Run& run) {
   return fmt::format("{}, seed{}", run.config.config, run.config.seed_index);
 }
 
 TraceContent trace_run(const results::Run& run, const Options& given, Device device, bool first_rows) {
   if (!run.config.moe()) fail_input("{}: has no experts ({})", run.folder, run.config.router);
-  Options o = given;
-  o.padding = "packed";  // a trace has no padding tokens
-  return with_evaluator(run, o, device, [&](Model& model, Evaluator& evaluator, const Dataset& data) {
-    return trace_of(model, evaluator, title_of(run), data.class_names, first_rows);
-  });
+  return with_evaluator(run, without_padding(given), device,
+                        [&](Model& model, Evaluator& evaluator, const Dataset& data) {
+                          return trace_of(model, evaluator, title_of(run), data.class_names, first_rows);
+                        });
 }
 
 }  // namespace glia

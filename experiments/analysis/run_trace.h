@@ -10,6 +10,9 @@ namespace glia {
 results::TraceContent trace_of(const Model& model, const Evaluator& evaluator, const std::string& title,
                                const std::vector<std::string>& topics, bool first_rows);
 
+// For an evaluator whose batches are traced: a trace has no padding tokens.
+Options without_padding(Options options);
+
 std::string title_of(const results::Run& run);  // "softmax-moe, seed0"
 
 // Of the run's test rows (a part of them: options.utilisation_rows), as recompute() reads them.

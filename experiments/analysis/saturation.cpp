@@ -30,12 +30,6 @@ std::vector<int64_t> kept_steps(const std::string& folder) {
   return steps;
 }
 
-// A trace has no padding tokens.
-Options packed(Options options) {
-  options.padding = "packed";
-  return options;
-}
-
 }  // namespace
 
 RoutingProbe::RoutingProbe(Model& model, const Dataset& data, const Options& options, const std::string& folder,
@@ -44,7 +38,7 @@ RoutingProbe::RoutingProbe(Model& model, const Dataset& data, const Options& opt
       topics_(data.class_names),
       folder_(folder),
       title_(title),
-      evaluator_(model, data.test, packed(options), data.vocabulary(), options.trace_rows) {}
+      evaluator_(model, data.test, without_padding(options), data.vocabulary(), options.trace_rows) {}
 
 void RoutingProbe::keep(int64_t step) {
   results::write_trace(path_of(folder_, step),

@@ -5,8 +5,8 @@
 
 #include "data/tokens/tokenizer_config.h"
 #include "engine/core/check.h"
-#include "experiments/analysis/layer_walk.h"
 #include "experiments/tasks/task.h"
+#include "moe/layer_walk.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;

@@ -15,8 +15,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity(), kTiny = 1e-8;
 
-Var root(const Var& x) { return exp(scale(log(x), 0.5)); }
-
 // With d_k = ⟨y_k, y_k⟩ the projection of y_j on y_k has the squared length ⟨y_j, y_k⟩² d_k / (d_k + ε)².
 Var orthogonality(const LossInputs& from) {
   const Dispatch& d = from.pairs->dispatch;
@@ -74,11 +72,7 @@ Var answers(const LossInputs& from) {
   const Var probe = probes(from);
   const int64_t n = probe.size(0);
   const Tensor all = top_k(full(probe.context(), {n, n}, 1.0, probe.dtype()), n).indices;  // 0 … n − 1 in each row
-  const Dispatch d = make_dispatch(all, n, 1);
-  const Var rows = dispatch_rows(cast(probe, from.in.pass.compute), d);
-  const Var inner = cast(grouped_linear(rows, from.in.experts->up_weight->var, {}, d.offsets), probe.dtype());
-  const Var length = root(add_scalar(sum(square(inner), 1), 1e-20));
-  return reshape(gather_rows(reshape(length, {n * n, 1}), d.row_of.reshape({n * n})), {n, n});
+  return first_product_lengths(cast(probe, from.in.pass.compute), all, *from.in.experts, probe.dtype());
 }
 
 // Σ over i, j of relu(M_ij − M_ii) + relu(M_ij − M_jj); the diagonal's are 0.

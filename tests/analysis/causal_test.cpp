@@ -5,8 +5,8 @@
 
 #include "engine/core/file.h"
 #include "experiments/analysis/layer_states.h"
-#include "experiments/analysis/layer_walk.h"
 #include "experiments/analysis/run_trace.h"
+#include "moe/layer_walk.h"
 #include "tests/nn/helpers.h"
 #include "tests/temporary_folder.h"
 

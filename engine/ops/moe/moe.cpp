@@ -15,8 +15,6 @@
 namespace glia {
 namespace {
 
-DType accumulation_type(DType t) { return t == DType::kFloat64 ? t : DType::kFloat32; }
-
 RouterShape router_shape(const Var& x, const Var& w, ContextMode mode, const Sequences& s) {
   return {x.size(0),
           x.size(1),
@@ -29,7 +27,7 @@ RouterShape router_shape(const Var& x, const Var& w, ContextMode mode, const Seq
 
 void check_router(const Var& x, const Var& w, const Var& b, const Var& context, ContextMode mode,
                   const Sequences& s) {
-  const DType a = accumulation_type(x.dtype());
+  const DType a = accumulation_dtype(x.dtype());
   CHECK(x.rank() == 2 && w.rank() == 2 && w.size(1) == x.size(1) && b.shape() == Shape{w.size(0)} &&
             w.dtype() == a && b.dtype() == a,
         "router_logits: wants x [T, H], w {} [E, H], b [E], got {}, {} {}, {}", a, x.shape(), w.dtype(), w.shape(),
@@ -301,7 +299,7 @@ void dispatch_gradient(const Tensor& dz, const Dispatch& dispatch, const Tensor&
 
 // y[t] = Σ_k g_tk z[r];  dz[r] = g_tk dy[t], dg_tk = ⟨dy[t], z[r]⟩ with r = row_of[t, k].
 Var combine_rows(const Var& z, const Var& gates, const Dispatch& dispatch) {
-  const DType gate_type = accumulation_type(z.dtype());
+  const DType gate_type = accumulation_dtype(z.dtype());
   CHECK(z.rank() == 2 && z.size(0) == dispatch.rows && gates.shape() == dispatch.row_of.shape() &&
             gates.dtype() == gate_type,
         "combine_rows: wants z [{}, H] and gates {} {}, got {} and {} {}", dispatch.rows, gate_type,

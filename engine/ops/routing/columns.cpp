@@ -5,6 +5,7 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/routing/columns_kernels.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
 namespace {
@@ -12,13 +13,11 @@ namespace {
 // y[., to …] = x[., from …], `count` columns.
 void copy(const Tensor& x, int64_t from, const Tensor& y, int64_t to, int64_t count) {
   const ColumnsShape s{x.size(0), count, x.size(1), from, y.size(1), to};
-  const auto run = [&]<class A>(TypeTag<A>) {
+  dispatch_wide(x.dtype(), "copy_columns", [&]<class A>(TypeTag<A>) {
     on_device(
         x.context(), "copy_columns", [&] { cpu::copy_columns(s, x.data<A>(), y.data<A>()); },
         [&](auto& cuda) { cuda::copy_columns(s, x.data<A>(), y.data<A>(), cuda.stream); });
-  };
-  if (x.dtype() == DType::kFloat32) run(TypeTag<float>{});
-  else run(TypeTag<double>{});
+  });
 }
 
 bool wide_enough(const Var& x) {

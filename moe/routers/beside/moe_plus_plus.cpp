@@ -39,7 +39,7 @@ class MoePlusPlusRouter : public Router {
     const int64_t n = options_.n_experts, all = n + kOthers;
     const Var logits = logits_of(in);
     const WideChoice c = choose_wide(logits, options_.top_k, q);
-    const Var open = mul(c.probabilities, c.kept);
+    const Var open = mul(softmax(logits), c.kept);
     // The zero expert's gate is 0 before the others are divided by their sum; a token with nothing else keeps nothing.
     const Tensor none = zeros(in.context(), {logits.size(0), 1}, logits.dtype());
     const Var gates = share_rows(join_columns(join_columns(columns(open, 0, n), none), columns(open, n + 1, all)));

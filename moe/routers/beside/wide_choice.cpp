@@ -9,7 +9,6 @@ namespace glia {
 
 WideChoice choose_wide(const Var& logits, int64_t k, const Sequences& q) {
   WideChoice c;
-  c.probabilities = softmax(logits);
   c.experts = choose(logits.value(), {}, k, q).experts;
   c.kept = scatter_last(constant_rows(q, k, 1, logits.dtype()), c.experts, logits.size(1)).value();
   return c;

@@ -6,9 +6,8 @@
 namespace glia {
 
 struct WideChoice {
-  Var probabilities;  // softmax over all columns [T, E + X]
-  Tensor experts;     // int32 [T, K] columns by descending logit; −1 in the tail
-  Tensor kept;        // [T, E + X] 1 where chosen, else 0
+  Tensor experts;  // int32 [T, K] columns by descending logit; −1 in the tail
+  Tensor kept;     // [T, E + X] 1 where chosen, else 0
 };
 // logits [T, E + X], 0 in the tail
 WideChoice choose_wide(const Var& logits, int64_t k, const Sequences& sequences);

@@ -30,12 +30,7 @@ class AutonomyRouter : public Router {
     const int64_t tokens = in.x.size(0), n = options_.n_experts;
     const DType type = accumulation_dtype(in.x.dtype());
     const Tensor all = choose(full(in.context(), {tokens, n}, 1, type), {}, n, in.pass.sequences).experts;
-    const Dispatch d = make_dispatch(all, n, 1);
-    const Var first = grouped_linear(dispatch_rows(in.x, d), in.experts->up_weight->var, {}, d.offsets);
-    // Rows of nobody are 0, where a root has no derivative; none of them is gathered.
-    const Var squares = add_scalar(sum(square(cast(first, type)), 1), 1e-20);
-    const Var roots = exp(scale(log(squares), 0.5));
-    return reshape(gather_rows(reshape(roots, {d.rows, 1}), d.row_of.reshape({tokens * n})), {tokens, n});
+    return first_product_lengths(in.x, all, *in.experts, type);
   }
 
   RouterOptions options_;

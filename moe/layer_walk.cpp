@@ -1,4 +1,4 @@
-#include "experiments/analysis/layer_walk.h"
+#include "moe/layer_walk.h"
 
 #include "engine/core/check.h"
 #include "engine/ops/elementwise/elementwise.h"
