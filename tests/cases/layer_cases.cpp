@@ -8,6 +8,7 @@
 #include "engine/ops/moe/slots.h"
 #include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/routing/columns.h"
+#include "engine/ops/routing/jitter.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
@@ -300,6 +301,10 @@ void add_routing_ops(std::vector<OpCase>& cases) {
                    {slots, weights},
                    [](Context& c, const Vars& v) { return spread_slots(v[0], v[1], rows_of(c)); },
                    false});
+  for (const int64_t width : {8, 6})  // packs, and rows that end within a block of random numbers
+    cases.push_back({fmt::format("jitter/{}", width), {{{kTokens, width}}}, [](Context&, const Vars& v) {
+                       return jitter(v[0], 0.25, {7, purpose::kTest});
+                     }});
   cases.push_back({"columns", {logits}, [](Context&, const Vars& v) { return columns(v[0], 1, 4); }, false});
   cases.push_back(
       {"join_columns", {logits, weights}, [](Context&, const Vars& v) { return join_columns(v[0], v[1]); }, false});
