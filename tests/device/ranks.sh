@@ -1,54 +1,113 @@
 #!/usr/bin/env bash
-# Several GPUs of one host, from the bundle that tests/device/pack.sh made: checks that ranks compute what one computes, and times
-# weak scaling beside PyTorch's. Prints PASS or FAIL a check; the exit status is the number of failures.
-#   tests/device/ranks.sh [RANKS] [OUT]
-# Wants libnccl.so.2: GLIA_NCCL, the loader's path, or PyTorch's own.
-set -u
+# Several GPUs of one host, from a folder of programs (tests/device/pack.sh): checks that ranks compute what one computes, and times
+# weak scaling beside PyTorch's. A line PASS, FAIL or SKIP a check and one table; the exit status is 1 where one failed.
+#   CUDA_VISIBLE_DEVICES=0,1 tests/device/ranks.sh [FOLDER [.device/bundle] [SECONDS [120]]]
+# As many ranks as CUDA_VISIBLE_DEVICES names, else two. What does not begin within SECONDS is skipped by name. Wants libnccl.so.2:
+# GLIA_NCCL, the loader's path, or PyTorch's own. DEVICE=cpu tries the script itself, with threads for GPUs and without PyTorch.
+set -uo pipefail
 cd "$(dirname "$0")/../.."
-ranks=${1:-2} out=${2:-/tmp/glia-ranks}
-bundle=${GLIA_BUNDLE:-.device/bundle}
-export LD_LIBRARY_PATH=$PWD/$bundle/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
+bundle=$(realpath "${1:-.device/bundle}") seconds=${2:-120} device=${DEVICE:-cuda}
+gpus=${CUDA_VISIBLE_DEVICES:-0,1}
+ranks=$(tr ',' '\n' <<<"$gpus" | grep -c .)
+[ "$ranks" -ge 2 ] || { echo "ranks: wants two GPUs or more, CUDA_VISIBLE_DEVICES names $gpus" >&2; exit 2; }
+[ -x "$bundle/train" ] || { echo "ranks: wants the programs in $bundle: tests/device/pack.sh" >&2; exit 2; }
+export LD_LIBRARY_PATH=$bundle:$bundle/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
 # Multicast over NVLink is not for everyone's host, and two or four GPUs gain nothing by it.
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
-if [ -z "${GLIA_NCCL:-}" ]; then
-  found=$(python3 -c 'import glob, os, nvidia.nccl as n; print(glob.glob(os.path.join(list(n.__path__)[0], "lib", "libnccl.so.2"))[0])' 2>/dev/null)
+if [ "$device" != cpu ] && [ -z "${GLIA_NCCL:-}" ]; then
+  found=$(python3 -c 'import sys; print(*sys.path, sep="\n")' | grep packages | xargs -I{} find {} -name libnccl.so.2 2>/dev/null | head -n 1)
   [ -n "$found" ] && export GLIA_NCCL=$found
 fi
-mkdir -p "$out"
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
 failures=0
-check() { if eval "$2"; then echo "PASS $1"; else echo "FAIL $1"; failures=$((failures + 1)); fi; }
-small="--device cuda --dataset synthetic --cache $out/cache --synthetic-rows 2000 --synthetic-test-rows 400 --vocab-size 2000 --preset paper
-  --batch 96 --max-steps 60 --log-every 20 --eval-every 30 --progress off --no-estimate --no-report --seeds 1 --fresh"
-train() { "$bundle/train" $small "$@" >"$out/log" 2>&1 || { cat "$out/log"; return 1; }; }
-loss() { python3 -c 'import json, sys; print([json.loads(l)["loss"] for l in open(sys.argv[1]) if "\"loss\"" in l and "\"lr\"" in l][-1])' "$1/metrics.jsonl"; }
-close() { python3 -c 'import sys; a, b, t = map(float, sys.argv[1:]); sys.exit(not abs(a - b) <= t * abs(a))' "$@"; }
+left() { echo $((seconds - SECONDS)); }
+run() { timeout -k 2 "$(left)" "$@"; }
+# NAME COMMAND…: what it says is shown where it fails.
+check() {
+  local name=$1
+  shift
+  if [ "$(left)" -le 5 ]; then echo "SKIP $name: no time is left"; return; fi
+  if "$@" >"$out/log" 2>&1; then echo "PASS $name"; return; fi
+  if [ "$(left)" -le 0 ]; then echo "SKIP $name: cut off"; return; fi
+  echo "FAIL $name"
+  tail -n 4 "$out/log" | cut -c 1-300 | sed 's/^/  /'
+  failures=$((failures + 1))
+}
 
-for config in dense astrocyte-hierarchical; do
-  train --config $config --precision float32 --gradients float32 --out "$out/one"
-  train --config $config --precision float32 --gradients float32 --ranks "$ranks" --out "$out/several"
-  train --config $config --precision float32 --gradients float32 --ranks "$ranks" --out "$out/again"
-  train --config $config --precision float32 --gradients float32 --ranks "$ranks" --no-graphs --out "$out/eager"
-  at=seed0/$config
-  a=$(loss "$out/one/$at") b=$(loss "$out/several/$at")
-  check "$config: float32 loss of $ranks ranks within 1e-4 of one rank's ($a, $b)" "close $a $b 1e-4"
-  check "$config: a repeat has the same bytes" "cmp -s $out/several/$at/model.safetensors $out/again/$at/model.safetensors"
-  check "$config: eager steps have the bytes of replayed ones" "cmp -s $out/several/$at/model.safetensors $out/eager/$at/model.safetensors"
-  train --config $config --reduction exact --chunks 4 --max-steps 10 --eval-every 5 --log-every 5 --out "$out/exact1"
-  CUDA_VISIBLE_DEVICES=0 train --config $config --reduction exact --chunks 4 --max-steps 10 --eval-every 5 --log-every 5 --out "$out/exact2"
-  check "$config: exact sums have the bytes of one GPU on $ranks" "cmp -s $out/exact1/$at/model.safetensors $out/exact2/$at/model.safetensors"
-done
-check "more ranks than GPUs is one line" \
-  "$bundle/train $small --ranks 64 --out $out/x 2>&1 | grep -q 'at most as many as there are GPUs here'"
-check "no NCCL is one line" "GLIA_NCCL=/nowhere/libnccl.so.2 $bundle/train $small --ranks 2 --out $out/x 2>&1 | grep -q 'expected NCCL'"
+size=(--preset paper) batch=96 steps=60 pretraining=(--preset full)
+if [ "$device" = cpu ]; then
+  size=(--preset quick --layers 2 --hidden 32 --heads 2 --ffn 64 --threads 1) batch=16 steps=3
+  pretraining=("${size[@]}" --tokens 512)
+fi
+data=(--device "$device" --dataset synthetic --cache "$out/cache")
+train() {
+  local folder=$1
+  shift
+  run "$bundle/train" "${data[@]}" "${size[@]}" --synthetic-rows 2000 --synthetic-test-rows 400 --vocab-size 2000 --batch $batch \
+    --max-steps 40 --log-every 20 --eval-every 20 --seeds 1 --progress off --no-estimate --no-report --fresh "$@" --out "$out/$folder"
+}
+# Two runs of configuration $3 …: the same weights, bit for bit; the last loss within $4 of itself.
+same() { cmp "$out/$1/seed0/$3/model.safetensors" "$out/$2/seed0/$3/model.safetensors"; }
+close() {
+  python3 - "$out/$1/seed0/$3/metrics.jsonl" "$out/$2/seed0/$3/metrics.jsonl" "$4" <<'PY'
+import json, sys
+a, b = ([r["loss"] for r in map(json.loads, open(path)) if "loss" in r and "lr" in r][-1] for path in sys.argv[1:3])
+print(a, b)
+sys.exit(not abs(a - b) <= float(sys.argv[3]) * abs(a))
+PY
+}
+# An error of one line that says $1.
+refused() {
+  local wanted=$1
+  shift
+  "$@" >"$out/said" 2>&1 && return 1
+  cat "$out/said"
+  [ "$(wc -l <"$out/said")" = 1 ] && grep -q "$wanted" "$out/said"
+}
 
-echo "== weak scaling: ours"
-for config in dense astrocyte-hierarchical; do
-  "$bundle/bench" ranks --ranks "$ranks" --device cuda --preset paper --config $config --dataset synthetic --cache "$out/cache" \
-    --synthetic-rows 40000 --steps 60 --json "$out/$config.json"
+for c in dense astrocyte-hierarchical; do
+  float32=(--config $c --precision float32 --gradients float32)
+  check "$c: one rank" train one "${float32[@]}"
+  check "$c: $ranks ranks" train several "${float32[@]}" --ranks "$ranks"
+  check "$c: the float32 loss of both is the same to 1e-4" close one several $c 1e-4
 done
-"$bundle/bench" ranks --pretraining --ranks "$ranks" --device cuda --preset full --config dense --dataset synthetic --cache "$out/cache" \
-  --synthetic-rows 200000 --steps 60 --json "$out/pretraining.json"
-echo "== weak scaling: PyTorch DDP, masked-LM step of the same encoder and places"
-python3 tests/peer/ddp_step.py --ranks "$ranks" || failures=$((failures + 1))
-python3 tests/peer/ddp_step.py --ranks "$ranks" --compile || failures=$((failures + 1))
-exit $failures
+# Bfloat16 gradients are reduced during backward.
+check "$c: eager steps, bfloat16" train eager --config $c --ranks "$ranks" --no-graphs
+check "$c: replayed steps, bfloat16" train replayed --config $c --ranks "$ranks"
+check "$c: the same bytes" same eager replayed $c
+
+scaling() {
+  local name=$1
+  shift
+  run "$bundle/bench" ranks --ranks "$ranks" "${data[@]}" --steps $steps --json "$out/$name.json" "$@"
+}
+peer() { run python3 tests/peer/ddp_step.py --ranks "$ranks" "$@" | tee "$out/peer$#.jsonl"; }
+check "weak scaling: pretraining" scaling "pretraining, dense" --pretraining "${pretraining[@]}" --config dense --synthetic-rows 20000
+check "weak scaling: AHR" scaling "training, AHR" "${size[@]}" --config astrocyte-hierarchical --synthetic-rows 20000
+if [ "$device" != cpu ]; then check "weak scaling: PyTorch DDP, a pretraining step of the same encoder and places" peer; fi
+
+exact=(--config astrocyte-hierarchical --reduction exact --chunks 4 --max-steps 6 --eval-every 6 --log-every 2)
+check "exact sums on $ranks GPUs" train exact "${exact[@]}"
+CUDA_VISIBLE_DEVICES=${gpus%%,*} check "exact sums on one GPU" train exact1 "${exact[@]}"
+check "exact sums: the same bytes on both" same exact exact1 astrocyte-hierarchical
+if [ "$device" != cpu ]; then
+  check "more ranks than GPUs are one line" refused "at most as many as there are GPUs here" train x --ranks 64
+  GLIA_NCCL=/nowhere/libnccl.so.2 check "no NCCL is one line" refused "expected NCCL" train x --ranks "$ranks"
+fi
+if [ "$device" != cpu ]; then check "weak scaling: PyTorch DDP, compiled" peer --compile; fi
+python3 - "$out" <<'PY'
+import glob, json, os, sys
+print(f"\n{'what':<34}{'ranks':>6}{'ms a step':>11}{'tokens/s':>12}{'of linear':>11}")
+for path in sorted(glob.glob(sys.argv[1] + "/*.json*")):
+    text = open(path).read()
+    if path.endswith(".jsonl"):
+        runs = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        name = "PyTorch DDP" + (", compiled" if runs and runs[0]["compiled"] else "")
+    else:
+        runs, name = json.loads(text)["runs"], os.path.basename(path)[:-5]
+    for r in runs:
+        print(f"{name:<34}{r['ranks']:>6}{r['step_ms']:>11.3f}{r['tokens_per_s']:>12.0f}{100 * r['weak_scaling']:>10.1f}%")
+PY
+echo "$failures failed, $SECONDS s"
+exit $((failures > 0))
