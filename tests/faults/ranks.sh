@@ -22,11 +22,11 @@ launch=(mpirun --oversubscribe --bind-to none -n $ranks "$work/experiments/train
 now() { date +%s.%N; }
 since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }'; }
 # The processes of mpirun $1, in the order of their ranks: mpirun starts them one after the other.
-ranks_of() { pgrep -P "$1" -x train | sort -n; }
-# Whether mpirun $1 ends within the limit.
+ranks_of() { pgrep -P "$1" | sort -n; }
+# Whether all processes $@ end within the limit.
 ends() {
   local waited=0
-  while kill -0 "$1" 2>/dev/null; do
+  while kill -0 "$@" 2>/dev/null; do  # of one of them
     [ $((waited += 1)) -le $((limit * 10)) ] || return 1
     sleep 0.1
   done
@@ -46,7 +46,7 @@ wait $launched || fail "the undisturbed run failed"
 length=$(since "$begin")
 RANDOM=17
 
-killed=0 longest=0 runs=0
+killed=0 longest=0 runs=0 missed=0
 while [ $killed -lt "$kills" ]; do
   start killed
   sleep "$(awk -v r=$RANDOM -v whole="$length" 'BEGIN { printf "%.2f", 0.3 + r / 32768 * whole }')"
@@ -54,14 +54,14 @@ while [ $killed -lt "$kills" ]; do
   rank=$((RANDOM % ranks))
   if [ ${#all[@]} -lt $ranks ] || ! kill -9 "${all[rank]}" 2>/dev/null; then
     wait $launched || fail "a run that nobody killed failed"  # it was at its end
+    [ $((missed += 1)) -le "$kills" ] || fail "$missed runs ended before anyone was killed"
   else
     begin=$(now)
-    ends $launched || fail "after rank $rank was killed the others still run after $limit s"
+    ends $launched "${all[@]}" || fail "after rank $rank was killed the others still run after $limit s"
     took=$(since "$begin")
     longest=$(awk -v a="$longest" -v b="$took" 'BEGIN { print a > b ? a : b }')
     # Without an error: the rank had done all that it had to.
     wait $launched || grep -q "rank $rank" "$work/said" || fail "rank $rank was killed and is not named"
-    for pid in "${all[@]}"; do ! kill -0 "$pid" 2>/dev/null || fail "process $pid outlives mpirun"; done
     killed=$((killed + 1))
     [ $killed -eq "$kills" ] || continue
     start killed
