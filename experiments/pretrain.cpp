@@ -1,10 +1,12 @@
 // Masked-LM pretraining: weights of one's own in minutes: ./experiments/pretrain --help
+#include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/training/schedule.h"
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
+  glia::explain_interrupts();
   glia::Ranks ranks;
   try {
     const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);

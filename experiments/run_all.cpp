@@ -1,10 +1,12 @@
 // Trains all configurations over the seeds and ends with the table: ./experiments/run_all --help
+#include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/schedule.h"
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
+  glia::explain_interrupts();
   try {
     const glia::CommandLine line =
         glia::parse_command_line(argc, argv, glia::Flag::kRunAll,

@@ -9,6 +9,7 @@
 #include "engine/core/file.h"
 #include "experiments/records/recompute.h"
 #include "experiments/records/results.h"
+#include "experiments/report/pictures/fonts.h"
 #include "experiments/report/pictures/heatmap.h"
 #include "tools/tool.h"
 
@@ -108,6 +109,9 @@ int run(const Arguments& a) {
       } catch (const Error& error) {
         complain(error.what());
       }
+  if (shown > 0 && (wants(a, "svg") || wants(a, "png")))
+    if (const std::string note = drawing::missing_font_note(listing.runs[0].config.data.class_names); !note.empty())
+      fmt::print(stderr, "heatmap: {}\n", note);
   if (shown == 0 && status == 0) complain(fmt::format("{}: has no run with experts", a.path));
   if (shown > 0 && writes) fmt::print("{} run{} written to {}\n", shown, shown == 1 ? "" : "s", out);
   return status;

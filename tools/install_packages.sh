@@ -12,6 +12,7 @@ need nlohmann-json3-dev      include/nlohmann/json.hpp
 need libutf8proc-dev         include/utf8proc.h
 need libboost-math-dev       include/boost/math/distributions/students_t.hpp
 need libcairo2-dev           include/cairo/cairo.h
+need libfontconfig-dev       include/fontconfig/fontconfig.h
 need libzip-dev              include/zip.h
 need liblzma-dev             include/lzma.h
 need zlib1g-dev              include/zlib.h
@@ -37,6 +38,11 @@ if [ "$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo=sudo
   mkdir -p "$prefix/../archives" && cd "$prefix/../archives"
   apt-get download -qq $names
   for archive in *.deb; do dpkg -x "$archive" "${prefix%/usr}"; done
+  # A library that the machine has without its headers was not downloaded: its link points to nothing in the prefix.
+  find "$prefix/lib" -xtype l | while read -r link; do
+    library=$(compgen -G "/usr/lib*/*-linux-gnu/$(basename "$(readlink "$link")")" | head -n 1)
+    [ -z "$library" ] || ln -sfn "$library" "$link"
+  done
   exit 0
 fi
 command -v apt-get >/dev/null || { echo "glia: no apt-get here; install these by hand: ${missing[*]}" >&2; exit 1; }

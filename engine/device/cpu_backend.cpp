@@ -27,8 +27,13 @@ class CpuBackend final : public Backend {
   void release(void* p) noexcept override { std::free(p); }
   void* allocate_pinned(int64_t bytes) override { return allocate(bytes); }
   void release_pinned(void* p) noexcept override { release(p); }
-  void copy(void* to, const void* from, int64_t bytes, CopyKind) override { std::memcpy(to, from, bytes); }
-  void fill_zero(void* p, int64_t bytes) override { std::memset(p, 0, bytes); }
+  // An empty tensor's pointers may be null, which memcpy and memset may not be given even for no bytes.
+  void copy(void* to, const void* from, int64_t bytes, CopyKind) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  void fill_zero(void* p, int64_t bytes) override {
+    if (bytes > 0) std::memset(p, 0, bytes);
+  }
   void synchronize() override {}
   int64_t free_bytes() override {
     struct sysinfo info {};

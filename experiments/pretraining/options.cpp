@@ -94,6 +94,13 @@ void check(const P& o) {
 
 void resolve(P& o, const std::set<std::string>& given) {
   o.typed = given;
+  // What the configuration's study sets for it, as far as pretraining has it: experts a token, options of its router.
+  std::vector<std::pair<std::string, std::string>> settings;
+  const std::vector<const Flag*> shared = shared_flags();
+  for (const auto& setting : configuration_of(find_study(o.study), o.config).settings)
+    if (std::ranges::any_of(shared, [&](const Flag* flag) { return setting.first == flag->name; }))
+      settings.push_back(setting);
+  apply_settings(o, settings);
   if (o.device == "auto") o.device = automatic_device();
   const bool gpu = Device::parse(o.device).is_cuda();
   if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";

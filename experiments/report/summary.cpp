@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <set>
+#include <stdexcept>
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
@@ -129,11 +130,24 @@ Json to_json(const Metric& m) {
   return json;
 }
 
+// What JSON's 1e300 becomes as an int is not defined, so nothing but an integer is converted.
+int whole(const Json& json) {
+  if (!json.is_number_integer()) throw std::domain_error("expected a whole number, got " + json.dump());
+  return json.get<int>();
+}
+
+std::vector<int> whole_list(const Json& json) {
+  if (!json.is_array()) throw std::domain_error("expected a list, got " + json.dump());
+  std::vector<int> numbers;
+  for (const Json& number : json) numbers.push_back(whole(number));
+  return numbers;
+}
+
 Metric metric_from(const Json& json) {
   Metric m;
-  m.estimate = {json.at("n").get<int>(),   optional_from(json, "mean"),   optional_from(json, "sd"),
+  m.estimate = {whole(json.at("n")),       optional_from(json, "mean"),   optional_from(json, "sd"),
                 optional_from(json, "se"), optional_from(json, "ci_low"), optional_from(json, "ci_high")};
-  m.seeds = json.at("seeds").get<std::vector<int>>();
+  m.seeds = whole_list(json.at("seeds"));
   m.values = json.at("values").get<std::vector<double>>();
   if (json.contains("vs"))
     for (const auto& [baseline, vs] : json.at("vs").items())
@@ -269,19 +283,19 @@ Summary summary_from(const Json& json, const std::string& from) {
     s.study = json.contains("study_text")  // a summary without it is from before there was a choice
                   ? study_from(json, from)
                   : built_in_studies().front();
-    s.seeds = json.at("seeds").get<std::vector<int>>();
-    s.layers = json.at("layers").get<int>();
-    s.experts = json.value("experts", 0);
-    s.near_copies = json.value("near_copies", int64_t{0});
+    s.seeds = whole_list(json.at("seeds"));
+    s.layers = whole(json.at("layers"));
+    s.experts = json.contains("experts") ? whole(json["experts"]) : 0;
+    s.near_copies = json.contains("near_copies") ? whole(json["near_copies"]) : 0;
     s.warnings = json.at("warnings").get<std::vector<std::string>>();
     s.common = run_config_from(json.at("common"), from);
     for (const Json& entry : json.at("configs")) {
       ConfigSummary c;
       c.config = entry.at("config").get<std::string>();
       c.moe = entry.at("moe").get<bool>();
-      c.seeds = entry.at("seeds").get<std::vector<int>>();
-      c.failed = entry.at("failed").get<std::vector<int>>();
-      c.unfinished = entry.at("unfinished").get<std::vector<int>>();
+      c.seeds = whole_list(entry.at("seeds"));
+      c.failed = whole_list(entry.at("failed"));
+      c.unfinished = whole_list(entry.at("unfinished"));
       for (const auto& [name, metric] : entry.at("metrics").items()) c.metrics[name] = metric_from(metric);
       s.configs.push_back(std::move(c));
     }
@@ -290,7 +304,7 @@ Summary summary_from(const Json& json, const std::string& from) {
       const auto index = std::ranges::find(kStates, state) - std::begin(kStates);
       if (index == std::ssize(kStates)) fail_input("{}: expected a run's state, got \"{}\"", from, state);
       s.runs.push_back({line.at("config").get<std::string>(),
-                        line.at("seed_index").get<int>(),
+                        whole(line.at("seed_index")),
                         RunState(index),
                         line.value("reason", ""),
                         optional_from(line, "accuracy"),
@@ -298,7 +312,9 @@ Summary summary_from(const Json& json, const std::string& from) {
                         {}});
     }
     return s;
-  } catch (const Json::exception& error) {
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {  // JSON's, or whole()'s
     fail_input("{}: is no summary: {}", from, error.what());
   }
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/core/command_line/terminal.h"
 #include "engine/core/file.h"
 #include "experiments/report/answer.h"
 #include "experiments/report/html_escape.h"
@@ -32,9 +33,7 @@ std::string interval(const std::optional<double>& low, const std::optional<doubl
   return low ? fmt::format("{:.{}f}…{:.{}f}", *low, digits, *high, digits) : std::string(kNotAvailable);
 }
 
-size_t width(const std::string& text) {  // code points; all of ours are one column wide
-  return size_t(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
-}
+size_t width(const std::string& text) { return size_t(columns_of(text)); }
 
 std::string padded(const std::string& text, size_t to, bool left) {
   const std::string space(to > width(text) ? to - width(text) : 0, ' ');

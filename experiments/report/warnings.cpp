@@ -6,6 +6,8 @@
 #include <cmath>
 #include <set>
 
+#include "experiments/report/pictures/fonts.h"
+
 namespace glia::results {
 namespace {
 
@@ -95,6 +97,7 @@ void add_warnings(Summary& s, const Listing& listing) {
         c.data.bayes_accuracy ? fmt::format("; the best possible accuracy is {:.4f}", *c.data.bayes_accuracy)
                               : ""));
   warn_of_unseen_topics(s, listing);
+  if (const std::string note = drawing::missing_font_note(c.data.class_names); !note.empty()) add(note);
   for (const Problem& problem : listing.problems) add("Not readable: " + problem.message);
   for (const RunLine& run : s.runs)
     if (run.state == RunState::failed)
@@ -129,6 +132,9 @@ void add_warnings(Summary& s, const Listing& listing) {
   if (c.protocol == "paper")
     add("Protocol \"paper\": the model is selected on the test set and padding is routed, as the published code "
         "does.");
+  else if (s.layers > 0 && c.options.value("padding", "packed") == "padded")
+    add("Padded batches: padding is routed and counts in the losses on routing (balance, energy), which are not those of "
+        "packed batches.");
 }
 
 }  // namespace glia::results

@@ -1,5 +1,5 @@
 // What a reader of the tables must know first: synthetic data, failed, missing and stuck runs, too few seeds, baselines
-// that are not there, topics without rows, runs of different make.
+// that are not there, topics without rows or letters, runs of different make.
 #pragma once
 #include "experiments/report/summary.h"
 

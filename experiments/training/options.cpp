@@ -107,7 +107,9 @@ const std::vector<Flag>& flags() {
       {"gradients", &O::gradients, kNone,
        "of matrices: float32, bfloat16 (wants that precision), or auto: as the precision on a GPU"},
       {"kernels", &O::kernels, kNone, "products on a GPU: hopper, portable, or auto: the fastest that it has"},
-      {"out", &O::out, kNone, "result folder; finished runs in it are skipped, unfinished ones resumed"},
+      {"out", &O::out, kNone,
+       "result folder; finished runs in it are skipped, unfinished ones resumed; where a study, data or a preset is "
+       "typed its name has them: results-small"},
       {"fresh", &O::fresh, kNone, "on: begin the asked runs anew, whatever is in the result folder"},
       {"jobs", &O::jobs, kNone,
        "runs side by side; 0: two on each GPU; on a CPU one, or with --preset quick one a core", run_all},
@@ -284,13 +286,18 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
   return line;
 }
 
+// As a shell takes it for one word, where it is text; other bytes are shown, not kept.
+std::string quoted_word(const std::string& given) {
+  const std::string word = utf8::escaped(given);
+  if (!word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()[]{}!`~#") == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+  return text + "'";
+}
+
 std::string command_text(int argc, const char* const* argv) {
   std::string text;
-  for (int i = 0; i < argc; ++i) {
-    const std::string word = utf8::escaped(argv[i]);
-    const bool plain = !word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()") == std::string::npos;
-    text += (i ? " " : "") + (plain ? word : "'" + word + "'");
-  }
+  for (int i = 0; i < argc; ++i) text += (i ? " " : "") + quoted_word(argv[i]);
   return text;
 }
 
@@ -300,7 +307,7 @@ std::string echo(const Options& options) {
   for (const Flag& flag : flags()) {
     const std::string value = value_text(options, flag);
     if (value != value_text(defaults, flag))
-      text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, value);
+      text += fmt::format("{}--{} {}", text.empty() ? "" : " ", flag.name, quoted_word(value));
   }
   return text;
 }

@@ -1,6 +1,7 @@
 #include "experiments/training/presets.h"
 
 #include <array>
+#include <filesystem>
 
 #include "engine/core/check.h"
 #include "engine/device/context.h"
@@ -67,6 +68,21 @@ void apply(Options& options, const CommandLine& line, std::span<const FlagSet> s
   fail_input("--{}: expected one of {}; got '{}'", flag, known, name);
 }
 
+// Runs of another study, preset or data do not fit into one folder: where these were typed the folder's name says them, and
+// the second command that somebody tries does not end at the first one's runs.
+std::string default_folder(const Options& o, const Study& study) {
+  std::string name = o.out;
+  if (study.name != kDefaultStudy) name += "-" + study.name;
+  const auto last_name = [](const std::string& path) {
+    const std::filesystem::path p = (std::filesystem::absolute(path) / "").lexically_normal().parent_path();
+    return (p.extension() == ".csv" ? p.stem() : p.filename()).string();
+  };
+  if (o.typed.contains("data")) name += "-" + last_name(o.data);
+  if (o.typed.contains("csv-train")) name += "-" + last_name(o.csv_train);
+  if (o.typed.contains("preset") && o.preset != "auto") name += "-" + o.preset;
+  return name;
+}
+
 }  // namespace
 
 std::span<const FlagSet> presets() { return kPresets; }
@@ -85,7 +101,7 @@ Options resolve(const CommandLine& line) {
   o.typed = line.given;
   const Study study = find_study(o.study);
   apply_settings(o, study.settings);
-  if (!o.typed.contains("out") && study.name != kDefaultStudy) o.out = "results-" + study.name;
+  if (!o.typed.contains("out")) o.out = default_folder(o, study);
   if (o.device == "auto") o.device = automatic_device();
   const bool gpu = Device::parse(o.device).is_cuda();
   if (o.precision == "auto") o.precision = gpu ? "bfloat16" : "float32";

@@ -42,15 +42,29 @@ struct Reader {
   [[noreturn]] void refuse(const std::string& why) const {
     fail_input("{}: not a usable safetensors file: {}", source, why);
   }
+  template <class T>
+  std::vector<T> whole_numbers(const std::string& name, const Json& entry, const char* key) const;
   void entry(const std::string& name, const Json& value);
   void check_spans();
 };
 
+// Of JSON's integers alone: what a fraction or a power of ten becomes as an unsigned number is not defined.
+template <class T>
+std::vector<T> Reader::whole_numbers(const std::string& name, const Json& entry, const char* key) const {
+  const Json& list = entry.at(key);
+  const auto whole = [](const Json& n) {
+    return std::is_unsigned_v<T> ? n.is_number_unsigned() : n.is_number_integer();
+  };
+  if (!list.is_array() || !std::ranges::all_of(list, whole))
+    refuse(fmt::format("'{}': expected a list of whole numbers as {}, got {}", name, key, list.dump()));
+  return list.get<std::vector<T>>();
+}
+
 void Reader::entry(const std::string& name, const Json& value) {
   RawTensor t;
   t.dtype = value.at("dtype").get<std::string>();
-  const auto shape = value.at("shape").get<std::vector<int64_t>>();
-  const auto offsets = value.at("data_offsets").get<std::vector<size_t>>();
+  const auto shape = whole_numbers<int64_t>(name, value, "shape");
+  const auto offsets = whole_numbers<size_t>(name, value, "data_offsets");
   size_t elements = 1;
   for (const int64_t extent : shape) {
     if (extent < 0 || (extent > 0 && elements > (size_t{1} << 50) / static_cast<size_t>(extent)))

@@ -1,3 +1,4 @@
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -7,6 +8,7 @@
 
 #include "engine/core/bfloat16.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/interrupt.h"
 #include "engine/core/file.h"
 #include "engine/core/random/rng.h"
 #include "engine/device/context.h"
@@ -112,4 +114,30 @@ TEST_CASE("device: kernels are chosen by name, and those that a device has not a
   Context context(Device::cpu());
   context.set_kernels(Kernels::kPortable);
   EXPECT(test::contains(test::error_of([&] { context.set_kernels(Kernels::kHopper); }), "compute capability 9.0"));
+}
+
+TEST_CASE("interrupts: a stopped program says what the same command will do, and still ends by the signal") {
+  for (const int signal : {SIGINT, SIGTERM})
+    for (const bool ignored : {false, true}) {
+      int ends[2];
+      REQUIRE(::pipe(ends) == 0);
+      const pid_t child = ::fork();
+      if (child == 0) {
+        ::dup2(ends[1], STDERR_FILENO);
+        ::signal(signal, ignored ? SIG_IGN : SIG_DFL);
+        explain_interrupts();
+        ::raise(signal);
+        ::_exit(7);  // only where it is ignored
+      }
+      ::close(ends[1]);
+      char bytes[400];
+      std::string said;
+      for (ssize_t n; (n = ::read(ends[0], bytes, sizeof bytes)) > 0;) said.append(bytes, static_cast<size_t>(n));
+      ::close(ends[0]);
+      int status = 0;
+      REQUIRE(::waitpid(child, &status, 0) == child);
+      if (ignored) EXPECT((WIFEXITED(status) && WEXITSTATUS(status) == 7 && said.empty()));
+      else
+        EXPECT((WIFSIGNALED(status) && WTERMSIG(status) == signal && contains(said, "the same command goes on")));
+    }
 }

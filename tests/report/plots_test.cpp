@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "engine/core/file.h"
+#include "experiments/report/pictures/fonts.h"
 #include "experiments/report/pictures/heatmap.h"
 #include "experiments/report/report.h"
 #include "experiments/report/tables.h"
@@ -180,4 +181,34 @@ TEST_CASE("report: one self-contained page with warnings first, the same bytes e
   write_report(tmp.path);
   EXPECT(read_file(tmp.path + "/report.html") == html);
   EXPECT(contains(html, "astrocyte-hierarchical, mean of 2 seeds, experts matched"));
+}
+
+TEST_CASE("fonts: what DejaVu Sans has no glyph for is another font's, and what none has is named") {
+  if (!std::filesystem::exists("/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf"))
+    SKIP("DejaVu fonts are not installed");
+  EXPECT(font_runs("").empty());
+  const std::vector<FontRun> plain = font_runs("бизнес – Ähre \xFF");
+  REQUIRE(plain.size() == 1);
+  EXPECT(plain[0].family == kFont);
+  EXPECT(plain[0].text == "бизнес – Ähre \xFF");
+  // U+2312 is in DejaVu Sans Mono, not in DejaVu Sans.
+  const std::vector<FontRun> mixed = font_runs("a⌒⌒b");
+  REQUIRE(mixed.size() == 3);
+  EXPECT(mixed[1].family != kFont);
+  EXPECT(mixed[1].text == "⌒⌒");
+  EXPECT(text_width("a⌒⌒b", 10) == doctest::Approx(text_width("ab", 10) + 2 * text_width("⌒", 10)).epsilon(0.05));
+  // Nobody's: private use.
+  EXPECT(missing_font_note({"business", "⌒"}) == "");
+  const std::string note = missing_font_note({"a\U0010FF00", "\U0010FF00b"});
+  EXPECT(note.starts_with("No installed font has \U0010FF00: "));
+}
+
+TEST_CASE("heat map in the terminal: wide letters of topics take two columns") {
+  Heatmap map;
+  map.title = "t", map.topics = {"世界", "бизнес"}, map.layer_numbers = {1};
+  map.layers.emplace_back(2, 2);
+  map.layers[0].values = {0.25, 0.75, 0.5, 0.5};
+  const std::string text = as_text(map, false);
+  EXPECT(text.find("\n  世界    25.0") != std::string::npos);
+  EXPECT(text.find("\n  бизнес  50.0") != std::string::npos);
 }

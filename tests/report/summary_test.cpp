@@ -36,6 +36,17 @@ bool warns(const Summary& s, const std::string& part) {
 
 }  // namespace
 
+TEST_CASE("summary: routed padding is told where the protocol does not imply it") {
+  for (const bool padded : {false, true})
+    for (const char* protocol : {"clean", "paper"}) {
+      Listing listing{"out", built_in_studies().front(), {}, {}};
+      listing.runs.push_back(fake_run(listing.study.routing_baseline(), 0, 0.9));
+      RunConfig& config = listing.runs[0].config;
+      config.protocol = protocol, config.options["padding"] = padded ? "padded" : "packed";
+      EXPECT(warns(summarise(listing), "Padded batches:") == (padded && std::string(protocol) == "clean"));
+    }
+}
+
 TEST_CASE("summary: estimates, tests and Holm families over the configurations") {
   Listing listing{"out", built_in_studies().front(), {}, {}};
   const std::vector<double> dense = {0.9431, 0.9433, 0.9428, 0.9436, 0.9427};

@@ -62,6 +62,11 @@ TEST_CASE(
   EXPECT(paper.utilisation_rows == 2000);
   EXPECT(!resolved({"--protocol", "paper", "--second-residual", "off"}).second_residual);
   EXPECT(resolved({"--dataset", "synthetic"}).preset == "quick");
+  EXPECT(resolved({"--dataset", "synthetic"}).out == "results");
+  EXPECT(resolved({"--preset", "quick"}).out == "results-quick");
+  EXPECT(resolved({"--csv-train", "my/topics.csv", "--preset", "small"}).out == "results-topics-small");
+  EXPECT(resolved({"--data", "data/ag_news/", "--preset", "quick"}).out == "results-ag_news-quick");
+  EXPECT(resolved({"--preset", "quick", "--out", "mine"}).out == "mine");
   EXPECT(resolved({"--data", "/some/where"}).preset == "small");
   const Options published = resolved({"--preset", "paper"});
   EXPECT(published.hidden == 512);
@@ -113,12 +118,17 @@ TEST_CASE("options: switches stand alone, --csv-train implies its data set, path
   EXPECT(parse({"--skip-bad-rows"}).options.skip_bad_rows);
   EXPECT(parse({"--no-report"}).given.contains("report"));
   EXPECT(parse({"--version"}).done);
+  const CommandLine empty = parse({"--cache=", "--out=", "--seeds=2"});
+  EXPECT((empty.options.cache.empty() && empty.options.out.empty() && empty.options.seeds == "2"));
   EXPECT(resolved({"--csv-train", "a.csv"}).dataset == "csv");
   Options o;
   o.csv_train = "\xFF.csv";
   EXPECT(to_json(o, Flag::Part::kData).dump().find("\\\\xFF.csv") != std::string::npos);
   const char* words[] = {"train", "\xC3\xA9\xFE"};
   EXPECT(command_text(2, words) == "train '\xC3\xA9\\xFE'");
+  o = {};
+  o.cache = "", o.out = "it's [mine]";
+  EXPECT(echo(o) == R"(--out 'it'\''s [mine]' --cache '')");
 }
 
 TEST_CASE("options: seeds and configurations") {

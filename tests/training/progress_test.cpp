@@ -164,4 +164,6 @@ TEST_CASE("terminal: a fitted line is cut between code points, by the columns th
   EXPECT(fitted("e\xCC\x81x", 1) == "e\xCC\x81");  // a combining accent takes none
   EXPECT(fitted("\xFF\xFEx", 2) == "\xFF\xFE");
   EXPECT(fitted("x", 0).empty());
+  EXPECT(columns_of("e\xCC\x81日本\xFFx") == 7);
+  EXPECT(columns_of("") == 0);
 }

@@ -13,6 +13,7 @@
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/progress.h"
+#include "experiments/training/run.h"
 #include "experiments/training/training.h"
 #include "tools/benchmarks/profile.h"
 
@@ -54,9 +55,10 @@ struct Bench {
 };
 
 int run(const Bench& bench) {
-  const Options& o = bench.options;
+  const RunSpec spec = plan_runs(bench.options, {bench.options.config}).front();  // with what its study sets for it
+  const Options& o = spec.options;
+  const RunModel& run = spec.model;
   const Dataset data = load_data(o);
-  const RunModel run = run_model(o, configuration(o.config));
   Context context(Device::parse(o.device), 42);
   const bool gpu = context.device().is_cuda();
   const double ceiling =

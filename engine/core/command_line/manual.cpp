@@ -124,6 +124,25 @@ std::string version_text(const std::string& name) {
   return fmt::format("{} {} ({})", name, build_commit(), build_variant());
 }
 
+namespace {
+
+// "--flag=" is an empty value: CLI11 would take the next word for it. What follows "--" is text.
+std::vector<std::string> with_empty_values(int argc, const char* const* argv) {
+  std::vector<std::string> words;
+  bool flags = true;
+  for (int i = 0; i < argc; ++i) {
+    std::string word = argv[i];
+    flags = flags && word != "--";
+    const bool empty = flags && i > 0 && word.starts_with("--") && word.find('=') == word.size() - 1;
+    if (empty) word.pop_back();
+    words.push_back(word);
+    if (empty) words.emplace_back();
+  }
+  return words;
+}
+
+}  // namespace
+
 bool parse_flags(CLI::App& app, const std::string& name, int argc, const char* const* argv,
                  const ChoicesOf& choices_of) {
   app.set_version_flag("--version", version_text(name), "the commit and variant it was built from");
@@ -141,7 +160,10 @@ bool parse_flags(CLI::App& app, const std::string& name, int argc, const char* c
   add("--help-man", man_page);
   add("--help-completion", completion_words);
   try {
-    app.parse(argc, argv);
+    const std::vector<std::string> words = with_empty_values(argc, argv);
+    std::vector<const char*> pointers;
+    for (const std::string& word : words) pointers.push_back(word.c_str());
+    app.parse(static_cast<int>(pointers.size()), pointers.data());
     return true;
   } catch (const CLI::CallForHelp&) {
     fmt::print("{}", app.help());

@@ -18,16 +18,39 @@ TerminalSize terminal_size(std::FILE* file) {
   return found;
 }
 
+namespace {
+
+// The code point (or the byte that is none) at the beginning of a text that is not empty.
+struct Unit {
+  size_t bytes;
+  int columns;
+};
+Unit first_unit(std::string_view text) {
+  utf8proc_int32_t code = 0;
+  const utf8proc_ssize_t length = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                                   static_cast<utf8proc_ssize_t>(text.size()), &code);
+  return length > 0 ? Unit{static_cast<size_t>(length), utf8proc_charwidth(code)} : Unit{1, 1};
+}
+
+}  // namespace
+
+int columns_of(std::string_view text) {
+  int columns = 0;
+  while (!text.empty()) {
+    const Unit unit = first_unit(text);
+    columns += unit.columns;
+    text.remove_prefix(unit.bytes);
+  }
+  return columns;
+}
+
 std::string fitted(std::string_view text, int columns) {
-  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
   size_t at = 0;
   while (at < text.size()) {
-    utf8proc_int32_t code = 0;
-    const utf8proc_ssize_t length =
-        utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(text.size() - at), &code);
-    columns -= length > 0 ? utf8proc_charwidth(code) : 1;
+    const Unit unit = first_unit(text.substr(at));
+    columns -= unit.columns;
     if (columns < 0) break;
-    at += length > 0 ? static_cast<size_t>(length) : 1;
+    at += unit.bytes;
   }
   return std::string(text.substr(0, at));
 }

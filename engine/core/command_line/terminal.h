@@ -13,8 +13,10 @@ struct TerminalSize {
 bool is_terminal(std::FILE* file);
 TerminalSize terminal_size(std::FILE* file);
 
-// The beginning of a line of text that takes at most so many columns: code points are not cut, wide ones take two, bytes
-// that are no UTF-8 one.
+// Columns that the text takes: wide code points take two, combining ones none, bytes that are no UTF-8 one.
+int columns_of(std::string_view text);
+
+// The beginning of a line of text that takes at most so many columns; code points are not cut.
 std::string fitted(std::string_view text, int columns);
 
 // Writes the line over the last one; "" wipes it. Nothing where `file` is no terminal.

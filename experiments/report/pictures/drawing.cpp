@@ -14,11 +14,10 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "experiments/report/html_escape.h"
+#include "experiments/report/pictures/fonts.h"
 
 namespace glia::drawing {
 namespace {
-
-constexpr const char* kFont = "DejaVu Sans";
 
 using Surface = std::unique_ptr<cairo_surface_t, decltype(&cairo_surface_destroy)>;
 using Cairo = std::unique_ptr<cairo_t, decltype(&cairo_destroy)>;
@@ -32,10 +31,26 @@ void check_status(cairo_status_t status, const char* what) {
   CHECK(status == CAIRO_STATUS_SUCCESS, "drawing: {}: {}", what, cairo_status_to_string(status));
 }
 
-void set_font(cairo_t* cr, double size, bool bold) {
-  cairo_select_font_face(cr, kFont, CAIRO_FONT_SLANT_NORMAL,
+void set_font(cairo_t* cr, const std::string& family, double size, bool bold) {
+  cairo_select_font_face(cr, family.c_str(), CAIRO_FONT_SLANT_NORMAL,
                          bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL);
   cairo_set_font_size(cr, size);
+}
+
+// Calls with each run and its width, its font set.
+template <class Visit> void each_run(cairo_t* cr, const std::string& text, double size, bool bold, Visit&& visit) {
+  for (const FontRun& run : font_runs(text)) {
+    set_font(cr, run.family, size, bold);
+    cairo_text_extents_t extents;
+    cairo_text_extents(cr, run.text.c_str(), &extents);
+    visit(run, extents.x_advance);
+  }
+}
+
+double width_of(cairo_t* cr, const std::string& text, double size, bool bold) {
+  double width = 0;
+  each_run(cr, text, size, bold, [&](const FontRun&, double advance) { width += advance; });
+  return width;
 }
 
 void set_color(cairo_t* cr, Color c) { cairo_set_source_rgba(cr, c.r / 255.0, c.g / 255.0, c.b / 255.0, c.alpha); }
@@ -244,13 +259,14 @@ void Picture::draw(void* handle) const {
       cairo_save(cr);
       cairo_translate(cr, at.x, at.y);
       cairo_rotate(cr, style.degrees * std::numbers::pi / 180);
-      set_font(cr, style.size, style.bold);
-      cairo_text_extents_t extents;
-      cairo_text_extents(cr, text.c_str(), &extents);
       const double part = style.anchor == Anchor::middle ? 0.5 : style.anchor == Anchor::end ? 1 : 0;
-      cairo_move_to(cr, -part * extents.x_advance, 0);
+      double x = -part * width_of(cr, text, style.size, style.bold);
       set_color(cr, style.color);
-      cairo_show_text(cr, text.c_str());
+      each_run(cr, text, style.size, style.bold, [&](const FontRun& run, double advance) {
+        cairo_move_to(cr, x, 0);
+        cairo_show_text(cr, run.text.c_str());
+        x += advance;
+      });
       cairo_restore(cr);
     }
   }
@@ -288,10 +304,7 @@ void Picture::write_png(const std::string& path, double scale) const {
 double text_width(const std::string& text, double size, bool bold) {
   const Surface surface(cairo_image_surface_create(CAIRO_FORMAT_A8, 1, 1), cairo_surface_destroy);
   const Cairo cr(cairo_create(surface.get()), cairo_destroy);
-  set_font(cr.get(), size, bold);
-  cairo_text_extents_t extents;
-  cairo_text_extents(cr.get(), text.c_str(), &extents);
-  return extents.x_advance;
+  return width_of(cr.get(), text, size, bold);
 }
 
 std::vector<Picture::Box> Picture::text_boxes() const {

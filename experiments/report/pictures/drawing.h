@@ -1,5 +1,6 @@
 // A picture is a list of shapes in points, y downwards. It is drawn by cairo (PNG; SVG files with the glyphs in
-// them, the same everywhere) or written as SVG text with real text for inlining into HTML. Texts are DejaVu Sans.
+// them, the same everywhere) or written as SVG text with real text for inlining into HTML. Texts are DejaVu Sans, and
+// what that has no glyphs for another font (fonts.h).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -92,7 +93,7 @@ class Picture {
   std::vector<std::variant<Path, Disc, Text>> shapes_;
 };
 
-double text_width(const std::string& text, double size, bool bold = false);  // of DejaVu Sans, in points
+double text_width(const std::string& text, double size, bool bold = false);  // as drawn, in points
 
 // Moves labels of the given height apart, keeping their order and staying in low … high (closer when they are too
 // many); returns their new positions.

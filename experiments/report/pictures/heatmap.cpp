@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "engine/core/check.h"
+#include "engine/core/command_line/terminal.h"
 
 namespace glia::results {
 namespace {
@@ -230,20 +231,17 @@ Picture draw(const Heatmap& map) {
 
 std::string as_text(const Heatmap& map, bool color) {
   const double end = scale_end(map);
-  size_t label = 5;
-  const auto width = [](const std::string& s) {
-    return size_t(std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xc0) != 0x80; }));
-  };
-  for (const auto& topic : map.topics) label = std::max(label, width(topic));
+  int label = 5;
+  for (const auto& topic : map.topics) label = std::max(label, columns_of(topic));
   std::string text = fmt::format("{} (percent)\n", map.title);
   for (size_t l = 0; l < map.layers.size(); ++l) {
     const Matrix& m = map.layers[l];
-    text += fmt::format("  {}\n  {}", layer_caption(map, l), std::string(label, ' '));
+    text += fmt::format("  {}\n  {}", layer_caption(map, l), std::string(size_t(label), ' '));
     for (int e = 0; e < m.cols; ++e) text += fmt::format(" {:>5} ", fmt::format("e{}", e));
     text += "\n";
     for (int c = 0; c < m.rows; ++c) {
       const std::string& topic = map.topics[size_t(c)];
-      text += fmt::format("  {}{}", topic, std::string(label - width(topic), ' '));
+      text += fmt::format("  {}{}", topic, std::string(size_t(label - columns_of(topic)), ' '));
       for (int e = 0; e < m.cols; ++e) {
         const std::string cell = seen(m, c) ? fmt::format(" {:5.1f} ", 100 * m(c, e)) : "   n/a ";
         if (color && seen(m, c)) {

@@ -70,9 +70,23 @@ struct Bar {
   std::optional<double> published;
 };
 
+void whisker(Picture& p, double from, double to, double y) {
+  p.line({from, y}, {to, y}, kBlack, 1.6);
+  for (double end : {from, to}) p.line({end, y - 4}, {end, y + 4}, kBlack, 1.6);
+}
+
+// What stands for a mean: a bar from 0 with its standard error or, where the axis does not start at 0 and a bar's length would
+// say nothing, a dot with its 95 % interval.
+enum class Shown { bars, dots };
+
+std::optional<std::pair<double, double>> whisker_of(const statistics::Estimate& e, Shown shown) {
+  if (shown == Shown::dots) return e.ci_low ? std::optional(std::pair(*e.ci_low, *e.ci_high)) : std::nullopt;
+  return e.se ? std::optional(std::pair(*e.mean - *e.se, *e.mean + *e.se)) : std::nullopt;
+}
+
 // Horizontal bars: the configurations' names are readable without turning the head.
 Picture bar_plot(const Summary& s, const std::string& title, const std::string& note, const std::string& axis_name,
-                 const std::vector<Bar>& bars, bool from_zero) {
+                 const std::vector<Bar>& bars, Shown shown) {
   const double pitch = 34, top = 74, bottom = top + pitch * double(bars.size());
   double label_w = 60, value_w = 0, note_w = 0;
   std::vector<double> extent;
@@ -84,12 +98,13 @@ Picture bar_plot(const Summary& s, const std::string& title, const std::string& 
     value_w = std::max(value_w, text_width(values.back(), 11));
     note_w = std::max(note_w, text_width(bar.note, 11));
     extent.insert(extent.end(), bar.metric->values.begin(), bar.metric->values.end());
-    for (double side : {-1.0, 1.0}) extent.push_back(*e.mean + side * e.se.value_or(0));
+    extent.push_back(*e.mean);
+    if (const auto ends = whisker_of(e, shown)) extent.insert(extent.end(), {ends->first, ends->second});
     if (bar.published) extent.push_back(*bar.published);
   }
   const double left = label_w + 24, plot_w = 430, width = left + plot_w + value_w + note_w + 44;
   Picture p(std::max(width, text_width(title, kTitle, true) + 32), bottom + 76, title);
-  const Axis x = fitted(extent, left, left + plot_w, from_zero);
+  const Axis x = fitted(extent, left, left + plot_w, shown == Shown::bars);
   p.text({14, 26}, title, {.size = kTitle, .bold = true});
   p.text({14, 46}, note, {.size = kSmall, .color = kGrey});
   x_axis(p, x, top - 6, bottom, axis_name, 6);
@@ -99,13 +114,11 @@ Picture bar_plot(const Summary& s, const std::string& title, const std::string& 
     const double y = top + pitch * (double(i) + 0.5);
     const Style style = style_of(s, bar.config);
     p.text({left - 8, y + 4}, bar.config, {.size = kLabel, .anchor = Anchor::end});
-    p.rect(left, y - 9, x(*e.mean) - left, 18, with_alpha(style.color, 0.75));
-    for (double value : bar.metric->values) p.circle({x(value), y + 5.5}, 2, with_alpha(kBlack, 0.4));
-    if (e.se) {
-      const double a = x(*e.mean - *e.se), b = x(*e.mean + *e.se);
-      p.line({a, y}, {b, y}, kBlack, 1.6);
-      for (double end : {a, b}) p.line({end, y - 4}, {end, y + 4}, kBlack, 1.6);
-    }
+    if (shown == Shown::bars) p.rect(left, y - 9, x(*e.mean) - left, 18, with_alpha(style.color, 0.75));
+    const double seeds_y = y + (shown == Shown::bars ? 5.5 : 10);
+    for (double value : bar.metric->values) p.circle({x(value), seeds_y}, 2, with_alpha(kBlack, 0.4));
+    if (const auto ends = whisker_of(e, shown)) whisker(p, x(ends->first), x(ends->second), y);
+    if (shown == Shown::dots) p.circle({x(*e.mean), y}, 5.5, style.color, kBlack);
     if (bar.published) p.marker({x(*bar.published), y}, 3, 5.5, kWhite, kBlack);
     p.text({left + plot_w + 16, y + 4}, values[i], {.size = 11});
     p.text({left + plot_w + 28 + value_w, y + 4}, bar.note, {.size = 11});
@@ -119,10 +132,8 @@ Picture bar_plot(const Summary& s, const std::string& title, const std::string& 
     at += 20 + text_width(text, kSmall) + 18;
   };
   entry("one seed", [&](double cx) { p.circle({cx, y}, 2, with_alpha(kBlack, 0.4)); });
-  entry("± standard error", [&](double cx) {
-    p.line({cx - 7, y}, {cx + 7, y}, kBlack, 1.6);
-    for (double end : {cx - 7, cx + 7}) p.line({end, y - 4}, {end, y + 4}, kBlack, 1.6);
-  });
+  entry(shown == Shown::bars ? "± standard error" : "95 % interval",
+        [&](double cx) { whisker(p, cx - 7, cx + 7, y); });
   if (std::ranges::any_of(bars, [](const Bar& b) { return b.published.has_value(); }))
     entry("published", [&](double cx) { p.marker({cx, y}, 3, 5.5, kWhite, kBlack); });
   return p;
@@ -206,7 +217,7 @@ Picture accuracy_plot(const Summary& s) {
                       published_mark(s, c.config, "accuracy")});
   }
   return bar_plot(s, "Test accuracy", p_legend(s.study.accuracy_baseline()),
-                  "accuracy (the axis does not start at 0)", bars, false);
+                  "accuracy (the axis does not start at 0; numbers: mean ± standard error)", bars, Shown::dots);
 }
 
 Picture specialisation_plot(const Summary& s, int layer, bool cls) {
@@ -222,7 +233,7 @@ Picture specialisation_plot(const Summary& s, int layer, bool cls) {
   return bar_plot(s,
                   fmt::format("Specialisation, layer {}{}, {}", layer, place, cls ? "CLS rows only" : "all tokens"),
                   p_legend(s.study.routing_baseline()),
-                  "specialisation: mean deviation of the experts' shares over topics", bars, true);
+                  "specialisation: mean deviation of the experts' shares over topics", bars, Shown::bars);
 }
 
 Picture depth_plot(const Summary& s) {
