@@ -59,7 +59,7 @@ while [ $killed -lt "$kills" ]; do
     begin=$(now)
     ends $launched "${all[@]}" || fail "after rank $rank was killed the others still run after $limit s"
     took=$(since "$begin")
-    longest=$(awk -v a="$longest" -v b="$took" 'BEGIN { print a > b ? a : b }')
+    longest=$(awk -v a="$longest" -v b="$took" 'BEGIN { print (a > b ? a : b) }')
     # Without an error: the rank had done all that it had to.
     wait $launched || grep -q "rank $rank" "$work/said" || fail "rank $rank was killed and is not named"
     killed=$((killed + 1))
@@ -89,6 +89,6 @@ for ((i = 0; i < stops; ++i)); do
   took=$(since "$begin")
   ! wait $launched || fail "rank $rank was stopped and all is said to be well"
   grep -q "rank $rank on " "$work/said" || fail "rank $rank was stopped and is not named"
-  longest=$(awk -v a="$longest" -v b="$took" 'BEGIN { print a > b ? a : b }')
+  longest=$(awk -v a="$longest" -v b="$took" 'BEGIN { print (a > b ? a : b) }')
 done
 echo "ranks: $stops of $ranks stopped (SIGSTOP): named by the others, all gone after $longest s at most, with --rank-timeout 6"
