@@ -87,7 +87,7 @@ ifeq ($(CUDA),1)
 endif
 
 # What computes is optimised, what reports and tests is compiled fast: no bit of a result depends on it.
-LEVEL     = $(if $(SANITIZE),-O1,$(if $(filter engine/% data/%,$(1)),-O3,$(if $(filter nn/% moe/%,$(1)),-O2,-O1)))
+LEVEL     = $(if $(SANITIZE),-O1,$(if $(filter engine/% data/%,$(1)),-O3,$(if $(filter nn/% moe/% experiments/analysis/% experiments/records/routing/routing_counts.cpp,$(1)),-O2,-O1)))
 
 .PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu bench data weights check-layers format clean packages
 all: $(PROGRAMS)

@@ -8,18 +8,20 @@ struct Experts {
   Parameter *up_weight, *up_bias, *down_weight, *down_bias;
   int64_t count;
 
-  // `dense`: the FFN whose pretrained weights they start from, "encoder.layer.0.ffn".
+  // `dense`: the FFN whose pretrained weights they start from, "encoder.layer.0.ffn"; `share`: of its output that each
+  // then gives; `product` as in ParameterSet::add.
   Experts(ParameterSet& set, const std::string& name, int64_t count, int64_t hidden, int64_t ffn, double std,
-          const std::string& dense = "")
-      : up_weight(set.add(name + ".up.weight", {count, ffn, hidden}, Init::normal(std), true, true)),
+          const std::string& dense = "", double share = 1, bool product = true)
+      : up_weight(set.add(name + ".up.weight", {count, ffn, hidden}, Init::normal(std), true, product)),
         up_bias(set.add(name + ".up.bias", {count, ffn}, Init::zero(), false)),
-        down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true, true)),
+        down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true, product)),
         down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)),
         count(count) {
     for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) {
       p->expert_axis = 0;
       if (!dense.empty()) p->dense_name = dense + p->name.substr(name.size());
     }
+    down_weight->dense_factor = down_bias->dense_factor = share;
   }
 };
 

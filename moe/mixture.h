@@ -1,5 +1,6 @@
 // What may stand in an FFN's place: a row each in mixture.cpp. "routed" sends each token to the experts that a router
-// chooses (moe_layer.h).
+// chooses (moe_layer.h); the others take a router's scores and mix by them. To any of them experts may be added that
+// every token has (--shared-experts).
 #pragma once
 #include "moe/router.h"
 
@@ -10,8 +11,8 @@ struct MoeConfig {
   int64_t n_experts = 8, top_k = 2;
   double balance = 0, energy = 0;  // α, β of docs/science.md 1
   bool second_residual = false;    // the published code's extra residual and norm (docs/science.md 6)
-  OptionValues options = {};       // the router's own, and weights of other losses ("z-loss"), where set
-  std::string mixture = "routed";
+  // The router's own, and those of shared_options(): "mixture", "shared-experts", weights of other losses ("z-loss"), …
+  OptionValues options = {};
 
   bool dense() const { return router == "none"; }
 };
@@ -29,6 +30,11 @@ class Mixture : public FeedForward {
 using MakeMixture = std::unique_ptr<Mixture>(ParameterSet& set, const std::string& layer_name,
                                              const MoeConfig& config, const BertConfig& bert, int layer);
 
+// What a token costs of the layer's experts, in experts: products that it pays, and weights that its output depends on.
+struct FfnCost {
+  double products, parameters;
+};
+
 struct MixtureRow {
   const char* name;
   MakeMixture* make;
@@ -36,15 +42,32 @@ struct MixtureRow {
   const char*
       from_dense;  // how it starts from a dense FFN of pretrained weights: what Parameter::dense_name says, in words
   const char* reports;  // what its Routing says
+  const char* source;
+  // `experts`: that a token is sent to; `length`: of its sequence.
+  FfnCost (*cost)(const MoeConfig& config, double experts, double length);
+  bool reads_future = false;   // a token's output depends on later ones, whatever the router: not causal
+  bool blends_tokens = false;  // experts read no single tokens, so equal experts are not the dense FFN
+  std::span<const OptionRow> options = {};
 };
 
+inline const OptionRow kSharedExperts = {
+    "shared-experts", int64_t{0}, "experts that every token has beside the chosen ones, with a gate of 1", 0, 64};
+// "mixture": a name of the registry.
+const OptionRow& mixture_option();
+
 std::span<const MixtureRow> mixture_registry();
-// Errors: an unknown name (the message lists the known ones), and make_router()'s.
+const MixtureRow& mixture_row(const MoeConfig& config);
+// Whether a token's gates may sum to something else than 1, or a token may have no expert.
+bool routing_varies(const MoeConfig& config);
+// Names of the columns outside E that the routings have.
+std::vector<std::string> columns_outside(const MoeConfig& config);
+// With the shared experts. Errors: an unknown name (the message lists the known ones), an option of another mixture, and
+// make_router()'s.
 std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,
                                       const BertConfig& bert, int layer);
 
 // What config.options may hold whatever the router is: the weights of all losses but those that MoeConfig has members for,
-// and what changes the experts' updates.
+// what changes the experts' updates, and how experts are mixed.
 std::vector<OptionRow> shared_options();
 // Those behind the router's own.
 std::vector<OptionRow> routing_options(std::string_view router);

@@ -1,19 +1,30 @@
 #include "moe/model.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/loss_sum.h"
+#include "engine/ops/loss/softmax.h"
+#include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
+#include "engine/ops/rows/reduce.h"
+#include "engine/ops/rows/topk.h"
+#include "moe/losses/losses.h"
 
 namespace glia {
 
-Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : context_(context), config_(config) {
-  const BertConfig& b = config_.bert;
-  bert_ = std::make_unique<Bert>(
-      parameters_, b, [&](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
-        if (config_.moe.dense()) return make_dense(set, name, b);
-        return make_mixture(set, name, config_.moe, b, layer);
+std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config) {
+  return std::make_unique<Bert>(
+      set, config.bert, [&](ParameterSet& to, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
+        if (config.moe.dense()) return make_dense(to, name, config.bert);
+        return make_mixture(to, name, config.moe, config.bert, layer);
       });
-  head_ = config_.head(parameters_, b, bert_->embeddings);
+}
+
+Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : context_(context), config_(config) {
+  bert_ = make_bert(parameters_, config_);
+  head_ = config_.head(parameters_, config_.bert, bert_->embeddings);
   choose_trained(parameters_, config_.trained);
   const bool doubles = config_.compute == DType::kFloat64;
   parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,
@@ -29,6 +40,41 @@ const Sequences& Model::first_rows(int64_t count) const {
   return found->second;
 }
 
+namespace {
+
+// Of each row that is read, whether or not the head tells: −ln P of its target.     → [R]
+Tensor losses_of_rows(const Model::Output& out, const Tensor& targets) {
+  if (out.row_losses.defined()) return out.row_losses;
+  CHECK(out.logits.defined(), "model: a router that draws wants a head that gives its rows' losses or logits");
+  const Tensor logits = out.logits.value();
+  const int64_t n = logits.size(0);
+  const Tensor one = full(logits.context(), {n, 1}, 1.0, logits.dtype());
+  const Tensor right = scatter_last(one, targets.reshape({n, 1}), logits.size(1)).value();
+  return scale(sum(mul(log_softmax(logits), right), 1), -1).value();
+}
+
+// What the draws of a router paid (Routing::policy): minus the loss of the row that a token helps to predict, its
+// sequence's or its own, above the mean of all; a constant.     row_losses [R] → [T, 1], 0 elsewhere
+Tensor advantages(const Tensor& row_losses, const Pass& pass) {
+  const int64_t n = row_losses.numel();
+  const Tensor all = full(row_losses.context(), {1, n}, 1.0, row_losses.dtype());
+  const Tensor mean = matmul(all, row_losses.reshape({n, 1})).value();  // the sum [1, 1]
+  const Var paid = sub(scale(matmul(all, mean, true), 1.0 / static_cast<double>(n)), row_losses.reshape({n, 1}));
+  return (pass.read.defined() ? scatter_rows(paid, pass.read, pass.sequences.tokens)
+                              : sequence_broadcast(paid, pass.sequences))
+      .value();
+}
+
+// −A γ^above log π, a mean over the tokens.     → [1]
+Var policy_loss(const Routing& routing, const Tensor& advantage, size_t above, const Pass& pass) {
+  const Var all = sum(mul(routing.policy, cast(advantage, routing.policy.dtype())));
+  const Var mean = div(all, real_rows(pass.sequences, all.dtype()));
+  return over_ranks(scale(reshape(mean, {1}), -std::pow(routing.policy_discount, static_cast<double>(above))),
+                    pass.sequences);
+}
+
+}  // namespace
+
 Model::Output Model::forward(const Batch& batch, bool training) const {
   Pass pass{batch.sequences, first_rows(batch.sequences.count),   training,
             config_.compute, training ? config_.bert.dropout : 0, batch.order,
@@ -39,7 +85,8 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
     pass.labels = batch.labels;
   Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
-  Head::Result head = head_->forward(r.hidden, batch.targets.defined() ? batch.targets : batch.labels, pass);
+  const Tensor& targets = batch.targets.defined() ? batch.targets : batch.labels;
+  Head::Result head = head_->forward(r.hidden, targets, pass);
   Output out;
   out.logits = std::move(head.logits);
   out.row_losses = std::move(head.row_losses);
@@ -51,6 +98,13 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   names = {"ce"};
   std::vector<double> weights = {1};
   std::vector<LossTerm> terms = {{std::move(head.loss), {0}, 1}};
+  Tensor advantage;
+  for (size_t l = 0; l < out.routings.size(); ++l)
+    if (Routing& routing = out.routings[l]; routing.policy.defined()) {
+      if (!advantage.defined()) advantage = advantages(losses_of_rows(out, targets), pass);
+      routing.losses.push_back(
+          {{"policy"}, {1}, policy_loss(routing, advantage, out.routings.size() - 1 - l, pass)});
+    }
   for (const Routing& routing : out.routings)
     for (const AuxiliaryLosses& losses : routing.losses) {
       LossTerm term{losses.values, {}, 1.0 / static_cast<double>(out.routings.size())};

@@ -37,6 +37,9 @@ struct Batch {
   Tensor borders = {};  // int32 [B], or undefined: so many rows of each sequence are its prompt
 };
 
+// The encoder with its FFNs or mixtures, declared; nothing is drawn yet.
+std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config);
+
 class Model {
  public:
   // Weights are drawn from the seed, on the context's device.

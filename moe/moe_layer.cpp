@@ -1,58 +1,50 @@
 #include "moe/moe_layer.h"
 
-#include "engine/ops/loss/statistics.h"
-#include "moe/losses.h"
+#include "engine/ops/elementwise/elementwise.h"
+#include "moe/mixtures/mixture_parts.h"
 
 namespace glia {
-namespace {
-
-OptionValues layer_losses(const MoeConfig& c) {
-  OptionValues given = c.options;
-  given.set("balance", c.balance);
-  given.set("energy", c.energy);
-  return loss_weights(router_row(c.router), given);
-}
-
-}  // namespace
 
 MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeConfig& c, const BertConfig& bert,
                    int layer)
     : router_(
           make_router(c.router, set, layer_name + ".moe.router", router_options(c, bert.hidden, bert.init_std))),
-      losses_(layer_losses(c)),
+      losses_(mixture_losses(c)),
       experts_(set, layer_name + ".moe.experts", c.n_experts, bert.hidden, bert.ffn, bert.init_std,
-               layer_name + ".ffn"),
+               layer_name + ".ffn", dense_share(c)),
       rule_(make_update_rule(set, layer_name, experts_, c.options)),
       second_residual_(c.second_residual),
-      layer_(layer) {}
+      layer_(layer) {
+  if (any_loss_reads(LossReads::kCounted, losses_))
+    counted_ = set.add_state(layer_name + ".moe.counted", {c.n_experts + 1}, Init::zero());
+}
 
 FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool read_rows_only) const {
   Result r;
   r.routing = router_->route(inputs(input, pass));
-  attach_losses(r.routing, losses_, pass.sequences);
+  const bool compared = any_loss_reads(LossReads::kOutputs, losses_);
+  ExpertPairs said;
+  if (compared) said = pairs(input, r.routing);
+  attach_losses(r.routing, losses_, inputs(input, pass), compared ? &said : nullptr);
   if (rule_ && pass.training)
     for (Statistic& s : rule_->observe(input, r.routing)) r.routing.statistics.push_back(std::move(s));
-  r.x = input;
-  Var gates = r.routing.gates;        // [rows, S]
-  Tensor chosen = r.routing.experts;  // [rows, S]
-  int64_t capacity = r.routing.capacity;
-  if (read_rows_only) {
-    r.x = pass.read_rows(r.x);
-    gates = pass.read_rows(gates);
-    chosen = gather_index_rows(chosen, pass.read_index());
-    capacity = std::min(capacity, chosen.numel());
+  r.x = read_rows_only ? pass.read_rows(input) : input;
+  Choice choice{r.routing.gates, r.routing.experts, r.routing.capacity};
+  if (read_rows_only) choice = read_rows(choice, pass);
+  if (!compared) {
+    r.y = run_experts(experts_, r.x, choice);
+  } else {  // of all rows, since the losses read them
+    const Var y = combine_rows(said.outputs, r.routing.gates, said.dispatch);
+    r.y = read_rows_only ? pass.read_rows(y) : y;
   }
-  const Dispatch d =
-      make_dispatch(chosen, experts_.count, expert_alignment(input.context(), input.dtype()), capacity);
-  r.y = expert_layer(r.x, gates, d, experts_.up_weight->var, experts_.up_bias->var, experts_.down_weight->var,
-                     experts_.down_bias->var);
+  if (const Var& beside = r.routing.beside; beside.defined())
+    r.y = add(r.y, read_rows_only ? pass.read_rows(beside) : beside);
   return r;
 }
 
-MoeLayer::Pairs MoeLayer::pairs(const Var& x, const Routing& routing) const {
-  Pairs p;
-  p.dispatch =
-      make_dispatch(routing.experts, experts_.count, expert_alignment(x.context(), x.dtype()), routing.capacity);
+ExpertPairs MoeLayer::pairs(const Var& x, const Routing& routing) const {
+  ExpertPairs p;
+  p.dispatch = dispatch_of(experts_, x, {routing.gates, routing.experts, routing.capacity});
   p.outputs = expert_ffn(dispatch_rows(x, p.dispatch), experts_.up_weight->var, experts_.up_bias->var,
                          experts_.down_weight->var, experts_.down_bias->var, p.dispatch.offsets);
   return p;

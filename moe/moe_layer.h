@@ -2,6 +2,7 @@
 // grouped by expert in a stable order and each token gathers its results.
 #pragma once
 #include "engine/ops/moe/moe.h"
+#include "moe/losses/losses.h"
 #include "moe/mixture.h"
 #include "moe/update_rule.h"
 
@@ -20,27 +21,28 @@ class MoeLayer : public Mixture {
   void before_update(ParameterSet& set, const StepStatistics& statistics) const override {
     if (rule_) rule_->before_update(set, statistics);
   }
-  void after_step(const StepStatistics& statistics) const override { router_->after_step(statistics); }
+  void after_step(const StepStatistics& statistics) const override {
+    router_->after_step(statistics);
+    if (counted_) counted_->value.zero();
+  }
   Explanation explain(const Var& x, const Pass& pass) const override { return router_->explain(inputs(x, pass)); }
 
-  // The chosen experts' outputs before they are combined, for losses that compare them: row dispatch.row_of[t, k] of
-  // `outputs` is what expert experts[t, k] says of token t. combine_rows(outputs, gates, dispatch) is the layer's y.
-  struct Pairs {
-    Var outputs;  // [N, H]
-    Dispatch dispatch;
-  };
-  Pairs pairs(const Var& x, const Routing& routing) const;
+  // combine_rows(outputs, gates, dispatch) of these is the layer's y.
+  ExpertPairs pairs(const Var& x, const Routing& routing) const;
 
   const Router& router() const { return *router_; }
   const Experts& experts() const { return experts_; }
 
  private:
-  RoutingInputs inputs(const Var& x, const Pass& pass) const { return {x, pass, layer_, &experts_}; }
+  RoutingInputs inputs(const Var& x, const Pass& pass) const {
+    return {x, pass, layer_, &experts_, counted_ ? counted_->value : Tensor()};
+  }
 
   std::unique_ptr<Router> router_;
   OptionValues losses_;  // weights
   Experts experts_;
   std::unique_ptr<UpdateRule> rule_;  // or nullptr
+  State* counted_ = nullptr;          // RoutingInputs::counted, where a loss wants it
   bool second_residual_;
   int layer_;
 };

@@ -23,11 +23,15 @@ struct OracleInputs {
 };
 
 struct OracleRouting {
-  std::vector<std::vector<int32_t>> experts;  // [T][…], in the router's order
-  std::vector<std::vector<double>> gates;     // likewise
-  std::vector<double> scores;                 // [T, E]
-  std::vector<double> losses = {};            // of the router's own, in its order, in evaluation
-  std::vector<double> matrix = {};            // [E, H] as Routing::matrix; filled in by whoever compares
+  std::vector<std::vector<int32_t>> experts;                 // [T][…], in the router's order
+  std::vector<std::vector<double>> gates;                    // likewise
+  std::vector<double> scores;                                // [T, E]
+  std::vector<double> losses = {};                           // of the router's own, in its order, in evaluation
+  std::vector<double> beside = {};                           // [T, H] as Routing::beside
+  std::vector<double> other_choices = {}, other_gates = {};  // [T, X]
+  std::vector<std::vector<double>> outputs = {};  // [T][pairs of t · H] of its experts; filled in likewise
+  std::vector<double> first = {};                 // [E, F, H] the experts' first weights; likewise
+  std::vector<double> matrix = {};                // [E, H] as Routing::matrix; filled in by whoever compares
 };
 
 using RouterOracle = OracleRouting(const OracleInputs&);

@@ -21,6 +21,8 @@ struct RoutingInputs {
   const Pass& pass;                  // sequences, training or not, ids, labels, the previous MoE layer's scores
   int layer = 0;                     // keys a router's random numbers; context() draws them
   const Experts* experts = nullptr;  // the layer's own, for routers that read them; nullptr where it has none
+  // [E + 1] state of the layer: pairs of each expert, and rows, in the step's micro-batches so far on all ranks; or undefined
+  Tensor counted = {};
 
   Context& context() const { return x.context(); }
 };
@@ -42,7 +44,7 @@ class Router {
  public:
   virtual ~Router() = default;
   // Experts, gates and scores, and what after_step() wants to know. A pure function of the inputs, the weights and
-  // the state: nothing is stored, tail rows go nowhere. Losses are the registry's (moe/losses.h); a router adds those
+  // the state: nothing is stored, tail rows go nowhere. Losses are the registry's (moe/losses/losses.h); a router adds those
   // only that nobody else could have.
   virtual Routing route(const RoutingInputs& in) const = 0;
   // After the optimiser's update: changes the router's state by what route() returned under `name`, summed up over the
@@ -61,6 +63,7 @@ struct RouterTraits {
   bool untrained = false;          // by design: K = 1 is allowed though gates sum to 1
   bool normalised = false;         // scores are logarithms that softmax leaves as they are: their z-loss is 0
   bool stateful = false;           // after_step() changes something
+  bool reads_experts = false;      // the experts' own weights: no router without them
   bool linear = true;  // scores are linear in the token: Routing::matrix is there for losses that read it
 };
 
@@ -89,6 +92,8 @@ struct RouterRow {
   std::span<const OptionRow> options = {};
   std::span<const LossDefault> losses = {};
   RouterOracle* oracle = nullptr;
+  double (*experts_a_token)(const RouterOptions& options) = nullptr;  // FFNs where loads are even; nullptr: K
+  std::span<const char* const> columns = {};  // those beside the experts, as Routing::other_choices has them
 };
 
 std::span<const RouterRow> router_registry();

@@ -47,7 +47,7 @@ Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_
                               [done = pass.layer_done, l = static_cast<int>(&layer - layers.data())] { done(l); });
     EncoderLayer::Result r = layer.forward(x, here, last && last_layer_read_rows_only);
     x = r.y;
-    if (r.routing.scores.defined()) here.previous_scores = r.routing.scores;
+    if (const Var& scores = scores_for_next(r.routing); scores.defined()) here.previous_scores = scores;
     result.routings.push_back(std::move(r.routing));
   }
   result.hidden = layers.empty() || !last_layer_read_rows_only ? pass.read_rows(x) : x;

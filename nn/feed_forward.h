@@ -42,12 +42,25 @@ struct Routing {
   int64_t n_experts = 0;  // E; 0: a dense layer, which routes nothing
   int64_t capacity = 0;   // at most so many pairs, known on the host; 0: T · S
   int64_t chosen = 0;     // experts of every token, or 0 where that varies
-  Var scores;       // [T, E] the logits that the choice comes from, 0 in the tail: what is explained and measured
-  Var matrix;       // [E, H] where the scores are a linear function of the token (and perhaps more), else undefined
+  Var scores;      // [T, E] the logits that the choice comes from, 0 in the tail: what is explained and measured
+  Var all_scores;  // [T, E + X] with those of columns outside E, as the next layer's router may read them, or undefined
+  Var matrix;      // [E, H] where the scores are a linear function of the token (and perhaps more), else undefined
   Var load_losses;  // [2] = {balance, energy} where they came with the choice, else undefined
+  // Columns outside E, of a router that lets a token go to no FFN (null, zero, copy): how often each was chosen and with
+  // which gate [T, X], 0 in the tail, undefined where there are none; and what they add to the experts' sum, [T, H] in
+  // x's dtype, undefined where nothing.
+  Tensor other_choices, other_gates;
+  Var beside;
+  // Of a router that draws part of its choice and learns which draws paid: the logarithm of each token's draw's
+  // probability [T, 1], 0 in the tail, undefined else; and how much of the reward reaches a layer from the one above it.
+  Var policy;
+  double policy_discount = 1;
   std::vector<AuxiliaryLosses> losses;
   std::vector<Statistic> statistics;  // for after_step(); nothing reads them in evaluation
 };
+
+// What the next MoE layer's router may read of this one; undefined where there are no scores.
+inline const Var& scores_for_next(const Routing& r) { return r.all_scores.defined() ? r.all_scores : r.scores; }
 
 class FeedForward {
  public:

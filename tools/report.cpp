@@ -14,12 +14,16 @@ int main(int argc, char** argv) {
   std::string out = "results", markdown;
   std::vector<std::string> compare;
   bool no_plots = false;
+  double margin = 0.5;
   CLI::App app(
       "Summarises a result folder: table here, summary.json, summary.csv, report.html and plots/ in the folder.");
   app.add_option("results", out, "the result folder (default: results)");
   app.add_option("--markdown", markdown,
                  "write the tables as Markdown to this file too (docs/results/<study>.md), from summary.json");
   app.add_flag("--no-plots", no_plots, "leave out plots/*.svg and *.png");
+  app.add_option("--margin", margin,
+                 "points of accuracy that are of no consequence, for equivalence (default: 0.5)")
+      ->check(CLI::Range(1e-6, 100.0));
   app.add_option("--compare", compare, "two result folders side by side, here; writes nothing")->expected(2);
   return run_tool("report", app, argc, argv, [&] {
     if (!compare.empty()) {
@@ -37,9 +41,13 @@ int main(int argc, char** argv) {
       fmt::print("{}", print_grid(grid));
       return 0;
     }
-    const Summary summary = write_report(out);
+    const Summary summary = write_report(out, margin / 100);
     if (!no_plots) write_plots(out, summary, list_runs(out));
-    if (!markdown.empty()) write_results_md(markdown, read_summary(out));
+    if (!markdown.empty()) {
+      Summary written = read_summary(out);
+      written.margin = summary.margin;
+      write_results_md(markdown, written);
+    }
     fmt::print("{}\n{}/report.html\n", print_table(summary), out);
     return 0;
   });

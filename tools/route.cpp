@@ -5,6 +5,8 @@
 #include <sstream>
 
 #include "engine/core/file.h"
+#include "experiments/analysis/run_trace.h"
+#include "experiments/records/recompute.h"
 #include "experiments/records/saved_model.h"
 #include "tools/tool.h"
 
@@ -14,8 +16,22 @@ using namespace glia;
 
 struct Arguments {
   std::string run, text, file, vocabulary, device = "cpu", precision;
-  bool json = false;
+  std::string trace, data, cache = "data/cache";
+  int64_t rows = 0;
+  bool json = false, first_rows = false;
 };
+
+// --trace: the test rows instead of a text.
+int write_run_trace(const Arguments& a, const results::Run& run) {
+  Options options = saved_options(run);
+  options.data = a.data, options.cache = a.cache, options.vocab = a.vocabulary;
+  options.utilisation_rows = a.rows;
+  const results::TraceContent trace = trace_run(run, options, Device::parse(a.device), a.first_rows);
+  write_trace(a.trace, trace);
+  fmt::print("{}: {} tokens of {} sequences, {} layers of {} experts, at most {} a token\n", a.trace, trace.tokens,
+             trace.labels.size(), trace.layers, trace.n_experts, trace.slots);
+  return 0;
+}
 
 // One text a line; empty lines are left out.
 std::vector<std::string> texts_of(const Arguments& a) {
@@ -29,8 +45,9 @@ std::vector<std::string> texts_of(const Arguments& a) {
 }
 
 int run(const Arguments& a) {
-  const std::vector<std::string> texts = texts_of(a);
   const results::Run saved = results::read_run(a.run);
+  if (!a.trace.empty()) return write_run_trace(a, saved);
+  const std::vector<std::string> texts = texts_of(a);
   const WordPiece tokenizer = saved_tokenizer(saved, a.vocabulary);
   Context context(Device::parse(a.device));
   const std::string precision = !a.precision.empty()         ? a.precision
@@ -65,5 +82,12 @@ int main(int argc, char** argv) {
   app.add_option("--precision", a.precision, "default: float32 on a CPU, the run's own on a GPU")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
   app.add_flag("--json", a.json, "JSON with all logits instead of text");
+  app.add_option("--trace", a.trace,
+                 "a safetensors file for tools/analyse: how the run's test rows are routed, instead of a text");
+  app.add_option("--rows", a.rows, "--trace: so many test rows, the same for every run (default: all)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app.add_flag("--first-rows", a.first_rows, "--trace: each row's first token alone");
+  app.add_option("--data", a.data, "--trace: folder of the data set");
+  app.add_option("--cache", a.cache, "--trace: folder for token ids");
   return run_tool("route", app, argc, argv, [&] { return run(a); });
 }

@@ -1,4 +1,4 @@
-// ./tools/router_pages docs/routers — a page for each router of the registry, and their list.
+// ./tools/router_pages docs/routers — a page for each router of the registry, their list, and the mixtures' page beside it.
 #include "engine/core/file.h"
 #include "moe/router_page.h"
 #include "tools/tool.h"
@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
       list += fmt::format("| [{0}]({0}.md) | {1} | {2} |\n", row.name, row.formula, row.source);
     }
     write_file_atomic(folder + "/README.md", list);
+    write_file_atomic(folder + "/../mixtures.md", mixtures_page());
     fmt::print("{}: {} pages\n", folder, router_registry().size());
     return 0;
   });

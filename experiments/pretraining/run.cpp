@@ -257,7 +257,7 @@ struct Begun {
 // Settles the plan and writes the record; nothing where the folder's model is finished. A folder with something else in it is an
 // error, and so are other settings once there is a checkpoint or a model to lose.
 std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
-                                  Context& context) {
+                                  uint64_t text, Context& context) {
   for (const auto& entry : fs::directory_iterator(o.out))  // what a killed program left half-written
     if (entry.path().extension() == ".tmp") fs::remove(entry.path());
   const std::string path = o.out + "/pretraining.json", config = o.out + "/config.json";
@@ -270,7 +270,7 @@ std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus
     if (!before.is_object()) fail_input("{}: expected a record of pretraining, got something else", path);
   }
   Begun begun{settle_plan(o, corpus, model, context, before), ""};
-  const Json record = whole_record(o, corpus, model, begun.plan, text_fingerprint(corpus));
+  const Json record = whole_record(o, corpus, model, begun.plan, text);
   if (const std::string difference =
           before.empty() ? "" : first_difference(before.value("computed", Json::object()), record["computed"]);
       !difference.empty())
@@ -304,10 +304,10 @@ void pretrain_on(Context& context, const PretrainOptions& o, const Corpus& corpu
 
 // What a process that is not the first takes part in: the first one settles whether anything is left to do.
 std::optional<Begun> follow_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
-                                   const Ranks& ranks) {
+                                   uint64_t text, const Ranks& ranks) {
   if (ranks.follow() < 0) return std::nullopt;
   const ClockPlan plan{o.steps};
-  return Begun{plan, whole_record(o, corpus, model, plan, text_fingerprint(corpus))["computed"].dump()};
+  return Begun{plan, whole_record(o, corpus, model, plan, text)["computed"].dump()};
 }
 
 }  // namespace
@@ -378,11 +378,12 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   });
   print_text(corpus, seconds_since(begin), out);
   training_pieces(o, corpus);  // a vocabulary that will not do is found out before anything is written
-  ranks.agree({{"the text", fmt::format("{:016x}", text_fingerprint(corpus))}});
+  const uint64_t text = text_fingerprint(corpus);
+  ranks.agree({{"the text", fmt::format("{:016x}", text)}});
   if (!o.dump.empty() && ranks.first_process()) dump_text(o, corpus, o.dump, out);
 
-  const std::optional<Begun> begun =
-      ranks.first_process() ? begin_folder(o, corpus, model, context) : follow_folder(o, corpus, model, ranks);
+  const std::optional<Begun> begun = ranks.first_process() ? begin_folder(o, corpus, model, text, context)
+                                                           : follow_folder(o, corpus, model, text, ranks);
   if (ranks.first_process()) ranks.lead(begun ? 0 : -1);
   if (!begun) {
     fmt::print(out, "done       {}: nothing is left to do; --fresh on begins anew\n", o.out);

@@ -5,25 +5,10 @@
 #include <numeric>
 
 #include "engine/core/check.h"
+#include "experiments/records/routing/routing_shares.h"
 
 namespace glia::results {
 namespace {
-
-double zero(int) { return 0; }
-
-// Mean over tokens of the first gate minus the second; tokens without experts are left out.
-MetricValue gate_margin(const TokenTrace& t, int layer) {
-  double sum = 0;
-  int64_t routed = 0;
-  for (int64_t n = 0; n < t.tokens; ++n) {
-    const size_t at = size_t((n * t.layers + layer) * t.slots);
-    if (t.experts[at] < 0) continue;
-    const bool two = t.slots > 1 && t.experts[at + 1] >= 0;
-    sum += double(t.gates[at]) - (two ? double(t.gates[at + 1]) : 0.0);
-    ++routed;
-  }
-  return routed > 0 ? MetricValue(sum / double(routed)) : MetricValue();
-}
 
 std::vector<MetricRow> make_rows() {
   using enum Stage;
@@ -72,113 +57,16 @@ std::vector<MetricRow> make_rows() {
                   .least = 0,
                   .most = 1});
 
-  // docs/science.md 4 and 9. eval.json has a layer's keys in this order.
-  rows.push_back(
-      {.name = "specialisation",
-       .label = "specialisation",
-       .help = "specialisation: mean over experts of the standard deviation over topics of the mean gate, 0 … 0.5",
-       .stage = routing,
-       .least = 0,
-       .read = FromUtilisation(specialisation),
-       .logged = 1,
-       .compared = true,
-       .even = zero});
-  rows.push_back({.name = "specialisation_cls",
-                  .label = "… CLS",
-                  .help = "… CLS: the same over CLS rows only",
-                  .stage = routing,
-                  .least = 0,
-                  .read = FromUtilisation(specialisation),
-                  .first_rows = true,
-                  .logged = 2,
-                  .compared = true,
-                  .even = zero});
-  rows.push_back({.name = "mutual_information_bits",
-                  .label = "MI",
-                  .help = "MI: mutual information of topic and expert in bits, 0 … log2 of the smaller number",
-                  .stage = routing,
-                  .digits = 3,
-                  .least = 0,
-                  .read = FromUtilisation(mutual_information_bits),
-                  .even = zero});
-  rows.push_back({.name = "mutual_information_bits_cls",
-                  .label = "MI, CLS",
-                  .help = "MI, CLS: over CLS rows only",
-                  .stage = routing,
-                  .digits = 3,
-                  .least = 0,
-                  .read = FromUtilisation(mutual_information_bits),
-                  .first_rows = true,
-                  .even = zero});
-  rows.push_back({.name = "entropy_bits",
-                  .label = "entropy",
-                  .help = "entropy: of the experts' loads in bits",
-                  .stage = routing,
-                  .digits = 2,
-                  .least = 0,
-                  .read = FromLoads([](const std::vector<double>& l) { return MetricValue(load_entropy_bits(l)); }),
-                  .logged = 4,
-                  .even = [](int n) { return std::log2(n); }});
-  rows.push_back({.name = "load_cv",
-                  .label = "load CV",
-                  .help = "load CV: standard deviation over mean of the experts' loads",
-                  .stage = routing,
-                  .digits = 3,
-                  .least = 0,
-                  .read = FromLoads([](const std::vector<double>& l) { return MetricValue(load_cv(l)); }),
-                  .logged = 3,
-                  .even = zero});
-  rows.push_back(
-      {.name = "dead_experts",
-       .label = "dead",
-       .help = "dead: experts below a hundredth of an even share",
-       .stage = routing,
-       .digits = 1,
-       .least = 0,
-       .layers = Over::sum,
-       .read = FromLoads([](const std::vector<double>& l) { return MetricValue(double(dead_experts(l))); }),
-       .whole = true,
-       .even = zero});
-  rows.push_back({.name = "largest_share",
-                  .label = "largest",
-                  .help = "largest: the busiest expert's share of the load",
-                  .stage = routing,
-                  .digits = 3,
-                  .least = 0,
-                  .most = 1,
-                  .layers = Over::largest,
-                  .read = FromLoads([](const std::vector<double>& l) {
-                    return MetricValue(*std::max_element(l.begin(), l.end()));
-                  }),
-                  .even = [](int n) { return 1.0 / n; }});
-  rows.push_back({.name = "loads",
-                  .label = "loads",
-                  .help = "loads: each expert's share of all gate mass",
-                  .stage = routing,
-                  .read = FromLoads([](const std::vector<double>& l) { return MetricValue(l); }),
-                  .form = Form::vector,
-                  .logged = 5});
-  rows.push_back(
-      {.name = "effective_experts",
-       .label = "effective",
-       .help = "effective: exp of the loads' entropy, as many experts used evenly would have it",
-       .stage = routing,
-       .digits = 2,
-       .least = 0,
-       .read = FromLoads([](const std::vector<double>& l) { return MetricValue(std::exp2(load_entropy_bits(l))); }),
-       .logged = 6,
-       .even = [](int n) { return double(n); }});
-  rows.push_back({.name = "gate_margin",
-                  .label = "margin",
-                  .help = "margin: first gate minus second, mean over tokens",
-                  .stage = routing,
-                  .digits = 3,
-                  .read = FromTrace(gate_margin)});
+  for (MetricRow& row : cost_rows()) rows.push_back(std::move(row));
+  for (MetricRow& row : routing_rows()) rows.push_back(std::move(row));
+  for (MetricRow& row : share_rows()) rows.push_back(std::move(row));
   return rows;
 }
 
-// A row that is read from tokens exists only where somebody kept them.
-bool of_tokens(const MetricRow& row) { return std::holds_alternative<FromTrace>(row.read); }
+// A row that is read from tokens exists only where somebody kept them, and one of shares where a router has them.
+bool not_always(const MetricRow& row) {
+  return std::holds_alternative<FromCounts>(row.read) || std::holds_alternative<std::monostate>(row.read);
+}
 
 Json json_of(const MetricRow& row, const MetricValue& value) {
   const auto number = [&](double x) {
@@ -289,46 +177,20 @@ double LayerMetrics::scalar(const std::string& name) const {
   return value.values.size() == 1 ? value.values[0] : std::nan("");
 }
 
-RoutingReading reading_of(const TokenTrace& t, int layer) {
-  CHECK(layer >= 0 && layer < t.layers, "trace: layer {} of {}", layer, t.layers);
-  const size_t size = size_t(t.tokens) * size_t(t.layers) * size_t(t.slots);
-  if (t.experts.size() != size || t.gates.size() != size)
-    fail_input("trace: expected {} × {} × {} experts and gates, got {} and {}", t.tokens, t.layers, t.slots,
-               t.experts.size(), t.gates.size());
-  for (const auto& [name, length] : {std::pair{"topic", t.topic.size()}, {"first", t.first.size()}})
-    if (length != 0 && length != size_t(t.tokens))
-      fail_input("trace: expected a {} a token ({}), got {}", name, t.tokens, length);
-  RoutingReading reading{Matrix(t.topics, t.n_experts), Matrix(t.topics, t.n_experts), {}};
-  std::vector<double> tokens(size_t(t.topics), 0.0), firsts = tokens;
-  reading.loads.assign(size_t(t.n_experts), 0.0);
-  for (int64_t n = 0; n < t.tokens; ++n) {
-    const int topic = t.topic.empty() ? 0 : t.topic[size_t(n)];
-    const bool first = !t.first.empty() && t.first[size_t(n)] != 0;
-    if (topic < 0 || topic >= t.topics) fail_input("trace: token {} has topic {} of {}", n, topic, t.topics);
-    tokens[size_t(topic)] += 1, firsts[size_t(topic)] += first;
-    for (int k = 0; k < t.slots; ++k) {
-      const size_t at = size_t((n * t.layers + layer) * t.slots + k);
-      const int expert = t.experts[at];
-      const double gate = double(t.gates[at]);
-      if (expert == -1) continue;
-      if (expert < 0 || expert >= t.n_experts || !(gate >= 0) || !std::isfinite(gate))
-        fail_input("trace: token {} of layer {} has expert {} of {} with gate {}", n, layer, expert, t.n_experts,
-                   gate);
-      reading.all(topic, expert) += gate;
-      if (first) reading.cls(topic, expert) += gate;
-      reading.loads[size_t(expert)] += gate;
+RoutingReading reading_of(const LayerCounts& counts) {
+  const double total = std::accumulate(counts.gates.values.begin(), counts.gates.values.end(), 0.0);
+  if (!(total > 0)) fail_input("trace: no token of layer {} has an expert", counts.layer);
+  RoutingReading reading{counts.gates, counts.first_gates, std::vector<double>(size_t(counts.n_experts), 0.0)};
+  for (int c = 0; c < counts.topics; ++c)
+    for (int e = 0; e < counts.n_experts; ++e) {
+      reading.loads[size_t(e)] += counts.gates(c, e) / total;
+      reading.all(c, e) /= std::max(counts.topic_tokens[size_t(c)], 1.0);
+      reading.cls(c, e) /= std::max(counts.topic_firsts[size_t(c)], 1.0);
     }
-  }
-  for (int c = 0; c < t.topics; ++c)
-    for (int e = 0; e < t.n_experts; ++e) {
-      reading.all(c, e) /= std::max(tokens[size_t(c)], 1.0);
-      reading.cls(c, e) /= std::max(firsts[size_t(c)], 1.0);
-    }
-  const double total = std::accumulate(reading.loads.begin(), reading.loads.end(), 0.0);
-  if (!(total > 0)) fail_input("trace: no token of layer {} has an expert", layer);
-  for (double& load : reading.loads) load /= total;
   return reading;
 }
+
+RoutingReading reading_of(const TokenTrace& trace, int layer) { return reading_of(counts_of(trace, layer)); }
 
 LayerMetrics layer_metrics(const RoutingReading& reading) {
   LayerMetrics metrics;
@@ -336,12 +198,14 @@ LayerMetrics layer_metrics(const RoutingReading& reading) {
   return metrics;
 }
 
-LayerMetrics layer_metrics(const TokenTrace& trace, int layer) {
-  LayerMetrics metrics = layer_metrics(reading_of(trace, layer));
+LayerMetrics layer_metrics(const LayerCounts& counts) {
+  LayerMetrics metrics = layer_metrics(reading_of(counts));
   for (const MetricRow* row : metric_rows(Stage::routing))
-    if (const auto* tokens = std::get_if<FromTrace>(&row->read)) metrics[row->name] = (*tokens)(trace, layer);
+    if (const auto* read_counts = std::get_if<FromCounts>(&row->read)) metrics[row->name] = (*read_counts)(counts);
   return metrics;
 }
+
+LayerMetrics layer_metrics(const TokenTrace& trace, int layer) { return layer_metrics(counts_of(trace, layer)); }
 
 LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<double> loads) {
   CHECK(all.rows == cls.rows && all.cols == cls.cols,
@@ -357,7 +221,7 @@ LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<dou
 Json to_json(const LayerMetrics& layer, bool logged_only) {
   std::vector<const MetricRow*> rows = metric_rows(Stage::routing);
   std::erase_if(rows, [&](const MetricRow* row) {
-    return (logged_only && row->logged == 0) || (of_tokens(*row) && layer[row->name].values.empty());
+    return (logged_only && row->logged == 0) || (not_always(*row) && layer[row->name].values.empty());
   });
   if (logged_only) std::ranges::stable_sort(rows, {}, &MetricRow::logged);
   Json json = Json::object();

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "experiments/records/json_fields.h"
-#include "experiments/records/routing_metrics.h"
+#include "experiments/records/routing/routing_counts.h"
 
 namespace glia::results {
 
@@ -39,28 +39,18 @@ struct MetricValue {
   bool operator==(const MetricValue&) const = default;
 };
 
-// The routing of any model, token by token; ours or one that was trained elsewhere.
-struct TokenTrace {
-  int64_t tokens = 0;                // N
-  int layers = 0, slots = 0;         // L, K: slots a token
-  int n_experts = 0, topics = 1;     // E, C
-  std::span<const int32_t> experts;  // [N, L, K] best first; −1: nobody
-  std::span<const float> gates;      // [N, L, K]
-  std::span<const int32_t> topic;    // [N]; empty: all of topic 0
-  std::span<const uint8_t> first;    // [N] 1: the first token of its sequence; empty: none
-};
-
 // What most metrics of a layer read: utilisation U and loads, whoever counted them.
 struct RoutingReading {
   Matrix all, cls;  // [C, E] mean gates by topic: over all tokens, over first rows; rows of zeros: no token
   std::vector<double> loads;  // [E] shares of all gate mass, sum 1
 };
+RoutingReading reading_of(const LayerCounts& counts);
 // Throws when the trace's sizes or ids do not fit each other.
 RoutingReading reading_of(const TokenTrace& trace, int layer);
 
 using FromUtilisation = std::optional<double> (*)(const Matrix& u);
 using FromLoads = MetricValue (*)(const std::vector<double>& loads);
-using FromTrace = MetricValue (*)(const TokenTrace& trace, int layer);  // n/a where nobody kept one
+using FromCounts = MetricValue (*)(const LayerCounts& counts);  // n/a where nobody saw the tokens
 
 struct MetricRow {
   const char* name;   // key in JSON, tag in TensorBoard
@@ -72,7 +62,7 @@ struct MetricRow {
   double least = -std::numeric_limits<double>::infinity(), most = std::numeric_limits<double>::infinity();
   Over layers = Over::mean, ranks = Over::inputs;  // over seeds all are averaged
   // Only for Stage::routing: what it is read from; `first_rows`: the CLS view of the utilisation.
-  std::variant<std::monostate, FromUtilisation, FromLoads, FromTrace> read = {};
+  std::variant<std::monostate, FromUtilisation, FromLoads, FromCounts> read = {};
   bool first_rows = false;
   Form form = Form::scalar;
   bool whole = false;     // a count: an integer in JSON
@@ -80,11 +70,14 @@ struct MetricRow {
   bool column = false;    // of every progress line
   bool compared = false;  // with the study's baselines, over seeds
   double (*even)(int n_experts) = nullptr;  // its value when all experts are used alike whatever the topic
+  // Likewise, where it takes more to know: the number of experts a token has, say.
+  double (*chance)(const LayerCounts& counts) = nullptr;
 };
 
 inline constexpr const char* kAccuracyWithoutNearCopies = "accuracy_without_near_copies";
 
 const std::vector<MetricRow>& metric_rows();
+std::vector<MetricRow> routing_rows();  // those of Stage::routing; metric_rows() has them
 const MetricRow* metric_row(Stage stage, const std::string& name);  // nullptr: a name without a row
 std::vector<const MetricRow*> metric_rows(Stage stage);
 // Of the given values; n/a when one is.
@@ -121,7 +114,8 @@ class LayerMetrics {
 };
 
 LayerMetrics layer_metrics(const RoutingReading& reading);
-LayerMetrics layer_metrics(const TokenTrace& trace, int layer);  // those that read tokens too
+LayerMetrics layer_metrics(const LayerCounts& counts);  // those that read tokens too
+LayerMetrics layer_metrics(const TokenTrace& trace, int layer);
 // `loads` may have any positive scale; empty: the column means of `all`.
 LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<double> loads = {});
 

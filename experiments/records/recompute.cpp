@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/core/check.h"
-#include "experiments/records/saved_model.h"
 #include "experiments/training/feed/data_source.h"
 
 namespace glia {
@@ -31,19 +30,29 @@ Options saved_options(const results::Run& run) {
   return o;
 }
 
-Measured recompute(const results::Run& run, const Options& given, Device device) {
-  Options o = given;
-  if (o.bucket == 0) o.bucket = device.is_cuda() ? 128 : 32;
-  const Dataset data = load_data(o);
+Dataset saved_data(const results::Run& run, const Options& options) {
+  Dataset data = load_data(options);
   const auto expected = run.config.train.find("data_hash");
   if (const std::string got = fmt::format("{:016x}", data_fingerprint(data));
       expected != run.config.train.end() && *expected != got)
     fail_input("{}: expected the data it was trained on (hash {}), got other data (hash {}, {} test rows from {})",
                run.folder, expected->get<std::string>(), got, data.test.size(), data.source);
-  Context context(device);
-  const bool half = device.is_cuda() && run.config.precision == "bfloat16";
-  const auto model = load_saved_model(context, run, half ? DType::kBFloat16 : DType::kFloat32);
-  return Evaluator(*model, data.test, o, data.vocabulary(), o.utilisation_rows).measure();
+  return data;
+}
+
+DType saved_precision(const results::Run& run, Device device) {
+  return device.is_cuda() && run.config.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
+}
+
+Options options_on(const Options& given, Device device) {
+  Options o = given;
+  if (o.bucket == 0) o.bucket = device.is_cuda() ? 128 : 32;
+  return o;
+}
+
+Measured recompute(const results::Run& run, const Options& options, Device device) {
+  return with_evaluator(run, options, device,
+                        [](Model&, Evaluator& evaluator, const Dataset&) { return evaluator.measure(); });
 }
 
 }  // namespace glia

@@ -125,6 +125,7 @@ void begin_run(const std::string& folder, const RunConfig& config, bool resume) 
     const bool ended = name == "eval.json" || name == "failed.json";
     const bool ours = ended || name == "metrics.jsonl" || name == "timing.json" || name == "weights.txt" ||
                       name == "model.safetensors" || name.starts_with("utilization_") ||
+                      name.starts_with("trace") || name == "predictions.csv" || name == "analysis.json" ||
                       name.starts_with("events.out.tfevents");
     if (ended || (ours && !resume)) fs::remove(entry.path());
   }

@@ -6,6 +6,7 @@
 #include "data/tokens/tokenizer_config.h"
 #include "engine/core/check.h"
 #include "experiments/tasks/task.h"
+#include "moe/layer_walk.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -164,28 +165,17 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   trace.truncated = tokenizer.encode_sequence(text, saved_max_length(model, run), ids);
   for (const int32_t id : ids) trace.tokens.push_back(tokenizer.vocabulary().token(id));
   const int64_t count = int64_t(ids.size());
-  const Tensor id_tensor = from_vector(context, ids, {count});
-  const Sequences sequences = make_sequences(context, {int32_t(count)}), one = make_sequences(context, {1});
+  const Batch batch{from_vector(context, ids, {count}), {}, make_sequences(context, {int32_t(count)}), {}};
 
-  // The layers one by one through their public parts: a router's input is known nowhere else. Model::forward then
-  // has to agree with what comes out.
-  Pass pass{sequences, one, false, model.config().compute, 0};
-  pass.ids = id_tensor;
-  Var x = model.bert().embeddings(id_tensor, pass);
-  for (size_t l = 0; l < model.bert().layers.size(); ++l) {
-    const EncoderLayer& layer = model.bert().layers[l];
-    Var h = layer.attention.finish(layer.attention.mix(x, pass), x, pass);
-    if (layer.second_norm) h = layer.second_norm->residual(h, x, 0, {});
-    const FeedForward::Result r = layer.feed_forward->forward(h, pass, false);
-    if (r.routing.n_experts > 0) {
-      trace.layers.push_back(layer_trace(r.routing));
-      if (const auto* mixture = dynamic_cast<const Mixture*>(layer.feed_forward.get()))
-        explain_layer(trace.layers.back(), l, mixture->explain(h, pass), r.routing);
-    }
-    x = layer.norm.residual(r.y, r.x, 0, {});
-  }
+  // A router's input is known nowhere else than on the way. Model::forward then has to agree with what comes out.
+  walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {
+    if (r.routing.n_experts == 0) return;
+    trace.layers.push_back(layer_trace(r.routing));
+    if (const auto* mixture = dynamic_cast<const Mixture*>(layer.layer.feed_forward.get()))
+      explain_layer(trace.layers.back(), layer.number, mixture->explain(layer.h, layer.pass), r.routing);
+  });
 
-  const Model::Output out = model.forward({id_tensor, {}, sequences, {}}, false);
+  const Model::Output out = model.forward(batch, false);
   for (size_t l = 0; l < trace.layers.size(); ++l)
     CHECK(layer_trace(out.routings[l]).experts == trace.layers[l].experts,
           "trace: layer {} routes differently than the model", l + 1);

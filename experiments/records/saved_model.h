@@ -4,7 +4,7 @@
 
 #include "data/tokens/wordpiece.h"
 #include "experiments/records/results.h"
-#include "experiments/records/routing_trace.h"
+#include "experiments/records/routing/routing_trace.h"
 #include "moe/model.h"
 
 namespace glia {

@@ -7,7 +7,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
-#include "experiments/records/results.h"
+#include "experiments/records/routing/routing_shares.h"
 
 namespace glia::results {
 namespace {
@@ -58,10 +58,19 @@ std::string joined(const std::vector<std::string>& names) {
 }  // namespace
 
 std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& topics) {
+  std::vector<std::string> names;
+  for (int e = 0; e < u.cols; ++e) names.push_back(fmt::format("expert{}", e));
+  return utilisation_csv(u, topics, names);
+}
+
+std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& topics,
+                            const std::vector<std::string>& columns) {
   CHECK(int(topics.size()) == u.rows, "utilisation: {} topic names for a [{}, {}] matrix", topics.size(), u.rows,
         u.cols);
+  CHECK(int(columns.size()) == u.cols, "utilisation: {} column names for a [{}, {}] matrix", columns.size(), u.rows,
+        u.cols);
   std::string text = "topic";
-  for (int e = 0; e < u.cols; ++e) text += fmt::format(",expert{}", e);
+  for (const std::string& name : columns) text += "," + quoted(name);
   text += "\n";
   for (int c = 0; c < u.rows; ++c) {
     text += quoted(topics[size_t(c)]);

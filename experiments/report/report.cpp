@@ -11,6 +11,8 @@
 #include "experiments/report/pictures/heatmap.h"
 #include "experiments/report/pictures/plots.h"
 #include "experiments/report/report_page.h"
+#include "experiments/report/rows_table.h"
+#include "experiments/report/significance.h"
 #include "experiments/report/tables.h"
 
 namespace glia::results {
@@ -193,6 +195,8 @@ std::string report_html(const Summary& s, const Listing& listing) {
   page += contents_html(s, !heatmaps.empty()) + "</header>\n<main>\n";
   std::string accuracy;
   for (const Table& table : accuracy_tables(s)) accuracy += as_html(table);
+  for (const Table& table : {significance_table(s), power_table(s), test_rows_table(s, listing)})
+    if (!table.rows.empty()) accuracy += as_html(table);
   page += section("accuracy", "Accuracy", accuracy);
   if (s.layers > 0)
     page += section("specialisation", "Specialisation",
@@ -213,9 +217,10 @@ std::string report_html(const Summary& s, const Listing& listing) {
   return page + fmt::format("</main>\n<script>{}{}</script>\n</body></html>\n", kSortScript, kReportScript);
 }
 
-Summary write_report(const std::string& out) {
+Summary write_report(const std::string& out, std::optional<double> margin) {
   const Listing listing = list_runs(out);
   Summary summary = summarise(listing);
+  if (margin) summary.margin = *margin;
   write_summary(out, summary);
   write_file_atomic(out + "/report.html", report_html(summary, listing));
   return summary;

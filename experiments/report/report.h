@@ -1,6 +1,7 @@
 // results/report.html: one self-contained page (inline SVG, no network, works without scripts) to send to a
 // colleague.
 #pragma once
+#include <optional>
 #include <string>
 
 #include "experiments/report/summary.h"
@@ -12,8 +13,8 @@ namespace glia::results {
 std::string report_html(const Summary& summary, const Listing& listing);
 
 // Everything there is to write after a finished run: <out>/summary.json, summary.csv and report.html. A folder with
-// mixed protocols throws; unreadable runs become warnings at the top.
-Summary write_report(const std::string& out);
+// mixed protocols throws; unreadable runs become warnings at the top. `margin` of equivalence: another than Summary's.
+Summary write_report(const std::string& out, std::optional<double> margin = {});
 
 // <out>/plots/*.svg and *.png: the report's plots as files.
 void write_plots(const std::string& out, const Summary& summary, const Listing& listing);

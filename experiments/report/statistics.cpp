@@ -1,11 +1,13 @@
 #include "experiments/report/statistics.h"
 
 #include <algorithm>
+#include <boost/math/distributions/non_central_t.hpp>
 #include <boost/math/distributions/students_t.hpp>
 #include <cmath>
 #include <numeric>
 
 #include "engine/core/check.h"
+#include "engine/core/random/rng.h"
 
 namespace glia::statistics {
 namespace {
@@ -23,6 +25,28 @@ double variance_of(const Sample& x) {  // ddof = 1
 
 // A spread that is only the rounding of the mean is none: equal accuracies must not give p = 1e-300.
 bool varies(double variance, double scale) { return std::sqrt(variance) > 1e-12 * std::abs(scale); }
+
+// What Welch's test and the tests of equivalence stand on.
+struct WelchScale {
+  double difference, se, df;
+};
+std::optional<WelchScale> welch_scale(const Sample& x, const Sample& y) {
+  if (x.size() < 2 || y.size() < 2) return {};
+  const double n = double(x.size()), m = double(y.size());
+  const double vx = variance_of(x) / n, vy = variance_of(y) / m;
+  if (!varies(vx + vy, std::max(std::abs(mean_of(x)), std::abs(mean_of(y))))) return {};
+  return WelchScale{mean_of(x) - mean_of(y), std::sqrt(vx + vy),
+                    (vx + vy) * (vx + vy) / (vx * vx / (n - 1) + vy * vy / (m - 1))};
+}
+
+// The indices of the p values that are there, by ascending p.
+std::vector<size_t> ascending(const std::vector<std::optional<double>>& p) {
+  std::vector<size_t> order;
+  for (size_t i = 0; i < p.size(); ++i)
+    if (p[i]) order.push_back(i);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return *p[a] < *p[b]; });
+  return order;
+}
 
 TTest t_test(double difference, double se, double df) {
   const boost::math::students_t distribution(df);
@@ -57,13 +81,9 @@ Estimate estimate(const Sample& x) {
 }
 
 std::optional<TTest> welch(const Sample& x, const Sample& y) {
-  if (x.size() < 2 || y.size() < 2) return {};
-  const double n = double(x.size()), m = double(y.size());
-  const double vx = variance_of(x) / n, vy = variance_of(y) / m;
-  const double difference = mean_of(x) - mean_of(y);
-  if (!varies(vx + vy, std::max(std::abs(mean_of(x)), std::abs(mean_of(y))))) return {};
-  const double df = (vx + vy) * (vx + vy) / (vx * vx / (n - 1) + vy * vy / (m - 1));
-  return t_test(difference, std::sqrt(vx + vy), df);
+  const auto w = welch_scale(x, y);
+  if (!w) return {};
+  return t_test(w->difference, w->se, w->df);
 }
 
 std::optional<TTest> paired(const Sample& x, const Sample& y) {
@@ -77,10 +97,7 @@ std::optional<TTest> paired(const Sample& x, const Sample& y) {
 }
 
 std::vector<std::optional<double>> holm(const std::vector<std::optional<double>>& p) {
-  std::vector<size_t> order;
-  for (size_t i = 0; i < p.size(); ++i)
-    if (p[i]) order.push_back(i);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return *p[a] < *p[b]; });
+  const std::vector<size_t> order = ascending(p);
   std::vector<std::optional<double>> corrected(p.size());
   double so_far = 0;
   for (size_t i = 0; i < order.size(); ++i) {
@@ -88,6 +105,64 @@ std::vector<std::optional<double>> holm(const std::vector<std::optional<double>>
     corrected[order[i]] = so_far;
   }
   return corrected;
+}
+
+std::vector<std::optional<double>> benjamini_hochberg(const std::vector<std::optional<double>>& p) {
+  const std::vector<size_t> order = ascending(p);
+  std::vector<std::optional<double>> corrected(p.size());
+  double so_far = 1;
+  for (size_t i = order.size(); i-- > 0;) {
+    so_far = std::min(so_far, *p[order[i]] * double(order.size()) / double(i + 1));
+    corrected[order[i]] = so_far;
+  }
+  return corrected;
+}
+
+std::optional<Equivalence> equivalence(const Sample& x, const Sample& y, double margin) {
+  CHECK(margin > 0, "equivalence: wants a margin above 0, got {}", margin);
+  const auto w = welch_scale(x, y);
+  if (!w) return {};
+  const boost::math::students_t distribution(w->df);
+  const double above = boost::math::cdf(boost::math::complement(distribution, (w->difference + margin) / w->se));
+  const double below = boost::math::cdf(distribution, (w->difference - margin) / w->se);
+  const double half = t_quantile(0.9, w->df) * w->se;
+  return Equivalence{std::max(above, below), w->difference - half, w->difference + half};
+}
+
+double power(int n, double d) {
+  CHECK(n >= 2, "power: wants two values a sample or more, got {}", n);
+  const double df = 2.0 * n - 2, critical = t_quantile(0.95, df), shift = std::abs(d) * std::sqrt(n / 2.0);
+  if (shift > 30) return 1;  // beyond what the series of the noncentral distribution is good for, and certain
+  if (shift == 0) return 0.05;
+  const boost::math::non_central_t distribution(df, shift);
+  return boost::math::cdf(boost::math::complement(distribution, critical)) +
+         boost::math::cdf(distribution, -critical);
+}
+
+std::optional<int> values_needed(double d, double wanted, int most) {
+  int low = 2, high = most;  // power grows with n
+  if (power(most, d) < wanted) return {};
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (power(middle, d) >= wanted) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+std::optional<Interval> bootstrap_mean(const Sample& values, int samples, uint64_t seed) {
+  if (values.size() < 2) return {};
+  const int64_t n = int64_t(values.size());
+  std::vector<double> means(static_cast<size_t>(samples));
+  for (int s = 0; s < samples; ++s) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i)
+      sum += values[size_t(random_below(n, seed, purpose::kShuffle, uint32_t(s), uint64_t(i)))];
+    means[size_t(s)] = sum / double(n);
+  }
+  std::sort(means.begin(), means.end());
+  const auto at = [&](double share) { return means[size_t(share * double(samples - 1) + 0.5)]; };
+  return Interval{at(0.025), at(0.975)};
 }
 
 std::optional<double> cohen_d(const Sample& x, const Sample& y) {

@@ -1,6 +1,7 @@
 // Statistics over seeds. A quantity that the sample is too small for (fewer than two values, no spread) is absent,
 // never a made-up number: tables print it as n/a. Distributions are Boost.Math's; tested against scipy's values.
 #pragma once
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -31,6 +32,30 @@ std::optional<TTest> paired(const Sample& x, const Sample& y);
 // Holm's step-down correction over one family: p sorted upwards times m, m − 1, …, 1, made monotone, at most 1.
 // Absent entries stay absent and do not count into m.
 std::vector<std::optional<double>> holm(const std::vector<std::optional<double>>& p);
+
+// Benjamini and Hochberg's step-up correction over one family, which bounds the expected share of false discoveries: p
+// sorted upwards times m / rank, made monotone from the largest down, at most 1. Absent entries as in holm().
+std::vector<std::optional<double>> benjamini_hochberg(const std::vector<std::optional<double>>& p);
+
+// Two one-sided tests (Schuirmann 1987) of |mean(x) − mean(y)| < margin: p is the larger of the two, below 0.05 the means
+// are equivalent; the interval is that of 90 %, which then lies inside ±margin. Welch's variances and df.
+struct Equivalence {
+  double p = 1, ci_low = 0, ci_high = 0;
+};
+std::optional<Equivalence> equivalence(const Sample& x, const Sample& y, double margin);
+
+// The chance that a two-sided t-test at 0.05 of two samples of n values each sees a difference of d standard deviations
+// (noncentral t, df 2n − 2). n >= 2.
+double power(int n, double d);
+// The fewest values a sample, from 2 on, that give that chance; absent above `most`.
+std::optional<int> values_needed(double d, double wanted = 0.8, int most = 1000);
+
+// The 95 % percentile interval of the mean of `values` over `samples` bootstrap samples (Efron 1979), drawn from a fixed
+// seed. Absent below two values.
+struct Interval {
+  double low = 0, high = 0;
+};
+std::optional<Interval> bootstrap_mean(const Sample& values, int samples = 2000, uint64_t seed = 1);
 
 // Cohen's d: (mean(x) − mean(y)) / pooled standard deviation (variances weighted by n − 1). Absent like welch.
 std::optional<double> cohen_d(const Sample& x, const Sample& y);

@@ -43,7 +43,7 @@ struct RunLine {
   std::string config;
   int seed_index = 0;
   RunState state = RunState::unfinished;
-  std::string reason;  // of a failure
+  std::string reason;                                   // of a failure
   std::optional<double> accuracy, seconds, peak_bytes;  // the last two are no part of summary.json
 };
 
@@ -58,6 +58,8 @@ struct Summary {
   std::vector<std::string> warnings;
   std::vector<ConfigSummary> configs;  // in the study's order
   std::vector<RunLine> runs;
+  // Accuracies that differ by less are of no consequence (significance.h): the reader's choice, no part of summary.json.
+  double margin = 0.005;
   double seconds = 0;  // all runs together, from their timing.json; no part of summary.json
 
   const ConfigSummary* find(const std::string& config) const;

@@ -9,6 +9,7 @@
 #include "engine/core/file.h"
 #include "experiments/report/answer.h"
 #include "experiments/report/html_escape.h"
+#include "experiments/report/significance.h"
 
 namespace glia::results {
 namespace {
@@ -56,19 +57,16 @@ std::string p_against(const ConfigSummary& c, const std::string& metric, const s
   return vs ? format_p(vs->welch_holm) : std::string(kNotAvailable);
 }
 
-// "Specialisation, all tokens" → "specialisation-all-tokens.csv", the table itself in the link: the page is one file.
+// The table itself in the link: the page is one file.
 std::string csv_link(const Table& t) {
-  std::string name, data;
-  for (const char c : t.title)
-    if (std::isalnum(static_cast<unsigned char>(c))) name += char(std::tolower(c));
-    else if (!name.empty() && name.back() != '-') name += '-';
+  std::string data;
   for (const char c : as_csv(t))
     data += std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' || c == '_'
                 ? std::string(1, c)
                 : fmt::format("%{:02X}", static_cast<unsigned char>(c));
   return fmt::format(
       "<a class=\"csv\" download=\"{0}.csv\" href=\"data:text/csv;charset=utf-8,{1}\" aria-label=\"{2} as CSV\">CSV</a>",
-      name, data, html_escaped(t.title));
+      file_name(t), data, html_escaped(t.title));
 }
 
 std::string published_value(const Published* p) {
@@ -248,6 +246,8 @@ Table runs_table(const Summary& s) {
 
 std::vector<Table> all_tables(const Summary& s) {
   std::vector<Table> tables = accuracy_tables(s);
+  tables.push_back(significance_table(s));
+  tables.push_back(power_table(s));
   if (s.layers > 0) {
     for (const bool cls : {false, true}) tables.push_back(specialisation_table(s, cls));
     tables.push_back(routing_table(s));
@@ -286,6 +286,14 @@ std::string as_markdown(const Table& t) {
   }
   if (!t.note.empty()) text += "\n" + t.note + "\n";
   return text;
+}
+
+std::string file_name(const Table& t) {
+  std::string name;
+  for (const char c : t.title)
+    if (std::isalnum(static_cast<unsigned char>(c))) name += char(std::tolower(static_cast<unsigned char>(c)));
+    else if (!name.empty() && name.back() != '-') name += '-';
+  return name;
 }
 
 std::string as_csv(const Table& t) {

@@ -27,7 +27,8 @@ std::string as_text(const Table& table);
 std::string as_markdown(const Table& table);
 // For a spreadsheet: "mean ±se" and "low…high" in two columns each, nothing for what does not exist.
 std::string as_csv(const Table& table);
-std::string as_html(const Table& table);  // with as_csv's text behind a link
+std::string file_name(const Table& table);  // "Specialisation, all tokens" → specialisation-all-tokens
+std::string as_html(const Table& table);    // with as_csv's text behind a link
 
 // The terminal's view after a run or at the end: warnings, accuracy, specialisation.
 std::string print_table(const Summary& summary);

@@ -284,11 +284,47 @@ Study find_study(const std::string& name) {
   return parse_study(read_file(name), name);
 }
 
+namespace {
+
+bool same_run(const Configuration& a, const Configuration& b) {
+  return a.router == b.router && a.balance == b.balance && a.energy == b.energy && a.random_ffn == b.random_ffn &&
+         a.settings == b.settings;
+}
+
+// "study/name" of a built-in study.
+const Configuration& configuration_of_other(std::string_view study, std::string_view name) {
+  std::string known;
+  for (const Study& s : built_in_studies()) {
+    known += (known.empty() ? "" : ", ") + s.name;
+    if (s.name != study) continue;
+    if (const Configuration* found = s.find(name)) return *found;
+    fail_input("configuration: expected one of {} in study {}; got '{}'", names_of(s.configurations), study, name);
+  }
+  fail_input("configuration: expected one of the studies {} before the '/'; got '{}'", known, study);
+}
+
+}  // namespace
+
 const Configuration& configuration_of(const Study& study, std::string_view name) {
+  if (const size_t slash = name.find('/'); slash != std::string_view::npos) {
+    const std::string_view of = name.substr(0, slash), rest = name.substr(slash + 1);
+    if (const Configuration* own = of == study.name ? study.find(rest) : nullptr) return *own;
+    return configuration_of_other(of, rest);
+  }
   if (const Configuration* own = study.find(name)) return *own;
-  for (const Study& s : built_in_studies())
-    if (const Configuration* other = s.find(name)) return *other;
-  fail_input("configuration: expected one of {}; got '{}'", names_of(study.configurations), name);
+  const Configuration* found = nullptr;
+  std::string_view first;
+  for (const Study& s : built_in_studies()) {
+    const Configuration* other = s.find(name);
+    if (!other) continue;
+    if (found && !same_run(*found, *other))
+      fail_input("configuration: '{}' means one thing in study {} and another in {}: expected {}/{} or {}/{}", name,
+                 first, s.name, first, name, s.name, name);
+    if (!found) found = other, first = s.name;
+  }
+  if (found) return *found;
+  fail_input("configuration: expected one of {}, or STUDY/NAME of another; got '{}'",
+             names_of(study.configurations), name);
 }
 
 std::span<const Configuration> configurations() { return built_in_studies().front().configurations; }
@@ -303,7 +339,12 @@ std::vector<std::string> parse_configs(const std::string& text, const Study& stu
     return names;
   }
   for (const std::string& name : list_of(text, ',')) {
-    configuration_of(study, name);  // throws for an unknown one
+    const Configuration& row = configuration_of(study, name);  // throws for an unknown one
+    for (const std::string& before : names)
+      if (const Configuration& other = configuration_of(study, before);
+          other.name == row.name && !same_run(other, row))
+        fail_input("--configs: {} and {} have one name for their runs: expected each in an --out of its own",
+                   before, name);
     if (std::ranges::find(names, name) == names.end()) names.push_back(name);
   }
   if (names.empty()) fail_input("--configs: expected all, or names separated by commas; got '{}'", text);

@@ -10,6 +10,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/statistics.h"
 #include "experiments/training/training.h"
+#include "moe/cost.h"
 #include "moe/utilisation.h"
 
 namespace glia {
@@ -22,6 +23,14 @@ results::Matrix matrix_of(const Utilisation::Table& table) {
   results::Matrix m(static_cast<int>(table.classes), static_cast<int>(table.n_experts));
   m.values = table.mean;
   return m;
+}
+
+results::ShareTable shares_of(const Utilisation::Views& views) {
+  results::ShareTable t{matrix_of(views.all), matrix_of(views.cls), views.all.rows};
+  const double routed = std::accumulate(t.rows.begin(), t.rows.end(), 0.0),
+               unrouted = std::accumulate(views.all.unrouted.begin(), views.all.unrouted.end(), 0.0);
+  t.unrouted = routed + unrouted > 0 ? unrouted / (routed + unrouted) : 0;
+  return t;
 }
 
 // Gate mass of each expert over all rows.
@@ -106,6 +115,10 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   }
 }
 
+void Evaluator::for_each_batch(const std::function<void(const Batch&)>& f) const {
+  for (const Part& part : parts_) f(part.buffer.batch(part.tokens, part.sequences));
+}
+
 void Evaluator::reduce(TaskMeter& meter, std::optional<Utilisation>& utilisation,
                        std::span<const Tensor> sums) const {
   if (ranks_ == 1) return;
@@ -125,7 +138,10 @@ Measured Evaluator::measure() {
       task_.meter(context, config.bert, static_cast<int64_t>(sequences_.size()));
   std::optional<Utilisation> utilisation;
   Tensor overflow = zeros(context, {1}, DType::kFloat64);
-  if (moe) utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts);
+  const bool shares = moe && routing_varies(config.moe);
+  if (moe)
+    utilisation.emplace(context, config.bert.layers, classes_, config.moe.n_experts, shares,
+                        static_cast<int64_t>(columns_outside(config.moe).size()));
   Tensor confusion_apart;  // float64 [C, C]
   if (near_copies_) confusion_apart = zeros(context, {classes_, classes_}, DType::kFloat64);
   for (size_t i = 0, next = 0; i < sequences_.size(); ++i) {
@@ -152,11 +168,19 @@ Measured Evaluator::measure() {
   if (near_copies_) m.values.set(results::kAccuracyWithoutNearCopies, share_of_right(confusion_apart));
   if (moe && overflow.to_vector<double>()[0] > 0) refuse_overflow(config.moe.router, "evaluation");
   if (!moe) return m;
+  m.experts_a_token = expected_experts(config.moe);
+  double pairs = 0, tokens = 0;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});
     m.layers.push_back(
         results::layer_metrics(m.utilisation.back().all, m.utilisation.back().cls, loads_of(layer.all)));
+    if (!shares) continue;
+    m.shares.push_back({shares_of(layer.mass), shares_of(layer.choices)});
+    results::set_shares(m.layers.back(), m.shares.back(), static_cast<int>(config.moe.n_experts));
+    const Utilisation::Table& t = layer.choices.all;
+    for (size_t c = 0; c < t.rows.size(); ++c) pairs += t.pairs[c], tokens += t.rows[c] + t.unrouted[c];
   }
+  if (tokens > 0 && !router_row(config.moe.router).traits.fixed_k) m.experts_a_token = pairs / tokens;
   return m;
 }
 

@@ -1,6 +1,9 @@
 // A model on a split: what its task measures, and for every MoE layer which topics use which experts.
 #pragma once
+#include <functional>
+
 #include "experiments/records/results.h"
+#include "experiments/records/routing/routing_shares.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/options.h"
@@ -14,6 +17,8 @@ struct Measured {
   std::vector<double> class_accuracy;                  // [C], or empty
   std::optional<int64_t> near_copies;                  // of the rows; where the evaluator was to tell them apart
   std::vector<results::LayerUtilisation> utilisation;  // [L]; empty for dense
+  std::vector<results::LayerShares> shares;            // [L]; empty where gates sum to 1 and all have K experts
+  double experts_a_token = 0;                          // mean over tokens and layers; 0 for dense
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };
 
@@ -27,6 +32,8 @@ class Evaluator {
             int64_t rows = 0, bool apart = false);
 
   Measured measure();
+  // This rank's batches in their order, for whoever wants to know more of them than measure() counts.
+  void for_each_batch(const std::function<void(const Batch&)>& f) const;
   const TaskRow& task() const { return task_; }
 
  private:

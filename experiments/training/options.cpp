@@ -14,7 +14,7 @@
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/command_line/manual.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 
 namespace glia {
 namespace {
@@ -128,6 +128,8 @@ const std::vector<Flag>& flags() {
        train},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
       {"checkpoint-every", &O::checkpoint_every, kNone, "steps between checkpoints; 0: by time"},
+      {"trace-rows", &O::trace_rows, kNone,
+       "at each evaluation keep the routing of so many test rows, for router saturation (tools/analyse); 0: none"},
       {"progress", &O::progress, kNone, "live, lines, off, or auto: live on a terminal"},
       {"estimate", &O::estimate, kNone, "measure a few steps first and say how long it takes"},
       {"dry-run", &O::dry_run, kNone, "on: say what would be run and how long it takes, and stop"},
@@ -341,6 +343,7 @@ std::vector<Bound> bounds(const Options& o) {
           {"ranks", o.ranks, 0, 1 << 14},
           {"chunks", o.chunks, 2, 1 << 10},
           {"checkpoint-every", o.checkpoint_every, 0, steps},
+          {"trace-rows", o.trace_rows, 0, 1e9},
           {"max-steps", o.max_steps, 0, steps},
           {"eval-every", o.eval_every, 0, steps},
           {"utilisation-rows", o.utilisation_rows, 0, 1e9}};

@@ -11,9 +11,11 @@
 #include "engine/core/build_info.h"
 #include "engine/core/clock.h"
 #include "engine/core/file.h"
+#include "experiments/analysis/saturation.h"
 #include "experiments/records/tensorboard.h"
 #include "experiments/training/evaluation.h"
 #include "experiments/training/feed/data_source.h"
+#include "moe/cost.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -81,6 +83,7 @@ class Sitting {
   Measured measure_test();
   RunOutcome finish(const Measured& test, double training_seconds);
   void restore_best();
+  std::unique_ptr<RoutingProbe> make_probe();
   void show(bool evaluated);
   std::vector<Statistic> state() { return trainer_.model().router_state(); }
 
@@ -216,6 +219,13 @@ void Sitting::restore_best() {
   for (size_t i = 0; i < router.size(); ++i) router[i].value.copy_from(best_[i + 1].value);
 }
 
+std::unique_ptr<RoutingProbe> Sitting::make_probe() {
+  if (options_.trace_rows == 0 || spec_.model.moe.dense()) return nullptr;
+  if (const int ranks = context_.communicator().size(); ranks > 1)
+    fail_input("--trace-rows: a trace is written by one rank that sees all rows; expected 1 rank, got {}", ranks);
+  return std::make_unique<RoutingProbe>(trainer_.model(), data_, options_, spec_.folder, spec_.title());
+}
+
 void Sitting::begin_folder(bool resumed) {
   results::begin_run(spec_.folder, config_, resumed);
   if (!resumed) fs::remove(checkpoint_path());
@@ -240,6 +250,7 @@ RunOutcome Sitting::run() {
   const bool on_test = options_.select == "test";
   if (on_test || data_.validation.size() > 0)
     evaluator.emplace(trainer_.model(), on_test ? data_.test : data_.validation, options_, data_.vocabulary());
+  const std::unique_ptr<RoutingProbe> probe = make_probe();
   const int64_t every = options_.eval_every > 0 ? options_.eval_every : trainer_.steps_per_epoch();
   auto last_save = Clock::now();
   while (trainer_.done() < trainer_.total()) {
@@ -250,6 +261,7 @@ RunOutcome Sitting::run() {
     if (logs && log) log_losses(*log);
     if (evaluates) evaluate(log ? &*log : nullptr, *evaluator, on_test ? "test" : "validation");
     if (!writes_) continue;
+    if (evaluates && probe) probe->keep(step);
     if (logs || evaluates) show(evaluates);
     const bool due = options_.checkpoint_every > 0 ? step % options_.checkpoint_every == 0
                                                    : seconds_since(last_save) >= options_.checkpoint_seconds;
@@ -273,6 +285,7 @@ Measured Sitting::measure_test() {
     Measured part =
         Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
     test.utilisation = std::move(part.utilisation);
+    test.shares = std::move(part.shares);
     test.layers = std::move(part.layers);
   }
   return test;
@@ -284,6 +297,11 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
   if (options_.select == "validation") evaluation.validation_accuracy = best_accuracy_;
   evaluation.rows = test.rows;
   evaluation.values = test.values;
+  const TokenCost cost =
+      token_cost(trainer_.model().config(), test.experts_a_token,
+                 static_cast<double>(data_.test.tokens()) / static_cast<double>(data_.test.size()));
+  evaluation.values.set(results::kActiveParameters, cost.parameters);
+  evaluation.values.set(results::kFlops, cost.flops);
   evaluation.class_accuracy = test.class_accuracy;
   evaluation.near_copies = test.near_copies;
   evaluation.layers = test.layers;
@@ -305,6 +323,8 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
                  {"commit", build_commit()}};
   if (context_.communicator().size() > 1) timing["ranks"] = context_.communicator().description();
   results::write_timing(spec_.folder, timing);
+  results::write_shares(spec_.folder, test.shares, static_cast<int>(spec_.model.moe.n_experts),
+                        columns_outside(spec_.model.moe), data_.class_names);
   results::write_evaluation(spec_.folder, evaluation, test.utilisation, data_.class_names);
   fs::remove(checkpoint_path());
 

@@ -16,6 +16,7 @@
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/grid_run.h"
 #include "experiments/training/pretrained.h"
+#include "moe/cost.h"
 
 namespace fs = std::filesystem;
 
@@ -293,6 +294,21 @@ int follow_runs(const std::vector<RunSpec>& open, const Dataset& data, uint64_t 
   return 0;
 }
 
+// A line a configuration: what a token costs in it where loads are even.
+void print_costs(const std::vector<RunSpec>& specs, const Dataset& data, std::FILE* out) {
+  const double length = static_cast<double>(data.test.tokens()) / static_cast<double>(data.test.size());
+  std::set<std::string> seen;
+  for (const RunSpec& spec : specs) {
+    if (!seen.insert(spec.model.name).second) continue;
+    const ModelConfig model = model_config(spec.options, spec.model, data);
+    const double experts = expected_experts(model.moe);
+    const TokenCost cost = token_cost(model, experts, length);
+    fmt::print(out, "{}{:<26} {:>9.3f} M active parameters, {:>9.3f} MFLOP a token{}\n",
+               seen.size() == 1 ? "cost       " : "           ", spec.model.name, 1e-6 * cost.parameters,
+               1e-6 * cost.flops, model.moe.dense() ? "" : fmt::format(", {:.3g} experts", experts));
+  }
+}
+
 // Where to look, and what to try with what is there now.
 void print_next_steps(const Options& options, const std::vector<RunSpec>& specs, std::FILE* out) {
   if (options.report && fs::exists(options.out + "/report.html"))
@@ -405,6 +421,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
     results::write_study(first->options.out, study);
   }
   print_plan(specs, folders.size(), open.size(), data, out);
+  if (options.dry_run) print_costs(specs, data, out);
   // Before the threads and the libraries' pools are made.
   omp_set_num_threads(threads);
 

@@ -4,6 +4,10 @@
 #include <numeric>
 
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/moe/moe.h"
+#include "engine/ops/products/matmul.h"
+#include "engine/ops/rows/reduce.h"
+#include "engine/ops/rows/rows.h"
 
 namespace glia {
 
@@ -49,6 +53,17 @@ RandomKey noise_key(const RoutingInputs& in, uint32_t site) {
 
 Tensor constant_rows(const Sequences& q, int64_t n, double value, DType dtype) {
   return sequence_broadcast(full(q.sequence_of.context(), {q.count, n}, value, dtype), q).value();
+}
+
+Var root(const Var& x) { return exp(scale(log(x), 0.5)); }
+
+Var first_product_lengths(const Var& x, const Tensor& all, const Experts& experts, DType type) {
+  const int64_t rows = all.size(0), n = all.size(1);
+  const Dispatch d = make_dispatch(all, n, 1);
+  const Var first = grouped_linear(dispatch_rows(x, d), experts.up_weight->var, {}, d.offsets);
+  // Rows of nobody are 0, where a root has no derivative; none of them is gathered.
+  const Var lengths = root(add_scalar(sum(square(cast(first, type)), 1), 1e-20));
+  return reshape(gather_rows(reshape(lengths, {d.rows, 1}), d.row_of.reshape({rows * n})), {rows, n});
 }
 
 // load_losses() sums over the pairs that are named, so every expert is named in every row that counts.

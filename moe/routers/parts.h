@@ -2,6 +2,7 @@
 #pragma once
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/routing/random_rows.h"
+#include "moe/experts.h"
 #include "moe/router.h"
 #include "moe/routers/top_k_router.h"
 
@@ -24,6 +25,11 @@ RandomKey noise_key(const RoutingInputs& in, uint32_t site = 0);
 
 // `value` in the rows of sequences, 0 in the tail.     → [T, n], a constant
 Tensor constant_rows(const Sequences& sequences, int64_t n, double value, DType dtype);
+
+Var root(const Var& x);  // of numbers above 0
+// ‖W_first,e x‖ of every row and expert, in `type`; `all`: every expert for each row, as choose() gives it, −1: 0.
+// x [T, H], all int32 [T, E] → [T, E]
+Var first_product_lengths(const Var& x, const Tensor& all, const Experts& experts, DType type);
 
 // CV² over the experts of the sums of p over the rows of sequences: var(Σ_t p_te, ddof 1) / mean².     p [T, E] → [1]
 Var imbalance(const Var& p, const Sequences& sequences);

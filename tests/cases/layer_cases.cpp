@@ -5,12 +5,14 @@
 #include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/moe/choose.h"
+#include "engine/ops/moe/slots.h"
 #include "engine/ops/norm/normalise_rows.h"
+#include "engine/ops/routing/columns.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/sequences/sequence_max.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/mixture.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
@@ -33,7 +35,11 @@ BertConfig small_bert() {
 MoeConfig small_moe(const std::string& router) {
   MoeConfig c;
   c.router = router, c.n_experts = 4, c.top_k = 2, c.balance = 0.3, c.energy = 0.7;
-  for (const OptionRow& weight : further_loss_weights(router_row(router))) c.options.set(weight.name, 0.2);
+  for (const LossRow& loss : loss_registry())
+    for (const OptionRow& weight : loss.weights)
+      if (!loss.always && loss.reads != LossReads::kOutputs &&
+          (!loss.of_matrix() || router_row(router).traits.linear))
+        c.options.set(weight.name, 0.2);
   return c;
 }
 
@@ -107,8 +113,63 @@ void add_dense(std::vector<OpCase>& cases) {
         }));
 }
 
-// Gates, the layer's output, and both with the losses, for every router there is.
-void add_router(std::vector<OpCase>& cases, const std::string& router) {
+// The layer's output, and that with the losses.
+void add_mixture(std::vector<OpCase>& cases, const std::string& name, const MoeConfig& moe) {
+  const CaseInput x{{kTokens, 8}};
+  const auto layer = [moe](ParameterSet& set) {
+    return std::shared_ptr<FeedForward>(make_mixture(set, "l", moe, small_bert(), 0));
+  };
+  for (const bool first_rows : {false, true}) {
+    const std::string rows = first_rows ? "/first_rows" : "";
+    cases.push_back(layer_case(name + rows, {x}, [=](ParameterSet& set) -> Forward {
+      return
+          [l = layer(set), first_rows](const Pass& p, const Vars& v) { return l->forward(v[0], p, first_rows).y; };
+    }));
+    cases.push_back(layer_case(name + rows + "/with_losses", {x}, [=](ParameterSet& set) -> Forward {
+      return [l = layer(set), first_rows](const Pass& p, const Vars& v) {
+        const FeedForward::Result r = l->forward(v[0], p, first_rows);
+        return with_losses({{mean(square(r.y)), {0}, 1}}, {r.routing});
+      };
+    }));
+  }
+}
+
+// The first router of the table whose tokens have K experts, or a number that varies.
+std::string router_with_k(bool fixed) {
+  for (const RouterRow& row : router_registry())
+    if (row.traits.fixed_k == fixed) return row.name;
+  fail_input("the table has no such router");
+}
+
+// Every mixture there is, its options other than their defaults, and experts beside it that every token has.
+void add_mixtures(std::vector<OpCase>& cases) {
+  for (const MixtureRow& row : mixture_registry()) {
+    MoeConfig moe = small_moe(router_with_k(true));
+    moe.options.set("mixture", std::string(row.name));
+    add_mixture(cases, fmt::format("mixture/{}", row.name), moe);
+    moe.options.set("shared-experts", int64_t{2});
+    for (const char* of_matrix : {"simbal-loss", "coupling-loss"})  // want a row of the router an expert
+      moe.options.set(of_matrix, 0.0);
+    for (const OptionRow& option : row.options)
+      moe.options.set(option.name, std::get<int64_t>(option.standard) + 2);
+    add_mixture(cases, fmt::format("mixture/{}/shared", row.name), moe);
+  }
+}
+
+// Losses on what the chosen experts say, of routers with K experts and with as many as it takes.
+void add_output_losses(std::vector<OpCase>& cases) {
+  for (const LossRow& loss : loss_registry())
+    for (const bool fixed : {true, false}) {
+      if (loss.reads != LossReads::kOutputs) continue;
+      const std::string router = router_with_k(fixed);
+      MoeConfig moe = small_moe(router);
+      for (const OptionRow& weight : loss.weights) moe.options.set(weight.name, 0.2);
+      add_mixture(cases, fmt::format("loss/{}/{}", loss.names[0], router), moe);
+    }
+}
+
+// Gates, and what they are in training and with losses, of a router alone.
+void add_router_alone(std::vector<OpCase>& cases, const std::string& router) {
   const CaseInput x{{kTokens, 8}};
   const auto make = [router](ParameterSet& set) {
     return std::shared_ptr<Router>(make_router(router, set, "r", router_options(small_moe(router), 8, 0.02)));
@@ -126,34 +187,24 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
       Pass training = p;
       training.training = true;
       Routing routing = r->route({v[0], training});
-      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), p.sequences);
+      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), {v[0], training});
       return with_losses({{mean(square(routing.gates)), {0}, 1}}, {routing});
     };
   }));
   cases.push_back(layer_case("router/" + router + "/losses", {x}, [=](ParameterSet& set) -> Forward {
     return [r = make(set), router](const Pass& p, const Vars& v) {
       Routing routing = r->route({v[0], p});
-      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), p.sequences);
+      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), {v[0], p});
       return with_losses({}, {routing});
     };
   }));
   for (size_t i = first; i < cases.size(); ++i) cases[i].gradient = learns;
-  for (const bool first_rows : {false, true}) {
-    const std::string name = "moe/" + router + (first_rows ? "/first_rows" : "");
-    const auto layer = [router](ParameterSet& set) {
-      return std::shared_ptr<FeedForward>(make_mixture(set, "l", small_moe(router), small_bert(), 0));
-    };
-    cases.push_back(layer_case(name, {x}, [=](ParameterSet& set) -> Forward {
-      return
-          [l = layer(set), first_rows](const Pass& p, const Vars& v) { return l->forward(v[0], p, first_rows).y; };
-    }));
-    cases.push_back(layer_case(name + "/with_losses", {x}, [=](ParameterSet& set) -> Forward {
-      return [l = layer(set), first_rows](const Pass& p, const Vars& v) {
-        const FeedForward::Result r = l->forward(v[0], p, first_rows);
-        return with_losses({{mean(square(r.y)), {0}, 1}}, {r.routing});
-      };
-    }));
-  }
+}
+
+// That and the layer's output, for every router there is.
+void add_router(std::vector<OpCase>& cases, const std::string& router) {
+  if (!router_row(router).traits.reads_experts) add_router_alone(cases, router);
+  add_mixture(cases, "moe/" + router, small_moe(router));
 }
 
 void add_model(std::vector<OpCase>& cases, const std::string& router) {
@@ -236,11 +287,30 @@ void add_routing_ops(std::vector<OpCase>& cases) {
   cases.push_back(
       {"share_rows", {{{7, 5}, 0.1, 2}}, [](Context&, const Vars& v) { return share_rows(v[0]); }, false});
   cases.push_back({"unit_rows", {{{7, 5}, -2, 2}}, [](Context&, const Vars& v) { return unit_rows(v[0]); }, false});
-  for (const int64_t slots : {2, 5})
+  cases.push_back({"sequence_softmax",
+                   {logits},
+                   [](Context& c, const Vars& v) { return sequence_softmax(v[0], rows_of(c)); },
+                   false});
+  const CaseInput tokens{{kTokens, 8}}, weights{{kTokens, 3}}, slots{{6, 8}};
+  cases.push_back({"blend_rows",
+                   {tokens, weights},
+                   [](Context& c, const Vars& v) { return blend_rows(v[0], v[1], rows_of(c)); },
+                   false});
+  cases.push_back({"spread_slots",
+                   {slots, weights},
+                   [](Context& c, const Vars& v) { return spread_slots(v[0], v[1], rows_of(c)); },
+                   false});
+  cases.push_back({"columns", {logits}, [](Context&, const Vars& v) { return columns(v[0], 1, 4); }, false});
+  cases.push_back(
+      {"join_columns", {logits, weights}, [](Context&, const Vars& v) { return join_columns(v[0], v[1]); }, false});
+  cases.push_back({"scale_rows", {tokens, {{kTokens, 1}}}, [](Context&, const Vars& v) {
+                     return scale_rows(v[0], cast(v[1], accumulation_dtype(v[0].dtype())));
+                   }});
+  for (const int64_t most : {2, 5})
     cases.push_back(
-        {fmt::format("choose_top_p/{}", slots),
+        {fmt::format("choose_top_p/{}", most),
          {logits},
-         [slots](Context& c, const Vars& v) { return choose_top_p(softmax(v[0]), 0.7, slots, rows_of(c)).gates; },
+         [most](Context& c, const Vars& v) { return choose_top_p(softmax(v[0]), 0.7, most, rows_of(c)).gates; },
          false});
   cases.push_back({"expert_layer/by_expert",
                    {{{kTokens, 8}}, {{kTokens, 3}}, {{4, 12, 8}}, {{4, 12}}, {{4, 8, 12}}, {{4, 8}}},
@@ -265,6 +335,8 @@ void add_layer_cases(std::vector<OpCase>& cases) {
   add_routing_ops(cases);
   add_dense(cases);
   for (const RouterRow& row : router_registry()) add_router(cases, row.name);
+  add_mixtures(cases);
+  add_output_losses(cases);
   add_model(cases, "none");
   for (const RouterRow& row : router_registry()) add_model(cases, row.name);
 }

@@ -1,7 +1,7 @@
 // One MoE layer on its own, in float64 without dropout, and what its router's oracle needs.
 #pragma once
 #include "engine/ops/moe/choose.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/moe_layer.h"
 #include "tests/nn/helpers.h"
 
@@ -9,16 +9,19 @@ namespace glia::test {
 
 constexpr int64_t kHidden = 8, kFfn = 16;
 
-// The losses that this router has what they read for, and weights of 0.3 for them.
+// The losses that this router has what they read for, and weights of 0.3 for them. Without those on outputs, which take
+// another way through the experts.
 inline std::vector<LossRow> losses_of(const RouterRow& row) {
   std::vector<LossRow> all;
   for (const LossRow& loss : loss_registry())
-    if (!loss.of_matrix || row.traits.linear) all.push_back(loss);
+    if (loss.reads != LossReads::kOutputs && (!loss.of_matrix() || row.traits.linear)) all.push_back(loss);
   return all;
 }
 inline OptionValues all_losses(const RouterRow& row) {
   OptionValues weights;
-  for (const OptionRow& weight : further_loss_weights(row)) weights.set(weight.name, 0.3);
+  for (const LossRow& loss : losses_of(row))
+    for (const OptionRow& weight : loss.weights)
+      if (!loss.always) weights.set(weight.name, 0.3);
   return weights;
 }
 
@@ -100,6 +103,7 @@ inline OracleRouting oracle_of(Bench& bench, const RouterRow& row, const OptionV
   in.weight = [&](const std::string& name) {
     for (const State& s : bench.set.states())
       if (s.name == name && s.shared) return values(s.value);
+    if (name.starts_with("experts.")) return bench.weights("l.moe." + name);
     return bench.weights("l.moe.router." + name);
   };
   return row.oracle(in);

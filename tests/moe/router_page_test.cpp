@@ -15,6 +15,7 @@ TEST_CASE("docs: each router has its page, as its row says") {
     REQUIRE(std::filesystem::exists(path));
     EXPECT(read_file(path) == router_page(row));
   }
+  EXPECT(read_file("docs/mixtures.md") == mixtures_page());
 }
 
 }  // namespace

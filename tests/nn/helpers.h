@@ -45,13 +45,18 @@ inline std::string router_with_option(const std::string& option) {
   });
 }
 
-// L = 2, H = 8, A = 2, F = 16, C = 3; weights large enough for the experts to differ.
+// L = 2, H = 8, A = 2, F = 16, C = 3; weights large enough for the experts to differ. "MIXTURE:ROUTER": that router in
+// that mixture.
 inline ModelConfig tiny_config(const std::string& router, DType compute = DType::kFloat64) {
   ModelConfig c;
   c.bert.layers = 2, c.bert.hidden = 8, c.bert.heads = 2, c.bert.ffn = 16;
   c.bert.vocabulary = 40, c.bert.positions = 16, c.bert.classes = 3;
   c.bert.dropout = 0, c.bert.init_std = 0.4;
   c.moe.router = router, c.moe.n_experts = 4, c.moe.top_k = 2, c.moe.balance = 0.1, c.moe.energy = 0.2;
+  if (const size_t colon = router.find(':'); colon != std::string::npos) {
+    c.moe.router = router.substr(colon + 1);
+    c.moe.options.set("mixture", router.substr(0, colon));
+  }
   c.compute = compute;
   return c;
 }

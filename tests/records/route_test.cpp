@@ -1,4 +1,4 @@
-#include "experiments/records/routing_trace.h"
+#include "experiments/records/routing/routing_trace.h"
 
 #include <cmath>
 

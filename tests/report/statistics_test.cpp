@@ -56,6 +56,19 @@ TEST_CASE("statistics: scipy's values") {
     expect_near(*cohen_d(x, y), c["cohen_d"]);
     if (c.contains("paired")) expect_test(paired(x, y), c["paired"]);
   }
+  const auto discoveries = benjamini_hochberg(std::vector<std::optional<double>>(
+      fixture["benjamini_hochberg"]["p"].begin(), fixture["benjamini_hochberg"]["p"].end()));
+  for (size_t i = 0; i < discoveries.size(); ++i)
+    expect_near(*discoveries[i], fixture["benjamini_hochberg"]["corrected"][i]);
+  for (const Json& c : fixture["equivalence"]) {
+    const auto e = equivalence(c["x"].get<Sample>(), c["y"].get<Sample>(), c["margin"].get<double>());
+    REQUIRE(e.has_value());
+    expect_near(e->p, c["p"], 0, 1e-9);
+    expect_interval(e->ci_low, e->ci_high, c["interval"]);
+  }
+  REQUIRE(fixture["power"].size() == 20);
+  for (const Json& row : fixture["power"])
+    expect_near(power(row[0].get<int>(), row[1].get<double>()), row[2], 1, 1e-8);
   for (const Json& row : fixture["t_quantile"])
     expect_near(t_quantile(0.95, row[0].get<double>()), row[1], 0, kQuantile);
   std::vector<std::optional<double>> p;
@@ -92,4 +105,36 @@ TEST_CASE("statistics: too little data gives nothing, not a number") {
   EXPECT(!cohen_d(same, other));
   EXPECT(!cohen_d(one, two));
   EXPECT(contains(error_of([&] { paired(one, two); }), "1 values against 2"));
+}
+
+TEST_CASE("statistics: equivalence, false discoveries, power and the bootstrap at their edges") {
+  const Sample x = {0.94, 0.95, 0.945}, flat = {0.9, 0.9, 0.9};
+  EXPECT(!equivalence(flat, flat, 0.01));
+  EXPECT(!equivalence({0.9}, x, 0.01));
+  EXPECT(equivalence(x, x, 0.1)->p < 1e-3);
+  EXPECT(equivalence(x, x, 1e-4)->p > 0.4);  // a difference that small cannot be excluded
+  EXPECT(contains(error_of([&] { equivalence(x, x, 0); }), "wants a margin above 0, got 0"));
+  const auto p = benjamini_hochberg({0.01, std::nullopt, 0.04, 0.03});
+  EXPECT(!p[1]);
+  EXPECT(*p[0] == doctest::Approx(0.03));
+  EXPECT(*p[2] == doctest::Approx(0.04));
+  EXPECT(*p[3] == doctest::Approx(0.04));  // 0.045 by its rank, no more than the next
+  EXPECT(benjamini_hochberg({}).empty());
+  EXPECT(power(5, 0) == 0.05);
+  EXPECT(power(5, 100) == 1);
+  EXPECT(power(5, -1) == power(5, 1));
+  EXPECT(*values_needed(1.0) == 17);  // Cohen 1988, table 2.4.1
+  EXPECT(*values_needed(0.5) == 64);
+  EXPECT(*values_needed(50) == 2);
+  EXPECT(!values_needed(0.001));
+  Sample right(1000, 1.0);
+  std::fill_n(right.begin(), 100, 0.0);
+  const auto interval = bootstrap_mean(right);
+  REQUIRE(interval.has_value());
+  const double half = 1.96 * std::sqrt(0.9 * 0.1 / 1000);  // the normal approximation
+  EXPECT(interval->low == doctest::Approx(0.9 - half).epsilon(0.003));
+  EXPECT(interval->high == doctest::Approx(0.9 + half).epsilon(0.003));
+  EXPECT(bootstrap_mean(right)->low == interval->low);
+  EXPECT(!bootstrap_mean({1.0}));
+  EXPECT(bootstrap_mean({1, 1, 1})->high == 1);
 }

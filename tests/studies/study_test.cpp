@@ -163,7 +163,8 @@ TEST_CASE("study: a file is read as it stands") {
   EXPECT(configuration_less(s, "copied", "aaa"));  // one that is not its own
   EXPECT(parse_configs("copied,plain,copied", s) == std::vector<std::string>{"copied", "plain"});
   EXPECT(parse_configs("plain,softmax-moe", s).size() == 2);  // of another study
-  EXPECT(contains(error_of([&] { parse_configs("plian", s); }), "expected one of plain, copied; got 'plian'"));
+  EXPECT(contains(error_of([&] { parse_configs("plian", s); }),
+                  "expected one of plain, copied, or STUDY/NAME of another; got 'plian'"));
 }
 
 TEST_CASE("study: mistakes are named with their line") {
@@ -192,6 +193,33 @@ TEST_CASE("study: mistakes are named with their line") {
   EXPECT(contains(message("compare.routing = copied", "#"), "expected compare.routing"));
   EXPECT(contains(error_of([] { parse_study("", "x.study"); }), "expected at least one [configuration]"));
   EXPECT(contains(error_of([] { find_study("nothing"); }), "--study: expected one of ahr, balance"));
+}
+
+TEST_CASE(
+    "study: a configuration of any built-in study by its name, and by study/name where two mean different things") {
+  const Study s = parse_study(kSmall, "x.study");
+  for (const Study& of : built_in_studies())
+    for (const Configuration& c : of.configurations) {
+      const std::string full = of.name + "/" + c.name;
+      INFO(full);
+      EXPECT((&configuration_of(s, full) == of.find(c.name)));
+      EXPECT((&configuration_of(of, c.name) == of.find(c.name)));  // a study's own comes first
+      if (const std::string error = error_of([&] { configuration_of(s, c.name); }); !error.empty())
+        EXPECT(contains(error, fmt::format("'{}' means one thing in study", c.name)));
+    }
+  const std::string first = built_in_studies()[0].configurations[0].name,
+                    full = built_in_studies()[0].name + "/" + first;
+  EXPECT(parse_configs("plain," + full, s) == std::vector<std::string>{"plain", full});
+  const std::string study = built_in_studies()[0].name;
+  EXPECT(
+      contains(error_of([&] { configuration_of(s, study + "/nobody"); }), "in study " + study + "; got 'nobody'"));
+  EXPECT(contains(error_of([&] { configuration_of(s, "nowhere/dense"); }), "before the '/'; got 'nowhere'"));
+  // One name for two things would be one folder.
+  const Study other =
+      parse_study(replaced(replaced(kSmall, "compare.routing = copied", "compare.routing = " + first), "[copied]",
+                           "[" + first + "]"),
+                  "y.study");
+  EXPECT(contains(error_of([&] { parse_configs(first + "," + full, other); }), "have one name for their runs"));
 }
 
 TEST_CASE(

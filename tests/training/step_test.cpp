@@ -8,7 +8,7 @@
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/training.h"
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 #include "moe/update_rule.h"
 #include "tests/nn/helpers.h"
 #include "tests/training/flag_words.h"
@@ -36,7 +36,7 @@ Batch part_of(Context& context, const BertConfig& bert, size_t first, size_t end
   b.labels = numbers(context, {labels.begin() + first, labels.begin() + end});
   b.rows_before = numbers(context, {before, static_cast<int32_t>(first)});
   b.share =
-      full(context, {8}, static_cast<double>(end - first) / static_cast<double>(kLengths.size()), DType::kFloat64);
+      full(context, {64}, static_cast<double>(end - first) / static_cast<double>(kLengths.size()), DType::kFloat64);
   return b;
 }
 

@@ -7,15 +7,10 @@
 #include "engine/ops/checks.h"
 #include "engine/ops/moe/choose_kernels.h"
 #include "engine/ops/moe/moe_functors.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
 namespace {
-
-template <class F> void dispatch(DType t, const char* op, F&& f) {
-  CHECK(t == DType::kFloat32 || t == DType::kFloat64, "{}: wants float32 or float64, got {}", op, t);
-  if (t == DType::kFloat32) f(TypeTag<float>{});
-  else f(TypeTag<double>{});
-}
 
 // gates [T, S] of weights [T, E]: the gradient goes where the gate came from.
 Var record_gates(const char* op, const Tensor& gates, const Tensor& chosen, const Var& weights, ChooseShape shape,
@@ -23,7 +18,7 @@ Var record_gates(const char* op, const Tensor& gates, const Tensor& chosen, cons
   return record(op, gates, {weights}, [=](const Tensor& dy, Grads& in) {
     static_cast<void>(sequence_of);  // kept: the shape points into it
     const Tensor dw = in.buffer(0);
-    dispatch(dy.dtype(), "choose", [&]<class A>(TypeTag<A>) {
+    dispatch_wide(dy.dtype(), "choose", [&]<class A>(TypeTag<A>) {
       const int32_t* c = chosen.data<int32_t>();
       on_device(
           dy.context(), "choose/gradient", [&] { cpu::choose_gradient(shape, c, dy.data<A>(), dw.data<A>()); },
@@ -45,7 +40,7 @@ Gates choose(const Var& weights, const Tensor& bias, int64_t k, const Sequences&
   const ChooseShape shape{q.tokens, weights.size(1), k, q.sequence_of.data<int32_t>()};
   const Tensor gates = empty(context, {q.tokens, k}, weights.dtype()),
                chosen = empty(context, {q.tokens, k}, DType::kInt32);
-  dispatch(weights.dtype(), "choose", [&]<class A>(TypeTag<A>) {
+  dispatch_wide(weights.dtype(), "choose", [&]<class A>(TypeTag<A>) {
     const A *w = weights.value().data<A>(), *b = bias.defined() ? bias.data<A>() : nullptr;
     on_device(
         context, "choose", [&] { cpu::choose(shape, w, b, gates.data<A>(), chosen.data<int32_t>()); },
@@ -63,7 +58,7 @@ Gates choose_among(const Var& weights, const Tensor& choice, int64_t slots, cons
   const ChooseShape shape{q.tokens, weights.size(1), slots, q.sequence_of.data<int32_t>()};
   const Tensor gates = empty(context, {q.tokens, slots}, weights.dtype()),
                chosen = empty(context, {q.tokens, slots}, DType::kInt32);
-  dispatch(weights.dtype(), "choose_among", [&]<class A>(TypeTag<A>) {
+  dispatch_wide(weights.dtype(), "choose_among", [&]<class A>(TypeTag<A>) {
     const A *w = weights.value().data<A>(), *c = choice.data<A>();
     on_device(
         context, "choose_among", [&] { cpu::choose_among(shape, w, c, gates.data<A>(), chosen.data<int32_t>()); },
@@ -81,7 +76,7 @@ TopP choose_top_p(const Var& weights, double p, int64_t slots, const Sequences& 
   const Tensor gates = empty(context, {q.tokens, slots}, weights.dtype()),
                chosen = empty(context, {q.tokens, slots}, DType::kInt32),
                overflow = zeros(context, {1}, weights.dtype());
-  dispatch(weights.dtype(), "choose_top_p", [&]<class A>(TypeTag<A>) {
+  dispatch_wide(weights.dtype(), "choose_top_p", [&]<class A>(TypeTag<A>) {
     const A* w = weights.value().data<A>();
     on_device(
         context, "choose_top_p",
@@ -97,7 +92,7 @@ Tensor expert_counts(const Tensor& experts, int64_t n_experts, DType dtype) {
   CHECK(experts.rank() == 2 && experts.dtype() == DType::kInt32 && n_experts >= 1,
         "expert_counts: wants experts int32 [T, S], got {} {}", experts.dtype(), experts.shape());
   const Tensor counts = empty(experts.context(), {n_experts}, dtype);
-  dispatch(dtype, "expert_counts", [&]<class A>(TypeTag<A>) {
+  dispatch_wide(dtype, "expert_counts", [&]<class A>(TypeTag<A>) {
     const int32_t* e = experts.data<int32_t>();
     on_device(
         experts.context(), "expert_counts",
@@ -111,7 +106,7 @@ void update_load_bias(const Tensor& bias, const Tensor& counts, double rate) {
   CHECK(bias.rank() == 1 && bias.shape() == counts.shape() && bias.dtype() == counts.dtype(),
         "update_load_bias: wants bias and counts [E] in one dtype, got {} {} and {} {}", bias.dtype(), bias.shape(),
         counts.dtype(), counts.shape());
-  dispatch(bias.dtype(), "update_load_bias", [&]<class A>(TypeTag<A>) {
+  dispatch_wide(bias.dtype(), "update_load_bias", [&]<class A>(TypeTag<A>) {
     on_device(
         bias.context(), "update_load_bias",
         [&] { cpu::update_load_bias(counts.data<A>(), bias.size(0), rate, bias.data<A>()); },

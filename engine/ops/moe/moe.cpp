@@ -10,18 +10,10 @@
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
 #include "engine/ops/rows/topk.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
 namespace {
-
-DType accumulation_type(DType t) { return t == DType::kFloat64 ? t : DType::kFloat32; }
-
-// The op runs in two floating types only: float and double.
-template <class F> void dispatch_accumulator(DType t, const char* op, F&& f) {
-  CHECK(t == DType::kFloat32 || t == DType::kFloat64, "{}: wants float32 or float64, got {}", op, t);
-  if (t == DType::kFloat32) f(TypeTag<float>{});
-  else f(TypeTag<double>{});
-}
 
 RouterShape router_shape(const Var& x, const Var& w, ContextMode mode, const Sequences& s) {
   return {x.size(0),
@@ -35,7 +27,7 @@ RouterShape router_shape(const Var& x, const Var& w, ContextMode mode, const Seq
 
 void check_router(const Var& x, const Var& w, const Var& b, const Var& context, ContextMode mode,
                   const Sequences& s) {
-  const DType a = accumulation_type(x.dtype());
+  const DType a = accumulation_dtype(x.dtype());
   CHECK(x.rank() == 2 && w.rank() == 2 && w.size(1) == x.size(1) && b.shape() == Shape{w.size(0)} &&
             w.dtype() == a && b.dtype() == a,
         "router_logits: wants x [T, H], w {} [E, H], b [E], got {}, {} {}, {}", a, x.shape(), w.dtype(), w.shape(),
@@ -124,7 +116,7 @@ Gates top_k_gates(const Var& logits, int64_t k, const Sequences& sequences) {
   const int64_t tokens = logits.size(0), experts = logits.size(1);
   Tensor gates = empty(logits.context(), {tokens, k}, logits.dtype()),
          chosen = empty(logits.context(), {tokens, k}, DType::kInt32);
-  dispatch_accumulator(logits.dtype(), "top_k_gates", [&](auto tag) {
+  dispatch_wide(logits.dtype(), "top_k_gates", [&](auto tag) {
     using A = typename decltype(tag)::type;
     const A* l = logits.value().data<A>();
     const int32_t* sequence_of = sequences.sequence_of.data<int32_t>();
@@ -137,7 +129,7 @@ Gates top_k_gates(const Var& logits, int64_t k, const Sequences& sequences) {
         });
   });
   Var y = record("top_k_gates", gates, {logits}, [gates, chosen, experts](const Tensor& dy, Grads& in) {
-    dispatch_accumulator(gates.dtype(), "top_k_gates", [&](auto tag) {
+    dispatch_wide(gates.dtype(), "top_k_gates", [&](auto tag) {
       using A = typename decltype(tag)::type;
       Tensor dl = in.buffer(0);
       const int64_t rows = gates.size(0), width = gates.size(1);
@@ -172,7 +164,7 @@ Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, cons
                         sequences.offsets.data<int32_t>() + sequences.count};
   Tensor losses = empty(gates.context(), {2}, gates.dtype()),
          importance = empty(gates.context(), {n_experts}, gates.dtype());
-  dispatch_accumulator(gates.dtype(), "load_losses", [&](auto tag) {
+  dispatch_wide(gates.dtype(), "load_losses", [&](auto tag) {
     using A = typename decltype(tag)::type;
     const A* g = gates.value().data<A>();
     on_device(
@@ -187,7 +179,7 @@ Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, cons
   });
   return record("load_losses", losses, {gates},
                 [shape, experts, importance, sequences](const Tensor& dy, Grads& in) {
-                  dispatch_accumulator(dy.dtype(), "load_losses", [&](auto tag) {
+                  dispatch_wide(dy.dtype(), "load_losses", [&](auto tag) {
                     using A = typename decltype(tag)::type;
                     Tensor dg = in.buffer(0);
                     on_device(
@@ -307,7 +299,7 @@ void dispatch_gradient(const Tensor& dz, const Dispatch& dispatch, const Tensor&
 
 // y[t] = Σ_k g_tk z[r];  dz[r] = g_tk dy[t], dg_tk = ⟨dy[t], z[r]⟩ with r = row_of[t, k].
 Var combine_rows(const Var& z, const Var& gates, const Dispatch& dispatch) {
-  const DType gate_type = accumulation_type(z.dtype());
+  const DType gate_type = accumulation_dtype(z.dtype());
   CHECK(z.rank() == 2 && z.size(0) == dispatch.rows && gates.shape() == dispatch.row_of.shape() &&
             gates.dtype() == gate_type,
         "combine_rows: wants z [{}, H] and gates {} {}, got {} and {} {}", dispatch.rows, gate_type,

@@ -3,21 +3,16 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/norm/normalise_rows_kernels.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
 namespace {
-
-template <class F> void with_type(DType t, const char* op, F&& f) {
-  CHECK(t == DType::kFloat32 || t == DType::kFloat64, "{}: wants float32 or float64, got {}", op, t);
-  if (t == DType::kFloat32) f(TypeTag<float>{});
-  else f(TypeTag<double>{});
-}
 
 template <class N> Var normalised(N kind, const Var& x) {
   CHECK(x.rank() == 2, "{}: wants x [T, N], got {}", N::kName, x.shape());
   const int64_t rows = x.size(0), n = x.size(1);
   const Tensor y = empty_like(x.value()), norms = empty(x.context(), {rows}, x.dtype());
-  with_type(x.dtype(), N::kName, [&]<class A>(TypeTag<A>) {
+  dispatch_wide(x.dtype(), N::kName, [&]<class A>(TypeTag<A>) {
     const A* from = x.value().data<A>();
     on_device(
         x.context(), N::kName, [&] { cpu::normalise_rows(kind, from, rows, n, y.data<A>(), norms.data<A>()); },
@@ -25,7 +20,7 @@ template <class N> Var normalised(N kind, const Var& x) {
   });
   return record(N::kName, y, {x}, [=](const Tensor& dy, Grads& in) {
     const Tensor dx = in.buffer(0);
-    with_type(dy.dtype(), N::kName, [&]<class A>(TypeTag<A>) {
+    dispatch_wide(dy.dtype(), N::kName, [&]<class A>(TypeTag<A>) {
       const A *v = y.data<A>(), *d = dy.data<A>();
       on_device(
           dy.context(), N::kGradient,

@@ -3,17 +3,9 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/routing/noisy_load_kernels.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
-namespace {
-
-template <class F> void with_type(DType t, F&& f) {
-  CHECK(t == DType::kFloat32 || t == DType::kFloat64, "noisy_load: wants float32 or float64, got {}", t);
-  if (t == DType::kFloat32) f(TypeTag<float>{});
-  else f(TypeTag<double>{});
-}
-
-}  // namespace
 
 Var noisy_load(const Var& clean, const Var& std, const Var& noisy, int64_t k) {
   check_same("noisy_load", clean, std);
@@ -22,7 +14,7 @@ Var noisy_load(const Var& clean, const Var& std, const Var& noisy, int64_t k) {
         "noisy_load: wants logits [T, E] and 1 <= k < E, got {} and k = {}", clean.shape(), k);
   const NoisyLoadShape shape{clean.size(0), clean.size(1), k};
   const Tensor c = clean.value(), s = std.value(), n = noisy.value(), p = empty_like(c);
-  with_type(c.dtype(), [&]<class A>(TypeTag<A>) {
+  dispatch_wide(c.dtype(), "noisy_load", [&]<class A>(TypeTag<A>) {
     on_device(
         c.context(), "noisy_load",
         [&] { cpu::noisy_load(shape, c.data<A>(), s.data<A>(), n.data<A>(), p.data<A>()); },
@@ -33,7 +25,7 @@ Var noisy_load(const Var& clean, const Var& std, const Var& noisy, int64_t k) {
   return record("noisy_load", p, {clean, std, noisy}, [=](const Tensor& dp, Grads& in) {
     Tensor to[3];
     for (Tensor& t : to) t = empty_like(c);
-    with_type(c.dtype(), [&]<class A>(TypeTag<A>) {
+    dispatch_wide(c.dtype(), "noisy_load", [&]<class A>(TypeTag<A>) {
       const A *cl = c.data<A>(), *sd = s.data<A>(), *no = n.data<A>(), *d = dp.data<A>();
       A *dc = to[0].data<A>(), *ds = to[1].data<A>(), *dn = to[2].data<A>();
       on_device(

@@ -3,23 +3,20 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/routing/random_rows_kernels.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
 namespace {
 
 Tensor drawn(Context& context, DType dtype, const RandomRows& r) {
-  CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, "random_rows: wants float32 or float64, got {}",
-        dtype);
   CHECK(r.rows >= 0 && r.columns >= 1, "random_rows: wants rows of at least one number, got [{}, {}]", r.rows,
         r.columns);
   const Tensor y = empty(context, {r.rows, r.columns}, dtype);
-  const auto draw = [&]<class A>(TypeTag<A>) {
+  dispatch_wide(dtype, "random_rows", [&]<class A>(TypeTag<A>) {
     on_device(
         context, "random_rows", [&] { cpu::random_rows(r, y.data<A>()); },
         [&](auto& cuda) { cuda::random_rows(r, y.data<A>(), cuda.stream); });
-  };
-  if (dtype == DType::kFloat32) draw(TypeTag<float>{});
-  else draw(TypeTag<double>{});
+  });
   return record_without_gradient("random_rows", y).value();
 }
 

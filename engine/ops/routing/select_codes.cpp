@@ -3,17 +3,9 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/routing/select_codes_kernels.h"
+#include "engine/ops/wide_types.h"
 
 namespace glia {
-namespace {
-
-template <class F> void with_type(DType t, F&& f) {
-  CHECK(t == DType::kFloat32 || t == DType::kFloat64, "select_codes: wants float32 or float64, got {}", t);
-  if (t == DType::kFloat32) f(TypeTag<float>{});
-  else f(TypeTag<double>{});
-}
-
-}  // namespace
 
 int64_t code_bits(int64_t n_experts) {
   int64_t bits = 1;
@@ -28,14 +20,14 @@ Var select_codes(const Var& z, int64_t selectors, int64_t n_experts, double gamm
         gamma);
   const CodeShape shape{z.size(0) * selectors, bits, n_experts, gamma};
   const Tensor from = z.value(), p = empty(z.context(), {shape.rows, n_experts}, z.dtype());
-  with_type(z.dtype(), [&]<class A>(TypeTag<A>) {
+  dispatch_wide(z.dtype(), "select_codes", [&]<class A>(TypeTag<A>) {
     on_device(
         z.context(), "select_codes", [&] { cpu::select_codes(shape, from.data<A>(), p.data<A>()); },
         [&](auto& cuda) { cuda::select_codes(shape, from.data<A>(), p.data<A>(), cuda.stream); });
   });
   return record("select_codes", p, {z}, [=](const Tensor& dp, Grads& in) {
     const Tensor dz = in.buffer(0);
-    with_type(dp.dtype(), [&]<class A>(TypeTag<A>) {
+    dispatch_wide(dp.dtype(), "select_codes", [&]<class A>(TypeTag<A>) {
       const A *x = from.data<A>(), *d = dp.data<A>();
       on_device(
           dp.context(), "select_codes/gradient", [&] { cpu::select_codes_gradient(shape, x, d, dz.data<A>()); },

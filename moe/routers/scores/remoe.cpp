@@ -100,7 +100,8 @@ RouterRow remoe_row() {
       },
       "g = ReLU(W x + b), every expert with g > 0; loss λ · E / (K T²) · Σ_e count_e Σ_t g_te; λ · 1.2 after a step "
       "whose mean share of active experts is above K / E, else λ / 1.2",
-      "Wang et al. 2024, arXiv 2412.14711",
+      "Wang et al. 2024, arXiv 2412.14711, trained there from scratch: gates are not shares, so from a dense model's "
+      "weights a layer starts with the FFN's output times their sum, and the loss that keeps experts off pulls it to 0",
       {.gates_sum_to_one = false, .fixed_k = false, .stateful = true},
       options(),
       {},

@@ -1,4 +1,4 @@
-#include "moe/losses.h"
+#include "moe/losses/losses.h"
 
 #include <cmath>
 #include <limits>
@@ -19,9 +19,9 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 OptionRow weight(const char* name, const char* help) { return {name, 0.0, help, 0, kInfinity}; }
 
-bool several_ranks(const Var& x) { return x.context().communicator().size() > 1; }
-
-Var load(const Routing& r, const Sequences& s) {
+Var load(const LossInputs& from) {
+  const Routing& r = from.routing;
+  const Sequences& s = from.in.pass.sequences;
   if (several_ranks(r.scores)) return load_losses_over_ranks(r.gates, r.experts, r.n_experts, s);
   return r.load_losses.defined() ? r.load_losses : load_losses(r.gates, r.experts, r.n_experts, s);
 }
@@ -41,20 +41,14 @@ std::vector<double> load_oracle(const OracleRouting& r, int64_t n_experts, int64
   return {variance / (mean * mean + 1e-8), energy};
 }
 
-// A mean over this rank's rows, as its part of the mean over the rows of all.
-Var over_ranks(const Var& mean, const Sequences& s) {
-  if (!several_ranks(mean)) return mean;
-  return sum_over_ranks(mul(mean, share_of_rows(s, mean.dtype(), 1)));
+Var mean_over_ranks(Var (*loss)(const Var&, const Sequences&), const LossInputs& from) {
+  return over_ranks(loss(from.routing.scores, from.in.pass.sequences), from.in.pass.sequences);
 }
 
-// f is that of all ranks' rows: switch_loss divides by this rank's.
-Var switched(const Routing& r, const Sequences& s) {
-  Var counts = expert_counts(r.experts, r.n_experts, r.scores.dtype());
-  if (several_ranks(r.scores)) {
-    const NoGrad no_grad(counts.context());
-    counts = mul(sum_over_ranks(counts), share_of_rows(s, counts.dtype(), r.n_experts));
-  }
-  return over_ranks(switch_loss(r.scores, counts.value(), std::max<int64_t>(1, r.chosen), s), s);
+Var switched(const LossInputs& from) {
+  const Routing& r = from.routing;
+  return switch_loss_of(r.scores, expert_counts(r.experts, r.n_experts, r.scores.dtype()),
+                        std::max<int64_t>(1, r.chosen), from.in.pass.sequences);
 }
 
 // f(P, row's share) averaged over the tokens.
@@ -62,18 +56,6 @@ template <class F> double mean_over_rows(const OracleRouting& r, int64_t n_exper
   double sum = 0;
   for (size_t t = 0; t < r.experts.size(); ++t) sum += f(&r.scores[t * static_cast<size_t>(n_experts)]);
   return sum / static_cast<double>(r.experts.size());
-}
-
-std::vector<double> switch_oracle(const OracleRouting& r, int64_t n_experts, int64_t per_token) {
-  std::vector<double> f(static_cast<size_t>(n_experts));
-  for (const auto& experts : r.experts)
-    for (const int32_t e : experts) f[size_t(e)] += 1.0 / static_cast<double>(r.experts.size()) / double(per_token);
-  return {static_cast<double>(n_experts) * mean_over_rows(r, n_experts, [&](const double* row) {
-            const std::vector<double> p = oracle_softmax(row, n_experts);
-            double sum = 0;
-            for (size_t e = 0; e < p.size(); ++e) sum += f[e] * p[e];
-            return sum;
-          })};
 }
 
 std::vector<double> z_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
@@ -95,13 +77,11 @@ std::vector<double> entropy_oracle(const OracleRouting& r, int64_t n_experts, in
 // |x| with the derivative 0 at 0.
 Var magnitude(const Var& x) { return add(relu(x), relu(scale(x, -1))); }
 
-Var similarity(const Routing& r, const Sequences&) {
+Var similarity(const LossInputs& from) {
+  const Routing& r = from.routing;
   const int64_t E = r.n_experts;
-  const Tensor one = full(r.matrix.context(), {E, 1}, 1.0, r.matrix.dtype());
-  const Tensor numbers =
-      top_k(one.reshape({1, E}), E).indices.reshape({E, 1});  // 0 … E − 1: of equals the lower first
-  const Tensor identity = scatter_last(one, numbers, E).value();
-  return reshape(sum(magnitude(sub(matmul(r.matrix, r.matrix, false, true), identity))), {1});
+  const Tensor one = identity(r.matrix.context(), E, r.matrix.dtype());
+  return reshape(sum(magnitude(sub(matmul(r.matrix, r.matrix, false, true), one))), {1});
 }
 
 std::vector<double> similarity_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
@@ -118,6 +98,44 @@ std::vector<double> similarity_oracle(const OracleRouting& r, int64_t n_experts,
 
 }  // namespace
 
+// Each in expert_losses.cpp or balance_losses.cpp.
+LossRow orthogonality_row(), coupling_row(), variance_row(), global_balance_row();
+
+std::vector<double> switch_oracle(const OracleRouting& r, int64_t n_experts, int64_t per_token) {
+  std::vector<double> f(static_cast<size_t>(n_experts));
+  for (const auto& experts : r.experts)
+    for (const int32_t e : experts) f[size_t(e)] += 1.0 / static_cast<double>(r.experts.size()) / double(per_token);
+  return {static_cast<double>(n_experts) * mean_over_rows(r, n_experts, [&](const double* row) {
+            const std::vector<double> p = oracle_softmax(row, n_experts);
+            double sum = 0;
+            for (size_t e = 0; e < p.size(); ++e) sum += f[e] * p[e];
+            return sum;
+          })};
+}
+
+bool several_ranks(const Var& x) { return x.context().communicator().size() > 1; }
+
+Var over_ranks(const Var& mean, const Sequences& s) {
+  if (!several_ranks(mean)) return mean;
+  return sum_over_ranks(mul(mean, share_of_rows(s, mean.dtype(), 1)));
+}
+
+Tensor identity(Context& context, int64_t n, DType dtype) {
+  const Tensor one = full(context, {n, 1}, 1.0, dtype);
+  const Tensor numbers =
+      top_k(one.reshape({1, n}), n).indices.reshape({n, 1});  // 0 … n − 1: of equals the lower first
+  return scatter_last(one, numbers, n).value();
+}
+
+// f is that of all ranks' rows: switch_loss divides by this rank's.
+Var switch_loss_of(const Var& scores, Tensor counts, int64_t per_token, const Sequences& s) {
+  if (several_ranks(scores)) {
+    const NoGrad no_grad(scores.context());
+    counts = mul(sum_over_ranks(counts), share_of_rows(s, counts.dtype(), counts.numel())).value();
+  }
+  return over_ranks(switch_loss(scores, counts, per_token, s), s);
+}
+
 const std::vector<LossRow>& loss_registry() {
   static const std::vector<LossRow> rows = {
       {{"balance", "energy"},
@@ -132,7 +150,7 @@ const std::vector<LossRow>& loss_registry() {
        false,
        "mean of logsumexp(l)²",
        "Zoph et al. 2022 (ST-MoE), eq. 5",
-       [](const Routing& r, const Sequences& s) { return over_ranks(z_loss(r.scores, s), s); },
+       [](const LossInputs& from) { return mean_over_ranks(z_loss, from); },
        z_oracle},
       {{"switch"},
        {weight("switch-loss", "weight of the loss E · Σ f_e P_e; 1e-2 in its paper")},
@@ -146,7 +164,7 @@ const std::vector<LossRow>& loss_registry() {
        false,
        "mean of −Σ_e P_e ln P_e, P = softmax(l)",
        "Huang et al. 2024, eq. 6",
-       [](const Routing& r, const Sequences& s) { return over_ranks(entropy_loss(r.scores, s), s); },
+       [](const LossInputs& from) { return mean_over_ranks(entropy_loss, from); },
        entropy_oracle},
       {{"simbal"},
        {weight("simbal-loss", "weight of SimBal's loss on the router's matrix; 0.1 in its paper")},
@@ -155,7 +173,11 @@ const std::vector<LossRow>& loss_registry() {
        "Omi et al. 2025, arXiv 2506.14038; there W starts orthogonal",
        similarity,
        similarity_oracle,
-       true},
+       LossReads::kMatrix},
+      variance_row(),
+      global_balance_row(),
+      orthogonality_row(),
+      coupling_row(),
   };
   return rows;
 }
@@ -170,7 +192,7 @@ std::vector<OptionRow> further_loss_weights() {
 std::vector<OptionRow> further_loss_weights(const RouterRow& router) {
   std::vector<OptionRow> all;
   for (const LossRow& row : loss_registry())
-    if (!row.always && (!row.of_matrix || router.traits.linear))
+    if (!row.always && (!row.of_matrix() || router.traits.linear))
       all.insert(all.end(), row.weights.begin(), row.weights.end());
   return all;
 }
@@ -184,7 +206,7 @@ OptionValues loss_weights(const RouterRow& router, const OptionValues& given) {
         if (std::string_view(d.option) == option.name) value = d.weight;
       if (given.contains(option.name)) value = given.get<double>(option);
       check_option(option, value);
-      if (row.of_matrix && !router.traits.linear && value != OptionValue(0.0))
+      if (row.of_matrix() && !router.traits.linear && value != OptionValue(0.0))
         fail_input("--{}: expected a router whose scores are linear in the token, got {}", option.name,
                    router.name);
       weights.set(option.name, value);
@@ -192,9 +214,18 @@ OptionValues loss_weights(const RouterRow& router, const OptionValues& given) {
   return weights;
 }
 
-void attach_losses(Routing& routing, const OptionValues& weights, const Sequences& sequences) {
+bool any_loss_reads(LossReads what, const OptionValues& weights) {
+  for (const LossRow& row : loss_registry())
+    for (const OptionRow& option : row.weights)
+      if (row.reads == what && weights.get<double>(option) != 0) return true;
+  return false;
+}
+
+void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,
+                   const ExpertPairs* pairs) {
   if (routing.n_experts < 2) return;  // the variance of one number is 0 / 0
   for (const LossRow& row : loss_registry()) {
+    if ((row.reads == LossReads::kExperts && !in.experts) || (row.reads == LossReads::kOutputs && !pairs)) continue;
     AuxiliaryLosses losses{row.names, {}, {}};
     bool wanted = row.always;
     for (const OptionRow& option : row.weights) {
@@ -202,7 +233,7 @@ void attach_losses(Routing& routing, const OptionValues& weights, const Sequence
       wanted = wanted || losses.weights.back() != 0;
     }
     if (!wanted) continue;
-    losses.values = row.compute(routing, sequences);
+    losses.values = row.compute({routing, in, pairs});
     routing.losses.push_back(std::move(losses));
   }
 }

@@ -1,7 +1,8 @@
-#include "experiments/records/routing_metrics.h"
+#include "experiments/records/routing/routing_metrics.h"
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 
 #include "engine/core/check.h"
@@ -72,6 +73,28 @@ double load_cv(const std::vector<double>& loads) {
   double squares = 0;
   for (double load : loads) squares += (load - mean) * (load - mean);
   return std::sqrt(squares / (n - 1)) / mean;
+}
+
+double max_violation(const std::vector<double>& loads) {
+  const double mean = std::accumulate(loads.begin(), loads.end(), 0.0) / double(loads.size());
+  return mean > 0 ? *std::max_element(loads.begin(), loads.end()) / mean - 1 : 0;
+}
+
+double gini(const std::vector<double>& loads) {
+  std::vector<double> sorted = loads;
+  std::sort(sorted.begin(), sorted.end());
+  const double n = double(sorted.size()), total = std::accumulate(sorted.begin(), sorted.end(), 0.0);
+  double sum = 0;
+  for (size_t i = 0; i < sorted.size(); ++i) sum += (2 * double(i + 1) - n - 1) * sorted[i];
+  return total > 0 ? sum / (n * total) : 0;
+}
+
+std::vector<double> coverage(const std::vector<double>& loads) {
+  std::vector<double> sums = loads;
+  std::sort(sums.begin(), sums.end(), std::greater<>());
+  std::partial_sum(sums.begin(), sums.end(), sums.begin());
+  for (double& sum : sums) sum /= std::max(sums.back(), 1e-300);
+  return sums;
 }
 
 int dead_experts(const std::vector<double>& loads) {

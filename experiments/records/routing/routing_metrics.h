@@ -36,6 +36,15 @@ double load_entropy_bits(const std::vector<double>& loads);
 // Standard deviation over mean of the experts' loads (ddof = 1, as in the balance loss). 0 for a single expert.
 double load_cv(const std::vector<double>& loads);
 
+// Largest load over the mean load, less 1 (MaxVio; Wang et al. 2024, eq. 4): 0 when even, E − 1 when one has all.
+double max_violation(const std::vector<double>& loads);
+
+// Σ_i (2i − n − 1) L_(i) / (n Σ L), loads ascending, i from 1: 0 when even, 1 − 1/n when one has all.
+double gini(const std::vector<double>& loads);
+
+// The share of all load of the 1, 2, … n busiest experts; the last is 1.                                  → [E]
+std::vector<double> coverage(const std::vector<double>& loads);
+
 // Experts with less than a hundredth of an even share (1 / E) of the load.
 int dead_experts(const std::vector<double>& loads);
 

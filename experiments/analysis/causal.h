@@ -1,0 +1,43 @@
+// What experts are for, asked by experiment and not by counting (docs/analysis.md): a saved model predicts its test rows
+// again without an expert, with a topic's busiest ones alone, without each token's first choice.
+#pragma once
+#include "experiments/analysis/report/analysis_report.h"
+#include "experiments/records/predictions.h"
+#include "experiments/training/evaluation.h"
+
+namespace glia {
+
+// Which experts may be chosen, [L] of [E]; empty: all.
+using Allowed = std::vector<std::vector<char>>;
+
+// The classes that the model predicts for the evaluator's rows, in their order. Where the router adds a bias to its logits
+// (parameter "….router.token.bias"), a forbidden expert's is −1e9, so that the router chooses as if it were not there;
+// elsewhere tokens keep their other experts and lose what it gave them.
+using results::Predictions;
+Predictions predict(Model& model, const Evaluator& evaluator, const Allowed& allowed = {});
+bool masks_logits(const Model& model);  // the first of the two ways
+
+struct Causal {
+  bool masked = false;  // masks_logits()
+  int64_t rows = 0;
+  std::vector<std::string> topics;  // [C]
+  double accuracy = 0;
+  std::vector<double> class_accuracy;          // [C]
+  std::vector<std::vector<double>> lost;       // [L][E] accuracy lost without the expert; below 0: gained
+  std::vector<results::Matrix> lost_by_topic;  // [L] of [C, E]
+  std::vector<int> kept;                       // numbers of experts m: 1, 2, 4, … E
+  results::Matrix kept_accuracy;  // [C, m] of a topic's rows with its m busiest experts of each layer alone
+  double without_first = 0, first_alone = 0;  // accuracy without each token's largest gate, with it alone
+};
+
+// `utilisation` [L] of [C, E] says which experts are a topic's busiest.
+Causal knock_out(Model& model, const Evaluator& evaluator, const TokenSplit& split, const Options& options,
+                 const Vocabulary& vocabulary, const std::vector<results::Matrix>& utilisation,
+                 const std::vector<std::string>& topics);
+
+results::Json to_json(const Causal& causal);
+std::vector<results::Table> causal_tables(const Causal& causal);
+// Accuracy lost, topics × experts, in points.
+drawing::Picture lost_picture(const Causal& causal);
+
+}  // namespace glia

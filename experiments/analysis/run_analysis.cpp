@@ -1,0 +1,56 @@
+#include "experiments/analysis/run_analysis.h"
+
+#include "engine/core/check.h"
+#include "experiments/analysis/run_trace.h"
+#include "experiments/records/recompute.h"
+
+namespace glia {
+
+RunAnalysis analyse_run(const results::Run& run, const Options& given, Device device, bool deeply, int words) {
+  if (!run.config.moe()) fail_input("{}: has no experts ({})", run.folder, run.config.router);
+  const Options o = without_padding(given);
+  return with_evaluator(run, o, device, [&](Model& model, Evaluator& evaluator, const Dataset& data) {
+    RunAnalysis out;
+    const std::string path = run.folder + "/trace.safetensors";
+    write_trace(path, trace_of(model, evaluator, title_of(run), data.class_names, false));
+    out.routing = results::analyse(results::TraceFile(path), words);
+    out.saturation = saturation_of(run.folder);
+    out.words = data.vocabulary().tokens();
+    const bool all_rows = o.utilisation_rows == 0 || o.utilisation_rows >= data.test.size();
+    if (all_rows && run.config.task() == "classification")
+      results::write_predictions(run.folder, predict(model, evaluator));
+    if (!deeply) return out;
+    std::vector<results::Matrix> utilisation;
+    for (const results::LayerAnalysis& layer : out.routing.layers) utilisation.push_back(layer.reading.all);
+    out.causal = knock_out(model, evaluator, data.test, options_on(o, device), data.vocabulary(), utilisation,
+                           data.class_names);
+    out.states = layer_states(model, evaluator, int(data.classes()));
+    return out;
+  });
+}
+
+results::Json to_json(const RunAnalysis& a) {
+  results::Json json = results::to_json(a.routing, a.words);
+  if (a.causal) json["knock_out"] = to_json(*a.causal);
+  if (!a.states.empty()) json["states"] = to_json(a.states);
+  if (!a.saturation.empty()) json["saturation"] = to_json(a.saturation);
+  return json;
+}
+
+std::vector<results::Table> all_tables(const RunAnalysis& a) {
+  std::vector<results::Table> tables = results::all_tables(a.routing, a.words);
+  if (!a.saturation.empty()) tables.push_back(saturation_table(a.saturation));
+  if (a.causal)
+    for (results::Table& table : causal_tables(*a.causal)) tables.push_back(std::move(table));
+  if (!a.states.empty()) tables.push_back(states_table(a.states));
+  return tables;
+}
+
+std::vector<results::NamedPicture> pictures(const RunAnalysis& a) {
+  std::vector<results::NamedPicture> list = results::pictures(a.routing);
+  if (a.causal)
+    list.push_back({"knock_out", "Accuracy lost without an expert, by topic.", lost_picture(*a.causal)});
+  return list;
+}
+
+}  // namespace glia

@@ -1,0 +1,77 @@
+// Losses on routing: rows of a table, each attached to any router that offers what it reads, with a weight option a
+// number. Returned unweighted with their weights, and counted over real rows only. To add one: a row in losses.cpp;
+// flags, config.json and the training log follow.
+//
+// A loss that is formed after the head, from the task's loss of each row, has no row here: it is one more term of
+// Model::forward's sum, which holds routings and logits at once.
+#pragma once
+#include "moe/oracle.h"
+#include "moe/router.h"
+
+namespace glia {
+
+// The chosen experts' outputs before they are combined: row dispatch.row_of[t, k] of `outputs` is what expert
+// experts[t, k] says of token t.
+struct ExpertPairs {
+  Var outputs;  // [N, H]
+  Dispatch dispatch;
+};
+
+struct LossInputs {
+  const Routing& routing;
+  const RoutingInputs& in;
+  const ExpertPairs* pairs = nullptr;  // where a loss of weight other than 0 reads them
+};
+
+// What a loss reads beside gates and scores. Only routers and mixtures that have it may weigh such a loss.
+enum class LossReads {
+  kRouting,
+  kCounted,  // and in training what the step's earlier micro-batches had (RoutingInputs::counted)
+  kMatrix,   // Routing::matrix
+  kExperts,  // that, and the experts' weights
+  kOutputs,  // the pairs' outputs
+};
+
+struct LossRow {
+  std::vector<std::string> names;  // in the log, one a number: {"balance", "energy"}
+  std::vector<OptionRow> weights;  // their weights' flags, likewise
+  bool always;                     // reported though all weights are 0
+  const char* formula;
+  const char* source;
+  Var (*compute)(const LossInputs& from);  // [names.size()]
+  std::vector<double> (*oracle)(const OracleRouting& routing, int64_t n_experts, int64_t per_token);
+  LossReads reads = LossReads::kRouting;
+  bool of_matrix() const { return reads == LossReads::kMatrix || reads == LossReads::kExperts; }
+};
+
+const std::vector<LossRow>& loss_registry();
+
+// The flags of all weights but balance and energy, which MoeConfig has as members: configurations set those two.
+std::vector<OptionRow> further_loss_weights();
+// Those of losses that this router has what they read for.
+std::vector<OptionRow> further_loss_weights(const RouterRow& router);
+
+// The weights of a router's losses: the row's defaults, then what `given` sets; every flag of the table is in it. Errors:
+// a weight other than 0 of a loss that reads what the router does not offer.
+OptionValues loss_weights(const RouterRow& router, const OptionValues& given);
+// Of that loss without ranks and earlier micro-batches.
+std::vector<double> switch_oracle(const OracleRouting& routing, int64_t n_experts, int64_t per_token);
+
+bool several_ranks(const Var& x);
+// A mean over this rank's rows, as its part of the mean over the rows of all.
+Var over_ranks(const Var& mean, const Sequences& sequences);
+// [E, E]
+Tensor identity(Context& context, int64_t n, DType dtype);
+
+// E · Σ_e f_e P_e with f_e = counts_e / (T · per_token), P the rows' softmax; over several ranks of the rows of all, and
+// then this rank's part.     scores [T, E], counts [E] of this rank
+Var switch_loss_of(const Var& scores, Tensor counts, int64_t per_token, const Sequences& sequences);
+
+// Appends to routing.losses. One expert has nothing to balance: none then.
+// A loss on experts or their outputs is left out where there are none: a router alone.
+void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,
+                   const ExpertPairs* pairs = nullptr);
+// Whether a loss of weight other than 0 reads that.
+bool any_loss_reads(LossReads what, const OptionValues& weights);
+
+}  // namespace glia

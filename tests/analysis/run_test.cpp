@@ -1,0 +1,154 @@
+// A run from its training to all that is said of it: traces on the way, predictions, analysis.json's keys, the report's tables.
+#include "experiments/analysis/run_analysis.h"
+
+#include <filesystem>
+
+#include "engine/core/file.h"
+#include "experiments/records/recompute.h"
+#include "experiments/report/report.h"
+#include "experiments/report/rows_table.h"
+#include "experiments/report/significance.h"
+#include "experiments/training/feed/data_source.h"
+#include "experiments/training/presets.h"
+#include "experiments/training/run.h"
+#include "experiments/training/schedule.h"
+#include "tests/records/fake_results.h"
+#include "tests/temporary_folder.h"
+#include "tests/test.h"
+#include "tests/training/flag_words.h"
+
+namespace fs = std::filesystem;
+using namespace glia;
+using namespace glia::test;
+
+namespace {
+
+Options small_options(const std::string& out, const std::string& more) {
+  const std::vector<std::string> words = words_of(
+      "run_all " + std::string(kTinyFlags) +
+      "--layers 2 --progress off --synthetic-rows 160 --synthetic-test-rows 48 --vocab-size 400 --batch 8 --eval-batch 20 "
+      "--epochs 1 --lr 0.003 --log-every 4 --eval-every 9 --difficulty 0.1 " +
+      more);
+  Options o =
+      resolve(parse_command_line(static_cast<int>(words.size()), pointers_to(words).data(), Flag::kRunAll, ""));
+  o.out = out;
+  return o;
+}
+
+results::Run trained(const Options& o, const std::string& config, const Dataset& data) {
+  Progress progress(Progress::Mode::kOff, stdout);
+  Options options = o;
+  options.configs = config;
+  const RunSpec spec = plan_runs(options, {config}).at(0);
+  const int id = progress.start(spec.title(), 1);
+  REQUIRE(execute_run(spec, data, data_fingerprint(data), Device::cpu(), "test", progress, id).failure == "");
+  return results::read_run(spec.folder);
+}
+
+int files_like(const std::string& folder, const std::string& start) {
+  int count = 0;
+  for (const auto& entry : fs::directory_iterator(folder))
+    count += entry.path().filename().string().starts_with(start);
+  return count;
+}
+
+void write_run(const std::string& out, const results::RunConfig& config, double accuracy) {
+  const std::string folder = results::run_folder(out, config.seed_index, config.config);
+  results::begin_run(folder, config, false);
+  std::vector<results::LayerUtilisation> utilisation;
+  results::Evaluation evaluation = fake_evaluation(config, utilisation);
+  evaluation.values.set("accuracy", accuracy);
+  results::write_evaluation(folder, evaluation, utilisation, config.data.class_names);
+}
+
+}  // namespace
+
+TEST_CASE("analysis of a run: what was kept while it trained, and all that its model is asked afterwards") {
+  const TemporaryFolder out("run-analysis"), plain("run-plain");
+  const Options o = small_options(out.path, "--trace-rows 12");
+  const Dataset data = load_data(o);
+  const results::Run run = trained(o, "softmax-moe", data);
+  const int kept = files_like(run.folder, "trace_step");
+  EXPECT(kept >= 2);
+  // Keeping traces changes nothing of the run.
+  const results::Run without = trained(small_options(plain.path, ""), "softmax-moe", data);
+  EXPECT(files_like(without.folder, "trace_step") == 0);
+  for (const char* file : {"/config.json", "/eval.json", "/metrics.jsonl"})
+    EXPECT(read_file(run.folder + file) == read_file(without.folder + file));
+
+  Options saved = saved_options(run);
+  saved.cache = "";
+  const RunAnalysis a = analyse_run(run, saved, Device::cpu(), true, 5);
+  REQUIRE(a.routing.layers.size() == 2);
+  for (size_t l = 0; l < 2; ++l)  // the same as the run's own evaluation, counted another way
+    for (const char* name : {"specialisation", "specialisation_cls", "load_cv", "gini"})
+      EXPECT(a.routing.layers[l].metrics.scalar(name) ==
+             doctest::Approx(run.evaluation->layers[l].scalar(name)).epsilon(1e-5));
+  EXPECT(results::read_predictions(run.folder)->accuracy() == doctest::Approx(run.evaluation->accuracy()));
+  REQUIRE(a.causal.has_value());
+  EXPECT(a.causal->accuracy == doctest::Approx(run.evaluation->accuracy()));
+  EXPECT(a.states.size() == 2);
+  REQUIRE(a.saturation.size() == size_t(kept));
+  for (const results::LayerAgreement& layer : a.saturation.back().layers) EXPECT(layer.same == doctest::Approx(1));
+  EXPECT(a.saturation.front().step < a.saturation.back().step);
+  const results::Json json = to_json(a);
+  for (const char* key : {"layers", "layer_pairs", "topic_probe", "knock_out", "states", "saturation"}) {
+    INFO(key);
+    EXPECT(json.contains(key));
+  }
+  EXPECT(all_tables(a).size() >= 8);
+  EXPECT(pictures(a).back().name == "knock_out");
+
+  // A part of the rows makes no predictions.csv, which is of all of them.
+  fs::remove(run.folder + "/predictions.csv");
+  saved.utilisation_rows = 10;
+  const RunAnalysis part = analyse_run(run, saved, Device::cpu(), false, 5);
+  EXPECT(part.routing.sequences == 10);
+  EXPECT(!part.causal);
+  EXPECT(!results::read_predictions(run.folder));
+  // Begun anew, a run takes with it what was said of its old model.
+  Options fresh = o;
+  fresh.fresh = true, fresh.trace_rows = 0;
+  trained(fresh, "softmax-moe", data);
+  EXPECT(files_like(run.folder, "trace") == 0);
+}
+
+TEST_CASE("report: intervals over test rows, equivalence and power stand in tables of their own") {
+  const TemporaryFolder out("referee");
+  results::Listing listing;
+  std::vector<std::string> configs = {"dense", "softmax-moe"};
+  for (int seed = 0; seed < 4; ++seed)
+    for (const std::string& config : configs) {
+      write_run(out.path, fake_config(config, seed, 2, 4), 0.90 + 0.001 * seed + (config == "dense" ? 0.002 : 0));
+      results::Predictions p;
+      for (int row = 0; row < 100; ++row) {
+        p.labels.push_back(row % 4);
+        p.predicted.push_back(row < (config == "dense" ? 10 : 12) + seed ? (row + 1) % 4 : row % 4);
+      }
+      results::write_predictions(results::run_folder(out.path, seed, config), p);
+    }
+  listing = results::list_runs(out.path);
+  const results::Summary s = results::summarise(listing);
+  const results::Table rows = results::test_rows_table(s, listing), tests = results::significance_table(s),
+                       power = results::power_table(s);
+  REQUIRE(rows.rows.size() == 2);
+  EXPECT(rows.rows[0][1] == "4");
+  EXPECT(rows.rows[0][2] == "88.50");
+  EXPECT(rows.rows[1][4] == "-2.00");
+  REQUIRE(tests.rows.size() == 1);
+  EXPECT(tests.rows[0][0] == "softmax-moe");
+  EXPECT(tests.rows[0][1] == "-0.20");
+  EXPECT(tests.rows[0].back() == "equivalent");
+  results::Summary narrow = s;
+  narrow.margin = 0.0005;
+  EXPECT(results::significance_table(narrow).rows[0].back() == "undecided");
+  REQUIRE(power.rows.size() == 2);
+  EXPECT(power.rows[0][1] == "0.0013");
+  const std::string page = results::report_html(s, listing);
+  for (const results::Table* table : {&rows, &tests, &power}) EXPECT(contains(page, table->title));
+  // Two seeds give no test, and a line says why.
+  for (int seed : {2, 3}) fs::remove_all(fmt::format("{}/seed{}", out.path, seed));
+  const results::Table few = results::significance_table(results::summarise(out.path));
+  EXPECT(few.rows.empty());
+  EXPECT(contains(few.note, "fewer than 3 seeds give no test"));
+}
