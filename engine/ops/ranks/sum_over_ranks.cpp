@@ -22,7 +22,7 @@ Var sum_over_ranks(const Var& x) {
                 [](const Tensor& dy, Grads& in) { in.add(0, summed(dy)); });
 }
 
-Tensor of_all_ranks(const Tensor& x) {
+Tensor rows_of_all_ranks(const Tensor& x) {
   Communicator& ranks = x.context().communicator();
   const Tensor all = empty(x.context(), {ranks.size() * x.size(0), x.size(1)}, x.dtype());
   ranks.all_gather(x.raw(), all.raw(), x.numel(), x.dtype());

@@ -12,7 +12,7 @@ namespace glia {
 Var sum_over_ranks(const Var& x);
 
 // The rows of all ranks, one after the other.     x [T, H], of one shape on all ranks → [R T, H]
-Tensor of_all_ranks(const Tensor& x);
+Tensor rows_of_all_ranks(const Tensor& x);
 
 // y = x. In backward, when all that was computed from y has its gradient, calls f: what is below may still be computed.
 Var when_differentiated(const Var& x, std::function<void()> f);

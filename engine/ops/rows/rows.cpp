@@ -203,7 +203,7 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
               "input_embedding: a gradient of touched rows alone is there already; clear it first");
         Tensor dwords = in.buffer(0);
         CHECK(alone || !of_ranks, "input_embedding: an order of all ranks' rows wants a table that is used once");
-        if (order.defined()) scatter_ordered_into(op, of_ranks ? of_all_ranks(dy) : dy, order, dwords, alone);
+        if (order.defined()) scatter_ordered_into(op, of_ranks ? rows_of_all_ranks(dy) : dy, order, dwords, alone);
         else scatter_into(op, dy, ids, dwords);
         if (alone) *touched = order.touched;
         in.add(0, dwords);
