@@ -1,5 +1,6 @@
 #include "nn/encoder.h"
 
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/sequences/sequences.h"
 
 namespace glia {
@@ -41,6 +42,9 @@ Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_
   here.ids = ids;
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
+    if (pass.layer_done)
+      x = when_differentiated(x,
+                              [done = pass.layer_done, l = static_cast<int>(&layer - layers.data())] { done(l); });
     EncoderLayer::Result r = layer.forward(x, here, last && last_layer_read_rows_only);
     x = r.y;
     if (const Var& scores = scores_for_next(r.routing); scores.defined()) here.previous_scores = scores;

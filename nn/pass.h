@@ -1,6 +1,8 @@
 // What one forward pass needs to know beside its input. Made for each pass and handed down; nothing is kept in
 // globals.
 #pragma once
+#include <functional>
+
 #include "engine/ops/rows/rows.h"
 
 namespace glia {
@@ -29,6 +31,9 @@ struct Pass {
   // Of a micro-batch or a rank's batch, int32 [2]: how many tokens, and how many rows that are read, precede it in the
   // whole batch; undefined: none. Its rows then drop what they would drop in the whole.
   Tensor rows_before = {};
+
+  // Called in backward with a layer's number when all gradients of its parameters are complete; empty: nobody asks.
+  std::function<void(int)> layer_done = {};
 
   // Each place that drops elements has a number of its own, counted through the model. `read`: its rows are those of
   // read_rows(), not all.

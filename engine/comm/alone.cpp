@@ -1,5 +1,7 @@
 #include "engine/comm/alone.h"
 
+#include "engine/comm/aside.h"
+
 namespace glia {
 namespace {
 
@@ -26,10 +28,10 @@ class RanksOrAlone : public Communicator {
   void broadcast(void* data, int64_t bytes, int root) override { now().broadcast(data, bytes, root); }
   void barrier() override { now().barrier(); }
 
+  Communicator& now() const { return alone ? *one_ : *ranks_; }
   bool alone = false;
 
  private:
-  Communicator& now() const { return alone ? *one_ : *ranks_; }
   std::unique_ptr<Communicator> ranks_, one_;
 };
 
@@ -37,6 +39,11 @@ class RanksOrAlone : public Communicator {
 
 void set_ranks(Context& context, std::unique_ptr<Communicator> ranks) {
   context.set_communicator(std::make_unique<RanksOrAlone>(context.backend(), std::move(ranks)));
+}
+
+AsideReducer* aside_of(Communicator& communicator) {
+  auto* both = dynamic_cast<RanksOrAlone*>(&communicator);
+  return dynamic_cast<AsideReducer*>(both ? &both->now() : &communicator);
 }
 
 Alone::Alone(Context& context) {

@@ -2,8 +2,12 @@
 
 #include <vector>
 
+#include "engine/comm/aside.h"
 #include "engine/comm/nccl.h"
 #include "engine/core/check.h"
+#if GLIA_CUDA
+#include "engine/device/cuda/side_stream.h"
+#endif
 
 namespace glia {
 namespace {
@@ -70,6 +74,7 @@ class OnHost : public Communicator {
   std::vector<char> in_, out_;
 };
 
+#if GLIA_CUDA
 NcclType nccl_type(DType dtype) {
   switch (dtype) {
     case DType::kFloat32: return NcclType::kFloat32;
@@ -86,10 +91,12 @@ NcclReduction nccl_reduction(Reduction reduction) {
                                         : NcclReduction::kMin;
 }
 
-class OnDevices : public Communicator {
+// All calls go to one side stream, in the order in which they are made: NCCL wants the same order on all ranks. What the main
+// stream does next waits for them, but for those that may run aside.
+class OnDevices : public Communicator, public AsideReducer {
  public:
   OnDevices(Backend& backend, std::unique_ptr<Communicator> host, const NcclId& id)
-      : nccl_(nccl()), backend_(backend), stream_(backend.cuda()->stream), host_(std::move(host)) {
+      : nccl_(nccl()), backend_(backend), side_(backend.cuda()->stream), host_(std::move(host)) {
     nccl_.check(nccl_.init_rank(&comm_, size(), id, rank()), "ncclCommInitRank");
   }
   // Work may be under way where another rank failed: waiting for it would be waiting for ever.
@@ -100,18 +107,30 @@ class OnDevices : public Communicator {
   std::string description() const override { return fmt::format("{} GPUs, NCCL", size()); }
 
   void all_reduce(void* data, int64_t n, DType dtype, Reduction reduction) override {
+    const Stream stream = side_.fork();
     nccl_.check(nccl_.all_reduce(data, data, static_cast<size_t>(n), nccl_type(dtype), nccl_reduction(reduction),
-                                 comm_, stream_),
+                                 comm_, stream),
+                "ncclAllReduce");
+    side_.join();
+  }
+  void all_reduce_aside(void* data, int64_t n, DType dtype) override {
+    nccl_.check(nccl_.all_reduce(data, data, static_cast<size_t>(n), nccl_type(dtype), NcclReduction::kSum, comm_,
+                                 side_.fork()),
                 "ncclAllReduce");
   }
+  void join_aside() override { side_.join(); }
   void reduce_scatter(const void* from, void* to, int64_t n, DType dtype, Reduction reduction) override {
+    const Stream stream = side_.fork();
     nccl_.check(nccl_.reduce_scatter(from, to, static_cast<size_t>(n), nccl_type(dtype), nccl_reduction(reduction),
-                                     comm_, stream_),
+                                     comm_, stream),
                 "ncclReduceScatter");
+    side_.join();
   }
   void all_gather(const void* from, void* to, int64_t n, DType dtype) override {
-    nccl_.check(nccl_.all_gather(from, to, static_cast<size_t>(n), nccl_type(dtype), comm_, stream_),
+    const Stream stream = side_.fork();
+    nccl_.check(nccl_.all_gather(from, to, static_cast<size_t>(n), nccl_type(dtype), comm_, stream),
                 "ncclAllGather");
+    side_.join();
   }
   void all_to_all_rows(const void* from, std::span<const int64_t> send, void* to, std::span<const int64_t> receive,
                        int64_t row_bytes) override {
@@ -119,23 +138,25 @@ class OnDevices : public Communicator {
           "all_to_all_rows: wants counts of {} ranks, got {} and {}", size(), send.size(), receive.size());
     const auto* out = static_cast<const char*>(from);
     auto* in = static_cast<char*>(to);
+    const Stream stream = side_.fork();
     nccl_.check(nccl_.group_start(), "ncclGroupStart");
     for (int r = 0; r < size(); ++r) {
       const auto i = static_cast<size_t>(r);
-      const int64_t sent = send[i] * row_bytes, received = receive[i] * row_bytes;
-      if (sent > 0)
-        nccl_.check(nccl_.send(out, static_cast<size_t>(sent), NcclType::kBytes, r, comm_, stream_), "ncclSend");
-      if (received > 0)
-        nccl_.check(nccl_.receive(in, static_cast<size_t>(received), NcclType::kBytes, r, comm_, stream_),
-                    "ncclRecv");
+      const auto sent = static_cast<size_t>(send[i] * row_bytes),
+                 received = static_cast<size_t>(receive[i] * row_bytes);
+      if (sent > 0) nccl_.check(nccl_.send(out, sent, NcclType::kBytes, r, comm_, stream), "ncclSend");
+      if (received > 0) nccl_.check(nccl_.receive(in, received, NcclType::kBytes, r, comm_, stream), "ncclRecv");
       out += sent, in += received;
     }
     nccl_.check(nccl_.group_end(), "ncclGroupEnd");
+    side_.join();
   }
   void broadcast(void* data, int64_t bytes, int root) override {
     CHECK(root >= 0 && root < size(), "broadcast: wants a root below {}, got {}", size(), root);
-    nccl_.check(nccl_.broadcast(data, data, static_cast<size_t>(bytes), NcclType::kBytes, root, comm_, stream_),
+    const Stream stream = side_.fork();
+    nccl_.check(nccl_.broadcast(data, data, static_cast<size_t>(bytes), NcclType::kBytes, root, comm_, stream),
                 "ncclBroadcast");
+    side_.join();
   }
   void barrier() override {
     backend_.synchronize();
@@ -145,10 +166,11 @@ class OnDevices : public Communicator {
  private:
   const Nccl& nccl_;
   Backend& backend_;
-  Stream stream_;
+  SideStream side_;
   std::unique_ptr<Communicator> host_;
   NcclComm comm_ = nullptr;
 };
+#endif
 
 }  // namespace
 
@@ -157,12 +179,17 @@ std::unique_ptr<Communicator> on_host(Backend& backend, std::unique_ptr<Communic
   return std::make_unique<OnHost>(backend, std::move(host));
 }
 
-std::unique_ptr<Communicator> on_devices(Backend& backend, std::unique_ptr<Communicator> host) {
+std::unique_ptr<Communicator> on_devices([[maybe_unused]] Backend& backend,
+                                         [[maybe_unused]] std::unique_ptr<Communicator> host) {
   CHECK(backend.cuda(), "ranks on GPUs: wants a GPU, got {}", backend.description());
+#if GLIA_CUDA
   NcclId id{};
   if (host->rank() == 0) nccl().check(nccl().unique_id(&id), "ncclGetUniqueId");
   host->broadcast(&id, sizeof id, 0);
   return std::make_unique<OnDevices>(backend, std::move(host), id);
+#else
+  return nullptr;
+#endif
 }
 
 }  // namespace glia

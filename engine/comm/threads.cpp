@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/comm/aside.h"
 #include "engine/comm/reduce.h"
 #include "engine/core/check.h"
 
@@ -92,7 +93,7 @@ Slice slice_of(int64_t n, int64_t parts, int64_t part) {
   return {first, n * (part + 1) / parts - first};
 }
 
-class ThreadCommunicator : public Communicator {
+class ThreadCommunicator : public Communicator, public AsideReducer {
  public:
   ThreadCommunicator(Meeting& meeting, int thread) : meeting_(meeting), thread_(thread) {}
   int rank() const override { return meeting_.mine.first + thread_; }
@@ -171,6 +172,12 @@ class ThreadCommunicator : public Communicator {
     meeting_.wait();
     std::memcpy(data, meeting_.whole.data(), static_cast<size_t>(bytes));
   }
+
+  // Nothing runs beside: whoever waits here holds the core.
+  void all_reduce_aside(void* data, int64_t n, DType dtype) override {
+    all_reduce(data, n, dtype, Reduction::kSum);
+  }
+  void join_aside() override {}
 
   void barrier() override {
     meeting_.wait();

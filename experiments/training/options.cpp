@@ -116,7 +116,7 @@ const std::vector<Flag>& flags() {
       {"threads", &O::threads, kNone, "CPU threads of each run; 0: all cores shared by the runs side by side"},
       {"graphs", &O::graphs, kNone, "replay each training step as a CUDA graph"},
       {"lazy-embedding", &O::lazy_embedding, kNone,
-       "update a word's row when it is read, not in every step; the bits are the same"},
+       "update a word's row when it is read, not in every step; the bits of one rank are the same"},
       {"check-finite", &O::check_finite, kNone,
        "on: name the first op whose output is not finite (slow, no CUDA graphs); also GLIA_CHECK_FINITE=1"},
       {"bucket", &O::bucket, kNone, "tokens of a batch are rounded up to this; 0: 128 on a GPU, 32 on a CPU"},

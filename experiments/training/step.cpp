@@ -1,12 +1,63 @@
 #include "experiments/training/step.h"
 
+#include <algorithm>
+
 #include "engine/ops/elementwise/elementwise.h"
 
 namespace glia {
 
-void reduce_gradients(ParameterSet& parameters, Communicator& communicator) {
-  for (const Tensor& g : {parameters.low_gradients(), parameters.gradients()})
-    if (g.defined()) communicator.all_reduce(g.raw(), g.numel(), g.dtype(), Reduction::kSum);
+ElementRange low_range_of_layer(const ParameterSet& parameters, int layer) {
+  const std::string prefix = fmt::format("encoder.layer.{}.", layer);
+  ElementRange range{parameters.low_size(), 0};
+  int64_t own = 0;
+  for (const Parameter& p : parameters.all()) {
+    if (!p.name.starts_with(prefix) || p.offset >= parameters.low_size() || p.frozen) continue;
+    if (!p.var.grad().defined()) return {};
+    const int64_t size = round_up(p.shape.numel(), ParameterSet::kAlign);
+    range.begin = std::min(range.begin, p.offset), range.end = std::max(range.end, p.offset + size);
+    own += size;
+  }
+  return own == range.end - range.begin ? range : ElementRange{};
+}
+
+void TrainingStep::reduce_layer(int layer, AsideReducer& aside) {
+  ParameterSet& parameters = model_.parameters();
+  const ElementRange range = low_range_of_layer(parameters, layer);
+  if (range.begin >= range.end) return;
+  const Tensor part = parameters.low_gradients().rows(range.begin, range.end);
+  aside.all_reduce_aside(part.raw(), part.numel(), part.dtype());
+  reduced_.push_back(range);
+}
+
+Batch TrainingStep::with_reduction(Batch batch, AsideReducer& aside) {
+  batch.layer_done = [this, &aside](int layer) { reduce_layer(layer, aside); };
+  return batch;
+}
+
+// One rank alone launches nothing.
+void TrainingStep::reduce_rest() {
+  ParameterSet& parameters = model_.parameters();
+  Communicator& ranks = model_.context().communicator();
+  if (ranks.size() == 1) return;
+  AsideReducer* aside = aside_of(ranks);
+  if (aside) aside->join_aside();
+  const auto reduce = [&](const Tensor& flat, int64_t begin, int64_t end) {
+    if (begin >= end) return;
+    const Tensor part = flat.rows(begin, end);
+    ranks.all_reduce(part.raw(), part.numel(), part.dtype(), Reduction::kSum);
+  };
+  std::ranges::sort(reduced_, {}, &ElementRange::begin);
+  int64_t at = 0;
+  for (const ElementRange& range : reduced_) {
+    reduce(parameters.low_gradients(), at, range.begin);
+    at = range.end;
+  }
+  if (parameters.low_gradients().defined()) reduce(parameters.low_gradients(), at, parameters.low_size());
+  // The table's rows that were touched have the gradient of all ranks already (input_embedding).
+  const Parameter* table = parameters.table();
+  const bool shared = table && table->touched.defined();
+  reduce(parameters.gradients(), shared ? round_up(table->shape.numel(), ParameterSet::kAlign) : 0,
+         parameters.gradients().numel());
 }
 
 void TrainingStep::run(const Batch& batch, StepPart part) {
@@ -17,7 +68,10 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
     parameters.clear_gradients();
     routings_ = {};
   }
-  const Model::Output out = model_.forward(batch, true);
+  AsideReducer* aside = part.last() ? aside_of(model_.context().communicator()) : nullptr;
+  reduced_.clear();  // here, since a capture may break in the middle of a step
+  const Model::Output out =
+      aside ? model_.forward(with_reduction(batch, *aside), true) : model_.forward(batch, true);
   if (!batch.share.defined() && part.count == 1) {
     backward(out.loss);
   } else {
@@ -28,7 +82,7 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
   routings_.add(out.routings);
   if (part.last()) {
     parameters.complete_gradients();
-    reduce_gradients(parameters, model_.context().communicator());
+    reduce_rest();
     routings_.reduce(model_.context().communicator());
     model_.before_update(routings_);
     optimiser_.step();

@@ -8,6 +8,7 @@
 // summed over them before backward: there it is Σ share · balance(part), and not balance(whole). Sums over parts are in
 // another order than within one batch: the bits differ from those of another number of parts.
 #pragma once
+#include "engine/comm/aside.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "nn/optimizer.h"
 
@@ -20,8 +21,12 @@ struct StepPart {
   bool last() const { return index + 1 == count; }
 };
 
-// Adds the gradients of all ranks, whose shares add up to 1. One rank alone launches nothing.
-void reduce_gradients(ParameterSet& parameters, Communicator& communicator);
+// Elements of a flat buffer.
+struct ElementRange {
+  int64_t begin = 0, end = 0;
+};
+// Where all bfloat16 gradients of one layer's parameters lie, if nothing else lies between them and all have a gradient; else empty.
+ElementRange low_range_of_layer(const ParameterSet& parameters, int layer);
 
 class TrainingStep {
  public:
@@ -38,10 +43,15 @@ class TrainingStep {
 
  private:
   void add_losses(const Model::Output& out, const Batch& batch, StepPart part);
+  // A layer's gradients of products, while backward goes on; what is left is reduced at the end.
+  void reduce_layer(int layer, AsideReducer& aside);
+  void reduce_rest();
+  Batch with_reduction(Batch batch, AsideReducer& aside);  // in whose backward layers are reduced
 
   Model& model_;
   AdamW& optimiser_;
-  StepRoutings routings_;  // of the parts so far
+  StepRoutings routings_;              // of the parts so far
+  std::vector<ElementRange> reduced_;  // of the low gradients, by this step so far
   Tensor losses_;
   std::vector<std::string> part_names_;
 };

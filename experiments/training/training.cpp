@@ -106,9 +106,18 @@ int64_t upper_length(const Options& o, const Dataset& data) {
   return o.padding == "padded" ? o.max_length : longest_sequence(data.train);
 }
 
-// The rows of the word table that a step does not read may wait, if the step reads it once and no other rank does.
-bool rows_may_wait(const Options& o, const StepParts& parts, Context& context) {
-  return o.lazy_embedding && parts.all == 1 && context.communicator().size() == 1;
+// The rows of the word table that a step does not read may wait, if the step reads it once. Of ranks it must be its only use:
+// a head that is tied to it gives all rows a gradient, each rank's own.
+bool rows_may_wait(const Options& o, const TrainingPlan& plan, Context& context) {
+  return o.lazy_embedding && plan.parts.all == 1 &&
+         (context.communicator().size() == 1 || plan.feed.masking.rate == 0);
+}
+
+// Where rows wait, every rank computes the table's gradient of all of them.
+BatchFeed feed_of_rank(const Options& o, const TrainingPlan& plan, const ParameterSet& parameters) {
+  const Communicator& ranks = parameters.context().communicator();
+  return part_of(plan.feed, ranks.rank(), ranks.size(), o.bucket,
+                 ranks.size() > 1 && parameters.table() && parameters.table()->before_read);
 }
 
 }  // namespace
@@ -171,14 +180,14 @@ Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& opti
                  uint64_t seed, const std::vector<std::string>& class_names)
     : context_(context),
       options_(options),
-      feed_(part_of(plan.feed, context.communicator().rank(), context.communicator().size(), options.bucket)),
       parts_(plan.parts),
       total_(plan.steps),
       model_(context, plan.model, seed),
-      optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan.parts, context)),
+      optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan, context)),
       step_(model_, optimiser_),
+      feed_(feed_of_rank(options, plan, model_.parameters())),
       buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
-              divided(), feed_.borders) {
+              divided(), feed_.borders, feed_.order_parts) {
   context.set_seed(seed);
   if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty()) warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, class_names);

@@ -109,13 +109,13 @@ class Trainer {
 
   Context& context_;
   Options options_;
-  BatchFeed feed_;
   StepParts parts_;
   int64_t total_;
   Model model_;
   WarmStartReport warm_start_;
   AdamW optimiser_;
   TrainingStep step_;
+  BatchFeed feed_;  // of this rank
   BatchBuffer buffer_;
   int32_t* slots_ = nullptr;  // pinned, slot_count() of the buffer's size
   std::unique_ptr<Prefetcher> prefetcher_;

@@ -42,6 +42,33 @@ Options options_of(std::vector<const char*> more) {
   return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kTrainOnly, ""));
 }
 
+// A communicator that can do nothing beside.
+class Plain : public Communicator {
+ public:
+  explicit Plain(std::unique_ptr<Communicator> inner) : inner_(std::move(inner)) {}
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  std::string description() const override { return inner_->description(); }
+  void all_reduce(void* data, int64_t n, DType dtype, Reduction r) override {
+    inner_->all_reduce(data, n, dtype, r);
+  }
+  void reduce_scatter(const void* from, void* to, int64_t n, DType dtype, Reduction r) override {
+    inner_->reduce_scatter(from, to, n, dtype, r);
+  }
+  void all_gather(const void* from, void* to, int64_t n, DType dtype) override {
+    inner_->all_gather(from, to, n, dtype);
+  }
+  void all_to_all_rows(const void* from, std::span<const int64_t> send, void* to, std::span<const int64_t> receive,
+                       int64_t row_bytes) override {
+    inner_->all_to_all_rows(from, send, to, receive, row_bytes);
+  }
+  void broadcast(void* data, int64_t bytes, int root) override { inner_->broadcast(data, bytes, root); }
+  void barrier() override { inner_->barrier(); }
+
+ private:
+  std::unique_ptr<Communicator> inner_;
+};
+
 struct Trained {
   std::vector<double> losses, weights, evaluation;
 };
@@ -133,6 +160,43 @@ TEST_CASE("ranks: the step of 1, 2 and 3 ranks is the same but for rounding, dro
     }
 }
 
+TEST_CASE(
+    "ranks: layers whose gradients are reduced during backward have the bits of those that wait for its end") {
+  const Options o = options_of({"--precision", "bfloat16", "--gradients", "bfloat16"});
+  const Dataset data = load_data(o);
+  for (const char* config : {"dense", "astrocyte-hierarchical"}) {
+    std::vector<std::vector<double>> weights(4);
+    run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
+      const auto rank = static_cast<size_t>(communicator->rank());
+      Context context(Device::cpu(), 42);
+      set_ranks(context, std::move(communicator));
+      weights[rank] = train_on(context, o, config, data, 3).weights;
+    });
+    run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
+      const auto rank = static_cast<size_t>(communicator->rank());
+      Context context(Device::cpu(), 42);
+      set_ranks(context, std::make_unique<Plain>(std::move(communicator)));
+      weights[2 + rank] = train_on(context, o, config, data, 3).weights;
+    });
+    for (const std::vector<double>& w : weights) EXPECT(w == weights[0]);
+  }
+}
+
+TEST_CASE("ranks: a layer's bfloat16 gradients lie side by side, and no layer's with another's") {
+  const Options o = options_of({"--precision", "bfloat16", "--gradients", "bfloat16"});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);
+  EXPECT(low_range_of_layer(trainer.model().parameters(), 0).end == 0);  // nothing has a gradient yet
+  trainer.step();
+  const ElementRange first = low_range_of_layer(trainer.model().parameters(), 0),
+                     second = low_range_of_layer(trainer.model().parameters(), 1);
+  EXPECT(first.begin < first.end);
+  EXPECT(second.begin < second.end);
+  EXPECT((first.end <= second.begin || second.end <= first.begin));
+  EXPECT(low_range_of_layer(trainer.model().parameters(), 2).end == 0);  // there is none
+}
+
 // Every batch of `count` of them, whole.
 std::vector<std::vector<int32_t>> ids_of(const BatchFeed& feed, int count,
                                          std::vector<BatchView>* views = nullptr) {
@@ -149,6 +213,19 @@ std::vector<std::vector<int32_t>> ids_of(const BatchFeed& feed, int count,
     if (views) views->push_back(view);
   }
   return all;
+}
+
+TEST_CASE(
+    "ranks: word rows that wait are those that do not but for rounding, where ranks exchange their tokens' gradients") {
+  for (const char* padding : {"packed", "padded"}) {
+    Options o = options_of({"--padding", padding});
+    const Trained waiting = train_over(o, "dense", 4, 3, 1);
+    o.lazy_embedding = false;
+    const Trained all = train_over(o, "dense", 4, 3, 1);
+    // A row's gradient is a sum over the whole batch in one order, or over parts in another.
+    EXPECT(apart(waiting, all) < 1e-6);
+    EXPECT(waiting.weights != all.weights);
+  }
 }
 
 TEST_CASE("ranks: the parts of a batch are the batch, in order, and know what precedes them") {

@@ -79,7 +79,8 @@ int run(const Bench& bench, const Options& o, const RunModel& model, const PlanO
                             {"tokens_per_s", s.tokens_a_second},
                             {"weak_scaling", kept}});
   }
-  json["model"] = model.name, json["commit"] = build_commit();
+  json["model"] = model.name, json["vocabulary"] = plan_of(1).model.bert.vocabulary,
+  json["commit"] = build_commit();
   if (!bench.json_path.empty()) write_file_atomic(bench.json_path, json.dump(2) + "\n");
   return 0;
 }

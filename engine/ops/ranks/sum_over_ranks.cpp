@@ -22,6 +22,21 @@ Var sum_over_ranks(const Var& x) {
                 [](const Tensor& dy, Grads& in) { in.add(0, summed(dy)); });
 }
 
+Tensor rows_of_all_ranks(const Tensor& x) {
+  Communicator& ranks = x.context().communicator();
+  const Tensor all = empty(x.context(), {ranks.size() * x.size(0), x.size(1)}, x.dtype());
+  ranks.all_gather(x.raw(), all.raw(), x.numel(), x.dtype());
+  return all;
+}
+
+Var when_differentiated(const Var& x, std::function<void()> f) {
+  return record_summing("when_differentiated", x.value(), {x},
+                        [f = std::move(f)](std::span<const Tensor> dy, Grads& in) {
+                          for (const Tensor& term : dy) in.add(0, term);  // x's own gradient adds them as it would
+                          f();
+                        });
+}
+
 Tensor real_rows(const Sequences& sequences, DType dtype) {
   const NoGrad no_grad(sequences.offsets.context());
   return sum(sequence_broadcast(full(sequences.offsets.context(), {sequences.count, 1}, 1, dtype), sequences))

@@ -7,6 +7,7 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/rows_kernels.h"
 
@@ -146,8 +147,11 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
         "input_embedding: wants tables [V, H], [P, H] and [K, H] of one dtype, got {} {}, {} {} and {} {}",
         words.dtype(), words.shape(), positions.dtype(), positions.shape(), types.dtype(), types.shape());
   check_index("input_embedding", "ids", ids, {s.tokens}, words.context());
-  CHECK(!order.defined() ||
-            (order.entries.shape() == Shape{s.tokens} && order.touched.numel() == touched_words(words.size(0))),
+  // An order of the rows of all ranks, one after the other, as they are gathered.
+  const int64_t ranks = words.context().communicator().size();
+  const bool of_ranks = ranks > 1 && touched && order.defined() && order.entries.shape() == Shape{ranks * s.tokens};
+  CHECK(!order.defined() || ((order.entries.shape() == Shape{s.tokens} || of_ranks) &&
+                             order.touched.numel() == touched_words(words.size(0))),
         "input_embedding: an order of {} entries and {} words of touched rows, for {} tokens and {} rows",
         order.entries.shape(), order.touched.shape(), s.tokens, words.size(0));
   CHECK(order.defined() || !touched, "input_embedding: touched rows alone want an order");
@@ -174,7 +178,7 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
   const int64_t longest = std::min(positions.size(0), s.max_length);
   return record(
       "input_embedding", y, {words, positions, types},
-      [ids, s, order, touched, longest, h](const Tensor& dy, Grads& in) {
+      [ids, s, order, touched, of_ranks, longest, h](const Tensor& dy, Grads& in) {
         constexpr const char* op = "input_embedding/gradient";
         if (in.wants(1) || in.wants(2)) {
           Tensor dpositions = in.wants(1) ? in.buffer(1) : empty(dy.context(), {longest, h}, in.dtype(2));
@@ -198,7 +202,8 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
         CHECK(!touched || alone || !touched->defined(),
               "input_embedding: a gradient of touched rows alone is there already; clear it first");
         Tensor dwords = in.buffer(0);
-        if (order.defined()) scatter_ordered_into(op, dy, order, dwords, alone);
+        CHECK(alone || !of_ranks, "input_embedding: an order of all ranks' rows wants a table that is used once");
+        if (order.defined()) scatter_ordered_into(op, of_ranks ? rows_of_all_ranks(dy) : dy, order, dwords, alone);
         else scatter_into(op, dy, ids, dwords);
         if (alone) *touched = order.touched;
         in.add(0, dwords);

@@ -33,7 +33,8 @@ Var position_embedding(const Var& table, const Sequences& sequences, DType dtype
 // saves the gradient its sort. With `touched`, too, the gradient of `words` is written in the rows that the order
 // picks and nowhere else, and *touched is set to order.touched when it is: for a parameter with a gradient buffer
 // whose reader knows. Where the table has a gradient from another use already (a tied head's, which comes first in
-// backward), all of this one is added to it and *touched is left alone.
+// backward), all of this one is added to it and *touched is left alone. Of ranks, `order` may be that of the ids of all of them,
+// [R T], and with `touched` the gradient of `words` is then that of all ranks: what travels is dy, not the table.
 //     words [V, H], positions [P, H], types [K, H], ids int32 [T] (−1 in the tail) → [T, H]
 struct EmbeddingTables {
   Var words, positions, types;

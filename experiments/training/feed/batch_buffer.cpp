@@ -6,12 +6,13 @@
 namespace glia {
 
 BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-                         int64_t vocabulary, const Masking& masking, bool parts, bool borders)
+                         int64_t vocabulary, const Masking& masking, bool parts, bool borders, int64_t order_parts)
     : context_(context),
       tokens_(tokens),
       sequences_(sequences),
       max_length_(max_length),
       vocabulary_(vocabulary),
+      order_parts_(order_parts),
       padded_(padded),
       parts_(parts),
       borders_(borders),
@@ -34,10 +35,10 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
   ids_ = place(tokens);
   sequence_of_ = place(tokens);
   const bool ordered = vocabulary > 0;
-  entries_ = place(ordered ? tokens : 0);
+  entries_ = place(ordered ? order_parts * tokens : 0);
   touched_ = place(touched_words(vocabulary));
   count_ = place(ordered ? 1 : 0);
-  pieces_ = place(ordered ? 2 * most_pieces(tokens, vocabulary) : 0);
+  pieces_ = place(ordered ? 2 * most_pieces(order_parts * tokens, vocabulary) : 0);
   ints_ = at;
   device_ = zeros(context, {ints_}, DType::kInt32);
   if (parts) shares_ = zeros(context, {kShares});
@@ -94,8 +95,8 @@ Batch BatchBuffer::batch(int64_t tokens, int64_t sequences, int64_t read) const 
   if (const int64_t room = read < 0 ? masked_room(masking_, tokens) : read)
     b.read = part(read_, room), b.targets = part(targets_, room);
   if (vocabulary_) {
-    const int64_t most = most_pieces(tokens, vocabulary_);
-    b.order = {part(entries_, tokens), part(pieces_, 2 * most).reshape({most, 2}), part(count_, 1),
+    const int64_t ordered = order_parts_ * tokens, most = most_pieces(ordered, vocabulary_);
+    b.order = {part(entries_, ordered), part(pieces_, 2 * most).reshape({most, 2}), part(count_, 1),
                part(touched_, touched_words(vocabulary_))};
   }
   b.sequences.offsets = part(offsets_, sequences + 1);

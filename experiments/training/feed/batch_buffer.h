@@ -12,9 +12,10 @@ class BatchBuffer {
   // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the
   // order of the ids comes along, which is for training. `masking`: of the plans that fill it; with a rate above 0 there
   // is room for the masked rows and their targets. `parts`: the batches are parts of larger ones. `borders`: sequences
-  // have a border.
+  // have a border. `order_parts`: so many times the tokens are ordered.
   BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
-              int64_t vocabulary = 0, const Masking& masking = {}, bool parts = false, bool borders = false);
+              int64_t vocabulary = 0, const Masking& masking = {}, bool parts = false, bool borders = false,
+              int64_t order_parts = 1);
 
   int64_t ints() const { return ints_; }  // of the buffer and of a slot in host memory
   // A slot's view for BatchPlan::fill.
@@ -33,7 +34,7 @@ class BatchBuffer {
   Tensor part(int64_t begin, int64_t count) const { return device_.rows(begin, begin + count); }
 
   Context& context_;
-  int64_t tokens_, sequences_, max_length_, vocabulary_;
+  int64_t tokens_, sequences_, max_length_, vocabulary_, order_parts_;
   bool padded_, parts_, borders_;
   Masking masking_;
   // Where each part begins. The last one has room for many more pieces than there are, and only these are copied.

@@ -14,7 +14,8 @@ struct BatchFeed {
   int64_t vocabulary = 0;       // all ids are below it
   int64_t batches_a_epoch = 0;  // for a person: about so many
   Masking masking = {};
-  bool borders = false;  // sequences have one
+  bool borders = false;     // sequences have one
+  int64_t order_parts = 1;  // so many times the launched tokens are in the order of the ids
   // Gives the batches from number `first` on, in order.
   std::function<FillBatch(int64_t first)> from;
 };

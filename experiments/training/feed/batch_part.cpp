@@ -52,7 +52,24 @@ int64_t read_before(const BatchView& whole, int64_t token) {
   return std::lower_bound(whole.read, whole.read + whole.read_rows, static_cast<int32_t>(token)) - whole.read;
 }
 
-void take_part(const BatchView& whole, bool by_tokens, int rank, int ranks, BatchView& out) {
+// The ids of all parts, −1 where none is, in the places that the parts have when they are gathered.
+std::vector<int32_t> gathered_ids(const BatchView& whole, bool by_tokens, int ranks, int64_t room) {
+  std::vector<int32_t> ids(static_cast<size_t>(ranks * room), -1);
+  for (int r = 0; r < ranks; ++r) {
+    const Bounds part = bounds_of(whole, by_tokens, r, ranks);
+    std::copy(whole.ids + whole.offsets[part.first], whole.ids + whole.offsets[part.end], ids.begin() + r * room);
+  }
+  return ids;
+}
+
+struct Division {
+  bool by_tokens, ranks_order;
+  int rank, ranks;
+  int64_t bucket;
+};
+
+void take_part(const BatchView& whole, const Division& d, BatchView& out) {
+  const auto [by_tokens, ranks_order, rank, ranks, bucket] = d;
   const Bounds own = bounds_of(whole, by_tokens, rank, ranks);
   const int32_t begin = whole.offsets[own.first], end = whole.offsets[own.end];
   const int64_t count = own.end - own.first, room = by_tokens ? out.sequence_capacity : count;
@@ -88,12 +105,15 @@ void take_part(const BatchView& whole, bool by_tokens, int rank, int ranks, Batc
                    [&](int32_t row) { return row - begin; });
     std::copy_n(whole.targets + first, out.read_rows, out.targets);
   }
-  if (out.vocabulary) order_rows(out.ids, out.tokens, out.vocabulary, out.order);
+  if (!out.vocabulary) return;
+  if (!ranks_order) return order_rows(out.ids, out.tokens, out.vocabulary, out.order);
+  const std::vector<int32_t> ids = gathered_ids(whole, by_tokens, ranks, round_up(part.most_tokens, bucket));
+  order_rows(ids.data(), static_cast<int64_t>(ids.size()), out.vocabulary, out.order);
 }
 
 }  // namespace
 
-BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket) {
+BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket, bool ranks_order) {
   if (ranks == 1) return whole;
   const bool by_tokens = whole.masking.rate > 0;
   if (whole.sequences < ranks)
@@ -110,11 +130,12 @@ BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket) {
     part.sequences = whole.sequences * (rank + 1) / ranks - whole.sequences * rank / ranks;
     part.tokens = std::min(whole.tokens, round_up(most * whole.longest, bucket));
   }
-  part.from = [whole, by_tokens, rank, ranks](int64_t first) -> FillBatch {
-    return [fill = whole.from(first), batch = std::make_shared<WholeBatch>(whole), by_tokens, rank,
-            ranks](BatchView& out) {
+  if (ranks_order) part.order_parts = ranks;
+  const Division division{by_tokens, ranks_order, rank, ranks, bucket};
+  part.from = [whole, division](int64_t first) -> FillBatch {
+    return [fill = whole.from(first), batch = std::make_shared<WholeBatch>(whole), division](BatchView& out) {
       if (!fill(batch->view)) return false;
-      take_part(batch->view, by_tokens, rank, ranks, out);
+      take_part(batch->view, division, out);
       return true;
     };
   };

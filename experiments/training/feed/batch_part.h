@@ -9,6 +9,8 @@ namespace glia {
 // Batches of a fixed number of sequences are divided by sequences, [B r / R, B (r + 1) / R); those whose sequences vary (masked
 // words) by tokens: a sequence belongs to the part in which its first token lies, and a part is filled up with sequences
 // without a token. More ranks than sequences are an error.
-BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket);
+// `ranks_order`: the order of the ids is that of all parts, each filled up to what the largest one's tokens are rounded to
+// (feed.order_parts; engine/ops/rows: input_embedding).
+BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket, bool ranks_order = false);
 
 }  // namespace glia

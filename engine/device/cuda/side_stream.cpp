@@ -1,0 +1,46 @@
+#include "engine/device/cuda/side_stream.h"
+
+#include <cuda_runtime.h>
+
+#include "engine/device/cuda/capture_lock.h"
+#include "engine/device/cuda/check.h"
+
+namespace glia {
+
+struct SideStream::Handles {
+  cudaStream_t main, side = nullptr;
+  cudaEvent_t forked = nullptr, joined = nullptr;
+  bool open = false;
+};
+
+SideStream::SideStream(Stream main) : handles_(new Handles{main}) {
+  const CaptureLock lock(capture_mutex());
+  CUDA_CHECK(cudaStreamCreateWithFlags(&handles_->side, cudaStreamNonBlocking));
+  CUDA_CHECK(cudaEventCreateWithFlags(&handles_->forked, cudaEventDisableTiming));
+  CUDA_CHECK(cudaEventCreateWithFlags(&handles_->joined, cudaEventDisableTiming));
+}
+
+SideStream::~SideStream() {
+  const CaptureLock lock(capture_mutex());
+  // The driver may be gone already: there is nobody to tell.
+  cudaEventDestroy(handles_->forked);
+  cudaEventDestroy(handles_->joined);
+  cudaStreamDestroy(handles_->side);
+  delete handles_;
+}
+
+Stream SideStream::fork() {
+  CUDA_CHECK(cudaEventRecord(handles_->forked, handles_->main));
+  CUDA_CHECK(cudaStreamWaitEvent(handles_->side, handles_->forked, 0));
+  handles_->open = true;
+  return handles_->side;
+}
+
+void SideStream::join() {
+  if (!handles_->open) return;
+  handles_->open = false;
+  CUDA_CHECK(cudaEventRecord(handles_->joined, handles_->side));
+  CUDA_CHECK(cudaStreamWaitEvent(handles_->main, handles_->joined, 0));
+}
+
+}  // namespace glia

@@ -1,0 +1,25 @@
+// A second stream beside the backend's, for work that may run under what is launched next: sums between GPUs during backward.
+// Within a capture it becomes a branch of the graph.
+#pragma once
+#include "engine/device/stream.h"
+
+namespace glia {
+
+class SideStream {
+ public:
+  explicit SideStream(Stream main);
+  ~SideStream();
+  SideStream(const SideStream&) = delete;
+  SideStream& operator=(const SideStream&) = delete;
+
+  // What is launched on the stream that is given comes behind all that the main stream has so far.
+  Stream fork();
+  // What the main stream gets next comes behind all that the side stream has. Nothing without a fork since the last join.
+  void join();
+
+ private:
+  struct Handles;
+  Handles* handles_;
+};
+
+}  // namespace glia
