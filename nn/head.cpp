@@ -7,6 +7,18 @@
 
 namespace glia {
 
+namespace {
+
+// The classifier is tiny and its output decides: float32, so that neither logits nor loss are rounded to 16 bits.
+Head::Result classify(const Linear& classifier, const Var& x, const Tensor& targets) {
+  Head::Result r;
+  r.logits = classifier(x.dtype() == DType::kBFloat16 ? cast(x, DType::kFloat32) : x);
+  if (targets.defined()) r.loss = cross_entropy(r.logits, targets);
+  return r;
+}
+
+}  // namespace
+
 ClassificationHead::ClassificationHead(ParameterSet& set, const BertConfig& c)
     : pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
       classifier(set, "classifier", c.hidden, c.classes, c.init_std),
@@ -15,15 +27,22 @@ ClassificationHead::ClassificationHead(ParameterSet& set, const BertConfig& c)
 Head::Result ClassificationHead::forward(const Var& x, const Tensor& targets, const Pass& pass) const {
   const Var pooled =
       dropout(tanh(pooler(x)), pass.dropout, pass.dropout_key(x.context(), dropout_site::pooler(layers_), true));
-  Result r;
-  // The classifier is tiny and its output decides: float32, so that neither logits nor loss are rounded to 16 bits.
-  r.logits = classifier(pooled.dtype() == DType::kBFloat16 ? cast(pooled, DType::kFloat32) : pooled);
-  if (targets.defined()) r.loss = cross_entropy(r.logits, targets);
-  return r;
+  return classify(classifier, pooled, targets);
 }
 
 std::unique_ptr<Head> make_classification_head(ParameterSet& set, const BertConfig& config, const Embeddings&) {
   return std::make_unique<ClassificationHead>(set, config);
+}
+
+LinearHead::LinearHead(ParameterSet& set, const BertConfig& c)
+    : classifier(set, "classifier", c.hidden, c.classes, c.init_std) {}
+
+Head::Result LinearHead::forward(const Var& x, const Tensor& targets, const Pass&) const {
+  return classify(classifier, x, targets);
+}
+
+std::unique_ptr<Head> make_linear_head(ParameterSet& set, const BertConfig& config) {
+  return std::make_unique<LinearHead>(set, config);
 }
 
 MaskedLmHead::MaskedLmHead(ParameterSet& set, const BertConfig& c, const Embeddings& embeddings)

@@ -37,6 +37,16 @@ class ClassificationHead : public Head {
 };
 std::unique_ptr<Head> make_classification_head(ParameterSet& set, const BertConfig& config, const Embeddings&);
 
+// One linear layer, logits = classifier(x): for what is no transformer's row.     parameters "classifier.…"
+class LinearHead : public Head {
+ public:
+  LinearHead(ParameterSet& set, const BertConfig& config);
+  Result forward(const Var& hidden, const Tensor& targets, const Pass& pass) const override;
+
+  Linear classifier;  // [C, H]
+};
+std::unique_ptr<Head> make_linear_head(ParameterSet& set, const BertConfig& config);
+
 // BERT's masked-LM head: logits = norm(gelu(transform(x))) Wᵀ + bias, W the table of the words ("tied"). Parameters
 // "mlm.transform.…", "mlm.norm.…", "mlm.bias". The logits are never whole in memory (vocabulary_loss).
 //

@@ -76,6 +76,9 @@ void export_run(const results::Run& run, const std::string& dir, const std::stri
 
 void export_model(const results::RunConfig& run, const Model& model, const WordPiece& tokenizer, int64_t max_length,
                   const std::string& result, const std::string& dir) {
+  if (model.config().bag.used())
+    fail_input("{}: is a bag of n-grams, and no other library has such a model; expected a BERT or a mixture",
+               run.config);
   const bool mixture = !model.config().moe.dense();
   const bool classifies = model.parameters().find("classifier.weight") != nullptr;
   Json config =

@@ -98,6 +98,8 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
       if (const auto it = c.model.find(option_key(row.name)); it != c.model.end())
         m.moe.options.set(row.name, read_option(run, row, *it));
   }
+  if (results::Fields{c.model, from}.get<std::string>("encoder", "bert") == "bag")
+    m.bag = {positive(run, c.model, "ngrams"), positive(run, c.model, "ngram_buckets")};
   m.compute = compute;
   m.head = find_task(c.task()).make_head;
   return m;

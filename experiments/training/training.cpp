@@ -50,8 +50,10 @@ ModelConfig model_config(const Options& o, const RunModel& run, int64_t vocabula
   m.bert.layer_norm_eps = o.norm_eps;
   m.bert.dropout = o.dropout;
   m.moe = run.moe;
+  if (o.encoder == "bag") m.bag = {o.ngrams, o.ngram_buckets};
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
   m.bfloat16_gradients = o.gradients == "bfloat16";
+  m.loss_scale = o.loss_scale;
   m.last_layer_cls_only = o.last_layer_cls;
   m.head = find_task(o.task).make_head;
   m.trained = {with_last(o.freeze, o.layers), with_last(o.train, o.layers), o.lr_of, o.weight_decay_of};

@@ -15,6 +15,7 @@
 #include "engine/ops/sequences/sequence_max.h"
 #include "moe/losses/losses.h"
 #include "moe/mixture.h"
+#include "nn/bag.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
 #include "tests/cases/op_cases.h"
@@ -101,6 +102,12 @@ void add_dense(std::vector<OpCase>& cases) {
       Context& c = layer.word->var.context();
       return layer(ids(c), p);
     };
+  }));
+  cases.push_back(layer_case("layer/bag", {}, [](ParameterSet& set) -> Forward {
+    // Five rows for the pairs and triples: some share one.
+    const Bag layer(set, small_bert(), {3, 5});
+    const Parameter* words = &set.all()[0];
+    return [layer, words](const Pass& p, const Vars&) { return layer.forward(ids(words->var.context()), p); };
   }));
   cases.push_back(layer_case("layer/attention", {x}, [](ParameterSet& set) -> Forward {
     const SelfAttention layer(set, "a", small_bert(), 0);
