@@ -144,6 +144,7 @@ const std::vector<Flag>& flags() {
       {"experts", &O::experts, kModel, "experts E of each layer"},
       {"top-k", &O::top_k, kModel, "experts K a token"},
       {"dropout", &O::dropout, kModel, "dropout, hidden and attention"},
+      {"norm", &O::norm, kModel, "where layers have their norms: post, as BERT, or pre, as GPT-2"},
       {"router", &O::router, kNone, "a router of the registry, or none: instead of the configuration's", train},
       {"balance", &O::balance, kNone, "weight α of the balance loss; below 0: the configuration's", train},
       {"energy", &O::energy, kNone, "weight β of the energy loss; below 0: the configuration's", train},
@@ -159,7 +160,8 @@ const std::vector<Flag>& flags() {
       {"epochs", &O::epochs, kTrain, "epochs", all, "Training"},
       {"max-steps", &O::max_steps, kTrain, "stop after so many steps; 0: all epochs"},
       {"task", &O::task, kTrain,
-       "classification, or masked_lm: words that are masked (BERT's first pretraining task)"},
+       "classification; masked_lm: words that are masked (BERT's first pretraining task); or causal_lm: each token's next "
+       "one, from those before it"},
       {"mask-rate", &O::mask_rate, kTrain, "masked_lm: share of the word pieces that are to be predicted"},
       {"freeze", &O::freeze, kTrain,
        "parameters that are not trained: patterns on their names with * and ?, {last} for the last layer's number, separated "
