@@ -14,7 +14,15 @@
 
 namespace glia {
 
+void check_causal(const ModelConfig& config) {
+  if (!config.bert.causal) return;
+  if (const std::string why = why_not_causal(config.moe); !why.empty())
+    fail_input("router {}{}: expected one for a model that reads from left to right, got one that {}",
+               config.moe.router, &mixture_row(config.moe) == &mixture_registry()[0] ? "" : " in its mixture", why);
+}
+
 std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config) {
+  check_causal(config);
   return std::make_unique<Bert>(
       set, config.bert, [&](ParameterSet& to, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
         if (config.moe.dense()) return make_dense(to, name, config.bert);

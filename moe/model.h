@@ -41,6 +41,8 @@ struct Batch {
   Tensor borders = {};  // int32 [B], or undefined: so many rows of each sequence are its prompt
 };
 
+// Of a causal model (BertConfig) a router or a mixture that looks ahead is an error that names it and says why.
+void check_causal(const ModelConfig& config);
 // The encoder with its FFNs or mixtures, declared; nothing is drawn yet.
 std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config);
 

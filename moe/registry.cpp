@@ -73,6 +73,13 @@ const RouterRow& router_row(std::string_view router) {
   fail_input("router: expected one of {}; got '{}'", known, router);
 }
 
+std::string why_not_causal(const RouterRow& row, const OptionValues& own) {
+  if (row.traits.reads_future) return "chooses a token's experts by later ones";
+  if (const char* why = row.future ? row.future(own) : nullptr) return why;
+  if (row.traits.trains_on_batch) return "chooses a token's experts in training by the batch's other tokens";
+  return "";
+}
+
 std::unique_ptr<Router> make_router(std::string_view router, ParameterSet& set, const std::string& name,
                                     const RouterOptions& o) {
   const RouterRow& row = router_row(router);

@@ -28,11 +28,15 @@ std::string router_page(const RouterRow& row) {
   page += fmt::format(
       "| trait | |\n|---|---|\n| a token's gates sum to 1 | {} |\n| every token has K experts | {} |\n"
       "| permuting experts permutes nothing else | {} |\n| reads later tokens (not causal) | {} |\n"
+      "| reads the batch's other tokens in training | {} |\n"
       "| scores are linear in the token, for losses on its matrix | {} |\n"
       "| its scores have no z-loss | {} |\n"
       "| wants labels in training | {} |\n| untrained by design | {} |\n| keeps state between steps | {} |\n\n",
       t.gates_sum_to_one ? "yes" : "no", t.fixed_k ? "yes" : "no", t.experts_permutable ? "yes" : "no",
-      t.reads_future ? "yes" : "no", t.linear ? "yes" : "no", t.normalised ? "yes" : "no",
+      row.future       ? "with some options"
+      : t.reads_future ? "yes"
+                       : "no",
+      t.trains_on_batch ? "yes" : "no", t.linear ? "yes" : "no", t.normalised ? "yes" : "no",
       t.needs_labels ? "yes" : "no", t.untrained ? "yes" : "no", t.stateful ? "yes" : "no");
   page += kOptionsHead + std::string("| `--top-k` | 2 | 1 … experts | experts a token |\n");
   for (const OptionRow& o : row.options) page += option_line(o);

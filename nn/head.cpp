@@ -51,15 +51,39 @@ MaskedLmHead::MaskedLmHead(ParameterSet& set, const BertConfig& c, const Embeddi
       bias(set.add("mlm.bias", {c.vocabulary}, Init::zero(), false)),
       words(embeddings.word) {}
 
+namespace {
+
+// Of rows in the words' space; none without targets.
+Head::Result loss_over_words(const Var& x, const Parameter& words, const Parameter& bias, const Tensor& targets) {
+  if (words.before_read) words.before_read({});  // all rows are read
+  VocabularyLoss v = vocabulary_loss(x, words.var, bias.var, targets);
+  return {{}, std::move(v.loss), std::move(v.row_losses), std::move(v.sums)};
+}
+
+}  // namespace
+
 Head::Result MaskedLmHead::forward(const Var& x, const Tensor& targets, const Pass&) const {
-  Result r;
-  if (!targets.defined()) return r;                // whoever wants words asks for them row by row
-  if (words->before_read) words->before_read({});  // all rows are read
-  VocabularyLoss v = vocabulary_loss(norm(gelu(transform(x))), words->var, bias->var, targets);
-  r.loss = std::move(v.loss);
-  r.row_losses = std::move(v.row_losses);
-  r.sums = std::move(v.sums);
-  return r;
+  if (!targets.defined()) return {};  // whoever wants words asks for them row by row
+  return loss_over_words(norm(gelu(transform(x))), *words, *bias, targets);
+}
+
+CausalLmHead::CausalLmHead(ParameterSet& set, const BertConfig& c, const Embeddings& embeddings)
+    : bias(set.add("lm.bias", {c.vocabulary}, Init::zero(), false)), words(embeddings.word) {}
+
+Head::Result CausalLmHead::forward(const Var& x, const Tensor& targets, const Pass&) const {
+  if (!targets.defined()) return {};
+  return loss_over_words(x, *words, *bias, targets);
+}
+
+Var CausalLmHead::logits(const Var& x) const {
+  const DType wide = accumulation_dtype(x.dtype());
+  if (words->before_read) words->before_read({});
+  return cast(linear(x, words->var, bias->var), wide);
+}
+
+std::unique_ptr<Head> make_causal_lm_head(ParameterSet& set, const BertConfig& config,
+                                          const Embeddings& embeddings) {
+  return std::make_unique<CausalLmHead>(set, config, embeddings);
 }
 
 std::unique_ptr<Head> make_masked_lm_head(ParameterSet& set, const BertConfig& config,

@@ -86,6 +86,8 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
   const std::string from = run.folder + "/config.json";
   m.bert.layer_norm_eps = results::Fields{c.model, from}.get<double>("norm_eps", m.bert.layer_norm_eps);
   m.bert.classes = positive(run, c.model, "classes");
+  m.bert.pre_norm = results::Fields{c.model, from}.get<std::string>("norm", "post") == "pre";
+  m.bert.causal = find_task(c.task()).causal();
   m.moe.router = c.router;
   if (c.moe()) {
     m.moe.n_experts = positive(run, c.model, "experts");

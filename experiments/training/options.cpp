@@ -149,6 +149,7 @@ const std::vector<Flag>& flags() {
        "of a bag: n-grams of at most so many word pieces; 1: none beside single ones"},
       {"ngram-buckets", &O::ngram_buckets, kModel, "of a bag: rows of each table that n-grams are hashed into"},
       {"dropout", &O::dropout, kModel, "dropout, hidden and attention"},
+      {"norm", &O::norm, kModel, "where layers have their norms: post, as BERT, or pre, as GPT-2"},
       {"router", &O::router, kNone, "a router of the registry, or none: instead of the configuration's", train},
       {"balance", &O::balance, kNone, "weight α of the balance loss; below 0: the configuration's", train},
       {"energy", &O::energy, kNone, "weight β of the energy loss; below 0: the configuration's", train},
@@ -164,7 +165,8 @@ const std::vector<Flag>& flags() {
       {"epochs", &O::epochs, kTrain, "epochs", all, "Training"},
       {"max-steps", &O::max_steps, kTrain, "stop after so many steps; 0: all epochs"},
       {"task", &O::task, kTrain,
-       "classification, or masked_lm: words that are masked (BERT's first pretraining task)"},
+       "classification; masked_lm: words that are masked (BERT's first pretraining task); or causal_lm: each token's next "
+       "one, from those before it"},
       {"mask-rate", &O::mask_rate, kTrain, "masked_lm: share of the word pieces that are to be predicted"},
       {"freeze", &O::freeze, kTrain,
        "parameters that are not trained: patterns on their names with * and ?, {last} for the last layer's number, separated "

@@ -129,6 +129,7 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
       }
       if (ParameterSet unused; !spec.model.moe.dense())
         make_router(spec.model.moe.router, unused, "router", router_options(spec.model.moe, o.hidden, 0));
+      check_model(o, spec.model);
       specs.push_back(std::move(spec));
     }
   check_routing_flags(options, specs);
@@ -155,6 +156,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.balance = spec.model.moe.balance;
   c.energy = spec.model.moe.energy;
   c.model = to_json(o, Flag::Part::kModel);
+  if (o.norm == "post") c.model.erase("norm");  // runs from before there was a choice have none
   c.model["experts"] = spec.model.moe.dense() ? 0 : spec.model.moe.n_experts;
   c.model["top_k"] = spec.model.moe.dense() ? 0 : spec.model.moe.top_k;
   if (!spec.model.moe.dense()) {
@@ -191,9 +193,10 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);
   c.data.options = to_json(o, Flag::Part::kData);
-  // Runs from before there was a choice have neither.
+  // Runs from before there was a choice have none of these.
   if (o.csv_separator == "auto") c.data.options.erase("csv_separator");
   if (o.only_topics.empty()) c.data.options.erase("only_topics");
+  if (o.prompt == "none") c.data.options.erase("prompt");
   if (!data.tokenizer->lowercase()) c.data.options["lowercase"] = false;
   c.commit = build_commit();
   c.device = device;

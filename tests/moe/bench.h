@@ -77,9 +77,17 @@ struct Bench {
     for (int64_t t = 0; t < sequences.tokens; ++t) all.push_back(static_cast<int32_t>(t * t % 11));
     return all;
   }
+  // Of the sequences: about half of each is its prompt.
+  std::vector<int32_t> borders() const {
+    std::vector<int32_t> all;
+    const auto offsets = sequences.offsets.to_vector<int32_t>();
+    for (size_t b = 1; b < offsets.size(); ++b) all.push_back((offsets[b] - offsets[b - 1] + 1) / 2);
+    return all;
+  }
   FeedForward::Result run(const Var& x, bool first_rows_only = false, bool training = false) {
     Pass pass{sequences, first, training, DType::kFloat64, 0};
     pass.ids = from_vector(context, ids(), {sequences.tokens});
+    pass.borders = from_vector(context, borders(), {sequences.count});
     return layer->forward(x, pass, first_rows_only);
   }
   bool has_router_weights() const {
@@ -97,7 +105,7 @@ struct Bench {
 inline OracleRouting oracle_of(Bench& bench, const RouterRow& row, const OptionValues& own,
                                const std::vector<double>& x, const std::vector<int32_t>& lengths, int64_t top_k) {
   const auto tokens = static_cast<size_t>(std::accumulate(lengths.begin(), lengths.end(), 0));  // no tail
-  OracleInputs in{kHidden, 4, top_k, own, x, lengths, bench.ids(), {}};
+  OracleInputs in{kHidden, 4, top_k, own, x, lengths, bench.ids(), bench.borders(), {}};
   in.x.resize(tokens * kHidden);
   in.ids.resize(tokens);
   in.weight = [&](const std::string& name) {

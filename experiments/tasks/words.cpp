@@ -1,5 +1,5 @@
-// Masked words: cross-entropy over the vocabulary on the rows that were masked, which are the only ones that the last layer's FFN or experts and
-// the head see. The mean is over all masked words of a split, however they lie in batches.
+// Words, masked ones or next ones: cross-entropy over the vocabulary on the rows that tell them, which are the only ones that the last layer's
+// FFN or experts and the head see. The mean is over all such words of a split, however they lie in batches.
 #include <cmath>
 
 #include "experiments/tasks/task.h"
@@ -7,9 +7,9 @@
 namespace glia {
 namespace {
 
-class MaskedLmMeter : public TaskMeter {
+class WordMeter : public TaskMeter {
  public:
-  MaskedLmMeter(Context& context, int64_t batches) : sums_(zeros(context, {batches, 3})) {}
+  WordMeter(Context& context, int64_t batches) : sums_(zeros(context, {batches, 3})) {}
 
   void add(const Model::Output& out, const Batch&) override {
     sums_.rows(added_, added_ + 1).copy_from(out.sums.reshape({1, 3}));
@@ -25,7 +25,7 @@ class MaskedLmMeter : public TaskMeter {
     const std::vector<double> all = sums_.to_vector<double>();
     double loss = 0, words = 0, right = 0;
     for (size_t i = 0; i < all.size(); i += 3) loss += all[i], words += all[i + 1], right += all[i + 2];
-    CHECK(words > 0, "masked_lm: no word of the split is masked");
+    CHECK(words > 0, "task: no word of the split is to be predicted");
     return {{{"accuracy", right / words}, {"loss", loss / words}, {"perplexity", std::exp(loss / words)}}, {}};
   }
 
@@ -36,8 +36,8 @@ class MaskedLmMeter : public TaskMeter {
 
 }  // namespace
 
-std::unique_ptr<TaskMeter> make_masked_lm_meter(Context& context, const BertConfig&, int64_t batches) {
-  return std::make_unique<MaskedLmMeter>(context, batches);
+std::unique_ptr<TaskMeter> make_word_meter(Context& context, const BertConfig&, int64_t batches) {
+  return std::make_unique<WordMeter>(context, batches);
 }
 
 }  // namespace glia
