@@ -66,8 +66,8 @@ TEST_CASE(
   EXPECT(std::abs(expected) > 1e-3);  // else this test tests nothing
   EXPECT(part(out, "policy") == doctest::Approx(expected).epsilon(1e-12));
   // In evaluation nothing is drawn, so nothing is paid.
-  EXPECT(std::ranges::find(model.forward(batch, false).part_names, "policy") ==
-         model.forward(batch, false).part_names.end());
+  const std::vector<std::string> names = model.forward(batch, false).part_names;
+  EXPECT(std::ranges::find(names, "policy") == names.end());
 }
 
 TEST_CASE("ada-k: the gradient is that of the policy's loss with the advantage held fast") {
