@@ -9,7 +9,7 @@ RouterRow softmax_row(), astrocyte_row(), astrocyte_hierarchical_row(), astrocyt
     top_p_row(), switch_row(), noisy_top_k_row(), scored_row(), deepseek_v3_row(), x_moe_row(), remoe_row(),
     hash_row(), frozen_random_row(), expert_choice_row(), emo_row(), glider_row(), sinkhorn_row(), quantile_row(),
     expert_threshold_row(), dselect_k_row(), context_row(), cosine_row(), null_experts_row(), moe_plus_plus_row(),
-    autonomy_row(), ada_k_row(), thor_row(), every_row();
+    autonomy_row(), ada_k_row(), thor_row(), every_row(), pmoe_row();
 
 std::span<const RouterRow> router_registry() {
   static const RouterRow rows[] = {softmax_row(),
@@ -40,7 +40,8 @@ std::span<const RouterRow> router_registry() {
                                    autonomy_row(),
                                    ada_k_row(),
                                    thor_row(),
-                                   every_row()};
+                                   every_row(),
+                                   pmoe_row()};
   return rows;
 }
 

@@ -1,6 +1,8 @@
 #include "moe/router_page.h"
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 namespace glia {
 namespace {
@@ -51,6 +53,17 @@ std::string router_page(const RouterRow& row) {
       "compare it with, stands beside it in `moe/routers/`.\n",
       row.name);
   return page;
+}
+
+std::string router_folder(const RouterRow& row, const std::string& sources) {
+  namespace fs = std::filesystem;
+  std::string file = std::string(row.name) + ".cpp";
+  std::ranges::replace(file, '-', '_');
+  if (fs::exists(sources + "/" + file)) return "";
+  for (const auto& entry : fs::directory_iterator(sources))
+    if (entry.is_directory() && fs::exists(entry.path() / file)) return entry.path().filename().string() + "/";
+  fail_input("{}: expected the router {}'s file {} there or in a folder of it, found none", sources, row.name,
+             file);
 }
 
 std::string mixtures_page() {
