@@ -1,6 +1,7 @@
 #include "moe/continuation.h"
 
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/products/rows_apart.h"
 
 namespace glia {
 namespace {
@@ -29,6 +30,7 @@ Continuation::Continuation(const Model& model, int64_t capacity, int64_t border,
 Tensor Continuation::feed(std::span<const int32_t> ids) {
   Context& context = model_.context();
   const NoGrad no_grad(context);
+  const RowsApart rows_apart;
   const int64_t before = tokens(), count = static_cast<int64_t>(ids.size());
   CHECK(count >= 1 && before + count <= capacity_, "continuation: wants room for {} tokens, has it for {}",
         before + count, capacity_);

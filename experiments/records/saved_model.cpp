@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/datasets/prompts.h"
 #include "data/tokens/tokenizer_config.h"
 #include "engine/core/check.h"
 #include "experiments/tasks/task.h"
@@ -169,7 +170,10 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   trace.truncated = tokenizer.encode_sequence(text, saved_max_length(model, run), ids);
   for (const int32_t id : ids) trace.tokens.push_back(tokenizer.vocabulary().token(id));
   const int64_t count = int64_t(ids.size());
-  const Batch batch{from_vector(context, ids, {count}), {}, make_sequences(context, {int32_t(count)}), {}};
+  Batch batch{from_vector(context, ids, {count}), {}, make_sequences(context, {int32_t(count)}), {}};
+  // Whoever reads prompts is given one as running text has it.
+  const int32_t border = border_of(ids.data(), count, sentence_enders(tokenizer.vocabulary()));
+  batch.borders = from_vector(context, std::vector<int32_t>{border}, {1});
 
   // A router's input is known nowhere else than on the way. Model::forward then has to agree with what comes out.
   walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {

@@ -23,9 +23,9 @@ PretrainOptions options(const TemporaryFolder& folder, const std::vector<std::st
   return parse_pretrain(static_cast<int>(argv.size()), argv.data()).options;
 }
 
-void pretrain(const PretrainOptions& o) {
+int pretrain(const PretrainOptions& o) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> nowhere(std::fopen("/dev/null", "w"), std::fclose);
-  REQUIRE(run_pretraining(o, "test", nowhere.get()) == 0);
+  return run_pretraining(o, "test", nowhere.get());
 }
 
 // Values of the last line of the log that has one of the held-out text.
@@ -40,10 +40,10 @@ TEST_CASE("language: pretrained with a context, it learns, is saved and read aga
   const std::string router = router_with_option("context");
   const PretrainOptions o = options(folder, {"--config", "softmax-moe", "--router", router, "--experts", "4",
                                              "--prompt", "sentence", "--context", "prompt-mean"});
-  pretrain(o);
+  REQUIRE(pretrain(o) == 0);
   const std::string out = folder / "lm";
   const results::NamedValues values = last_evaluation(out);
-  EXPECT(values.get("loss") < 0.8 * std::log(300.0));
+  EXPECT(values.get("loss") < 0.9 * std::log(300.0));
   EXPECT(values.get("perplexity") == doctest::Approx(std::exp(values.get("loss"))));
   EXPECT(values.get("word_loss") > values.get("loss"));
   EXPECT(values.contains("loss.at-1"));
@@ -90,7 +90,7 @@ TEST_CASE(
   const std::vector<double> three = shares({1, 1, 3});
   EXPECT(three[0] + three[4] == 0);
   EXPECT(three[2] > 0.1);
-  const std::vector<double> nucleus = shares({1, 0.8});  // 3 and 3 have 0.84 of all
+  const std::vector<double> nucleus = shares({1, 0.75});  // 3 and 3 have 0.79 of all
   EXPECT(nucleus[2] == 0);
   EXPECT(std::abs(nucleus[1] - 0.5) < 0.015);
   EXPECT(sample(logits, {2, 1, 0, 1}, 3) == sample(logits, {2, 1, 0, 1}, 3));
