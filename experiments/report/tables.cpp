@@ -408,6 +408,7 @@ std::string print_table(const Summary& s) {
     if (!answer.empty()) answers += answer + "\n";
   if (!answers.empty()) text += answers + "\n";
   text += as_text(accuracy_table(s));
+  for (const Table& table : language_tables(s)) text += "\n" + as_text(table);
   if (s.near_copies > 0) text += "\n" + as_text(unseen_accuracy_table(s));
   if (s.layers > 0) {
     text += "\n";
