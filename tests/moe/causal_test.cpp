@@ -1,6 +1,6 @@
 // Models that read from left to right: no number of a row depends on a later token, whatever stands between.
-#include "moe/continuation.h"
-#include "tests/nn/helpers.h"
+#include "experiments/language/continuation.h"
+#include "tests/moe/bench.h"
 
 namespace glia::test {
 namespace {
@@ -71,6 +71,15 @@ TEST_CASE(
           EXPECT(after[at] != before[at]);
         }
       }
+    }
+}
+
+TEST_CASE("causal: a model is refused exactly the routers and options whose choices look ahead") {
+  for (const RouterRow& row : router_registry())
+    for (const OptionValues& own : option_choices(row)) {
+      INFO(std::string(row.name));
+      Bench bench(row.name, 4, 2, {5, 1, 7}, 0, own);
+      EXPECT(why_not_causal(row, own).empty() == !(looks_ahead(bench, false) || looks_ahead(bench, true)));
     }
 }
 
