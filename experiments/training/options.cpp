@@ -124,6 +124,8 @@ const std::vector<Flag>& flags() {
        "who share each step: 0: the processes that mpirun or srun started; else so many, threads where no launcher is, a GPU "
        "each (docs/scaling.md)",
        train},
+      {"shard-optimiser", &O::shard_optimiser, kNone,
+       "each rank keeps and updates its part of AdamW's moments; the bits are the same", train},
       {"rank-timeout", &O::rank_timeout, kNone, "seconds without an answer after which a rank counts as lost",
        train},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},

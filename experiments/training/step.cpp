@@ -53,10 +53,10 @@ void TrainingStep::reduce_rest() {
     at = range.end;
   }
   if (parameters.low_gradients().defined()) reduce(parameters.low_gradients(), at, parameters.low_size());
-  // The table's rows that were touched have the gradient of all ranks already (input_embedding).
+  // The table's rows may have the gradient of all ranks already (input_embedding).
   const Parameter* table = parameters.table();
-  const bool shared = table && table->touched.defined();
-  reduce(parameters.gradients(), shared ? round_up(table->shape.numel(), ParameterSet::kAlign) : 0,
+  reduce(parameters.gradients(),
+         optimiser_.rows_of_all_ranks() ? round_up(table->shape.numel(), ParameterSet::kAlign) : 0,
          parameters.gradients().numel());
 }
 

@@ -32,7 +32,7 @@ struct Bench {
 using PlanOf = std::function<TrainingPlan(int64_t ranks)>;
 
 struct Speed {
-  double ms = 0, tokens_a_second = 0, peak_gib = 0;
+  double ms = 0, tokens_a_second = 0, peak_gib = 0, moments_mib = 0;
   std::string ranks;
 };
 
@@ -57,6 +57,7 @@ Speed speed_of(const Options& options, const RunModel& model, const PlanOf& plan
     const double total = std::accumulate(times.begin(), times.end(), 0.0);
     speed = {total / static_cast<double>(steps), 1e3 * static_cast<double>(trainer.tokens_done() - before) / total,
              static_cast<double>(context.allocator().stats().peak) / (int64_t{1} << 30),
+             static_cast<double>(trainer.optimiser().moment_bytes()) / (1 << 20),
              context.communicator().description()};
   });
   return speed;
@@ -70,14 +71,16 @@ int run(const Bench& bench, const Options& o, const RunModel& model, const PlanO
     const Speed s = speed_of(o, model, plan_of, r, bench.steps);
     if (r == 1) one = s;
     const double kept = s.tokens_a_second / (one.tokens_a_second * static_cast<double>(r));
-    fmt::print("{:<28} {:.3f} ms a step, {:.0f} tokens/s, {:.1f} % of {} times one rank; {:.2f} GiB peak a rank\n",
-               s.ranks, s.ms, s.tokens_a_second, 100 * kept, r, s.peak_gib);
+    fmt::print(
+        "{:<28} {:.3f} ms a step, {:.0f} tokens/s, {:.1f} % of {} times one rank; {:.2f} GiB peak a rank, {:.1f} MiB of moments\n",
+        s.ranks, s.ms, s.tokens_a_second, 100 * kept, r, s.peak_gib, s.moments_mib);
     std::fflush(stdout);
     json["runs"].push_back({{"ranks", r},
                             {"what", s.ranks},
                             {"step_ms", s.ms},
                             {"tokens_per_s", s.tokens_a_second},
-                            {"weak_scaling", kept}});
+                            {"weak_scaling", kept},
+                            {"moments_mib", s.moments_mib}});
   }
   json["model"] = model.name, json["vocabulary"] = plan_of(1).model.bert.vocabulary,
   json["commit"] = build_commit();

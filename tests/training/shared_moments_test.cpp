@@ -1,0 +1,102 @@
+// AdamW whose moments ranks share out: the bits of the optimiser that has them whole, in every way that parameters are grouped, and
+// checkpoints that do not tell.
+#include "engine/core/file.h"
+#include "nn/weights/checkpoint.h"
+#include "tests/temporary_folder.h"
+#include "tests/training/over_ranks.h"
+
+namespace glia::test {
+namespace {
+
+TEST_CASE("shared moments: steps have the bits of moments that every rank has") {
+  const std::vector<std::vector<const char*>> ways = {
+      {},
+      {"--task=masked_lm"},
+      {"--no-lazy-embedding", "--clip=0.1"},
+      {"--precision=bfloat16", "--gradients=bfloat16"},
+      {"--precision=bfloat16", "--gradients=float32", "--micro-batches=2"},
+      {"--lr-of=*layer.1*=0.001", "--weight-decay-of=*word*=0.1", "--freeze=*position*"}};
+  for (const auto& way : ways)
+    for (const char* config : {"dense", "astrocyte-hierarchical"}) {
+      Options o = options_of(way);
+      for (const int ranks : {2, 3}) {
+        INFO(config, " ", ranks, " ", way.empty() ? "" : way[0]);
+        o.shard_optimiser = false;
+        const Trained whole = train_over(o, config, 4, ranks, 1);
+        o.shard_optimiser = true;
+        const Trained parts = train_over(o, config, 4, ranks, 1);
+        EXPECT(parts.losses == whole.losses);
+        EXPECT(parts.weights == whole.weights);
+        EXPECT(parts.evaluation == whole.evaluation);
+      }
+    }
+}
+
+TEST_CASE("shared moments: exact sums have the same bits in 1 and 3 processes") {
+  const Options o = options_of({"--shard-optimiser", "--reduction=exact", "--chunks=4"});
+  const Trained one = train_over(o, "astrocyte-hierarchical", 3, 4, 1);
+  EXPECT(train_over(o, "astrocyte-hierarchical", 3, 4, 3).weights == one.weights);
+}
+
+// Trains `steps` further ones with `ranks` from the checkpoint `from`, where that is not empty, and writes another.
+void go_on(const Options& o, int ranks, const std::string& from, int64_t steps, const std::string& to) {
+  const Dataset data = load_data(o);
+  run_ranks(ranks, [&](std::unique_ptr<Communicator> communicator) {
+    Context context(Device::cpu(), 42);
+    set_ranks(context, std::move(communicator));
+    Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);
+    if (!from.empty()) {
+      const CheckpointInfo info = load_checkpoint(from, trainer.model().parameters(), &trainer.optimiser(), {});
+      trainer.seek(info.step);
+    }
+    for (int64_t i = 0; i < steps; ++i) trainer.step();
+    const int64_t whole = 2 * trainer.model().parameters().trained_size() * int64_t{sizeof(float)};
+    EXPECT(trainer.optimiser().moment_bytes() <=
+           (o.shard_optimiser && ranks > 1 ? whole / ranks + 8 * ParameterSet::kAlign * ranks : whole));
+    // The first rank alone says when.
+    trainer.checkpoint(context.communicator().rank() == 0, [&] {
+      save_checkpoint(to, trainer.model().parameters(), &trainer.optimiser(), {}, {trainer.done(), 42, "", ""});
+    });
+    trainer.checkpoint(false, [] { CHECK(false, "nobody found it due"); });
+  });
+}
+
+TEST_CASE("shared moments: a checkpoint has the bytes of whole moments, and any number of ranks goes on from it") {
+  const TemporaryFolder folder("shared-moments");
+  const auto path = [&](const char* name) { return folder / name; };
+  const Options whole = options_of({}), parts = options_of({"--shard-optimiser"});
+  go_on(whole, 3, "", 2, path("whole"));
+  go_on(parts, 3, "", 2, path("parts"));
+  EXPECT(read_file(path("parts")) == read_file(path("whole")));
+  // Whoever reads it writes it again as it was.
+  for (const int ranks : {1, 2, 4}) {
+    INFO(ranks);
+    go_on(parts, ranks, path("parts"), 0, path("again"));
+    EXPECT(read_file(path("again")) == read_file(path("whole")));
+  }
+  // Two further steps of two ranks, from three's.
+  go_on(whole, 2, path("parts"), 2, path("whole2"));
+  go_on(parts, 2, path("parts"), 2, path("parts2"));
+  EXPECT(read_file(path("parts2")) == read_file(path("whole2")));
+  EXPECT(read_file(path("parts2")) != read_file(path("parts")));
+}
+
+TEST_CASE("shared moments: whoever reads them without having gathered them is told") {
+  const Options o = options_of({"--shard-optimiser"});
+  const std::string error = error_of([&] { go_on(o, 1, "", 1, "/nowhere/x"); });
+  EXPECT(contains(error, "/nowhere"));
+  run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
+    Context context(Device::cpu(), 42);
+    set_ranks(context, std::move(communicator));
+    ParameterSet parameters;
+    parameters.add("w", {100, 3}, Init::normal(1), true);
+    parameters.materialise(context, 1);
+    AdamW optimiser(parameters, {}, false, true);
+    EXPECT(contains(error_of([&] { optimiser.m(); }), "are to be gathered before"));
+    optimiser.gather();
+    EXPECT(optimiser.m().numel() == parameters.trained_size());
+  });
+}
+
+}  // namespace
+}  // namespace glia::test
