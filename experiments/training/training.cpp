@@ -13,6 +13,7 @@ RunModel run_model(const Options& o, const Configuration& c) {
   if (!o.router.empty()) run.moe.router = o.router;
   if (o.balance >= 0) run.moe.balance = o.balance;
   if (o.energy >= 0) run.moe.energy = o.energy;
+  run.moe.expert_ranks = o.expert_parallel;
   if (run.moe.dense()) run.moe.balance = run.moe.energy = 0;
   else
     for (const OptionRow& row : routing_options(run.moe.router))

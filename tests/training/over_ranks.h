@@ -7,6 +7,7 @@
 #include "experiments/training/presets.h"
 #include "experiments/training/ranks.h"
 #include "experiments/training/training.h"
+#include "nn/weights/checkpoint.h"
 #include "tests/engine/mail.h"
 #include "tests/nn/helpers.h"
 
@@ -85,6 +86,38 @@ inline Trained train_over(const Options& o, const char* config, int64_t steps, i
     EXPECT(one.evaluation == each[0].evaluation);
   }
   return each[0];
+}
+
+// The largest difference of losses, in relation to them.
+inline double apart(const Trained& a, const Trained& b) {
+  double most = 0;
+  for (size_t i = 0; i < a.losses.size(); ++i)
+    most = std::max(most, std::abs(a.losses[i] - b.losses[i]) / std::abs(a.losses[i]));
+  return most;
+}
+
+// Trains `steps` further ones with `ranks` from the checkpoint `from`, where that is not empty, and writes another.
+inline void go_on(const Options& o, const char* config, int ranks, const std::string& from, int64_t steps,
+                  const std::string& to) {
+  const Dataset data = load_data(o);
+  run_ranks(ranks, [&](std::unique_ptr<Communicator> communicator) {
+    Context context(Device::cpu(), 42);
+    set_ranks(context, std::move(communicator));
+    Trainer trainer(context, data, o, run_model(o, configuration(config)), 42);
+    if (!from.empty()) {
+      const CheckpointInfo info = load_checkpoint(from, trainer.model().parameters(), &trainer.optimiser(), {});
+      trainer.seek(info.step);
+    }
+    for (int64_t i = 0; i < steps; ++i) trainer.step();
+    const int64_t whole = 2 * trainer.model().parameters().trained_size() * int64_t{sizeof(float)};
+    EXPECT(trainer.optimiser().moment_bytes() <=
+           (o.shard_optimiser && ranks > 1 ? whole / ranks + 8 * ParameterSet::kAlign * ranks : whole));
+    // The first rank alone says when.
+    trainer.checkpoint(context.communicator().rank() == 0, [&] {
+      save_checkpoint(to, trainer.model().parameters(), &trainer.optimiser(), {}, {trainer.done(), 42, "", ""});
+    });
+    trainer.checkpoint(false, [] { CHECK(false, "nobody found it due"); });
+  });
 }
 
 }  // namespace glia::test

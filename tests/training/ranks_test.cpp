@@ -33,14 +33,6 @@ class Plain : public Communicator {
   std::unique_ptr<Communicator> inner_;
 };
 
-// The largest difference of losses, in relation to them.
-double apart(const Trained& a, const Trained& b) {
-  double most = 0;
-  for (size_t i = 0; i < a.losses.size(); ++i)
-    most = std::max(most, std::abs(a.losses[i] - b.losses[i]) / std::abs(a.losses[i]));
-  return most;
-}
-
 TEST_CASE("ranks: exact sums have the same bits in 1, 2, 3 and 4 processes, whatever the rows and the task") {
   struct Case {
     const char *config, *padding, *task;

@@ -38,52 +38,29 @@ TEST_CASE("shared moments: exact sums have the same bits in 1 and 3 processes") 
   EXPECT(train_over(o, "astrocyte-hierarchical", 3, 4, 3).weights == one.weights);
 }
 
-// Trains `steps` further ones with `ranks` from the checkpoint `from`, where that is not empty, and writes another.
-void go_on(const Options& o, int ranks, const std::string& from, int64_t steps, const std::string& to) {
-  const Dataset data = load_data(o);
-  run_ranks(ranks, [&](std::unique_ptr<Communicator> communicator) {
-    Context context(Device::cpu(), 42);
-    set_ranks(context, std::move(communicator));
-    Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);
-    if (!from.empty()) {
-      const CheckpointInfo info = load_checkpoint(from, trainer.model().parameters(), &trainer.optimiser(), {});
-      trainer.seek(info.step);
-    }
-    for (int64_t i = 0; i < steps; ++i) trainer.step();
-    const int64_t whole = 2 * trainer.model().parameters().trained_size() * int64_t{sizeof(float)};
-    EXPECT(trainer.optimiser().moment_bytes() <=
-           (o.shard_optimiser && ranks > 1 ? whole / ranks + 8 * ParameterSet::kAlign * ranks : whole));
-    // The first rank alone says when.
-    trainer.checkpoint(context.communicator().rank() == 0, [&] {
-      save_checkpoint(to, trainer.model().parameters(), &trainer.optimiser(), {}, {trainer.done(), 42, "", ""});
-    });
-    trainer.checkpoint(false, [] { CHECK(false, "nobody found it due"); });
-  });
-}
-
 TEST_CASE("shared moments: a checkpoint has the bytes of whole moments, and any number of ranks goes on from it") {
   const TemporaryFolder folder("shared-moments");
   const auto path = [&](const char* name) { return folder / name; };
   const Options whole = options_of({}), parts = options_of({"--shard-optimiser"});
-  go_on(whole, 3, "", 2, path("whole"));
-  go_on(parts, 3, "", 2, path("parts"));
+  go_on(whole, "softmax-moe", 3, "", 2, path("whole"));
+  go_on(parts, "softmax-moe", 3, "", 2, path("parts"));
   EXPECT(read_file(path("parts")) == read_file(path("whole")));
   // Whoever reads it writes it again as it was.
   for (const int ranks : {1, 2, 4}) {
     INFO(ranks);
-    go_on(parts, ranks, path("parts"), 0, path("again"));
+    go_on(parts, "softmax-moe", ranks, path("parts"), 0, path("again"));
     EXPECT(read_file(path("again")) == read_file(path("whole")));
   }
   // Two further steps of two ranks, from three's.
-  go_on(whole, 2, path("parts"), 2, path("whole2"));
-  go_on(parts, 2, path("parts"), 2, path("parts2"));
+  go_on(whole, "softmax-moe", 2, path("parts"), 2, path("whole2"));
+  go_on(parts, "softmax-moe", 2, path("parts"), 2, path("parts2"));
   EXPECT(read_file(path("parts2")) == read_file(path("whole2")));
   EXPECT(read_file(path("parts2")) != read_file(path("parts")));
 }
 
 TEST_CASE("shared moments: whoever reads them without having gathered them is told") {
   const Options o = options_of({"--shard-optimiser"});
-  const std::string error = error_of([&] { go_on(o, 1, "", 1, "/nowhere/x"); });
+  const std::string error = error_of([&] { go_on(o, "softmax-moe", 1, "", 1, "/nowhere/x"); });
   EXPECT(contains(error, "/nowhere"));
   run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
     Context context(Device::cpu(), 42);
