@@ -9,6 +9,7 @@ double expected_experts(const MoeConfig& c) {
 }
 
 TokenCost token_cost(const ModelConfig& config, double experts, double length) {
+  if (config.bag.used()) return {};  // rows of tables, and no products before the head
   ParameterSet set;
   make_bert(set, config);
   FfnCost ffns{1, 1};

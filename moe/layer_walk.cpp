@@ -27,12 +27,15 @@ Var walk(const Model& model, const Batch& batch,
     const EncoderLayer& layer = model.bert().layers[l];
     Var h = layer.attention.finish(layer.attention.mix(x, pass), x, pass);
     if (layer.second_norm) h = layer.second_norm->residual(h, x, 0, {});
-    FeedForward::Result r = layer.feed_forward->forward(h, pass, false);
-    f({l, layer, h, pass}, r);
+    const Var read = layer.before_feed_forward(h);
+    FeedForward::Result r = layer.feed_forward->forward(read, pass, false);
+    f({l, layer, read, pass}, r);
     if (const Var& scores = scores_for_next(r.routing); scores.defined()) pass.previous_scores = scores;
-    x = layer.norm.residual(r.y, r.x, 0, {}, r.bias);
+    x = layer.behind_feed_forward(r, h, pass, false);
   }
-  return model.head().forward(pass.read_rows(x), {}, pass).logits;
+  Var read = pass.read_rows(x);
+  if (model.bert().norm) read = (*model.bert().norm)(read);
+  return model.head().forward(read, {}, pass).logits;
 }
 
 Choices::Choices(const Routing& r)

@@ -118,6 +118,12 @@ std::vector<std::string> columns_outside(const MoeConfig& config) {
   return {columns.begin(), columns.end()};
 }
 
+std::string why_not_causal(const MoeConfig& config) {
+  if (config.dense()) return "";
+  if (mixture_row(config).reads_future) return "mixes by all tokens of a sequence";
+  return why_not_causal(router_row(config.router), config.options);
+}
+
 std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,
                                       const BertConfig& bert, int layer) {
   const MixtureRow& row = mixture_row(config);

@@ -62,6 +62,8 @@ const MixtureRow& mixture_row(const MoeConfig& config);
 bool routing_varies(const MoeConfig& config);
 // Names of the columns outside E that the routings have.
 std::vector<std::string> columns_outside(const MoeConfig& config);
+// Why a causal model cannot have this mixture with its router, in words that follow "it"; "": it can, and dense can.
+std::string why_not_causal(const MoeConfig& config);
 // With the shared experts. Errors: an unknown name (the message lists the known ones), an option of another mixture, and
 // make_router()'s.
 std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,

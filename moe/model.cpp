@@ -14,7 +14,15 @@
 
 namespace glia {
 
+void check_causal(const ModelConfig& config) {
+  if (!config.bert.causal) return;
+  if (const std::string why = why_not_causal(config.moe); !why.empty())
+    fail_input("router {}{}: expected one for a model that reads from left to right, got one that {}",
+               config.moe.router, &mixture_row(config.moe) == &mixture_registry()[0] ? "" : " in its mixture", why);
+}
+
 std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config) {
+  check_causal(config);
   return std::make_unique<Bert>(
       set, config.bert, [&](ParameterSet& to, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
         if (config.moe.dense()) return make_dense(to, name, config.bert);
@@ -23,12 +31,22 @@ std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config) {
 }
 
 Model::Model(Context& context, const ModelConfig& config, uint64_t seed) : context_(context), config_(config) {
-  bert_ = make_bert(parameters_, config_);
-  head_ = config_.head(parameters_, config_.bert, bert_->embeddings);
+  if (config_.bag.used()) {
+    bag_ = std::make_unique<Bag>(parameters_, config_.bert, config_.bag);
+    head_ = make_linear_head(parameters_, config_.bert);
+  } else {
+    bert_ = make_bert(parameters_, config_);
+    head_ = config_.head(parameters_, config_.bert, bert_->embeddings);
+  }
   choose_trained(parameters_, config_.trained);
   const bool doubles = config_.compute == DType::kFloat64;
   parameters_.materialise(context, seed, doubles ? DType::kFloat64 : DType::kFloat32,
                           config_.compute == DType::kBFloat16, config_.bfloat16_gradients);
+}
+
+const Bert& Model::bert() const {
+  if (!bert_) fail_input("this model is a bag of n-grams: it has no encoder layers to look into");
+  return *bert_;
 }
 
 const Sequences& Model::first_rows(int64_t count) const {
@@ -84,7 +102,8 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   if (training) pass.layer_done = batch.layer_done;
   if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
     pass.labels = batch.labels;
-  Bert::Result r = bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
+  Bert::Result r = bag_ ? Bert::Result{bag_->forward(batch.ids, pass), {}}
+                        : bert_->forward(batch.ids, pass, config_.last_layer_cls_only);
   const Tensor& targets = batch.targets.defined() ? batch.targets : batch.labels;
   Head::Result head = head_->forward(r.hidden, targets, pass);
   Output out;
@@ -113,10 +132,10 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
         term.part.push_back(static_cast<int>(at - names.begin()));
         if (at == names.end()) {
           names.push_back(losses.names[i]);
-          weights.push_back(losses.weights[i]);
+          weights.push_back(config_.loss_scale * losses.weights[i]);
         }
-        CHECK(weights[term.part.back()] == losses.weights[i], "model: layers weigh '{}' differently",
-              losses.names[i]);
+        CHECK(weights[term.part.back()] == config_.loss_scale * losses.weights[i],
+              "model: layers weigh '{}' differently", losses.names[i]);
       }
       terms.push_back(std::move(term));
     }
@@ -146,16 +165,18 @@ template <class F> void for_each_mixture(const Bert& bert, const StepRoutings& s
 }  // namespace
 
 void Model::before_update(const StepRoutings& step) {
+  if (!bert_) return;
   for_each_mixture(*bert_, step,
                    [&](const Mixture& m, const StepStatistics& s) { m.before_update(parameters_, s); });
 }
 
 void Model::after_step(const StepRoutings& step) const {
+  if (!bert_) return;
   for_each_mixture(*bert_, step, [](const Mixture& m, const StepStatistics& s) { m.after_step(s); });
 }
 
 void Model::randomise_ffn(uint64_t seed) {
-  for (const EncoderLayer& layer : bert_->layers) {
+  for (const EncoderLayer& layer : bert().layers) {
     const auto* ffn = dynamic_cast<const DenseFeedForward*>(layer.feed_forward.get());
     CHECK(ffn, "randomise_ffn: wants a dense model");
     for (const Linear* l : {&ffn->up, &ffn->down}) {

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "moe/mixture.h"
+#include "nn/bag.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
 #include "nn/trained_part.h"
@@ -16,8 +17,11 @@ struct ModelConfig {
   DType compute =
       DType::kFloat32;  // bfloat16: float32 masters with a bfloat16 copy; float64: everything, for tests
   bool bfloat16_gradients = false;  // with bfloat16: the gradients of the products' weights too (ParameterSet)
+  double loss_scale = 1;            // times the weights of all losses but the task's
   bool last_layer_cls_only = true;  // exact (docs/science.md 6.2); false computes the rows that nobody reads
   MakeHead head = make_classification_head;
+  BagConfig
+      bag;  // used: a bag of n-grams in the encoder's place, with a linear head; layers and moe then have no part
   TrainedPart trained;
 };
 
@@ -37,6 +41,8 @@ struct Batch {
   Tensor borders = {};  // int32 [B], or undefined: so many rows of each sequence are its prompt
 };
 
+// Of a causal model (BertConfig) a router or a mixture that looks ahead is an error that names it and says why.
+void check_causal(const ModelConfig& config);
 // The encoder with its FFNs or mixtures, declared; nothing is drawn yet.
 std::unique_ptr<Bert> make_bert(ParameterSet& set, const ModelConfig& config);
 
@@ -64,7 +70,7 @@ class Model {
   const ParameterSet& parameters() const { return parameters_; }
   const ModelConfig& config() const { return config_; }
   Context& context() const { return context_; }
-  const Bert& bert() const { return *bert_; }
+  const Bert& bert() const;  // an error for a bag of n-grams, which has none
   const Head& head() const { return *head_; }
   // To be called between the completed gradients, those of all ranks, and the optimiser's update, as after_step() is.
   void before_update(const StepRoutings& step);
@@ -83,7 +89,8 @@ class Model {
   Context& context_;
   ModelConfig config_;
   ParameterSet parameters_;
-  std::unique_ptr<Bert> bert_;
+  std::unique_ptr<Bert> bert_;  // this or the bag
+  std::unique_ptr<Bag> bag_;
   std::unique_ptr<Head> head_;
   mutable std::map<int64_t, Sequences> first_rows_;  // by B: B sequences of one row each
 };

@@ -16,6 +16,7 @@ struct OracleInputs {
   std::vector<double> x;         // [T, H]
   std::vector<int32_t> lengths;  // [B], Σ = T
   std::vector<int32_t> ids;      // [T] of the tokens
+  std::vector<int32_t> borders;  // [B] rows of each sequence that are its prompt; empty: there is no border
   // A weight or a state by its name within the router, "token.weight", or a shared state by its full name.
   std::function<std::vector<double>(const std::string&)> weight;
 

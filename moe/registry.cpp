@@ -9,7 +9,7 @@ RouterRow softmax_row(), astrocyte_row(), astrocyte_hierarchical_row(), astrocyt
     top_p_row(), switch_row(), noisy_top_k_row(), scored_row(), deepseek_v3_row(), x_moe_row(), remoe_row(),
     hash_row(), frozen_random_row(), expert_choice_row(), emo_row(), glider_row(), sinkhorn_row(), quantile_row(),
     expert_threshold_row(), dselect_k_row(), context_row(), cosine_row(), null_experts_row(), moe_plus_plus_row(),
-    autonomy_row(), ada_k_row(), thor_row(), every_row();
+    autonomy_row(), ada_k_row(), thor_row(), every_row(), pmoe_row();
 
 std::span<const RouterRow> router_registry() {
   static const RouterRow rows[] = {softmax_row(),
@@ -40,7 +40,8 @@ std::span<const RouterRow> router_registry() {
                                    autonomy_row(),
                                    ada_k_row(),
                                    thor_row(),
-                                   every_row()};
+                                   every_row(),
+                                   pmoe_row()};
   return rows;
 }
 
@@ -71,6 +72,13 @@ const RouterRow& router_row(std::string_view router) {
     if (router == row.name) return row;
   }
   fail_input("router: expected one of {}; got '{}'", known, router);
+}
+
+std::string why_not_causal(const RouterRow& row, const OptionValues& own) {
+  if (row.traits.reads_future) return "chooses a token's experts by later ones";
+  if (const char* why = row.future ? row.future(own) : nullptr) return why;
+  if (row.traits.trains_on_batch) return "chooses a token's experts in training by the batch's other tokens";
+  return "";
 }
 
 std::unique_ptr<Router> make_router(std::string_view router, ParameterSet& set, const std::string& name,

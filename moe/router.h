@@ -59,6 +59,7 @@ struct RouterTraits {
   bool fixed_k = true;             // every token has K experts
   bool experts_permutable = true;  // permuting the experts' parameters permutes the choices and nothing else
   bool reads_future = false;       // a token's choice depends on later ones: not causal
+  bool trains_on_batch = false;    // in training it depends on the batch's other tokens, in evaluation not
   bool needs_labels = false;       // in training
   bool untrained = false;          // by design: K = 1 is allowed though gates sum to 1
   bool normalised = false;         // scores are logarithms that softmax leaves as they are: their z-loss is 0
@@ -94,7 +95,14 @@ struct RouterRow {
   RouterOracle* oracle = nullptr;
   double (*experts_a_token)(const RouterOptions& options) = nullptr;  // FFNs where loads are even; nullptr: K
   std::span<const char* const> columns = {};  // those beside the experts, as Routing::other_choices has them
+  // What an option changes of the traits: why a choice reads later tokens, or nullptr where it does not; absent: as the
+  // traits say. And whether it reads Pass::borders.
+  const char* (*future)(const OptionValues& own) = nullptr;
+  bool (*reads_borders)(const OptionValues& own) = nullptr;
 };
+
+// Why a causal model cannot have this router with these options, in words that follow "it"; "": it can.
+std::string why_not_causal(const RouterRow& row, const OptionValues& own);
 
 std::span<const RouterRow> router_registry();
 // Errors: an unknown name (the message lists the known ones).

@@ -1,6 +1,8 @@
 #include "moe/router_page.h"
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 namespace glia {
 namespace {
@@ -28,11 +30,15 @@ std::string router_page(const RouterRow& row) {
   page += fmt::format(
       "| trait | |\n|---|---|\n| a token's gates sum to 1 | {} |\n| every token has K experts | {} |\n"
       "| permuting experts permutes nothing else | {} |\n| reads later tokens (not causal) | {} |\n"
+      "| reads the batch's other tokens in training | {} |\n"
       "| scores are linear in the token, for losses on its matrix | {} |\n"
       "| its scores have no z-loss | {} |\n"
       "| wants labels in training | {} |\n| untrained by design | {} |\n| keeps state between steps | {} |\n\n",
       t.gates_sum_to_one ? "yes" : "no", t.fixed_k ? "yes" : "no", t.experts_permutable ? "yes" : "no",
-      t.reads_future ? "yes" : "no", t.linear ? "yes" : "no", t.normalised ? "yes" : "no",
+      row.future       ? "with some options"
+      : t.reads_future ? "yes"
+                       : "no",
+      t.trains_on_batch ? "yes" : "no", t.linear ? "yes" : "no", t.normalised ? "yes" : "no",
       t.needs_labels ? "yes" : "no", t.untrained ? "yes" : "no", t.stateful ? "yes" : "no");
   page += kOptionsHead + std::string("| `--top-k` | 2 | 1 … experts | experts a token |\n");
   for (const OptionRow& o : row.options) page += option_line(o);
@@ -47,6 +53,17 @@ std::string router_page(const RouterRow& row) {
       "compare it with, stands beside it in `moe/routers/`.\n",
       row.name);
   return page;
+}
+
+std::string router_folder(const RouterRow& row, const std::string& sources) {
+  namespace fs = std::filesystem;
+  std::string file = std::string(row.name) + ".cpp";
+  std::ranges::replace(file, '-', '_');
+  if (fs::exists(sources + "/" + file)) return "";
+  for (const auto& entry : fs::directory_iterator(sources))
+    if (entry.is_directory() && fs::exists(entry.path() / file)) return entry.path().filename().string() + "/";
+  fail_input("{}: expected the router {}'s file {} there or in a folder of it, found none", sources, row.name,
+             file);
 }
 
 std::string mixtures_page() {

@@ -7,6 +7,9 @@
 namespace glia {
 
 std::string router_page(const RouterRow& row);
+// The folder of its page under docs/routers, which is that of its file under `sources`: "scores/", or "" at the top. A router
+// without a file there is an error.
+std::string router_folder(const RouterRow& row, const std::string& sources = "moe/routers");
 // docs/mixtures.md: all that may stand in an FFN's place.
 std::string mixtures_page();
 

@@ -60,7 +60,8 @@ bool Copier::copy(const Parameter& p) {
     if (options.copy_routers) read(p.name, value);
     return options.copy_routers;
   }
-  if (p.name.starts_with("pooler.") || p.name.starts_with("mlm.")) return try_read(p.name, value);
+  if (p.name.starts_with("pooler.") || p.name.starts_with("mlm.") || p.name.starts_with("lm."))
+    return try_read(p.name, value);
   if (ffn && !options.copy_ffn) return false;
   if (!p.dense_name.empty()) {
     experts(p);

@@ -11,6 +11,9 @@ struct BertConfig {
   double dropout = 0.1;                                     // hidden and attention
   double layer_norm_eps = 1e-12;
   double init_std = 0.02;
+  bool causal = false;  // a row sees itself and the rows before it: a decoder
+  bool pre_norm =
+      false;  // norms before attention and FFN and a last one in the head (GPT-2), instead of behind them
 };
 
 }  // namespace glia

@@ -1,5 +1,8 @@
-// BERT's input: dropout(layer_norm(word[id] + position[p] + type[0])).     ids int32 [T] → [T, H]
+// BERT's input: dropout(layer_norm(word[id] + position[p] + type[0])); without the norm where layers have theirs in
+// front (BertConfig::pre_norm).     ids int32 [T] → [T, H]
 #pragma once
+#include <optional>
+
 #include "nn/bert_config.h"
 #include "nn/layer_norm.h"
 #include "nn/pass.h"
@@ -8,7 +11,7 @@ namespace glia {
 
 struct Embeddings {
   Parameter *word, *position, *type;  // [V, H], [positions, H], [types, H]
-  LayerNorm norm;
+  std::optional<LayerNorm> norm;
 
   Embeddings(ParameterSet& set, const std::string& name, const BertConfig& config);
   Var operator()(const Tensor& ids, const Pass& pass) const;

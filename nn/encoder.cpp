@@ -10,7 +10,10 @@ EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const Ber
     : attention(set, name + ".attention", c, layer),
       feed_forward(make(set, name, layer)),
       norm(set, name + ".norm", c.hidden, c.layer_norm_eps),
-      layer_(layer) {
+      layer_(layer),
+      pre_norm_(c.pre_norm) {
+  if (feed_forward->second_residual() && pre_norm_)
+    fail_input("{}: expected post-norm layers with the second residual, got pre-norm ones", name);
   if (feed_forward->second_residual())
     second_norm = std::make_unique<LayerNorm>(set, name + ".second_norm", c.hidden, c.layer_norm_eps);
 }
@@ -23,9 +26,17 @@ EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, b
   if (early && pass.read.defined()) mixed = pass.read_rows(mixed);
   Var h = attention.finish(mixed, x, pass, early);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
-  FeedForward::Result r = feed_forward->forward(h, pass, read_rows_only);
-  const RandomKey key = pass.dropout_key(h.context(), dropout_site::feed_forward(layer_), read_rows_only);
-  return {norm.residual(r.y, r.x, pass.dropout, key, r.bias), std::move(r.routing)};
+  FeedForward::Result r = feed_forward->forward(before_feed_forward(h), pass, read_rows_only);
+  if (pre_norm_ && read_rows_only && !early) h = pass.read_rows(h);
+  Var y = behind_feed_forward(r, h, pass, read_rows_only);
+  return {std::move(y), std::move(r.routing)};
+}
+
+Var EncoderLayer::behind_feed_forward(const FeedForward::Result& r, const Var& x, const Pass& pass,
+                                      bool read_rows_only) const {
+  const RandomKey key = pass.dropout_key(x.context(), dropout_site::feed_forward(layer_), read_rows_only);
+  if (pre_norm_) return add_branch(r.y, r.bias, x, pass.dropout, key);
+  return norm.residual(r.y, r.x, pass.dropout, key, r.bias);
 }
 
 Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedForward& make)
@@ -33,7 +44,9 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
         std::vector<EncoderLayer> all;
         for (int l = 0; l < c.layers; ++l) all.emplace_back(set, fmt::format("encoder.layer.{}", l), c, l, make);
         return all;
-      }()) {}
+      }()) {
+  if (c.pre_norm) norm.emplace(set, "encoder.norm", c.hidden, c.layer_norm_eps);
+}
 
 Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_read_rows_only) const {
   Result result;
@@ -51,6 +64,7 @@ Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_
     result.routings.push_back(std::move(r.routing));
   }
   result.hidden = layers.empty() || !last_layer_read_rows_only ? pass.read_rows(x) : x;
+  if (norm) result.hidden = (*norm)(result.hidden);
   return result;
 }
 

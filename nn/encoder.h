@@ -1,4 +1,6 @@
-// A post-norm transformer encoder layer and BERT's stack of them (Devlin et al. 2019), without a head (nn/head.h).
+// A transformer layer and a stack of them, without a head (nn/head.h): BERT's encoder with post-norm layers (Devlin et al.
+// 2019), or a decoder where its rows see no later ones (BertConfig::causal), with pre-norm layers on request (Radford et al.
+// 2019, GPT-2).
 #pragma once
 #include <functional>
 
@@ -24,6 +26,10 @@ class EncoderLayer {
     Routing routing;
   };
   Result forward(const Var& x, const Pass& pass, bool read_rows_only) const;
+  // Its two ends, for whoever changes what lies between. What the FFN's place reads, from what attention left; and the
+  // layer's output, from what stands there made of it, where `x` are the rows of attention's that it belongs to.
+  Var before_feed_forward(const Var& x) const { return pre_norm_ ? norm(x) : x; }
+  Var behind_feed_forward(const FeedForward::Result& r, const Var& x, const Pass& pass, bool read_rows_only) const;
 
   SelfAttention attention;
   std::unique_ptr<FeedForward> feed_forward;
@@ -32,6 +38,7 @@ class EncoderLayer {
 
  private:
   int layer_;
+  bool pre_norm_;
 };
 
 class Bert {
@@ -47,6 +54,7 @@ class Bert {
 
   Embeddings embeddings;
   std::vector<EncoderLayer> layers;
+  std::optional<LayerNorm> norm;  // behind the last of pre-norm layers, of the rows that are read
 };
 
 // Dense FFNs named "<layer>.ffn".

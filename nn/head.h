@@ -37,6 +37,16 @@ class ClassificationHead : public Head {
 };
 std::unique_ptr<Head> make_classification_head(ParameterSet& set, const BertConfig& config, const Embeddings&);
 
+// One linear layer, logits = classifier(x): for what is no transformer's row.     parameters "classifier.…"
+class LinearHead : public Head {
+ public:
+  LinearHead(ParameterSet& set, const BertConfig& config);
+  Result forward(const Var& hidden, const Tensor& targets, const Pass& pass) const override;
+
+  Linear classifier;  // [C, H]
+};
+std::unique_ptr<Head> make_linear_head(ParameterSet& set, const BertConfig& config);
+
 // BERT's masked-LM head: logits = norm(gelu(transform(x))) Wᵀ + bias, W the table of the words ("tied"). Parameters
 // "mlm.transform.…", "mlm.norm.…", "mlm.bias". The logits are never whole in memory (vocabulary_loss).
 //
@@ -52,6 +62,21 @@ class MaskedLmHead : public Head {
   Parameter* bias;         // [V]
   const Parameter* words;  // [V, H], the embeddings'
 };
+// A language model's head: logits = x Wᵀ + bias, W the table of the words, of which loss and parameters are as above:
+// "lm.bias". What x is normed by stands in the encoder.
+class CausalLmHead : public Head {
+ public:
+  CausalLmHead(ParameterSet& set, const BertConfig& config, const Embeddings& embeddings);
+  Result forward(const Var& hidden, const Tensor& targets, const Pass& pass) const override;
+  // All logits, float32 (float64), for whoever chooses a word.     hidden [R, H] → [R, V]
+  Var logits(const Var& hidden) const;
+
+  Parameter* bias;         // [V]
+  const Parameter* words;  // [V, H], the embeddings'
+};
+std::unique_ptr<Head> make_causal_lm_head(ParameterSet& set, const BertConfig& config,
+                                          const Embeddings& embeddings);
+
 std::unique_ptr<Head> make_masked_lm_head(ParameterSet& set, const BertConfig& config,
                                           const Embeddings& embeddings);
 

@@ -1,6 +1,9 @@
 // Layer normalisation with its weights, gain [H] = 1 and bias [H] = 0.     x [.., H] → [.., H]
 #pragma once
+#include "engine/ops/elementwise/dropout.h"
+#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/norm/layer_norm.h"
+#include "engine/ops/rows/bias.h"
 #include "nn/parameters.h"
 
 namespace glia {
@@ -25,5 +28,10 @@ struct LayerNorm {
     return dropout_residual_layer_norm(x, {}, gain->var, bias->var, eps, 0, {}, {{}, dropout, key});
   }
 };
+
+// What a branch of a pre-norm layer adds to what it came from: x + dropout(branch + bias).     bias [H] or undefined
+inline Var add_branch(const Var& branch, const Var& bias, const Var& x, double p, const RandomKey& key) {
+  return add(x, dropout(bias.defined() ? bias_add(branch, bias) : branch, p, key));
+}
 
 }  // namespace glia

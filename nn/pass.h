@@ -7,6 +7,8 @@
 
 namespace glia {
 
+class RowCache;
+
 struct Pass {
   const Sequences& sequences;       // the rows' layout
   const Sequences& first_rows;      // the same sequences reduced to their first rows: row b is sequence b
@@ -20,7 +22,8 @@ struct Pass {
   Tensor ids = {};      // int32 [T] of the tokens, for routers that read them
   Tensor labels = {};   // int32 [B]; undefined unless a router's trait asks for them
   Tensor borders = {};  // int32 [B]: so many rows of each sequence are its prompt; undefined: there is no border
-  Var previous_scores = {};  // [T, E] of the MoE layer before, or [T, E + X] (Routing); undefined in the first
+  RowCache* cache = nullptr;  // what earlier passes keep of the one sequence's earlier rows (nn/row_cache.h)
+  Var previous_scores = {};   // [T, E] of the MoE layer before, or [T, E + X] (Routing); undefined in the first
 
   // Those rows.     x [T, ..] → [R, ..], or [B, ..]
   Var read_rows(const Var& x) const {

@@ -1,4 +1,4 @@
-// bench ops | tokenizer | step | pretrain | ranks: how fast, beside what this machine can reach at all, measured in the same run.
+// bench ops | tokenizer | step | pretrain | ranks | scale: how fast, beside what this machine can reach at all, measured in the same run.
 #include <fmt/format.h>
 
 #include <cstring>
@@ -7,6 +7,7 @@
 #include "tools/benchmarks/ops.h"
 #include "tools/benchmarks/pretrain.h"
 #include "tools/benchmarks/ranks.h"
+#include "tools/benchmarks/scale.h"
 #include "tools/benchmarks/step.h"
 #include "tools/benchmarks/tokenizer.h"
 #include "tools/tool.h"
@@ -24,6 +25,7 @@ constexpr Command kCommands[] = {
     {"step", bench_step, "whole training steps"},
     {"pretrain", bench_pretrain, "steps of masked-LM pretraining"},
     {"ranks", bench_ranks, "steps of several ranks beside one"},
+    {"scale", bench_scale, "steps over experts, width, depth and tokens, beside their floors"},
 };
 
 // The commands as a page; each has its own: bench COMMAND --help-man.

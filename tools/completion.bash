@@ -19,7 +19,7 @@ _glia() {
   # What is no flag is a file: -o default offers those.
   if [[ $word == -* || ${words[0]:-} != -* ]]; then COMPREPLY=($(compgen -W "${words[*]}" -- "$word")); fi
 }
-for _glia_program in run_all train pretrain analyse bench classify export fetch_data gradcheck heatmap report route router_pages tokenize train_vocab; do
+for _glia_program in run_all train pretrain analyse bench classify export fetch_data generate gradcheck heatmap report route router_pages tokenize train_vocab; do
   complete -o default -F _glia "glia-$_glia_program"
   # By its last word a path is found too; export alone is a word of bash itself.
   if [[ $_glia_program == export ]]; then complete -o default -F _glia ./tools/export tools/export

@@ -9,6 +9,16 @@
 
 namespace glia {
 
+void fill_targets(const Masking& masking, uint32_t epoch, uint32_t batch, int64_t sequences, const int32_t* spans,
+                  BatchView& view) {
+  if (masking.rate <= 0) return;
+  CHECK(view.read && view.targets, "batch: words that are to be predicted want room");
+  view.read_rows = masking.next_words ? find_next_words(view.ids, view.offsets, spans, view.borders, sequences,
+                                                        view.read, view.targets)
+                                      : mask_words(masking, epoch, batch, view.ids, view.offsets, view.lengths,
+                                                   sequences, view.read, view.targets);
+}
+
 BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : split_(split), options_(options) {
   CHECK(options.batch_size > 0, "batch plan: wants a batch size of at least 1, got {}", options.batch_size);
   CHECK(options.epoch >= 0 && options.epoch < (int64_t{1} << 32), "batch plan: wants a 32-bit epoch, got {}",
@@ -80,12 +90,8 @@ void BatchPlan::fill(int64_t batch, BatchView& out) const {
   out.offsets[sequences] = static_cast<int32_t>(at);
   out.tokens = at;
   out.sequences = sequences;
-  if (options_.masking.rate > 0) {
-    CHECK(out.read && out.targets, "batch plan: masked words want room");
-    out.read_rows =
-        mask_words(options_.masking, static_cast<uint32_t>(options_.epoch), static_cast<uint32_t>(batch), out.ids,
-                   out.offsets, out.lengths, sequences, out.read, out.targets);
-  }
+  fill_targets(options_.masking, static_cast<uint32_t>(options_.epoch), static_cast<uint32_t>(batch), sequences,
+               out.lengths, out);
   if (out.vocabulary) order_rows(out.ids, at, out.vocabulary, out.order);
 }
 

@@ -48,6 +48,10 @@ struct BatchView {
   PartOfBatch part = {};
 };
 
+// What the masking asks of a batch whose first `sequences` are filled: read and targets, and of masked words the ids.
+void fill_targets(const Masking& masking, uint32_t epoch, uint32_t batch, int64_t sequences, const int32_t* spans,
+                  BatchView& view);
+
 // The same with memory of its own.
 struct PackedBatch {
   std::vector<int32_t> ids, offsets, lengths, labels;  // shapes as in BatchView

@@ -11,6 +11,7 @@ namespace glia {
 
 int64_t masked_room(const Masking& masking, int64_t tokens) {
   if (masking.rate > 0 && masking.rows > 0) return masking.rows;
+  if (masking.next_words) return tokens;
   return masking.rate > 0 ? static_cast<int64_t>(std::ceil(masking.rate * static_cast<double>(tokens))) : 0;
 }
 
@@ -43,6 +44,16 @@ int64_t mask_words(const Masking& m, uint32_t epoch, uint32_t batch, int32_t* id
     else if (u < 0.9f)
       ids[t] = m.first_word +
                static_cast<int32_t>(static_cast<uint64_t>(r.word[1]) * (m.vocabulary - m.first_word) >> 32);
+  }
+  return n;
+}
+
+int64_t find_next_words(const int32_t* ids, const int32_t* offsets, const int32_t* spans, const int32_t* borders,
+                        int64_t sequences, int32_t* read, int32_t* targets) {
+  int64_t n = 0;
+  for (int64_t b = 0; b < sequences; ++b) {
+    const int32_t begin = offsets[b] + std::max(borders ? borders[b] - 1 : 0, 0), end = offsets[b] + spans[b] - 1;
+    for (int32_t t = begin; t < end; ++t, ++n) read[n] = t, targets[n] = ids[t + 1];
   }
   return n;
 }

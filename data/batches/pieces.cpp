@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "data/datasets/prompts.h"
 #include "engine/core/check.h"
 #include "engine/core/random/rng.h"
 
@@ -54,7 +55,7 @@ void PieceStream::cut() {
   for (int64_t d = 0; d < documents_.size(); ++d) {
     const int64_t n = documents_.length(d), begin = documents_.offsets[d];
     for (int64_t at = 0, length = first_length(options_, epoch_, d, n); at < n; at += length, length = body)
-      pieces.push_back({begin + at, std::min(length, n - at), documents_.labels[d]});
+      pieces.push_back({begin + at, std::min(length, n - at), d});
   }
   const std::vector<int32_t> order =
       random_permutation(static_cast<int64_t>(pieces.size()), options_.seed, kOrder, static_cast<uint32_t>(epoch_));
@@ -74,7 +75,7 @@ bool PieceStream::next() {
   return true;
 }
 
-// Chooses a batch's pieces: place(where, begin, words, label) for each.
+// Chooses a batch's pieces: place(where, begin, words, document) for each.
 template <class Place> bool PieceStream::pack(Place&& place) {
   int64_t at = 0, sequences = 0;
   while (at + kAround < options_.places && next()) {
@@ -84,7 +85,7 @@ template <class Place> bool PieceStream::pack(Place&& place) {
     }
     Piece& piece = pieces_[at_];
     const int64_t words = std::min(piece.length, options_.places - at - kAround);
-    place(at, piece.begin, words, piece.label);
+    place(at, piece.begin, words, piece.document);
     piece.begin += words, piece.length -= words;
     at += words + kAround, ++sequences;
   }
@@ -99,28 +100,29 @@ bool PieceStream::fill(BatchView& out) {
   next();
   const auto epoch = static_cast<uint32_t>(epoch_), batch = static_cast<uint32_t>(batch_);
   int64_t tokens = 0, b = 0;
-  const bool any = pack([&](int64_t at, int64_t begin, int64_t words, int32_t label) {
+  spans_.clear();
+  const bool any = pack([&](int64_t at, int64_t begin, int64_t words, int64_t document) {
     int32_t* to = out.ids + at;
     *to = options_.cls;
     std::memcpy(to + 1, documents_.ids.data() + begin, static_cast<size_t>(words) * sizeof(int32_t));
     to[words + 1] = options_.sep;
     out.offsets[b] = static_cast<int32_t>(at);
     out.lengths[b] = static_cast<int32_t>(words + kAround);
-    out.labels[b++] = label;
+    // [SEP] is told where the document ends there, not where a piece does.
+    spans_.push_back(out.lengths[b] - (begin + words == documents_.offsets[document + 1] ? 0 : 1));
+    if (out.borders) out.borders[b] = border_of(out.ids + at, out.lengths[b], options_.enders);
+    out.labels[b++] = documents_.labels[static_cast<size_t>(document)];
     tokens = at + words + kAround;
   });
   if (!any) return false;
   // The other sequences are empty, so that every batch has the same number.
   for (int64_t i = b; i < options_.sequences; ++i)
     out.offsets[i] = static_cast<int32_t>(tokens), out.lengths[i] = 0, out.labels[i] = 0;
+  if (out.borders) std::fill(out.borders + b, out.borders + options_.sequences, 0);
   out.offsets[options_.sequences] = static_cast<int32_t>(tokens);
   out.tokens = tokens;
   out.sequences = options_.sequences;
-  if (options_.masking.rate > 0) {
-    CHECK(out.read && out.targets, "pieces: masked words want room");
-    out.read_rows =
-        mask_words(options_.masking, epoch, batch, out.ids, out.offsets, out.lengths, b, out.read, out.targets);
-  }
+  fill_targets(options_.masking, epoch, batch, b, spans_.data(), out);
   if (out.vocabulary) order_rows(out.ids, tokens, out.vocabulary, out.order);
   return true;
 }
@@ -130,7 +132,7 @@ void PieceStream::seek(int64_t batch) {
   epoch_ = 0, batch_ = 0, crowded_ = 0;
   cut();
   while (batch_ < batch)
-    if (!pack([](int64_t, int64_t, int64_t, int32_t) {})) break;
+    if (!pack([](int64_t, int64_t, int64_t, int64_t) {})) break;
 }
 
 }  // namespace glia

@@ -16,6 +16,8 @@ struct PieceOptions {
   int64_t epochs = 0;  // 0: without end
   bool moving = true;  // a long document's first piece has a random length in each epoch, so that borders move
   Masking masking = {};
+  std::vector<int32_t> enders =
+      {};  // ids that end a sentence: a piece's border lies behind its first one (data/datasets/prompts.h)
 };
 
 // A first guess of how many pieces a batch holds at most: a quarter more than the mean, in steps of 64.
@@ -40,7 +42,7 @@ class PieceStream {
  private:
   struct Piece {
     int64_t begin, length;  // of documents.ids
-    int32_t label;
+    int64_t document;
   };
   void cut();  // the pieces of epoch_, in their order
   bool next();
@@ -49,7 +51,8 @@ class PieceStream {
   const TokenSplit& documents_;
   PieceOptions options_;
   std::vector<Piece> pieces_;
-  size_t at_ = 0;  // the piece that is being placed
+  std::vector<int32_t> spans_;  // of the batch's pieces: what of each counts where next words are told
+  size_t at_ = 0;               // the piece that is being placed
   int64_t epoch_ = 0, batch_ = 0, crowded_ = 0;
 };
 

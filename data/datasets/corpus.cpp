@@ -22,6 +22,7 @@ namespace {
 
 constexpr uint64_t kVersion = 1;  // of what is cached
 constexpr int64_t kRun = 64;      // neighbouring documents that are held out together, where there are many
+constexpr size_t kBlock = 8192;   // bytes of a document where bytes are the tokens: no line is left out
 constexpr const char* kTrained = "trained on the corpus";
 
 void begin(PhaseDisplay* display, const std::string& what) {
@@ -37,12 +38,12 @@ struct Texts {
   int64_t validation = 0;
 };
 
-Texts texts_of_file(const fs::path& path) {
+Texts texts_of_file(const fs::path& path, bool bytes) {
   Texts t;
   t.name = path.filename().string();
   t.name = t.name.substr(0, t.name.find('.'));
   t.text = std::make_unique<const std::string>(read_text(path));
-  t.documents = documents_of(*t.text);
+  t.documents = bytes ? blocks_of(*t.text, kBlock) : documents_of(*t.text);
   if (t.documents.empty()) fail_input("{}: expected text, a document a line; found none", path.string());
   return t;
 }
@@ -204,7 +205,8 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
   const size_t sources = files.size() + (o.training_texts ? 1 : 0);
   const auto source = [&](size_t i) {
     begin(display, "reading the text");
-    return i < files.size() ? texts_of_file(files[i]) : texts_of_training(o, row.name, data);
+    const bool bytes = corpus.tokenizer && corpus.tokenizer->of_bytes();
+    return i < files.size() ? texts_of_file(files[i], bytes) : texts_of_training(o, row.name, data);
   };
   if (corpus.tokenizer) {
     for (size_t i = 0; i < sources; ++i) {

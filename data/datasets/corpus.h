@@ -1,4 +1,4 @@
-// Text for pretraining: files with a document a line, and the training texts of a data set. What the data set is tested or validated
+// Text for pretraining: files with a document a line (or where bytes are the tokens all of a file, in blocks of lines), and the training texts of a data set. What the data set is tested or validated
 // on stays out: its validation rows, and every document that shares a run of words with a test row.
 #pragma once
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "data/datasets/datasets.h"
+#include "data/datasets/prompts.h"
 #include "data/datasets/token_cache.h"
 #include "data/text/csv_table.h"
 #include "data/text/near_copies.h"
@@ -130,6 +131,30 @@ void warn_of_unknown_pieces(Dataset& data) {
                     data.vocabulary().source()));
 }
 
+// [CLS] and the pieces of all columns but the last, of which a sequence of `length` may hold fewer.
+int32_t title_border(const TextSplit& texts, int64_t row, const WordPiece& tokenizer, int64_t length) {
+  std::vector<int32_t> ids;
+  tokenizer.encode(
+      std::string_view(texts.texts[static_cast<size_t>(row)]).substr(0, texts.bodies[static_cast<size_t>(row)]),
+      ids);
+  return static_cast<int32_t>(std::min<int64_t>(1 + static_cast<int64_t>(ids.size()), length - 1));
+}
+
+// Borders of all rows, without those rows that have no prompt.
+void set_prompts(CachedTokens& tokens, const DatasetOptions& options, Dataset& data) {
+  if (options.prompt == "none") return;
+  const std::vector<int32_t> enders = sentence_enders(data.vocabulary());
+  for (const auto& [name, split] : {std::pair{"training", &tokens.train}, std::pair{"test", &tokens.test}}) {
+    if (options.prompt == "sentence") set_sentence_borders(*split, enders);
+    const int64_t all = split->size(), left_out = leave_out_unprompted(*split);
+    if (left_out == all)
+      fail_input("--prompt {}: expected {} texts with a prompt and something behind it, got none among {}",
+                 options.prompt, name, all);
+    data.notes.push_back(fmt::format("--prompt {}: {} of {} {} rows have none and are left out", options.prompt,
+                                     left_out, all, name));
+  }
+}
+
 }  // namespace
 
 std::string find_vocabulary(const DatasetOptions& options) {
@@ -147,6 +172,7 @@ std::string dataset_name(const DatasetOptions& options) {
 }
 
 WordPiece tokenizer_from(const DatasetOptions& options, const std::string& path, std::vector<std::string>& notes) {
+  if (path == "bytes") return WordPiece(Vocabulary::of_bytes(), false);
   Vocabulary vocabulary = Vocabulary::from_file(path);
   const LetterCase letters = letter_case(options.lowercase, vocabulary, path);
   if (!letters.why.empty()) notes.push_back(letters.why);
@@ -183,13 +209,15 @@ void TokenSplit::append(const TokenSplit& from, int64_t row) {
 }
 
 TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, int64_t max_length,
-                          PhaseDisplay* display) {
+                          PhaseDisplay* display, bool titles) {
   CHECK(max_length >= 3, "tokenize: wants a length of at least 3, got {}", max_length);
   CHECK(texts.texts.size() == texts.labels.size(), "tokenize: {} texts, {} labels", texts.texts.size(),
         texts.labels.size());
   constexpr int64_t kChunk = 1024;
+  if (titles && texts.bodies.size() != texts.texts.size())
+    fail_input("--prompt title: expected texts of several columns, got those of one; sentence takes any text");
   struct Part {
-    std::vector<int32_t> ids;
+    std::vector<int32_t> ids, borders;
     std::vector<int64_t> lengths;
   };
   const auto rows = static_cast<int64_t>(texts.texts.size());
@@ -202,6 +230,7 @@ TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, in
       const size_t before = part.ids.size();
       tokenizer.encode_sequence(texts.texts[static_cast<size_t>(row)], max_length, part.ids);
       part.lengths.push_back(static_cast<int64_t>(part.ids.size() - before));
+      if (titles) part.borders.push_back(title_border(texts, row, tokenizer, part.lengths.back()));
     }
   });
   TokenSplit split;
@@ -212,6 +241,7 @@ TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, in
   for (const Part& part : parts) {
     split.ids.insert(split.ids.end(), part.ids.begin(), part.ids.end());
     for (const int64_t length : part.lengths) split.offsets.push_back(split.offsets.back() + length);
+    split.borders.insert(split.borders.end(), part.borders.begin(), part.borders.end());
   }
   split.labels = texts.labels;
   return split;
@@ -258,8 +288,9 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
     vocab_key = data.vocabulary().hash();
     lowercase = data.tokenizer->lowercase();
   }
-  const std::string rest =
-      fmt::format("{}|{}|{}|{}", lowercase, options.max_length, options.skip_bad_rows, kTokenizerVersion);
+  const bool titles = options.prompt == "title";
+  const std::string rest = fmt::format("{}|{}|{}|{}{}", lowercase, options.max_length, options.skip_bad_rows,
+                                       kTokenizerVersion, titles ? "|titles" : "");
   const uint64_t key =
       hash_bytes(data.name + "|" + rest, hash_bytes(std::to_string(vocab_key), row.content_key(options)));
 
@@ -283,9 +314,9 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
     tokens->bayes_accuracy = text.bayes_accuracy;
     tokens->notes = text.notes;
     begin(display, "cutting the training texts into pieces");
-    tokens->train = tokenize_split(text.train, *data.tokenizer, options.max_length, display);
+    tokens->train = tokenize_split(text.train, *data.tokenizer, options.max_length, display, titles);
     begin(display, "cutting the test texts into pieces");
-    tokens->test = tokenize_split(text.test, *data.tokenizer, options.max_length, display);
+    tokens->test = tokenize_split(text.test, *data.tokenizer, options.max_length, display, titles);
     begin(display, "looking for near copies");
     tokens->test.near_copies = near_copies(text.test.body_texts(), text.train.body_texts());
     // Rows that were skipped are to be listed at each load, so such ids are not cached.
@@ -293,6 +324,7 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
       data.cache_note = write_token_cache(options.cache, data.name, key, *tokens);
   }
   begin(display, "splitting the data");
+  set_prompts(*tokens, options, data);
   if (!options.only_topics.empty()) keep_topics(*tokens, options.only_topics);
   data.source = tokens->source;
   data.notes.insert(data.notes.end(), tokens->notes.begin(), tokens->notes.end());

@@ -107,8 +107,9 @@ struct SplitRows {
 };
 SplitRows stratified_split(const std::vector<int32_t>& labels, double fraction, uint64_t seed);
 
-// Tokenizes on all cores; the result does not depend on how many there are.
+// Tokenizes on all cores; the result does not depend on how many there are. `titles`: with the border of each row where its
+// last column begins.
 TokenSplit tokenize_split(const TextSplit& texts, const WordPiece& tokenizer, int64_t max_length,
-                          PhaseDisplay* display = nullptr);
+                          PhaseDisplay* display = nullptr, bool titles = false);
 
 }  // namespace glia

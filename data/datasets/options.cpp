@@ -38,8 +38,9 @@ const std::vector<DataOption>& data_options() {
       option("dataset", &D::dataset, Kept::kData,
              "ag_news, csv, synthetic, or auto: AG News where it lies, else synthetic"),
       option("data", &D::data, Kept::kNowhere, "folder of the data set", {"ag_news", "csv"}),
-      option("vocab", &D::vocab, Kept::kNowhere,
-             "WordPiece vocabulary; without: beside the data, else trained on the spot"),
+      option(
+          "vocab", &D::vocab, Kept::kNowhere,
+          "WordPiece vocabulary, or bytes: each byte is a token; without: beside the data, else trained on the spot"),
       option("vocab-size", &D::vocab_size, Kept::kData, "tokens of a vocabulary that is trained on the spot", {}, 6,
              1e7),
       option("lowercase", &D::lowercase, Kept::kNowhere,
@@ -61,6 +62,10 @@ const std::vector<DataOption>& data_options() {
              kFree),
       option("skip-bad-rows", &D::skip_bad_rows, Kept::kData,
              "on: leave out malformed rows of a file, else they are errors", {"ag_news", "csv"}),
+      option("prompt", &D::prompt, Kept::kData,
+             "what of a text is its prompt: none, title: all but its last column, or sentence: its first one; rows "
+             "without a prompt, or with nothing else, are left out",
+             {}, -kFree, kFree, {"none", "title", "sentence"}),
       option("csv-train", &D::csv_train, Kept::kData, "the training file; implies --dataset csv", {"csv"}),
       option("csv-test", &D::csv_test, Kept::kData, "csv: the test file; without it a tenth of the rows", {"csv"}),
       option("csv-label", &D::csv_label, Kept::kData, "csv: the label's column, by name or number from 1", {"csv"}),

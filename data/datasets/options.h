@@ -25,6 +25,7 @@ struct DatasetOptions {
   double validation_fraction = 0.05;  // of the train rows of each class
   int64_t split_seed = 1;
   bool skip_bad_rows = false;
+  std::string prompt = "none";  // where a text's prompt ends
   // csv: columns are header names or numbers from 1, text columns are joined by a space
   std::string csv_train, csv_test, csv_label = "label", csv_text = "text", csv_separator = "auto";
   bool csv_header = true;

@@ -113,6 +113,11 @@ std::optional<CachedTokens> read_token_cache(const std::string& dir, const std::
     tokens.train = reader.split(), tokens.test = reader.split();
     tokens.notes = reader.texts();
     tokens.test.near_copies = reader.numbers<uint8_t>();
+    if (!reader.at_end())  // rows with a border
+      for (TokenSplit* split : {&tokens.train, &tokens.test}) {
+        split->borders = reader.numbers<int32_t>();
+        if (split->borders.size() != split->labels.size()) return std::nullopt;
+      }
     if (!reader.at_end() || tokens.test.near_copies.size() != tokens.test.labels.size()) return std::nullopt;
     return tokens;
   } catch (const Error&) {
@@ -130,6 +135,7 @@ std::string write_token_cache(const std::string& dir, const std::string& name, u
   payload.split(tokens.train), payload.split(tokens.test);
   payload.texts(tokens.notes);
   payload.numbers(tokens.test.near_copies);
+  if (!tokens.train.borders.empty()) payload.numbers(tokens.train.borders), payload.numbers(tokens.test.borders);
   Header header{{}, key, payload.bytes.size(), hash_bytes(payload.bytes)};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   Writer file;

@@ -98,6 +98,17 @@ std::vector<std::string_view> documents_of(std::string_view text) {
   return documents;
 }
 
+std::vector<std::string_view> blocks_of(std::string_view text, size_t size) {
+  std::vector<std::string_view> blocks;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t line = text.find('\n', std::min(begin + size, text.size()));
+    const size_t end = line == std::string_view::npos ? text.size() : line + 1;
+    blocks.push_back(text.substr(begin, end - begin));
+    begin = end;
+  }
+  return blocks;
+}
+
 std::vector<fs::path> text_files(const std::string& list) {
   std::vector<fs::path> files;
   for (size_t begin = 0; begin <= list.size();) {

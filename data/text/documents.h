@@ -15,6 +15,10 @@ std::string read_text(const std::filesystem::path& path);
 // The lines that hold something, without white space at both ends; a byte order mark is skipped. They point into `text`.
 std::vector<std::string_view> documents_of(std::string_view text);
 
+// The whole text, white space and all, in blocks of about `size` bytes that end with a line: for models over characters. They
+// point into `text`.
+std::vector<std::string_view> blocks_of(std::string_view text, size_t size);
+
 // The files that a list of paths, separated by commas, names; of a folder its *.txt, *.txt.xz and *.txt.gz in the order of their
 // names. Errors: a path that is not there, a folder without such a file.
 std::vector<std::filesystem::path> text_files(const std::string& list);

@@ -29,6 +29,23 @@ Vocabulary Vocabulary::from_tokens(std::vector<std::string> tokens, const std::s
   return v;
 }
 
+namespace {
+std::string byte_token(int byte) { return fmt::format("<0x{:02X}>", byte); }
+}  // namespace
+
+Vocabulary Vocabulary::of_bytes() {
+  std::vector<std::string> tokens = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+  for (int byte = 0; byte < 256; ++byte) tokens.push_back(byte_token(byte));
+  return from_tokens(std::move(tokens), "bytes");
+}
+
+int32_t Vocabulary::first_byte() const {
+  const int32_t first = find(byte_token(0));
+  for (int byte = 1; first >= 0 && byte < 256; ++byte)
+    if (find(byte_token(byte)) != first + byte) return -1;
+  return first;
+}
+
 Vocabulary Vocabulary::from_file(const std::string& path) { return from_text(read_file(path), path); }
 
 Vocabulary Vocabulary::from_text(std::string_view content, const std::string& source) {

@@ -17,6 +17,10 @@ class Vocabulary {
   static Vocabulary from_text(std::string_view content, const std::string& source);  // of a file; errors as above
   // `source` stands for the path in messages.
   static Vocabulary from_tokens(std::vector<std::string> tokens, const std::string& source);
+  // The special tokens and a token for each byte, "<0x00>" … "<0xFF>": what --vocab bytes means. A file of these lines is one
+  // too.
+  static Vocabulary of_bytes();
+  int32_t first_byte() const;  // the id of "<0x00>" where all 256 follow, else −1
 
   int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
   const std::vector<std::string>& tokens() const { return tokens_; }

@@ -325,6 +325,7 @@ struct PieceSink {
 WordPiece::WordPiece(Vocabulary vocabulary, bool lowercase)
     : vocabulary_(std::move(vocabulary)),
       lowercase_(lowercase),
+      first_byte_(vocabulary_.first_byte()),
       chars_(BertChars::get(lowercase)),
       trie_(vocabulary_) {
   size_t slots = 64;
@@ -354,6 +355,10 @@ WordPiece::WordPiece(Vocabulary vocabulary, bool lowercase)
 }
 
 void WordPiece::encode(std::string_view text, std::vector<int32_t>& ids, size_t limit) const {
+  if (of_bytes()) {
+    for (const char byte : text.substr(0, limit)) ids.push_back(first_byte_ + static_cast<uint8_t>(byte));
+    return;
+  }
   IdSink sink(ids, text.size() / 4 + 16, limit);
   WordPieceScanner<IdSink>(*this, sink).scan(text);
 }
@@ -379,6 +384,11 @@ bool WordPiece::encode_sequence(std::string_view text, int64_t max_length, std::
 std::vector<WordPiece::Piece> WordPiece::pieces(std::string_view text) const {
   CHECK(text.size() < UINT32_MAX, "pieces: wants a text below 4 GiB, got {} bytes", text.size());
   std::vector<Piece> found;
+  if (of_bytes()) {
+    for (uint32_t at = 0; at < text.size(); ++at)
+      found.push_back({first_byte_ + static_cast<uint8_t>(text[at]), at, at + 1});
+    return found;
+  }
   PieceSink sink{text.data(), found};
   WordPieceScanner<PieceSink>(*this, sink).scan(text);
   return found;
@@ -389,6 +399,10 @@ std::string WordPiece::decode(const int32_t* ids, size_t n, bool skip_special) c
   bool first = true;
   for (size_t i = 0; i < n; ++i) {
     if (skip_special && vocabulary_.is_special(ids[i])) continue;
+    if (of_bytes() && ids[i] >= first_byte_ && ids[i] < first_byte_ + 256) {
+      text += static_cast<char>(ids[i] - first_byte_);
+      continue;
+    }
     const std::string& token = vocabulary_.token(ids[i]);
     if (!first && token.starts_with("##")) {
       text.append(token, 2);

@@ -15,6 +15,9 @@
 //    that differ from utf8proc are listed in unicode_differences.h;
 //  * words are separated by Unicode's White_Space; of its controls U+000B, U+000C, U+0085 are dropped before that.
 // Bytes that are not UTF-8, which Hugging Face cannot be given, count as U+FFFD: dropped.
+//
+// A vocabulary of bytes (Vocabulary::of_bytes) makes each byte a token instead, white space and all: for models over
+// characters. Nothing is lower-cased then, nothing dropped, and decode() gives the text back.
 #pragma once
 
 #include <cstdint>
@@ -66,6 +69,7 @@ class WordPiece {
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
   bool lowercase() const { return lowercase_; }
+  bool of_bytes() const { return first_byte_ >= 0; }
 
   // Appends the ids of the text's pieces, without [CLS] and [SEP]; at most `limit` of them. Thread-safe.
   void encode(std::string_view text, std::vector<int32_t>& ids, size_t limit = SIZE_MAX) const;
@@ -106,6 +110,7 @@ class WordPiece {
 
   Vocabulary vocabulary_;
   bool lowercase_;
+  int32_t first_byte_;  // the id of byte 0, or −1: word pieces
   const BertChars& chars_;
   PieceTrie trie_;
   std::vector<Slot> slots_;

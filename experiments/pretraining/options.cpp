@@ -11,6 +11,7 @@
 #include "engine/core/command_line/manual.h"
 #include "engine/device/context.h"
 #include "experiments/studies/study.h"
+#include "experiments/tasks/task.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/pretrained.h"
 
@@ -81,6 +82,9 @@ void check(const P& o) {
     fail_input("--held-out: expected a share between 0 and 1, got {}", o.held_out);
   if (o.beta1 >= 1 || o.beta2 >= 1)
     fail_input("--beta1, --beta2: expected numbers below 1, got {} and {}", o.beta1, o.beta2);
+  if (find_task(o.task).targets == TaskRow::Targets::kLabels)
+    fail_input("--task: expected one that predicts words, got {}", o.task);
+  if (o.prompt == "title") fail_input("--prompt: expected none or sentence of running text, got title");
   if ((o.steps > 0) == (o.minutes > 0))
     fail_input("--steps, --minutes: expected one of them above 0, got {} and {}", o.steps, o.minutes);
   if (o.minutes > 0 && (o.ranks > 1 || o.reduction == "exact"))
@@ -191,6 +195,8 @@ std::vector<const Flag*> shared_flags() {
                            "balance",
                            "energy",
                            "init",
+                           "norm",
+                           "task",
                            "mask-rate",
                            "reduction",
                            "chunks",
@@ -214,7 +220,8 @@ PretrainCommand parse_pretrain(int argc, const char* const* argv) {
   PretrainCommand command;
   P& o = command.options;
   std::set<std::string> given;
-  CLI::App app("Masked-LM pretraining: weights of one's own for --init and for transformers, from any text.");
+  CLI::App app(
+      "Pretraining: weights of one's own for --init and for transformers, or a language model, from any text.");
   app.get_formatter()->column_width(34);
   const auto add = [&](const char* name, bool is_switch, const std::string& help, const std::string& group,
                        auto set) {
@@ -261,6 +268,7 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const PretrainOption& own : pretrain_options())
     if (own.kept) std::visit([&](const auto& v) { json[option_key(own.row.name)] = v; }, value_of(o, own));
+  const P standard;
   // Where and how a run goes on changes no bit of it.
   for (const Flag* flag : shared_flags()) {
     const std::string name = flag->name;
@@ -273,6 +281,9 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
     const auto* row = std::get_if<const OptionRow*>(&flag->member);
     // Runs from before there was a choice have neither.
     if (o.reduction == "fast" && (name == "reduction" || name == "chunks")) continue;
+    if (value_text(o, *flag) == value_text(standard, *flag) &&
+        (name == "task" || name == "norm" || name == "prompt"))
+      continue;
     if (matters || (row && o.routing.contains(name))) json[json_key(name)] = value_text(o, *flag);
   }
   return json;

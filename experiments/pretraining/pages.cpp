@@ -114,6 +114,7 @@ results::RunConfig saved_config(const PretrainOptions& o, const Corpus& corpus, 
   c.balance = model.moe.balance, c.energy = model.moe.energy;
   const bool dense = model.moe.dense();
   c.model = to_json(o, Flag::Part::kModel);
+  if (o.norm == "post") c.model.erase("norm");  // weights from before there was a choice have none
   c.model["experts"] = dense ? 0 : model.moe.n_experts;
   c.model["top_k"] = dense ? 0 : model.moe.top_k;
   for (const auto& [name, value] : model.moe.options.all())
@@ -125,13 +126,14 @@ results::RunConfig saved_config(const PretrainOptions& o, const Corpus& corpus, 
   c.data.name = "text", c.data.synthetic = false;
   c.data.train_rows = corpus.training.size(), c.data.validation_rows = corpus.held_out.size();
   c.data.options["lowercase"] = corpus.tokenizer->lowercase();
+  if (o.prompt != "none") c.data.options["prompt"] = o.prompt;
   c.commit = build_commit();
   return c;
 }
 
 void write_pages(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, const ClockPlan& plan,
                  const std::string& result, const std::string& folder) {
-  if (!model.moe.dense()) return;
+  if (!model.moe.dense() || find_task(o.task).causal()) return;  // the export writes one
   std::string page = fmt::format(
       "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads, FFN {4}) with its masked-LM head, made by Glia's "
       "`./experiments/pretrain` with seed {5}: {6} steps of {7} places, {8:.0f} % of the words masked; {9}.\n\n"

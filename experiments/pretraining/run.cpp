@@ -145,11 +145,12 @@ void Pretraining::evaluate(results::MetricsLog* log) {
   last_ = held_out_.measure(trainer_.model());
   if (!log) return;
   results::NamedValues values{{"accuracy", last_.accuracy}, {"loss", last_.loss}};
+  if (find_task(options_.task).causal()) values = last_.values;
   log->add(results::EvalPoint{"held_out", trainer_.done(), values, {}});
   now_.accuracy = last_.accuracy;
   evaluation_seconds_ += seconds_since(begin);
   if (options_.progress != "off")
-    progress_.say(fmt::format("step {:>6}  held-out loss {:.4f}, {:.4f} of the masked words right", trainer_.done(),
+    progress_.say(fmt::format("step {:>6}  held-out loss {:.4f}, {:.4f} of the words right", trainer_.done(),
                               last_.loss, last_.accuracy));
 }
 
@@ -354,6 +355,7 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   const bool divides = ranks.divides(o);
   if (o.threads > 0) omp_set_num_threads(static_cast<int>(o.threads));
   const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
+  check_model(o, model);
   ranks.check(o);
   if (divides && o.steps == 0) fail_input("--minutes: expected --steps where ranks share a run, got {}", o.minutes);
   std::optional<RunLock> lock;
@@ -402,8 +404,10 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   // One rank goes on where the plan was measured: its kernels' plans and memory are there.
   if (divides) ranks.run(o, Device::parse(o.device), static_cast<uint64_t>(o.seed), body);
   else body(context);
-  fmt::print(out, "\nweights    {}\nnext       ./experiments/train --config {} --init {}\n", o.out, o.config,
-             o.out);
+  const std::string next = find_task(o.task).causal()
+                               ? fmt::format("./tools/generate {} \"a prompt\"", o.out)
+                               : fmt::format("./experiments/train --config {} --init {}", o.config, o.out);
+  fmt::print(out, "\nweights    {}\nnext       {}\n", o.out, next);
   return 0;
 }
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <memory>
 
+#include "data/datasets/prompts.h"
 #include "engine/comm/alone.h"
+#include "experiments/tasks/next_words.h"
 #include "experiments/tasks/task.h"
 
 namespace glia {
@@ -13,11 +15,16 @@ constexpr uint64_t kHeldOutSeed = 12;  // of order and masks
 
 PieceOptions pieces_of(const PretrainOptions& o, const Corpus& corpus) {
   const Vocabulary& words = corpus.vocabulary();
-  if (words.mask() < 0) fail_input("{}: expected a vocabulary with [MASK], found none in it", words.source());
   PieceOptions p;
   p.places = o.tokens;
   p.longest = o.max_length;
   p.cls = words.cls(), p.sep = words.sep();
+  if (o.prompt == "sentence") p.enders = sentence_enders(words);
+  if (find_task(o.task).causal()) {
+    p.masking = next_words();
+    return p;
+  }
+  if (words.mask() < 0) fail_input("{}: expected a vocabulary with [MASK], found none in it", words.source());
   p.masking.rate = o.mask_rate;
   p.masking.mask_id = words.mask();
   p.masking.vocabulary = static_cast<int32_t>(words.size());
@@ -34,7 +41,7 @@ PieceOptions training_pieces(const PretrainOptions& o, const Corpus& corpus) {
   PieceOptions p = pieces_of(o, corpus);
   p.seed = p.masking.seed = static_cast<uint64_t>(o.seed);
   const auto share = static_cast<int64_t>(o.mask_rate * static_cast<double>(o.tokens));
-  p.masking.rows = std::max<int64_t>(1, share > 64 ? share / 64 * 64 : share);
+  if (!p.masking.next_words) p.masking.rows = std::max<int64_t>(1, share > 64 ? share / 64 * 64 : share);
   p.sequences = piece_room(corpus.training, p);
   return p;
 }
@@ -55,6 +62,7 @@ BatchFeed text_feed(const PretrainOptions& o, const Corpus& corpus) {
   feed.longest = o.max_length;
   feed.vocabulary = corpus.vocabulary().size();
   feed.masking = pieces.masking;
+  feed.borders = !pieces.enders.empty();
   const int64_t body = o.max_length - 2;
   int64_t places = corpus.training.tokens();
   for (int64_t d = 0; d < corpus.training.size(); ++d)
@@ -68,17 +76,22 @@ BatchFeed text_feed(const PretrainOptions& o, const Corpus& corpus) {
   return feed;
 }
 
-HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpus) {
+HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpus) : task_(find_task(o.task)) {
   const PieceOptions pieces = held_out_pieces(o, corpus);
   sequences_ = pieces.sequences;
   PieceStream stream(corpus.held_out, pieces);
   std::vector<int32_t> slot;
   const Communicator& ranks = context.communicator();
   for (;; ++batches_) {
-    BatchBuffer buffer(context, o.tokens, sequences_, o.max_length, false, 0, pieces.masking);
+    BatchBuffer buffer(context, o.tokens, sequences_, o.max_length, false, 0, pieces.masking, false,
+                       !pieces.enders.empty());
     slot.resize(static_cast<size_t>(buffer.ints()));
     BatchView view = buffer.view(slot.data());
     if (!stream.fill(view)) break;
+    if (task_.causal()) {
+      asked_ += view.read_rows;
+      words_ += words_among({view.targets, static_cast<size_t>(view.read_rows)}, corpus.vocabulary());
+    }
     if (batches_ % ranks.size() != ranks.rank()) continue;
     const int64_t tokens = round_up(view.tokens, o.bucket);
     buffer.upload(slot.data(), view, tokens);
@@ -90,7 +103,7 @@ HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpu
 HeldOut::Measured HeldOut::measure(const Model& model) const {
   Context& context = model.context();
   const NoGrad no_grad(context);
-  const std::unique_ptr<TaskMeter> meter = find_task("masked_lm").meter(context, model.config().bert, batches_);
+  const std::unique_ptr<TaskMeter> meter = task_.meter(context, model.config().bert, batches_);
   Communicator& ranks = context.communicator();
   const int rank = ranks.rank(), turns = ranks.size();
   for (int64_t i = 0; i < batches_; ++i) {
@@ -104,8 +117,9 @@ HeldOut::Measured HeldOut::measure(const Model& model) const {
     meter->add(model.forward(batch, false), batch);
   }
   if (turns > 1) meter->reduce(ranks);
-  const TaskMeter::Reading reading = meter->read();
-  return {reading.values.get("loss"), reading.values.get("accuracy")};
+  TaskMeter::Reading reading = meter->read();
+  if (words_ > 0) set_word_losses(reading.values, asked_, words_);
+  return {reading.values.get("loss"), reading.values.get("accuracy"), std::move(reading.values)};
 }
 
 }  // namespace glia

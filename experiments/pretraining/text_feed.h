@@ -3,6 +3,7 @@
 
 #include "data/batches/pieces.h"
 #include "experiments/pretraining/options.h"
+#include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "experiments/training/feed/batch_feed.h"
 #include "moe/model.h"
@@ -10,7 +11,7 @@
 namespace glia {
 
 // How training text is packed: exactly `rows` masked words in each batch, a multiple of 64, so that a step is the same graph every
-// time. A vocabulary without [MASK] is an error.
+// time; or every token's next one. For masked words a vocabulary without [MASK] is an error.
 PieceOptions training_pieces(const PretrainOptions& options, const Corpus& corpus);
 // Held-out text: one epoch, fixed borders and masks, the same for every run and seed.
 PieceOptions held_out_pieces(const PretrainOptions& options, const Corpus& corpus);
@@ -18,13 +19,14 @@ PieceOptions held_out_pieces(const PretrainOptions& options, const Corpus& corpu
 // The corpus must outlive the feed.
 BatchFeed text_feed(const PretrainOptions& options, const Corpus& corpus);
 
-// Masked-LM loss and accuracy over all held-out words that are masked; the batches stay on the device. Ranks take turns at them,
+// The task's loss and accuracy over all held-out words that are to be predicted; the batches stay on the device. Ranks take turns at them,
 // and all have the whole result, with the bits of one rank.
 class HeldOut {
  public:
   HeldOut(Context& context, const PretrainOptions& options, const Corpus& corpus);
   struct Measured {
     double loss = 0, accuracy = 0;
+    results::NamedValues values;  // these two and what else the task's meter says
   };
   Measured measure(const Model& model) const;
 
@@ -33,8 +35,10 @@ class HeldOut {
     BatchBuffer buffer;
     int64_t tokens;
   };
+  const TaskRow& task_;
   std::vector<Part> parts_;  // this rank's
-  int64_t sequences_ = 0, batches_ = 0;
+  int64_t sequences_ = 0, batches_ = 0, asked_ = 0,
+          words_ = 0;  // of next words: tokens, and those that begin a word
 };
 
 }  // namespace glia

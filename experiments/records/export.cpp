@@ -28,6 +28,12 @@ void mark_as_mixture(Json& config) {
   config["model_type"] = "glia-moe";
 }
 
+// Nor a decoder of ours for an encoder of theirs.
+void mark_as_language_model(Json& config) {
+  config["architectures"] = Json::array({"GliaCausalLM"});
+  config["model_type"] = "glia-lm";
+}
+
 Json tokenizer_config(const WordPiece& tokenizer, int64_t max_length) {
   const Vocabulary& v = tokenizer.vocabulary();
   Json json = {{"tokenizer_class", "BertTokenizer"}, {"do_lower_case", tokenizer.lowercase()},
@@ -41,18 +47,23 @@ Json tokenizer_config(const WordPiece& tokenizer, int64_t max_length) {
 std::string mixture_page(const results::RunConfig& run, const Model& model, const std::string& result) {
   const BertConfig& b = model.config().bert;
   const MoeConfig& m = model.config().moe;
+  const std::string experts =
+      m.dense() ? ""
+                : fmt::format(" with {} experts in each layer, of which the router `{}` gives {} to a token",
+                              m.n_experts, m.router, m.top_k);
   std::string page = fmt::format(
-      "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads) with {4} experts in each layer, of which "
-      "the router `{5}` gives {6} to a token.\nTrained by Glia as `{0}` with seed {7}; {8}.\n\n"
+      "# {0}\n\nA {1} {2} layers (hidden size {3}, {4} heads){5}.\nTrained by Glia as `{0}` with seed {6}; {7}.\n\n"
       "`model.safetensors` has Glia's names, since transformers has no such model. In each layer N:\n\n"
       "| tensor | shape |\n|---|---|\n",
-      run.config, b.layers, b.hidden, b.heads, m.n_experts, m.router, m.top_k, run.seed, result);
+      run.config, b.causal ? "language model that reads from left to right, of" : "BERT-like encoder of", b.layers,
+      b.hidden, b.heads, experts, run.seed, result);
   for (const Parameter& p : model.parameters().all())
     if (p.name.starts_with("encoder.layer.0."))
       page += fmt::format("| encoder.layer.N.{} | {} |\n", p.name.substr(16), p.shape);
-  return page +
-         "\n`attention.qkv` holds the rows of query, key and value, in this order; experts lie along the first axis. "
-         "To go on from it: `./experiments/train --init FOLDER --config NAME`.\n";
+  return page + "\n`attention.qkv` holds the rows of query, key and value, in this order" +
+         (m.dense() ? "" : "; experts lie along the first axis") + ". " +
+         (b.causal ? "To hear it: `./tools/generate FOLDER \"a prompt\"`.\n"
+                   : "To go on from it: `./experiments/train --init FOLDER --config NAME`.\n");
 }
 
 void write_mixture(const std::string& path, const Model& model) {
@@ -76,12 +87,16 @@ void export_run(const results::Run& run, const std::string& dir, const std::stri
 
 void export_model(const results::RunConfig& run, const Model& model, const WordPiece& tokenizer, int64_t max_length,
                   const std::string& result, const std::string& dir) {
-  const bool mixture = !model.config().moe.dense();
+  if (model.config().bag.used())
+    fail_input("{}: is a bag of n-grams, and no other library has such a model; expected a BERT or a mixture",
+               run.config);
+  const bool mixture = !model.config().moe.dense() || model.config().bert.causal;
   const bool classifies = model.parameters().find("classifier.weight") != nullptr;
   Json config =
       hugging_face_config(model.config().bert, classifies ? "BertForSequenceClassification" : "BertForMaskedLM",
                           classifies ? run.data.class_names : std::vector<std::string>{});
-  if (mixture) mark_as_mixture(config);
+  if (model.config().bert.causal) mark_as_language_model(config);
+  else if (mixture) mark_as_mixture(config);
   config["glia"] = ours(run);
   make_folder(dir);
   const auto path = [&](const char* name) { return (fs::path(dir) / name).string(); };

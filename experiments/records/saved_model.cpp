@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/datasets/prompts.h"
 #include "data/tokens/tokenizer_config.h"
 #include "engine/core/check.h"
 #include "experiments/tasks/task.h"
@@ -86,6 +87,8 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
   const std::string from = run.folder + "/config.json";
   m.bert.layer_norm_eps = results::Fields{c.model, from}.get<double>("norm_eps", m.bert.layer_norm_eps);
   m.bert.classes = positive(run, c.model, "classes");
+  m.bert.pre_norm = results::Fields{c.model, from}.get<std::string>("norm", "post") == "pre";
+  m.bert.causal = find_task(c.task()).causal();
   m.moe.router = c.router;
   if (c.moe()) {
     m.moe.n_experts = positive(run, c.model, "experts");
@@ -98,6 +101,8 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
       if (const auto it = c.model.find(option_key(row.name)); it != c.model.end())
         m.moe.options.set(row.name, read_option(run, row, *it));
   }
+  if (results::Fields{c.model, from}.get<std::string>("encoder", "bert") == "bag")
+    m.bag = {positive(run, c.model, "ngrams"), positive(run, c.model, "ngram_buckets")};
   m.compute = compute;
   m.head = find_task(c.task()).make_head;
   return m;
@@ -165,7 +170,10 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   trace.truncated = tokenizer.encode_sequence(text, saved_max_length(model, run), ids);
   for (const int32_t id : ids) trace.tokens.push_back(tokenizer.vocabulary().token(id));
   const int64_t count = int64_t(ids.size());
-  const Batch batch{from_vector(context, ids, {count}), {}, make_sequences(context, {int32_t(count)}), {}};
+  Batch batch{from_vector(context, ids, {count}), {}, make_sequences(context, {int32_t(count)}), {}};
+  // Whoever reads prompts is given one as running text has it.
+  const int32_t border = border_of(ids.data(), count, sentence_enders(tokenizer.vocabulary()));
+  batch.borders = from_vector(context, std::vector<int32_t>{border}, {1});
 
   // A router's input is known nowhere else than on the way. Model::forward then has to agree with what comes out.
   walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {

@@ -55,6 +55,9 @@ std::string answer(const Summary& s, const std::string& metric, const std::strin
 }  // namespace
 
 std::string accuracy_answer(const Summary& s) {
+  if (std::string words = answer(s, "word_loss", s.study.accuracy_baseline(), {"loss a word", 1, " nats", 4, 4});
+      !words.empty())
+    return words;  // what a language model is measured by
   return answer(s, "accuracy", s.study.accuracy_baseline(), {"test accuracy", 100, " points", 4, 2});
 }
 

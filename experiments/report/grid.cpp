@@ -46,6 +46,23 @@ std::optional<double> choosing_value(const GridSummary& g, const GridCell& cell)
   return sum / static_cast<double>(g.study.configurations.size());
 }
 
+// Each configuration by itself, of equals the first; one that lacks a run chooses nothing yet.
+void choose_each(GridSummary& g) {
+  for (const Configuration& c : g.study.configurations) {
+    std::optional<size_t> chosen;
+    double best = 0;
+    bool complete = true;
+    for (size_t i = 0; i < g.cells.size() && complete; ++i) {
+      const auto value = of_first_seed(find_metric(g.cells[i], c.name, g.chosen_by));
+      complete = value.has_value();
+      if (complete && (!chosen || *value > best)) best = *value, chosen = i;
+      if (!complete && g.not_chosen_why.empty())
+        g.not_chosen_why = fmt::format("{} lacks {} of seed {}", g.cells[i].cell.name, c.name, kFirstSeed);
+    }
+    if (complete && chosen) g.chosen_of[c.name] = *chosen;
+  }
+}
+
 void choose(GridSummary& g) {
   const auto validates = [&](const GridCell& c) {
     return c.summary && c.summary->common.options.value("select", "validation") == "validation";
@@ -55,6 +72,7 @@ void choose(GridSummary& g) {
     g.not_chosen_why = "the study chooses none";
     return;
   }
+  if (g.study.grid.each) return choose_each(g);
   double best = 0;
   for (size_t i = 0; i < g.cells.size(); ++i) {
     const auto value = choosing_value(g, g.cells[i]);
@@ -151,9 +169,10 @@ Table choice_table(const GridSummary& g) {
   t.title = "The choice";
   t.header = header(g, "seed 0");
   t.note = fmt::format(
-      "{} of seed {} of every configuration, and their mean, by which the recipe is chosen{}; * the best of its row.",
+      "{} of seed {} of every configuration, and their mean{}{}; * the best of its row.",
       g.chosen_by == "accuracy" ? "Test accuracy (the protocol has no validation rows)" : "Validation accuracy",
-      kFirstSeed, g.chosen ? "" : ": not yet, " + g.not_chosen_why);
+      kFirstSeed, g.study.grid.each ? ": each chooses for itself" : ", by which the recipe is chosen",
+      g.not_chosen_why.empty() ? "" : ": not yet, " + g.not_chosen_why);
   const auto add = [&](const std::string& name, const auto& value_of) {
     std::vector<std::optional<double>> values;
     for (const GridCell& cell : g.cells) values.push_back(value_of(cell));
@@ -165,6 +184,37 @@ Table choice_table(const GridSummary& g) {
   for (const Configuration& c : g.study.configurations)
     add(c.name, [&](const GridCell& cell) { return of_first_seed(find_metric(cell, c.name, g.chosen_by)); });
   add("mean", [&](const GridCell& cell) { return choosing_value(g, cell); });
+  return t;
+}
+
+const Metric* chosen_metric(const GridSummary& g, const std::string& config, const std::string& metric) {
+  const ConfigSummary* c = g.each ? g.each->find(config) : nullptr;
+  return c ? c->find(metric) : nullptr;
+}
+
+// What tuning is worth: each configuration at the first cell, its source's settings, and at the one that it chose.
+Table chosen_table(const GridSummary& g) {
+  Table t;
+  t.title = "Chosen point";
+  t.header = {"configuration",      "chosen",           "validation, first cell",
+              "validation, chosen", "test, first cell", "test, chosen"};
+  t.note = fmt::format(
+      "Each configuration's cell is the one with the highest {} of seed {}, the same cells for all; the first cell is {}. "
+      "The best of several is biased upwards on what chose it, not on the test rows.",
+      g.chosen_by, kFirstSeed, heading(g, 0));
+  const auto text = [](const std::optional<double>& value) {
+    return value ? fmt::format("{:.4f}", *value) : kNotRun;
+  };
+  for (const Configuration& c : g.study.configurations) {
+    const auto chosen = g.chosen_of.find(c.name);
+    if (chosen == g.chosen_of.end()) continue;
+    const auto value = [&](size_t cell) {
+      return text(of_first_seed(find_metric(g.cells[cell], c.name, g.chosen_by)));
+    };
+    t.rows.push_back({c.name, heading(g, chosen->second), value(0), value(chosen->second),
+                      mean_and_interval(find_metric(g.cells[0], c.name, "accuracy")),
+                      mean_and_interval(chosen_metric(g, c.name, "accuracy"))});
+  }
   return t;
 }
 
@@ -204,6 +254,8 @@ bool any_near_copies(const GridSummary& g) {
 
 }  // namespace
 
+std::string chosen_folder(const std::string& out) { return out + "/chosen"; }
+
 std::string cell_folder(const std::string& out, const Cell& cell) { return out + "/" + cell.name; }
 
 bool is_grid_folder(const std::string& out) {
@@ -226,6 +278,8 @@ GridSummary summarise_grid(const std::string& out) {
     if (!listing.runs.empty()) g.cells.back().summary = summarise(listing);
   }
   choose(g);
+  if (g.study.grid.each && fs::is_directory(chosen_folder(out)))
+    if (const Listing listing = list_runs(chosen_folder(out)); !listing.runs.empty()) g.each = summarise(listing);
   return g;
 }
 
@@ -249,6 +303,7 @@ std::vector<Table> grid_tables(const GridSummary& g) {
   std::vector<Table> tables;
   if (!g.study.claims.empty()) tables.push_back(claim_table(g));
   if (!g.study.grid.chosen_seeds.empty()) tables.push_back(choice_table(g));
+  if (!g.chosen_of.empty()) tables.push_back(chosen_table(g));
   tables.push_back(metric_table(g, "Test accuracy", "accuracy", false));
   tables.back().note = "Mean ± half a 95 % t interval over seeds; n: fewer than three seeds have none.";
   if (any_near_copies(g))
@@ -267,6 +322,9 @@ std::vector<Table> grid_tables(const GridSummary& g) {
 std::string print_grid(const GridSummary& g) {
   std::string text;
   for (const Table& table : grid_tables(g)) text += as_text(table) + "\n";
+  if (g.study.grid.each)
+    return text + fmt::format("chosen     by {} of {} configurations: {}\n", g.chosen_of.size(),
+                              g.study.configurations.size(), chosen_folder(g.out));
   text += g.chosen ? fmt::format("chosen     {} by {}: {}\n", g.cells[*g.chosen].cell.name, g.chosen_by,
                                  cell_folder(g.out, g.cells[*g.chosen].cell))
                    : fmt::format("chosen     none yet: {}\n", g.not_chosen_why);
@@ -281,12 +339,16 @@ std::string grid_markdown(const GridSummary& g) {
       if (label != "Runs" && label != "Training")
         text += fmt::format("- **{}**: {}\n", label,
                             label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
-  text += g.chosen ? fmt::format("- **Chosen**: {}, by {}\n\n", heading(g, *g.chosen), g.chosen_by)
-                   : fmt::format("- **Chosen**: no recipe: {}\n\n", g.not_chosen_why);
+  if (g.study.grid.each)
+    text += fmt::format("- **Chosen**: by each of {} configurations for itself, by {}\n\n", g.chosen_of.size(),
+                        g.chosen_by);
+  else
+    text += g.chosen ? fmt::format("- **Chosen**: {}, by {}\n\n", heading(g, *g.chosen), g.chosen_by)
+                     : fmt::format("- **Chosen**: no recipe: {}\n\n", g.not_chosen_why);
   for (const Table& table : grid_tables(g)) text += as_markdown(table) + "\n";
-  if (g.chosen) {
-    text += "## At the chosen recipe\n\n";
-    for (const Table& table : all_tables(*g.cells[*g.chosen].summary)) text += as_markdown(table) + "\n";
+  if (const Summary* chosen = g.each ? &*g.each : g.chosen ? &*g.cells[*g.chosen].summary : nullptr) {
+    text += g.each ? "## Each at its chosen recipe\n\n" : "## At the chosen recipe\n\n";
+    for (const Table& table : all_tables(*chosen)) text += as_markdown(table) + "\n";
   }
   text.pop_back();
   return text;
@@ -295,6 +357,7 @@ std::string grid_markdown(const GridSummary& g) {
 Json to_json(const GridSummary& g) {
   Json json = {{"study", g.study.name}, {"chosen_by", g.chosen_by}};
   json["chosen"] = g.chosen ? Json(g.cells[*g.chosen].cell.name) : Json();
+  for (const auto& [config, cell] : g.chosen_of) json["chosen_of"][config] = g.cells[cell].cell.name;
   json["cells"] = Json::array();
   for (const GridCell& cell : g.cells) {
     Json entry = {{"name", cell.cell.name}};

@@ -1,5 +1,6 @@
 // What the cells of a study's grid say together: which recipe was chosen, and which claims survive which recipe.
 #pragma once
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@ struct GridSummary {
   // The cell whose mean of `chosen_by`, over the configurations with one seed each, is the highest. None while one of
   // these runs is missing, or where the study chooses none.
   std::optional<size_t> chosen;
+  // Where each configuration chooses for itself: its cell, for those that have a run in all of them; and their runs there.
+  std::map<std::string, size_t> chosen_of;
+  std::optional<Summary> each;
   std::string chosen_by;       // validation_accuracy; accuracy where there are no validation rows (protocol paper)
   std::string not_chosen_why;  // "" when one is
 };
@@ -28,6 +32,7 @@ struct GridSummary {
 // <out>/study.txt holds a study with a grid, and <out> no runs of its own.
 bool is_grid_folder(const std::string& out);
 std::string cell_folder(const std::string& out, const Cell& cell);
+std::string chosen_folder(const std::string& out);  // of the runs that each configuration chose
 
 GridSummary summarise_grid(const std::string& out);
 

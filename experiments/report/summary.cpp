@@ -224,8 +224,11 @@ Summary summarise(const Listing& listing) {
   std::ranges::sort(s.configs, before, &ConfigSummary::config);
   for (ConfigSummary& c : s.configs)
     for (auto& [name, metric] : c.metrics) metric.estimate = estimated(name, metric.values);
-  for (const char* accuracy : {"accuracy", kAccuracyWithoutNearCopies})
-    for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, accuracy, baseline);
+  std::vector<std::string> compared = {"accuracy", kAccuracyWithoutNearCopies};
+  for (const MetricRow* row : metric_rows(Stage::evaluation))
+    if (row->compared) compared.emplace_back(row->name);
+  for (const std::string& metric : compared)
+    for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, metric, baseline);
   for (int l = 1; l <= s.layers; ++l)
     for (const MetricRow* row : metric_rows(Stage::routing))
       for (const std::string& baseline : s.study.routing_baselines)

@@ -151,8 +151,60 @@ Table unseen_accuracy_table(const Summary& s) {
   return t;
 }
 
+// What a language model is measured by.
+Table word_loss_table(const Summary& s, const std::string& baseline) {
+  Table t;
+  t.title = "Loss a word against " + baseline;
+  t.note = fmt::format(
+      "Test text behind the prompts: nats a word (tokens cost what they cost; words are counted), perplexities, and the "
+      "accuracy of a token; Δ and p against {} of the loss a word, as above. Lower is better.",
+      baseline);
+  t.header = {"configuration",     "loss a word", "95 % interval",
+              "perplexity a word", "a token",     "Δ " + baseline,
+              "p Welch",           "p paired",    "d"};
+  for (const ConfigSummary& c : s.configs) {
+    const Metric* m = c.find("word_loss");
+    t.rows.push_back({c.config, mean_se(m, 4), m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kNone,
+                      mean_se(c.find("word_perplexity"), 1), mean_se(c.find("perplexity"), 2)});
+    append_comparison(t.rows.back(), c, "word_loss", baseline);
+  }
+  return t;
+}
+
+// Where in a text, and of which topic. The metrics' names begin with `kind`, and the column is called by what follows.
+Table loss_by(const Summary& s, const std::string& kind, const std::string& title, const std::string& note) {
+  Table t{title, note, {"configuration"}, {}};
+  std::vector<std::string> names;  // in the order in which they are told
+  for (const ConfigSummary& c : s.configs)
+    for (const auto& [name, metric] : c.metrics)
+      if (name.starts_with(kind) && std::ranges::find(names, name) == names.end()) names.push_back(name);
+  const auto first = [&](const std::string& name) { return std::atoi(name.c_str() + kind.size()); };
+  std::ranges::sort(names, {}, first);
+  const std::vector<std::string>& topics = s.common.data.class_names;
+  for (const std::string& name : names) {
+    const auto at = static_cast<size_t>(first(name));
+    t.header.push_back(kind == "loss.topic-" && at < topics.size() ? topics[at] : name.substr(kind.size()));
+  }
+  for (const ConfigSummary& c : s.configs) {
+    t.rows.push_back({c.config});
+    for (const std::string& name : names) t.rows.back().push_back(mean_se(c.find(name), 4));
+  }
+  return t;
+}
+
+std::vector<Table> language_tables(const Summary& s) {
+  std::vector<Table> tables;
+  if (std::ranges::none_of(s.configs, [](const ConfigSummary& c) { return c.find("word_loss"); })) return tables;
+  for (const std::string& baseline : s.study.accuracy_baselines) tables.push_back(word_loss_table(s, baseline));
+  tables.push_back(loss_by(s, "loss.at-", "Loss by distance behind the prompt",
+                           "nats a token, by how many tokens behind the prompt's end it is the one that is told."));
+  tables.push_back(loss_by(s, "loss.topic-", "Loss by topic", "nats a token."));
+  return tables;
+}
+
 std::vector<Table> accuracy_tables(const Summary& s) {
   std::vector<Table> tables = {accuracy_table(s)};
+  for (Table& table : language_tables(s)) tables.push_back(std::move(table));
   if (s.near_copies > 0) tables.push_back(unseen_accuracy_table(s));
   for (size_t i = 1; i < s.study.accuracy_baselines.size(); ++i)
     tables.push_back(accuracy_against_table(s, s.study.accuracy_baselines[i]));
@@ -356,6 +408,7 @@ std::string print_table(const Summary& s) {
     if (!answer.empty()) answers += answer + "\n";
   if (!answers.empty()) text += answers + "\n";
   text += as_text(accuracy_table(s));
+  for (const Table& table : language_tables(s)) text += "\n" + as_text(table);
   if (s.near_copies > 0) text += "\n" + as_text(unseen_accuracy_table(s));
   if (s.layers > 0) {
     text += "\n";

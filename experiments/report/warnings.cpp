@@ -92,10 +92,11 @@ void add_warnings(Summary& s, const Listing& listing) {
   const auto add = [&](std::string text) { s.warnings.push_back(std::move(text)); };
   const RunConfig& c = s.common;
   if (c.data.synthetic)
-    add(fmt::format(
-        "Synthetic data ({}): these numbers say how the programs behave, nothing about real news{}.", c.data.name,
-        c.data.bayes_accuracy ? fmt::format("; the best possible accuracy is {:.4f}", *c.data.bayes_accuracy)
-                              : ""));
+    add(fmt::format("Synthetic data ({}): these numbers say how the programs behave, nothing about real news{}.",
+                    c.data.name,
+                    c.data.bayes_accuracy && c.task() == "classification"
+                        ? fmt::format("; the best possible accuracy is {:.4f}", *c.data.bayes_accuracy)
+                        : ""));
   warn_of_unseen_topics(s, listing);
   if (const std::string note = drawing::missing_font_note(c.data.class_names); !note.empty()) add(note);
   for (const Problem& problem : listing.problems) add("Not readable: " + problem.message);

@@ -19,6 +19,8 @@ struct Grid {
   std::string seeds = "1";                                             // of every configuration in every cell
   std::map<std::string, std::string> seeds_of;                         // of single configurations instead
   std::string chosen_seeds;  // of all, at the chosen cell; "": none is chosen
+  // Each configuration chooses a cell for itself instead of one for all; what it chose lies in a result folder of its own.
+  bool each = false;
 
   bool empty() const { return axes.empty(); }
   std::vector<Cell> cells() const;  // the first axis slowest

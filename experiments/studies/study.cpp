@@ -128,9 +128,14 @@ void set_in_configuration(Configuration& c, const Line& line) {
   } else add_setting(c.settings, line);
 }
 
-// grid.lr = 5e-5, 1e-4    grid.seeds = 1    grid.seeds.dense = 5    grid.chosen-seeds = 5
+// grid.lr = 5e-5, 1e-4    grid.seeds = 1    grid.seeds.dense = 5    grid.chosen-seeds = 5    grid.choice = each
 void set_grid(Grid& grid, const Line& line) {
   const std::string key = line.key.substr(std::string("grid.").size());
+  if (key == "choice") {
+    if (line.value != "one" && line.value != "each") line.wrong("one or each");
+    grid.each = line.value == "each";
+    return;
+  }
   constexpr std::string_view of_one = "seeds.";
   try {
     if (key == "chosen-seeds" || key == "seeds" || key.starts_with(of_one)) {

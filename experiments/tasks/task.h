@@ -30,12 +30,14 @@ struct TaskRow {
   const char* name;
   const char* description;
   std::unique_ptr<Head> (*make_head)(ParameterSet&, const BertConfig&, const Embeddings&);
-  // Where the targets come from: words that are masked in each batch (data/batches/masking.h), or each sequence's label.
-  bool masks_words;
+  // Where the targets come from: each sequence's label, words that are masked in each batch, or each token's next one
+  // (data/batches/masking.h).
+  enum class Targets { kLabels, kMaskedWords, kNextWords } targets;
   const char* chosen_by;  // the value that chooses the best model
   bool higher_is_better;
   std::unique_ptr<TaskMeter> (*meter)(Context& context, const BertConfig& config, int64_t batches);
 
+  bool causal() const { return targets == Targets::kNextWords; }  // a row may see no later one
   bool better(double value, double than) const { return higher_is_better ? value > than : value < than; }
 };
 

@@ -9,6 +9,7 @@
 #include "engine/core/random/rng.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/statistics.h"
+#include "experiments/tasks/next_words.h"
 #include "experiments/training/training.h"
 #include "moe/cost.h"
 #include "moe/utilisation.h"
@@ -93,7 +94,7 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   b.pad_id = std::max(0, vocabulary.pad());
   b.masking = masking_of(o, vocabulary, kMaskSeed);
   const BatchPlan plan(used, b);
-  apart = apart && !task_.masks_words && !used.near_copies.empty();
+  apart = apart && task_.targets == TaskRow::Targets::kLabels && !used.near_copies.empty();
   if (apart) near_copies_ = used.near_copy_count();
   const bool padded = o.padding == "padded";
   const int64_t longest = padded ? o.max_length : longest_sequence(used);
@@ -102,13 +103,18 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   for (int64_t i = 0; i < plan.batches(); ++i) {
     const int64_t tokens = round_up(plan.tokens(i), o.bucket), sequences = plan.sequences(i);
     sequences_.push_back(sequences);
-    if (!is_mine(static_cast<size_t>(i))) continue;
-    parts_.push_back(
-        {BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking, false, !used.borders.empty()),
-         tokens, sequences});
-    slot.resize(static_cast<size_t>(parts_.back().buffer.ints()));
-    BatchView view = parts_.back().buffer.view(slot.data());
+    if (!is_mine(static_cast<size_t>(i)) && !task_.causal()) continue;
+    Part part{BatchBuffer(context, tokens, sequences, longest, padded, 0, b.masking, false, !used.borders.empty()),
+              tokens, sequences};
+    slot.resize(static_cast<size_t>(part.buffer.ints()));
+    BatchView view = part.buffer.view(slot.data());
     plan.fill(i, view);
+    if (task_.causal()) {
+      asked_ += view.read_rows;
+      words_ += words_among({view.targets, static_cast<size_t>(view.read_rows)}, vocabulary);
+    }
+    if (!is_mine(static_cast<size_t>(i))) continue;
+    parts_.push_back(std::move(part));
     parts_.back().buffer.upload(slot.data(), view, tokens);
     if (apart) parts_.back().labels_apart = labels_apart(context, used, plan.rows(i));
     context.synchronize();  // the slot is used again
@@ -163,6 +169,7 @@ Measured Evaluator::measure() {
   m.rows = rows_;
   TaskMeter::Reading reading = meter->read();
   m.values = std::move(reading.values);
+  if (words_ > 0) set_word_losses(m.values, asked_, words_);
   m.class_accuracy = std::move(reading.class_accuracy);
   m.near_copies = near_copies_;
   if (near_copies_) m.values.set(results::kAccuracyWithoutNearCopies, share_of_right(confusion_apart));

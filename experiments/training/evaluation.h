@@ -52,7 +52,9 @@ class Evaluator {
   int rank_, ranks_;
   std::optional<int64_t> near_copies_;
   std::vector<int64_t> sequences_;  // of every batch
-  std::vector<Part> parts_;         // this rank's, in order
+  // Of next words, in all ranks' batches: how many are asked for, and how many of them begin a word.
+  int64_t asked_ = 0, words_ = 0;
+  std::vector<Part> parts_;  // this rank's, in order
 };
 
 }  // namespace glia

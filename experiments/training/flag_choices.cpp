@@ -29,6 +29,8 @@ const std::vector<Choices>& all_choices() {
       {"progress", &Options::progress, {"auto", "live", "lines", "off"}},
       {"tensorboard-times", &Options::tensorboard_times, {"steps", "real"}},
       {"reduction", &Options::reduction, {"fast", "exact"}},
+      {"encoder", &Options::encoder, {"bert", "bag"}},
+      {"norm", &Options::norm, {"post", "pre"}},
       {"padding", &Options::padding, {"packed", "padded"}},
       {"select", &Options::select, {"validation", "test", "last"}},
   };

@@ -61,6 +61,38 @@ int run_all_of(const Options& options, const Study& study, std::vector<RunSpec> 
   return status;
 }
 
+// A finished run of a cell as one of the chosen folder, where its table is with runs of other cells: by design.
+void take_over(const std::string& from, const RunSpec& spec) {
+  if (!results::is_done(from) || results::is_done(spec.folder)) return;
+  make_folder(spec.folder);
+  std::filesystem::copy(
+      from, spec.folder,
+      std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
+  results::Json config = results::Json::parse(read_file(spec.folder + "/config.json"));
+  config["sets"] = spec.sets;
+  write_file_atomic(spec.folder + "/config.json", config.dump(1) + "\n");
+}
+
+// Of each configuration the runs at the cell that it chose, in one folder; those that the cell has need not run again.
+std::vector<RunSpec> runs_of_each(const Options& options, const Study& study, const results::GridSummary& grid,
+                                  const std::vector<std::string>& configs) {
+  std::vector<RunSpec> specs;
+  for (const std::string& config : configs) {
+    const auto chosen = grid.chosen_of.find(config);
+    if (chosen == grid.chosen_of.end()) continue;
+    const Options at_cell = options_of(options, study, grid.cells[chosen->second].cell);
+    Options o = at_cell;
+    o.out = results::chosen_folder(options.out);
+    if (!options.typed.contains("seeds")) o.seeds = study.grid.chosen_seeds;
+    for (RunSpec& spec : plan_runs(o, study, {config})) {
+      for (const auto& [flag, values] : study.grid.axes) spec.sets.push_back(json_key(flag));
+      if (!options.dry_run) take_over(results::run_folder(at_cell.out, spec.seed_index, spec.model.name), spec);
+      specs.push_back(std::move(spec));
+    }
+  }
+  return specs;
+}
+
 void require_one_grid(const Options& options, const Study& study) {
   const std::string path = options.out + "/study.txt";
   const bool any = std::filesystem::exists(path);
@@ -88,7 +120,11 @@ int run_grid(const Options& options, const Study& study, const std::vector<std::
   int status = specs.empty() ? 0 : run_all_of(options, study, std::move(specs), command);
   if (options.dry_run) return status;
   results::GridSummary grid = results::summarise_grid(options.out);
-  if (grid.chosen && (only_chosen || options.cells == "all")) {
+  if (!grid.chosen_of.empty() && (only_chosen || options.cells == "all")) {
+    fmt::print("\nchosen     each configuration its own cell, by {}\n", grid.chosen_by);
+    status = std::max(status, run_all_of(options, study, runs_of_each(options, study, grid, configs), command));
+    grid = results::summarise_grid(options.out);
+  } else if (grid.chosen && (only_chosen || options.cells == "all")) {
     Options o = options_of(options, study, grid.cells[*grid.chosen].cell);
     if (!options.typed.contains("seeds")) o.seeds = study.grid.chosen_seeds;
     fmt::print("\nchosen     {} by {}\n", grid.cells[*grid.chosen].cell.name, grid.chosen_by);

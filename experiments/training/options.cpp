@@ -147,7 +147,13 @@ const std::vector<Flag>& flags() {
       {"ffn", &O::ffn, kModel, "FFN size F, of each expert too"},
       {"experts", &O::experts, kModel, "experts E of each layer"},
       {"top-k", &O::top_k, kModel, "experts K a token"},
+      {"encoder", &O::encoder, kModel,
+       "bert, or bag: the mean of word pieces' and n-grams' rows and a linear layer (fastText), --hidden wide"},
+      {"ngrams", &O::ngrams, kModel,
+       "of a bag: n-grams of at most so many word pieces; 1: none beside single ones"},
+      {"ngram-buckets", &O::ngram_buckets, kModel, "of a bag: rows of each table that n-grams are hashed into"},
       {"dropout", &O::dropout, kModel, "dropout, hidden and attention"},
+      {"norm", &O::norm, kModel, "where layers have their norms: post, as BERT, or pre, as GPT-2"},
       {"router", &O::router, kNone, "a router of the registry, or none: instead of the configuration's", train},
       {"balance", &O::balance, kNone, "weight α of the balance loss; below 0: the configuration's", train},
       {"energy", &O::energy, kNone, "weight β of the energy loss; below 0: the configuration's", train},
@@ -163,7 +169,8 @@ const std::vector<Flag>& flags() {
       {"epochs", &O::epochs, kTrain, "epochs", all, "Training"},
       {"max-steps", &O::max_steps, kTrain, "stop after so many steps; 0: all epochs"},
       {"task", &O::task, kTrain,
-       "classification, or masked_lm: words that are masked (BERT's first pretraining task)"},
+       "classification; masked_lm: words that are masked (BERT's first pretraining task); or causal_lm: each token's next "
+       "one, from those before it"},
       {"mask-rate", &O::mask_rate, kTrain, "masked_lm: share of the word pieces that are to be predicted"},
       {"freeze", &O::freeze, kTrain,
        "parameters that are not trained: patterns on their names with * and ?, {last} for the last layer's number, separated "
@@ -171,6 +178,8 @@ const std::vector<Flag>& flags() {
       {"train", &O::train, kTrain, "exceptions to --freeze; without it, all that is trained"},
       {"lr-of", &O::lr_of, kTrain, "learning rates of their own: PATTERN=VALUE, …; of several the last counts"},
       {"weight-decay-of", &O::weight_decay_of, kTrain, "weight decay likewise, of parameters that decay"},
+      {"loss-scale", &O::loss_scale, kTrain,
+       "what the weights of all losses but the task's are multiplied by: a router's own losses, weaker or stronger"},
       {"batch", &O::batch, kTrain, "sequences of a step"},
       {"reduction", &O::reduction, kTrain,
        "order of sums over ranks: fast, or exact: the same bits whatever the number of processes", train},
@@ -336,6 +345,8 @@ std::vector<Bound> bounds(const Options& o) {
           {"experts", o.experts, 1, 1 << 16},
           {"top-k", o.top_k, 1, 1 << 16},
           {"init-layers", o.init_layers, 0, 1000},
+          {"ngrams", o.ngrams, 1, 16},
+          {"ngram-buckets", o.ngram_buckets, 1, 1 << 28},
           {"epochs", o.epochs, 1, 1e6},
           {"batch", o.batch, 1, 1 << 20},
           {"micro-batches", o.micro_batches, 1, 1 << 20},
@@ -390,7 +401,9 @@ void check_options(const Options& o) {
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
   find_task(o.task);
+  want(o.encoder != "bag" || o.task == "classification", "encoder", "bert with this --task", o.encoder);
   want(o.mask_rate > 0 && o.mask_rate < 1, "mask-rate", "a number between 0 and 1", o.mask_rate);
+  want(o.loss_scale >= 0, "loss-scale", "0 or more", o.loss_scale);
   want(o.lr > 0, "lr", "a positive number", o.lr);
   want(o.warmup >= 0, "warmup", "0 or more", o.warmup);
   want(o.weight_decay >= 0, "weight-decay", "0 or more", o.weight_decay);

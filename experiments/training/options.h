@@ -28,14 +28,18 @@ struct Options : DatasetOptions {  // what is said about data stands there
   int64_t checkpoint_every = 0, trace_rows = 0, expert_parallel = 1;
   // model
   int64_t layers = 4, hidden = 512, heads = 8, ffn = 2048, experts = 8, top_k = 2;
+  std::string encoder = "bert";
+  int64_t ngrams = 2, ngram_buckets = 131072;  // of a bag
   double dropout = 0.1;
   std::string router;                // "": the configuration's
   double balance = -1, energy = -1;  // below 0: the configuration's
+  double loss_scale = 1;             // times all losses but the task's
   OptionValues routing;              // options of routers and weights of losses, where given (moe/mixture.h)
   bool last_layer_cls = true;
   std::string init;
   double init_noise = 1e-4;
   int64_t init_layers = 0;
+  std::string norm = "post";
   // What only --init's weights can say otherwise (shape_by_weights); no flags.
   int64_t positions = 512, types = 2;
   double norm_eps = 1e-12;

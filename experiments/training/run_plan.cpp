@@ -96,6 +96,10 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
       const Configuration& row = configuration_of(study, config);
       RunSpec spec{options, {}, seed, ""};
       apply_settings(spec.options, row.settings);
+      if (spec.options.encoder == "bag" && !options.init.empty()) {  // no encoder's weights fit it
+        spec.options.init.clear();
+        spec.sets.push_back("init");
+      }
       if (spec.options.init != options.init) {  // weights of its own
         std::set<std::string> given = options.typed;
         for (const auto& [key, value] : row.settings) given.insert(key);
@@ -104,6 +108,9 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
       check_options(spec.options);
       const Options& o = spec.options;
       spec.model = run_model(o, row);
+      if (o.encoder == "bag" && !spec.model.moe.dense())
+        fail_input("--encoder bag: expected a configuration without a router, got {} with {}", config,
+                   spec.model.moe.router);
       spec.folder = results::run_folder(o.out, seed, spec.model.name);
       spec.study = study.name;
       for (const auto& [key, value] : row.settings)
@@ -122,6 +129,7 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
       }
       if (ParameterSet unused; !spec.model.moe.dense())
         make_router(spec.model.moe.router, unused, "router", router_options(spec.model.moe, o.hidden, 0));
+      check_model(o, spec.model);
       specs.push_back(std::move(spec));
     }
   check_routing_flags(options, specs);
@@ -148,6 +156,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.balance = spec.model.moe.balance;
   c.energy = spec.model.moe.energy;
   c.model = to_json(o, Flag::Part::kModel);
+  if (o.norm == "post") c.model.erase("norm");  // runs from before there was a choice have none
   c.model["experts"] = spec.model.moe.dense() ? 0 : spec.model.moe.n_experts;
   c.model["top_k"] = spec.model.moe.dense() ? 0 : spec.model.moe.top_k;
   if (!spec.model.moe.dense()) {
@@ -158,6 +167,8 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   }
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();
+  if (o.encoder == "bert")
+    for (const char* key : {"encoder", "ngrams", "ngram_buckets"}) c.model.erase(key);
   // Kept only where weights say something else: older runs have none of them.
   if (const BertConfig usual;
       o.positions != usual.positions || o.types != usual.types || o.norm_eps != usual.layer_norm_eps) {
@@ -171,6 +182,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
     if (c.train[key] == "") c.train.erase(key);
   if (o.task == "classification")
     for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
+  if (o.loss_scale == 1) c.train.erase("loss_scale");
   if (o.micro_batches == 1) c.train.erase("micro_batches");
   if (o.reduction == "fast")
     for (const char* key : {"reduction", "chunks"}) c.train.erase(key);
@@ -181,9 +193,10 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);
   c.data.options = to_json(o, Flag::Part::kData);
-  // Runs from before there was a choice have neither.
+  // Runs from before there was a choice have none of these.
   if (o.csv_separator == "auto") c.data.options.erase("csv_separator");
   if (o.only_topics.empty()) c.data.options.erase("only_topics");
+  if (o.prompt == "none") c.data.options.erase("prompt");
   if (!data.tokenizer->lowercase()) c.data.options["lowercase"] = false;
   c.commit = build_commit();
   c.device = device;

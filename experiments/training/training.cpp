@@ -34,6 +34,20 @@ std::string with_last(std::string patterns, int64_t layers) {
 
 }  // namespace
 
+void check_model(const Options& o, const RunModel& run) {
+  if (run.moe.dense()) return;
+  ModelConfig config;
+  config.bert.causal = find_task(o.task).causal();
+  config.moe = run.moe;
+  check_causal(config);
+  const RouterRow& row = router_row(run.moe.router);
+  if (o.prompt == "none" && row.reads_borders && row.reads_borders(run.moe.options))
+    fail_input(
+        "--prompt: expected title or sentence with router {} and its options, which read each sequence's prompt; "
+        "got none",
+        row.name);
+}
+
 ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& data) {
   return model_config(o, run, data.vocabulary().size(), data.classes());
 }
@@ -50,9 +64,13 @@ ModelConfig model_config(const Options& o, const RunModel& run, int64_t vocabula
   m.bert.types = o.types;
   m.bert.layer_norm_eps = o.norm_eps;
   m.bert.dropout = o.dropout;
+  m.bert.pre_norm = o.norm == "pre";
+  m.bert.causal = find_task(o.task).causal();
   m.moe = run.moe;
+  if (o.encoder == "bag") m.bag = {o.ngrams, o.ngram_buckets};
   m.compute = o.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
   m.bfloat16_gradients = o.gradients == "bfloat16";
+  m.loss_scale = o.loss_scale;
   m.last_layer_cls_only = o.last_layer_cls;
   m.head = find_task(o.task).make_head;
   m.trained = {with_last(o.freeze, o.layers), with_last(o.train, o.layers), o.lr_of, o.weight_decay_of};
@@ -71,7 +89,9 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
 }
 
 Masking masking_of(const Options& o, const Vocabulary& vocabulary, uint64_t seed) {
-  if (!find_task(o.task).masks_words) return {};
+  const TaskRow& task = find_task(o.task);
+  if (task.targets == TaskRow::Targets::kLabels) return {};
+  if (task.targets == TaskRow::Targets::kNextWords) return next_words();
   if (vocabulary.mask() < 0) fail_input("--task {}: expected a vocabulary with [MASK], found none in it", o.task);
   return {o.mask_rate, vocabulary.mask(), static_cast<int32_t>(vocabulary.size()), seed};
 }

@@ -10,16 +10,16 @@ class MeanPoolRouter : public TopKRouter {
       : TopKRouter(set, name, options, ContextMode::kGate) {}
 
  protected:
-  RouteContext context(const Var& x, const Pass& pass) const override {
+  RouteContext context(const RoutingInputs& in) const override {
     // In the padded layout of the published code padding enters the mean (docs/science.md 6); packed rows have no
     // padding.
-    Sequences all = pass.sequences;
+    Sequences all = in.pass.sequences;
     all.key_lengths = {};
     return {mode_,
             {},
             {},
-            router_logits(sequence_mean(x, all, true), context_->weight->var, context_->bias->var, {},
-                          ContextMode::kNone, pass.first_rows)};
+            router_logits(sequence_mean(in.x, all, true), context_->weight->var, context_->bias->var, {},
+                          ContextMode::kNone, in.pass.first_rows)};
   }
 };
 

@@ -2,6 +2,7 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/sequences/sequences.h"
+#include "nn/row_cache.h"
 
 namespace glia {
 
@@ -16,13 +17,20 @@ TopKRouter::TopKRouter(ParameterSet& set, const std::string& name, const RouterO
   if (mode != ContextMode::kNone) context_ = std::make_unique<Linear>(router_linear(set, name + ".context", o));
 }
 
-RouteContext TopKRouter::context(const Var&, const Pass&) const {
+RouteContext TopKRouter::context(const RoutingInputs& in) const {
   if (!context_) return {};
+  // Of a sequence that grows the first row was there once, and its context stays.
+  if (RowCache* cache = in.pass.cache)
+    return {mode_, {}, {}, cache->once(in.layer, "context", [&] {
+              return router_logits(first_rows(in.x, in.pass.sequences), context_->weight->var, context_->bias->var,
+                                   {}, ContextMode::kNone, in.pass.first_rows)
+                  .value();
+            })};
   return {mode_, context_->weight->var, context_->bias->var, {}};
 }
 
 Routing TopKRouter::route(const RoutingInputs& in) const {
-  Routed routed = glia::route(in.x, token_.weight->var, token_.bias->var, context(in.x, in.pass), options_.top_k,
+  Routed routed = glia::route(in.x, token_.weight->var, token_.bias->var, context(in), options_.top_k,
                               in.pass.sequences, in.pass.first_rows);
   Routing r;
   r.experts = std::move(routed.experts);
@@ -40,7 +48,7 @@ Explanation TopKRouter::explain(const RoutingInputs& in) const {
   Explanation e;
   e.token_logits = router_logits(in.x, token_.weight->var, token_.bias->var, {}, ContextMode::kNone, all).value();
   if (!context_) return e;
-  RouteContext c = context(in.x, in.pass);
+  RouteContext c = context(in);
   if (!c.logits.defined())
     c.logits = router_logits(first_rows(in.x, all), c.weight, c.bias, {}, ContextMode::kNone, first);
   e.mode = mode_;

@@ -18,7 +18,7 @@ class TopKRouter : public Router {
 
  protected:
   // What enters the logits of each sequence's rows: W_a x_cls + b_a, unless a router says otherwise.
-  virtual RouteContext context(const Var& x, const Pass& pass) const;
+  virtual RouteContext context(const RoutingInputs& in) const;
 
   ContextMode mode_;
   std::unique_ptr<Linear> context_;  // W_a [E, H], b_a [E]; null without context

@@ -67,16 +67,17 @@ OracleRouting oracle(const OracleInputs& in) {
 RouterRow top_p_row() {
   // 1e-4 is the paper's; the released code has no such loss (docs/science.md 12).
   static constexpr LossDefault losses[] = {{"switch-loss", 1e-2}, {"entropy-loss", 1e-4}};
-  return {"top-p",
-          [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
-            return std::make_unique<TopPRouter>(set, name, o);
-          },
-          "P = softmax(W x + b); the fewest experts whose P sums to more than p, weighed by P",
-          "Huang et al. 2024, arXiv 2403.07652",
-          {.gates_sum_to_one = false, .fixed_k = false},
-          options(),
-          losses,
-          oracle};
+  return {
+      "top-p",
+      [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
+        return std::make_unique<TopPRouter>(set, name, o);
+      },
+      "P = softmax(W x + b); the fewest experts whose P sums to more than p, weighed by P",
+      "Huang et al. 2024, arXiv 2403.07652; its entropy loss has the weight 1e-4 there, and is not in the released code",
+      {.gates_sum_to_one = false, .fixed_k = false},
+      options(),
+      losses,
+      oracle};
 }
 
 }  // namespace glia

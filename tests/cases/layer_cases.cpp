@@ -8,12 +8,15 @@
 #include "engine/ops/moe/slots.h"
 #include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/routing/columns.h"
+#include "engine/ops/routing/jitter.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
+#include "engine/ops/sequences/running_mean.h"
 #include "engine/ops/sequences/sequence_max.h"
 #include "moe/losses/losses.h"
 #include "moe/mixture.h"
+#include "nn/bag.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
 #include "tests/cases/op_cases.h"
@@ -65,6 +68,7 @@ OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const 
                             first = make_sequences(context, {1, 1});
             Pass pass{sequences, first, false, x[0].dtype(), 0};
             pass.ids = ids(context);
+            pass.borders = from_vector<int32_t>(context, {3, 2}, {2});
             return forward(pass, Vars(x.begin(), x.begin() + static_cast<int64_t>(own)));
           },
           false};
@@ -101,6 +105,12 @@ void add_dense(std::vector<OpCase>& cases) {
       return layer(ids(c), p);
     };
   }));
+  cases.push_back(layer_case("layer/bag", {}, [](ParameterSet& set) -> Forward {
+    // Five rows for the pairs and triples: some share one.
+    const Bag layer(set, small_bert(), {3, 5});
+    const Parameter* words = &set.all()[0];
+    return [layer, words](const Pass& p, const Vars&) { return layer.forward(ids(words->var.context()), p); };
+  }));
   cases.push_back(layer_case("layer/attention", {x}, [](ParameterSet& set) -> Forward {
     const SelfAttention layer(set, "a", small_bert(), 0);
     return [layer](const Pass& p, const Vars& v) { return layer.finish(layer.mix(v[0], p), v[0], p); };
@@ -111,6 +121,16 @@ void add_dense(std::vector<OpCase>& cases) {
           const auto layer = std::make_shared<EncoderLayer>(set, "l", small_bert(), 0, maker("none"));
           return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, first_rows).y; };
         }));
+  BertConfig decoder = small_bert();
+  decoder.causal = true;
+  for (const bool pre_norm : {false, true}) {
+    decoder.pre_norm = pre_norm;
+    const std::string name = pre_norm ? "layer/decoder/pre_norm" : "layer/decoder";
+    cases.push_back(layer_case(name, {x}, [=](ParameterSet& set) -> Forward {
+      const auto layer = std::make_shared<EncoderLayer>(set, "l", decoder, 0, maker("none"));
+      return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, false).y; };
+    }));
+  }
 }
 
 // The layer's output, and that with the losses.
@@ -207,6 +227,17 @@ void add_router(std::vector<OpCase>& cases, const std::string& router) {
   add_mixture(cases, "moe/" + router, small_moe(router));
 }
 
+// What a router's options change in what it reads of a sequence.
+void add_contexts(std::vector<OpCase>& cases, const RouterRow& row) {
+  if (!row.reads_borders) return;
+  for (const OptionRow& option : row.options)
+    for (const char* choice : option.choices) {
+      MoeConfig moe = small_moe(row.name);
+      moe.options.set(option.name, std::string(choice));
+      add_mixture(cases, fmt::format("moe/{}/{}", row.name, choice), moe);
+    }
+}
+
 void add_model(std::vector<OpCase>& cases, const std::string& router) {
   cases.push_back(layer_case("model/" + router, {}, [router](ParameterSet& set) -> Forward {
     const auto bert = std::make_shared<Bert>(set, small_bert(), maker(router));
@@ -284,6 +315,16 @@ void add_routing_ops(std::vector<OpCase>& cases) {
   distinct.spacing = 0.1;
   cases.push_back(
       {"sequence_max", {distinct}, [](Context& c, const Vars& v) { return sequence_max(v[0], rows_of(c)); }});
+  // The first sequence has a border within, the second none.
+  const auto borders_of = [](Context& c) { return from_vector<int32_t>(c, {3, 0}, {2}); };
+  cases.push_back(
+      {"running_mean", {logits}, [](Context& c, const Vars& v) { return running_mean(v[0], rows_of(c)); }});
+  cases.push_back({"running_mean/borders", {logits}, [borders_of](Context& c, const Vars& v) {
+                     return running_mean(v[0], rows_of(c), borders_of(c));
+                   }});
+  cases.push_back({"held_at_border", {logits}, [borders_of](Context& c, const Vars& v) {
+                     return held_at_border(v[0], rows_of(c), borders_of(c));
+                   }});
   cases.push_back(
       {"share_rows", {{{7, 5}, 0.1, 2}}, [](Context&, const Vars& v) { return share_rows(v[0]); }, false});
   cases.push_back({"unit_rows", {{{7, 5}, -2, 2}}, [](Context&, const Vars& v) { return unit_rows(v[0]); }, false});
@@ -300,6 +341,10 @@ void add_routing_ops(std::vector<OpCase>& cases) {
                    {slots, weights},
                    [](Context& c, const Vars& v) { return spread_slots(v[0], v[1], rows_of(c)); },
                    false});
+  for (const int64_t width : {8, 6})  // packs, and rows that end within a block of random numbers
+    cases.push_back({fmt::format("jitter/{}", width), {{{kTokens, width}}}, [](Context&, const Vars& v) {
+                       return jitter(v[0], 0.25, {7, purpose::kTest});
+                     }});
   cases.push_back({"columns", {logits}, [](Context&, const Vars& v) { return columns(v[0], 1, 4); }, false});
   cases.push_back(
       {"join_columns", {logits, weights}, [](Context&, const Vars& v) { return join_columns(v[0], v[1]); }, false});
@@ -334,7 +379,7 @@ void add_layer_cases(std::vector<OpCase>& cases) {
   cases.push_back({"sum_losses/many", {{{3}}, {{499}}}, many_terms, false});
   add_routing_ops(cases);
   add_dense(cases);
-  for (const RouterRow& row : router_registry()) add_router(cases, row.name);
+  for (const RouterRow& row : router_registry()) add_router(cases, row.name), add_contexts(cases, row);
   add_mixtures(cases);
   add_output_losses(cases);
   add_model(cases, "none");

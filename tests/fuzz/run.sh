@@ -24,14 +24,14 @@ for target in "${targets[@]}"; do
     engine/core/{check,file}.cpp)
   rest=(-lzip -llzma -lz)
   case $target in
-    records) sources=(experiments/records/{results,run_json,metrics,routing_metrics,utilisation_file}.cpp experiments/studies/study.cpp
+    records) sources=(experiments/records/{results,run_json,metrics,routing/routing_metrics,utilisation_file}.cpp experiments/studies/study.cpp
       experiments/report/summary.cpp) ;;
     flags) sources=(experiments/training/{options,flag_choices}.cpp data/datasets/options.cpp engine/core/command_line/options.cpp) ;;
   esac
   case $target in
     records|flags)
       [ -e build/cpu/libglia.so ] || { echo "fuzz: $target wants build/cpu/libglia.so: make CUDA=0" >&2; exit 1; }
-      rest=(-Lbuild/cpu -lglia -Wl,-rpath,"$PWD/build/cpu" -lfmt) ;;
+      rest=(-Lbuild/cpu -lglia -Wl,-rpath,"$PWD/build/cpu" -lfmt -lgomp) ;;
   esac
   binary=build/fuzz/fuzz_$target
   header_only=-DFMT_HEADER_ONLY

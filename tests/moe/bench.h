@@ -49,10 +49,12 @@ struct Bench {
   ParameterSet set;
   std::unique_ptr<MoeLayer> layer;
   Sequences sequences, first;
+  bool needs_labels;
 
   explicit Bench(const std::string& router, int64_t experts = 4, int64_t top_k = 2,
                  const std::vector<int32_t>& lengths = {5, 1, 7}, int64_t capacity = 0,
-                 const OptionValues& own = {}) {
+                 const OptionValues& own = {})
+      : needs_labels(router_row(router).traits.needs_labels) {
     BertConfig bert = tiny_config(router).bert;
     MoeConfig moe{router, experts, top_k, 0.1, 0.2};
     moe.options = all_losses(router_row(router));
@@ -77,10 +79,25 @@ struct Bench {
     for (int64_t t = 0; t < sequences.tokens; ++t) all.push_back(static_cast<int32_t>(t * t % 11));
     return all;
   }
+  // Of the sequences: about half of each is its prompt.
+  std::vector<int32_t> borders() const {
+    std::vector<int32_t> all;
+    const auto offsets = sequences.offsets.to_vector<int32_t>();
+    for (size_t b = 1; b < offsets.size(); ++b) all.push_back((offsets[b] - offsets[b - 1] + 1) / 2);
+    return all;
+  }
   FeedForward::Result run(const Var& x, bool first_rows_only = false, bool training = false) {
     Pass pass{sequences, first, training, DType::kFloat64, 0};
     pass.ids = from_vector(context, ids(), {sequences.tokens});
+    pass.borders = from_vector(context, borders(), {sequences.count});
+    if (training && needs_labels) pass.labels = labels();
     return layer->forward(x, pass, first_rows_only);
+  }
+  // Of the sequences: 0, 1, 2, 0, …
+  Tensor labels() {
+    std::vector<int32_t> all;
+    for (int64_t b = 0; b < sequences.count; ++b) all.push_back(static_cast<int32_t>(b % 3));
+    return from_vector(context, all, {sequences.count});
   }
   bool has_router_weights() const {
     return std::any_of(set.all().begin(), set.all().end(),
@@ -97,7 +114,7 @@ struct Bench {
 inline OracleRouting oracle_of(Bench& bench, const RouterRow& row, const OptionValues& own,
                                const std::vector<double>& x, const std::vector<int32_t>& lengths, int64_t top_k) {
   const auto tokens = static_cast<size_t>(std::accumulate(lengths.begin(), lengths.end(), 0));  // no tail
-  OracleInputs in{kHidden, 4, top_k, own, x, lengths, bench.ids(), {}};
+  OracleInputs in{kHidden, 4, top_k, own, x, lengths, bench.ids(), bench.borders(), {}};
   in.x.resize(tokens * kHidden);
   in.ids.resize(tokens);
   in.weight = [&](const std::string& name) {

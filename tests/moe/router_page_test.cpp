@@ -11,11 +11,19 @@ TEST_CASE("docs: each router has its page, as its row says") {
   if (!std::filesystem::exists("docs/routers")) SKIP("not in the repository's root");
   for (const RouterRow& row : router_registry()) {
     INFO(row.name, ": make it anew with ./tools/router_pages");
-    const std::string path = fmt::format("docs/routers/{}.md", row.name);
+    const std::string path = fmt::format("docs/routers/{}{}.md", router_folder(row), row.name);
     REQUIRE(std::filesystem::exists(path));
     EXPECT(read_file(path) == router_page(row));
   }
   EXPECT(read_file("docs/mixtures.md") == mixtures_page());
+  // None is left of a router that has gone, or of the folder where one was.
+  size_t pages = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator("docs/routers"))
+    pages += entry.path().extension() == ".md" && entry.path().filename() != "README.md";
+  EXPECT(pages == router_registry().size());
+  RouterRow lost = router_registry()[0];
+  lost.name = "no-such";
+  EXPECT(contains(error_of([&] { router_folder(lost); }), "expected the router no-such's file no_such.cpp"));
 }
 
 }  // namespace

@@ -159,6 +159,23 @@ TEST_CASE("drawing: SVG text escapes, scales and names the picture; files come f
   for (double t = 0; t <= 1; t += 1e-3) EXPECT(contrast(sequential(t), text_on(sequential(t))) >= 4.5);
 }
 
+TEST_CASE(
+    "drawing: a picture larger than cairo's surfaces becomes a smaller PNG, and thousands of shapes an SVG at once") {
+  const TemporaryFolder tmp("large-picture");
+  drawing::Picture p(30000, 40, "large");
+  for (int i = 0; i < 3000; ++i) p.rect(10 * i, 0, 10, 40, drawing::kBlack);
+  p.write_png(tmp.path + "/p.png", 2);
+  const std::string png = read_file(tmp.path + "/p.png");
+  const auto side = [&](size_t at) {  // big-endian, of the header
+    return (uint32_t(uint8_t(png[at])) << 24) + (uint32_t(uint8_t(png[at + 1])) << 16) +
+           (uint32_t(uint8_t(png[at + 2])) << 8) + uint8_t(png[at + 3]);
+  };
+  EXPECT(side(16) == 16384);
+  EXPECT(side(20) == 22);
+  p.write_svg(tmp.path + "/p.svg");
+  EXPECT(contains(read_file(tmp.path + "/p.svg"), "<title>large</title>"));
+}
+
 TEST_CASE("report: one self-contained page with warnings first, the same bytes each time") {
   TemporaryFolder tmp("report");
   write_fake_results(tmp.path, 2, 20);

@@ -133,3 +133,42 @@ TEST_CASE(
   EXPECT(json["chosen"] == "lr2e-4-epochs3");
   EXPECT(json["claims"][0]["cells"][1]["verdict"] == "reversed");
 }
+
+TEST_CASE(
+    "grid: where each configuration chooses for itself, its runs lie in one folder and stand beside the first cell's") {
+  TemporaryFolder tmp("grid-each");
+  const std::string out = tmp.path + "/out";
+  const Study study = parse_study(replaced(kGrid, "grid.seeds = 1", "grid.choice = each"), "g.study");
+  EXPECT(study.grid.each);
+  EXPECT(contains(error_of([] { parse_study(replaced(kGrid, "grid.seeds = 1", "grid.choice = all"), "g.study"); }),
+                  "expected one or each, got"));
+  const std::vector<Cell> cells = study.grid.cells();
+  make_folder(out);
+  write_study(out, study);
+  for (size_t i = 0; i < cells.size(); ++i) {
+    write_run(out, cells[i], "dense", 0, 0.90 + 0.01 * static_cast<double>(i % 3));  // the third is the best
+    if (i > 0) write_run(out, cells[i], "astrocyte", 0, 0.9);
+    write_run(out, cells[i], "softmax-moe", 0, 0.92);  // all alike: the first
+  }
+  for (int seed = 0; seed < 3; ++seed) {
+    Cell own = cells[2];
+    own.name = "chosen";
+    write_run(out, own, "dense", seed, 0.93 + 0.001 * seed);
+  }
+  const GridSummary g = summarise_grid(out);
+  EXPECT(!g.chosen);
+  EXPECT(g.chosen_of == std::map<std::string, size_t>{{"dense", 2}, {"softmax-moe", 0}});
+  EXPECT(contains(g.not_chosen_why, "lr1e-4-epochs3 lacks"));
+  const std::vector<Table> tables = grid_tables(g);
+  const auto chosen = std::ranges::find(tables, "Chosen point", &Table::title);
+  REQUIRE(chosen != tables.end());
+  REQUIRE(chosen->rows.size() == 2);
+  EXPECT(entry(*chosen, "dense", 1) == "lr 2e-4, epochs 3");
+  EXPECT(entry(*chosen, "dense", 2) == "0.9000");
+  EXPECT(entry(*chosen, "dense", 3) == "0.9200");
+  EXPECT(entry(*chosen, "dense", 4) == "0.9000 (n = 1)");
+  EXPECT(contains(entry(*chosen, "dense", 5), "0.9310 ±"));
+  EXPECT(entry(*chosen, "softmax-moe", 5) == "not run");
+  EXPECT(contains(grid_markdown(g), "## Each at its chosen recipe"));
+  EXPECT(to_json(g)["chosen_of"]["dense"] == "lr2e-4-epochs3");
+}

@@ -2,7 +2,7 @@
 // is the input, with rows that wait and without.
 #include "experiments/tasks/task.h"
 
-#include "data/batches/masking.h"
+#include "data/batches/batching.h"
 #include "engine/ops/loss/vocabulary_loss.h"
 #include "nn/optimizer.h"
 #include "tests/nn/helpers.h"
@@ -13,6 +13,7 @@ namespace {
 ModelConfig task_config(const TaskRow& task, const std::string& router, DType compute = DType::kFloat64) {
   ModelConfig c = tiny_config(router, compute);
   c.head = task.make_head;
+  c.bert.causal = task.causal();
   return c;
 }
 
@@ -22,11 +23,15 @@ Batch task_batch(Context& context, const TaskRow& task, const BertConfig& bert, 
   Batch b = tiny_batch(context, lengths, bert, seed, 20);
   std::vector<int32_t> ids = b.ids.to_vector<int32_t>();
   ids[18] = ids[19] = -1;
-  if (task.masks_words) {
-    const Masking m{0.3, 1, static_cast<int32_t>(bert.vocabulary), seed};
-    std::vector<int32_t> read(static_cast<size_t>(masked_room(m, 20)), -1), targets = read;
-    const std::vector<int32_t> offsets = {0, 6, 9, 18};
-    mask_words(m, 0, 0, ids.data(), offsets.data(), lengths.data(), 3, read.data(), targets.data());
+  if (task.targets != TaskRow::Targets::kLabels) {
+    Masking m{0.3, 1, static_cast<int32_t>(bert.vocabulary), seed};
+    if (task.causal()) m = next_words();
+    std::vector<int32_t> read(static_cast<size_t>(masked_room(m, 20)), -1), targets = read, offsets = {0, 6, 9, 18},
+                                                                            spans = lengths;
+    BatchView view;
+    view.ids = ids.data(), view.offsets = offsets.data(), view.lengths = spans.data();
+    view.read = read.data(), view.targets = targets.data();
+    fill_targets(m, 0, 0, 3, spans.data(), view);
     const auto room = static_cast<int64_t>(read.size());
     b.read = from_vector(context, read, {room});
     b.targets = from_vector(context, targets, {room});
@@ -210,7 +215,7 @@ TEST_CASE("tasks: no target is a loss of 0 without a gradient, a target outside 
 
 TEST_CASE("tasks: an unknown one is an error that lists those there are") {
   EXPECT(contains(error_of([] { find_task("translation"); }),
-                  "expected one of classification, masked_lm; got 'translation'"));
+                  "expected one of classification, masked_lm, causal_lm; got 'translation'"));
 }
 
 }  // namespace

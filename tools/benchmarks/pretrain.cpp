@@ -2,35 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <numeric>
 
 #include "engine/core/build_info.h"
-#include "engine/core/message.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/training/schedule.h"
+#include "tools/benchmarks/command.h"
 #include "tools/benchmarks/profile.h"
+#include "tools/benchmarks/work.h"
 
 namespace glia {
 namespace {
-
-// Floating-point operations of one step's matrix products (a multiply and an add are 2; backward is twice forward): what has
-// to be computed when the last layer goes on with the masked rows alone. Pieces are taken to have their whole length.
-double step_flops(const ModelConfig& m, double tokens, double masked, double length) {
-  const double H = m.bert.hidden, F = m.bert.ffn, V = m.bert.vocabulary;
-  const bool dense = m.moe.dense();
-  double flops = 0;
-  for (int64_t layer = 0; layer < m.bert.layers; ++layer) {
-    const double rows = layer + 1 == m.bert.layers ? masked : tokens;
-    flops += 2 * tokens * H * 3 * H + 4 * tokens * length * H;  // q, k, v; scores and values
-    flops += 2 * (dense ? rows : tokens) * H * H;  // a router reads every row, a dense FFN only its own
-    flops += (dense ? 1 : static_cast<double>(m.moe.top_k)) * 4 * rows * H * F;
-  }
-  flops += 2 * masked * H * (H + V);
-  return 3 * flops;
-}
 
 int run(const PretrainOptions& o, int64_t steps) {
   const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
@@ -51,8 +35,11 @@ int run(const PretrainOptions& o, int64_t steps) {
   const double tokens = static_cast<double>(trainer.tokens_done() - tokens_before) / static_cast<double>(steps);
   const double ms = median(times);
   const int64_t masked = training_pieces(o, corpus).masking.rows;
+  // Pieces are taken to have their whole length.
+  const double length = static_cast<double>(o.max_length);
   const double flops =
-      step_flops(trainer.model().config(), tokens, static_cast<double>(masked), static_cast<double>(o.max_length));
+      step_flops(trainer.model().config(), {tokens, tokens * length, static_cast<double>(masked), tokens / length},
+                 trainer.model().config().bert.vocabulary, true);
   fmt::print("{}, {}, {:.0f} places a step, {} masked, {} parameters; {}; commit {}\n", model.name, o.precision,
              tokens, masked, trainer.model().parameters().count(), context.backend().description(), build_commit());
   fmt::print("step       {:.3f} ms median, {:.3f} min, {:.3f} max over {} steps\n", ms,
@@ -73,26 +60,12 @@ int run(const PretrainOptions& o, int64_t steps) {
 
 int bench_pretrain(int argc, char** argv) {
   using namespace glia;
-  try {
-    int64_t steps = 50;
-    CLI::App app;
-    app.set_help_flag();
-    app.allow_extras();
-    app.add_option("--bench-steps", steps);
-    app.parse(argc, argv);
-    if (steps < 1) fail_input("--bench-steps: expected at least 1, got {}", steps);
-    std::vector<std::string> rest = app.remaining();
-    rest.insert(rest.begin(), "bench pretrain");
-    std::vector<const char*> words;
-    for (const std::string& word : rest) words.push_back(word.c_str());
+  return bench_main("bench pretrain", [&] {
+    const BenchCommand bench = split_command("bench pretrain", argc, argv, {}, "--bench-steps");
+    const std::vector<const char*> words = bench.pointers();
     const PretrainCommand command = parse_pretrain(static_cast<int>(words.size()), words.data());
-    if (command.done) {
-      fmt::print("\nbench pretrain has --bench-steps N [50] beside the flags above, and writes nothing.\n");
-      return 0;
-    }
-    return run(command.options, steps);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "bench pretrain: {}\n", message_of(error));
-    return 2;
-  }
+    if (!command.done) return run(command.options, bench.steps);
+    fmt::print("\nbench pretrain has --bench-steps N [50] beside the flags above, and writes nothing.\n");
+    return 0;
+  });
 }

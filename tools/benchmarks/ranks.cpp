@@ -2,31 +2,24 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <functional>
 #include <numeric>
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
-#include "engine/core/message.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/training/feed/data_source.h"
-#include "experiments/training/presets.h"
 #include "experiments/training/ranks.h"
+#include "experiments/training/run.h"
 #include "experiments/training/training.h"
+#include "tools/benchmarks/command.h"
 
 namespace glia {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct Bench {
-  int64_t steps = 50;
-  bool pretraining = false;
-  std::string json_path;
-};
 
 // What is trained by so many ranks, with as much for each as one has.
 using PlanOf = std::function<TrainingPlan(int64_t ranks)>;
@@ -83,7 +76,7 @@ Speed speed_of(const Options& options, const RunModel& model, const PlanOf& plan
   return speed;
 }
 
-int run(const Bench& bench, const Options& o, const RunModel& model, const PlanOf& plan_of) {
+int run(const BenchCommand& bench, const Options& o, const RunModel& model, const PlanOf& plan_of) {
   const int64_t ranks = std::max<int64_t>(2, o.ranks);
   Json json;
   Speed one;
@@ -112,7 +105,7 @@ int run(const Bench& bench, const Options& o, const RunModel& model, const PlanO
   return 0;
 }
 
-int run_pretraining_bench(const Bench& bench, const PretrainOptions& o) {
+int run_pretraining_bench(const BenchCommand& bench, const PretrainOptions& o) {
   const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
   const Corpus corpus = load_corpus(corpus_options(o), nullptr);
   return run(bench, o, model, [&](int64_t ranks) {
@@ -122,13 +115,13 @@ int run_pretraining_bench(const Bench& bench, const PretrainOptions& o) {
   });
 }
 
-int run_training_bench(const Bench& bench, const Options& o) {
-  const Dataset data = load_data(o);
-  const RunModel model = run_model(o, configuration(o.config));
-  return run(bench, o, model, [&](int64_t ranks) {
-    Options scaled = o;
+int run_training_bench(const BenchCommand& bench, const Options& options) {
+  const RunSpec spec = plan_runs(options, {options.config}).front();  // with what its study sets for it
+  const Dataset data = load_data(spec.options);
+  return run(bench, spec.options, spec.model, [&](int64_t ranks) {
+    Options scaled = spec.options;
     scaled.batch *= ranks;
-    return training_plan(scaled, data, model, 42);
+    return training_plan(scaled, data, spec.model, 42);
   });
 }
 
@@ -137,33 +130,20 @@ int run_training_bench(const Bench& bench, const Options& o) {
 
 int bench_ranks(int argc, char** argv) {
   using namespace glia;
-  try {
-    Bench bench;
-    CLI::App app;
-    app.set_help_flag();
-    app.allow_extras();
-    app.add_option("--steps", bench.steps);
-    app.add_flag("--pretraining", bench.pretraining);
-    app.add_option("--json", bench.json_path);
-    app.parse(argc, argv);
-    if (bench.steps < 1) fail_input("--steps: expected at least 1, got {}", bench.steps);
-    std::vector<std::string> rest = app.remaining();
-    rest.insert(rest.begin(), "bench ranks");
-    if (bench.pretraining) rest.insert(rest.end(), {"--steps", "1000000"});
-    std::vector<const char*> words;
-    for (const std::string& word : rest) words.push_back(word.c_str());
-    if (bench.pretraining) {
+  return bench_main("bench ranks", [&] {
+    bool pretraining = false;
+    BenchCommand bench = split_command("bench ranks", argc, argv,
+                                       [&](CLI::App& app) { app.add_flag("--pretraining", pretraining); });
+    if (pretraining) {
+      bench.words.insert(bench.words.end(), {"--steps", "1000000"});
+      const std::vector<const char*> words = bench.pointers();
       const PretrainCommand command = parse_pretrain(static_cast<int>(words.size()), words.data());
       return command.done ? 0 : run_pretraining_bench(bench, command.options);
     }
-    const CommandLine line = parse_command_line(
-        static_cast<int>(words.size()), words.data(), Flag::kTrainOnly,
+    const auto options = train_options(
+        bench,
         "Times a step of one rank and of --ranks [2] with as many rows for each. Beside the flags below: --steps N [50], "
         "--json FILE, and --pretraining, with the flags of ./experiments/pretrain instead.");
-    if (line.done) return 0;
-    return run_training_bench(bench, resolve(line));
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "bench ranks: {}\n", message_of(error));
-    return 2;
-  }
+    return options ? run_training_bench(bench, *options) : 0;
+  });
 }

@@ -2,60 +2,39 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <numeric>
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
-#include "engine/core/message.h"
 #include "experiments/records/results.h"
 #include "experiments/training/feed/data_source.h"
-#include "experiments/training/presets.h"
 #include "experiments/training/progress.h"
 #include "experiments/training/run.h"
 #include "experiments/training/training.h"
+#include "tools/benchmarks/command.h"
 #include "tools/benchmarks/profile.h"
+#include "tools/benchmarks/work.h"
 
 namespace glia {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Floating-point operations of one training step's matrix products (a multiply and an add are 2; backward is twice
-// forward). Only what has to be computed: packed rows, top-K experts, and in the last layer CLS rows behind the
-// attention.
-double step_flops(const ModelConfig& m, const TokenSplit& split, const BatchPlan& plan, int64_t batch, bool padded,
-                  int64_t length) {
-  const double H = m.bert.hidden, F = m.bert.ffn, E = m.moe.n_experts, K = m.moe.top_k, B = plan.sequences(batch);
-  double T = 0, pairs = 0;
+// One batch of a plan: packed rows, or padded ones.
+StepWork work_of(const TokenSplit& split, const BatchPlan& plan, int64_t batch, bool padded, int64_t length) {
+  StepWork work;
+  work.sequences = work.read = static_cast<double>(plan.sequences(batch));
   for (const int32_t row : plan.rows(batch)) {
     const double n = static_cast<double>(padded ? length : split.length(row));
-    T += n;
-    pairs += n * n;
+    work.tokens += n;
+    work.pairs += n * n;
   }
-  const bool moe = !m.moe.dense();
-  double flops = 0;
-  for (int64_t layer = 0; layer < m.bert.layers; ++layer) {
-    const bool cls = layer + 1 == m.bert.layers && m.last_layer_cls_only;
-    const double rows = cls ? B : T;
-    flops += 2 * T * H * 3 * H + 4 * pairs * H;  // q, k, v; scores and values
-    flops += 2 * (cls && !moe ? B : T) * H * H;  // a router reads every row, a dense FFN only its own
-    flops += (moe ? K : 1) * 4 * rows * H * F;
-    if (moe) flops += 2 * T * H * E + (m.moe.router == "softmax" ? 0 : 2 * B * H * E);
-  }
-  flops += 2 * B * H * (H + static_cast<double>(m.bert.classes));
-  return 3 * flops;
+  return work;
 }
 
-struct Bench {
-  Options options;
-  int64_t steps = 50;
-  std::string json_path, command;
-};
-
-int run(const Bench& bench) {
-  const RunSpec spec = plan_runs(bench.options, {bench.options.config}).front();  // with what its study sets for it
+int run(const BenchCommand& bench, const Options& options) {
+  const RunSpec spec = plan_runs(options, {options.config}).front();  // with what its study sets for it
   const Options& o = spec.options;
   const RunModel& run = spec.model;
   const Dataset data = load_data(o);
@@ -83,11 +62,13 @@ int run(const Bench& bench) {
 
   double flops = 0;
   const std::vector<BatchPlan> plans = training_plans(o, data, 42);
+  const ModelConfig& model = trainer.model().config();
   for (int64_t i = 0; i < steps; ++i)
-    flops +=
-        step_flops(trainer.model().config(), data.train, plans[static_cast<size_t>(i / trainer.steps_per_epoch())],
-                   i % trainer.steps_per_epoch(), o.padding == "padded", o.max_length) /
-        static_cast<double>(steps);
+    flops += step_flops(model,
+                        work_of(data.train, plans[static_cast<size_t>(i / trainer.steps_per_epoch())],
+                                i % trainer.steps_per_epoch(), o.padding == "padded", o.max_length),
+                        model.bert.classes, model.last_layer_cls_only) /
+             static_cast<double>(steps);
 
   const StepProfile profile =
       profile_steps(context, trainer, std::min<int64_t>(steps, gpu ? 10 : 3), !run.moe.dense());
@@ -142,29 +123,10 @@ int run(const Bench& bench) {
 
 int bench_step(int argc, char** argv) {
   using namespace glia;
-  try {
-    Bench bench;
-    bench.command = command_text(argc, argv);
-    CLI::App app;
-    app.set_help_flag();
-    app.allow_extras();
-    app.add_option("--steps", bench.steps);
-    app.add_option("--json", bench.json_path);
-    app.parse(argc, argv);
-    if (bench.steps < 1) fail_input("--steps: expected at least 1, got {}", bench.steps);
-    std::vector<std::string> rest = app.remaining();
-    rest.insert(rest.begin(), "bench step");
-    std::vector<const char*> words;
-    for (const std::string& word : rest) words.push_back(word.c_str());
-    const CommandLine line =
-        parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kTrainOnly,
-                           "Times training steps. Beside the flags below: --steps N [50] and --json FILE.");
-    if (line.done) return 0;
-    bench.options = resolve(line);
-    bench.options.log_every = 1 << 10;  // nobody reads the losses
-    return run(bench);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "bench step: {}\n", message_of(error));
-    return 2;
-  }
+  return bench_main("bench step", [&] {
+    const BenchCommand bench = split_command("bench step", argc, argv);
+    const auto options =
+        train_options(bench, "Times training steps. Beside the flags below: --steps N [50] and --json FILE.");
+    return options ? run(bench, *options) : 0;
+  });
 }

@@ -76,6 +76,29 @@ Var attention(const Var& qkv, const Sequences& sequences, const AttentionOptions
   });
 }
 
+Tensor attention_from(const Tensor& qkv, int64_t first, const Sequences& sequence,
+                      const AttentionOptions& options) {
+  CHECK(options.causal && options.dropout == 0 && sequence.count == 1 && first >= 0 && first < qkv.size(0),
+        "attention_from: wants one causal sequence without dropout and a row of its {}, got row {} of {} sequences",
+        qkv.size(0), first, sequence.count);
+  const AttentionArgs args = make_args(qkv, sequence, options);
+  Context& context = qkv.context();
+  const Tensor out = empty(context, {qkv.size(0), qkv.size(1) / 3}, qkv.dtype());
+  const Tensor lse = empty(context, {qkv.size(0), options.heads}, accumulation_dtype(qkv.dtype()));
+  dispatch_floating(qkv.dtype(), "attention", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = Accumulator<T>;
+    on_device(
+        context, "attention_from",
+        [&] { cpu::attention_forward(args, qkv.data<T>(), out.data<T>(), lse.data<A>(), static_cast<int>(first)); },
+        // All rows: at the lengths that the kernel takes one launch costs more than its work.
+        [&](auto& cuda) {
+          cuda::attention_forward(args, qkv.data<T>(), out.data<T>(), lse.data<A>(), cuda.stream);
+        });
+  });
+  return out.rows(first, qkv.size(0));
+}
+
 namespace {
 
 // Columns begin … end − 1 of a matrix, by a product with a selection matrix: slow, obvious, differentiable.

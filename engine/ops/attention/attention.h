@@ -19,6 +19,10 @@ Var attention(const Var& qkv, const Sequences& sequences, const AttentionOptions
 // The same from plain ops, one sequence and head at a time; reads the lengths back, so it waits. For tests.
 Var attention_reference(const Var& qkv, const Sequences& sequences, const AttentionOptions& options);
 
+// Of one causal sequence, whose rows in front of `first` earlier calls had: what the heads say of the others, the same bits as
+// attention() on a CPU. No dropout, no gradient.     qkv [n, 3H] → [n − first, H]
+Tensor attention_from(const Tensor& qkv, int64_t first, const Sequences& sequence, const AttentionOptions& options);
+
 // What the kernels of attention_kernels.h are told, checked. It points into the tensors of `sequences`.
 struct AttentionArgs;
 AttentionArgs attention_args(int64_t rows, int64_t hidden, const Sequences& sequences,

@@ -162,6 +162,9 @@ inline int visible_keys(const AttentionArgs& args, int keys, int i) {
   return args.causal ? std::min(keys, i + 1) : keys;
 }
 
+// A causal row's sum over its keys has one order, however many rows follow it: a text that grows keeps its bits.
+inline int part_of_keys(const AttentionArgs& args, int n) { return args.causal ? kPart : part_of_rows(n); }
+
 // The dropout words of query `row` (its row in the buffer) and the first `count` keys, or nullptr without dropout.
 const uint32_t* words_of(const AttentionArgs& args, int64_t row, int head, int count, uint32_t* buffer) {
   if (args.dropout == 0) return nullptr;
@@ -246,7 +249,8 @@ template <class F> Sizes<F> sizes_of(const AttentionArgs& args) {
 
 }  // namespace
 
-template <class T> void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse) {
+template <class T>
+void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, int first) {
   using F = Accumulator<T>;
   const auto [d, h, ld, scale, kept, threshold] = sizes_of<F>(args);
   const auto floats = [&](int n) {
@@ -255,15 +259,15 @@ template <class T> void attention_forward(const AttentionArgs& args, const T* qk
   };
   for_each_head<F>(args, floats, [&](int b, int head, F* buffer, uint32_t* words) {
     const auto [start, n, keys] = span_of(args, b);
-    const int ls = padded<F>(n);
+    const int ls = padded<F>(n), queries = n - first;
     F *q = buffer, *v = q + n * ld, *o = v + n * ld, *kt = o + n * ld, *s = kt + d * ls;
     const T* from = qkv + start * 3 * h + static_cast<int64_t>(head) * d;
-    load_rows(n, d, ld, from, 3 * h, scale, q);
+    load_rows(queries, d, ld, from + static_cast<int64_t>(first) * 3 * h, 3 * h, scale, q);
     load_transposed(n, d, ls, from + h, 3 * h, kt);
     load_rows(n, d, ld, from + 2 * h, 3 * h, F(1), v);
-    gemm(n, ls, d, kPart, q, ld, 1, kt, ls, s, ls);  // S [n, ls]
-    for (int i = 0; i < n; ++i) {
-      F* row = s + static_cast<int64_t>(i) * ls;
+    gemm(queries, ls, d, kPart, q, ld, 1, kt, ls, s, ls);  // S [queries, ls]
+    for (int i = first; i < n; ++i) {
+      F* row = s + static_cast<int64_t>(i - first) * ls;
       const int seen = visible_keys(args, keys, i);
       std::fill(row + seen, row + ls, -std::numeric_limits<F>::infinity());
       const F top = largest(row, ls);
@@ -273,8 +277,8 @@ template <class T> void attention_forward(const AttentionArgs& args, const T* qk
       scale_row(row, seen > 0 ? kept / sum : F(0), words_of(args, start + i, head, seen, words), threshold, seen);
       std::fill(row + seen, row + ls, F(0));
     }
-    gemm(n, ld, keys, part_of_rows(n), s, ls, 1, v, ld, o, ld);
-    store_rows(n, d, ld, o, F(1), out + start * h + static_cast<int64_t>(head) * d, h);
+    gemm(queries, ld, keys, part_of_keys(args, n), s, ls, 1, v, ld, o, ld);
+    store_rows(queries, d, ld, o, F(1), out + (start + first) * h + static_cast<int64_t>(head) * d, h);
   });
   zero_tail(args, h, out);
   zero_tail(args, args.heads, lse);
@@ -327,7 +331,7 @@ void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, c
 }
 
 #define INSTANTIATE(T)                                                                                           \
-  template void attention_forward<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*);                       \
+  template void attention_forward<T>(const AttentionArgs&, const T*, T*, Accumulator<T>*, int);                  \
   template void attention_backward<T>(const AttentionArgs&, const T*, const T*, const Accumulator<T>*, const T*, \
                                       T*);
 GLIA_FOR_FLOATING(INSTANTIATE)

@@ -52,7 +52,9 @@ void check_attention_args(const AttentionArgs& args);
 // T is float, double or bfloat16 (float32 inside).
 namespace cpu {
 
-template <class T> void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse);
+// Of each sequence the rows from `first` on alone; the others are keys, and what out and lse have there stays.
+template <class T>
+void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, int first = 0);
 
 template <class T>
 void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,

@@ -25,6 +25,19 @@ template <class A> struct Online {
   }
 };
 
+// The block's largest value and the first word that has it, in every thread.
+template <class A>
+__device__ __forceinline__ void best_of_block(A& best, int32_t& word, A* values, int32_t* words) {
+  const auto take = [&](A other, int32_t where) {
+    if (other > best || (other == best && where < word)) best = other, word = where;
+  };
+  for (int offset = 16; offset > 0; offset >>= 1)
+    take(__shfl_xor_sync(0xffffffffu, best, offset), __shfl_xor_sync(0xffffffffu, word, offset));
+  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, words[threadIdx.x / 32] = word;
+  __syncthreads();
+  for (int w = 0; w < kRowThreads / 32; ++w) take(values[w], words[w]);
+}
+
 // One block a row: the first pass makes its sum, in an order that depends on nothing but the shape, the second its gradient.
 template <class A, class T, int W>
 __global__ void __launch_bounds__(kRowThreads)
@@ -52,14 +65,7 @@ __global__ void __launch_bounds__(kRowThreads)
   });
   A best = own.largest;
   int32_t word = own.word;
-  const auto take = [&](A other, int32_t where) {
-    if (other > best || (other == best && where < word)) best = other, word = where;
-  };
-  for (int offset = 16; offset > 0; offset >>= 1)
-    take(__shfl_xor_sync(0xffffffffu, best, offset), __shfl_xor_sync(0xffffffffu, word, offset));
-  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, words[threadIdx.x / 32] = word;
-  __syncthreads();
-  for (int w = 0; w < kRowThreads / 32; ++w) take(values[w], words[w]);
+  best_of_block(best, word, values, words);
   // A thread without a word has a largest logit of −∞ and a sum of 0. block_sum's first barrier is behind every reading of `values`.
   const A sum = block_sum(own.sum == A(0) ? A(0) : own.sum * math::exp_negative(own.largest - best), values);
   const A lse = best + ::log(sum);
@@ -79,6 +85,59 @@ __global__ void __launch_bounds__(kRowThreads)
     }
     store<W>(to + j, d);
   });
+}
+
+constexpr int kHeldPacks = 8;  // of four logits a thread: rows of up to 32,768
+
+// The same with the row in registers: each logit is read once, and its exponential is made once, e^(l − largest), which the gradient
+// takes divided by the sum. One block a multiprocessor.
+template <class T>
+__global__ void __launch_bounds__(kRowThreads, 1)
+    vocabulary_held_rows_kernel(VocabularyShape s, const float* logits, const float* b, const int32_t* targets,
+                                VocabularyRows<float> r, T* dlogits) {
+  constexpr int W = 4, kStep = kRowThreads * W;
+  __shared__ float values[32];
+  __shared__ int32_t words[32];
+  const int64_t m = blockIdx.x;
+  const int first = threadIdx.x * W, used = static_cast<int>(s.words), room = static_cast<int>(s.room);
+  const float *l = logits + m * s.room, *from = l + first, *bias = b + first;
+  float v[kHeldPacks][W];
+#pragma unroll
+  for (int p = 0; p < kHeldPacks; ++p)
+    if (first + p * kStep < room) load<W>(from + p * kStep, v[p]);
+  float best = -std::numeric_limits<float>::infinity();
+  int32_t word = INT32_MAX;
+#pragma unroll
+  for (int p = 0; p < kHeldPacks; ++p)
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+      const int j = first + p * kStep + k;
+      v[p][k] = j < used ? v[p][k] + bias[p * kStep + k] : -std::numeric_limits<float>::infinity();
+      if (v[p][k] > best) best = v[p][k], word = j;
+    }
+  best_of_block(best, word, values, words);
+  float own = 0;
+#pragma unroll
+  for (int p = 0; p < kHeldPacks; ++p)
+#pragma unroll
+    for (int k = 0; k < W; ++k) own += v[p][k] = math::exp_negative(v[p][k] - best);
+  // block_sum's first barrier is behind every reading of `values`.
+  const float sum = block_sum(own, values);
+  const int32_t target = targets[m];
+  if (threadIdx.x == 0) {
+    r.lse[m] = best + ::log(sum), r.best[m] = word;
+    r.target[m] = target >= 0 && target < used ? l[target] + b[target] : 0.0f;
+  }
+  if (!dlogits) return;
+  T* to = dlogits + m * s.room + first;
+  const float share = target == -1 ? 0.0f : 1.0f / sum;
+#pragma unroll
+  for (int p = 0; p < kHeldPacks; ++p) {
+    if (first + p * kStep >= room) break;
+#pragma unroll
+    for (int k = 0; k < W; ++k) v[p][k] = v[p][k] * share - (first + p * kStep + k == target ? 1.0f : 0.0f);
+    store<W>(to + p * kStep, v[p]);
+  }
 }
 
 template <class A>
@@ -109,6 +168,12 @@ void vocabulary_rows(const VocabularyShape& s, const A* logits, const A* b, cons
     launch("vocabulary_loss/rows", vocabulary_rows_kernel<A, T, decltype(width)::value>, {s.rows, kRowThreads},
            stream, s, logits, b, targets, r, dlogits);
   };
+  if constexpr (std::is_same_v<A, float>) {
+    if (s.room % 4 == 0 && aligned16(logits, dlogits) && s.room <= kHeldPacks * 4 * kRowThreads &&
+        s.room > kRowThreads)
+      return launch("vocabulary_loss/rows", vocabulary_held_rows_kernel<T>, {s.rows, kRowThreads}, stream, s,
+                    logits, b, targets, r, dlogits);
+  }
   if (s.room % 4 == 0 && aligned16(logits, dlogits)) run(std::integral_constant<int, 16 / sizeof(A)>{});
   else run(std::integral_constant<int, 1>{});
 }

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -86,10 +87,16 @@ std::string stroke(Color color, double line, const std::vector<double>& dashes =
 std::string with_own_ids(const std::string& svg) {
   std::map<std::string, std::string> names;
   std::string out;
+  // Where each mark comes next; looked for again only once it is passed, since one may never come in megabytes of text.
+  constexpr std::array<std::string_view, 3> marks = {"id=\"", "href=\"#", "url(#"};
+  std::array<size_t, 3> next{};
+  for (size_t i = 0; i < marks.size(); ++i) next[i] = svg.find(marks[i]);
   for (size_t at = 0; at < svg.size();) {
     size_t start = std::string::npos, length = 0;
-    for (const std::string_view mark : {"id=\"", "href=\"#", "url(#"})
-      if (const size_t found = svg.find(mark, at); found < start) start = found, length = mark.size();
+    for (size_t i = 0; i < marks.size(); ++i) {
+      if (next[i] < at) next[i] = svg.find(marks[i], at);
+      if (next[i] < start) start = next[i], length = marks[i].size();
+    }
     if (start == std::string::npos) return out + svg.substr(at);
     const size_t begin = start + length, end = svg.find_first_of("\")", begin);
     out += svg.substr(at, begin - at);
@@ -289,6 +296,8 @@ void Picture::write_svg(const std::string& path) const {
 }
 
 void Picture::write_png(const std::string& path, double scale) const {
+  constexpr double kMostPixels = 16384;  // a side: cairo has room for 32,767, and few viewers for more than this
+  scale = std::min(scale, kMostPixels / std::max(width_, height_));
   const Surface surface(cairo_image_surface_create(CAIRO_FORMAT_RGB24, int(std::ceil(width_ * scale)),
                                                    int(std::ceil(height_ * scale))),
                         cairo_surface_destroy);

@@ -31,6 +31,7 @@ uint64_t data_fingerprint(const Dataset& data) {
     absorb(split->ids);
     absorb(split->offsets);
     absorb(split->labels);
+    if (!split->borders.empty()) absorb(split->borders);
   }
   return hash;
 }

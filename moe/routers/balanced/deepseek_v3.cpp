@@ -119,7 +119,8 @@ RouterRow deepseek_v3_row() {
         return std::make_unique<DeepSeekV3Router>(set, name, o);
       },
       "s = sigmoid(W x + b); the K largest s_e + b_e among the kept groups (by the sum of their two largest), weighed by "
-      "scale · s / Σ s; b_e += u · sign(mean load − load_e); loss: mean over sequences of Σ f_e P_e",
+      "scale · s / Σ s; b_e += u · sign(mean load − load_e); loss: mean over sequences of Σ f_e P_e, f from "
+      "the K largest s, whatever bias and groups say, P from s / Σ s",
       "DeepSeek-AI 2024, arXiv 2412.19437; there 8 groups of which 4 are kept, scale 2.5 and a shared expert. Here one "
       "group and scale 1: the experts begin as copies of a pretrained FFN",
       {.stateful = true},

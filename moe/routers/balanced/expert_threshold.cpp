@@ -92,7 +92,7 @@ RouterRow expert_threshold_row() {
       "every expert with l_e >= c_e, weighed by sigmoid(l_e); c_e: moving mean of the batch's (T K / E)-th largest l_e; in "
       "the first steps that of the batch itself, which reads later tokens",
       "arXiv 2603.11535",
-      {.gates_sum_to_one = false, .fixed_k = false, .stateful = true},
+      {.gates_sum_to_one = false, .fixed_k = false, .trains_on_batch = true, .stateful = true},
       options(),
       {},
       oracle_of};

@@ -95,7 +95,8 @@ RouterRow dselect_k_row() {
       },
       "w = Σ_i α_i Π_b (bit b of e ? S(z_ib) : 1 − S(z_ib)), z = W x + b, α = softmax(W_α x + b_α), S cubic within ± γ / 2; "
       "every expert with w > 0",
-      "Hazimeh et al. 2021, arXiv 2106.03760, for experts that are a power of two; bits begin within γ / 100 where the "
+      "Hazimeh et al. 2021, arXiv 2106.03760, for experts that are a power of two: for other numbers it has codes without an "
+      "expert and a penalty on them; bits begin within γ / 100 where the "
       "token is of unit length",
       {.fixed_k = false, .experts_permutable = false, .normalised = true, .linear = false},
       options(),

@@ -81,7 +81,8 @@ RouterRow noisy_top_k_row() {
       },
       "h = W x + b + ε · (softplus(W_n x + b_n) + 0.01), ε ~ N(0, 1) in training, else 0; softmax over the K largest; "
       "losses: CV² of Σ gates and of Σ Φ((W x + b − threshold) / std)",
-      "Shazeer et al. 2017, arXiv 1701.06538; the original has no b",
+      "Shazeer et al. 2017, arXiv 1701.06538; the original has no b, and 0.1 for both losses where the code that followed it "
+      "has 0.01, as here",
       {},
       options(),
       {},

@@ -1,7 +1,7 @@
 // Switch (Fedus et al. 2022): softmax over all experts before the choice, the chosen probability as the gate, not
 // renormalised, so that one expert a token still has a gradient.
-#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
+#include "engine/ops/routing/jitter.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
@@ -33,10 +33,7 @@ class SwitchRouter : public Router {
   // The router's input alone: the experts read x as it is.
   Var jittered(const RoutingInputs& in) const {
     if (!in.pass.training || jitter_ == 0) return in.x;
-    const Var x = cast(in.x, token_.weight->var.dtype());
-    const Tensor u =
-        random_rows(in.context(), x.size(0), x.size(1), x.dtype(), RandomKind::kUniform, noise_key(in));
-    return mul(x, add_scalar(scale(u, 2 * jitter_), 1 - jitter_).value());
+    return jitter(in.x, jitter_, noise_key(in));
   }
 
   int64_t top_k_;

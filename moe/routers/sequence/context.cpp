@@ -9,6 +9,7 @@
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/sequences/sequence_max.h"
 #include "moe/routers/parts.h"
+#include "nn/row_cache.h"
 
 namespace glia {
 namespace {
@@ -90,7 +91,10 @@ class ContextRouter : public Router {
   Var source(const RoutingInputs& in) const {  // [B, H]
     Sequences all = in.pass.sequences;
     all.key_lengths = {};  // in the padded layout of the published code padding counts (docs/science.md 6)
-    if (source_ == "first") return first_rows(in.x, all);
+    if (source_ == "first") {
+      const auto first = [&] { return first_rows(in.x, all); };
+      return in.pass.cache ? Var(in.pass.cache->once(in.layer, "first", [&] { return first().value(); })) : first();
+    }
     if (source_ == "mean") return sequence_mean(in.x, all, true);
     if (source_ == "max") return sequence_max(in.x, all);
     // Softmax over the sequence's rows, shifted by the largest: Σ e^a x / Σ e^a, both as means.
@@ -164,7 +168,7 @@ OracleRouting oracle_of(const OracleInputs& in) {
 }  // namespace
 
 RouterRow context_row() {
-  return {
+  RouterRow row = {
       "context",
       [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
         return std::make_unique<ContextRouter>(set, name, o);
@@ -176,6 +180,12 @@ RouterRow context_row() {
       options(),
       {},
       oracle_of};
+  row.future = [](const OptionValues& own) {
+    return own.get<std::string>(kSource) == "first"
+               ? nullptr
+               : "reads all rows of a sequence but with --context-source first";
+  };
+  return row;
 }
 
 }  // namespace glia

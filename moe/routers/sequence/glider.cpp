@@ -117,7 +117,7 @@ RouterRow glider_row() {
       "l_e = norm(x) · v_e / √H + b_e + scale · cos(served_e, mean of the sequence); softmax over the K largest; "
       "served_e: a fading sum of the sequences' means, each times the sequence's mean P_e",
       "after Li et al. 2024 (GLIDER), arXiv 2410.07172; there the experts' and the sequence's embeddings are of texts that "
-      "a language model wrote, and the released scale is 0",
+      "a language model wrote, v_e is made of length 1 once, after training, there is no b_e, and the released scale is 0",
       {.reads_future = true, .stateful = true},
       options(),
       {},

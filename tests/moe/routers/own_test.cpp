@@ -2,6 +2,7 @@
 #include <set>
 
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/routing/jitter.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/random_rows.h"
 #include "engine/ops/routing/sparsity_weight.h"
@@ -53,6 +54,23 @@ TEST_CASE(
   EXPECT(std::abs(mean_of(u, 2) - 1.0 / 3) < 0.02);
   EXPECT(std::abs(mean_of(z, 1)) < 0.06);
   EXPECT(std::abs(mean_of(z, 2) - 1) < 0.1);
+}
+
+TEST_CASE(
+    "jitter: rows are multiplied by the numbers of random_rows, those of a micro-batch by their rows' of the whole") {
+  Context context(test_device());
+  const RandomKey key = context.random_key(purpose::kRouterNoise);
+  for (const int64_t columns : {6, 8})
+    for (const bool part : {false, true}) {
+      RandomKey k = key;
+      const Tensor before = from_vector<int32_t>(context, {4}, {1});
+      if (part) k.first_row = static_cast<const uint32_t*>(before.raw());
+      const std::vector<double> u =
+          values(random_rows(context, 3, columns, DType::kFloat64, RandomKind::kUniform, k));
+      const Tensor ones = full(context, {3, columns}, 2, DType::kFloat64);
+      const std::vector<double> y = values(jitter(ones, 0.25, k).value());
+      for (size_t i = 0; i < u.size(); ++i) EXPECT(std::abs(y[i] - 2 * (0.75 + 0.5 * u[i])) < 1e-14);
+    }
 }
 
 TEST_CASE(

@@ -6,12 +6,20 @@
 #include "engine/core/check.h"
 #include "engine/core/parallel.h"
 #include "engine/ops/products/matmul_kernels.h"
+#include "engine/ops/products/rows_apart.h"
 #if GLIA_ONEDNN
 #include <oneapi/dnnl/dnnl.h>
 #include <oneapi/dnnl/dnnl.hpp>
 #endif
 
-namespace glia::cpu {
+namespace glia {
+
+int& RowsApart::depth() {
+  thread_local int depth = 0;
+  return depth;
+}
+
+namespace cpu {
 namespace {
 
 // op(x) as an accumulator-typed [rows, columns] array.
@@ -67,6 +75,14 @@ void gemm_float(const GemmShape& s, const float* a, const float* b, float* c, co
   CHECK(status == dnnl_success, "matmul: dnnl_sgemm returned {}", static_cast<int>(status));
 }
 
+// Whole, or a row at a time where that is asked for.
+void gemm_rows(const GemmShape& s, const float* a, const float* b, float* c, const float* bias) {
+  if (!RowsApart::asked() || s.transpose_a) return gemm_float(s, a, b, c, bias);
+  GemmShape row = s;
+  row.m = 1;
+  for (int64_t i = 0; i < s.m; ++i) gemm_float(row, a + i * s.k, b, c + i * s.n, bias);
+}
+
 // oneDNN 3 takes what oneDNN 2 wanted in a descriptor of its own.
 template <class... Descs>
 dnnl::matmul::primitive_desc matmul_of(const dnnl::engine& engine, const Descs&... descs) {
@@ -107,7 +123,7 @@ template <class T, class C> void gemm(const GemmShape& shape, const T* a, const 
     if constexpr (!std::is_same_v<T, double>) {
 #if GLIA_ONEDNN
       if (shape.k > 0) {
-        if constexpr (std::is_same_v<T, float> && std::is_same_v<C, float>) gemm_float(shape, ai, bi, ci, bias);
+        if constexpr (std::is_same_v<T, float> && std::is_same_v<C, float>) gemm_rows(shape, ai, bi, ci, bias);
         else gemm_onednn(shape, ai, bi, ci, bias);
         continue;
       }
@@ -122,4 +138,5 @@ template void gemm(const GemmShape&, const double*, const double*, double*, cons
 template void gemm(const GemmShape&, const bfloat16*, const bfloat16*, bfloat16*, const bfloat16*);
 template void gemm(const GemmShape&, const bfloat16*, const bfloat16*, float*, const bfloat16*);
 
-}  // namespace glia::cpu
+}  // namespace cpu
+}  // namespace glia

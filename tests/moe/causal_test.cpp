@@ -1,0 +1,159 @@
+// Models that read from left to right: no number of a row depends on a later token, whatever stands between.
+#include "moe/continuation.h"
+#include "tests/nn/helpers.h"
+
+namespace glia::test {
+namespace {
+
+ModelConfig causal_config(const std::string& router, bool pre_norm) {
+  ModelConfig c = tiny_config(router);
+  c.bert.causal = true, c.bert.pre_norm = pre_norm;
+  c.head = make_causal_lm_head;
+  return c;
+}
+
+const std::vector<int32_t> kLengths = {9, 1, 6};
+constexpr int64_t kRows = 16;
+
+// The loss of every row, each asked for the same word whatever the text is.
+std::vector<double> row_losses(const Model& model, const std::vector<int32_t>& ids, bool training) {
+  Context& context = model.context();
+  Batch b;
+  b.sequences = make_sequences(context, kLengths, kRows + 2);
+  std::vector<int32_t> all = ids, read(kRows);
+  all.resize(kRows + 2, -1);
+  std::iota(read.begin(), read.end(), 0);
+  b.ids = from_vector(context, all, {kRows + 2});
+  b.labels = from_vector<int32_t>(context, {0, 1, 2}, {3});
+  b.borders = from_vector<int32_t>(context, {4, 1, 3}, {3});
+  b.read = from_vector(context, read, {kRows});
+  b.targets = from_vector(context, std::vector<int32_t>(kRows, 5), {kRows});
+  return values(model.forward(b, training).row_losses);
+}
+
+// Dense, and every router with every choice of its options that may be causal.
+std::vector<std::pair<std::string, OptionValues>> causal_routers() {
+  std::vector<std::pair<std::string, OptionValues>> all = {{"none", {}}};
+  for (const RouterRow& row : router_registry()) {
+    if (why_not_causal(row, {}).empty()) all.push_back({row.name, {}});
+    for (const OptionRow& option : row.options)
+      for (const char* choice : option.choices) {
+        OptionValues own;
+        own.set(option.name, std::string(choice));
+        if (why_not_causal(row, own).empty()) all.push_back({row.name, own});
+      }
+  }
+  return all;
+}
+
+TEST_CASE(
+    "causal: another token changes no bit of a row before it, through every router that may, in training too") {
+  std::vector<int32_t> ids;
+  for (int32_t t = 0; t < kRows; ++t) ids.push_back(t * t % 37 + 1);
+  const auto all = causal_routers();
+  EXPECT(all.size() > 15);
+  for (const auto& [router, own] : all)
+    for (const bool pre_norm : {false, true}) {
+      INFO(router, " ", pre_norm);
+      Context context(test_device(), 1);
+      ModelConfig config = causal_config(router, pre_norm);
+      for (const auto& [name, value] : own.all()) config.moe.options.set(name, value);
+      const Model model(context, config, 3);
+      for (const bool training : {false, true}) {
+        const std::vector<double> before = row_losses(model, ids, training);
+        for (const size_t at : {8, 5, 4, 3, 1, 13}) {
+          std::vector<int32_t> other = ids;
+          other[at] = 39;
+          const std::vector<double> after = row_losses(model, other, training);
+          const size_t begin = at < 9 ? 0 : 10, end = at < 9 ? 9 : 16;
+          for (size_t t = 0; t < before.size(); ++t)
+            if (t < at || t >= end || t < begin) EXPECT(after[t] == before[t]);
+          EXPECT(after[at] != before[at]);
+        }
+      }
+    }
+}
+
+TEST_CASE("causal: a router that looks ahead is refused by name, with the reason") {
+  Context context(test_device(), 1);
+  int refused = 0;
+  for (const RouterRow& row : router_registry()) {
+    const std::string why = why_not_causal(row, {});
+    if (why.empty()) continue;
+    ++refused;
+    const std::string error = error_of([&] { Model(context, causal_config(row.name, false), 3); });
+    EXPECT(contains(error,
+                    fmt::format("router {}: expected one for a model that reads from left to right", row.name)));
+    EXPECT(contains(error, why));
+  }
+  EXPECT(refused > 3);
+  for (const MixtureRow& row : mixture_registry()) {
+    const std::string error =
+        error_of([&] { Model(context, causal_config(std::string(row.name) + ":" + plain_router(), false), 3); });
+    EXPECT(error.empty() == !row.reads_future);
+  }
+}
+
+TEST_CASE("causal: an encoder's first rows do see what comes later, so that the tests above can fail") {
+  Context context(test_device(), 1);
+  ModelConfig config = causal_config("none", false);
+  config.bert.causal = false;
+  const Model model(context, config, 3);
+  std::vector<int32_t> ids(kRows, 7), other = ids;
+  other[8] = 9;
+  EXPECT(row_losses(model, ids, false)[0] != row_losses(model, other, false)[0]);
+}
+
+TEST_CASE("causal: pre-norm layers are x + f(norm(x)), one norm behind them, and no second residual") {
+  Context context(test_device(), 1);
+  ModelConfig config = causal_config("none", true);
+  const Model model(context, config, 3);
+  bool last = false;
+  for (const Parameter& p : model.parameters().all()) {
+    EXPECT(!contains(p.name, "embeddings.norm"));
+    last = last || p.name == "encoder.norm.weight";
+  }
+  EXPECT(last);
+  ModelConfig second = causal_config(plain_router(), true);
+  second.moe.second_residual = true;
+  EXPECT(contains(error_of([&] { Model(context, second, 3); }), "expected post-norm layers"));
+}
+
+TEST_CASE(
+    "causal: a text that grows has the logits and the routing of the whole text, bit for bit, whatever was fed at once") {
+  for (const auto& [router, own] : causal_routers())
+    for (const DType compute : {DType::kFloat32, DType::kFloat64}) {
+      INFO(router, " ", compute);
+      Context context(test_device(), 1);
+      ModelConfig config = causal_config(router, router == "none");
+      config.compute = compute, config.bert.positions = 200;
+      for (const auto& [name, value] : own.all()) config.moe.options.set(name, value);
+      const Model model(context, config, 3);
+      std::vector<int32_t> ids;
+      for (int32_t t = 0; t < 150; ++t) ids.push_back(t * t % 37 + 1);
+      Continuation grows(model, 200, 5), whole(model, 200, 5, false);
+      for (size_t at = 0; at < ids.size();) {
+        const size_t count = at == 0 ? 7 : at == 7 ? 1 : at == 8 ? 120 : at == 128 ? 4 : 1;
+        const std::span<const int32_t> next(ids.data() + at, count);
+        const std::vector<double> a = values(grows.feed(next)), b = values(whole.feed(next));
+        EXPECT(a == b);
+        at += count;
+        for (size_t l = 0; l < grows.routings().size() && router != "none"; ++l) {
+          const Routing &few = grows.routings()[l], &all = whole.routings()[l];
+          EXPECT(few.experts.to_vector<int32_t>() ==
+                 all.experts.rows(all.experts.size(0) - few.experts.size(0), all.experts.size(0))
+                     .to_vector<int32_t>());
+        }
+      }
+    }
+}
+
+TEST_CASE("causal: a text of no language model, or longer than the positions, is refused") {
+  Context context(test_device(), 1);
+  const Model classifier(context, tiny_config("none"), 3), model(context, causal_config("none", false), 3);
+  EXPECT(contains(error_of([&] { Continuation(classifier, 5, 0); }), "expected a language model"));
+  EXPECT(contains(error_of([&] { Continuation(model, 17, 0); }), "expected 1 to the model's 16 positions"));
+}
+
+}  // namespace
+}  // namespace glia::test

@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+"""A causal language model in PyTorch on the text, split and held-out pieces of ./experiments/pretrain --task causal_lm: the same size,
+data and number of steps, for its held-out loss and its speed.
+
+  ./experiments/pretrain --task causal_lm ... --dump DUMP
+  python3 tests/peer/causal_lm.py DUMP [--steps N] [--seed S] [--layers 4 ...] [--experts 8] [--compile] [--graph] [--time STEPS]
+  python3 tests/peer/causal_lm.py DUMP --generate 200                       tokens/s of cached greedy generation
+
+As fast as stock PyTorch goes without kernels of its own: bfloat16 autocast, packed sequences with the library's flash attention over
+cumulative lengths (or, for times alone, --attention dense: full blocks and scaled_dot_product_attention), a tied head over the rows that have
+a target, fused AdamW, torch.compile and a captured graph of the whole step on request. Prints JSON lines.
+"""
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class Batch:
+    """ids [T], places [T] within their sequences, cu [B + 1], rows [R] with a target, targets [R] (-100: none)."""
+
+    def __init__(self, ids, cu, rows, targets, device):
+        self.ids, self.cu = ids.to(device), cu.to(device, torch.int32)
+        seq = torch.searchsorted(cu, torch.arange(len(ids)), right=True) - 1
+        self.places = (torch.arange(len(ids)) - cu[seq]).to(device)
+        self.rows, self.targets = rows.to(device), targets.to(device)
+
+    def copy_from(self, other):
+        for name in ("ids", "cu", "places", "rows", "targets"):
+            getattr(self, name).copy_(getattr(other, name))
+
+
+class Text:
+    """Pieces [CLS] words [SEP] of at most `longest` places, end to end, in a new order each epoch: as data/batches/pieces.h."""
+
+    def __init__(self, dump, facts, seed):
+        kind = np.uint16 if facts["tokens"].endswith("u16") else np.int32
+        self.ids = np.fromfile(dump / facts["tokens"], kind)
+        self.offsets = np.fromfile(dump / "training.i64", np.int64)
+        self.facts, self.rng = facts, np.random.default_rng(seed)
+        body = facts["longest"] - 2
+        self.room = facts["places"] // max(1, body // 4) + 64
+
+    def pieces(self):
+        body = self.facts["longest"] - 2
+        while True:
+            all_pieces = []
+            for begin, end in zip(self.offsets[:-1], self.offsets[1:]):
+                first = end - begin if end - begin <= body else self.rng.integers(max(1, body // 4), body + 1)
+                at, length = begin, first
+                while at < end:
+                    n = min(length, end - at)
+                    all_pieces.append((at, at + n, at + n == end))
+                    at, length = at + n, body
+            for i in self.rng.permutation(len(all_pieces)):
+                yield all_pieces[i]
+
+    def batches(self, device):
+        places, pieces, rest = self.facts["places"], self.pieces(), None
+        while True:
+            ids, cu, rows, targets = np.zeros(places, np.int64), [0], [], []
+            while places - cu[-1] > 2 and len(cu) <= self.room:
+                begin, end, last = rest or next(pieces)
+                rest, at = None, cu[-1]
+                n = min(end - begin, places - at - 2)
+                if n < end - begin:
+                    rest, last = (begin + n, end, last), False
+                ids[at], ids[at + 1:at + 1 + n], ids[at + 1 + n] = self.facts["cls"], self.ids[begin:begin + n], self.facts["sep"]
+                told = n + 1 if last else n          # [SEP] where the document ends there
+                rows.append(np.arange(at, at + told))
+                targets.append(ids[at + 1:at + 1 + told])
+                cu.append(at + n + 2)
+            rows, targets = np.concatenate(rows), np.concatenate(targets)
+            left = places - len(rows)                # every batch has the same shapes
+            rows, targets = np.pad(rows, (0, left)), np.pad(targets, (0, left), constant_values=-100)
+            cu = np.pad(np.array(cu), (0, self.room + 2 - len(cu)), constant_values=places)  # places that are left: a text of their own
+            yield Batch(*(torch.from_numpy(x) for x in (ids, cu, rows, targets)), device)
+
+
+def held_out(dump, facts, device):
+    words = np.fromfile(dump / "batches.i32", np.int32).astype(np.int64)
+    at = 0
+    for _ in range(facts["held_out_batches"]):
+        tokens, sequences, asked = (int(n) for n in words[at:at + 3])
+        parts, at = [], at + 3
+        for n in (tokens, sequences + 1, asked, asked):
+            parts.append(torch.from_numpy(words[at:at + n].copy()))
+            at += n
+        yield Batch(*parts, device)
+
+
+class Experts(nn.Module):
+    """Top-k experts behind the astrocytes' context: l = W x + b + W_a x_first + b_a, a softmax over the k largest."""
+
+    def __init__(self, o):
+        super().__init__()
+        self.k, self.balance = o.top_k, o.balance
+        self.router, self.context = nn.Linear(o.hidden, o.experts), nn.Linear(o.hidden, o.experts) if o.context else None
+        self.up = nn.Parameter(torch.randn(o.experts, o.hidden, o.ffn) * 0.02)
+        self.down = nn.Parameter(torch.randn(o.experts, o.ffn, o.hidden) * 0.02)
+
+    def forward(self, x, batch):
+        logits = self.router(x).float()
+        if self.context is not None:
+            seq = torch.bucketize(torch.arange(len(x), device=x.device), batch.cu[1:], right=True).clamp(max=len(batch.cu) - 2)
+            logits = logits + self.context(x[batch.cu[:-1].long().clamp(max=len(x) - 1)])[seq].float()
+        top, chosen = logits.topk(self.k, -1)
+        gates = top.softmax(-1)
+        flat = chosen.flatten()
+        order = flat.argsort(stable=True)
+        ends = torch.bincount(flat, minlength=len(self.up)).cumsum(0).to(torch.int32)
+        rows = x[order // self.k].bfloat16()
+        h = F.gelu(torch._grouped_mm(rows, self.up.bfloat16(), offs=ends))
+        y = torch._grouped_mm(h, self.down.bfloat16(), offs=ends) * gates.flatten()[order, None].bfloat16()
+        out = torch.zeros_like(x, dtype=y.dtype).index_add_(0, order // self.k, y)
+        load = torch.zeros(len(self.up), device=x.device).index_add_(0, flat, gates.flatten().float())
+        return out, self.balance * load.var() / load.mean() ** 2
+
+
+class Dense(nn.Module):
+    def __init__(self, o):
+        super().__init__()
+        self.up, self.down = nn.Linear(o.hidden, o.ffn), nn.Linear(o.ffn, o.hidden)
+
+    def forward(self, x, batch):
+        return self.down(F.gelu(self.up(x))), 0.0
+
+
+class Layer(nn.Module):
+    def __init__(self, o):
+        super().__init__()
+        self.o = o
+        self.qkv, self.out = nn.Linear(o.hidden, 3 * o.hidden), nn.Linear(o.hidden, o.hidden)
+        self.ffn = Experts(o) if o.experts else Dense(o)
+        self.norm1, self.norm2 = nn.LayerNorm(o.hidden, 1e-12), nn.LayerNorm(o.hidden, 1e-12)
+        self.drop = nn.Dropout(o.dropout)
+
+    def attend(self, x, batch):
+        o, p = self.o, self.o.dropout if self.training else 0.0
+        q, k, v = self.qkv(x).view(len(x), 3, o.heads, o.hidden // o.heads).unbind(1)
+        if o.attention == "packed":
+            a = torch.ops.aten._flash_attention_forward(q, k, v, batch.cu, batch.cu, o.longest, o.longest, p, True, False)[0]
+        else:
+            q, k, v = (t.view(-1, o.longest, o.heads, o.hidden // o.heads).transpose(1, 2) for t in (q, k, v))
+            a = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True).transpose(1, 2)
+        return self.drop(self.out(a.reshape(len(x), o.hidden)))
+
+    def forward(self, x, batch):
+        if self.o.norm == "pre":
+            x = x + self.attend(self.norm1(x), batch)
+            y, loss = self.ffn(self.norm2(x), batch)
+            return x + self.drop(y), loss
+        x = self.norm1(x + self.attend(x, batch))
+        y, loss = self.ffn(x, batch)
+        return self.norm2(x + self.drop(y)), loss
+
+
+class Decoder(nn.Module):
+    def __init__(self, o):
+        super().__init__()
+        self.words, self.positions = nn.Embedding(o.vocabulary, o.hidden), nn.Embedding(512, o.hidden)
+        self.norm, self.drop = nn.LayerNorm(o.hidden, 1e-12), nn.Dropout(o.dropout)
+        self.layers, self.pre = nn.ModuleList(Layer(o) for _ in range(o.layers)), o.norm == "pre"
+        self.bias = nn.Parameter(torch.zeros(o.vocabulary))
+        for p in self.parameters():
+            if p.dim() == 2:
+                nn.init.normal_(p, std=0.02)
+        for m in self.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.zeros_(m.bias)
+
+    def hidden(self, batch):
+        x, losses = self.words(batch.ids) + self.positions(batch.places), 0.0
+        x = self.drop(x if self.pre else self.norm(x))
+        for layer in self.layers:
+            x, loss = layer(x, batch)
+            losses = losses + loss
+        return self.norm(x) if self.pre else x, losses / len(self.layers)
+
+    def forward(self, batch):
+        x, losses = self.hidden(batch)
+        logits = F.linear(x[batch.rows], self.words.weight, self.bias)
+        return F.cross_entropy(logits.float(), batch.targets), losses
+
+
+def measure(model, batches):
+    model.eval()
+    loss, count = 0.0, 0
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        for b in batches:
+            loss += model(b)[0].item() * len(b.targets)
+            count += len(b.targets)
+    model.train()
+    return loss / count
+
+
+def optimiser_of(model, o):
+    norms = [p for n, p in model.named_parameters() if p.dim() < 2 or "norm" in n]
+    small = {id(p) for p in norms}
+    groups = [{"params": norms, "weight_decay": 0.0}, {"params": [p for p in model.parameters() if id(p) not in small]}]
+    return torch.optim.AdamW(groups, lr=torch.tensor(o.lr, device="cuda"), betas=(0.9, 0.98), eps=1e-6,
+                             weight_decay=o.weight_decay, fused=True, capturable=True)
+
+
+def train(o, dump, facts):
+    torch.manual_seed(o.seed)
+    device = torch.device("cuda")
+    model = Decoder(o).to(device)
+    optimiser, stream = optimiser_of(model, o), Text(dump, facts, o.seed).batches(device)
+    batch, forward = next(stream), torch.compile(model, dynamic=False) if o.compile else model
+
+    def step():
+        optimiser.zero_grad(set_to_none=False)
+        with torch.autocast("cuda", torch.bfloat16):
+            ce, extra = forward(batch)
+        (ce + extra).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimiser.step()
+        return ce.detach()
+
+    run = step
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(4):
+            step()
+    torch.cuda.synchronize()
+    if o.graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side):
+            step()
+        run = graph.replay
+    if o.time:
+        times = []
+        for i in range(o.time + 10):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            run()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(begin.elapsed_time(end))
+        ms = statistics.median(times[10:])
+        return {"ms": ms, "tokens_per_second": 1e3 * o.places / ms, "peak_bytes": torch.cuda.max_memory_allocated()}
+    # The steps that warmed it up are undone.
+    model.load_state_dict(state)
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            for value in optimiser.state[p].values():
+                value.zero_()
+    begin, warm = time.time(), o.warmup * o.steps
+    for i in range(o.steps):
+        batch.copy_from(next(stream))
+        rate = o.lr * (i / warm if i < warm else (o.steps - i) / (o.steps - warm))
+        for group in optimiser.param_groups:
+            group["lr"].fill_(rate)
+        run()
+    torch.cuda.synchronize()
+    seconds = time.time() - begin
+    loss = measure(model, held_out(dump, facts, device))
+    return {"seed": o.seed, "steps": o.steps, "held_out_loss": loss, "perplexity": math.exp(loss), "seconds": seconds}
+
+
+def generate(o):
+    """Greedy generation with a cache of keys and values, one text: the plain loop and a compiled one."""
+    torch.manual_seed(o.seed)
+    model = Decoder(o).cuda().bfloat16().eval()
+    head = o.hidden // o.heads
+    keys = torch.zeros(o.layers, o.longest, 2, o.heads, head, device="cuda", dtype=torch.bfloat16)
+
+    def word(token, at, mask):
+        x = model.words(token) + model.positions(at)
+        x = x if model.pre else model.norm(x)
+        for n, layer in enumerate(model.layers):
+            q, k, v = layer.qkv(layer.norm1(x) if model.pre else x).view(3, o.heads, head).unbind(0)
+            keys[n].index_copy_(0, at, torch.stack([k, v])[None])
+            k, v = keys[n].unbind(1)
+            a = F.scaled_dot_product_attention(q[None, :, None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], mask)
+            a = layer.out(a.reshape(1, o.hidden))
+            x = x + a if model.pre else layer.norm1(x + a)
+            y = layer.ffn(layer.norm2(x) if model.pre else x, None)[0]
+            x = x + y if model.pre else layer.norm2(x + y)
+        x = model.norm(x) if model.pre else x
+        return F.linear(x, model.words.weight, model.bias).argmax(-1)
+
+    result = {}
+    for name, one in (("eager", word), ("compiled", torch.compile(word, mode="reduce-overhead", dynamic=False))):
+        with torch.no_grad():
+            for repeat in range(2):
+                token, times = torch.tensor([5], device="cuda"), time.time()
+                for i in range(min(o.generate, o.longest)):
+                    mask = (torch.arange(o.longest, device="cuda") <= i)[None, None, None]
+                    token = one(token, torch.tensor([i], device="cuda"), mask).clone()
+                    token.item()
+                seconds = time.time() - times
+            result[name + "_tokens_per_second"] = min(o.generate, o.longest) / seconds
+    return result
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("dump", type=Path)
+    for name, value in (("layers", 4), ("hidden", 512), ("heads", 8), ("ffn", 2048), ("experts", 0), ("top-k", 2), ("steps", 1000),
+                        ("seed", 42), ("time", 0), ("generate", 0)):
+        p.add_argument("--" + name, type=int, default=value)
+    for name, value in (("dropout", 0.0), ("lr", 1e-3), ("weight-decay", 0.01), ("warmup", 0.05), ("balance", 0.01)):
+        p.add_argument("--" + name, type=float, default=value)
+    p.add_argument("--norm", choices=("post", "pre"), default="post")
+    p.add_argument("--attention", choices=("packed", "dense"), default="packed")
+    for name in ("compile", "graph", "context"):
+        p.add_argument("--" + name, action="store_true")
+    o = p.parse_args()
+    facts = json.loads((o.dump / "dump.json").read_text())
+    o.vocabulary, o.longest, o.places = facts["vocabulary"], facts["longest"], facts["places"]
+    result = generate(o) if o.generate else train(o, o.dump, facts)
+    print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name(), "attention": o.attention,
+                      "experts": o.experts, "compile": o.compile, "graph": o.graph, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+// Language models from the command line to a text: pretrained or trained, saved, read again, and going on with a prompt.
+#include <cmath>
+
+#include "experiments/language/generate.h"
+#include "experiments/pretraining/run.h"
+#include "experiments/tasks/next_words.h"
+#include "tests/nn/helpers.h"
+#include "tests/temporary_folder.h"
+#include "tests/training/flag_words.h"
+
+namespace glia::test {
+namespace {
+
+PretrainOptions options(const TemporaryFolder& folder, const std::vector<std::string>& more) {
+  std::vector<std::string> words = words_of(
+      std::string(kTinyFlags) +
+      "--task causal_lm --layers 2 --progress off --synthetic-rows 300 --synthetic-test-rows 30 --vocab-size 300 --tokens "
+      "256 --max-length 32 --steps 60 --lr 0.01 --log-every 20 --eval-every 20 --threads 1 --held-out 0.1");
+  for (const std::string& word : {std::string("--out"), folder / "lm"}) words.push_back(word);
+  words.insert(words.end(), more.begin(), more.end());
+  std::vector<const char*> argv{"pretrain"};
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  return parse_pretrain(static_cast<int>(argv.size()), argv.data()).options;
+}
+
+int pretrain(const PretrainOptions& o) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> nowhere(std::fopen("/dev/null", "w"), std::fclose);
+  return run_pretraining(o, "test", nowhere.get());
+}
+
+// Values of the last line of the log that has one of the held-out text.
+results::NamedValues last_evaluation(const std::string& folder) {
+  const results::Metrics metrics = results::read_metrics(folder, 1000);
+  REQUIRE(!metrics.evals.empty());
+  return metrics.evals.back().values;
+}
+
+TEST_CASE("language: pretrained with a context, it learns, is saved and read again, and goes on with a prompt") {
+  const TemporaryFolder folder("language");
+  const std::string router = router_with_option("context");
+  const PretrainOptions o = options(folder, {"--config", "softmax-moe", "--router", router, "--experts", "4",
+                                             "--prompt", "sentence", "--context", "prompt-mean"});
+  REQUIRE(pretrain(o) == 0);
+  const std::string out = folder / "lm";
+  const results::NamedValues values = last_evaluation(out);
+  EXPECT(values.get("loss") < 0.9 * std::log(300.0));
+  EXPECT(values.get("perplexity") == doctest::Approx(std::exp(values.get("loss"))));
+  EXPECT(values.get("word_loss") > values.get("loss"));
+  EXPECT(values.contains("loss.at-1"));
+  EXPECT(values.contains("loss.topic-0"));
+
+  Context context(test_device());
+  const LanguageModel model = load_language_model(context, out, DType::kFloat32, "");
+  EXPECT(model.reads_borders());
+  EXPECT(model.max_length == 32);
+  const Generated likeliest = generate(model, "the minister", 20, {0}, true, true);
+  EXPECT(likeliest.prompt.size() > 2);
+  EXPECT(!likeliest.words.empty());
+  EXPECT(likeliest.prompt.size() + likeliest.words.size() <= 32);
+  EXPECT(likeliest.routing.size() + 1 == likeliest.words.size());
+  for (const auto& layers : likeliest.routing) {
+    REQUIRE(layers.size() == 2);
+    for (const Generated::Choice& choice : layers) EXPECT(choice.experts.size() == 2);
+  }
+  const Sampling some{0.9, 0.95, 40, 7};
+  EXPECT(generate(model, "the minister", 20, {0}, false).words == likeliest.words);
+  EXPECT(generate(model, "the minister", 20, some).words == generate(model, "the minister", 20, some, false).words);
+  EXPECT(generate(model, "the", 0, some).words.empty());
+  // A prompt that is too long keeps its end.
+  std::string many;
+  for (int i = 0; i < 60; ++i) many += "the minister ";
+  EXPECT(generate(model, many, 20, some).prompt.size() == 31);
+  EXPECT(generate(model, many, 20, some).words.size() == 1);
+  EXPECT(model.text_of(likeliest.prompt) == "the minister");
+}
+
+TEST_CASE(
+    "language: a word is drawn by the temperature, out of the likeliest that are asked for, and the same for a seed") {
+  const std::vector<float> logits = {1, 3, 2, 3, -1};
+  EXPECT(sample(logits, {0}, 5) == 1);
+  const auto shares = [&](const Sampling& sampling) {
+    std::vector<double> share(logits.size());
+    for (uint64_t n = 0; n < 20000; ++n) share[size_t(sample(logits, sampling, n))] += 1.0 / 20000;
+    return share;
+  };
+  double all = 0;
+  for (const float l : logits) all += std::exp(l / 2.0);
+  const std::vector<double> warm = shares({2});
+  for (size_t i = 0; i < logits.size(); ++i) EXPECT(std::abs(warm[i] - std::exp(logits[i] / 2.0) / all) < 0.015);
+  const std::vector<double> three = shares({1, 1, 3});
+  EXPECT(three[0] + three[4] == 0);
+  EXPECT(three[2] > 0.1);
+  const std::vector<double> nucleus = shares({1, 0.75});  // 3 and 3 have 0.79 of all
+  EXPECT(nucleus[2] == 0);
+  EXPECT(std::abs(nucleus[1] - 0.5) < 0.015);
+  EXPECT(sample(logits, {2, 1, 0, 1}, 3) == sample(logits, {2, 1, 0, 1}, 3));
+  bool other = false;
+  for (uint64_t n = 0; n < 50; ++n)
+    other = other || sample(logits, {2, 1, 0, 1}, n) != sample(logits, {2, 1, 0, 2}, n);
+  EXPECT(other);
+}
+
+TEST_CASE("language: what cannot be a language model is named before anything is read") {
+  const TemporaryFolder folder("language-errors");
+  const auto refused = [&](const std::vector<std::string>& more) {
+    return error_of([&] { pretrain(options(folder, more)); });
+  };
+  std::string future;
+  for (const RouterRow& row : router_registry())
+    if (row.traits.reads_future && future.empty()) future = row.name;
+  EXPECT(contains(refused({"--config", "softmax-moe", "--router", future}),
+                  "router " + future + ": expected one for a model that reads from left to right"));
+  EXPECT(contains(refused({"--config", "softmax-moe", "--router", router_with_option("context"), "--context",
+                           "last-prompt-token"}),
+                  "--prompt: expected title or sentence"));
+  EXPECT(contains(refused({"--prompt", "title"}), "--prompt: expected none or sentence of running text"));
+  EXPECT(contains(refused({"--task", "classification"}), "--task: expected one that predicts words"));
+  Context context(test_device());
+  EXPECT(contains(error_of([&] { load_language_model(context, folder / "nothing", DType::kFloat32, ""); }),
+                  "found no config.json"));
+}
+
+TEST_CASE("language: words among tokens, and distances behind a prompt") {
+  const Vocabulary words = Vocabulary::from_tokens({"[UNK]", "[CLS]", "[SEP]", "a", "##b", "."}, "test");
+  const std::vector<int32_t> targets = {3, 4, 4, 5, 2, -1, 0, 3};
+  EXPECT(words_among(targets, words) == 4);  // a, ., [UNK], a
+  results::NamedValues values{{"loss", 2.0}};
+  set_word_losses(values, 6, 4);
+  EXPECT(values.get("word_loss") == 3);
+  EXPECT(values.get("word_perplexity") == doctest::Approx(std::exp(3.0)));
+  int64_t next = 1;
+  for (const DistanceClass& d : kDistances) {
+    EXPECT(d.first == next);
+    next = d.last + 1;
+  }
+  EXPECT(name_of(kDistances[0]) == "1");
+  EXPECT(name_of(kDistances[1]) == "2-4");
+  EXPECT(name_of(kDistances.back()) == "33-");
+}
+
+}  // namespace
+}  // namespace glia::test
