@@ -21,7 +21,7 @@ TEST_CASE("expert parallel: exact sums have the same bits with 1, 2 and 4 ranks 
     o.reduction = "exact", o.chunks = 8, o.graphs = false;
     const Trained one = train_over(o, "astrocyte-hierarchical", 3, 8, 1);
     for (const int parts : {2, 4}) {
-      INFO(way.empty() ? "" : way[0], " ", parts);
+      INFO(parts, " ", way.empty() ? "" : way[0]);
       o.expert_parallel = parts;
       const Trained divided = train_over(o, "astrocyte-hierarchical", 3, 8, parts == 2 ? 3 : 1);
       EXPECT(divided.losses == one.losses);
