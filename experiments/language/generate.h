@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "experiments/language/continuation.h"
 #include "experiments/language/language_model.h"
-#include "moe/continuation.h"
 
 namespace glia {
 

@@ -164,6 +164,8 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
     for (const OptionRow& row : router_row(spec.model.moe.router).options)
       c.model[option_key(row.name)] = json_of(set.contains(row.name) ? set.all().at(row.name) : row.standard);
     for (const auto& [name, value] : set.all()) c.model[option_key(name)] = json_of(value);
+    if (c.model.value("context", "") == "first")
+      c.model.erase("context");  // runs from before there was a choice have none
   }
   c.model["classes"] = data.classes();
   c.model["vocabulary"] = data.vocabulary().size();

@@ -1,5 +1,6 @@
 // One MoE layer on its own, in float64 without dropout, and what its router's oracle needs.
 #pragma once
+#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/moe/choose.h"
 #include "moe/losses/losses.h"
 #include "moe/moe_layer.h"
@@ -124,6 +125,28 @@ inline OracleRouting oracle_of(Bench& bench, const RouterRow& row, const OptionV
     return bench.weights("l.moe.router." + name);
   };
   return row.oracle(in);
+}
+
+// Whether other numbers in the last row of the first sequence, and in all sequences behind it, change anything of the rows
+// before it. Several times: a choice may stay although what it is made by has moved.
+inline bool looks_ahead(Bench& bench, bool training) {
+  const Tensor x = bench.input();
+  const auto first_four = [&](const Tensor& input) {
+    const Routing r = bench.run(input, false, training).routing;
+    std::vector<double> all = values(r.scores.value().rows(0, 4));
+    for (const double g : values(r.gates.value().rows(0, 4))) all.push_back(g);
+    for (const int32_t e : r.experts.rows(0, 4).to_vector<int32_t>()) all.push_back(e);
+    return all;
+  };
+  const std::vector<double> before = first_four(x);
+  for (const double factor : {-1.0, 0.3, 3.0, -4.0, 10.0}) {
+    Tensor later = x.clone();
+    later.rows(4, x.size(0)).copy_from(scale(x.rows(4, x.size(0)), factor).value());
+    if (first_four(later) != before) return true;
+    later.rows(4, 5).copy_from(x.rows(7, 8));
+    if (first_four(later) != before) return true;
+  }
+  return false;
 }
 
 }  // namespace glia::test

@@ -115,7 +115,8 @@ class Experts(nn.Module):
         gates = top.softmax(-1)
         flat = chosen.flatten()
         order = flat.argsort(stable=True)
-        ends = torch.bincount(flat, minlength=len(self.up)).cumsum(0).to(torch.int32)
+        counts = (flat[:, None] == torch.arange(len(self.up), device=x.device)).sum(0)  # bincount would wait for the device
+        ends = counts.cumsum(0).to(torch.int32)
         rows = x[order // self.k].bfloat16()
         h = F.gelu(torch._grouped_mm(rows, self.up.bfloat16(), offs=ends))
         y = torch._grouped_mm(h, self.down.bfloat16(), offs=ends) * gates.flatten()[order, None].bfloat16()
@@ -273,6 +274,8 @@ def generate(o):
     model = Decoder(o).cuda().bfloat16().eval()
     head = o.hidden // o.heads
     keys = torch.zeros(o.layers, o.longest, 2, o.heads, head, device="cuda", dtype=torch.bfloat16)
+
+    torch._dynamo.mark_static_address(keys)  # so that the compiled loop is a graph although it writes there
 
     def word(token, at, mask):
         x = model.words(token) + model.positions(at)

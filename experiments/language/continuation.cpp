@@ -1,4 +1,4 @@
-#include "moe/continuation.h"
+#include "experiments/language/continuation.h"
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/products/rows_apart.h"
