@@ -67,9 +67,9 @@ spread() {
 most=$seconds
 for n in $(printf '%s\n' "${counts[@]}" | sort -rn); do
   on "$n" "ablation on $n" spread "$n"
-  # config.json has the command, which names the folder.
+  # config.json and summary.json have the command, which names the folder.
   [ "$n" = "${counts[-1]}" ] || check "ablation on $n: the bytes of ${counts[-1]}" \
-    diff -r -x timing.json -x .locks -x config.json -x study.json -x '*.log' "$out/ablation$n" "$out/ablation${counts[-1]}"
+    diff -r -x timing.json -x .locks -I '"command": ' "$out/ablation$n" "$out/ablation${counts[-1]}"
 done
 table
 cat "$out/ablation.txt" 2>/dev/null
