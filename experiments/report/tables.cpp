@@ -156,8 +156,8 @@ Table word_loss_table(const Summary& s, const std::string& baseline) {
   Table t;
   t.title = "Loss a word against " + baseline;
   t.note = fmt::format(
-      "Test text behind the prompts: nats a word (tokens cost what they cost; words are counted), perplexities, and the "
-      "accuracy of a token; Δ and p against {} of the loss a word, as above. Lower is better.",
+      "Test text, where it has prompts what stands behind them: nats a word (tokens cost what they cost; words are counted), "
+      "perplexities a word and a token; Δ and p against {} of the loss a word, as above. Lower is better.",
       baseline);
   t.header = {"configuration",     "loss a word", "95 % interval",
               "perplexity a word", "a token",     "Δ " + baseline,
