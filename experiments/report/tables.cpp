@@ -211,6 +211,8 @@ std::vector<Table> accuracy_tables(const Summary& s) {
   return tables;
 }
 
+namespace {
+
 Table specialisation_table(const Summary& s, bool cls) {
   const std::string metric = cls ? "specialisation_cls" : "specialisation", baseline = s.study.routing_baseline();
   const bool published = !cls && s.any_published();
@@ -244,6 +246,15 @@ Table specialisation_table(const Summary& s, bool cls) {
     }
   }
   return t;
+}
+
+}  // namespace
+
+std::vector<Table> specialisation_tables(const Summary& s) {
+  if (s.layers == 0) return {};
+  std::vector<Table> tables = {specialisation_table(s, false)};
+  if (s.common.task() == "classification") tables.push_back(specialisation_table(s, true));
+  return tables;
 }
 
 Table routing_table(const Summary& s) {
@@ -301,7 +312,7 @@ std::vector<Table> all_tables(const Summary& s) {
   tables.push_back(significance_table(s));
   tables.push_back(power_table(s));
   if (s.layers > 0) {
-    for (const bool cls : {false, true}) tables.push_back(specialisation_table(s, cls));
+    for (Table& table : specialisation_tables(s)) tables.push_back(std::move(table));
     tables.push_back(routing_table(s));
   }
   tables.push_back(runs_table(s));
@@ -410,10 +421,7 @@ std::string print_table(const Summary& s) {
   text += as_text(accuracy_table(s));
   for (const Table& table : language_tables(s)) text += "\n" + as_text(table);
   if (s.near_copies > 0) text += "\n" + as_text(unseen_accuracy_table(s));
-  if (s.layers > 0) {
-    text += "\n";
-    text += as_text(specialisation_table(s, false)) + "\n" + as_text(specialisation_table(s, true));
-  }
+  for (const Table& table : specialisation_tables(s)) text += "\n" + as_text(table);
   return text;
 }
 
