@@ -89,7 +89,7 @@ endif
 # What computes is optimised, what reports and tests is compiled fast: no bit of a result depends on it.
 LEVEL     = $(if $(SANITIZE),-O1,$(if $(filter engine/% data/%,$(1)),-O3,$(if $(filter nn/% moe/% experiments/analysis/% experiments/records/routing/routing_counts.cpp,$(1)),-O2,-O1)))
 
-.PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu bench data weights check-layers format clean packages
+.PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu scaling bench data weights check-layers format clean packages
 all: $(PROGRAMS)
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
@@ -205,6 +205,10 @@ sanitize-gpu: all $(TESTS)
 	@for tool in memcheck racecheck synccheck; do \
 	  echo "compute-sanitizer --tool $$tool" && GLIA_TEST_DEVICE=cuda compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    $(TESTS) -tc='table*' -tce='*finite diff*,*nothing is written*' || exit 1; done
+
+# Every GPU of this host, and PyTorch beside it (docs/scaling.md).
+scaling:
+	@tests/device/pack.sh && tests/device/scaling.sh
 
 bench: all
 	./tools/bench ops

@@ -7,6 +7,7 @@ namespace glia {
 struct Experts {
   Parameter *up_weight, *up_bias, *down_weight, *down_bias;
   int64_t count;
+  const ParameterSet* set;
 
   // `dense`: the FFN whose pretrained weights they start from, "encoder.layer.0.ffn"; `share`: of its output that each
   // then gives; `product` as in ParameterSet::add.
@@ -16,12 +17,17 @@ struct Experts {
         up_bias(set.add(name + ".up.bias", {count, ffn}, Init::zero(), false)),
         down_weight(set.add(name + ".down.weight", {count, hidden, ffn}, Init::normal(std), true, product)),
         down_bias(set.add(name + ".down.bias", {count, hidden}, Init::zero(), false)),
-        count(count) {
+        count(count),
+        set(&set) {
     for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) {
       p->expert_axis = 0;
       if (!dense.empty()) p->dense_name = dense + p->name.substr(name.size());
     }
     down_weight->dense_factor = down_bias->dense_factor = share;
+  }
+  // Each of so many ranks computes count / ranks of them.
+  void divide(int ranks) {
+    for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) p->expert_ranks = ranks;
   }
 };
 

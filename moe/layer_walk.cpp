@@ -14,8 +14,8 @@ Var routed_sum(const MoeLayer& layer, const Var& h, const Routing& routing) {
 
 }  // namespace
 
-Var walk(const Model& model, const Batch& batch,
-         const std::function<void(const WalkedLayer&, FeedForward::Result&)>& f) {
+Head::Result walk(const Model& model, const Batch& batch,
+                  const std::function<void(const WalkedLayer&, FeedForward::Result&)>& f) {
   Context& context = model.context();
   const NoGrad no_grad(context);
   const Sequences first =
@@ -35,7 +35,7 @@ Var walk(const Model& model, const Batch& batch,
   }
   Var read = pass.read_rows(x);
   if (model.bert().norm) read = (*model.bert().norm)(read);
-  return model.head().forward(read, {}, pass).logits;
+  return model.head().forward(read, batch.targets, pass);
 }
 
 Choices::Choices(const Routing& r)

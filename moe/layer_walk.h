@@ -15,10 +15,11 @@ struct WalkedLayer {
   const Pass& pass;
 };
 
-// Calls f(layer, result) behind each layer's FFN or mixture, which computes all rows; f may change the result. → the head's
-// logits [R, C], undefined where it has none. Without a change they are the model's own up to rounding.
-Var walk(const Model& model, const Batch& batch,
-         const std::function<void(const WalkedLayer&, FeedForward::Result&)>& f);
+// Calls f(layer, result) behind each layer's FFN or mixture, which computes all rows; f may change the result. → what the
+// head says of the rows that are read and of the batch's targets where it has any (a language model's: row losses, but no logits). Without
+// a change it is the model's own up to rounding.
+Head::Result walk(const Model& model, const Batch& batch,
+                  const std::function<void(const WalkedLayer&, FeedForward::Result&)>& f);
 
 // One layer's choices on the host.
 struct Choices {

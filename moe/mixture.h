@@ -13,6 +13,7 @@ struct MoeConfig {
   bool second_residual = false;    // the published code's extra residual and norm (docs/science.md 6)
   // The router's own, and those of shared_options(): "mixture", "shared-experts", weights of other losses ("z-loss"), …
   OptionValues options = {};
+  int64_t expert_ranks = 1;  // over how many ranks a layer's experts are divided: how it runs, not what it computes
 
   bool dense() const { return router == "none"; }
 };

@@ -15,6 +15,9 @@ MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeCo
       rule_(make_update_rule(set, layer_name, experts_, c.options)),
       second_residual_(c.second_residual),
       layer_(layer) {
+  if (c.n_experts % c.expert_ranks != 0)
+    fail_input("--expert-parallel: expected a divisor of {} experts, got {}", c.n_experts, c.expert_ranks);
+  experts_.divide(static_cast<int>(c.expert_ranks));
   if (any_loss_reads(LossReads::kCounted, losses_))
     counted_ = set.add_state(layer_name + ".moe.counted", {c.n_experts + 1}, Init::zero());
 }
@@ -45,8 +48,7 @@ FeedForward::Result MoeLayer::forward(const Var& input, const Pass& pass, bool r
 ExpertPairs MoeLayer::pairs(const Var& x, const Routing& routing) const {
   ExpertPairs p;
   p.dispatch = dispatch_of(experts_, x, {routing.gates, routing.experts, routing.capacity});
-  p.outputs = expert_ffn(dispatch_rows(x, p.dispatch), experts_.up_weight->var, experts_.up_bias->var,
-                         experts_.down_weight->var, experts_.down_bias->var, p.dispatch.offsets);
+  p.outputs = expert_rows(experts_, dispatch_rows(x, p.dispatch), p.dispatch.offsets);
   return p;
 }
 

@@ -38,6 +38,8 @@ struct Parameter {
   Tensor touched;        // then the rows where the gradient was written (RowOrder); undefined: all
   bool frozen = false;   // not trained: a constant without gradient and moments
   int expert_axis = -1;  // the axis that counts the experts, or −1: what permuting or sharding experts goes along
+  int expert_ranks =
+      1;  // over how many ranks the experts are divided: each computes its own's gradient (engine/ops/ranks)
   // What stands in a dense layer's place says how that layer's pretrained weights start it: each expert is `dense_factor`
   // times the tensor of that name, plus the warm start's noise. Parts that are added to each other share a factor of 1,
   // so that what they start from is not doubled. Empty: by its own name or fresh.

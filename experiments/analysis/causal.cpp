@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine/core/check.h"
+#include "experiments/tasks/next_words.h"
 #include "moe/layer_walk.h"
 
 namespace glia {
@@ -44,33 +45,86 @@ class MaskedBiases {
   std::vector<std::pair<Tensor, Tensor>> old_;
 };
 
-void append(Predictions& p, const Batch& batch, const Tensor& logits) {
-  if (!logits.defined()) fail_input("knock-out: the model's task predicts no topics");
-  const std::vector<float> rows = logits.to_vector<float>();
-  const std::vector<int32_t> labels = batch.labels.to_vector<int32_t>();
-  const int64_t classes = logits.size(1);
-  for (size_t b = 0; b < labels.size(); ++b) {
-    const auto begin = rows.begin() + long(b) * classes;
-    p.predicted.push_back(int32_t(std::max_element(begin, begin + classes) - begin));
-    p.labels.push_back(labels[b]);
+Causal::Measure measure_of(const Evaluator& evaluator) {
+  switch (evaluator.task().targets) {
+    case TaskRow::Targets::kNextWords: return Causal::Measure::kNatsAWord;
+    case TaskRow::Targets::kMaskedWords: return Causal::Measure::kNatsAPiece;
+    case TaskRow::Targets::kLabels: break;
   }
+  return Causal::Measure::kAccuracy;
 }
 
+// What a model says of the evaluator's rows: topics, or what a topic's words cost and how many they are.
+class Answers {
+ public:
+  // `vocabulary`: of a language model's words; null for topics.
+  Answers(const Evaluator& evaluator, const Vocabulary* vocabulary, int topics)
+      : measure_(measure_of(evaluator)), vocabulary_(vocabulary), nats_(size_t(topics)), words_(size_t(topics)) {}
+
+  void add(const Batch& batch, const Tensor& logits, const Tensor& row_losses) {
+    const std::vector<int32_t> labels = batch.labels.to_vector<int32_t>();
+    if (measure_ == Causal::Measure::kAccuracy) add_topics(predictions_, labels, logits);
+    else add_words(batch, labels, row_losses);
+    rows_ += int64_t(labels.size());
+  }
+  static void add_topics(Predictions& p, const std::vector<int32_t>& labels, const Tensor& logits) {
+    const std::vector<float> rows = logits.to_vector<float>();
+    const int64_t classes = logits.size(1);
+    for (size_t b = 0; b < labels.size(); ++b) {
+      const auto begin = rows.begin() + long(b) * classes;
+      p.predicted.push_back(int32_t(std::max_element(begin, begin + classes) - begin));
+      p.labels.push_back(labels[b]);
+    }
+  }
+
+  int64_t rows() const { return rows_; }
+  double value() const {
+    if (measure_ == Causal::Measure::kAccuracy) return predictions_.accuracy();
+    return std::reduce(nats_.begin(), nats_.end()) / std::reduce(words_.begin(), words_.end());
+  }
+  std::vector<double> by_topic() const {  // [C]
+    if (measure_ == Causal::Measure::kAccuracy) return predictions_.class_accuracy(int(nats_.size()));
+    std::vector<double> values;
+    for (size_t c = 0; c < nats_.size(); ++c) values.push_back(nats_[c] / words_[c]);
+    return values;
+  }
+  Predictions predictions() const { return predictions_; }
+
+ private:
+  void add_words(const Batch& batch, const std::vector<int32_t>& labels, const Tensor& row_losses) {
+    const auto losses = row_losses.to_vector<double>();
+    const auto read = batch.read.to_vector<int32_t>(), targets = batch.targets.to_vector<int32_t>(),
+               sequence_of = batch.sequences.sequence_of.to_vector<int32_t>();
+    const bool pieces = measure_ == Causal::Measure::kNatsAPiece;
+    for (size_t i = 0; i < read.size(); ++i) {
+      if (read[i] < 0 || targets[i] < 0) continue;
+      const auto topic = size_t(labels[size_t(sequence_of[size_t(read[i])])]);
+      nats_[topic] += losses[i];
+      words_[topic] += pieces ? 1 : double(words_among({&targets[i], 1}, *vocabulary_));
+    }
+  }
+
+  Causal::Measure measure_;
+  const Vocabulary* vocabulary_;
+  Predictions predictions_;
+  std::vector<double> nats_, words_;  // [C]
+  int64_t rows_ = 0;
+};
+
 // Every layer's choices changed token by token on the way.
-Predictions predict_changed(const Model& model, const Evaluator& evaluator,
-                            const std::function<void(size_t layer, Choices&, size_t begin)>& change) {
-  Predictions p;
+Answers ask_changed(const Model& model, const Evaluator& evaluator, Answers answers,
+                    const std::function<void(size_t layer, Choices&, size_t begin)>& change) {
   evaluator.for_each_batch([&](const Batch& batch) {
-    const Var logits = walk(model, batch, [&](const WalkedLayer& layer, FeedForward::Result& result) {
+    const Head::Result head = walk(model, batch, [&](const WalkedLayer& layer, FeedForward::Result& result) {
       routed_layer(layer);
       Choices choices(result.routing);
       for (size_t at = 0; at < choices.experts.size(); at += size_t(choices.slots))
         change(layer.number, choices, at);
       replace_choices(layer, result, choices);
     });
-    append(p, batch, logits.value());
+    answers.add(batch, head.logits.value(), head.row_losses);
   });
-  return p;
+  return answers;
 }
 
 // The slot of a token's largest gate, or −1 for a token without experts.
@@ -126,19 +180,31 @@ bool masks_logits(const Model& model) {
   return true;
 }
 
-Predictions predict(Model& model, const Evaluator& evaluator, const Allowed& allowed) {
+namespace {
+
+// `empty` answers, filled with what the model says with the allowed experts.
+Answers ask(Model& model, const Evaluator& evaluator, Answers empty, const Allowed& allowed = {}) {
   const NoGrad no_grad(model.context());
   if (!allowed.empty() && !masks_logits(model))
-    return predict_changed(model, evaluator, [&](size_t layer, Choices& c, size_t begin) {
+    return ask_changed(model, evaluator, std::move(empty), [&](size_t layer, Choices& c, size_t begin) {
       for (int64_t k = 0; k < c.slots; ++k)
         if (int32_t& e = c.experts[begin + size_t(k)]; e >= 0 && !allowed[layer][size_t(e)])
           e = -1, c.gates[begin + size_t(k)] = 0;
     });
   const MaskedBiases masked(model, allowed);
-  Predictions p;
-  evaluator.for_each_batch(
-      [&](const Batch& batch) { append(p, batch, model.forward(batch, false).logits.value()); });
-  return p;
+  evaluator.for_each_batch([&](const Batch& batch) {
+    const Model::Output out = model.forward(batch, false);
+    empty.add(batch, out.logits.value(), out.row_losses);
+  });
+  return empty;
+}
+
+}  // namespace
+
+Predictions predict(Model& model, const Evaluator& evaluator, const Allowed& allowed) {
+  if (measure_of(evaluator) != Causal::Measure::kAccuracy)
+    fail_input("predictions: expected a task that names topics, got {}", evaluator.task().name);
+  return ask(model, evaluator, Answers(evaluator, nullptr, 0), allowed).predictions();
 }
 
 Causal knock_out(Model& model, const Evaluator& evaluator, const TokenSplit& split, const Options& options,
@@ -146,39 +212,42 @@ Causal knock_out(Model& model, const Evaluator& evaluator, const TokenSplit& spl
                  const std::vector<std::string>& topics) {
   const size_t layers = utilisation.size(), experts = size_t(model.config().moe.n_experts);
   const int classes = int(topics.size());
+  const Answers empty(evaluator, &vocabulary, classes);
+  const Answers whole = ask(model, evaluator, empty);
   Causal c;
-  const Predictions whole = predict(model, evaluator);
-  c.masked = masks_logits(model), c.rows = int64_t(whole.labels.size()), c.topics = topics;
-  c.accuracy = whole.accuracy(), c.class_accuracy = whole.class_accuracy(classes);
+  c.measure = measure_of(evaluator);
+  c.masked = masks_logits(model), c.rows = whole.rows(), c.topics = topics;
+  c.whole = whole.value(), c.topic_whole = whole.by_topic();
+  const double worse = c.measure == Causal::Measure::kAccuracy ? -1 : 1;  // the sign of a change that costs
   for (size_t l = 0; l < layers; ++l) {
     c.lost.emplace_back();
     Matrix& by_topic = c.lost_by_topic.emplace_back(classes, int(experts));
     for (size_t e = 0; e < experts; ++e) {
       Allowed allowed = all_allowed(layers, experts);
       allowed[l][e] = 0;
-      const Predictions p = predict(model, evaluator, allowed);
-      c.lost.back().push_back(c.accuracy - p.accuracy());
-      const std::vector<double> now = p.class_accuracy(classes);
+      const Answers without = ask(model, evaluator, empty, allowed);
+      c.lost.back().push_back(worse * (without.value() - c.whole));
+      const std::vector<double> now = without.by_topic();
       for (int topic = 0; topic < classes; ++topic)
-        by_topic(topic, int(e)) = c.class_accuracy[size_t(topic)] - now[size_t(topic)];
+        by_topic(topic, int(e)) = worse * (now[size_t(topic)] - c.topic_whole[size_t(topic)]);
     }
   }
   for (int m = 1; m < int(experts); m *= 2) c.kept.push_back(m);
   c.kept.push_back(int(experts));
-  c.kept_accuracy = Matrix(classes, int(c.kept.size()));
+  c.kept_alone = Matrix(classes, int(c.kept.size()));
   for (int topic = 0; topic < classes; ++topic) {
     const TokenSplit part = rows_of(split, topic);
-    std::fill_n(c.kept_accuracy.values.begin() + long(topic) * long(c.kept.size()), c.kept.size(), std::nan(""));
+    std::fill_n(c.kept_alone.values.begin() + long(topic) * long(c.kept.size()), c.kept.size(), std::nan(""));
     if (part.size() == 0) continue;
     const Evaluator of_topic(model, part, options, vocabulary, options.utilisation_rows);
     for (size_t i = 0; i < c.kept.size(); ++i)
-      c.kept_accuracy(topic, int(i)) = predict(model, of_topic, busiest(utilisation, topic, c.kept[i])).accuracy();
+      c.kept_alone(topic, int(i)) = ask(model, of_topic, empty, busiest(utilisation, topic, c.kept[i])).value();
   }
   for (const bool keep : {false, true})
     (keep ? c.first_alone : c.without_first) =
-        predict_changed(model, evaluator, [&](size_t, Choices& choices, size_t begin) {
+        ask_changed(model, evaluator, empty, [&](size_t, Choices& choices, size_t begin) {
           keep_first(choices, begin, keep);
-        }).accuracy();
+        }).value();
   return c;
 }
 

@@ -1,5 +1,6 @@
 // What experts are for, asked by experiment and not by counting (docs/analysis.md): a saved model predicts its test rows
-// again without an expert, with a topic's busiest ones alone, without each token's first choice.
+// again without an expert, with a topic's busiest ones alone, without each token's first choice. A classifier is judged by its accuracy, a
+// language model by what its words cost.
 #pragma once
 #include "experiments/analysis/report/analysis_report.h"
 #include "experiments/records/predictions.h"
@@ -14,20 +15,24 @@ using Allowed = std::vector<std::vector<char>>;
 // (parameter "….router.token.bias"), a forbidden expert's is −1e9, so that the router chooses as if it were not there;
 // elsewhere tokens keep their other experts and lose what it gave them.
 using results::Predictions;
+// An error where the task predicts words.
 Predictions predict(Model& model, const Evaluator& evaluator, const Allowed& allowed = {});
 bool masks_logits(const Model& model);  // the first of the two ways
 
 struct Causal {
-  bool masked = false;  // masks_logits()
-  int64_t rows = 0;
-  std::vector<std::string> topics;  // [C]
-  double accuracy = 0;
-  std::vector<double> class_accuracy;          // [C]
-  std::vector<std::vector<double>> lost;       // [L][E] accuracy lost without the expert; below 0: gained
+  // What the values below are: accuracies, nats a word, or nats a masked piece of a word (the losses as in eval.json). What is lost
+  // without an expert is positive where the model is worse for it, in each of them.
+  enum class Measure { kAccuracy, kNatsAWord, kNatsAPiece } measure = Measure::kAccuracy;
+  bool masked = false;                         // masks_logits()
+  int64_t rows = 0;                            // sequences
+  std::vector<std::string> topics;             // [C]
+  double whole = 0;                            // of the model as it is
+  std::vector<double> topic_whole;             // [C]; NaN for a topic without rows
+  std::vector<std::vector<double>> lost;       // [L][E] what is lost without the expert; below 0: gained
   std::vector<results::Matrix> lost_by_topic;  // [L] of [C, E]
   std::vector<int> kept;                       // numbers of experts m: 1, 2, 4, … E
-  results::Matrix kept_accuracy;  // [C, m] of a topic's rows with its m busiest experts of each layer alone
-  double without_first = 0, first_alone = 0;  // accuracy without each token's largest gate, with it alone
+  results::Matrix kept_alone;  // [C, m] of a topic's rows with its m busiest experts of each layer alone
+  double without_first = 0, first_alone = 0;  // without each token's largest gate, with it alone
 };
 
 // `utilisation` [L] of [C, E] says which experts are a topic's busiest.
@@ -37,7 +42,7 @@ Causal knock_out(Model& model, const Evaluator& evaluator, const TokenSplit& spl
 
 results::Json to_json(const Causal& causal);
 std::vector<results::Table> causal_tables(const Causal& causal);
-// Accuracy lost, topics × experts, in points.
+// What is lost, topics × experts: points of accuracy, or nats.
 drawing::Picture lost_picture(const Causal& causal);
 
 }  // namespace glia

@@ -196,15 +196,15 @@ void Pretraining::run() {
     if (logs && log) log_losses(*log);
     if (evaluates) evaluate(log ? &*log : nullptr);
     evaluated = evaluated || evaluates;
-    if (!writes_) continue;
-    if (logs || evaluates) show(false);
+    if (writes_ && (logs || evaluates)) show(false);
     const bool due = options_.checkpoint_every > 0 ? step % options_.checkpoint_every == 0
                                                    : seconds_since(last_save) >= options_.checkpoint_seconds;
     // Only where the log has a line: then nothing of a half-logged interval must be remembered.
-    if (logs && !last && due) {
-      save();
-      last_save = Clock::now();
-    }
+    if (logs && !last)
+      trainer_.checkpoint(due, [&] {
+        save();
+        last_save = Clock::now();
+      });
   }
   context_.synchronize();
   if (!evaluated) last_ = held_out_.measure(trainer_.model());

@@ -26,13 +26,15 @@ std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
   Json model = c.model;
   for (const char* key : {"experts", "top_k"})  // of the first run, which is dense as a rule
     model.erase(key);
+  const std::string told = c.data.options.value("prompt", "none"),
+                    prompt = told == "none" ? "" : fmt::format("; prompts: {}", told);
   size_t done = 0;
   for (const RunLine& run : s.runs) done += run.state == RunState::done;
   return {{"Study", fmt::format("{}: {}", s.study.name, s.study.title)},
           {"Protocol", fmt::format("{}{}{}", c.protocol, c.options.empty() ? "" : ": ", flat(c.options))},
-          {"Data", fmt::format("{}{}: {} training, {} validation, {} test rows; {}", c.data.name,
+          {"Data", fmt::format("{}{}: {} training, {} validation, {} test rows; {}{}", c.data.name,
                                c.data.synthetic ? " (synthetic)" : "", c.data.train_rows, c.data.validation_rows,
-                               c.data.test_rows, classes)},
+                               c.data.test_rows, classes, prompt)},
           {"Model", fmt::format("preset {}: {}", c.preset, flat(model))},
           {"Training", fmt::format("{}, {}", c.precision, flat(c.train))},
           {"Runs", fmt::format("{} finished of {}, {} seeds", done, s.runs.size(), s.seeds.size())},

@@ -198,9 +198,9 @@ std::string report_html(const Summary& s, const Listing& listing) {
   for (const Table& table : {significance_table(s), power_table(s), test_rows_table(s, listing)})
     if (!table.rows.empty()) accuracy += as_html(table);
   page += section("accuracy", "Accuracy", accuracy);
-  if (s.layers > 0)
-    page += section("specialisation", "Specialisation",
-                    as_html(specialisation_table(s, false)) + as_html(specialisation_table(s, true)));
+  std::string specialisation;
+  for (const Table& table : specialisation_tables(s)) specialisation += as_html(table);
+  if (!specialisation.empty()) page += section("specialisation", "Specialisation", specialisation);
   std::string plots;
   for (const NamedPicture& plot : all_plots(s, listing)) plots += figure(plot.picture, plot.caption);
   page += section("plots", "Plots", plots);

@@ -156,8 +156,8 @@ Table word_loss_table(const Summary& s, const std::string& baseline) {
   Table t;
   t.title = "Loss a word against " + baseline;
   t.note = fmt::format(
-      "Test text behind the prompts: nats a word (tokens cost what they cost; words are counted), perplexities, and the "
-      "accuracy of a token; Δ and p against {} of the loss a word, as above. Lower is better.",
+      "Test text, where it has prompts what stands behind them: nats a word (tokens cost what they cost; words are counted), "
+      "perplexities a word and a token; Δ and p against {} of the loss a word, as above. Lower is better.",
       baseline);
   t.header = {"configuration",     "loss a word", "95 % interval",
               "perplexity a word", "a token",     "Δ " + baseline,
@@ -211,6 +211,8 @@ std::vector<Table> accuracy_tables(const Summary& s) {
   return tables;
 }
 
+namespace {
+
 Table specialisation_table(const Summary& s, bool cls) {
   const std::string metric = cls ? "specialisation_cls" : "specialisation", baseline = s.study.routing_baseline();
   const bool published = !cls && s.any_published();
@@ -244,6 +246,15 @@ Table specialisation_table(const Summary& s, bool cls) {
     }
   }
   return t;
+}
+
+}  // namespace
+
+std::vector<Table> specialisation_tables(const Summary& s) {
+  if (s.layers == 0) return {};
+  std::vector<Table> tables = {specialisation_table(s, false)};
+  if (s.common.task() == "classification") tables.push_back(specialisation_table(s, true));
+  return tables;
 }
 
 Table routing_table(const Summary& s) {
@@ -301,7 +312,7 @@ std::vector<Table> all_tables(const Summary& s) {
   tables.push_back(significance_table(s));
   tables.push_back(power_table(s));
   if (s.layers > 0) {
-    for (const bool cls : {false, true}) tables.push_back(specialisation_table(s, cls));
+    for (Table& table : specialisation_tables(s)) tables.push_back(std::move(table));
     tables.push_back(routing_table(s));
   }
   tables.push_back(runs_table(s));
@@ -410,10 +421,7 @@ std::string print_table(const Summary& s) {
   text += as_text(accuracy_table(s));
   for (const Table& table : language_tables(s)) text += "\n" + as_text(table);
   if (s.near_copies > 0) text += "\n" + as_text(unseen_accuracy_table(s));
-  if (s.layers > 0) {
-    text += "\n";
-    text += as_text(specialisation_table(s, false)) + "\n" + as_text(specialisation_table(s, true));
-  }
+  for (const Table& table : specialisation_tables(s)) text += "\n" + as_text(table);
   return text;
 }
 

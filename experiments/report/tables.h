@@ -18,7 +18,8 @@ struct Table {
 // the last layer; routing by layer; the runs. Published numbers stand in them where the data set is the published one.
 std::vector<Table> accuracy_tables(const Summary& summary);
 Table accuracy_table(const Summary& summary);
-Table specialisation_table(const Summary& summary, bool cls);
+// Over all tokens and, where a classifier reads the CLS row, over CLS rows alone. None without routing.
+std::vector<Table> specialisation_tables(const Summary& summary);
 Table routing_table(const Summary& summary);  // per configuration and layer each scalar row of the metric table
 Table runs_table(const Summary& summary);
 std::vector<Table> all_tables(const Summary& summary);

@@ -124,6 +124,10 @@ const std::vector<Flag>& flags() {
        "who share each step: 0: the processes that mpirun or srun started; else so many, threads where no launcher is, a GPU "
        "each (docs/scaling.md)",
        train},
+      {"expert-parallel", &O::expert_parallel, kNone,
+       "ranks over which each layer's experts are divided: tokens travel to them (docs/scaling.md)", train},
+      {"shard-optimiser", &O::shard_optimiser, kNone,
+       "each rank keeps and updates its part of AdamW's moments; the bits are the same", train},
       {"rank-timeout", &O::rank_timeout, kNone, "seconds without an answer after which a rank counts as lost",
        train},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},
@@ -353,6 +357,7 @@ std::vector<Bound> bounds(const Options& o) {
           {"bucket", o.bucket, 0, 1 << 20},
           {"ranks", o.ranks, 0, 1 << 14},
           {"chunks", o.chunks, 2, 1 << 10},
+          {"expert-parallel", o.expert_parallel, 1, 1 << 14},
           {"checkpoint-every", o.checkpoint_every, 0, steps},
           {"trace-rows", o.trace_rows, 0, 1e9},
           {"max-steps", o.max_steps, 0, steps},

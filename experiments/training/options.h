@@ -23,9 +23,9 @@ struct Options : DatasetOptions {  // what is said about data stands there
               progress = "auto", tensorboard_times = "steps";
   int64_t jobs = 0, threads = 0, bucket = 0, ranks = 0;
   bool graphs = true, lazy_embedding = true, fresh = false, dry_run = false, estimate = true, report = true;
-  bool check_finite = false;
+  bool check_finite = false, shard_optimiser = false;
   double checkpoint_seconds = 60, rank_timeout = 25;
-  int64_t checkpoint_every = 0, trace_rows = 0;
+  int64_t checkpoint_every = 0, trace_rows = 0, expert_parallel = 1;
   // model
   int64_t layers = 4, hidden = 512, heads = 8, ffn = 2048, experts = 8, top_k = 2;
   std::string encoder = "bert";

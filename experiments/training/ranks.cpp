@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <thread>
 
@@ -61,8 +62,29 @@ std::string Ranks::name_of(int rank, int ranks) const {
   return fmt::format("rank {} on {}", rank, transport_->host(process));
 }
 
+namespace {
+
+void check_expert_parallel(const Options& o, int ranks) {
+  const int64_t parts = o.expert_parallel;
+  if (parts == 1) return;
+  if (ranks % parts != 0) fail_input("--expert-parallel: expected a divisor of {} ranks, got {}", ranks, parts);
+  if (o.experts % parts != 0)
+    fail_input("--expert-parallel: expected a divisor of --experts, {}, got {}", o.experts, parts);
+  if (o.device.starts_with("cuda"))
+    fail_input("--expert-parallel: expected --device cpu: rows travel by counts that the host must know, got {}",
+               o.device);
+  // A group is then a node of the tree, and a step's gradients are added over its ranks before anything else is.
+  if (exact(o) && (!std::has_single_bit(static_cast<uint64_t>(parts)) || o.micro_batches > 1))
+    fail_input(
+        "--expert-parallel: expected a power of two and one micro-batch with --reduction exact, got {} and {}",
+        parts, o.micro_batches);
+}
+
+}  // namespace
+
 void Ranks::check(const Options& o) const {
   const int all = count(o);
+  check_expert_parallel(o, all);
   if (all < processes())
     fail_input("--{}: expected at least as many as there are processes, {}, got {}", exact(o) ? "chunks" : "ranks",
                processes(), all);

@@ -260,16 +260,16 @@ RunOutcome Sitting::run() {
     const bool evaluates = evaluator && (step % every == 0 || last);
     if (logs && log) log_losses(*log);
     if (evaluates) evaluate(log ? &*log : nullptr, *evaluator, on_test ? "test" : "validation");
-    if (!writes_) continue;
     if (evaluates && probe) probe->keep(step);
-    if (logs || evaluates) show(evaluates);
+    if (writes_ && (logs || evaluates)) show(evaluates);
     const bool due = options_.checkpoint_every > 0 ? step % options_.checkpoint_every == 0
                                                    : seconds_since(last_save) >= options_.checkpoint_seconds;
     // Only where the log has a line: then nothing of a half-logged interval must be remembered.
-    if (logs && !last && due) {
-      save();
-      last_save = Clock::now();
-    }
+    if (logs && !last)
+      trainer_.checkpoint(due, [&] {
+        save();
+        last_save = Clock::now();
+      });
   }
   evaluator.reset();
   const double training_seconds = seconds_since(begin_) - evaluation_seconds_;
@@ -321,7 +321,10 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
                  {"resumed_at_step", first_step_},
                  {"machine", context_.backend().description()},
                  {"commit", build_commit()}};
-  if (context_.communicator().size() > 1) timing["ranks"] = context_.communicator().description();
+  if (context_.communicator().size() > 1) {
+    timing["ranks"] = context_.communicator().description();
+    timing["moment_bytes"] = trainer_.optimiser().moment_bytes();  // of this rank
+  }
   results::write_timing(spec_.folder, timing);
   results::write_shares(spec_.folder, test.shares, static_cast<int>(spec_.model.moe.n_experts),
                         columns_outside(spec_.model.moe), data_.class_names);

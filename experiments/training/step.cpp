@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/ranks/experts_over_ranks.h"
 
 namespace glia {
 
@@ -11,7 +12,8 @@ ElementRange low_range_of_layer(const ParameterSet& parameters, int layer) {
   ElementRange range{parameters.low_size(), 0};
   int64_t own = 0;
   for (const Parameter& p : parameters.all()) {
-    if (!p.name.starts_with(prefix) || p.offset >= parameters.low_size() || p.frozen) continue;
+    if (!p.name.starts_with(prefix) || p.offset >= parameters.low_size() || p.frozen || p.expert_ranks > 1)
+      continue;
     if (!p.var.grad().defined()) return {};
     const int64_t size = round_up(p.shape.numel(), ParameterSet::kAlign);
     range.begin = std::min(range.begin, p.offset), range.end = std::max(range.end, p.offset + size);
@@ -26,7 +28,7 @@ void TrainingStep::reduce_layer(int layer, AsideReducer& aside) {
   if (range.begin >= range.end) return;
   const Tensor part = parameters.low_gradients().rows(range.begin, range.end);
   aside.all_reduce_aside(part.raw(), part.numel(), part.dtype());
-  reduced_.push_back(range);
+  done_.push_back(range);
 }
 
 Batch TrainingStep::with_reduction(Batch batch, AsideReducer& aside) {
@@ -34,30 +36,44 @@ Batch TrainingStep::with_reduction(Batch batch, AsideReducer& aside) {
   return batch;
 }
 
+// Of what the ranks of one group divide, each has the whole gradient of its own experts: it is gathered, not added.
+void TrainingStep::gather_divided() {
+  const ParameterSet& parameters = model_.parameters();
+  for (const Parameter& p : parameters.all()) {
+    if (p.frozen || p.expert_ranks != model_.context().communicator().size()) continue;
+    gather_experts(parameters.gradient(p));
+    done_.push_back({p.offset, p.offset + round_up(p.shape.numel(), ParameterSet::kAlign)});
+  }
+}
+
 // One rank alone launches nothing.
 void TrainingStep::reduce_rest() {
   ParameterSet& parameters = model_.parameters();
   Communicator& ranks = model_.context().communicator();
   if (ranks.size() == 1) return;
-  AsideReducer* aside = aside_of(ranks);
-  if (aside) aside->join_aside();
-  const auto reduce = [&](const Tensor& flat, int64_t begin, int64_t end) {
-    if (begin >= end) return;
-    const Tensor part = flat.rows(begin, end);
-    ranks.all_reduce(part.raw(), part.numel(), part.dtype(), Reduction::kSum);
+  if (AsideReducer* aside = aside_of(ranks)) aside->join_aside();
+  gather_divided();
+  // The table's rows may have the gradient of all ranks already (input_embedding).
+  if (const Parameter* table = parameters.table(); table && optimiser_.rows_of_all_ranks())
+    done_.push_back({table->offset, table->offset + round_up(table->shape.numel(), ParameterSet::kAlign)});
+  std::ranges::sort(done_, {}, &ElementRange::begin);
+  // What of elements [first, end), which `flat` holds, nobody has reduced.
+  const auto reduce_between = [&](const Tensor& flat, int64_t first, int64_t end) {
+    int64_t at = first;
+    const auto reduce_to = [&](int64_t stop) {
+      if (at >= stop) return;
+      const Tensor part = flat.rows(at - first, stop - first);
+      ranks.all_reduce(part.raw(), part.numel(), part.dtype(), Reduction::kSum);
+    };
+    for (const ElementRange& range : done_) {
+      if (range.end <= first || range.begin >= end) continue;
+      reduce_to(range.begin);
+      at = range.end;
+    }
+    reduce_to(end);
   };
-  std::ranges::sort(reduced_, {}, &ElementRange::begin);
-  int64_t at = 0;
-  for (const ElementRange& range : reduced_) {
-    reduce(parameters.low_gradients(), at, range.begin);
-    at = range.end;
-  }
-  if (parameters.low_gradients().defined()) reduce(parameters.low_gradients(), at, parameters.low_size());
-  // The table's rows that were touched have the gradient of all ranks already (input_embedding).
-  const Parameter* table = parameters.table();
-  const bool shared = table && table->touched.defined();
-  reduce(parameters.gradients(), shared ? round_up(table->shape.numel(), ParameterSet::kAlign) : 0,
-         parameters.gradients().numel());
+  reduce_between(parameters.low_gradients(), 0, parameters.low_size());
+  reduce_between(parameters.gradients(), parameters.low_size(), parameters.trained_size());
 }
 
 void TrainingStep::run(const Batch& batch, StepPart part) {
@@ -69,7 +85,7 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
     routings_ = {};
   }
   AsideReducer* aside = part.last() ? aside_of(model_.context().communicator()) : nullptr;
-  reduced_.clear();  // here, since a capture may break in the middle of a step
+  done_.clear();  // here, since a capture may break in the middle of a step
   const Model::Output out =
       aside ? model_.forward(with_reduction(batch, *aside), true) : model_.forward(batch, true);
   if (!batch.share.defined() && part.count == 1) {

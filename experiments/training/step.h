@@ -45,13 +45,14 @@ class TrainingStep {
   void add_losses(const Model::Output& out, const Batch& batch, StepPart part);
   // A layer's gradients of products, while backward goes on; what is left is reduced at the end.
   void reduce_layer(int layer, AsideReducer& aside);
+  void gather_divided();
   void reduce_rest();
   Batch with_reduction(Batch batch, AsideReducer& aside);  // in whose backward layers are reduced
 
   Model& model_;
   AdamW& optimiser_;
-  StepRoutings routings_;              // of the parts so far
-  std::vector<ElementRange> reduced_;  // of the low gradients, by this step so far
+  StepRoutings routings_;           // of the parts so far
+  std::vector<ElementRange> done_;  // of the gradients: those that this step has summed over the ranks
   Tensor losses_;
   std::vector<std::string> part_names_;
 };

@@ -13,6 +13,7 @@ RunModel run_model(const Options& o, const Configuration& c) {
   if (!o.router.empty()) run.moe.router = o.router;
   if (o.balance >= 0) run.moe.balance = o.balance;
   if (o.energy >= 0) run.moe.energy = o.energy;
+  run.moe.expert_ranks = o.expert_parallel;
   if (run.moe.dense()) run.moe.balance = run.moe.energy = 0;
   else
     for (const OptionRow& row : routing_options(run.moe.router))
@@ -133,11 +134,10 @@ bool rows_may_wait(const Options& o, const TrainingPlan& plan, Context& context)
          (context.communicator().size() == 1 || plan.feed.masking.rate == 0);
 }
 
-// Where rows wait, every rank computes the table's gradient of all of them.
-BatchFeed feed_of_rank(const Options& o, const TrainingPlan& plan, const ParameterSet& parameters) {
-  const Communicator& ranks = parameters.context().communicator();
-  return part_of(plan.feed, ranks.rank(), ranks.size(), o.bucket,
-                 ranks.size() > 1 && parameters.table() && parameters.table()->before_read);
+// Where rows wait, or would, every rank computes the table's gradient of all of them.
+BatchFeed feed_of_rank(const Options& o, const TrainingPlan& plan, Context& context, const AdamW& optimiser) {
+  const Communicator& ranks = context.communicator();
+  return part_of(plan.feed, ranks.rank(), ranks.size(), o.bucket, optimiser.rows_of_all_ranks());
 }
 
 }  // namespace
@@ -203,9 +203,10 @@ Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& opti
       parts_(plan.parts),
       total_(plan.steps),
       model_(context, plan.model, seed),
-      optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan, context)),
+      optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan, context),
+                 options.shard_optimiser),
       step_(model_, optimiser_),
-      feed_(feed_of_rank(options, plan, model_.parameters())),
+      feed_(feed_of_rank(options, plan, context, optimiser_)),
       buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
               divided(), feed_.borders, feed_.order_parts) {
   context.set_seed(seed);
@@ -307,6 +308,19 @@ void Trainer::step() {
   context_.synchronize();
   for (const int64_t slot : in_flight_) prefetcher_->release(slot);
   in_flight_.clear();
+}
+
+void Trainer::checkpoint(bool due, const std::function<void()>& save) {
+  Communicator& ranks = context_.communicator();
+  if (optimiser_.shared_out()) {
+    // The first rank knows the time.
+    Tensor said = full(context_, {1}, due ? 1 : 0, DType::kInt32);
+    ranks.broadcast(said.raw(), size_of(DType::kInt32), 0);
+    due = said.to_vector<int32_t>()[0] != 0;
+    if (due) optimiser_.gather();
+  }
+  if (due && ranks.rank() == 0) save();
+  optimiser_.release();
 }
 
 std::vector<StepLosses> Trainer::read_losses() {

@@ -91,6 +91,9 @@ class Trainer {
   void seek(int64_t step);
   // One step. Only every kRunAhead steps it waits for the device, so that host memory of batches can be used again.
   void step();
+  // Calls save() in the first rank if that one finds it due. For moments that ranks share out all must call it, and wait: they
+  // are whole in save().
+  void checkpoint(bool due, const std::function<void()>& save);
   // The losses of the steps since the last call (at most log_every of them). Waits for the device.
   std::vector<StepLosses> read_losses();
 

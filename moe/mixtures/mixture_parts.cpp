@@ -2,6 +2,7 @@
 
 #include "engine/ops/loss/statistics.h"
 #include "engine/ops/moe/choose.h"
+#include "engine/ops/ranks/experts_over_ranks.h"
 
 namespace glia {
 
@@ -26,9 +27,34 @@ Dispatch dispatch_of(const Experts& experts, const Var& x, const Choice& choice)
   return make_dispatch(choice.experts, experts.count, expert_alignment(x.context(), x.dtype()), choice.capacity);
 }
 
+namespace {
+
+// An evaluation's ranks are alone, each with all experts.
+bool divided(const Experts& experts, Context& context) {
+  return experts.up_weight->expert_ranks > 1 && context.communicator().size() > 1;
+}
+
+}  // namespace
+
+Var expert_rows(const Experts& experts, const Var& rows, const Tensor& offsets) {
+  const std::array<const Parameter*, 4> all = {experts.up_weight, experts.up_bias, experts.down_weight,
+                                               experts.down_bias};
+  if (!divided(experts, rows.context()))
+    return expert_ffn(rows, all[0]->var, all[1]->var, all[2]->var, all[3]->var, offsets);
+  DividedExperts d{{}, {}, all[0]->expert_ranks};
+  for (size_t i = 0; i < all.size(); ++i) {
+    d.weights[i] = all[i]->var;
+    d.gradients[i] = all[i]->frozen ? all[i]->var.dtype() : experts.set->gradient(*all[i]).dtype();
+  }
+  return expert_ffn_over_ranks(rows, d, offsets);
+}
+
 Var run_experts(const Experts& experts, const Var& x, const Choice& choice) {
-  return expert_layer(x, choice.gates, dispatch_of(experts, x, choice), experts.up_weight->var,
-                      experts.up_bias->var, experts.down_weight->var, experts.down_bias->var);
+  const Dispatch d = dispatch_of(experts, x, choice);
+  if (divided(experts, x.context()))
+    return combine_rows(expert_rows(experts, dispatch_rows(x, d), d.offsets), choice.gates, d);
+  return expert_layer(x, choice.gates, d, experts.up_weight->var, experts.up_bias->var, experts.down_weight->var,
+                      experts.down_bias->var);
 }
 
 WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& c,
@@ -45,6 +71,9 @@ WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name,
                c.router);
   if (c.options.contains("update-rule") && std::get<std::string>(c.options.all().at("update-rule")) != "none")
     fail_input("--update-rule: expected --mixture routed, whose tokens have experts of their own, got {}", mixture);
+  if (c.expert_ranks > 1)
+    fail_input("--expert-parallel: expected --mixture routed, whose tokens have experts of their own, got {}",
+               mixture);
   if (any_loss_reads(LossReads::kOutputs, losses_))
     fail_input("--mixture {}: expected no loss on the chosen experts' outputs, since it chooses none", mixture);
   RouterOptions options = router_options(c, bert.hidden, bert.init_std);

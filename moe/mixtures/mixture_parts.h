@@ -21,6 +21,8 @@ struct Choice {
 // Of the rows that the pass reads.     of all rows → [R, S]
 Choice read_rows(const Choice& choice, const Pass& pass);
 Dispatch dispatch_of(const Experts& experts, const Var& x, const Choice& choice);
+// expert_ffn() of rows that are grouped by expert, by this rank or, where the experts are divided and others are there, by all.
+Var expert_rows(const Experts& experts, const Var& rows, const Tensor& offsets);
 // Σ_k gates_k Expert_k(x) of each row.     x [rows, H] → [rows, H]
 Var run_experts(const Experts& experts, const Var& x, const Choice& choice);
 

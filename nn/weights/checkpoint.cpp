@@ -35,6 +35,25 @@ std::vector<NamedTensor> layout(const ParameterSet& parameters, const AdamW* opt
   return all;
 }
 
+// Room for all moments while they are read, where ranks share them out.
+class WholeMoments {
+ public:
+  explicit WholeMoments(AdamW* optimiser) : optimiser_(optimiser) {
+    if (optimiser_) optimiser_->make_room();
+  }
+  ~WholeMoments() {
+    if (optimiser_) optimiser_->release();
+  }
+  WholeMoments(const WholeMoments&) = delete;
+  WholeMoments& operator=(const WholeMoments&) = delete;
+  void keep_part() {
+    if (optimiser_) optimiser_->keep_part();
+  }
+
+ private:
+  AdamW* optimiser_;
+};
+
 }  // namespace
 
 void save_checkpoint(const std::string& path, const ParameterSet& parameters, const AdamW* optimiser,
@@ -51,6 +70,7 @@ CheckpointInfo load_checkpoint(const std::string& path, ParameterSet& parameters
                                const std::vector<Statistic>& state) {
   const SafetensorsFile file(path);
   const CheckpointInfo info = checkpoint_info(file);
+  WholeMoments moments(optimiser);
   const std::vector<NamedTensor> wanted = layout(parameters, optimiser, state);
   for (const NamedTensor& t : wanted) {
     const auto& e = file.entry(t.name);
@@ -61,6 +81,7 @@ CheckpointInfo load_checkpoint(const std::string& path, ParameterSet& parameters
     if (!name.starts_with("adamw.") && !name.starts_with("state.") && !parameters.find(name))
       fail_input("{}: '{}' {} is in the file, but not in this model", path, name, entry.shape);
   for (const NamedTensor& t : wanted) file.read_into(t.name, t.tensor);
+  moments.keep_part();
   parameters.refresh_copy();
   return info;
 }

@@ -15,7 +15,8 @@ struct CheckpointInfo {
   std::string progress;  // JSON of the training loop's own
 };
 
-// optimiser may be null (a model to be used, not to be trained on). Written atomically, with a checksum.
+// optimiser may be null (a model to be used, not to be trained on). Written atomically, with a checksum. The file does not say how
+// many ranks shared the moments out: AdamW::gather() makes them whole before.
 void save_checkpoint(const std::string& path, const ParameterSet& parameters, const AdamW* optimiser,
                      const std::vector<Statistic>& state, const CheckpointInfo& info);
 

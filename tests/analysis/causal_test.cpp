@@ -88,11 +88,11 @@ TEST_CASE("causal: walking a model layer by layer gives its logits") {
     Asked asked(row.name);
     const NoGrad no_grad(asked.context);
     asked.evaluator.for_each_batch([&](const Batch& batch) {
-      const Var walked = walk(asked.model, batch, [](const WalkedLayer& layer, FeedForward::Result& r) {
+      const Head::Result walked = walk(asked.model, batch, [](const WalkedLayer& layer, FeedForward::Result& r) {
         replace_choices(layer, r, Choices(r.routing));  // by themselves
       });
-      EXPECT(largest_difference(values(walked.value()), values(asked.model.forward(batch, false).logits.value())) <
-             1e-4);
+      EXPECT(largest_difference(values(walked.logits.value()),
+                                values(asked.model.forward(batch, false).logits.value())) < 1e-4);
     });
   }
 }
@@ -110,13 +110,14 @@ TEST_CASE("causal: a masked expert is as if the router had never had it") {
         const results::Predictions masked = predict(asked.model, asked.evaluator, allowed);
         std::vector<int32_t> again;
         asked.evaluator.for_each_batch([&](const Batch& batch) {
-          const Var logits = walk(asked.model, batch, [&](const WalkedLayer& walked, FeedForward::Result& r) {
-            Choices choices(r.routing);
-            for (size_t at = 0; at < choices.experts.size(); at += size_t(choices.slots))
-              choose_again(r.routing, choices, at, allowed[walked.number]);
-            replace_choices(walked, r, choices);
-          });
-          const std::vector<double> rows = values(logits.value());
+          const Head::Result head =
+              walk(asked.model, batch, [&](const WalkedLayer& walked, FeedForward::Result& r) {
+                Choices choices(r.routing);
+                for (size_t at = 0; at < choices.experts.size(); at += size_t(choices.slots))
+                  choose_again(r.routing, choices, at, allowed[walked.number]);
+                replace_choices(walked, r, choices);
+              });
+          const std::vector<double> rows = values(head.logits.value());
           for (size_t b = 0; b < rows.size() / 3; ++b)
             again.push_back(int32_t(std::max_element(&rows[3 * b], &rows[3 * b] + 3) - &rows[3 * b]));
         });
@@ -161,7 +162,7 @@ TEST_CASE("causal: a whole report of what is lost, kept and left") {
   EXPECT(c.rows == 40);
   EXPECT(c.kept == std::vector<int>{1, 2, 4});
   for (int topic = 0; topic < 3; ++topic)
-    EXPECT(c.kept_accuracy(topic, 2) == doctest::Approx(c.class_accuracy[size_t(topic)]));
+    EXPECT(c.kept_alone(topic, 2) == doctest::Approx(c.topic_whole[size_t(topic)]));
   for (size_t l = 0; l < 2; ++l)
     for (size_t e = 0; e < 4; ++e) {  // what is lost of all rows is what the topics lose, by their number of rows
       double sum = 0;

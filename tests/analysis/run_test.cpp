@@ -1,6 +1,8 @@
 // A run from its training to all that is said of it: traces on the way, predictions, analysis.json's keys, the report's tables.
 #include "experiments/analysis/run_analysis.h"
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "engine/core/file.h"
@@ -35,11 +37,11 @@ Options small_options(const std::string& out, const std::string& more) {
   return o;
 }
 
-results::Run trained(const Options& o, const std::string& config, const Dataset& data) {
+results::Run trained(const Options& o, const std::string& config, const Dataset& data, const char* study = "ahr") {
   Progress progress(Progress::Mode::kOff, stdout);
   Options options = o;
   options.configs = config;
-  const RunSpec spec = plan_runs(options, {config}).at(0);
+  const RunSpec spec = plan_runs(options, find_study(study), {config}).at(0);
   const int id = progress.start(spec.title(), 1);
   REQUIRE(execute_run(spec, data, data_fingerprint(data), Device::cpu(), "test", progress, id).failure == "");
   return results::read_run(spec.folder);
@@ -86,7 +88,7 @@ TEST_CASE("analysis of a run: what was kept while it trained, and all that its m
              doctest::Approx(run.evaluation->layers[l].scalar(name)).epsilon(1e-5));
   EXPECT(results::read_predictions(run.folder)->accuracy() == doctest::Approx(run.evaluation->accuracy()));
   REQUIRE(a.causal.has_value());
-  EXPECT(a.causal->accuracy == doctest::Approx(run.evaluation->accuracy()));
+  EXPECT(a.causal->whole == doctest::Approx(run.evaluation->accuracy()));
   EXPECT(a.states.size() == 2);
   REQUIRE(a.saturation.size() == size_t(kept));
   for (const results::LayerAgreement& layer : a.saturation.back().layers) EXPECT(layer.same == doctest::Approx(1));
@@ -111,6 +113,72 @@ TEST_CASE("analysis of a run: what was kept while it trained, and all that its m
   fresh.fresh = true, fresh.trace_rows = 0;
   trained(fresh, "softmax-moe", data);
   EXPECT(files_like(run.folder, "trace") == 0);
+}
+
+TEST_CASE("analysis of a run: what experts are for in a model of words is told in nats") {
+  struct Case {
+    const char *flags, *value, *topic_key, *title;
+    Causal::Measure measure;
+  };
+  const Case cases[] = {
+      {"--task causal_lm --prompt sentence", "word_loss", "topic_word_loss", "Nats a word lost",
+       Causal::Measure::kNatsAWord},
+      {"--task masked_lm", "loss", "topic_loss", "Nats a masked piece lost", Causal::Measure::kNatsAPiece}};
+  for (const Case& test : cases) {
+    INFO(test.flags);
+    const TemporaryFolder out("words-analysis");
+    const Options o = small_options(out.path, test.flags);
+    const Dataset data = load_data(o);
+    const results::Run run = trained(o, "softmax-moe", data);
+    Options saved = saved_options(run);
+    saved.cache = "";
+    const RunAnalysis a = analyse_run(run, saved, Device::cpu(), true, 5);
+    REQUIRE(a.causal.has_value());
+    const Causal& c = *a.causal;
+    EXPECT(c.measure == test.measure);
+    EXPECT(c.masked);
+    EXPECT(c.rows == data.test.size());
+    EXPECT(c.whole == doctest::Approx(run.evaluation->values.get(test.value)).epsilon(1e-5));
+    EXPECT(*std::ranges::min_element(c.topic_whole) < c.whole);
+    EXPECT(*std::ranges::max_element(c.topic_whole) > c.whole);
+    for (int topic = 0; topic < c.kept_alone.rows; ++topic)  // with all experts nothing is taken away
+      if (test.measure == Causal::Measure::kNatsAWord)       // other batches have other words masked
+        EXPECT(c.kept_alone(topic, c.kept_alone.cols - 1) ==
+               doctest::Approx(c.topic_whole[size_t(topic)]).epsilon(1e-5));
+    // The same by the task's own meter, of a model whose router is spoilt by hand.
+    with_evaluator(run, saved, Device::cpu(), [&](Model& model, Evaluator& evaluator, const Dataset&) {
+      Tensor bias = model.parameters().find("encoder.layer.1.moe.router.token.bias")->var.value();
+      std::vector<float> values = bias.to_vector<float>();
+      values[2] = -1e9f;
+      bias.copy_from(from_vector(model.context(), values, bias.shape(), bias.dtype()));
+      const double spoilt = evaluator.measure().values.get(test.value);
+      EXPECT(spoilt != doctest::Approx(c.whole).epsilon(1e-7));  // else this shows nothing
+      EXPECT(c.lost[1][2] == doctest::Approx(spoilt - c.whole).epsilon(1e-3));
+      return 0;
+    });
+    EXPECT(a.states.size() == 2);
+    EXPECT(!results::read_predictions(run.folder));  // there are no topics to predict
+    EXPECT(to_json(a)["knock_out"].contains(test.topic_key));
+    const std::vector<results::Table> tables = all_tables(a);
+    EXPECT(std::ranges::any_of(tables, [&](const results::Table& t) { return contains(t.title, test.title); }));
+  }
+}
+
+TEST_CASE("analysis of a run: an expert that no bias can hide is taken out of a language model's sums") {
+  const TemporaryFolder out("hash-analysis");
+  const Options o = small_options(out.path, "--task causal_lm");
+  const Dataset data = load_data(o);
+  const results::Run run = trained(o, "hash", data, "causal");
+  Options saved = saved_options(run);
+  saved.cache = "", saved.utilisation_rows = 20;
+  const Causal c = *analyse_run(run, saved, Device::cpu(), true, 5).causal;
+  EXPECT(!c.masked);
+  EXPECT(c.rows == 20);
+  double most = 0;
+  for (const std::vector<double>& layer : c.lost)
+    for (const double lost : layer) most = std::max(most, std::abs(lost));
+  EXPECT(std::isfinite(most));
+  EXPECT(most > 0);
 }
 
 TEST_CASE("report: intervals over test rows, equivalence and power stand in tables of their own") {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One of several processes of a run dies or stops, again and again, on a built checkout (make CUDA=0) with Open MPI:
-#   tests/faults/ranks.sh [KILLS [20] [STOPS [3]]]
+#   [FLAGS='--shard-optimiser …'] tests/faults/ranks.sh [KILLS [20] [STOPS [3]]]
 # KILLS times SIGKILL for a random rank at a random moment: all must be gone within 30 s, with the rank named, and the same command
 # goes on from the checkpoint until the folder has the bytes of an undisturbed run, timing.json apart. STOPS times SIGSTOP: the
 # others must name the rank and end after --rank-timeout. Figures are printed; the exit status is 1 where one was not so.
@@ -15,10 +15,11 @@ mkdir -p "$work/build/cpu" "$work/experiments"
 cp build/cpu/libglia.so build/cpu/libglia_mpi.so "$work/build/cpu"
 cp experiments/train "$work/experiments"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+# shellcheck disable=SC2206
 launch=(mpirun --oversubscribe --bind-to none -n $ranks "$work/experiments/train" --device cpu --preset quick
   --config astrocyte-hierarchical --seeds 1 --layers 2 --hidden 16 --heads 2 --ffn 32 --experts 4 --vocab-size 300 --max-rows 600
   --max-test-rows 200 --batch 18 --max-steps 200 --log-every 10 --eval-every 50 --checkpoint-every 10 --no-estimate --no-report
-  --threads 1 --progress off --cache "" --rank-timeout 6)
+  --threads 1 --progress off --cache "" --rank-timeout 6 ${FLAGS:-})
 now() { date +%s.%N; }
 since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }'; }
 # The processes of mpirun $1, in the order of their ranks: mpirun starts them one after the other.

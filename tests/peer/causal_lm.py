@@ -5,6 +5,7 @@ data and number of steps, for its held-out loss and its speed.
   ./experiments/pretrain --task causal_lm ... --dump DUMP
   python3 tests/peer/causal_lm.py DUMP [--steps N] [--seed S] [--layers 4 ...] [--experts 8] [--compile] [--graph] [--time STEPS]
   python3 tests/peer/causal_lm.py DUMP --generate 200                       tokens/s of cached greedy generation
+  python3 tests/peer/causal_lm.py DUMP --device cpu --steps 200 --layers 2 …  float32 and a mask over whole batches: what it learns alone
 
 As fast as stock PyTorch goes without kernels of its own: bfloat16 autocast, packed sequences with the library's flash attention over
 cumulative lengths (or, for times alone, --attention dense: full blocks and scaled_dot_product_attention), a tied head over the rows that have
@@ -30,10 +31,12 @@ class Batch:
         self.ids, self.cu = ids.to(device), cu.to(device, torch.int32)
         seq = torch.searchsorted(cu, torch.arange(len(ids)), right=True) - 1
         self.places = (torch.arange(len(ids)) - cu[seq]).to(device)
+        if device.type == "cpu":  # [T, T]: a row sees the rows of its sequence up to itself
+            self.seen = (seq[:, None] == seq[None, :]).tril()
         self.rows, self.targets = rows.to(device), targets.to(device)
 
     def copy_from(self, other):
-        for name in ("ids", "cu", "places", "rows", "targets"):
+        for name in vars(self):
             getattr(self, name).copy_(getattr(other, name))
 
 
@@ -106,6 +109,13 @@ class Experts(nn.Module):
         self.up = nn.Parameter(torch.randn(o.experts, o.hidden, o.ffn) * 0.02)
         self.down = nn.Parameter(torch.randn(o.experts, o.ffn, o.hidden) * 0.02)
 
+    def of_groups(self, rows, ends):
+        if rows.is_cuda:
+            h = F.gelu(torch._grouped_mm(rows.bfloat16(), self.up.bfloat16(), offs=ends))
+            return torch._grouped_mm(h, self.down.bfloat16(), offs=ends)
+        groups = rows.tensor_split(ends[:-1].tolist())
+        return torch.cat([F.gelu(r @ up) @ down for r, up, down in zip(groups, self.up, self.down)])
+
     def forward(self, x, batch):
         logits = self.router(x).float()
         if self.context is not None:
@@ -117,9 +127,8 @@ class Experts(nn.Module):
         order = flat.argsort(stable=True)
         counts = (flat[:, None] == torch.arange(len(self.up), device=x.device)).sum(0)  # bincount would wait for the device
         ends = counts.cumsum(0).to(torch.int32)
-        rows = x[order // self.k].bfloat16()
-        h = F.gelu(torch._grouped_mm(rows, self.up.bfloat16(), offs=ends))
-        y = torch._grouped_mm(h, self.down.bfloat16(), offs=ends) * gates.flatten()[order, None].bfloat16()
+        y = self.of_groups(x[order // self.k], ends)
+        y = y * gates.flatten()[order, None].to(y.dtype)
         out = torch.zeros_like(x, dtype=y.dtype).index_add_(0, order // self.k, y)
         load = torch.zeros(len(self.up), device=x.device).index_add_(0, flat, gates.flatten().float())
         return out, self.balance * load.var() / load.mean() ** 2
@@ -148,6 +157,9 @@ class Layer(nn.Module):
         q, k, v = self.qkv(x).view(len(x), 3, o.heads, o.hidden // o.heads).unbind(1)
         if o.attention == "packed":
             a = torch.ops.aten._flash_attention_forward(q, k, v, batch.cu, batch.cu, o.longest, o.longest, p, True, False)[0]
+        elif o.attention == "masked":
+            q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+            a = F.scaled_dot_product_attention(q, k, v, batch.seen, p).transpose(0, 1)
         else:
             q, k, v = (t.view(-1, o.longest, o.heads, o.hidden // o.heads).transpose(1, 2) for t in (q, k, v))
             a = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True).transpose(1, 2)
@@ -167,6 +179,7 @@ class Decoder(nn.Module):
     def __init__(self, o):
         super().__init__()
         self.words, self.positions = nn.Embedding(o.vocabulary, o.hidden), nn.Embedding(512, o.hidden)
+        self.kind = nn.Parameter(torch.empty(1, o.hidden))  # BERT's types, of which all tokens have the first one
         self.norm, self.drop = nn.LayerNorm(o.hidden, 1e-12), nn.Dropout(o.dropout)
         self.layers, self.pre = nn.ModuleList(Layer(o) for _ in range(o.layers)), o.norm == "pre"
         self.bias = nn.Parameter(torch.zeros(o.vocabulary))
@@ -178,7 +191,7 @@ class Decoder(nn.Module):
                 nn.init.zeros_(m.bias)
 
     def hidden(self, batch):
-        x, losses = self.words(batch.ids) + self.positions(batch.places), 0.0
+        x, losses = self.words(batch.ids) + self.positions(batch.places) + self.kind, 0.0
         x = self.drop(x if self.pre else self.norm(x))
         for layer in self.layers:
             x, loss = layer(x, batch)
@@ -191,10 +204,15 @@ class Decoder(nn.Module):
         return F.cross_entropy(logits.float(), batch.targets), losses
 
 
-def measure(model, batches):
+def precision(o):
+    """bfloat16 autocast on a GPU, float32 on a CPU."""
+    return torch.autocast(o.device, torch.bfloat16, enabled=o.device == "cuda")
+
+
+def measure(model, batches, o):
     model.eval()
     loss, count = 0.0, 0
-    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+    with torch.no_grad(), precision(o):
         for b in batches:
             loss += model(b)[0].item() * len(b.targets)
             count += len(b.targets)
@@ -206,38 +224,49 @@ def optimiser_of(model, o):
     norms = [p for n, p in model.named_parameters() if p.dim() < 2 or "norm" in n]
     small = {id(p) for p in norms}
     groups = [{"params": norms, "weight_decay": 0.0}, {"params": [p for p in model.parameters() if id(p) not in small]}]
-    return torch.optim.AdamW(groups, lr=torch.tensor(o.lr, device="cuda"), betas=(0.9, 0.98), eps=1e-6,
-                             weight_decay=o.weight_decay, fused=True, capturable=True)
+    return torch.optim.AdamW(groups, lr=torch.tensor(o.lr, device=o.device), betas=(0.9, 0.98), eps=1e-6,
+                             weight_decay=o.weight_decay, fused=True, capturable=o.device == "cuda")
 
 
-def train(o, dump, facts):
-    torch.manual_seed(o.seed)
-    device = torch.device("cuda")
-    model = Decoder(o).to(device)
-    optimiser, stream = optimiser_of(model, o), Text(dump, facts, o.seed).batches(device)
-    batch, forward = next(stream), torch.compile(model, dynamic=False) if o.compile else model
-
-    def step():
-        optimiser.zero_grad(set_to_none=False)
-        with torch.autocast("cuda", torch.bfloat16):
-            ce, extra = forward(batch)
-        (ce + extra).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-        optimiser.step()
-        return ce.detach()
-
-    run = step
+def warmed_up(step, model, optimiser, o):
+    """The step after some that are undone, as a graph on request."""
     state = {k: v.clone() for k, v in model.state_dict().items()}
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         for _ in range(4):
             step()
     torch.cuda.synchronize()
+    run = step
     if o.graph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=side):
             step()
         run = graph.replay
+    model.load_state_dict(state)
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            for value in optimiser.state[p].values():
+                value.zero_()
+    return run
+
+
+def train(o, dump, facts):
+    torch.manual_seed(o.seed)
+    device = torch.device(o.device)
+    model = Decoder(o).to(device)
+    optimiser, stream = optimiser_of(model, o), Text(dump, facts, o.seed).batches(device)
+    batch, forward = next(stream), torch.compile(model, dynamic=False) if o.compile else model
+
+    def step():
+        optimiser.zero_grad(set_to_none=False)
+        with precision(o):
+            ce, extra = forward(batch)
+        (ce + extra).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimiser.step()
+        return ce.detach()
+
+    run = warmed_up(step, model, optimiser, o) if o.device == "cuda" else step
     if o.time:
         times = []
         for i in range(o.time + 10):
@@ -249,12 +278,6 @@ def train(o, dump, facts):
             times.append(begin.elapsed_time(end))
         ms = statistics.median(times[10:])
         return {"ms": ms, "tokens_per_second": 1e3 * o.places / ms, "peak_bytes": torch.cuda.max_memory_allocated()}
-    # The steps that warmed it up are undone.
-    model.load_state_dict(state)
-    for group in optimiser.param_groups:
-        for p in group["params"]:
-            for value in optimiser.state[p].values():
-                value.zero_()
     begin, warm = time.time(), o.warmup * o.steps
     for i in range(o.steps):
         batch.copy_from(next(stream))
@@ -262,9 +285,10 @@ def train(o, dump, facts):
         for group in optimiser.param_groups:
             group["lr"].fill_(rate)
         run()
-    torch.cuda.synchronize()
+    if o.device == "cuda":
+        torch.cuda.synchronize()
     seconds = time.time() - begin
-    loss = measure(model, held_out(dump, facts, device))
+    loss = measure(model, held_out(dump, facts, device), o)
     return {"seed": o.seed, "steps": o.steps, "held_out_loss": loss, "perplexity": math.exp(loss), "seconds": seconds}
 
 
@@ -278,7 +302,7 @@ def generate(o):
     torch._dynamo.mark_static_address(keys)  # so that the compiled loop is a graph although it writes there
 
     def word(token, at, mask):
-        x = model.words(token) + model.positions(at)
+        x = model.words(token) + model.positions(at) + model.kind
         x = x if model.pre else model.norm(x)
         for n, layer in enumerate(model.layers):
             q, k, v = layer.qkv(layer.norm1(x) if model.pre else x).view(3, o.heads, head).unbind(0)
@@ -315,14 +339,19 @@ def main():
     for name, value in (("dropout", 0.0), ("lr", 1e-3), ("weight-decay", 0.01), ("warmup", 0.05), ("balance", 0.01)):
         p.add_argument("--" + name, type=float, default=value)
     p.add_argument("--norm", choices=("post", "pre"), default="post")
-    p.add_argument("--attention", choices=("packed", "dense"), default="packed")
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    p.add_argument("--attention", choices=("packed", "dense", "masked"), default="packed")
     for name in ("compile", "graph", "context"):
         p.add_argument("--" + name, action="store_true")
     o = p.parse_args()
     facts = json.loads((o.dump / "dump.json").read_text())
     o.vocabulary, o.longest, o.places = facts["vocabulary"], facts["longest"], facts["places"]
+    if o.device == "cpu":
+        o.attention = "masked"
+        if o.time or o.generate or o.graph:
+            p.error("--time, --generate, --graph: want --device cuda")
     result = generate(o) if o.generate else train(o, o.dump, facts)
-    print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name(), "attention": o.attention,
+    print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name() if o.device == "cuda" else "cpu", "attention": o.attention,
                       "experts": o.experts, "compile": o.compile, "graph": o.graph, **result}), flush=True)
 
 

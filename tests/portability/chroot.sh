@@ -23,6 +23,8 @@ cp /etc/resolv.conf "$root/etc/resolv.conf"
 chroot "$root" sh -c 'command -v git >/dev/null && command -v make >/dev/null ||
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends git make >/dev/null; }'
 mkdir -p "$root/glia"
+# What an earlier checkout had and this one has not would be compiled too.
+find "$root/glia" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
 git ls-files -co --exclude-standard -z | tar --null -T - -cf - | tar -xf - -C "$root/glia"
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
 trap 'umount "$root/proc"' EXIT

@@ -153,6 +153,11 @@ TEST_CASE("summary: a run that is stuck or guesses is named") {
   EXPECT(warns(s, "Far below: astrocyte of seed0 has accuracy 0.8000, the best run 0.9300"));
   EXPECT(!warns(s, "astrocyte-meanpool"));
   EXPECT(!warns(s, "dense of seed0"));
+  // Of words a quarter right is no chance.
+  for (auto& run : listing.runs) run.config.train["task"] = "causal_lm";
+  const Summary words = summarise(listing);
+  EXPECT(!warns(words, "At chance"));
+  EXPECT(warns(words, "Stuck: softmax-moe of seed2"));
 }
 
 TEST_CASE("summary: published numbers stand beside their own data set only; a topic without rows is named") {

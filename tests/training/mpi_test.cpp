@@ -75,6 +75,28 @@ TEST_CASE("mpi: exact sums have the bytes of 1, 2, 3 and 4 processes") {
   }
 }
 
+TEST_CASE("mpi: moments and experts that processes share out leave the bytes of those that all have") {
+  const std::string mpirun = launcher();
+  if (mpirun.empty()) SKIP("no mpirun, or a build without MPI");
+  const TemporaryFolder folder("mpi");
+  const auto results = [&](int processes, const std::string& more) {
+    const fs::path out = fs::path(folder.path) / fmt::format("{}{}", processes, more.size());
+    const std::string flags = "--reduction=exact --chunks=4 --max-steps=4 --eval-every=2 --fresh" + more;
+    const Timed run = timed(mpirun + std::to_string(processes) + " " + train("astrocyte-hierarchical", out, flags));
+    INFO(run.result.out);
+    REQUIRE(run.result.status == 0);
+    const fs::path at = out / "seed0" / "astrocyte-hierarchical";
+    return read_file((at / "metrics.jsonl").string()) + read_file((at / "model.safetensors").string());
+  };
+  const std::string whole = results(4, "");
+  for (const int processes : {2, 4})
+    for (const char* more :
+         {" --shard-optimiser", " --expert-parallel=2", " --shard-optimiser --expert-parallel=4"}) {
+      INFO(processes, more);
+      EXPECT(results(processes, more) == whole);
+    }
+}
+
 TEST_CASE("mpi: processes that disagree, and more of them than sequences, end with one line of ours") {
   const std::string mpirun = launcher();
   if (mpirun.empty()) SKIP("no mpirun, or a build without MPI");

@@ -1,46 +1,10 @@
 // A run over ranks: its parts are the whole batch, exact sums have the bits of any number of processes, fast ones differ by
 // rounding; and what the launcher's processes must agree on. Processes are threads here, real ones in mpi_test.cpp.
-#include "experiments/training/ranks.h"
-
-#include "engine/comm/alone.h"
-#include "engine/comm/threads.h"
-#include "experiments/training/evaluation.h"
 #include "experiments/training/feed/batch_part.h"
-#include "experiments/training/feed/data_source.h"
-#include "experiments/training/presets.h"
-#include "experiments/training/training.h"
-#include "tests/engine/mail.h"
-#include "tests/nn/helpers.h"
+#include "tests/training/over_ranks.h"
 
 namespace glia::test {
 namespace {
-
-Options options_of(std::vector<const char*> more) {
-  std::vector<const char*> words = {"train",
-                                    "--device=cpu",
-                                    "--dataset=synthetic",
-                                    "--cache",
-                                    "",
-                                    "--synthetic-rows=170",
-                                    "--synthetic-test-rows=40",
-                                    "--vocab-size=300",
-                                    "--layers=2",
-                                    "--hidden=32",
-                                    "--heads=2",
-                                    "--ffn=64",
-                                    "--experts=4",
-                                    "--batch=10",
-                                    "--eval-batch=7",
-                                    "--max-length=32",
-                                    "--epochs=3",
-                                    "--lr=0.0005",
-                                    "--warmup=0.1",
-                                    "--log-every=100",
-                                    "--progress=off",
-                                    "--threads=1"};
-  words.insert(words.end(), more.begin(), more.end());
-  return resolve(parse_command_line(static_cast<int>(words.size()), words.data(), Flag::kTrainOnly, ""));
-}
 
 // A communicator that can do nothing beside.
 class Plain : public Communicator {
@@ -68,61 +32,6 @@ class Plain : public Communicator {
  private:
   std::unique_ptr<Communicator> inner_;
 };
-
-struct Trained {
-  std::vector<double> losses, weights, evaluation;
-};
-
-// The steps on one context and what an evaluation says after them.
-Trained train_on(Context& context, const Options& o, const char* config, const Dataset& data, int64_t steps) {
-  Trainer trainer(context, data, o, run_model(o, configuration(config)), 42);
-  Trained t;
-  for (int64_t i = 0; i < steps; ++i) trainer.step();
-  for (const StepLosses& l : trainer.read_losses()) t.losses.push_back(l.loss);
-  t.weights = values(trainer.model().parameters().values());
-  const Measured m = Evaluator(trainer.model(), data.test, o, data.vocabulary()).measure();
-  t.evaluation = {m.values.get("accuracy"), m.values.get("loss")};
-  for (const results::LayerUtilisation& layer : m.utilisation)
-    t.evaluation.insert(t.evaluation.end(), layer.all.values.begin(), layer.all.values.end());
-  return t;
-}
-
-Trained train_alone(const Options& o, const char* config, int64_t steps) {
-  const Dataset data = load_data(o);
-  Context context(Device::cpu(), 42);
-  return train_on(context, o, config, data, steps);
-}
-
-// By `ranks` in `processes`: all ranks have the same, which is given.
-Trained train_over(const Options& o, const char* config, int64_t steps, int ranks, int processes) {
-  const Dataset data = load_data(o);
-  std::vector<Trained> each(static_cast<size_t>(ranks));
-  run_processes(processes, [&](Transport& transport) {
-    run_ranks(
-        ranks,
-        [&](std::unique_ptr<Communicator> communicator) {
-          const auto rank = static_cast<size_t>(communicator->rank());
-          Context context(Device::cpu(), 42);
-          set_ranks(context, std::move(communicator));
-          each[rank] = train_on(context, o, config, data, steps);
-        },
-        &transport);
-  });
-  for (const Trained& one : each) {
-    EXPECT(one.losses == each[0].losses);
-    EXPECT(one.weights == each[0].weights);
-    EXPECT(one.evaluation == each[0].evaluation);
-  }
-  return each[0];
-}
-
-// The largest difference of losses, in relation to them.
-double apart(const Trained& a, const Trained& b) {
-  double most = 0;
-  for (size_t i = 0; i < a.losses.size(); ++i)
-    most = std::max(most, std::abs(a.losses[i] - b.losses[i]) / std::abs(a.losses[i]));
-  return most;
-}
 
 TEST_CASE("ranks: exact sums have the same bits in 1, 2, 3 and 4 processes, whatever the rows and the task") {
   struct Case {

@@ -24,9 +24,27 @@ using Json = nlohmann::ordered_json;
 // What is trained by so many ranks, with as much for each as one has.
 using PlanOf = std::function<TrainingPlan(int64_t ranks)>;
 
+// What a rank sends each step, in MiB: gradients that are summed beside backward, and behind it; gradients of its tokens' words,
+// to every other rank; updated weights.
+struct Sent {
+  double low = 0, rest = 0, words = 0, gathered = 0;
+};
+Sent sent_by(Trainer& trainer, const TrainingPlan& plan, int64_t ranks) {
+  const ParameterSet& p = trainer.model().parameters();
+  const AdamW& optimiser = trainer.optimiser();
+  const double mib = 1 << 20;
+  const auto bytes = [&](int64_t n, DType dtype) { return static_cast<double>(n * size_of(dtype)) / mib; };
+  const DType type = p.values().dtype();
+  const int64_t words = optimiser.rows_of_all_ranks() ? p.table()->shape.numel() : 0;
+  return {bytes(p.low_size(), DType::kBFloat16), bytes(p.trained_size() - p.low_size() - words, type),
+          words > 0 ? bytes(plan.feed.tokens / ranks * p.table()->shape[1], plan.model.compute) : 0,
+          optimiser.shared_out() ? bytes(p.trained_size(), type) : 0};
+}
+
 struct Speed {
-  double ms = 0, tokens_a_second = 0, peak_gib = 0;
+  double ms = 0, tokens_a_second = 0, peak_gib = 0, moments_mib = 0;
   std::string ranks;
+  Sent sent;
 };
 
 Speed speed_of(const Options& options, const RunModel& model, const PlanOf& plan_of, int64_t ranks, int64_t steps) {
@@ -48,9 +66,12 @@ Speed speed_of(const Options& options, const RunModel& model, const PlanOf& plan
     context.communicator().barrier();
     if (context.communicator().rank() > 0) return;
     const double total = std::accumulate(times.begin(), times.end(), 0.0);
-    speed = {total / static_cast<double>(steps), 1e3 * static_cast<double>(trainer.tokens_done() - before) / total,
+    speed = {total / static_cast<double>(steps),
+             1e3 * static_cast<double>(trainer.tokens_done() - before) / total,
              static_cast<double>(context.allocator().stats().peak) / (int64_t{1} << 30),
-             context.communicator().description()};
+             static_cast<double>(trainer.optimiser().moment_bytes()) / (1 << 20),
+             context.communicator().description(),
+             sent_by(trainer, plan, ranks)};
   });
   return speed;
 }
@@ -63,14 +84,20 @@ int run(const BenchCommand& bench, const Options& o, const RunModel& model, cons
     const Speed s = speed_of(o, model, plan_of, r, bench.steps);
     if (r == 1) one = s;
     const double kept = s.tokens_a_second / (one.tokens_a_second * static_cast<double>(r));
-    fmt::print("{:<28} {:.3f} ms a step, {:.0f} tokens/s, {:.1f} % of {} times one rank; {:.2f} GiB peak a rank\n",
-               s.ranks, s.ms, s.tokens_a_second, 100 * kept, r, s.peak_gib);
+    fmt::print(
+        "{:<28} {:.3f} ms a step, {:.0f} tokens/s, {:.1f} % of {} times one rank; {:.2f} GiB peak a rank, {:.1f} MiB of moments\n",
+        s.ranks, s.ms, s.tokens_a_second, 100 * kept, r, s.peak_gib, s.moments_mib);
     std::fflush(stdout);
     json["runs"].push_back({{"ranks", r},
                             {"what", s.ranks},
                             {"step_ms", s.ms},
                             {"tokens_per_s", s.tokens_a_second},
-                            {"weak_scaling", kept}});
+                            {"weak_scaling", kept},
+                            {"moments_mib", s.moments_mib},
+                            {"low_mib", s.sent.low},
+                            {"rest_mib", s.sent.rest},
+                            {"words_mib", s.sent.words},
+                            {"gathered_mib", s.sent.gathered}});
   }
   json["model"] = model.name, json["vocabulary"] = plan_of(1).model.bert.vocabulary,
   json["commit"] = build_commit();

@@ -11,15 +11,30 @@
 namespace glia {
 namespace {
 
+// How many elements have their moments here.
+int64_t check_spans(const AdamWBuffers& b) {
+  if (b.spans.empty()) return b.p.numel();
+  int64_t at = 0, last = 0;
+  for (const AdamWSpan& s : b.spans) {
+    CHECK(s.begin >= last && s.begin <= s.end && s.end <= b.p.numel() && s.at == at && s.begin % 64 == 0 &&
+              s.end % 64 == 0 && b.rows.count == 0,
+          "adamw: wants spans in order, in multiples of 64 up to {}, and no waiting rows, got [{}, {}) at {}",
+          b.p.numel(), s.begin, s.end, s.at);
+    at += s.end - s.begin, last = s.end;
+  }
+  return at;
+}
+
 void check(const AdamWBuffers& b) {
   const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0, rest = n - split;
   CHECK(n % 64 == 0 && b.decayed % 64 == 0 && b.decayed <= n && split % 64 == 0 && split <= n,
         "adamw: wants multiples of 64, got {}, {} that decay and {} of bfloat16 gradients", n, b.decayed, split);
   CHECK(!b.low.defined() || b.low.dtype() == DType::kBFloat16,
         "adamw: wants bfloat16 as the lower gradients, got {}", b.low.dtype());
+  const int64_t moments = check_spans(b);
   for (const Tensor* t : {&b.m, &b.v, &b.g})
-    CHECK(t->numel() == (t == &b.g ? rest : n) && t->dtype() == b.p.dtype(),
-          "adamw: wants buffers {} [{}] and gradients [{}], got {} {}", b.p.dtype(), n, rest, t->dtype(),
+    CHECK(t->numel() == (t == &b.g ? rest : moments) && t->dtype() == b.p.dtype(),
+          "adamw: wants moments {} [{}] and gradients [{}], got {} {}", b.p.dtype(), moments, rest, t->dtype(),
           t->shape());
   CHECK(!b.copy.defined() || b.copy.numel() == n, "adamw: wants a copy [{}], got {}", n, b.copy.shape());
   CHECK(b.partial.numel() == norm_chunks(split) + norm_chunks(rest) && b.factors.numel() == adamw_factor::kCount &&
@@ -51,32 +66,47 @@ template <class T> WaitingRows<T> waiting_rows(const AdamWRows& r) {
           static_cast<uint32_t*>(r.clock.raw())};
 }
 
-// Elements [begin, end) of the buffers.
-template <class T, class G>
-AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t begin, int64_t end) {
-  const int64_t decayed = std::clamp<int64_t>(b.decayed - begin, 0, end - begin);
-  return {b.p.data<T>() + begin,
-          b.m.data<T>() + begin,
-          b.v.data<T>() + begin,
-          data_or_null<G>(g),
-          b.copy.defined() ? b.copy.data<bfloat16>() + begin : nullptr,
-          decayed,
-          end - begin};
-}
-
+int64_t low_end(const AdamWBuffers& b) { return b.low.defined() ? b.low.numel() : 0; }
 int64_t own_end(const AdamWBuffers& b) { return b.groups.empty() ? b.p.numel() : b.groups.front().begin; }
 
-template <class T> AdamWSegment<T, T> segment(const AdamWBuffers& b, const AdamWGroup& group) {
-  AdamWSegment<T, T> s = segment<T, T>(b, b.g, group.begin, group.end);
-  s.g += group.begin - (b.low.defined() ? b.low.numel() : 0);
-  s.decayed = group.decayed - group.begin;
-  return s;
+// The elements of a span, of which those below `decayed` decay; g begins with element `first`.
+template <class T, class G>
+AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t first, const AdamWSpan& s,
+                           int64_t decayed) {
+  const int64_t n = s.end - s.begin;
+  if (n == 0) return {};
+  return {b.p.data<T>() + s.begin,
+          b.m.data<T>() + s.at,
+          b.v.data<T>() + s.at,
+          g.data<G>() + (s.begin - first),
+          b.copy.defined() ? b.copy.data<bfloat16>() + s.begin : nullptr,
+          std::clamp<int64_t>(decayed - s.begin, 0, n),
+          n};
+}
+// What of a span lies in [begin, end).
+AdamWSpan cut(const AdamWSpan& s, int64_t begin, int64_t end) {
+  const int64_t first = std::clamp(begin, s.begin, s.end);
+  return {first, std::clamp(end, first, s.end), s.at + first - s.begin};
 }
 
 AdamWOptions options_of(const AdamWOptions& o, const AdamWGroup& group) {
   AdamWOptions own = o;
   own.rate_scale = group.rate_scale, own.weight_decay = group.weight_decay;
   return own;
+}
+
+// Calls update(options, low, rest, whether waiting rows are among them) for every piece with options of its own.
+template <class T, class F> void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o, F&& update) {
+  const int64_t split = low_end(b);
+  for (const AdamWSpan& span : b.spans.empty() ? std::vector<AdamWSpan>{{0, b.p.numel(), 0}} : b.spans) {
+    const auto low = segment<T, bfloat16>(b, b.low, 0, cut(span, 0, split), b.decayed);
+    const auto rest = segment<T, T>(b, b.g, split, cut(span, split, own_end(b)), b.decayed);
+    if (low.n + rest.n > 0) update(o, low, rest, true);
+    for (const AdamWGroup& group : b.groups) {
+      const auto own = segment<T, T>(b, b.g, split, cut(span, group.begin, group.end), group.decayed);
+      if (own.n > 0) update(options_of(o, group), AdamWSegment<T, bfloat16>{}, own, false);
+    }
+  }
 }
 
 template <class F> void dispatch(const AdamWBuffers& b, F&& f) {
@@ -93,15 +123,13 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
         !touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
         "adamw: wants touched rows of {}, got {} {}", b.rows.count, touched.dtype(), touched.shape());
     Context& context = b.p.context();
-    const int64_t n = b.p.numel(), split = b.low.defined() ? b.low.numel() : 0;
-    const auto low = segment<T, bfloat16>(b, b.low, 0, split);
-    const auto rest = segment<T, T>(b, b.g, split, own_end(b));
+    const int64_t split = low_end(b);
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
     double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
-    const AdamWGradients<T> g{low.g,
-                              low.n,
-                              rest.g,
-                              n - split,
+    const AdamWGradients<T> g{data_or_null<bfloat16>(b.low),
+                              split,
+                              data_or_null<T>(b.g),
+                              b.p.numel() - split,
                               data_or_null<int32_t>(touched),
                               partial,
                               factors,
@@ -110,15 +138,16 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
         context, "adamw",
         [&] {
           cpu::adamw_norm(o, context.step_pointer(), g, rows);
-          cpu::adamw_update(o, factors, low, rest, rows, !g.touched);
-          for (const AdamWGroup& group : b.groups)
-            cpu::adamw_update<T>(options_of(o, group), factors, {}, segment<T>(b, group), {}, true);
+          for_each_piece<T>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+            cpu::adamw_update<T>(own, factors, low, rest, first ? rows : WaitingRows<T>{}, !g.touched);
+          });
         },
         [&](auto& cuda) {
           cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
-          cuda::adamw_update(o, factors, low, rest, rows, !g.touched, cuda.stream);
-          for (const AdamWGroup& group : b.groups)
-            cuda::adamw_update<T>(options_of(o, group), factors, {}, segment<T>(b, group), {}, true, cuda.stream);
+          for_each_piece<T>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+            cuda::adamw_update<T>(own, factors, low, rest, first ? rows : WaitingRows<T>{}, !g.touched,
+                                  cuda.stream);
+          });
         });
   });
 }
@@ -126,7 +155,8 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
 void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder& order) {
   if (b.rows.count == 0) return;
   dispatch(b, [&]<class T>(TypeTag<T>) {
-    const auto rest = segment<T, T>(b, b.g, b.low.defined() ? b.low.numel() : 0, own_end(b));
+    const int64_t split = low_end(b);
+    const auto rest = segment<T, T>(b, b.g, split, {split, own_end(b), split}, b.decayed);
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
     const int32_t *pieces = order.defined() ? order.pieces.data<int32_t>() : nullptr,
                   *count = order.defined() ? order.count.data<int32_t>() : nullptr;

@@ -22,11 +22,17 @@ struct AdamWGroup {
   double rate_scale = 1, weight_decay = 0;
 };
 
+// Elements [begin, end), whose moments are elements [at, at + end − begin) of m and v. All multiples of 64.
+struct AdamWSpan {
+  int64_t begin = 0, end = 0, at = 0;
+};
+
 struct AdamWBuffers {
-  Tensor p, m, v;       // [n], float32 or float64, n a multiple of 64
-  Tensor low;           // [s] bfloat16, or undefined (s = 0): gradients of elements [0, s), s a multiple of 64
-  Tensor g;             // [n − s] gradients of the others, p's dtype
-  Tensor copy;          // [n] bfloat16, or undefined
+  Tensor p, m,
+      v;        // [n], float32 or float64, n a multiple of 64; m and v as long as the spans, where there are such
+  Tensor low;   // [s] bfloat16, or undefined (s = 0): gradients of elements [0, s), s a multiple of 64
+  Tensor g;     // [n − s] gradients of the others, p's dtype
+  Tensor copy;  // [n] bfloat16, or undefined
   int64_t decayed = 0;  // elements [0, decayed) decay; a multiple of 64
   Tensor partial;       // float64 [norm_chunks(s) + norm_chunks(n − s)], scratch
   Tensor factors;       // float64 [adamw_factor::kCount], zero before the first step
@@ -34,6 +40,9 @@ struct AdamWBuffers {
   AdamWRows rows;
   // Behind the elements that the options are for, without gaps up to n; the norm is that of all. One launch more for each.
   std::vector<AdamWGroup> groups;
+  // What is updated here, where several ranks share it out: one behind the other, and no row waits. Empty: everything. The norm
+  // is that of all gradients either way, so that a span has the bits that it has among the whole.
+  std::vector<AdamWSpan> spans;
 };
 
 inline int64_t norm_chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk; }

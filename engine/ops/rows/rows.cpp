@@ -149,7 +149,7 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
   check_index("input_embedding", "ids", ids, {s.tokens}, words.context());
   // An order of the rows of all ranks, one after the other, as they are gathered.
   const int64_t ranks = words.context().communicator().size();
-  const bool of_ranks = ranks > 1 && touched && order.defined() && order.entries.shape() == Shape{ranks * s.tokens};
+  const bool of_ranks = ranks > 1 && order.defined() && order.entries.shape() == Shape{ranks * s.tokens};
   CHECK(!order.defined() || ((order.entries.shape() == Shape{s.tokens} || of_ranks) &&
                              order.touched.numel() == touched_words(words.size(0))),
         "input_embedding: an order of {} entries and {} words of touched rows, for {} tokens and {} rows",
@@ -198,11 +198,11 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
         }
         if (!in.wants(0)) return;
         // Behind another use of the table (a tied head) every row has a gradient already: this one is added to it whole.
-        const bool alone = touched && in.owns_buffer(0);
+        const bool once = in.owns_buffer(0), alone = touched && once;
         CHECK(!touched || alone || !touched->defined(),
               "input_embedding: a gradient of touched rows alone is there already; clear it first");
         Tensor dwords = in.buffer(0);
-        CHECK(alone || !of_ranks, "input_embedding: an order of all ranks' rows wants a table that is used once");
+        CHECK(once || !of_ranks, "input_embedding: an order of all ranks' rows wants a table that is used once");
         if (order.defined()) scatter_ordered_into(op, of_ranks ? rows_of_all_ranks(dy) : dy, order, dwords, alone);
         else scatter_into(op, dy, ids, dwords);
         if (alone) *touched = order.touched;

@@ -1,0 +1,170 @@
+#include "engine/ops/ranks/experts_over_ranks.h"
+
+#include <bit>
+#include <memory>
+#include <numeric>
+
+#include "engine/ops/moe/moe.h"
+
+namespace glia {
+namespace {
+
+// Who of the communicator is in this rank's group, and which experts are whose.
+struct Group {
+  int first, size, place,
+      all;          // the group's ranks [first, first + size), this one the place-th; `all` ranks there are
+  int64_t experts;  // a rank
+
+  int64_t begin() const { return place * experts; }
+  int64_t end() const { return begin() + experts; }
+  // Counts of the group's ranks among those of all.
+  std::vector<int64_t> among_all(const std::vector<int64_t>& counts) const {
+    std::vector<int64_t> each(static_cast<size_t>(all));
+    std::copy(counts.begin(), counts.end(), each.begin() + first);
+    return each;
+  }
+};
+
+Group group_of(const Communicator& ranks, int64_t n_experts, int size) {
+  CHECK(size >= 1 && ranks.size() % size == 0 && n_experts % size == 0,
+        "experts over ranks: wants a divisor of {} ranks and {} experts, got {}", ranks.size(), n_experts, size);
+  return {ranks.rank() / size * size, size, ranks.rank() % size, ranks.size(), n_experts / size};
+}
+
+// What goes to and comes from each rank of the group, in rows.
+struct Traffic {
+  std::vector<int64_t> sent, received;
+  std::vector<Tensor> offsets;  // int32 [experts + 1], of each sender's rows among themselves
+
+  int64_t rows() const { return std::accumulate(received.begin(), received.end(), int64_t{0}); }
+};
+
+Traffic exchange_counts(Communicator& ranks, const Group& g, const Tensor& offsets) {
+  const int32_t* starts = offsets.data<int32_t>();
+  std::vector<int32_t> own(static_cast<size_t>(g.size * g.experts)), theirs(own.size());
+  for (size_t e = 0; e < own.size(); ++e) own[e] = starts[e + 1] - starts[e];
+  const std::vector<int64_t> one = g.among_all(std::vector<int64_t>(static_cast<size_t>(g.size), 1));
+  ranks.all_to_all_rows(own.data(), one, theirs.data(), one, g.experts * int64_t{sizeof(int32_t)});
+  Traffic t;
+  for (int q = 0; q < g.size; ++q) {
+    t.sent.push_back(starts[(q + 1) * g.experts] - starts[q * g.experts]);
+    std::vector<int32_t> of_sender(static_cast<size_t>(g.experts) + 1);
+    std::partial_sum(theirs.begin() + q * g.experts, theirs.begin() + (q + 1) * g.experts, of_sender.begin() + 1);
+    t.received.push_back(of_sender.back());
+    t.offsets.push_back(from_vector(offsets.context(), of_sender, {g.experts + 1}));
+  }
+  return t;
+}
+
+Tensor to_experts(const Tensor& x, const Group& g, const Traffic& t) {
+  Tensor y = empty(x.context(), {t.rows(), x.size(1)}, x.dtype());
+  x.context().communicator().all_to_all_rows(x.raw(), g.among_all(t.sent), y.raw(), g.among_all(t.received),
+                                             x.size(1) * size_of(x.dtype()));
+  return y;
+}
+// → [rows, ..], 0 behind those that were sent.
+Tensor to_senders(const Tensor& y, int64_t rows, const Group& g, const Traffic& t) {
+  Tensor x = zeros(y.context(), {rows, y.size(1)}, y.dtype());
+  y.context().communicator().all_to_all_rows(y.raw(), g.among_all(t.received), x.raw(), g.among_all(t.sent),
+                                             y.size(1) * size_of(y.dtype()));
+  return x;
+}
+
+// This rank's experts on one sender's rows: a short tape of its own, which the op's gradient runs.
+struct Sender {
+  int64_t begin = 0, end = 0;  // its rows
+  Var x, y;
+  std::array<Var, 4> weights;
+};
+
+Var leaf(const Tensor& value, bool wanted, DType gradient) {
+  if (!wanted) return value;
+  return Var::parameter(value,
+                        gradient == value.dtype() ? Tensor() : empty(value.context(), value.shape(), gradient));
+}
+
+Sender compute(const Tensor& rows, int64_t begin, int64_t end, bool wants_x, const DividedExperts& experts,
+               const Group& g, const Tensor& offsets) {
+  Sender s{begin, end, {}, {}, {}};
+  if (begin == end) return s;
+  const bool grad = rows.context().grad_enabled;
+  s.x = leaf(rows.rows(begin, end), grad && wants_x, rows.dtype());
+  for (size_t i = 0; i < 4; ++i) {
+    const Var& w = experts.weights[i];
+    s.weights[i] = leaf(w.value().rows(g.begin(), g.end()), grad && w.requires_grad(), experts.gradients[i]);
+    if (w.copy().defined()) s.weights[i].set_copy(w.copy().rows(g.begin(), g.end()));
+  }
+  s.y = expert_ffn(s.x, s.weights[0], s.weights[1], s.weights[2], s.weights[3], offsets);
+  return s;
+}
+
+// The sum of terms [first, end) along the tree whose left half is the largest power of two: in terms[first], which it overwrites.
+void sum_tree(std::vector<Tensor>& terms, size_t first, size_t end) {
+  if (end - first == 1) return;
+  const size_t middle = first + std::bit_ceil(end - first) / 2;
+  sum_tree(terms, first, middle);
+  sum_tree(terms, middle, end);
+  accumulate(terms[first], terms[middle]);
+}
+
+// Of weight i, over the senders: this rank's part of `all` [E, ..].
+void weight_gradient(const std::vector<Sender>& senders, size_t i, const Group& g, const Tensor& all) {
+  fill(all, -0.0);
+  Tensor own = all.rows(g.begin(), g.end());
+  std::vector<Tensor> terms;
+  for (const Sender& s : senders) {
+    const Tensor term = s.y.defined() ? s.weights[i].grad() : Tensor();
+    terms.push_back(term.defined() ? term : zeros_like(own));  // whoever sent nothing
+  }
+  sum_tree(terms, 0, terms.size());
+  own.copy_from(terms[0]);
+}
+
+}  // namespace
+
+Var expert_ffn_over_ranks(const Var& x, const DividedExperts& experts, const Tensor& offsets) {
+  Context& context = x.context();
+  const Group g = group_of(context.communicator(), experts.weights[0].size(0), experts.ranks);
+  CHECK(context.device().is_cpu() && x.rank() == 2 && offsets.shape() == Shape{g.size * g.experts + 1},
+        "expert_ffn_over_ranks: wants x [N, H] and offsets [{}] in a CPU's memory, got {} and {} on {}",
+        g.size * g.experts + 1, x.shape(), offsets.shape(), context.device().str());
+  const auto traffic = std::make_shared<const Traffic>(exchange_counts(context.communicator(), g, offsets));
+  const auto senders = std::make_shared<std::vector<Sender>>();
+  const Tensor rows = to_experts(x.value(), g, *traffic);
+  Tensor outputs = empty(context, {rows.size(0), experts.weights[2].size(1)}, x.dtype());
+  int64_t begin = 0;
+  for (size_t s = 0; s < traffic->received.size(); ++s) {
+    const int64_t end = begin + traffic->received[s];
+    senders->push_back(compute(rows, begin, end, x.requires_grad(), experts, g, traffic->offsets[s]));
+    if (end > begin) outputs.rows(begin, end).copy_from(senders->back().y.value());
+    begin = end;
+  }
+  const int64_t n = x.size(0);
+  return record("expert_ffn_over_ranks", to_senders(outputs, n, g, *traffic),
+                {x, experts.weights[0], experts.weights[1], experts.weights[2], experts.weights[3]},
+                [traffic, senders, g, n, hidden = x.size(1)](const Tensor& dy, Grads& in) {
+                  const Tensor doutputs = to_experts(dy, g, *traffic);
+                  Tensor drows = empty(dy.context(), {traffic->rows(), hidden}, dy.dtype());
+                  for (const Sender& s : *senders) {
+                    if (!s.y.defined() || !s.y.requires_grad()) continue;
+                    backward(s.y, doutputs.rows(s.begin, s.end));
+                    if (in.wants(0)) drows.rows(s.begin, s.end).copy_from(s.x.grad());
+                  }
+                  if (in.wants(0)) in.add(0, to_senders(drows, n, g, *traffic));
+                  for (size_t i = 0; i < 4; ++i) {
+                    if (!in.wants(i + 1)) continue;
+                    const Tensor all = in.buffer(i + 1);
+                    weight_gradient(*senders, i, g, all);
+                    in.add(i + 1, all);
+                  }
+                });
+}
+
+void gather_experts(const Tensor& all) {
+  Communicator& ranks = all.context().communicator();
+  const Group g = group_of(ranks, all.size(0), ranks.size());
+  const Tensor own = all.rows(g.begin(), g.end());
+  ranks.all_gather(own.raw(), all.raw(), own.numel(), all.dtype());
+}
+
+}  // namespace glia

@@ -1,0 +1,76 @@
+// AdamW whose moments ranks share out: the bits of the optimiser that has them whole, in every way that parameters are grouped, and
+// checkpoints that do not tell.
+#include "engine/core/file.h"
+#include "nn/weights/checkpoint.h"
+#include "tests/temporary_folder.h"
+#include "tests/training/over_ranks.h"
+
+namespace glia::test {
+namespace {
+
+TEST_CASE("shared moments: steps have the bits of moments that every rank has") {
+  const std::vector<std::vector<const char*>> ways = {
+      {},
+      {"--task=masked_lm"},
+      {"--no-lazy-embedding", "--clip=0.1"},
+      {"--precision=bfloat16", "--gradients=bfloat16"},
+      {"--precision=bfloat16", "--gradients=float32", "--micro-batches=2"},
+      {"--lr-of=*layer.1*=0.001", "--weight-decay-of=*word*=0.1", "--freeze=*position*"}};
+  for (const auto& way : ways)
+    for (const char* config : {"dense", "astrocyte-hierarchical"}) {
+      Options o = options_of(way);
+      for (const int ranks : {2, 3}) {
+        INFO(config, " ", ranks, " ", way.empty() ? "" : way[0]);
+        o.shard_optimiser = false;
+        const Trained whole = train_over(o, config, 4, ranks, 1);
+        o.shard_optimiser = true;
+        const Trained parts = train_over(o, config, 4, ranks, 1);
+        EXPECT(parts.losses == whole.losses);
+        EXPECT(parts.weights == whole.weights);
+        EXPECT(parts.evaluation == whole.evaluation);
+      }
+    }
+}
+
+TEST_CASE("shared moments: exact sums have the same bits in 1 and 3 processes") {
+  const Options o = options_of({"--shard-optimiser", "--reduction=exact", "--chunks=4"});
+  const Trained one = train_over(o, "astrocyte-hierarchical", 3, 4, 1);
+  EXPECT(train_over(o, "astrocyte-hierarchical", 3, 4, 3).weights == one.weights);
+}
+
+TEST_CASE("shared moments: a checkpoint has the bytes of whole moments, and any number of ranks goes on from it") {
+  const TemporaryFolder folder("shared-moments");
+  const auto path = [&](const char* name) { return folder / name; };
+  const Options whole = options_of({}), parts = options_of({"--shard-optimiser"});
+  go_on(whole, "softmax-moe", 3, "", 2, path("whole"));
+  go_on(parts, "softmax-moe", 3, "", 2, path("parts"));
+  EXPECT(read_file(path("parts")) == read_file(path("whole")));
+  // Whoever reads it writes it again as it was.
+  for (const int ranks : {1, 2, 4}) {
+    INFO(ranks);
+    go_on(parts, "softmax-moe", ranks, path("parts"), 0, path("again"));
+    EXPECT(read_file(path("again")) == read_file(path("whole")));
+  }
+  // Two further steps of two ranks, from three's.
+  go_on(whole, "softmax-moe", 2, path("parts"), 2, path("whole2"));
+  go_on(parts, "softmax-moe", 2, path("parts"), 2, path("parts2"));
+  EXPECT(read_file(path("parts2")) == read_file(path("whole2")));
+  EXPECT(read_file(path("parts2")) != read_file(path("parts")));
+}
+
+TEST_CASE("shared moments: whoever reads them without having gathered them is told") {
+  run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
+    Context context(Device::cpu(), 42);
+    set_ranks(context, std::move(communicator));
+    ParameterSet parameters;
+    parameters.add("w", {100, 3}, Init::normal(1), true);
+    parameters.materialise(context, 1);
+    AdamW optimiser(parameters, {}, false, true);
+    EXPECT(contains(error_of([&] { optimiser.m(); }), "are to be gathered before"));
+    optimiser.gather();
+    EXPECT(optimiser.m().numel() == parameters.trained_size());
+  });
+}
+
+}  // namespace
+}  // namespace glia::test
