@@ -15,7 +15,7 @@ class Head {
     Var logits;         // [R, C], float32 (float64 for float64); undefined where a head never holds all of them
     Var loss;           // [] mean over the rows with a target; undefined without targets
     Tensor row_losses;  // [R] of each row, 0 without a target; undefined where the loss op does not give them
-    Tensor sums;        // [3] Σ row losses, rows with a target, rows predicted right; undefined likewise
+    Tensor sums;  // [3] Σ row losses, rows with a target, those predicted right; [6] of two losses; or undefined
   };
   // hidden [R, H]; targets int32 [R] (−1: none, where the head allows it) or undefined: no loss.
   virtual Result forward(const Var& hidden, const Tensor& targets, const Pass& pass) const = 0;

@@ -13,10 +13,18 @@ void fill_targets(const Masking& masking, uint32_t epoch, uint32_t batch, int64_
                   BatchView& view) {
   if (masking.rate <= 0) return;
   CHECK(view.read && view.targets, "batch: words that are to be predicted want room");
-  view.read_rows = masking.next_words ? find_next_words(view.ids, view.offsets, spans, view.borders, sequences,
-                                                        view.read, view.targets)
-                                      : mask_words(masking, epoch, batch, view.ids, view.offsets, view.lengths,
-                                                   sequences, view.read, view.targets);
+  CHECK(masking.sequences == 0 || masking.sequences >= sequences,
+        "batch: wants labels of at most {} sequences, got {} sequences", masking.sequences, sequences);
+  for (int64_t b = 0; b < masking.sequences; ++b) {
+    view.read[b] = b < sequences ? view.offsets[b] : -1;
+    view.targets[b] = b < sequences ? view.labels[b] : -1;
+  }
+  int32_t *read = view.read + masking.sequences, *targets = view.targets + masking.sequences;
+  view.read_rows = masking.sequences;
+  view.read_rows +=
+      masking.next_words
+          ? find_next_words(view.ids, view.offsets, spans, view.borders, sequences, read, targets)
+          : mask_words(masking, epoch, batch, view.ids, view.offsets, view.lengths, sequences, read, targets);
 }
 
 BatchPlan::BatchPlan(const TokenSplit& split, const BatchOptions& options) : split_(split), options_(options) {

@@ -38,7 +38,7 @@ struct BatchView {
       nullptr;  // [B]    its real tokens; attention's keys end there. Packed: offsets[b+1] − offsets[b]
   int32_t* labels = nullptr;   // [B]
   int32_t* borders = nullptr;  // [B] filled where there is room: a sequence's tokens before its border, 0 without
-  // With masking: the first read_rows of masked_room(T) entries are filled; the ids are the masked ones.
+  // With masking: the first read_rows of masked_room(T) entries are filled (Masking says with what); the ids are masked.
   int32_t *read = nullptr, *targets = nullptr;
   int64_t read_rows = 0;
   RowOrderView order;      // of the ids, with room for token_capacity of them; filled where `vocabulary` is given

@@ -10,9 +10,10 @@
 namespace glia {
 
 int64_t masked_room(const Masking& masking, int64_t tokens) {
-  if (masking.rate > 0 && masking.rows > 0) return masking.rows;
+  if (masking.rate > 0 && masking.rows > 0) return masking.rows + masking.sequences;
   if (masking.next_words) return tokens;
-  return masking.rate > 0 ? static_cast<int64_t>(std::ceil(masking.rate * static_cast<double>(tokens))) : 0;
+  if (masking.rate <= 0) return 0;
+  return static_cast<int64_t>(std::ceil(masking.rate * static_cast<double>(tokens))) + masking.sequences;
 }
 
 int64_t mask_words(const Masking& m, uint32_t epoch, uint32_t batch, int32_t* ids, const int32_t* offsets,

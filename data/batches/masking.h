@@ -16,6 +16,9 @@ struct Masking {
   int32_t first_word = 0;  // random words are drawn from [first_word, vocabulary)
   // Instead, with a rate of 1: nothing is replaced, and each token is to tell the one behind it.
   bool next_words = false;
+  // Above 0: batches have so many sequences, and of each the first row is read too, before the masked words, to tell the
+  // sequence's label (−1: it has none). First, so that they stand in the same place however many words are masked.
+  int64_t sequences = 0;
 };
 
 inline Masking next_words() {
@@ -24,7 +27,7 @@ inline Masking next_words() {
   return m;
 }
 
-// The most that are chosen out of `tokens`: what a buffer wants room for.
+// The most rows that are read of `tokens`: what a buffer wants room for.
 int64_t masked_room(const Masking& masking, int64_t tokens);
 
 // Chooses and replaces in place. ids [T] of sequences offsets[b] … offsets[b] + lengths[b] − 1 (the first and the last token of

@@ -46,6 +46,8 @@ PieceStream::PieceStream(const TokenSplit& documents, const PieceOptions& option
   CHECK(documents.tokens() > 0, "pieces: want documents with words, got {} without one", documents.size());
   CHECK(documents.size() < INT32_MAX, "pieces: {} documents are too many", documents.size());
   if (options_.sequences == 0) options_.sequences = piece_room(documents, options);
+  CHECK(options.masking.sequences == 0 || options.masking.sequences == options_.sequences,
+        "pieces: want labels of all {} pieces, got {}", options_.sequences, options.masking.sequences);
   cut();
 }
 
@@ -111,7 +113,9 @@ bool PieceStream::fill(BatchView& out) {
     // [SEP] is told where the document ends there, not where a piece does.
     spans_.push_back(out.lengths[b] - (begin + words == documents_.offsets[document + 1] ? 0 : 1));
     if (out.borders) out.borders[b] = border_of(out.ids + at, out.lengths[b], options_.enders);
-    out.labels[b++] = documents_.labels[static_cast<size_t>(document)];
+    const bool whole = words == documents_.length(document);
+    const bool told = whole || options_.masking.sequences == 0;
+    out.labels[b++] = told ? documents_.labels[static_cast<size_t>(document)] : -1;
     tokens = at + words + kAround;
   });
   if (!any) return false;

@@ -29,7 +29,8 @@ class PieceStream {
   PieceStream(const TokenSplit& documents, const PieceOptions& options);
 
   // The next batch; false after the last epoch's. Sets view.tokens, view.sequences (all of them), read_rows, the ids' order where
-  // the view has room for it, and a piece's label: its document's. Only the last batch of all may be less than full; a batch
+  // the view has room for it, and a piece's label: its document's, and where labels are to be told (Masking::sequences) that of a
+  // whole document alone, else −1: a part of a text need not show its topic. Only the last batch of all may be less than full; a batch
   // with more pieces than there is room for ends early and says so in crowded().
   bool fill(BatchView& view);
   void seek(int64_t batch);  // the next fill() gives batch number `batch`, from 0

@@ -35,7 +35,13 @@ struct Texts {
   std::unique_ptr<const std::string> text;  // of a file; stays where it is when this moves
   std::vector<std::string> rows;            // of a data set
   std::vector<std::string_view> documents;
+  std::vector<int32_t> classes;  // [documents], or empty: they have none
   int64_t validation = 0;
+
+  void keep(size_t count) {
+    documents.resize(count);
+    if (!classes.empty()) classes.resize(count);
+  }
 };
 
 Texts texts_of_file(const fs::path& path, bool bytes) {
@@ -56,14 +62,17 @@ Texts texts_of_training(const CorpusOptions& o, const std::string& name, TextDat
       stratified_split(data.train.labels, o.data.validation_fraction, static_cast<uint64_t>(o.data.split_seed));
   t.validation = static_cast<int64_t>(rows.held_out.size());
   for (const int64_t row : rows.kept) t.rows.push_back(std::move(data.train.texts[static_cast<size_t>(row)]));
-  for (const std::string& row : t.rows)
-    if (row.find_first_not_of(" \t\r\n") != std::string::npos) t.documents.push_back(row);
+  for (size_t i = 0; i < t.rows.size(); ++i) {
+    if (t.rows[i].find_first_not_of(" \t\r\n") == std::string::npos) continue;
+    t.documents.push_back(t.rows[i]);
+    if (o.topics) t.classes.push_back(data.train.labels[static_cast<size_t>(rows.kept[i])]);
+  }
   return t;
 }
 
 // Leaves out what shares a run of words with a test row; returns how many those are.
-int64_t remove_overlapping(std::vector<std::string_view>& documents, const WordRuns& tested,
-                           PhaseDisplay* display) {
+int64_t remove_overlapping(Texts& t, const WordRuns& tested, PhaseDisplay* display) {
+  const std::vector<std::string_view>& documents = t.documents;
   std::vector<uint8_t> shared(documents.size());
   std::atomic<int64_t> done = 0;
   const auto n = static_cast<int64_t>(documents.size());
@@ -73,16 +82,21 @@ int64_t remove_overlapping(std::vector<std::string_view>& documents, const WordR
     if (display) display->step(done += end - first, n);
   });
   size_t kept = 0;
-  for (size_t i = 0; i < documents.size(); ++i)
-    if (!shared[i]) documents[kept++] = documents[i];
+  for (size_t i = 0; i < documents.size(); ++i) {
+    if (shared[i]) continue;
+    if (!t.classes.empty()) t.classes[kept] = t.classes[i];
+    t.documents[kept++] = documents[i];
+  }
   const auto removed = static_cast<int64_t>(documents.size() - kept);
-  documents.resize(kept);
+  t.keep(kept);
   return removed;
 }
 
-void append_tokens(TokenSplit& to, const std::vector<std::string_view>& documents, const WordPiece& tokenizer,
-                   int32_t label, PhaseDisplay* display) {
+// A document's label is its source's number; classes count on from there, so only the last source may have any.
+void append_tokens(TokenSplit& to, const Texts& t, const WordPiece& tokenizer, int32_t source,
+                   PhaseDisplay* display) {
   constexpr int64_t kChunk = 64;
+  const std::vector<std::string_view>& documents = t.documents;
   struct Part {
     std::vector<int32_t> ids;
     std::vector<int64_t> lengths;
@@ -99,11 +113,12 @@ void append_tokens(TokenSplit& to, const std::vector<std::string_view>& document
     }
     if (display) display->step(done += end - first, n);
   });
+  const size_t before = to.labels.size();
   for (const Part& part : parts) {
     to.ids.insert(to.ids.end(), part.ids.begin(), part.ids.end());
     for (const int64_t length : part.lengths) {
       to.offsets.push_back(to.offsets.back() + length);
-      to.labels.push_back(label);
+      to.labels.push_back(source + (t.classes.empty() ? 0 : t.classes[to.labels.size() - before]));
     }
   }
 }
@@ -139,16 +154,23 @@ std::vector<uint8_t> parts_of(int64_t documents, double share, uint64_t seed, ui
   return part;
 }
 
+// What append_tokens labelled, to both parts.
 void split(const TokenSplit& all, const CorpusOptions& o, Corpus& corpus) {
+  const auto classless = static_cast<int32_t>(corpus.sources.size()) - 1;  // so many sources
   int64_t first = 0;
   for (size_t s = 0; s < corpus.sources.size(); ++s) {
     int64_t end = first;
-    while (end < all.size() && all.labels[static_cast<size_t>(end)] == static_cast<int32_t>(s)) ++end;
+    while (end < all.size() && std::min(all.labels[static_cast<size_t>(end)], classless) == static_cast<int32_t>(s))
+      ++end;
     const std::vector<uint8_t> parts =
         parts_of(end - first, o.held_out, static_cast<uint64_t>(o.data.split_seed), static_cast<uint32_t>(s));
     for (int64_t d = first; d < end; ++d) {
       const uint8_t part = parts[static_cast<size_t>(d - first)];
-      if (part < 2) (part ? corpus.held_out : corpus.training).append(all, d);
+      if (part < 2) {
+        TokenSplit& to = part ? corpus.held_out : corpus.training;
+        to.append(all, d);
+        if (o.topics) to.labels.back() = std::max(to.labels.back() - classless, -1);
+      }
       corpus.sources[s].held_out += part == 1;
       corpus.sources[s].guards += part == 2;
     }
@@ -173,6 +195,7 @@ uint64_t key_of(const CorpusOptions& o, const std::vector<fs::path>& files, cons
       fmt::format("corpus|{}|{}|{}|{}|{}|{}|{}|{}", kVersion, lowercase, o.training_texts, o.overlap_words,
                   o.max_documents, o.data.validation_fraction, o.data.split_seed, vocabulary),
       row.content_key(o.data));
+  if (o.topics) key = hash_bytes("topics", key);
   for (const fs::path& file : files) key = hash_bytes(file.filename().string(), hash_bytes(read_file(file), key));
   return key;
 }
@@ -191,15 +214,15 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
   const auto take = [&](Texts& t) {
     Corpus::Source source{t.name, static_cast<int64_t>(t.documents.size()) + t.validation, 0, t.validation};
     if (o.max_documents > 0 && static_cast<int64_t>(t.documents.size()) > o.max_documents)
-      t.documents.resize(static_cast<size_t>(o.max_documents));
+      t.keep(static_cast<size_t>(o.max_documents));
     begin(display, fmt::format("comparing {} with the test rows", t.name));
-    if (o.overlap_words > 0) source.overlapping = remove_overlapping(t.documents, tested, display);
+    if (o.overlap_words > 0) source.overlapping = remove_overlapping(t, tested, display);
     tokens.class_names.push_back(t.name);
     tokens.notes.push_back(note_of(source));
   };
   const auto encode = [&](const Texts& t, size_t label) {
     begin(display, fmt::format("cutting {} into word pieces", t.name));
-    append_tokens(tokens.train, t.documents, *corpus.tokenizer, static_cast<int32_t>(label), display);
+    append_tokens(tokens.train, t, *corpus.tokenizer, static_cast<int32_t>(label), display);
   };
   // With a vocabulary one source after another; without, all of them at once, since it is learnt from all.
   const size_t sources = files.size() + (o.training_texts ? 1 : 0);
@@ -225,6 +248,8 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
     for (size_t i = 0; i < sources; ++i) encode(all[i], i);
   }
   tokens.notes.push_back(std::to_string(tests));
+  if (o.topics)  // behind the sources' names
+    tokens.class_names.insert(tokens.class_names.end(), data.class_names.begin(), data.class_names.end());
   return tokens;
 }
 
@@ -237,6 +262,8 @@ Corpus load_corpus(const CorpusOptions& o, PhaseDisplay* display) {
   if (files.empty() && !o.training_texts)
     fail_input("--corpus: expected files with text, or --training-texts on; got neither");
   CHECK(o.held_out > 0 && o.held_out < 1, "corpus: wants a share in (0, 1) to hold out, got {}", o.held_out);
+  CHECK(o.training_texts || !o.topics,
+        "corpus: topics are those of the data set's training texts, which are left out");
 
   Corpus corpus;
   corpus.excluded = row.name;
@@ -265,10 +292,12 @@ Corpus load_corpus(const CorpusOptions& o, PhaseDisplay* display) {
     corpus.tokenizer =
         std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, kTrained), lowercase);
   }
-  for (size_t s = 0; s < tokens->class_names.size(); ++s) {
+  const size_t sources = tokens->notes.size() - 1;
+  for (size_t s = 0; s < sources; ++s) {
     corpus.sources.push_back({tokens->class_names[s]});
     read_note(tokens->notes[s], corpus.sources.back());
   }
+  corpus.class_names.assign(tokens->class_names.begin() + static_cast<int64_t>(sources), tokens->class_names.end());
   corpus.test_rows = std::strtoll(tokens->notes.back().c_str(), nullptr, 10);
   begin(display, "splitting the text");
   split(tokens->train, o, corpus);

@@ -13,6 +13,7 @@ struct CorpusOptions {
   int64_t overlap_words = 8;   // length of a shared run; 0: test rows are not looked at
   double held_out = 0.01;      // share of each source's documents
   int64_t max_documents = 0;   // of each source; 0: all
+  bool topics = false;         // a document's label is its class in the data set instead of its source
 };
 
 struct Corpus {
@@ -25,13 +26,19 @@ struct Corpus {
   std::vector<Source> sources;
   std::string excluded;  // name of the data set whose test rows are kept out
   int64_t test_rows = 0;
-  // Ids without [CLS] and [SEP]; a document's label is its source's number.
+  // Ids without [CLS] and [SEP]; a document's label is its source's number. With topics: its class among class_names, −1 where
+  // it is none of the data set's.
   TokenSplit training, held_out;
+  std::vector<std::string> class_names;  // [C]; empty without topics
   std::shared_ptr<const WordPiece> tokenizer;
   bool from_cache = false;
   std::vector<std::string> notes;  // for a person, a line each
 
   const Vocabulary& vocabulary() const { return tokenizer->vocabulary(); }
+  // What labels are below.
+  int64_t classes() const {
+    return static_cast<int64_t>(class_names.empty() ? sources.size() : class_names.size());
+  }
 };
 
 // Held-out documents are runs of neighbouring ones (up to 64), and some on both sides of a run are left out of both parts: where a line is

@@ -84,6 +84,12 @@ void check(const P& o) {
     fail_input("--beta1, --beta2: expected numbers below 1, got {} and {}", o.beta1, o.beta2);
   if (find_task(o.task).targets == TaskRow::Targets::kLabels)
     fail_input("--task: expected one that predicts words, got {}", o.task);
+  if (o.joint > 0 && find_task(o.task).targets != TaskRow::Targets::kMaskedWords)
+    fail_input("--joint: expected a task that masks words, got --task {}", o.task);
+  if (o.joint > 0 && !o.training_texts)
+    fail_input("--joint: expected the data set's training texts, which have topics, got --training-texts off");
+  if (o.joint > 0 && (o.ranks > 1 || o.reduction == "exact"))
+    fail_input("--joint: expected one rank, got --ranks {} and --reduction {}", o.ranks, o.reduction);
   if (o.prompt == "title") fail_input("--prompt: expected none or sentence of running text, got title");
   if ((o.steps > 0) == (o.minutes > 0))
     fail_input("--steps, --minutes: expected one of them above 0, got {} and {}", o.steps, o.minutes);
@@ -157,6 +163,10 @@ const std::vector<PretrainOption>& pretrain_options() {
           "schedule", &P::schedule, true,
           "linear: up from 0, down to 0; one-cycle: up from a quarter of the rate; --warmup says where the peak is",
           -kMost, kMost, {"linear", "one-cycle"}),
+      option(
+          "joint", &P::joint, true,
+          "learn the data set's topics too, masked words weighing so much more than they (20: TLM); 0: words alone",
+          0, 1e6),
       option("beta1", &P::beta1, true, "AdamW's decay of the mean gradient", 0, 1),
       option("beta2", &P::beta2, true, "AdamW's decay of its square", 0, 1),
       option("eps", &P::eps, true, "AdamW's epsilon", 1e-30, 1),
@@ -261,13 +271,15 @@ PretrainCommand parse_pretrain(int argc, const char* const* argv) {
 }
 
 CorpusOptions corpus_options(const PretrainOptions& o) {
-  return {o, o.corpus, o.training_texts, o.overlap_words, o.held_out, o.max_documents};
+  return {o, o.corpus, o.training_texts, o.overlap_words, o.held_out, o.max_documents, o.joint > 0};
 }
 
 nlohmann::ordered_json identity_of(const PretrainOptions& o) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const PretrainOption& own : pretrain_options())
-    if (own.kept) std::visit([&](const auto& v) { json[option_key(own.row.name)] = v; }, value_of(o, own));
+    // Runs from before there was a joint objective have no weight.
+    if (own.kept && (o.joint > 0 || std::string_view(own.row.name) != "joint"))
+      std::visit([&](const auto& v) { json[option_key(own.row.name)] = v; }, value_of(o, own));
   const P standard;
   // Where and how a run goes on changes no bit of it.
   for (const Flag* flag : shared_flags()) {

@@ -19,6 +19,7 @@ struct PretrainOptions : Options {
   double minutes = 0;
   int64_t tokens = 65536;
   double ramp = 0;
+  double joint = 0;
   std::string schedule = "linear";
   double beta1 = 0.9, beta2 = 0.98, eps = 1e-6;
   std::string dump;

@@ -34,7 +34,9 @@ std::string ids_of(const Corpus& corpus, bool narrow) {
 
 // The held-out batches as HeldOut reads them; returns how many.
 int64_t dump_batches(const PretrainOptions& o, const Corpus& corpus, const std::string& path) {
-  const PieceOptions pieces = held_out_pieces(o, corpus);
+  PretrainOptions words = o;
+  words.joint = 0;  // the first rows of sequences are no masked ones
+  const PieceOptions pieces = held_out_pieces(words, corpus);
   PieceStream stream(corpus.held_out, pieces);
   const auto places = static_cast<size_t>(pieces.places), room = static_cast<size_t>(pieces.sequences),
              masked = static_cast<size_t>(masked_room(pieces.masking, pieces.places));
@@ -58,6 +60,15 @@ int64_t dump_batches(const PretrainOptions& o, const Corpus& corpus, const std::
   }
   write_file_atomic(path, bytes_of(all));
   return batches;
+}
+
+// Of the page: what was learnt beside the words.
+std::string topics_page(const PretrainOptions& o, const Corpus& corpus) {
+  if (o.joint == 0) return "";
+  return fmt::format(
+      "\nIts pooler and classifier learnt the topics of {}'s training texts with it, the words weighing {} times as much; "
+      "transformers reads them as `BertForSequenceClassification`.\n",
+      corpus.excluded, o.joint);
 }
 
 }  // namespace
@@ -119,10 +130,12 @@ results::RunConfig saved_config(const PretrainOptions& o, const Corpus& corpus, 
   c.model["top_k"] = dense ? 0 : model.moe.top_k;
   for (const auto& [name, value] : model.moe.options.all())
     std::visit([&](const auto& v) { c.model[option_key(name)] = v; }, value);
-  c.model["classes"] = corpus.sources.size();
+  c.model["classes"] = corpus.classes();
+  c.data.class_names = corpus.class_names;
   c.model["vocabulary"] = corpus.vocabulary().size();
   c.model["positions"] = o.positions, c.model["types"] = o.types, c.model["norm_eps"] = o.norm_eps;
   c.train = {{"task", o.task}, {"mask_rate", o.mask_rate}, {"max_length", o.max_length}};
+  if (o.joint > 0) c.train["joint"] = o.joint;
   c.data.name = "text", c.data.synthetic = false;
   c.data.train_rows = corpus.training.size(), c.data.validation_rows = corpus.held_out.size();
   c.data.options["lowercase"] = corpus.tokenizer->lowercase();
@@ -136,11 +149,11 @@ void write_pages(const PretrainOptions& o, const Corpus& corpus, const RunModel&
   if (!model.moe.dense() || find_task(o.task).causal()) return;  // the export writes one
   std::string page = fmt::format(
       "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads, FFN {4}) with its masked-LM head, made by Glia's "
-      "`./experiments/pretrain` with seed {5}: {6} steps of {7} places, {8:.0f} % of the words masked; {9}.\n\n"
+      "`./experiments/pretrain` with seed {5}: {6} steps of {7} places, {8:.0f} % of the words masked; {9}.\n{12}\n"
       "| source | documents | share {10} words in a row with a test row of {11}, left out | validation rows, left out | held out |\n"
       "|---|---|---|---|---|\n",
       model.name, o.layers, o.hidden, o.heads, o.ffn, o.seed, plan.steps, o.tokens * o.micro_batches,
-      100 * o.mask_rate, result, o.overlap_words, corpus.excluded);
+      100 * o.mask_rate, result, o.overlap_words, corpus.excluded, topics_page(o, corpus));
   for (const Corpus::Source& s : corpus.sources)
     page +=
         fmt::format("| {} | {} | {} | {} | {} |\n", s.name, s.documents, s.overlapping, s.validation, s.held_out);

@@ -14,6 +14,7 @@
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/records/export.h"
 #include "experiments/training/run.h"
+#include "nn/joint_head.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;
@@ -26,6 +27,12 @@ using results::Json;
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
   return values[values.size() / 2];
+}
+
+// Behind what is said of the words; nothing where no topic was asked for.
+std::string topics_told(const HeldOut::Measured& m) {
+  if (!m.values.contains("task_accuracy")) return "";
+  return fmt::format(", {:.4f} of the topics right", m.values.get("task_accuracy"));
 }
 
 StepParts parts_of(const PretrainOptions& o, int64_t steps) {
@@ -63,7 +70,7 @@ class Pretraining {
         progress_(progress),
         identity_(identity),
         trainer_(context, pretraining_plan(o, corpus, model, plan.steps), o, model, static_cast<uint64_t>(o.seed),
-                 {}),
+                 corpus.class_names),
         held_out_(context, o, corpus),
         every_(evaluation_interval(o, plan.steps)) {}
 
@@ -146,12 +153,14 @@ void Pretraining::evaluate(results::MetricsLog* log) {
   if (!log) return;
   results::NamedValues values{{"accuracy", last_.accuracy}, {"loss", last_.loss}};
   if (find_task(options_.task).causal()) values = last_.values;
+  for (const char* name : {"task_accuracy", "task_loss"})
+    if (last_.values.contains(name)) values.set(name, last_.values.get(name));
   log->add(results::EvalPoint{"held_out", trainer_.done(), values, {}});
   now_.accuracy = last_.accuracy;
   evaluation_seconds_ += seconds_since(begin);
   if (options_.progress != "off")
-    progress_.say(fmt::format("step {:>6}  held-out loss {:.4f}, {:.4f} of the words right", trainer_.done(),
-                              last_.loss, last_.accuracy));
+    progress_.say(fmt::format("step {:>6}  held-out loss {:.4f}, {:.4f} of the words right{}", trainer_.done(),
+                              last_.loss, last_.accuracy, topics_told(last_)));
 }
 
 void Pretraining::show(bool evaluated) {
@@ -293,7 +302,8 @@ void pretrain_on(Context& context, const PretrainOptions& o, const Corpus& corpu
   pretraining.run();
   if (context.communicator().rank() > 0) return;
   const HeldOut::Measured measured = pretraining.measured();
-  const std::string result = fmt::format("held-out loss {:.4f}, accuracy {:.4f}", measured.loss, measured.accuracy);
+  const std::string result = fmt::format("held-out loss {:.4f}, accuracy {:.4f}{}", measured.loss,
+                                         measured.accuracy, topics_told(measured));
   results::write_timing(o.out, pretraining.timing());
   write_pages(o, corpus, model, begun.plan, result, o.out);
   export_model(saved_config(o, corpus, model), pretraining.trainer().model(), *corpus.tokenizer, o.max_length,
@@ -311,12 +321,21 @@ std::optional<Begun> follow_folder(const PretrainOptions& o, const Corpus& corpu
   return Begun{plan, whole_record(o, corpus, model, plan, text)["computed"].dump()};
 }
 
+// What the options alone do not say.
+void check_joint(const RunModel& model, bool divides) {
+  if (divides) fail_input("--joint: expected one rank, got several that share the run");
+  if (!model.moe.dense() && router_row(model.moe.router).traits.needs_labels)
+    fail_input("--joint: expected a router that asks no text for its topic, since not all have one; got {}",
+               model.moe.router);
+}
+
 }  // namespace
 
 TrainingPlan pretraining_plan(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
                               int64_t steps) {
   TrainingPlan plan;
-  plan.model = model_config(o, model, corpus.vocabulary().size(), static_cast<int64_t>(corpus.sources.size()));
+  plan.model = model_config(o, model, corpus.vocabulary().size(), corpus.classes());
+  if (o.joint > 0) plan.model.head = make_joint_head(o.joint);
   plan.steps = steps;
   plan.parts = parts_of(o, steps);
   plan.feed = text_feed(o, corpus);
@@ -357,6 +376,7 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
   check_model(o, model);
   ranks.check(o);
+  if (o.joint > 0) check_joint(model, divides);
   if (divides && o.steps == 0) fail_input("--minutes: expected --steps where ranks share a run, got {}", o.minutes);
   std::optional<RunLock> lock;
   if (ranks.first_process()) {

@@ -43,6 +43,7 @@ PieceOptions training_pieces(const PretrainOptions& o, const Corpus& corpus) {
   const auto share = static_cast<int64_t>(o.mask_rate * static_cast<double>(o.tokens));
   if (!p.masking.next_words) p.masking.rows = std::max<int64_t>(1, share > 64 ? share / 64 * 64 : share);
   p.sequences = piece_room(corpus.training, p);
+  if (o.joint > 0) p.masking.sequences = p.sequences;
   return p;
 }
 
@@ -51,6 +52,7 @@ PieceOptions held_out_pieces(const PretrainOptions& o, const Corpus& corpus) {
   p.seed = p.masking.seed = kHeldOutSeed;
   p.epochs = 1, p.moving = false;
   p.sequences = piece_room(corpus.held_out, p);
+  if (o.joint > 0) p.masking.sequences = p.sequences;
   return p;
 }
 
@@ -76,7 +78,8 @@ BatchFeed text_feed(const PretrainOptions& o, const Corpus& corpus) {
   return feed;
 }
 
-HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpus) : task_(find_task(o.task)) {
+HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpus)
+    : task_(find_task(o.task)), joint_(o.joint > 0) {
   const PieceOptions pieces = held_out_pieces(o, corpus);
   sequences_ = pieces.sequences;
   PieceStream stream(corpus.held_out, pieces);
@@ -103,7 +106,8 @@ HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpu
 HeldOut::Measured HeldOut::measure(const Model& model) const {
   Context& context = model.context();
   const NoGrad no_grad(context);
-  const std::unique_ptr<TaskMeter> meter = task_.meter(context, model.config().bert, batches_);
+  const std::unique_ptr<TaskMeter> meter =
+      joint_ ? make_joint_meter(context, batches_) : task_.meter(context, model.config().bert, batches_);
   Communicator& ranks = context.communicator();
   const int rank = ranks.rank(), turns = ranks.size();
   for (int64_t i = 0; i < batches_; ++i) {

@@ -36,6 +36,7 @@ class HeldOut {
     int64_t tokens;
   };
   const TaskRow& task_;
+  bool joint_;               // topics beside the words
   std::vector<Part> parts_;  // this rank's
   int64_t sequences_ = 0, batches_ = 0, asked_ = 0,
           words_ = 0;  // of next words: tokens, and those that begin a word

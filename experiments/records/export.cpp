@@ -92,9 +92,11 @@ void export_model(const results::RunConfig& run, const Model& model, const WordP
                run.config);
   const bool mixture = !model.config().moe.dense() || model.config().bert.causal;
   const bool classifies = model.parameters().find("classifier.weight") != nullptr;
-  Json config =
-      hugging_face_config(model.config().bert, classifies ? "BertForSequenceClassification" : "BertForMaskedLM",
-                          classifies ? run.data.class_names : std::vector<std::string>{});
+  // One that tells words too is read as what it was made for: to go on from.
+  const bool words = model.parameters().find("mlm.bias") != nullptr;
+  Json config = hugging_face_config(model.config().bert,
+                                    classifies && !words ? "BertForSequenceClassification" : "BertForMaskedLM",
+                                    classifies ? run.data.class_names : std::vector<std::string>{});
   if (model.config().bert.causal) mark_as_language_model(config);
   else if (mixture) mark_as_mixture(config);
   config["glia"] = ours(run);

@@ -41,6 +41,9 @@ struct TaskRow {
   bool better(double value, double than) const { return higher_is_better ? value > than : value < than; }
 };
 
+// For masked words with a head that tells topics too (nn/joint_head.h): "task_accuracy" and "task_loss" beside the words'.
+std::unique_ptr<TaskMeter> make_joint_meter(Context& context, int64_t batches);
+
 std::span<const TaskRow> task_registry();
 const TaskRow& find_task(std::string_view name);  // an unknown name is an error that lists the known ones
 

@@ -19,6 +19,7 @@
 #include "nn/bag.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
+#include "nn/joint_head.h"
 #include "tests/cases/op_cases.h"
 
 namespace glia {
@@ -131,6 +132,18 @@ void add_dense(std::vector<OpCase>& cases) {
       return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, false).y; };
     }));
   }
+}
+
+// Words and topics: the first rows of two sequences, one without a topic, then words, one of them not asked for.
+void add_joint_head(std::vector<OpCase>& cases) {
+  cases.push_back(layer_case("layer/joint_head", {{{6, 8}}}, [](ParameterSet& set) -> Forward {
+    const auto table = std::make_shared<Embeddings>(set, "e", small_bert());
+    const auto head = std::make_shared<JointHead>(set, small_bert(), *table, 3);
+    return [=](const Pass& p, const Vars& v) {
+      const Tensor targets = from_vector<int32_t>(v[0].context(), {-1, 2, 7, 0, -1, 10}, {6});
+      return head->forward(v[0], targets, p).loss;
+    };
+  }));
 }
 
 // The layer's output, and that with the losses.
@@ -379,6 +392,7 @@ void add_layer_cases(std::vector<OpCase>& cases) {
   cases.push_back({"sum_losses/many", {{{3}}, {{499}}}, many_terms, false});
   add_routing_ops(cases);
   add_dense(cases);
+  add_joint_head(cases);
   for (const RouterRow& row : router_registry()) add_router(cases, row.name), add_contexts(cases, row);
   add_mixtures(cases);
   add_output_losses(cases);

@@ -5,6 +5,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "data/text/documents.h"
@@ -226,6 +227,48 @@ TEST_CASE("corpus: the cache gives the same text, and is made anew when a file c
   EXPECT(second.test_rows == 4);
   made.corpus(lines(61));
   EXPECT(!load_corpus(made.options).from_cache);
+}
+
+TEST_CASE("corpus: with topics the same text, and documents know their class, those of other sources none") {
+  Made made;
+  // Rows that are left out, so that classes must move with their texts.
+  made.corpus(lines(80) + sentence(2001) + "\n");
+  made.options.max_documents = 70;
+  const Corpus plain = load_corpus(made.options);
+  EXPECT(plain.class_names.empty());
+  EXPECT(plain.classes() == 2);
+  made.options.topics = true;
+  made.options.data.cache = (made.folder.path / "cache").string();
+  for (const bool cached : {false, true}) {
+    const Corpus corpus = load_corpus(made.options);
+    EXPECT(corpus.from_cache == cached);
+    EXPECT(corpus.class_names == std::vector<std::string>{"0", "1"});
+    EXPECT(corpus.classes() == 2);
+    REQUIRE(corpus.sources.size() == 2);
+    EXPECT(corpus.sources[1].documents == 40);
+    std::map<int32_t, int64_t> times;
+    for (const auto& [part, other] :
+         {std::pair{&corpus.training, &plain.training}, {&corpus.held_out, &plain.held_out}}) {
+      EXPECT(part->ids == other->ids);
+      EXPECT(part->offsets == other->offsets);
+      for (int64_t d = 0; d < part->size(); ++d) {
+        const std::string text =
+            corpus.tokenizer->decode(part->ids.data() + part->offsets[d], static_cast<size_t>(part->length(d)));
+        const int32_t label = part->labels[static_cast<size_t>(d)];
+        const bool row = text.starts_with("train w");
+        EXPECT(label == (row ? std::stoi(text.substr(7)) % 2 : -1));
+        ++times[label];
+      }
+    }
+    EXPECT(times[-1] > 40);
+    EXPECT(times[0] > 8);
+    EXPECT(times[1] > 8);
+  }
+  made.options.topics = false;  // with a key of its own in the cache
+  EXPECT(!load_corpus(made.options).from_cache);
+  made.options.topics = true, made.options.training_texts = false;
+  EXPECT(
+      contains(error_of([&] { load_corpus(made.options); }), "topics are those of the data set's training texts"));
 }
 
 TEST_CASE("corpus: no text, too little of it") {

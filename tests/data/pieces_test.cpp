@@ -174,6 +174,47 @@ TEST_CASE(
   EXPECT(next(other)->read != first.read);
 }
 
+TEST_CASE(
+    "pieces: where labels are told, first rows come before the same masked words; a part of a text has no label") {
+  const TokenSplit text = documents(kLengths);
+  for (const int64_t masked : {11, 0}) {  // so many words, or the rate's share
+    PieceOptions o = options(2);
+    o.masking = {0.2, kMask, 1000, 9, masked, kFirst};
+    PieceStream plain(text, o);
+    o.sequences = plain.options().sequences;
+    o.masking.sequences = o.sequences;
+    PieceStream told(text, o);
+    EXPECT(masked_room(o.masking, 64) == o.sequences + (masked ? masked : 13));
+    std::map<bool, int64_t> pieces;
+    for (;;) {
+      const std::optional<Filled> a = next(plain), b = next(told);
+      REQUIRE(a.has_value() == b.has_value());
+      if (!a) break;
+      EXPECT(a->ids == b->ids);
+      EXPECT(std::vector<int32_t>(b->read.begin() + o.sequences, b->read.end()) == a->read);
+      EXPECT(std::vector<int32_t>(b->targets.begin() + o.sequences, b->targets.end()) == a->targets);
+      std::vector<int32_t> ids = a->ids;
+      for (size_t i = 0; i < a->read.size(); ++i) ids[static_cast<size_t>(a->read[i])] = a->targets[i];
+      for (size_t s = 0; s < static_cast<size_t>(o.sequences); ++s) {
+        const bool empty = b->lengths[s] == 0;
+        EXPECT(b->read[s] == (empty ? -1 : b->offsets[s]));
+        // A word's number is its place in the text.
+        const int64_t at = empty ? 0 : ids[static_cast<size_t>(b->offsets[s]) + 1] - kFirst;
+        const int64_t d = std::upper_bound(text.offsets.begin(), text.offsets.end(), at) - text.offsets.begin() - 1;
+        const bool whole = !empty && text.length(d) == b->lengths[s] - 2;
+        EXPECT(b->targets[s] == (whole ? text.labels[static_cast<size_t>(d)] : -1));
+        ++pieces[whole];
+      }
+    }
+    EXPECT(pieces[true] > 0);
+    EXPECT(pieces[false] > 0);
+  }
+  PieceOptions o = options(1);
+  o.masking = {0.2, kMask, 1000, 9, 11, kFirst};
+  o.masking.sequences = 1;
+  EXPECT(contains(error_of([&] { PieceStream(text, o); }), "want labels of all"));
+}
+
 TEST_CASE("pieces: a batch that has no room for its pieces ends early, says so, and loses nothing") {
   const TokenSplit text = documents(std::vector<int64_t>(60, 1));
   PieceOptions o = options(1);

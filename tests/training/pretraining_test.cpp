@@ -97,21 +97,25 @@ int status_of(const std::vector<std::string>& words) {
 }
 void run(const std::vector<std::string>& words) { REQUIRE(status_of(words) == 0); }
 
-TEST_CASE("pretraining: killed at any moment and started again, it ends with the same bytes; dense and experts") {
+TEST_CASE(
+    "pretraining: killed at any moment and started again, it ends with the same bytes; dense, experts, two objectives") {
   if (!fs::exists(program())) SKIP("experiments/pretrain is not built");
-  for (const char* config : {"dense", "astrocyte-hierarchical"}) {
-    INFO(config);
+  for (const auto& [config, joint] : {std::pair{"dense", "0"}, {"astrocyte-hierarchical", "0"}, {"dense", "20"}}) {
+    INFO(config, " ", joint);
     const Place whole("pretrain-whole"), killed("pretrain-killed"), log("pretrain-log");
-    REQUIRE(wait_for(start(with({"--config", config, "--out", whole.string()}), log.path)) == 0);
+    const auto words = [&, c = config, j = joint](const Place& to) {
+      return with({"--config", c, "--joint", j, "--out", to.string()});
+    };
+    REQUIRE(wait_for(start(words(whole), log.path)) == 0);
     for (const int64_t count : {1, 4, 7, 9, 11}) {
-      const pid_t pid = start(with({"--config", config, "--out", killed.string()}), log.path);
+      const pid_t pid = start(words(killed), log.path);
       int status = 0;
       while (lines(killed.path / "metrics.jsonl") < count && ::waitpid(pid, &status, WNOHANG) == 0)
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       ::kill(pid, SIGKILL);
       ::waitpid(pid, &status, 0);
     }
-    REQUIRE(wait_for(start(with({"--config", config, "--out", killed.string()}), log.path)) == 0);
+    REQUIRE(wait_for(start(words(killed), log.path)) == 0);
     const auto a = files(whole.path), b = files(killed.path);
     REQUIRE(a.size() == b.size());
     for (const auto& [name, content] : a) {
@@ -157,6 +161,71 @@ TEST_CASE("pretraining: the loss falls; --init and its own reader take the folde
                     status_of(with({"--steps", "150", "--lr", "0.004", "--out", place.string()}));
                   }),
                   "its lr is \"0.005\", and \"0.004\" is asked for"));
+}
+
+// The last line of the log that is an evaluation.
+results::Json last_evaluation(const fs::path& folder) {
+  const std::string log = read_file(folder / "metrics.jsonl");
+  return results::Json::parse(log.substr(log.rfind('\n', log.size() - 2) + 1));
+}
+
+TEST_CASE(
+    "pretraining: with --joint both objectives are learnt, and --init takes the classifier where classes agree") {
+  // Texts of words that only their topic has: 10 each, which can be told no better than one of them.
+  const Place data("pretrain-topics"), place("pretrain-joint"), words("pretrain-words");
+  fs::create_directories(data.path);
+  for (const auto& [name, rows] : {std::pair{"train.csv", 600}, {"test.csv", 40}}) {
+    std::string text = "label,text\n";
+    for (int64_t i = 0; i < rows; ++i) {
+      text += fmt::format("{},", i % 4);
+      for (uint64_t w = 0; w < 8; ++w)
+        text += fmt::format("{}{} ", "abcd"[i % 4],
+                            random_below(10, 1, purpose::kTest, static_cast<uint32_t>(i), w + (rows == 40) * 8));
+      text += "\n";
+    }
+    write_file_atomic(data.path / name, text);
+  }
+  const auto flags = [&](const Place& to, std::vector<std::string> more) {
+    std::vector<std::string> all = words_of(
+        std::string(kTinyFlags) +
+        "--layers 2 --progress off --vocab-size 300 --tokens 256 --max-length 32 --steps 300 --lr 0.01 --threads 1 "
+        "--held-out 0.1 --overlap-words 0 --dataset csv");
+    all.insert(all.end(), {"--csv-train", data.string() + "/train.csv", "--csv-test", data.string() + "/test.csv",
+                           "--out", to.string()});
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  run(flags(place, {"--joint", "20"}));
+  run(flags(words, {"--joint", "0"}));
+  const results::Json both = last_evaluation(place.path), alone = last_evaluation(words.path);
+  EXPECT(!alone.contains("task_accuracy"));
+  EXPECT(both.at("task_accuracy").get<double>() > 0.9);
+  EXPECT(both.at("task_loss").get<double>() < 0.5);
+  EXPECT(both.at("loss").get<double>() < 2.8);  // 3.7 of any word, 2.3 with the topic known
+  const auto record = [](const Place& of, const char* file) {
+    return results::Json::parse(read_file(of.path / file));
+  };
+  EXPECT(record(place, "pretraining.json").at("computed").at("joint") == 20);
+  EXPECT(!record(words, "pretraining.json").at("computed").contains("joint"));
+  EXPECT(record(place, "config.json").at("architectures") == results::Json::array({"BertForMaskedLM"}));
+
+  const Pretrained weights = find_pretrained(place.string());
+  EXPECT(weights.class_names.size() == 4);
+  EXPECT(find_pretrained(words.string()).class_names.empty());
+  const PretrainOptions o = parsed(flags(words, {"--init", place.string()}));
+  for (const bool agree : {true, false}) {
+    Context context(test_device(), 42);
+    RunModel dense;
+    dense.name = "dense", dense.moe.router = "none";
+    ModelConfig config = model_config(o, dense, weights.shape.vocabulary, 4);
+    config.head = make_classification_head;
+    Model model(context, config, 42);
+    std::vector<std::string> names = weights.class_names;
+    if (!agree) names.back() = "another";
+    const WarmStartReport report = start_from_weights(model, o, 42, false, names);
+    EXPECT(std::ranges::count(report.copied, "pooler.weight") == 1);
+    EXPECT(std::ranges::count(report.copied, "classifier.weight") == (agree ? 1 : 0));
+  }
 }
 
 TEST_CASE("pretraining: parts of a batch have its gradient; a ramp begins with one part") {
@@ -267,6 +336,17 @@ TEST_CASE("pretraining: bad flags are named in one line") {
   EXPECT(contains(error({"--warmup", "500"}), "--warmup: expected a share of the steps"));
   EXPECT(contains(error({"--mask-rate", "0"}), "--mask-rate"));
   EXPECT(contains(error({"--no-such-flag", "1"}), "--help lists all flags"));
+  EXPECT(contains(error({"--joint", "-1"}), "--joint: expected"));
+  EXPECT(
+      contains(error({"--joint", "20", "--task", "causal_lm"}), "--joint: expected a task that masks words, got"));
+  EXPECT(
+      contains(error({"--joint", "20", "--training-texts", "off"}), "which have topics, got --training-texts off"));
+  EXPECT(contains(error({"--joint", "20", "--ranks", "2"}), "--joint: expected one rank, got --ranks 2"));
+  const std::string asks = router_where([](const RouterRow& row) { return row.traits.needs_labels; });
+  EXPECT(contains(error_of([&] {
+                    status_of(with({"--joint", "20", "--config", "softmax-moe", "--router", asks}));
+                  }),
+                  "expected a router that asks no text for its topic"));
   const Place place("pretrain-bad");
   fs::create_directories(place.path);
   write_file_atomic(place.path / "vocab.txt", "[UNK]\n[CLS]\n[SEP]\na\nb\n");

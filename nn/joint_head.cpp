@@ -1,0 +1,59 @@
+#include "nn/joint_head.h"
+
+#include "engine/ops/elementwise/dropout.h"
+#include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/loss/vocabulary_loss.h"
+
+namespace glia {
+
+namespace {
+
+// One behind the other.     a [A], b [B] → [A + B]
+Tensor joined(const Tensor& a, const Tensor& b) {
+  const int64_t n = a.numel(), all = n + b.numel();
+  Tensor both = empty(a.context(), {all}, a.dtype());
+  both.rows(0, n).copy_from(a);
+  both.rows(n, all).copy_from(b);
+  return both;
+}
+
+}  // namespace
+
+JointHead::JointHead(ParameterSet& set, const BertConfig& c, const Embeddings& embeddings, double weight)
+    : words(set, c, embeddings),
+      pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
+      classifier(set, "classifier", c.hidden, c.classes, c.init_std),
+      weight_(weight),
+      layers_(static_cast<int>(c.layers)) {
+  CHECK(weight > 0, "joint head: wants a weight of the words above 0, got {}", weight);
+}
+
+Head::Result JointHead::forward(const Var& x, const Tensor& targets, const Pass& pass) const {
+  if (!targets.defined()) return {};
+  const int64_t sequences = pass.sequences.count, all = x.size(0);
+  CHECK(
+      all > sequences && targets.shape() == Shape{all},
+      "joint head: wants the first rows of {} sequences, words behind them and a target for each, got {} rows and "
+      "targets {}",
+      sequences, all, targets.shape());
+  const Result w = words.forward(rows(x, sequences, all), targets.rows(sequences, all), pass);
+  const Var pooled = dropout(tanh(pooler(rows(x, 0, sequences))), pass.dropout,
+                             pass.dropout_key(x.context(), dropout_site::pooler(layers_), true));
+  // A vocabulary of topics: its loss passes over rows without a target. Float32, as ClassificationHead's.
+  const VocabularyLoss topics =
+      vocabulary_loss(pooled.dtype() == DType::kBFloat16 ? cast(pooled, DType::kFloat32) : pooled,
+                      classifier.weight->var, classifier.bias->var, targets.rows(0, sequences));
+  Result r;
+  r.loss = scale(add(scale(w.loss, weight_), topics.loss), 1 / (weight_ + 1));
+  r.row_losses = joined(topics.row_losses, w.row_losses);
+  r.sums = joined(w.sums, topics.sums);
+  return r;
+}
+
+MakeHead make_joint_head(double weight) {
+  return [weight](ParameterSet& set, const BertConfig& config, const Embeddings& embeddings) {
+    return std::make_unique<JointHead>(set, config, embeddings, weight);
+  };
+}
+
+}  // namespace glia
