@@ -26,7 +26,10 @@ mkdir -p "$root/glia"
 # What an earlier checkout had and this one has not would be compiled too.
 find "$root/glia" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
 git ls-files -co --exclude-standard -z | tar --null -T - -cf - | tar -xf - -C "$root/glia"
+mkdir -p "$root/dev/pts"  # for the tests of what a terminal shows
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
-trap 'umount "$root/proc"' EXIT
+mountpoint -q "$root/dev/pts" || mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+[ -L "$root/dev/ptmx" ] || ln -sf pts/ptmx "$root/dev/ptmx"
+trap 'umount "$root/dev/pts" "$root/proc"' EXIT
 [ $# -gt 0 ] || set -- CUDA=0 test
 chroot "$root" sh -c 'cd /glia && git init -q . 2>/dev/null; g++ --version 2>/dev/null | head -n 1; exec make "$@"' make "$@"
