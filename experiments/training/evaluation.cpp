@@ -172,7 +172,9 @@ Measured Evaluator::measure() {
   if (words_ > 0) set_word_losses(m.values, asked_, words_);
   m.class_accuracy = std::move(reading.class_accuracy);
   m.near_copies = near_copies_;
-  if (near_copies_) m.values.set(results::kAccuracyWithoutNearCopies, share_of_right(confusion_apart));
+  // Where all rows are near copies there is nothing to be right about.
+  if (const double apart = near_copies_ ? share_of_right(confusion_apart) : std::nan(""); !std::isnan(apart))
+    m.values.set(results::kAccuracyWithoutNearCopies, apart);
   if (moe && overflow.to_vector<double>()[0] > 0) refuse_overflow(config.moe.router, "evaluation");
   if (!moe) return m;
   m.experts_a_token = expected_experts(config.moe);

@@ -172,6 +172,25 @@ TEST_CASE("data: --max-rows keeps the classes' shares") {
   EXPECT(std::ranges::count(data.test.labels, 1) == 2);
 }
 
+TEST_CASE(
+    "experiment: where every test row is a near copy no accuracy without them is written, and the run is read again") {
+  const TemporaryFolder out("copies");
+  std::string rows = "label,text\n";
+  for (int i = 0; i < 80; ++i)
+    rows += fmt::format("{},one two three four five six seven eight nine of {}\n", i % 2 ? "a" : "b",
+                        i % 2 ? "a" : "b");
+  write_file_atomic(out.path + "/rows.csv", rows);
+  const std::string file = out.path + "/rows.csv";
+  Options o = tiny({"--dataset", "csv", "--csv-train", file.c_str(), "--csv-test", file.c_str()});
+  o.out = out.path + "/results";
+  const Dataset data = load_data(o);
+  REQUIRE(run_one(o, "softmax-moe", data).failure == "");
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+  REQUIRE(run.evaluation.has_value());
+  EXPECT(run.evaluation->near_copies == run.evaluation->rows);
+  EXPECT(!run.evaluation->values.contains(results::kAccuracyWithoutNearCopies));
+}
+
 TEST_CASE("experiment: of equally good evaluations the first one's model counts") {
   const TemporaryFolder out("equals");
   Options o = tiny({"--lr", "1e-30"});  // nothing moves, so all are equal
