@@ -14,7 +14,7 @@
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/records/export.h"
 #include "experiments/training/run.h"
-#include "nn/joint_head.h"
+#include "nn/heads/joint_head.h"
 #include "nn/weights/checkpoint.h"
 
 namespace fs = std::filesystem;

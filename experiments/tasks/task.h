@@ -41,7 +41,7 @@ struct TaskRow {
   bool better(double value, double than) const { return higher_is_better ? value > than : value < than; }
 };
 
-// For masked words with a head that tells topics too (nn/joint_head.h): "task_accuracy" and "task_loss" beside the words'.
+// For masked words with a head that tells topics too (nn/heads/joint_head.h): "task_accuracy" and "task_loss" beside the words'.
 std::unique_ptr<TaskMeter> make_joint_meter(Context& context, int64_t batches);
 
 std::span<const TaskRow> task_registry();

@@ -1,6 +1,6 @@
 // Words, masked ones or next ones: cross-entropy over the vocabulary on the rows that tell them, which are the only ones that the last layer's
 // FFN or experts and the head see. The mean is over all such words of a split, however they lie in batches. With topics beside the
-// words (nn/joint_head.h) those of the texts that have one are counted alike.
+// words (nn/heads/joint_head.h) those of the texts that have one are counted alike.
 #include <cmath>
 
 #include "experiments/tasks/task.h"

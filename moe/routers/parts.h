@@ -1,7 +1,7 @@
 // What routers are put together from.
 #pragma once
 #include "engine/ops/moe/choose.h"
-#include "engine/ops/routing/random_rows.h"
+#include "engine/ops/routing/noise/random_rows.h"
 #include "moe/experts.h"
 #include "moe/router.h"
 #include "moe/routers/top_k_router.h"

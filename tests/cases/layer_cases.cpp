@@ -8,7 +8,7 @@
 #include "engine/ops/moe/slots.h"
 #include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/routing/columns.h"
-#include "engine/ops/routing/jitter.h"
+#include "engine/ops/routing/noise/jitter.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
@@ -19,7 +19,7 @@
 #include "nn/bag.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
-#include "nn/joint_head.h"
+#include "nn/heads/joint_head.h"
 #include "tests/cases/op_cases.h"
 
 namespace glia {

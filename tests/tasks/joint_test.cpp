@@ -1,5 +1,5 @@
 // Words and topics at once: the loss is the two heads' own, weighed; what has no topic takes no part in it.
-#include "nn/joint_head.h"
+#include "nn/heads/joint_head.h"
 
 #include <map>
 

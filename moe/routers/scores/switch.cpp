@@ -1,7 +1,7 @@
 // Switch (Fedus et al. 2022): softmax over all experts before the choice, the chosen probability as the gate, not
 // renormalised, so that one expert a token still has a gradient.
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/routing/jitter.h"
+#include "engine/ops/routing/noise/jitter.h"
 #include "moe/routers/parts.h"
 
 namespace glia {

@@ -2,9 +2,9 @@
 #include <set>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/routing/jitter.h"
+#include "engine/ops/routing/noise/jitter.h"
+#include "engine/ops/routing/noise/random_rows.h"
 #include "engine/ops/routing/noisy_load.h"
-#include "engine/ops/routing/random_rows.h"
 #include "engine/ops/routing/sparsity_weight.h"
 #include "tests/moe/bench.h"
 

@@ -1,4 +1,4 @@
-#include "nn/joint_head.h"
+#include "nn/heads/joint_head.h"
 
 #include "engine/ops/elementwise/dropout.h"
 #include "engine/ops/elementwise/elementwise.h"

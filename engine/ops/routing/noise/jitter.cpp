@@ -1,10 +1,10 @@
-#include "engine/ops/routing/jitter.h"
+#include "engine/ops/routing/noise/jitter.h"
 
 #include <algorithm>
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
-#include "engine/ops/routing/jitter_kernels.h"
+#include "engine/ops/routing/noise/jitter_kernels.h"
 
 namespace glia {
 namespace {

@@ -1,5 +1,5 @@
 #include "engine/device/cuda/launch.cuh"
-#include "engine/ops/routing/random_rows_kernels.h"
+#include "engine/ops/routing/noise/random_rows_kernels.h"
 
 namespace glia::cuda {
 

@@ -1,4 +1,4 @@
-#include "engine/ops/routing/jitter_kernels.h"
+#include "engine/ops/routing/noise/jitter_kernels.h"
 #include "engine/ops/rows/packs.cuh"
 
 namespace glia::cuda {

@@ -1,8 +1,8 @@
-#include "engine/ops/routing/random_rows.h"
+#include "engine/ops/routing/noise/random_rows.h"
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
-#include "engine/ops/routing/random_rows_kernels.h"
+#include "engine/ops/routing/noise/random_rows_kernels.h"
 #include "engine/ops/wide_types.h"
 
 namespace glia {
