@@ -24,10 +24,17 @@ ClassificationHead::ClassificationHead(ParameterSet& set, const BertConfig& c)
       classifier(set, "classifier", c.hidden, c.classes, c.init_std),
       layers_(static_cast<int>(c.layers)) {}
 
-Head::Result ClassificationHead::forward(const Var& x, const Tensor& targets, const Pass& pass) const {
-  const Var pooled =
+Var ClassificationHead::pooled(const Var& x, const Pass& pass) const {
+  const Var y =
       dropout(tanh(pooler(x)), pass.dropout, pass.dropout_key(x.context(), dropout_site::pooler(layers_), true));
-  return classify(classifier, pooled, targets);
+  return y.dtype() == DType::kBFloat16 ? cast(y, DType::kFloat32) : y;
+}
+
+Head::Result ClassificationHead::forward(const Var& x, const Tensor& targets, const Pass& pass) const {
+  Result r;
+  r.logits = classifier(pooled(x, pass));
+  if (targets.defined()) r.loss = cross_entropy(r.logits, targets);
+  return r;
 }
 
 std::unique_ptr<Head> make_classification_head(ParameterSet& set, const BertConfig& config, const Embeddings&) {

@@ -29,6 +29,8 @@ class ClassificationHead : public Head {
  public:
   ClassificationHead(ParameterSet& set, const BertConfig& config);
   Result forward(const Var& hidden, const Tensor& targets, const Pass& pass) const override;
+  // What the classifier reads, float32 (float64): it is tiny and its output decides, so neither logits nor loss are rounded to 16 bits.
+  Var pooled(const Var& hidden, const Pass& pass) const;
 
   Linear pooler, classifier;  // [H, H], [C, H]
 

@@ -154,11 +154,8 @@ int run(const Arguments& a) {
   const std::vector<std::string> texts = reads_csv(a) ? csv_texts(a, content) : lines_of(content);
   if (texts.empty()) fail_input("{}: expected text, found none", shown(a));
   Context context(Device::parse(a.device));
-  const std::string precision = !a.precision.empty()         ? a.precision
-                                : context.device().is_cuda() ? saved.config.precision
-                                                             : "float32";
-  TextClassifier classifier(context, saved, a.vocabulary,
-                            precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32, a.batch);
+  TextClassifier classifier(context, saved, a.vocabulary, saved_precision(saved, context.device(), a.precision),
+                            a.batch);
   Printer printer(a, classifier.labels());
   for (size_t first = 0; first < texts.size(); first += kChunk) {
     const std::span<const std::string> chunk(texts.data() + first, std::min(kChunk, texts.size() - first));

@@ -50,10 +50,7 @@ int run(const Arguments& a) {
   const std::vector<std::string> texts = texts_of(a);
   const WordPiece tokenizer = saved_tokenizer(saved, a.vocabulary);
   Context context(Device::parse(a.device));
-  const std::string precision = !a.precision.empty()         ? a.precision
-                                : context.device().is_cuda() ? saved.config.precision
-                                                             : "float32";
-  const auto model = load_saved_model(context, saved, precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32);
+  const auto model = load_saved_model(context, saved, saved_precision(saved, context.device(), a.precision));
   const bool color = isatty(STDOUT_FILENO) && !std::getenv("NO_COLOR");
   results::Json all = results::Json::array();
   for (const std::string& text : texts) {

@@ -40,10 +40,6 @@ Dataset saved_data(const results::Run& run, const Options& options) {
   return data;
 }
 
-DType saved_precision(const results::Run& run, Device device) {
-  return device.is_cuda() && run.config.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
-}
-
 Options options_on(const Options& given, Device device) {
   Options o = given;
   if (o.bucket == 0) o.bucket = device.is_cuda() ? 128 : 32;

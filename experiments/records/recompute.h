@@ -12,8 +12,6 @@ Options saved_options(const results::Run& run);
 
 // The run's data. Throws when they are not those that it was trained on.
 Dataset saved_data(const results::Run& run, const Options& options);
-// As the run computed, as far as the device can.
-DType saved_precision(const results::Run& run, Device device);
 // With the device's own bucket where the options leave it open.
 Options options_on(const Options& options, Device device);
 

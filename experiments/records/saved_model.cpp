@@ -108,6 +108,11 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
   return m;
 }
 
+DType saved_precision(const results::Run& run, Device device, const std::string& asked) {
+  const bool low = asked.empty() ? device.is_cuda() && run.config.precision == "bfloat16" : asked == "bfloat16";
+  return low ? DType::kBFloat16 : DType::kFloat32;
+}
+
 std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& run, DType compute) {
   const std::string path = run.folder + "/model.safetensors";
   if (!fs::exists(path)) fail_input("{}: has no model.safetensors; is the run finished?", run.folder);

@@ -12,6 +12,9 @@ namespace glia {
 // The shape that config.json describes. Errors name the file and the field.
 ModelConfig saved_model_config(const results::Run& run, DType compute);
 
+// What is asked for, "float32" or "bfloat16"; "": as the run computed, as far as the device can.
+DType saved_precision(const results::Run& run, Device device, const std::string& asked = "");
+
 // Builds the model on the context's device and loads its weights and router state.
 std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& run, DType compute);
 

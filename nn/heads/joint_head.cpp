@@ -1,6 +1,5 @@
 #include "nn/heads/joint_head.h"
 
-#include "engine/ops/elementwise/dropout.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/vocabulary_loss.h"
 
@@ -20,11 +19,7 @@ Tensor joined(const Tensor& a, const Tensor& b) {
 }  // namespace
 
 JointHead::JointHead(ParameterSet& set, const BertConfig& c, const Embeddings& embeddings, double weight)
-    : words(set, c, embeddings),
-      pooler(set, "pooler", c.hidden, c.hidden, c.init_std, true),
-      classifier(set, "classifier", c.hidden, c.classes, c.init_std),
-      weight_(weight),
-      layers_(static_cast<int>(c.layers)) {
+    : words(set, c, embeddings), topics(set, c), weight_(weight) {
   CHECK(weight > 0, "joint head: wants a weight of the words above 0, got {}", weight);
 }
 
@@ -37,16 +32,14 @@ Head::Result JointHead::forward(const Var& x, const Tensor& targets, const Pass&
       "targets {}",
       sequences, all, targets.shape());
   const Result w = words.forward(rows(x, sequences, all), targets.rows(sequences, all), pass);
-  const Var pooled = dropout(tanh(pooler(rows(x, 0, sequences))), pass.dropout,
-                             pass.dropout_key(x.context(), dropout_site::pooler(layers_), true));
-  // A vocabulary of topics: its loss passes over rows without a target. Float32, as ClassificationHead's.
-  const VocabularyLoss topics =
-      vocabulary_loss(pooled.dtype() == DType::kBFloat16 ? cast(pooled, DType::kFloat32) : pooled,
-                      classifier.weight->var, classifier.bias->var, targets.rows(0, sequences));
+  // A vocabulary of topics: its loss passes over rows without a target.
+  const VocabularyLoss t =
+      vocabulary_loss(topics.pooled(rows(x, 0, sequences), pass), topics.classifier.weight->var,
+                      topics.classifier.bias->var, targets.rows(0, sequences));
   Result r;
-  r.loss = scale(add(scale(w.loss, weight_), topics.loss), 1 / (weight_ + 1));
-  r.row_losses = joined(topics.row_losses, w.row_losses);
-  r.sums = joined(w.sums, topics.sums);
+  r.loss = scale(add(scale(w.loss, weight_), t.loss), 1 / (weight_ + 1));
+  r.row_losses = joined(t.row_losses, w.row_losses);
+  r.sums = joined(w.sums, t.sums);
   return r;
 }
 

@@ -16,11 +16,10 @@ class JointHead : public Head {
   Result forward(const Var& hidden, const Tensor& targets, const Pass& pass) const override;
 
   MaskedLmHead words;
-  Linear pooler, classifier;  // [H, H], [C, H]
+  ClassificationHead topics;
 
  private:
   double weight_;  // W
-  int layers_;
 };
 MakeHead make_joint_head(double weight);
 
