@@ -75,6 +75,31 @@ TEST_CASE("language: pretrained with a context, it learns, is saved and read aga
 }
 
 TEST_CASE(
+    "language: rotary positions are saved and read again, and are those of the weights that one starts from") {
+  const TemporaryFolder folder("language-rotary");
+  REQUIRE(pretrain(options(folder, {"--config", "dense", "--position-encoding", "rotary"})) == 0);
+  const std::string out = folder / "lm";
+  EXPECT(last_evaluation(out).get("loss") < 0.9 * std::log(300.0));
+  Context context(test_device());
+  const LanguageModel model = load_language_model(context, out, DType::kFloat32, "");
+  const Sampling some{0.9, 0.95, 40, 7};
+  EXPECT(generate(model, "the minister", 20, some).words == generate(model, "the minister", 20, some, false).words);
+  EXPECT(options(folder, {"--init", out}).position_encoding == "rotary");
+  EXPECT(contains(error_of([&] {
+                    options(folder, {"--init", out, "--position-encoding", "learned"});
+                  }),
+                  "--position-encoding learned: contradicts"));
+  EXPECT(contains(error_of([&] {
+                    options(folder, {"--position-encoding", "rotary", "--task", "masked_lm"});
+                  }),
+                  "expected learned with this --task"));
+  EXPECT(contains(error_of([&] {
+                    options(folder, {"--position-encoding", "rotary", "--heads", "64", "--hidden", "64"});
+                  }),
+                  "--hidden / --heads is odd"));
+}
+
+TEST_CASE(
     "language: a word is drawn by the temperature, out of the likeliest that are asked for, and the same for a seed") {
   const std::vector<float> logits = {1, 3, 2, 3, -1};
   EXPECT(sample(logits, {0}, 5) == 1);
