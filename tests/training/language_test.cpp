@@ -11,6 +11,8 @@
 namespace glia::test {
 namespace {
 
+using results::Json;
+
 PretrainOptions options(const TemporaryFolder& folder, const std::vector<std::string>& more) {
   std::vector<std::string> words = words_of(
       std::string(kTinyFlags) +
@@ -84,9 +86,16 @@ TEST_CASE(
   const LanguageModel model = load_language_model(context, out, DType::kFloat32, "");
   const Sampling some{0.9, 0.95, 40, 7};
   EXPECT(generate(model, "the minister", 20, some).words == generate(model, "the minister", 20, some, false).words);
-  EXPECT(options(folder, {"--init", out}).position_encoding == "rotary");
+  // A run's folder has the same under "model".
+  const TemporaryFolder run("language-rotary-run");
+  const Json kept = Json::parse(read_file(out + "/config.json")).at("glia");
+  run.write("config.json",
+            Json{{"model", kept.at("model")}, {"train", kept.at("train")}, {"router", "none"}}.dump());
+  run.write("model.safetensors", read_file(out + "/model.safetensors"));
+  run.write("vocab.txt", read_file(out + "/vocab.txt"));
+  EXPECT(options(folder, {"--init", run.path}).position_encoding == "rotary");
   EXPECT(contains(error_of([&] {
-                    options(folder, {"--init", out, "--position-encoding", "learned"});
+                    options(folder, {"--init", run.path, "--position-encoding", "learned"});
                   }),
                   "--position-encoding learned: contradicts"));
   EXPECT(contains(error_of([&] {
