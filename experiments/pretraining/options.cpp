@@ -206,6 +206,7 @@ std::vector<const Flag*> shared_flags() {
                            "energy",
                            "init",
                            "norm",
+                           "position-encoding",
                            "task",
                            "mask-rate",
                            "reduction",
@@ -294,7 +295,7 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
     // Runs from before there was a choice have neither.
     if (o.reduction == "fast" && (name == "reduction" || name == "chunks")) continue;
     if (value_text(o, *flag) == value_text(standard, *flag) &&
-        (name == "task" || name == "norm" || name == "prompt"))
+        (name == "task" || name == "norm" || name == "prompt" || name == "position-encoding"))
       continue;
     if (matters || (row && o.routing.contains(name))) json[json_key(name)] = value_text(o, *flag);
   }

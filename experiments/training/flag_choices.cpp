@@ -31,6 +31,7 @@ const std::vector<Choices>& all_choices() {
       {"reduction", &Options::reduction, {"fast", "exact"}},
       {"encoder", &Options::encoder, {"bert", "bag"}},
       {"norm", &Options::norm, {"post", "pre"}},
+      {"position-encoding", &Options::position_encoding, {"learned", "rotary"}},
       {"padding", &Options::padding, {"packed", "padded"}},
       {"select", &Options::select, {"validation", "test", "last"}},
   };

@@ -40,6 +40,7 @@ struct Options : DatasetOptions {  // what is said about data stands there
   double init_noise = 1e-4;
   int64_t init_layers = 0;
   std::string norm = "post";
+  std::string position_encoding = "learned";
   // What only --init's weights can say otherwise (shape_by_weights); no flags.
   int64_t positions = 512, types = 2;
   double norm_eps = 1e-12;

@@ -157,6 +157,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.energy = spec.model.moe.energy;
   c.model = to_json(o, Flag::Part::kModel);
   if (o.norm == "post") c.model.erase("norm");  // runs from before there was a choice have none
+  if (o.position_encoding == "learned") c.model.erase("position_encoding");  // likewise
   c.model["experts"] = spec.model.moe.dense() ? 0 : spec.model.moe.n_experts;
   c.model["top_k"] = spec.model.moe.dense() ? 0 : spec.model.moe.top_k;
   if (!spec.model.moe.dense()) {

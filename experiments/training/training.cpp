@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "experiments/tasks/other_prompts.h"
 #include "experiments/training/feed/batch_part.h"
 #include "experiments/training/pretrained.h"
 
@@ -40,12 +41,11 @@ void check_model(const Options& o, const RunModel& run) {
   config.bert.causal = find_task(o.task).causal();
   config.moe = run.moe;
   check_causal(config);
-  const RouterRow& row = router_row(run.moe.router);
-  if (o.prompt == "none" && row.reads_borders && row.reads_borders(run.moe.options))
+  if (o.prompt == "none" && reads_prompts(config))
     fail_input(
         "--prompt: expected title or sentence with router {} and its options, which read each sequence's prompt; "
         "got none",
-        row.name);
+        run.moe.router);
 }
 
 ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& data) {
@@ -65,6 +65,7 @@ ModelConfig model_config(const Options& o, const RunModel& run, int64_t vocabula
   m.bert.layer_norm_eps = o.norm_eps;
   m.bert.dropout = o.dropout;
   m.bert.pre_norm = o.norm == "pre";
+  m.bert.rotary = o.position_encoding == "rotary";
   m.bert.causal = find_task(o.task).causal();
   m.moe = run.moe;
   if (o.encoder == "bag") m.bag = {o.ngrams, o.ngram_buckets};
