@@ -28,6 +28,7 @@ namespace {
 
 constexpr int64_t kWorkspaceBytes = 64 << 20;
 constexpr int64_t kPartBytes = 128 << 10;  // one a multiprocessor, and one for the flags
+constexpr int64_t kPageBytes = 2 << 20;    // what the driver maps at a time; smaller blocks share a page
 
 #define BLAS_CHECK(call)                                                                                        \
   do {                                                                                                          \
@@ -114,6 +115,10 @@ class CudaBackend final : public Backend {
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     return static_cast<int64_t>(available);
   }
+  int64_t total_bytes() override { return static_cast<int64_t>(properties_.totalGlobalMem); }
+  int64_t reserved_bytes() override { return handles_.workspace_bytes + handles_.parts_bytes; }
+  int64_t page_bytes() const override { return kPageBytes; }
+  std::unique_lock<std::recursive_mutex> no_captures() override { return std::unique_lock(capture_mutex()); }
   CudaHandles* cuda() override { return &handles_; }
 
  private:
