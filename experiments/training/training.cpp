@@ -82,6 +82,7 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
   a.learning_rate = o.lr;
   a.weight_decay = o.weight_decay;
   a.clip = o.clip;
+  a.bfloat16_moments = o.adam_state == "bfloat16";
   a.warmup_steps =
       o.warmup < 1 ? std::llround(o.warmup * static_cast<double>(total_steps)) : std::llround(o.warmup);
   a.total_steps = total_steps;

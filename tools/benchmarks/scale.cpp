@@ -94,8 +94,9 @@ Point measure(const Options& o, const RunModel& run, const Dataset& data, const 
   const double flops =
       step_flops(model, {p.tokens, p.tokens * length, rows, rows}, model.bert.classes, model.last_layer_cls_only);
   p.tflop = 1e-12 * flops;
-  p.floor_ms =
-      1e3 * p.tflop / ceilings.tflops + 1e-6 * optimiser_bytes(trainer.model(), p.tokens) / ceilings.copy_gb;
+  const auto moment = static_cast<double>(size_of(trainer.optimiser().moments()));
+  p.floor_ms = 1e3 * p.tflop / ceilings.tflops +
+               1e-6 * optimiser_bytes(trainer.model(), p.tokens, moment) / ceilings.copy_gb;
   return p;
 }
 
