@@ -6,8 +6,8 @@
 // updates one equal part of the flat buffers, and gets the others' weights after every step. The few elements that do not divide
 // are everybody's. AdamW is element-wise and the norm is taken of all gradients, so nobody can tell it by the bits.
 //
-// AdamWOptions::bfloat16_moments halves the moments' memory and takes 8 of 28 bytes an element off an update. What it costs: m
-// errs by 1 % (rms), v by up to 9 %, an element's step so by 4 %, without bias (docs/science.md 13).
+// AdamWOptions::bfloat16_moments halves the moments' memory and takes 8 of 28 bytes an element off an update, for moments that err
+// at random, m by half a per cent and v by five, without bias (docs/science.md 13).
 #pragma once
 #include "engine/ops/optimiser/adamw.h"
 #include "nn/parameters.h"

@@ -181,4 +181,25 @@ TEST_CASE("graph cache: a capture without memory is no error, one that breaks th
   EXPECT(attempts == 3);
 }
 
+TEST_CASE(
+    "allocator: on a GPU a captured graph is counted as long as it lives, and its blocks are free afterwards") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  const Tensor x = zeros(c, {1 << 20});
+  EXPECT(c.allocator().stats().reserved > 0);
+  const auto work = [&] { Tensor(x).copy_from(x.clone()); };
+  work();
+  std::unique_ptr<Graph> graph = capture_graph(c, work);
+  EXPECT(c.allocator().stats().graphs == 1);
+  EXPECT(c.allocator().stats().graph_bytes == graph->bytes());
+  graph->replay();
+  EXPECT(contains(c.allocator().report(), "1 graphs of"));
+  c.synchronize();
+  graph.reset();
+  EXPECT(c.allocator().stats().graphs == 0);
+  EXPECT(c.allocator().stats().graph_bytes == 0);
+  c.allocator().trim();
+  EXPECT(c.allocator().stats().cached == 0);
+}
+
 }  // namespace glia::test

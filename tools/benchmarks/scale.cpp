@@ -33,7 +33,7 @@ void set_hidden(Options& o, int64_t hidden, double) {
 
 const std::vector<Axis>& axes() {
   static const std::vector<Axis> all = {
-      {"experts", {8, 16, 32, 64, 128, 256}, {2, 4, 8}, [](Options& o, int64_t n, double) { o.experts = n; }},
+      {"experts", {8, 16, 32, 64, 128, 192, 256}, {2, 4, 8}, [](Options& o, int64_t n, double) { o.experts = n; }},
       {"hidden", {256, 512, 1024, 2048}, {64, 128}, set_hidden},
       {"layers", {4, 8, 12, 24}, {1, 2, 4}, [](Options& o, int64_t n, double) { o.layers = n; }},
       {"tokens",
