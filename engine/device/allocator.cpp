@@ -193,10 +193,11 @@ void Allocator::trim() {
 }
 
 void Allocator::trim_all() {
+  trim();  // without the locks: this stream's work may wait for another rank's, whose thread may wait for a lock
   const auto quiet = backend_.no_captures();
   const std::lock_guard lock(peers().mutex);
   for (Allocator* other : peers().all)
-    if (other->backend_.device() == backend_.device()) other->trim();
+    if (other != this && other->backend_.device() == backend_.device()) other->trim();
 }
 
 void Allocator::reset_peak() {
