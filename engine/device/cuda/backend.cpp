@@ -111,6 +111,7 @@ class CudaBackend final : public Backend {
   void fill_zero(void* p, int64_t bytes) override { CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, handles_.stream)); }
   void synchronize() override { CUDA_CHECK(cudaStreamSynchronize(handles_.stream)); }
   int64_t free_bytes() override {
+    const CaptureLock lock(capture_mutex());
     size_t available = 0, total = 0;
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     return static_cast<int64_t>(available);
