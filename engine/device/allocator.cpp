@@ -86,16 +86,20 @@ void* Allocator::obtain(int64_t bytes) {
   void* p = backend_.allocate(bytes);
   if (p || pool_ == 1) return p;
   trim_all();
-  if ((p = backend_.allocate(bytes)) || !reclaim_) return p ? p : obtain_from_others(bytes);
-  reclaim_();
-  trim();
   p = backend_.allocate(bytes);
+  if (!p && reclaim_) {
+    reclaim_();
+    trim();
+    p = backend_.allocate(bytes);
+  }
   return p ? p : obtain_from_others(bytes);
 }
 
 // Graphs are their own threads' to drop: they answer between two steps.
 void* Allocator::obtain_from_others(int64_t bytes) {
-  bool any = backend_.total_bytes() > 0;  // other programs may use this device
+  const int64_t total = backend_.total_bytes();
+  if (total > 0 && bytes > total) return nullptr;
+  bool any = total > 0;  // other programs may use this device
   {
     const std::lock_guard lock(peers().mutex);
     for (Allocator* other : peers().all) {
