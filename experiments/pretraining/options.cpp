@@ -107,7 +107,8 @@ void resolve(P& o, const std::set<std::string>& given) {
   // What the configuration's study sets for it, as far as pretraining has it: experts a token, options of its router.
   std::vector<std::pair<std::string, std::string>> settings;
   const std::vector<const Flag*> shared = shared_flags();
-  for (const auto& setting : configuration_of(find_study(o.study), o.config).settings)
+  const Study study = find_study(o.study);
+  for (const auto& setting : configuration_of(study, o.config).settings)
     if (std::ranges::any_of(shared, [&](const Flag* flag) { return setting.first == flag->name; }))
       settings.push_back(setting);
   apply_settings(o, settings);

@@ -17,7 +17,8 @@ namespace glia {
 namespace {
 
 int run(const PretrainOptions& o, int64_t steps) {
-  const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
+  const Study study = find_study(o.study);
+  const RunModel model = run_model(o, configuration_of(study, o.config));
   const Corpus corpus = load_corpus(corpus_options(o), nullptr);
   Context context(Device::parse(o.device), static_cast<uint64_t>(o.seed));
   if (o.kernels != "auto") context.set_kernels(parse_kernels(o.kernels));

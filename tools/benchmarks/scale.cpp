@@ -136,6 +136,7 @@ int run(const BenchCommand& bench, const Options& base, const std::vector<const 
   std::string text = heading(Context(Device::parse(o.device)).backend().description(), o, ceilings);
   fmt::print("{}", text);
   nlohmann::ordered_json json = {{"command", bench.command}, {"commit", build_commit()}};
+  const Study study = find_study(o.study);
   for (const Axis* axis : chosen)
     for (const int64_t value : gpu ? axis->on_gpu : axis->on_cpu) {
       Options at = o;
@@ -144,8 +145,7 @@ int run(const BenchCommand& bench, const Options& base, const std::vector<const 
       // A size that does not fit is a row of the table, and the next one is tried.
       try {
         check_options(at);
-        p = measure(at, run_model(at, configuration_of(find_study(at.study), at.config)), data, ceilings,
-                    bench.steps);
+        p = measure(at, run_model(at, configuration_of(study, at.config)), data, ceilings, bench.steps);
       } catch (const std::exception& error) {
         p.failure = error.what();
       }
