@@ -12,8 +12,7 @@ struct Step {
   bool operator==(const Step&) const = default;
 };
 
-Step train(const ModelConfig& config) {
-  Context context(test_device(), 5);
+Step train(Context& context, const ModelConfig& config) {
   Model model(context, config, 11);
   AdamW optimiser(model.parameters(), {});
   Step s;
@@ -39,6 +38,7 @@ Step train(const ModelConfig& config) {
 }
 
 TEST_CASE("many experts: 192 and 256 of them are trained by every router, to the same bits when repeated") {
+  Context context(test_device(), 5);
   for (const RouterRow& row : router_registry())
     for (const int64_t experts : {192, 256})
       for (const DType compute : {DType::kFloat32, DType::kBFloat16}) {
@@ -53,10 +53,10 @@ TEST_CASE("many experts: 192 and 256 of them are trained by every router, to the
         }
         ModelConfig config = tiny_config(row.name, compute);
         config.moe.n_experts = experts;
-        const Step once = train(config);
+        const Step once = train(context, config);
         for (const double loss : once.losses) EXPECT(std::isfinite(loss));
         for (const double w : once.weights) REQUIRE(std::isfinite(w));
-        EXPECT(train(config) == once);
+        EXPECT(train(context, config) == once);
       }
 }
 

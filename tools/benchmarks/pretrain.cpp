@@ -29,7 +29,7 @@ int run(const PretrainOptions& o, int64_t steps) {
   constexpr int64_t kEndless = 1 << 30;
   Trainer trainer(context, pretraining_plan(o, corpus, model, kEndless), o, model, static_cast<uint64_t>(o.seed),
                   {});
-  context.allocator().reset_peak();  // a replayed graph asks for nothing: its capture does
+  context.allocator().reset_peak();                   // a replayed graph asks for nothing: its capture does
   trainer.timed_steps(std::min<int64_t>(steps, 10));  // plans, graphs, caches
   const int64_t tokens_before = trainer.tokens_done();
   const std::vector<double> times = trainer.timed_steps(steps);
