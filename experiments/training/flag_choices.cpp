@@ -25,6 +25,7 @@ const std::vector<Choices>& all_choices() {
       {"protocol", &Options::protocol, {"clean", "paper"}},
       {"precision", &Options::precision, {"float32", "bfloat16"}, true},
       {"gradients", &Options::gradients, {"float32", "bfloat16"}, true},
+      {"adam-state", &Options::adam_state, {"float32", "bfloat16"}},
       {"kernels", &Options::kernels, {"auto", "hopper", "portable"}},
       {"progress", &Options::progress, {"auto", "live", "lines", "off"}},
       {"tensorboard-times", &Options::tensorboard_times, {"steps", "real"}},

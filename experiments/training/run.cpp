@@ -325,6 +325,7 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
                  {"resumed_at_step", first_step_},
                  {"machine", context_.backend().description()},
                  {"commit", build_commit()}};
+  if (context_.device().is_cuda()) timing["memory"] = context_.allocator().report();
   if (context_.communicator().size() > 1) {
     timing["ranks"] = context_.communicator().description();
     timing["moment_bytes"] = trainer_.optimiser().moment_bytes();  // of this rank

@@ -190,6 +190,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   if (o.reduction == "fast")
     for (const char* key : {"reduction", "chunks"}) c.train.erase(key);
   c.train["max_length"] = o.max_length;
+  if (o.adam_state == "float32") c.train.erase("adam_state");
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
@@ -214,8 +215,10 @@ void require_same_run(const std::string& folder, const results::RunConfig& confi
   if (!fs::exists(path)) return;
   const Json old_json = Json::parse(read_file(path), nullptr, false);
   if (!old_json.is_object()) fail_input("{}: expected a run's configuration, got something else", path);
-  const std::string difference =
-      first_difference(run_identity(old_json), run_identity(results::to_json(config)), "");
+  Json before = run_identity(old_json), now = run_identity(results::to_json(config));
+  for (Json* identity : {&before, &now})
+    if (identity->contains("train")) (*identity)["train"].emplace("adam_state", "float32");
+  const std::string difference = first_difference(before, now, "");
   if (!difference.empty())
     fail_input(
         "{}: this run was made with other settings: its {}; choose another --out, or --fresh on to begin it anew",

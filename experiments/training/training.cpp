@@ -83,6 +83,7 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
   a.learning_rate = o.lr;
   a.weight_decay = o.weight_decay;
   a.clip = o.clip;
+  a.bfloat16_moments = o.adam_state == "bfloat16";
   a.warmup_steps =
       o.warmup < 1 ? std::llround(o.warmup * static_cast<double>(total_steps)) : std::llround(o.warmup);
   a.total_steps = total_steps;
@@ -209,7 +210,8 @@ Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& opti
       step_(model_, optimiser_),
       feed_(feed_of_rank(options, plan, context, optimiser_)),
       buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
-              divided(), feed_.borders, feed_.order_parts) {
+              divided(), feed_.borders, feed_.order_parts),
+      graphs_(context) {
   context.set_seed(seed);
   if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty()) warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, class_names);
@@ -269,22 +271,8 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
   const int64_t read = whole || !ready.view.read ? -1 : std::max(kReadBucket, round_up(of.most_read, kReadBucket));
   buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens, read);
   in_flight_.push_back(ready.slot);
-  const auto work = [&] { step_.run(buffer_.batch(tokens, feed_.sequences, read), part); };
-
-  // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
-  Bucket& bucket = buckets_[{tokens, read, part.first(), part.last()}];
-  if (options_.graphs && bucket.warm && !bucket.graph) {
-    try {
-      bucket.graph = capture_graph(context_, work);
-    } catch (const Error&) {
-      // Another thread's driver call can break a capture (engine/device/cuda/capture_lock.h). The step has not run:
-      // it runs eagerly, with the same bits, and the next batch of this size tries again.
-      if (++bucket.failed_captures == 3) throw;
-    }
-  }
-  if (options_.graphs && bucket.graph) bucket.graph->replay();
-  else work();
-  bucket.warm = true;
+  graphs_.run({tokens, read, part.first(), part.last()}, options_.graphs,
+              [&] { step_.run(buffer_.batch(tokens, feed_.sequences, read), part); });
   tokens_done_ += whole ? ready.view.tokens : of.all_tokens;
 }
 

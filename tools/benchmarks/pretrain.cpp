@@ -48,8 +48,9 @@ int run(const PretrainOptions& o, int64_t steps) {
       "speed      {:.0f} tokens/s, {:.3g} TFLOP a step, {:.4g} TFLOP/s = {:.1f} % of the {:.4g} that a large "
       "matmul reaches here\n",
       1e3 * tokens / ms, 1e-12 * flops, 1e-9 * flops / ms, 1e-7 * flops / ms / ceiling, ceiling);
-  fmt::print("memory     {:.2f} GiB peak\n",
-             static_cast<double>(context.allocator().stats().peak) / (int64_t{1} << 30));
+  fmt::print("memory     {:.2f} GiB peak; bytes: {}\n",
+             static_cast<double>(context.allocator().stats().peak) / (int64_t{1} << 30),
+             context.allocator().report());
   const int64_t profiled = context.device().is_cuda() ? 10 : 2;
   fmt::print("{}", profile_text(profile_steps(context, trainer, profiled, !model.moe.dense()), ms));
   return 0;

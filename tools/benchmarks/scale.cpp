@@ -33,7 +33,7 @@ void set_hidden(Options& o, int64_t hidden, double) {
 
 const std::vector<Axis>& axes() {
   static const std::vector<Axis> all = {
-      {"experts", {8, 16, 32, 64, 128, 256}, {2, 4, 8}, [](Options& o, int64_t n, double) { o.experts = n; }},
+      {"experts", {8, 16, 32, 64, 128, 192, 256}, {2, 4, 8}, [](Options& o, int64_t n, double) { o.experts = n; }},
       {"hidden", {256, 512, 1024, 2048}, {64, 128}, set_hidden},
       {"layers", {4, 8, 12, 24}, {1, 2, 4}, [](Options& o, int64_t n, double) { o.layers = n; }},
       {"tokens",
@@ -94,8 +94,9 @@ Point measure(const Options& o, const RunModel& run, const Dataset& data, const 
   const double flops =
       step_flops(model, {p.tokens, p.tokens * length, rows, rows}, model.bert.classes, model.last_layer_cls_only);
   p.tflop = 1e-12 * flops;
-  p.floor_ms =
-      1e3 * p.tflop / ceilings.tflops + 1e-6 * optimiser_bytes(trainer.model(), p.tokens) / ceilings.copy_gb;
+  const auto moment = static_cast<double>(size_of(trainer.optimiser().moments()));
+  p.floor_ms = 1e3 * p.tflop / ceilings.tflops +
+               1e-6 * optimiser_bytes(trainer.model(), p.tokens, moment) / ceilings.copy_gb;
   return p;
 }
 
