@@ -98,7 +98,8 @@ void print_text(const Corpus& corpus, double seconds, std::FILE* out) {
         "text       {}: {} documents; left out: {} that share words with a test row, {} validation rows, {} beside "
         "held-out ones\n",
         s.name, s.documents, s.overlapping, s.validation, s.guards);
-  fmt::print(out, "           compared with {} test rows of {}\n", corpus.test_rows, corpus.excluded);
+  if (!corpus.excluded.empty())
+    fmt::print(out, "           compared with {} test rows of {}\n", corpus.test_rows, corpus.excluded);
   fmt::print(out,
              "           {} documents, {} pieces to train on; {} and {} held out; {} pieces in the vocabulary\n",
              corpus.training.size(), corpus.training.tokens(), corpus.held_out.size(), corpus.held_out.tokens(),
