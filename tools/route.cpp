@@ -24,7 +24,8 @@ struct Arguments {
 // --trace: the test rows instead of a text.
 int write_run_trace(const Arguments& a, const results::Run& run) {
   Options options = saved_options(run);
-  options.data = a.data, options.cache = a.cache, options.vocab = a.vocabulary;
+  options.data = a.data, options.cache = a.cache;
+  if (!a.vocabulary.empty()) options.vocab = a.vocabulary;
   options.utilisation_rows = a.rows;
   const results::TraceContent trace = trace_run(run, options, Device::parse(a.device), a.first_rows);
   write_trace(a.trace, trace);

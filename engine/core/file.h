@@ -8,8 +8,12 @@
 
 namespace glia {
 
-// The whole file. Errors name the path and the reason (missing, a directory, unreadable).
+// The whole file. Errors name the path and the reason (missing, unreadable, no file).
 std::string read_file(const std::filesystem::path& path);
+
+// The file opened for reading, as a descriptor that the caller closes. What has no end or may never begin (a device, a
+// named pipe, a socket) is an error, and so is a directory; the shell's own pipes, <(…), can be read once.
+int open_to_read(const std::filesystem::path& path);
 
 // The folder and those above it, where they are not there yet. An error names the path and the reason.
 void make_folder(const std::filesystem::path& path);

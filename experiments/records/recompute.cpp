@@ -24,6 +24,7 @@ Options saved_options(const results::Run& run) {
               : value.is_boolean() ? (value.get<bool>() ? "on" : "off")
                                    : value.dump());
   }
+  o.vocab = saved_vocabulary(run);  // a copy of the one that was typed, or of the one that was trained on the spot
   if (o.dataset == "auto") o.dataset = c.data.name;  // what it turned out to be
   if (const auto it = c.train.find("max_length"); it != c.train.end() && it->is_number_integer())
     o.max_length = it->get<int64_t>();
