@@ -57,6 +57,17 @@ void write(const Arguments& a, const Result& r) {
   fmt::print("written to {}\n", r.out);
 }
 
+// A trace, or the one that a run's folder has.
+std::string trace_of(const std::string& path) {
+  if (!is_run_folder(path)) return path;
+  const std::string trace = path + "/trace.safetensors";
+  if (!fs::exists(trace))
+    fail_input(
+        "{}: has no trace.safetensors; --trace-rows keeps one in training, ./tools/route {} --trace {} writes one",
+        path, path, trace);
+  return trace;
+}
+
 // Errors in the choices themselves know tokens and layers; here the file is known.
 TraceAnalysis analysed(const Arguments& a) try {
   return analyse(TraceFile(a.path), a.words);
@@ -96,7 +107,7 @@ int run(const Arguments& a) {
   const bool saved_run = is_run_folder(a.path);
   Result r = saved_run ? of_run(a) : of_trace(a);
   if (!a.against.empty()) {
-    const TraceFile trace(saved_run ? a.path + "/trace.safetensors" : a.path), other(a.against);
+    const TraceFile trace(trace_of(a.path)), other(trace_of(a.against));
     const auto layers = agreement(trace, other, a.permutations);
     r.tables.push_back(agreement_table(layers, other.title()));
     r.json["agreement"] = {{"trace", a.against}, {"layers", to_json(layers)}};

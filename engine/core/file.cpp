@@ -115,7 +115,23 @@ void make_folder(const std::filesystem::path& path) {
   if (error) fail_input("{}: cannot make this folder: {}", path.string(), error.message());
 }
 
-void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
+void write_file_atomic(const std::filesystem::path& given, std::string_view content) {
+  std::error_code none;
+  // A link is kept, and what it points to is written; what is no file (/dev/stdout, /dev/null) is written as it is: another
+  // file in its place would take it from everybody.
+  const bool link = std::filesystem::is_symlink(given, none), there = std::filesystem::exists(given, none);
+  const bool stream = given.string().starts_with("/dev/std") || given.string().starts_with("/dev/fd/");
+  if (there && (stream || !std::filesystem::is_regular_file(given, none))) {
+    if (std::filesystem::is_directory(given, none))
+      fail_input("{}: expected a file to write, found a directory", given.string());
+    // Not waiting: nobody may ever read a pipe. Appending: what standard output has already said stays.
+    Descriptor special(::open(given.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK));
+    if (special.get() < 0) fail_input("{}: cannot open: {}", given.string(), reason());
+    ::fcntl(special.get(), F_SETFL, 0);
+    write_all(special.get(), content, given);
+    return;
+  }
+  const std::filesystem::path path = link && there ? std::filesystem::canonical(given) : given;
   if (path.has_parent_path()) make_folder(path.parent_path());
   remove_left_behind(path);
   // The process id keeps two programs that write the same file from sharing a temporary one.

@@ -19,7 +19,7 @@ int open_to_read(const std::filesystem::path& path);
 void make_folder(const std::filesystem::path& path);
 
 // Writes a temporary file beside `path`, flushes it to the disk and renames it; creates the folders on the way.
-// An error (disk full) removes the temporary file and throws.
+// An error (disk full) removes the temporary file and throws. A link stays one; a device or a pipe is written directly.
 void write_file_atomic(const std::filesystem::path& path, std::string_view content);
 
 // A 64-bit content hash (not cryptographic): 8 bytes a step, multiply and rotate.

@@ -1,4 +1,5 @@
 // What comes from outside: files that are none, files of another kind, JSON that stops, and messages of one line.
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -42,6 +43,25 @@ TEST_CASE("file: what has no end or may never begin is refused at once; the shel
   EXPECT(read_file(fmt::format("/dev/fd/{}", ends[0])) == "late");
   writer.join();
   ::close(ends[0]);
+}
+
+TEST_CASE("file: what is written keeps links, and takes no device's place") {
+  const TemporaryFolder folder("written");
+  write_file_atomic(folder.path + "/far/target", "old");
+  REQUIRE(::symlink("far/target", (folder.path + "/link").c_str()) == 0);
+  write_file_atomic(folder.path + "/link", "new");
+  EXPECT(std::filesystem::is_symlink(folder.path + "/link"));
+  EXPECT(read_file(folder.path + "/far/target") == "new");
+  EXPECT(contains(error_of([&] { write_file_atomic(folder.path + "/far", "x"); }),
+                  "expected a file to write, found a directory"));
+  const std::string pipe = folder.path + "/pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  write_file_atomic(pipe, "through");
+  char got[16];
+  EXPECT(::read(reader, got, sizeof got) == 7);
+  EXPECT(std::filesystem::is_fifo(pipe));
+  ::close(reader);
 }
 
 TEST_CASE("file kinds: other files are known by their first bytes, text is not") {
