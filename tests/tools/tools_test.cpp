@@ -86,7 +86,7 @@ TEST_CASE("tools: numbers that nobody can mean are no numbers") {
         {"--no-such 3", "unknown flag --no-such"}}) {
     INFO(std::string(flags));
     const Result result = run(fmt::format("./tools/generate none words {} 2>&1", flags));
-    EXPECT(result.status == 2);
+    EXPECT(WEXITSTATUS(result.status) == 2);
     EXPECT(contains(result.out, wanted));
     EXPECT(lines(result.out) == 1);
   }
