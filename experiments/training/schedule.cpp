@@ -450,7 +450,8 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
                  clock_text(seconds / parallel), open.size(), open.size() == 1 ? "" : "s");
       std::fflush(out);
     } catch (const Error& error) {  // each run says so itself
-      if (options.dry_run) throw;
+      // A flag that no model can take (--freeze of a name that none has) is every run's error: it is told once.
+      if (options.dry_run || std::string_view(error.what()).starts_with("--")) throw;
       fmt::print(out, "estimate   none: {}\n", error.what());
     }
   if (options.dry_run) return 0;

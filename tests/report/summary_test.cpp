@@ -1,4 +1,5 @@
 #include "experiments/report/summary.h"
+#include "experiments/report/report.h"
 
 #include <fmt/format.h>
 

@@ -422,6 +422,8 @@ TEST_CASE("experiment: what cannot be meant is named before anything is read or 
   o = tiny({"--freeze", "nobody.*", "--dry-run", "on", "--estimate", "on"});
   o.out = out.path + "/results";
   EXPECT(contains(error(), "--freeze nobody.*: expected a pattern that matches a parameter"));
+  o.dry_run = false;
+  EXPECT(contains(error(), "--freeze nobody.*"));
   EXPECT(!std::filesystem::exists(o.out));
   for (const char* file : {"pretraining.json", "model.safetensors"}) {
     write_file_atomic(o.out + "/" + file, "");
