@@ -132,8 +132,8 @@ std::vector<std::string> look_alikes(const std::vector<std::string>& class_names
     const auto [at, is_new] = seen.emplace(std::move(key), name);
     if (!is_new)
       warnings.push_back(
-          fmt::format("warning: the labels \"{}\" and \"{}\" differ in case, spaces or marks that are "
-                      "not seen only, and are two classes",
+          fmt::format("warning: the labels \"{}\" and \"{}\" differ in case, spaces or unseen marks "
+                      "only, and are two classes",
                       shortened(at->second), shortened(name)));
   }
   return warnings;

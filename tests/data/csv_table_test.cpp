@@ -135,7 +135,7 @@ TEST_CASE("data csv: labels that look alike, classes of one row, and parts that 
     INFO(notes);
     EXPECT(contains(notes, "t.csv: read with separator semicolon"));
     EXPECT(contains(notes, "t.csv: 40 blank rows skipped"));
-    EXPECT(contains(notes, "\"Sport\" and \"sport\" differ in case or spaces only"));
+    EXPECT(contains(notes, "\"Sport\" and \"sport\" differ in case, spaces or unseen marks only"));
     EXPECT(contains(notes, "the class \"odd, one\" has one row, " + o.csv_train + ":82"));
     EXPECT(contains(notes, "\"odd, one\" has 1 training row and none in validation and test"));
   }

@@ -153,8 +153,8 @@ TEST_CASE("results: what is wrong with a run is named") {
     put(config, good.substr(0, good.size() / 2));
     EXPECT(contains(message(), config + ":"));  // with line and column
     EXPECT(contains(message(), ": expected JSON, found the end of the file"));
-    put(config, replaced(good, "\"hidden\": ", "\"hidden\": 1"));
-    EXPECT(contains(message(), config + ": expected a model.hidden that its "));
+    put(config, replaced(good, "\"heads\": 8", "\"heads\": 7"));
+    EXPECT(message() == config + ": expected a model.hidden that its 7 heads divide, got 512");
     put(config, "{\"model_type\": \"bert\"}");
     EXPECT(message() ==
            folder + ": expected a run's folder (results/seed0/dense), found a model that is written for others");
@@ -226,7 +226,7 @@ TEST_CASE("results: list_runs takes results, a seed or a run, and names what it 
   EXPECT(names == std::vector<std::string>{"dense0", "softmax-moe0", "zebra0", "dense1", "softmax-moe1",
                                            "astrocyte1", "zebra1"});
   REQUIRE(all.problems.size() == 2);
-  EXPECT(contains(all.problems[0].message, "seed0/astrocyte/config.json: expected JSON"));
+  EXPECT(contains(all.problems[0].message, "seed0/astrocyte/config.json:1:2: expected JSON, found the end"));
   EXPECT(contains(all.problems[1].message, "seed1/notes: is no run: it has no config.json"));
   EXPECT(list_runs(tmp.path + "/seed1").runs.size() == 4);
   EXPECT(list_runs(tmp.path + "/seed1/zebra").runs.size() == 1);

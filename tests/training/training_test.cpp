@@ -422,9 +422,9 @@ TEST_CASE("experiment: what cannot be meant is named before anything is read or 
   o = tiny({"--freeze", "nobody.*", "--dry-run", "on", "--estimate", "on"});
   o.out = out.path + "/results";
   EXPECT(contains(error(), "--freeze nobody.*: expected a pattern that matches a parameter"));
+  EXPECT(!std::filesystem::exists(o.out));
   o.dry_run = false;
   EXPECT(contains(error(), "--freeze nobody.*"));
-  EXPECT(!std::filesystem::exists(o.out));
   for (const char* file : {"pretraining.json", "model.safetensors"}) {
     write_file_atomic(o.out + "/" + file, "");
     EXPECT(contains(error(), fmt::format("{}: holds a model ({}), no results", o.out, file)));
