@@ -20,6 +20,7 @@ struct Arguments {
   bool knock_out = false;
   int64_t rows = 0;
   int permutations = 20, words = 10;
+  std::vector<std::string> of_runs;  // typed flags that a trace does not read
   std::vector<std::string> formats = {"text", "json", "csv", "svg", "png", "html"};
 };
 
@@ -56,12 +57,33 @@ void write(const Arguments& a, const Result& r) {
   fmt::print("written to {}\n", r.out);
 }
 
+// A trace, or the one that a run's folder has.
+std::string trace_of(const std::string& path) {
+  if (!is_run_folder(path)) return path;
+  const std::string trace = path + "/trace.safetensors";
+  if (!fs::exists(trace))
+    fail_input(
+        "{}: has no trace.safetensors; --trace-rows keeps one in training, ./tools/route {} --trace {} writes one",
+        path, path, trace);
+  return trace;
+}
+
+// Errors in the choices themselves know tokens and layers; here the file is known.
+TraceAnalysis analysed(const Arguments& a) try {
+  return analyse(TraceFile(a.path), a.words);
+} catch (const Error& error) {
+  const std::string message = error.what();
+  if (message.starts_with(a.path)) throw;
+  fail_input("{}: {}", a.path, message);
+}
+
 Result of_trace(const Arguments& a) {
   if (a.knock_out)
     fail_input("--knock-out: wants a run's folder, whose model can be asked again; {} is a trace", a.path);
+  if (!a.of_runs.empty()) fail_input("{}: wants a run's folder; {} is a trace", fmt::join(a.of_runs, ", "), a.path);
   std::vector<std::string> words;
   if (!a.vocabulary.empty()) words = Vocabulary::from_file(a.vocabulary).tokens();
-  Result r{analyse(TraceFile(a.path), a.words), {}, {}, {}, a.out.empty() ? default_out(a.path) : a.out, ""};
+  Result r{analysed(a), {}, {}, {}, a.out.empty() ? default_out(a.path) : a.out, ""};
   r.json_path = r.out + "/analysis.json";
   r.tables = all_tables(r.routing, words), r.pictures = pictures(r.routing), r.json = to_json(r.routing, words);
   return r;
@@ -71,7 +93,8 @@ Result of_trace(const Arguments& a) {
 Result of_run(const Arguments& a) {
   const Run run = read_run(a.path);
   Options options = saved_options(run);
-  options.data = a.data, options.cache = a.cache, options.vocab = a.vocabulary;
+  options.data = a.data, options.cache = a.cache;
+  if (!a.vocabulary.empty()) options.vocab = a.vocabulary;
   options.utilisation_rows = a.rows;
   const RunAnalysis analysis = analyse_run(run, options, Device::parse(a.device), a.knock_out, a.words);
   Result r{analysis.routing, {}, {}, {}, a.out.empty() ? a.path + "/analysis" : a.out, ""};
@@ -84,7 +107,7 @@ int run(const Arguments& a) {
   const bool saved_run = is_run_folder(a.path);
   Result r = saved_run ? of_run(a) : of_trace(a);
   if (!a.against.empty()) {
-    const TraceFile trace(saved_run ? a.path + "/trace.safetensors" : a.path), other(a.against);
+    const TraceFile trace(trace_of(a.path)), other(trace_of(a.against));
     const auto layers = agreement(trace, other, a.permutations);
     r.tables.push_back(agreement_table(layers, other.title()));
     r.json["agreement"] = {{"trace", a.against}, {"layers", to_json(layers)}};
@@ -127,5 +150,9 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"text", "json", "csv", "svg", "png", "html"}));
   app.add_option("--out", a.out,
                  "folder for the files (default: TRACE-analysis beside a trace, analysis/ in a run)");
-  return run_tool("analyse", app, argc, argv, [&] { return run(a); });
+  return run_tool("analyse", app, argc, argv, [&] {
+    for (const char* flag : {"--rows", "--data", "--cache", "--device"})
+      if (app.count(flag) > 0) a.of_runs.push_back(flag);
+    return run(a);
+  });
 }

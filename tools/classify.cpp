@@ -6,6 +6,7 @@
 #include "data/datasets/dataset_cli.h"
 #include "data/text/csv_table.h"
 #include "engine/core/file.h"
+#include "engine/core/file_kind.h"
 #include "experiments/records/classifier.h"
 #include "experiments/training/schedule.h"
 #include "tools/tool.h"
@@ -151,6 +152,8 @@ class Printer {
 int run(const Arguments& a) {
   const results::Run saved = results::read_run(a.run);
   const std::string content = read_file(a.file == "-" ? "/dev/stdin" : a.file);
+  if (const std::string kind = reads_csv(a) ? "" : foreign_kind(content.substr(0, 512)); !kind.empty())
+    fail_input("{}: expected a text a line, found {}", shown(a), kind);
   const std::vector<std::string> texts = reads_csv(a) ? csv_texts(a, content) : lines_of(content);
   if (texts.empty()) fail_input("{}: expected text, found none", shown(a));
   Context context(Device::parse(a.device));

@@ -57,7 +57,15 @@ int run(const Arguments& a) {
   if (a.routing == "on") print_routing(model, g);
   fmt::print(stderr, "{} tokens of a prompt in {:.1f} ms; {} more, {:.0f} tokens/s; {}\n", g.prompt.size(),
              1e3 * g.prompt_seconds, g.words.size(), g.words_per_second(),
-             g.ended ? "the text ended" : "it could go on");
+             g.ended ? "the text ended"
+             : g.words.size() < size_t(a.tokens)
+                 ? fmt::format("the model reads at most {} tokens", model.max_length)
+                 : "it could go on");
+  std::vector<int32_t> pieces;
+  model.tokenizer.encode(a.prompt, pieces);
+  if (const size_t read = g.prompt.size() - 1; pieces.size() > read)  // beside [CLS]
+    fmt::print(stderr, "the first {} of the prompt's {} tokens were left out\n", pieces.size() - read,
+               pieces.size());
   return 0;
 }
 

@@ -33,7 +33,13 @@ def _table(rows):
 
 def _read_json(path):
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            value = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: expected JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def run_folders(out):
@@ -47,6 +53,9 @@ def run_folders(out):
 def run(folder):
     """One run as a flat dict; accuracy and all behind it are absent until the run is finished."""
     config = _read_json(os.path.join(folder, "config.json"))
+    for key in ("config", "seed_index", "router", "protocol", "preset", "data"):
+        if key not in config:
+            raise ValueError(f"{folder}: expected a run's config.json, found one without \"{key}\"")
     row = {"folder": folder, "config": config["config"], "seed": config["seed_index"], "router": config["router"],
            "protocol": config["protocol"], "preset": config["preset"], "data": config["data"]["name"]}
     for part in ("model", "train", "options"):
@@ -111,6 +120,8 @@ def weights(path):
         if name == "__metadata__":
             continue
         begin, end = entry["data_offsets"]
+        if end > len(body):
+            raise ValueError(f"{path}: cut short: '{name}' ends at byte {end} of {len(body)}")
         raw = bytes(body[begin:end])
         if entry["dtype"] == "BF16":  # the upper half of a float32
             raw = b"".join(b"\0\0" + raw[i:i + 2] for i in range(0, len(raw), 2)) if not numpy else (
@@ -123,8 +134,15 @@ def weights(path):
         if numpy:
             tensors[name] = numpy.frombuffer(raw, "<" + {"e": "f2"}.get(code, code)).reshape(entry["shape"])
         else:
-            tensors[name] = list(struct.unpack(f"<{len(raw) // width}{code}", raw))
+            tensors[name] = _nested(struct.unpack(f"<{len(raw) // width}{code}", raw), entry["shape"])
     return tensors
+
+
+def _nested(values, shape):
+    """Lists of lists as the shape says; a tensor without axes is its number."""
+    for extent in reversed(shape[1:]):
+        values = [list(values[i:i + extent]) for i in range(0, len(values), extent)] if extent else []
+    return list(values) if shape else values[0]
 
 
 def _main(arguments):
@@ -137,9 +155,13 @@ def _main(arguments):
         print(f"glia.py: {error}", file=sys.stderr)
         return 1
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(sys.stdout, keys)
-    writer.writeheader()
-    writer.writerows(rows)
+    try:
+        writer = csv.DictWriter(sys.stdout, keys)
+        writer.writeheader()
+        writer.writerows(rows)
+        sys.stdout.flush()
+    except BrokenPipeError:  # a reader like head has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

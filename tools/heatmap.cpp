@@ -46,7 +46,7 @@ Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer)
   if (!run.config.moe()) fail_input("{}: has no experts ({}), so no utilisation", run.folder, run.config.router);
   Options options = saved_options(run);
   options.data = a.data, options.cache = a.cache;
-  options.vocab = a.vocabulary;
+  if (!a.vocabulary.empty()) options.vocab = a.vocabulary;
   Measured measured = recompute(run, options, Device::parse(a.device));
   RunUtilisation u{run.config.data.class_names, {}};
   for (LayerUtilisation& l : measured.utilisation) u.layers.push_back(std::move(a.cls ? l.cls : l.all));

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "engine/core/file.h"
+#include "engine/core/file_kind.h"
 #include "experiments/analysis/run_trace.h"
 #include "experiments/records/recompute.h"
 #include "experiments/records/saved_model.h"
@@ -24,7 +25,8 @@ struct Arguments {
 // --trace: the test rows instead of a text.
 int write_run_trace(const Arguments& a, const results::Run& run) {
   Options options = saved_options(run);
-  options.data = a.data, options.cache = a.cache, options.vocab = a.vocabulary;
+  options.data = a.data, options.cache = a.cache;
+  if (!a.vocabulary.empty()) options.vocab = a.vocabulary;
   options.utilisation_rows = a.rows;
   const results::TraceContent trace = trace_run(run, options, Device::parse(a.device), a.first_rows);
   write_trace(a.trace, trace);
@@ -36,7 +38,10 @@ int write_run_trace(const Arguments& a, const results::Run& run) {
 // One text a line; empty lines are left out.
 std::vector<std::string> texts_of(const Arguments& a) {
   const bool given = !a.text.empty(), standard = a.file.empty() || a.file == "-";
-  std::istringstream lines(given ? a.text : read_file(standard ? "/dev/stdin" : a.file));
+  const std::string content = given ? a.text : read_file(standard ? "/dev/stdin" : a.file);
+  if (const std::string kind = given ? "" : foreign_kind(content.substr(0, 512)); !kind.empty())
+    fail_input("{}: expected a text a line, found {}", standard ? "standard input" : a.file, kind);
+  std::istringstream lines(content);
   std::vector<std::string> texts;
   for (std::string line; std::getline(lines, line);)
     if (line.find_first_not_of(" \t\r") != std::string::npos) texts.push_back(line);
@@ -46,6 +51,12 @@ std::vector<std::string> texts_of(const Arguments& a) {
 
 int run(const Arguments& a) {
   const results::Run saved = results::read_run(a.run);
+  if (!a.text.empty() && !a.file.empty())
+    fail_input("--file {}: expected one of a sentence and a file, got both", a.file);
+  if (a.trace.empty() && (a.rows > 0 || a.first_rows || !a.data.empty()))
+    fail_input("--rows, --first-rows, --data: expected --trace with them, got none");
+  if (!a.trace.empty() && !(a.text.empty() && a.file.empty()))
+    fail_input("--trace {}: is of the run's test rows; expected no text beside it", a.trace);
   if (!a.trace.empty()) return write_run_trace(a, saved);
   const std::vector<std::string> texts = texts_of(a);
   const WordPiece tokenizer = saved_tokenizer(saved, a.vocabulary);

@@ -50,6 +50,7 @@ Texts texts_of_file(const fs::path& path, bool bytes) {
   t.name = path.filename().string();
   t.name = t.name.substr(0, t.name.find('.'));
   t.text = std::make_unique<const std::string>(read_text(path));
+  if (!bytes) require_text(*t.text, path.string());
   t.documents = bytes ? blocks_of(*t.text, kBlock) : documents_of(*t.text);
   if (t.documents.empty()) fail_input("{}: expected text, a document a line; found none", path.string());
   return t;

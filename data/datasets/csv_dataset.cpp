@@ -1,5 +1,6 @@
 // Any CSV file with a label column and one or more text columns; labels are integers or strings.
 #include <algorithm>
+#include <filesystem>
 
 #include "data/datasets/datasets.h"
 #include "data/datasets/labelled_csv.h"
@@ -43,6 +44,9 @@ uint64_t csv_key(const DatasetOptions& o) {
   std::string key = fmt::format("csv 2|{}|{}|{}|", o.csv_header, o.csv_separator, o.csv_label);
   for (const std::string& column : format.text) key += column + "|";
   if (o.csv_test.empty()) key += fmt::format("{}|{}", kTestFraction, o.split_seed);
+  for (const std::string& path : {o.csv_train, o.csv_test})
+    if (!path.empty() && std::filesystem::is_fifo(path))
+      fail_input("{}: expected a file, found a pipe: rows are read more than once", path);
   uint64_t hash = hash_bytes(key, hash_bytes(read_file(o.csv_train)));
   if (!o.csv_test.empty()) hash = hash_bytes(read_file(o.csv_test), hash);
   return hash;
@@ -77,6 +81,10 @@ TextDataset load_csv(const DatasetOptions& options, BadRows& bad_rows) {
     to.labels.push_back(data.train.labels[static_cast<size_t>(row)]);
     to.bodies.push_back(data.train.bodies[static_cast<size_t>(row)]);
   };
+  if (rows.held_out.empty())
+    fail_input(
+        "{}: expected classes of several rows in column \"{}\", found {} labels in {} rows: none is left to test",
+        path, options.csv_label, data.class_names.size(), rows.kept.size());
   for (const int64_t row : rows.kept) move_row(row, kept);
   for (const int64_t row : rows.held_out) move_row(row, data.test);
   data.train = std::move(kept);

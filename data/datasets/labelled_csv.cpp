@@ -18,6 +18,19 @@ bool to_integer(std::string_view text, int64_t& value) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
+// Labels become headings of tables and legends of pictures: what is none of one line is the text's column, or damage.
+std::string wrong_label(const std::string& name) {
+  constexpr size_t kLongest = 200;
+  if (name.size() > kLongest)
+    return fmt::format("{} bytes, more than {}: is the column right?", name.size(), kLongest);
+  const auto control = std::find_if(name.begin(), name.end(), [](char c) {
+    const auto byte = static_cast<uint8_t>(c);
+    return (byte < 0x20 && !std::isspace(byte)) || byte == 0x7F;
+  });
+  return control == name.end() ? ""
+                               : fmt::format("a control character, byte 0x{:02X}", static_cast<uint8_t>(*control));
+}
+
 }  // namespace
 
 LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& format, BadRows& bad_rows) {
@@ -55,6 +68,10 @@ LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& forma
     std::string name = trimmed(row.fields[label]);
     if (name.empty()) {
       bad_rows.report(fmt::format("{}: expected a label, found nothing", table.place(row, label)));
+      continue;
+    }
+    if (const std::string wrong = wrong_label(name); !wrong.empty()) {
+      bad_rows.report(fmt::format("{}: expected a label, found {}", table.place(row, label), wrong));
       continue;
     }
     if (!allowed(name)) {
@@ -107,15 +124,16 @@ std::vector<std::string> look_alikes(const std::vector<std::string>& class_names
     utf8proc_uint8_t* folded = nullptr;
     const auto size = utf8proc_map(
         reinterpret_cast<const utf8proc_uint8_t*>(name.data()), static_cast<utf8proc_ssize_t>(name.size()), &folded,
-        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_CASEFOLD));
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_CASEFOLD |
+                                       UTF8PROC_IGNORE));
     const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(folded, std::free);
     std::string key(reinterpret_cast<const char*>(folded), size > 0 ? static_cast<size_t>(size) : 0);
     std::erase_if(key, [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); });
     const auto [at, is_new] = seen.emplace(std::move(key), name);
     if (!is_new)
       warnings.push_back(
-          fmt::format("warning: the labels \"{}\" and \"{}\" differ in case or spaces only, and are "
-                      "two classes",
+          fmt::format("warning: the labels \"{}\" and \"{}\" differ in case, spaces or unseen marks "
+                      "only, and are two classes",
                       shortened(at->second), shortened(name)));
   }
   return warnings;

@@ -1,6 +1,6 @@
 #include "data/text/csv.h"
 
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -8,6 +8,8 @@
 
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
+#include "engine/core/file.h"
+#include "engine/core/file_kind.h"
 
 namespace glia {
 namespace {
@@ -57,11 +59,12 @@ std::string BadRows::summary() const {
 }
 
 CsvReader::CsvReader(const std::string& path, BadRows& bad_rows) : name_(path), bad_rows_(bad_rows) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode))
-    fail_input("{}: expected a CSV file, found a directory", path);
-  file_ = std::fopen(path.c_str(), "rb");
-  if (!file_) fail_input("{}: cannot open: {}", path, std::strerror(errno));
+  const int fd = open_to_read(path);
+  file_ = ::fdopen(fd, "rb");
+  if (!file_) {
+    ::close(fd);
+    fail_input("{}: cannot open: {}", path, std::strerror(errno));
+  }
   refill();
   begin();
 }
@@ -72,10 +75,7 @@ CsvReader::CsvReader(std::string name, std::string_view content, BadRows& bad_ro
 }
 
 std::string CsvReader::refusal(std::string_view head) {
-  const auto begins = [&](std::string_view mark) { return head.starts_with(mark); };
-  if (begins("\xFF\xFE") || begins("\xFE\xFF")) return "a UTF-16 file; save it as UTF-8";
-  if (begins(std::string_view("PK\x03\x04"))) return "a zip archive (a workbook?); save it as CSV";
-  if (begins("\x1F\x8B")) return "a gzip file; unpack it";
+  if (std::string kind = foreign_kind(head); !kind.empty()) return kind;
   if (head.substr(0, 4).find('\0') != std::string_view::npos)
     return "NUL bytes (UTF-16 without a byte order mark, or no text); save it as UTF-8";
   return "";
@@ -85,7 +85,7 @@ void CsvReader::begin() {
   const std::string_view head = text_.substr(0, kChunk);
   if (const std::string why = refusal(head); !why.empty())
     fail_input("{}: expected CSV text, found {}", name_, why);
-  if (head.starts_with("\xEF\xBB\xBF")) begin_ = 3;
+  while (head.substr(begin_).starts_with("\xEF\xBB\xBF")) begin_ += 3;  // a file that was marked twice has two
   line_end_ = find_line_end(head);
 }
 

@@ -1,9 +1,11 @@
 #include "data/text/csv_table.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 
 #include "engine/core/check.h"
+#include "engine/core/message.h"
 
 namespace glia {
 namespace {
@@ -63,8 +65,8 @@ std::string shortened(std::string_view text) {
   while (!shown.empty() && shown.size() < text.size() && (text[shown.size()] & 0xC0) == 0x80) shown.pop_back();
   // A message is one line, whatever the field holds.
   std::replace_if(
-      shown.begin(), shown.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20; }, ' ');
-  return shown.size() < text.size() ? shown + "…" : shown;
+      shown.begin(), shown.end(), [](char c) { return std::isspace(static_cast<uint8_t>(c)); }, ' ');
+  return one_line(shown.size() < text.size() ? shown + "…" : shown);
 }
 
 std::string shortened_list(const std::vector<std::string>& items) {

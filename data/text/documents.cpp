@@ -5,8 +5,10 @@
 
 #include <algorithm>
 
+#include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/file_kind.h"
 
 namespace fs = std::filesystem;
 
@@ -33,7 +35,7 @@ std::string unpack_xz(std::string_view packed, const std::string& name) {
   lzma_end(&s);
   if (result == LZMA_STREAM_END) return text;
   if (result == LZMA_BUF_ERROR) fail_input("{}: the xz data end too early: the file is cut", name);
-  fail_input("{}: expected whole xz data, got damaged ones (liblzma error {})", name, static_cast<int>(result));
+  fail_input("{}: expected whole xz data, got damaged ones, or other bytes behind them", name);
 }
 
 std::string unpack_gzip(std::string_view packed, const std::string& name) {
@@ -82,6 +84,18 @@ std::string read_text(const fs::path& path) {
     return unpack_xz(bytes, path.string());
   if (bytes.starts_with("\x1F\x8B")) return unpack_gzip(bytes, path.string());
   return bytes;
+}
+
+void require_text(std::string_view text, const std::string& name) {
+  if (const std::string kind = foreign_kind(text.substr(0, 512)); !kind.empty())
+    fail_input("{}: expected text, found {}", name, kind);
+  const size_t nul = text.find('\0'), invalid = utf8::find_invalid(text), at = std::min(nul, invalid);
+  if (at == std::string_view::npos) return;
+  const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+  const size_t before = at == 0 ? std::string_view::npos : text.rfind('\n', at - 1),
+               column = before == std::string_view::npos ? at + 1 : at - before;
+  fail_input("{}:{}:{}: expected {}, found byte 0x{:02X}", name, line, column, at == nul ? "text" : "UTF-8",
+             static_cast<uint8_t>(text[at]));
 }
 
 std::vector<std::string_view> documents_of(std::string_view text) {

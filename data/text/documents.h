@@ -8,6 +8,10 @@
 
 namespace glia {
 
+// An error for what is no UTF-8 text: another kind of file, a NUL byte or a byte that begins no character, with its line
+// and column.
+void require_text(std::string_view text, const std::string& name);
+
 // The whole text of a file: xz or gzip by its first bytes, whatever its name, else as it is. Several compressed streams
 // one behind the other are one text. Errors name the path: missing, cut short, damaged.
 std::string read_text(const std::filesystem::path& path);

@@ -1,16 +1,15 @@
 #include "data/tokens/tokenizer_config.h"
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "data/tokens/word_builder.h"
 #include "engine/core/check.h"
-#include "engine/core/file.h"
+#include "engine/core/json.h"
 
 namespace glia {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 std::optional<bool> flag(const Json& json, const char* key, const std::string& path) {
   const auto at = json.find(key);
@@ -23,9 +22,8 @@ std::optional<bool> flag(const Json& json, const char* key, const std::string& p
 
 std::optional<TokenizerConfig> read_tokenizer_config(const std::string& folder) {
   const std::filesystem::path path = std::filesystem::path(folder) / "tokenizer_config.json";
-  if (!std::filesystem::is_regular_file(path)) return {};
-  const Json json = Json::parse(read_file(path), nullptr, false);
-  if (!json.is_object()) fail_input("{}: expected a JSON object, found something else", path.string());
+  if (!std::filesystem::exists(path)) return {};
+  const Json json = read_json_object(path.string());
   TokenizerConfig config;
   config.path = path.string();
   config.lowercase = flag(json, "do_lower_case", config.path);
@@ -39,8 +37,11 @@ std::optional<TokenizerConfig> read_tokenizer_config(const std::string& folder) 
     if (const std::string name = at->get<std::string>(); name.find("Bert") == std::string::npos)
       fail_input("{}: expected a BERT tokenizer, found {}", config.path, name);
   // "No limit" is written as a number beyond any text.
-  if (const auto at = json.find("model_max_length"); at != json.end() && at->is_number() && at->get<double>() < 1e9)
-    config.max_length = at->get<int64_t>();
+  if (const auto at = json.find("model_max_length"); at != json.end() && !at->is_null()) {
+    if (!at->is_number() || !(at->get<double>() >= 1))
+      fail_input("{}: expected a number above 0 as model_max_length, got {}", config.path, at->type_name());
+    if (at->get<double>() < 1e9) config.max_length = at->get<int64_t>();  // 1e30 stands for "as long as you like"
+  }
   return config;
 }
 

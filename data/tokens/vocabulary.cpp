@@ -7,6 +7,7 @@
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/file_kind.h"
 
 namespace glia {
 
@@ -70,6 +71,8 @@ Vocabulary Vocabulary::from_file(const std::string& path) { return from_text(rea
 
 Vocabulary Vocabulary::from_text(std::string_view content, const std::string& source) {
   if (content.empty()) fail_input("{}: expected a vocabulary, found an empty file", source);
+  if (const std::string kind = foreign_kind(content.substr(0, 512)); !kind.empty())
+    fail_input("{}: expected a vocabulary, found {}", source, kind);
   std::vector<std::string> tokens;
   for (size_t begin = 0; begin < content.size();) {
     size_t end = content.find('\n', begin);
@@ -80,6 +83,7 @@ Vocabulary Vocabulary::from_text(std::string_view content, const std::string& so
     tokens.emplace_back(content, begin, stop - begin);
     begin = end + 1;
   }
+  while (tokens.size() > 1 && tokens.back().empty()) tokens.pop_back();  // blank lines that an editor left behind
   return from_tokens(std::move(tokens), source);
 }
 

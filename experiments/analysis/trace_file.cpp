@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/core/check.h"
+#include "engine/core/file.h"
 #include "engine/core/parallel.h"
 
 namespace glia::results {
@@ -39,9 +40,9 @@ struct TraceFile::Mapping {
   size_t size = 0;
 
   explicit Mapping(const std::string& path) {
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const int file = open_to_read(path);
     struct stat info = {};
-    if (file < 0 || ::fstat(file, &info) != 0) fail_input("{}: cannot be read: {}", path, std::strerror(errno));
+    if (::fstat(file, &info) != 0) fail_input("{}: cannot be read: {}", path, std::strerror(errno));
     size = static_cast<size_t>(info.st_size);
     void* at =
         S_ISREG(info.st_mode) && size > 0 ? ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;

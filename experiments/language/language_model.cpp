@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/core/file.h"
+#include "engine/core/json.h"
 #include "experiments/records/saved_model.h"
 #include "moe/warm_start.h"
 
@@ -16,8 +17,7 @@ Json ours_in(const std::string& folder) {
   const std::string path = folder + "/config.json";
   if (!std::filesystem::exists(path))
     fail_input("{}: expected a finished model's folder, found no config.json", folder);
-  const Json json = Json::parse(read_file(path), nullptr, false);
-  if (!json.is_object()) fail_input("{}: expected JSON, got something else", path);
+  const Json json = read_json_object(path);
   Json ours = json.value("glia", Json());
   if (ours.is_object()) ours["device"] = "";  // where it was made is no part of an export
   return ours;

@@ -10,6 +10,7 @@
 #include "engine/core/clock.h"
 #include "engine/core/command_line/phase.h"
 #include "engine/core/file.h"
+#include "engine/core/json.h"
 #include "experiments/pretraining/pages.h"
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/records/export.h"
@@ -264,21 +265,34 @@ struct Begun {
   std::string identity;
 };
 
+// A result folder's vocabulary is its runs': another one in its place would make them unreadable.
+void require_own_folder(const std::string& out) {
+  for (const char* file : {"study.txt", "summary.json", "seed0"})
+    if (fs::exists(fs::path(out) / file))
+      fail_input("{}: holds the results of a study ({}); choose another --out", out, file);
+}
+
+// "model.safetensors.4711.tmp": of what this program writes. The folder may be one that holds other things too.
+bool is_half_written(const std::string& name) {
+  for (const std::string file : {"pretraining.json", "config.json", "model.safetensors", "checkpoint.safetensors",
+                                 "metrics.jsonl", "timing.json", "vocab.txt", "tokenizer_config.json", "README.md"})
+    if (name.starts_with(file + ".") && name.ends_with(".tmp")) return true;
+  return false;
+}
+
 // Settles the plan and writes the record; nothing where the folder's model is finished. A folder with something else in it is an
 // error, and so are other settings once there is a checkpoint or a model to lose.
 std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
                                   uint64_t text, Context& context) {
+  require_own_folder(o.out);
   for (const auto& entry : fs::directory_iterator(o.out))  // what a killed program left half-written
-    if (entry.path().extension() == ".tmp") fs::remove(entry.path());
+    if (is_half_written(entry.path().filename().string())) fs::remove(entry.path());
   const std::string path = o.out + "/pretraining.json", config = o.out + "/config.json";
   const bool done = fs::exists(config) && !o.fresh, recorded = fs::exists(path) && !o.fresh;
   if (done && !recorded)
     fail_input("{}: holds another model; choose another --out, or --fresh on to replace it", o.out);
   Json before = Json::object();
-  if (recorded && (done || fs::exists(o.out + "/checkpoint.safetensors"))) {
-    before = Json::parse(read_file(path), nullptr, false);
-    if (!before.is_object()) fail_input("{}: expected a record of pretraining, got something else", path);
-  }
+  if (recorded && (done || fs::exists(o.out + "/checkpoint.safetensors"))) before = read_json_object(path);
   Begun begun{settle_plan(o, corpus, model, context, before), ""};
   const Json record = whole_record(o, corpus, model, begun.plan, text);
   if (const std::string difference =

@@ -24,6 +24,9 @@ Options saved_options(const results::Run& run) {
               : value.is_boolean() ? (value.get<bool>() ? "on" : "off")
                                    : value.dump());
   }
+  o.vocab = saved_vocabulary(run);  // a copy of the one that was typed, or of the one that was trained on the spot
+  if (const auto it = c.data.options.find("lowercase"); it != c.data.options.end() && it->is_boolean())
+    o.lowercase = it->get<bool>() ? "on" : "off";
   if (o.dataset == "auto") o.dataset = c.data.name;  // what it turned out to be
   if (const auto it = c.train.find("max_length"); it != c.train.end() && it->is_number_integer())
     o.max_length = it->get<int64_t>();

@@ -6,8 +6,8 @@
 
 namespace glia {
 
-// What the run was started with, from its config.json; `data`, `vocabulary` and `cache` (folders and files, which
-// config.json does not keep) come from the caller.
+// What the run was started with, from its config.json, with the result folder's copy of the vocabulary; `data` and
+// `cache`, folders that config.json does not keep, come from the caller.
 Options saved_options(const results::Run& run);
 
 // The run's data. Throws when they are not those that it was trained on.

@@ -10,18 +10,12 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/json.h"
 
 namespace fs = std::filesystem;
 
 namespace glia::results {
 namespace {
-
-Json parse(const std::string& path) {
-  Json json = Json::parse(read_file(path), nullptr, false);
-  if (json.is_discarded()) fail_input("{}: expected JSON, got a half-written or foreign file", path);
-  if (!json.is_object()) fail_input("{}: expected a JSON object, got {}", path, json.type_name());
-  return json;
-}
 
 // "seed12" → 12
 std::optional<int> seed_index_of(const std::string& name) {
@@ -113,7 +107,7 @@ void begin_run(const std::string& folder, const RunConfig& config, bool resume) 
   make_folder(folder);
   const std::string path = folder + "/config.json";
   if (resume && fs::exists(path)) {
-    const Json old_json = parse(path);
+    const Json old_json = read_json_object(path);
     const Json new_json = to_json(config);
     for (const auto& [key, value] : new_json.items())
       if (!is_incidental(key) && old_json.value(key, Json()) != value)
@@ -217,17 +211,21 @@ Run read_run(const std::string& folder) {
   if (!fs::is_directory(run.folder)) fail_input("{}: no such folder", folder);
   const std::string path = run.folder + "/config.json";
   if (!is_run_folder(run.folder)) fail_input("{}: is no run: it has no config.json", run.folder);
-  run.config = run_config_from(parse(path), path);
+  const Json config = read_json_object(path);
+  if (!config.contains("config") && config.contains("model_type"))
+    fail_input("{}: expected a run's folder (results/seed0/dense), found a model that is written for others",
+               run.folder);
+  run.config = run_config_from(config, path);
   const fs::path absolute = fs::absolute(run.folder).lexically_normal();
   if (absolute.filename().string() != run.config.config)
     fail_input("{}: expected the run of this folder, got the one of \"{}\"", path, run.config.config);
   if (const auto index = seed_index_of(absolute.parent_path().filename().string());
       index && *index != run.config.seed_index)
     fail_input("{}: expected seed_index {}, got {}", path, *index, run.config.seed_index);
-  if (fs::exists(run.folder + "/timing.json")) run.timing = parse(run.folder + "/timing.json");
+  if (fs::exists(run.folder + "/timing.json")) run.timing = read_json_object(run.folder + "/timing.json");
   if (is_done(run.folder)) {
     const std::string eval = run.folder + "/eval.json";
-    run.evaluation = evaluation_from(parse(eval), eval);
+    run.evaluation = evaluation_from(read_json_object(eval), eval);
     const size_t layers = run.config.moe() ? size_t(run.config.layers()) : 0;
     if (run.evaluation->layers.size() != layers)
       fail_input("{}: expected {} MoE layers as in config.json, got {}", eval, layers,
@@ -237,7 +235,7 @@ Run read_run(const std::string& folder) {
         fail_input("{}: expected {} loads as in config.json, got {}", eval, run.config.experts(), m.loads().size());
     run.state = RunState::done;
   } else if (const std::string failed = run.folder + "/failed.json"; fs::exists(failed)) {
-    const Json json = parse(failed);
+    const Json json = read_json_object(failed);
     const Fields f{json, failed};
     run.failure = Failure{f.get<std::string>("reason"), f.get<int64_t>("step")};
     run.state = RunState::failed;

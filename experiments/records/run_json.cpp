@@ -80,6 +80,11 @@ RunConfig run_config_from(const Json& json, const std::string& from) {
   if (data_json.contains("options")) c.data.options = data.object("options");
   const Fields model{c.model, from};
   if (model.get<int>("layers") < 1) fail_input("{}: expected model.layers >= 1", from);
+  const auto hidden = model.get<int64_t>("hidden", 1), heads = model.get<int64_t>("heads", 1);
+  if (heads > 0 && hidden % heads != 0)
+    fail_input("{}: expected a model.hidden that its {} heads divide, got {}", from, heads, hidden);
+  if (c.train.contains("task") && !c.train.at("task").is_string())
+    fail_input("{}: expected text as train.task, got {}", from, c.train.at("task").dump());
   if (model.get<int>("experts") < 0) fail_input("{}: expected model.experts >= 0", from);
   return c;
 }

@@ -123,11 +123,15 @@ std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& ru
   return model;
 }
 
-WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary) {
-  std::string path = vocabulary;
+std::string saved_vocabulary(const results::Run& run) {
   const fs::path folder = fs::absolute(run.folder).lexically_normal();
   for (const fs::path& place : {folder, folder.parent_path(), folder.parent_path().parent_path()})
-    if (path.empty() && fs::exists(place / "vocab.txt")) path = (place / "vocab.txt").string();
+    if (fs::exists(place / "vocab.txt")) return (place / "vocab.txt").string();
+  return "";
+}
+
+WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary) {
+  const std::string path = vocabulary.empty() ? saved_vocabulary(run) : vocabulary;
   if (path.empty())
     fail_input("{}: there is no vocab.txt here or in the result folder; name it with --vocab", run.folder);
   Vocabulary words = Vocabulary::from_file(path);

@@ -18,8 +18,11 @@ DType saved_precision(const results::Run& run, Device device, const std::string&
 // Builds the model on the context's device and loads its weights and router state.
 std::unique_ptr<Model> load_saved_model(Context& context, const results::Run& run, DType compute);
 
-// The tokenizer of a run: `vocabulary` when given, else vocab.txt in the run's folder, in the seed's, or in the
-// result folder's. Throws when there is none, or when its size is not the model's.
+// vocab.txt in the run's folder, in the seed's, or in the result folder's; "" where there is none.
+std::string saved_vocabulary(const results::Run& run);
+
+// The tokenizer of a run: by `vocabulary` when given, else by saved_vocabulary(). Throws when there is none, or when its
+// size is not the model's.
 WordPiece saved_tokenizer(const results::Run& run, const std::string& vocabulary);
 
 // Tokens of a text that the model reads at most, [CLS] and [SEP] included: as in its training.

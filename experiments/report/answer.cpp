@@ -18,6 +18,14 @@ struct Wording {
   int digits, decimals;  // of the values, of a scaled difference
 };
 
+// Of each configuration: "3 seeds", or "1 to 3 seeds" where some are missing.
+std::string seeds_text(const Summary& s) {
+  const auto [least, most] =
+      std::ranges::minmax_element(s.configs, {}, [](const ConfigSummary& c) { return c.seeds.size(); });
+  const size_t low = least->seeds.size(), high = most->seeds.size();
+  return fmt::format("{}{} seed{}", low == high ? "" : fmt::format("{} to ", low), high, high == 1 ? "" : "s");
+}
+
 std::string answer(const Summary& s, const std::string& metric, const std::string& baseline, const Wording& w) {
   const ConfigSummary* base = s.find(baseline);
   if (!base || !base->find(metric)) return "";
@@ -41,8 +49,8 @@ std::string answer(const Summary& s, const std::string& metric, const std::strin
   if (compared == 0) return "";
   const std::string range = fmt::format("the means lie between {:.{}f} and {:.{}f}", low, w.digits, high, w.digits);
   if (tested == 0)
-    return fmt::format("In {} nothing can be told from chance yet ({} seed{} each, no tests): {}.", w.what,
-                       s.seeds.size(), s.seeds.size() == 1 ? "" : "s", range);
+    return fmt::format("In {} nothing can be told from chance yet ({} each, no tests): {}.", w.what, seeds_text(s),
+                       range);
   if (different.empty())
     return fmt::format(
         "In {} no configuration differs from {} beyond chance (Welch, Holm-corrected, p < 0.05, {} "
@@ -55,7 +63,8 @@ std::string answer(const Summary& s, const std::string& metric, const std::strin
 }  // namespace
 
 std::string accuracy_answer(const Summary& s) {
-  if (std::string words = answer(s, "word_loss", s.study.accuracy_baseline(), {"loss a word", 1, " nats", 4, 4});
+  if (std::string words =
+          answer(s, "word_loss", s.study.accuracy_baseline(), {"the loss a word", 1, " nats", 4, 4});
       !words.empty())
     return words;  // what a language model is measured by
   return answer(s, "accuracy", s.study.accuracy_baseline(), {"test accuracy", 100, " points", 4, 2});

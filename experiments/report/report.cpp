@@ -29,15 +29,17 @@ std::vector<NamedPicture> all_plots(const Summary& s, const Listing& listing) {
     plots.push_back({std::move(name), std::move(caption), std::move(picture)});
   };
   const bool any = std::ranges::any_of(s.configs, [](const ConfigSummary& c) { return c.find("accuracy"); });
+  if (tells_words(s)) add("loss", "What a word of the test text costs.", word_loss_plot(s));
   if (any) add("accuracy", "Test accuracy of every configuration.", accuracy_plot(s));
   if (s.layers > 0) {
     add("specialisation_first", "Specialisation of the first layer over all tokens.",
         specialisation_plot(s, 1, false));
     add("specialisation_last", "Specialisation of the last layer over all tokens.",
         specialisation_plot(s, s.layers, false));
-    add("specialisation_last_cls",
-        "The same from the CLS rows only: the rows of the last layer that can change the prediction.",
-        specialisation_plot(s, s.layers, true));
+    if (s.reads_cls())
+      add("specialisation_last_cls",
+          "The same from the CLS rows only: the rows of the last layer that can change the prediction.",
+          specialisation_plot(s, s.layers, true));
     add("depth", "How specialisation develops from layer to layer.", depth_plot(s));
     add("accuracy_specialisation", "Does specialisation pay? Each configuration's accuracy against it.",
         scatter_plot(s));
@@ -59,12 +61,15 @@ std::string warnings_html(const Summary& s) {
 }
 
 // The sections that the page will have; the links stay inside it.
+// The first section's title: of a language model accuracy says little.
+const char* measured_by(const Summary& s) { return tells_words(s) ? "Loss" : "Accuracy"; }
+
 std::string contents_html(const Summary& s, bool heatmaps) {
   std::string links;
   const auto link = [&](const char* id, const char* title) {
     links += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", id, title);
   };
-  link("accuracy", "Accuracy");
+  link("accuracy", measured_by(s));
   if (s.layers > 0) link("specialisation", "Specialisation");
   link("plots", "Plots");
   if (heatmaps) link("heatmaps", "Who routes where");
@@ -197,7 +202,7 @@ std::string report_html(const Summary& s, const Listing& listing) {
   for (const Table& table : accuracy_tables(s)) accuracy += as_html(table);
   for (const Table& table : {significance_table(s), power_table(s), test_rows_table(s, listing)})
     if (!table.rows.empty()) accuracy += as_html(table);
-  page += section("accuracy", "Accuracy", accuracy);
+  page += section("accuracy", measured_by(s), accuracy);
   std::string specialisation;
   for (const Table& table : specialisation_tables(s)) specialisation += as_html(table);
   if (!specialisation.empty()) page += section("specialisation", "Specialisation", specialisation);

@@ -4,7 +4,7 @@
 namespace glia::results {
 
 inline constexpr const char* kReportStyle = R"css(
-:root{--ink:#222;--soft:#666;--line:#ddd;--paper:#fff;--shade:#f5f6f4;--accent:#1f74a6}
+:root{color-scheme:light dark;--ink:#222;--soft:#666;--line:#ddd;--paper:#fff;--shade:#f5f6f4;--accent:#1f74a6}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1180px;padding:0 20px 60px;color:var(--ink);background:var(--paper);
 font:15px/1.5 "DejaVu Sans",Verdana,system-ui,sans-serif}
@@ -23,7 +23,7 @@ nav a{color:var(--accent)}
 .scroll{overflow-x:auto;max-width:100%}
 .scroll:focus-visible,summary:focus-visible,select:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-.scroll table{font-size:.82rem;white-space:nowrap;margin:6px 0}
+.scroll table{border-collapse:separate;border-spacing:0;font-size:.82rem;white-space:nowrap;margin:6px 0}
 .scroll th,.scroll td{padding:4px 9px;text-align:right;border-bottom:1px solid var(--line)}
 .scroll th:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
 .scroll thead th{border-bottom:2px solid var(--soft);font-weight:600}

@@ -10,6 +10,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/json.h"
 #include "experiments/report/warnings.h"
 
 namespace glia::results {
@@ -324,9 +325,7 @@ Summary summary_from(const Json& json, const std::string& from) {
 
 Summary read_summary(const std::string& path_given) {
   const std::string path = std::filesystem::is_directory(path_given) ? path_given + "/summary.json" : path_given;
-  const Json json = Json::parse(read_file(path), nullptr, false);
-  if (!json.is_object()) fail_input("{}: expected JSON, got a half-written or foreign file", path);
-  Summary s = summary_from(json, path);
+  Summary s = summary_from(read_json_object(path), path);
   const std::string timing = s.out + "/timing.json";
   if (!std::filesystem::exists(timing)) return s;
   const Json times = Json::parse(read_file(timing), nullptr, false);

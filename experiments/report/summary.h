@@ -66,6 +66,8 @@ struct Summary {
   const Published* published(const std::string& config, const std::string& metric) const {
     return any_published() ? study.published(config, metric, common.data.name, layers) : nullptr;
   }
+  // A row of its own predicts: of a task that tells words no token's choices stand out.
+  bool reads_cls() const { return common.task() == "classification"; }
   bool any_published() const {
     return study.published_data == common.data.name && common.task() == "classification";
   }

@@ -92,7 +92,7 @@ Table accuracy_table(const Summary& s) {
   const bool published = s.any_published();
   const std::string& baseline = s.study.accuracy_baseline();
   Table t;
-  t.title = "Test accuracy";
+  t.title = tells_words(s) ? "Share of the tokens told right" : "Test accuracy";
   t.note = fmt::format(
       "mean ± standard error over seeds, 95 % t interval; Δ and p against {}, two-sided, Holm-corrected "
       "over the configurations (Welch's test; paired by seed); d is Cohen's.",
@@ -207,7 +207,7 @@ Table other_prompt_table(const Summary& s) {
 
 std::vector<Table> language_tables(const Summary& s) {
   std::vector<Table> tables;
-  if (std::ranges::none_of(s.configs, [](const ConfigSummary& c) { return c.find("word_loss"); })) return tables;
+  if (!tells_words(s)) return tables;
   for (const std::string& baseline : s.study.accuracy_baselines) tables.push_back(word_loss_table(s, baseline));
   tables.push_back(loss_by(s, "loss.at-", "Loss by distance behind the prompt",
                            "nats a token, by how many tokens behind the prompt's end it is the one that is told."));
@@ -217,9 +217,13 @@ std::vector<Table> language_tables(const Summary& s) {
   return tables;
 }
 
+bool tells_words(const Summary& s) {
+  return std::ranges::any_of(s.configs, [](const ConfigSummary& c) { return c.find("word_loss"); });
+}
+
 std::vector<Table> accuracy_tables(const Summary& s) {
-  std::vector<Table> tables = {accuracy_table(s)};
-  for (Table& table : language_tables(s)) tables.push_back(std::move(table));
+  std::vector<Table> tables = language_tables(s);
+  tables.push_back(accuracy_table(s));
   if (s.near_copies > 0) tables.push_back(unseen_accuracy_table(s));
   for (size_t i = 1; i < s.study.accuracy_baselines.size(); ++i)
     tables.push_back(accuracy_against_table(s, s.study.accuracy_baselines[i]));
@@ -268,7 +272,7 @@ Table specialisation_table(const Summary& s, bool cls) {
 std::vector<Table> specialisation_tables(const Summary& s) {
   if (s.layers == 0) return {};
   std::vector<Table> tables = {specialisation_table(s, false)};
-  if (s.common.task() == "classification") tables.push_back(specialisation_table(s, true));
+  if (s.reads_cls()) tables.push_back(specialisation_table(s, true));
   return tables;
 }
 

@@ -16,7 +16,8 @@ struct Table {
 
 // Accuracy against the study's first baseline, a further table against each other one; specialisation of the first and
 // the last layer; routing by layer; the runs. Published numbers stand in them where the data set is the published one.
-std::vector<Table> accuracy_tables(const Summary& summary);
+std::vector<Table> accuracy_tables(const Summary& summary);  // a language model's begin with its loss
+bool tells_words(const Summary& summary);                    // whether that is what its runs were made for
 Table accuracy_table(const Summary& summary);
 // Over all tokens and, where a classifier reads the CLS row, over CLS rows alone. None without routing.
 std::vector<Table> specialisation_tables(const Summary& summary);

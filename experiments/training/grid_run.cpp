@@ -6,6 +6,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/json.h"
 #include "experiments/report/grid.h"
 #include "experiments/training/run.h"
 #include "experiments/training/schedule.h"
@@ -68,7 +69,7 @@ void take_over(const std::string& from, const RunSpec& spec) {
   std::filesystem::copy(
       from, spec.folder,
       std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
-  results::Json config = results::Json::parse(read_file(spec.folder + "/config.json"));
+  results::Json config = read_json_object(spec.folder + "/config.json");
   config["sets"] = spec.sets;
   write_file_atomic(spec.folder + "/config.json", config.dump(1) + "\n");
 }

@@ -10,6 +10,7 @@
 #include <charconv>
 #include <cmath>
 #include <deque>
+#include <filesystem>
 
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
@@ -428,6 +429,8 @@ void check_options(const Options& o) {
   want(o.name.find('/') == std::string::npos && o.name != "." && o.name != "..", "name",
        "a folder's name, not a path", o.name);
   if (o.out.empty()) fail_input("--out: expected a folder, got ''");
+  if (std::error_code none; std::filesystem::exists(o.out, none) && !std::filesystem::is_directory(o.out, none))
+    fail_input("--out {}: expected a folder, found a file", o.out);
 }
 
 std::vector<int> parse_seeds(const std::string& text) {
@@ -435,7 +438,8 @@ std::vector<int> parse_seeds(const std::string& text) {
     int value = -1;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
     if (error != std::errc{} || end != part.data() + part.size() || part.empty() || value < 0 || value > 100000)
-      fail_input("--seeds: expected a number of seeds (5), a list (0,2) or a range (3-5), got '{}'", text);
+      fail_input("--seeds: expected a number of seeds (5), a list (0,2) or a range (3-5), up to 100000, got '{}'",
+                 text);
     return value;
   };
   std::vector<int> seeds;

@@ -73,6 +73,10 @@ CheckedWeights check_weights(const Options& o) {
        {std::tuple{"hidden", e.hidden, o.hidden}, {"ffn", e.ffn, o.ffn}, {"max-length", e.positions, o.positions}})
     if (in_file > 0 && (wanted > in_file || (wanted < in_file && flag != std::string("max-length"))))
       fail_input("{}: its tensors say --{} {}, and the model has {}", weights.path(), flag, in_file, wanted);
+  for (const auto& [key, in_file, said] :
+       {std::tuple{"vocab_size", e.words, p.shape.vocabulary}, {"type_vocab_size", e.types, o.types}})
+    if (!p.config.empty() && in_file > 0 && in_file != said)
+      fail_input("{}: its table has {} rows, and {} says {} {}", weights.path(), in_file, p.config, key, said);
   std::string text = fmt::format("{}: {} tensors, ", p.weights, weights.tensors().size());
   text +=
       weights.ours() ? "our names" : fmt::format("Hugging Face's names, the encoder under '{}'", weights.prefix());

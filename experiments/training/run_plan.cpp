@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "data/tokens/tokenizer_config.h"
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
+#include "engine/core/json.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/run.h"
 
@@ -201,7 +203,9 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   if (o.csv_separator == "auto") c.data.options.erase("csv_separator");
   if (o.only_topics.empty()) c.data.options.erase("only_topics");
   if (o.prompt == "none") c.data.options.erase("prompt");
+  // Only what the copy of the vocabulary does not say by itself.
   if (!data.tokenizer->lowercase()) c.data.options["lowercase"] = false;
+  else if (is_cased(data.vocabulary())) c.data.options["lowercase"] = true;
   c.commit = build_commit();
   c.device = device;
   c.command = command;
@@ -213,9 +217,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
 void require_same_run(const std::string& folder, const results::RunConfig& config) {
   const std::string path = folder + "/config.json";
   if (!fs::exists(path)) return;
-  const Json old_json = Json::parse(read_file(path), nullptr, false);
-  if (!old_json.is_object()) fail_input("{}: expected a run's configuration, got something else", path);
-  Json before = run_identity(old_json), now = run_identity(results::to_json(config));
+  Json before = run_identity(read_json_object(path)), now = run_identity(results::to_json(config));
   for (Json* identity : {&before, &now})
     if (identity->contains("train")) (*identity)["train"].emplace("adam_state", "float32");
   const std::string difference = first_difference(before, now, "");

@@ -206,6 +206,13 @@ void require_one_summary(const std::vector<RunSpec>& specs, const results::RunCo
   }
 }
 
+// What ./experiments/pretrain and ./tools/export write has a vocabulary where a result folder has its own.
+void require_own_folder(const std::string& out) {
+  for (const char* file : {"pretraining.json", "model.safetensors"})
+    if (fs::exists(fs::path(out) / file))
+      fail_input("{}: holds a model ({}), no results; choose another --out", out, file);
+}
+
 // A result folder is read by one study: its order, baselines and colours.
 void require_one_study(const Options& options, const Study& study) {
   if (!fs::is_directory(options.out)) return;
@@ -347,6 +354,9 @@ StepEstimate estimate_steps(const std::vector<RunSpec>& specs, const Dataset& da
 
 int run_experiment(const Options& options, const Study& study, const std::vector<std::string>& configs,
                    const std::string& command, const Ranks& ranks) {
+  require_own_folder(options.out);
+  if (study.grid.empty() && options.typed.contains("cells"))
+    fail_input("--cells: expected a study with a grid, and {} has none", study.name);
   if (study.grid.empty()) return run_specs(options, study, plan_runs(options, study, configs), command, ranks);
   if (ranks.divides(options))
     fail_input("--study {}: expected a study without a grid where ranks share each run; run_all spreads whole runs",
@@ -440,6 +450,8 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
                  clock_text(seconds / parallel), open.size(), open.size() == 1 ? "" : "s");
       std::fflush(out);
     } catch (const Error& error) {  // each run says so itself
+      // A flag that no model can take (--freeze of a name that none has) is every run's error: it is told once.
+      if (options.dry_run || std::string_view(error.what()).starts_with("--")) throw;
       fmt::print(out, "estimate   none: {}\n", error.what());
     }
   if (options.dry_run) return 0;

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "engine/core/check.h"
-#include "engine/core/file.h"
+#include "engine/core/json.h"
 
 namespace fs = std::filesystem;
 
@@ -12,12 +12,6 @@ namespace glia {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-Json read_json(const std::string& path) {
-  Json json = Json::parse(read_file(path), nullptr, false);
-  if (!json.is_object()) fail_input("{}: expected a JSON object, got something else", path);
-  return json;
-}
 
 std::string text_of(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 80);
@@ -129,12 +123,15 @@ std::string weights_in(const fs::path& folder) {
 
 Pretrained find_pretrained(const std::string& path) {
   Pretrained p;
+  if (!fs::exists(path))
+    fail_input("{}: expected a folder or file of weights, found nothing there (names of a hub are not looked up)",
+               path);
   const bool is_folder = fs::is_directory(path);
   const fs::path folder = is_folder ? fs::path(path) : fs::path(path).parent_path();
   p.weights = is_folder ? weights_in(folder) : path;
   if (const fs::path config = folder / "config.json"; fs::exists(config)) p.config = config.string();
   if (!is_folder && p.config.empty()) return p;  // nothing says that the files around it belong to it
-  const Json json = p.config.empty() ? Json::object() : read_json(p.config);
+  const Json json = p.config.empty() ? Json::object() : read_json_object(p.config);
   const bool run = json.contains("model") && json.contains("train");
   // Our runs keep their vocabulary once, in the result folder: two above results/seed0/dense.
   for (const fs::path& place : {folder, folder / "..", folder / "../.."})
@@ -146,7 +143,10 @@ Pretrained find_pretrained(const std::string& path) {
     return p;
   }
   read_hugging_face(p, json);
-  if (const auto ours = json.find("glia"); ours != json.end() && ours->is_object()) read_ours(p, *ours);
+  if (const auto ours = json.find("glia"); ours != json.end()) {
+    if (!ours->is_object()) fail_input("{}: expected an object as glia, got {}", p.config, text_of(*ours));
+    read_ours(p, *ours);
+  }
   return p;
 }
 

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/core/file.h"
+#include "engine/core/file_kind.h"
+#include "engine/core/json.h"
 
 namespace glia {
 namespace {
@@ -42,16 +44,31 @@ struct Reader {
   [[noreturn]] void refuse(const std::string& why) const {
     fail_input("{}: not a usable safetensors file: {}", source, why);
   }
+  const Json& field(const std::string& name, const Json& entry, const char* key) const;
+  std::string text(const std::string& name, const Json& value) const;
   template <class T>
   std::vector<T> whole_numbers(const std::string& name, const Json& entry, const char* key) const;
   void entry(const std::string& name, const Json& value);
   void check_spans();
 };
 
+const Json& Reader::field(const std::string& name, const Json& entry, const char* key) const {
+  const auto found = entry.is_object() ? entry.find(key) : entry.end();
+  if (!entry.is_object() || found == entry.end())
+    refuse(fmt::format("malformed header: expected {} of '{}', found none", key, name));
+  return *found;
+}
+
+std::string Reader::text(const std::string& name, const Json& value) const {
+  if (!value.is_string())
+    refuse(fmt::format("malformed header: '{}': expected text, got {}", name, value.type_name()));
+  return value.get<std::string>();
+}
+
 // Of JSON's integers alone: what a fraction or a power of ten becomes as an unsigned number is not defined.
 template <class T>
 std::vector<T> Reader::whole_numbers(const std::string& name, const Json& entry, const char* key) const {
-  const Json& list = entry.at(key);
+  const Json& list = field(name, entry, key);
   const auto whole = [](const Json& n) {
     return std::is_unsigned_v<T> ? n.is_number_unsigned() : n.is_number_integer();
   };
@@ -62,7 +79,7 @@ std::vector<T> Reader::whole_numbers(const std::string& name, const Json& entry,
 
 void Reader::entry(const std::string& name, const Json& value) {
   RawTensor t;
-  t.dtype = value.at("dtype").get<std::string>();
+  t.dtype = text(name, field(name, value, "dtype"));
   const auto shape = whole_numbers<int64_t>(name, value, "shape");
   const auto offsets = whole_numbers<size_t>(name, value, "data_offsets");
   size_t elements = 1;
@@ -108,27 +125,30 @@ SafetensorsHeader read_safetensors(std::string_view content, const std::string& 
   SafetensorsHeader header;
   Reader reader{source, {}, header};
   if (is_lfs_pointer(content)) fail_input("{}: a Git LFS pointer: fetch the file itself (git lfs pull)", source);
+  if (content.empty()) reader.refuse("it is empty");
   if (content.size() < 8) reader.refuse(fmt::format("it has {} bytes", content.size()));
   uint64_t bytes;
   std::memcpy(&bytes, content.data(), 8);
+  if (const std::string kind = foreign_kind(content.substr(0, 512)); !kind.empty() && 8 + bytes > content.size())
+    reader.refuse("it is " + kind);
   if (bytes > kMaxHeader || bytes < 2) reader.refuse(fmt::format("its header would have {} bytes", bytes));
   if (8 + bytes > content.size())
     reader.refuse(fmt::format("cut short: the header has {} bytes, the file {}", bytes, content.size()));
   const std::string_view text = content.substr(8, bytes);
   reader.data = content.substr(8 + bytes);
   if (too_deep(text)) reader.refuse("its header is no JSON object of tensors");
-  Json json = Json::parse(text, nullptr, false);
+  std::string why;
+  Json json = parse_json(text, why);
+  if (!why.empty()) reader.refuse("its header is no JSON object: " + why);
   if (!json.is_object()) reader.refuse("its header is no JSON object");
-  try {
-    for (const auto& [name, value] : json.items()) {
-      if (name != "__metadata__") {
-        reader.entry(name, value);
-        continue;
-      }
-      for (const auto& [key, said] : value.items()) header.metadata[key] = said.get<std::string>();
+  for (const auto& [name, value] : json.items()) {
+    if (name != "__metadata__") {
+      reader.entry(name, value);
+      continue;
     }
-  } catch (const Json::exception& e) {
-    reader.refuse(fmt::format("malformed header: {}", e.what()));
+    if (!value.is_object())
+      reader.refuse(fmt::format("malformed header: expected an object as {}, got {}", name, value.type_name()));
+    for (const auto& [key, said] : value.items()) header.metadata[key] = reader.text(key, said);
   }
   reader.check_spans();
   if (const auto found = header.metadata.find("checksum"); found != header.metadata.end()) {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "engine/core/file.h"
+#include "engine/core/json.h"
 #include "nn/weights/safetensors_header.h"
 #include "nn/weights/torch_file.h"
 
@@ -19,6 +19,10 @@ std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
   return text;
+}
+
+bool is_plain_name(const std::string& file) {
+  return !file.empty() && file != "." && file != ".." && file.find_first_of("/\\") == std::string::npos;
 }
 
 }  // namespace
@@ -45,21 +49,25 @@ void Weights::add(const std::string& file) {
 }
 
 void Weights::add_shards(const std::string& index) {
-  const auto json = nlohmann::json::parse(read_file(index), nullptr, false);
-  const auto map = json.is_object() ? json.find("weight_map") : json.end();
-  if (!json.is_object() || map == json.end() || !map->is_object())
+  const auto json = read_json_object(index);
+  const auto map = json.find("weight_map");
+  if (map == json.end() || !map->is_object())
     fail_input("{}: expected an index with a weight_map from tensors to files", index);
   std::set<std::string> files;
   for (const auto& [name, file] : map->items()) {
     // A shard lies beside its index: a path of its own would let the file choose what is read.
-    if (!file.is_string() || file.get<std::string>().find_first_of("/\\") != std::string::npos)
+    if (!file.is_string() || !is_plain_name(file.get<std::string>()))
       fail_input("{}: '{}': expected the name of a file beside it, got {}", index, name,
                  file.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     files.insert(file.get<std::string>());
   }
-  for (const std::string& file : files) add((fs::path(index).parent_path() / file).string());
+  std::map<std::string, std::string> shard_of;
+  for (const std::string& file : files) {
+    add((fs::path(index).parent_path() / file).string());
+    for (const auto& [name, tensor] : raw_.tensors) shard_of.emplace(name, file);  // those that it added
+  }
   for (const auto& [name, file] : map->items())
-    if (!find(name))
+    if (shard_of[name] != file.get<std::string>())
       fail_input("{}: '{}' should be in {}, which does not have it", index, name, file.get<std::string>());
 }
 

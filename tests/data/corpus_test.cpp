@@ -131,6 +131,20 @@ TEST_CASE("documents: cut and damaged files, missing ones and folders without te
   EXPECT(files[0].filename() == "a.txt");
 }
 
+TEST_CASE("documents: what is no text is no corpus; where bytes are the tokens it may be") {
+  const auto error = [](std::string_view text) { return error_of([&] { require_text(text, "c.txt"); }); };
+  EXPECT(error("Größe\n東京\n") == "");
+  EXPECT(error("") == "");
+  EXPECT(error("a\nb caf\xE9 c\n") == "c.txt:2:6: expected UTF-8, found byte 0xE9");
+  EXPECT(error(std::string_view("a\0b", 3)) == "c.txt:1:2: expected text, found byte 0x00");
+  EXPECT(error("\xE9") == "c.txt:1:1: expected UTF-8, found byte 0xE9");
+  EXPECT(contains(error("PK\x03\x04"), "c.txt: expected text, found a zip archive"));
+  EXPECT(contains(error("<html>"), "c.txt: expected text, found a web page"));
+  Made made;
+  made.corpus(lines(80) + "caf\xE9\n");
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), ":81:4: expected UTF-8, found byte 0xE9"));
+}
+
 TEST_CASE("word runs: shared whatever stands between the words, and only where all of them are") {
   WordRuns runs(8);
   runs.add("One two, three four -- five SIX seven's 8 nine");

@@ -1,6 +1,8 @@
 // A CSV as people have it: whatever separator, line end, header and blank lines; and what is said about it.
 #include "data/text/csv_table.h"
 
+#include <sys/stat.h>
+
 #include "data/datasets/dataset.h"
 #include "data/datasets/labelled_csv.h"
 #include "engine/core/file.h"
@@ -83,12 +85,15 @@ TEST_CASE("data csv table: what is wrong is told in one line") {
   EXPECT(contains(read(std::string_view("label,text\na,b\0c\n", 17)).bad,
                   "x.csv:2:4: expected text, found a NUL byte"));
   EXPECT(read("label,text\n").rows.empty());
+  EXPECT(read("\xEF\xBB\xBF\xEF\xBB\xBFlabel,text\na,b\n").header == std::vector<std::string>{"label", "text"});
   EXPECT(read("").header.empty());
   for (const auto& [head, what] : {std::pair<std::string_view, const char*>{"\xFF\xFEl\0", "a UTF-16 file"},
                                    {"\xFE\xFF", "a UTF-16 file"},
                                    {std::string_view("l\0a\0", 4), "NUL bytes (UTF-16"},
                                    {"PK\x03\x04", "a zip archive"},
-                                   {"\x1F\x8B\x08", "a gzip file"}}) {
+                                   {"\x1F\x8B\x08", "a gzip file"},
+                                   {"BZh91AY", "a bzip2 file"},
+                                   {"<!doctype html>", "a web page"}}) {
     const std::string message = error_of([head = head] { read(head); });
     EXPECT(contains(message, std::string("x.csv: expected CSV text, found ") + what));
     EXPECT(!contains(message, "\n"));
@@ -110,6 +115,8 @@ TEST_CASE("data csv: labels that look alike, classes of one row, and parts that 
   const test::TemporaryFolder folder("csv-table");
   EXPECT(look_alikes({"Sport", "sport", "Ｓport", "money"}).size() == 2);
   EXPECT(look_alikes({"sci tech", "sci  tech"}).size() == 1);
+  EXPECT(look_alikes({"tech", "\uFEFFtech", "te\u200Bch"}).size() ==
+         2);  // joined files leave marks that nobody sees
   EXPECT(look_alikes({"a", "b", "1", "10"}).empty());
   std::string rows = "label;text\n";
   for (int i = 0; i < 40; ++i) rows += fmt::format("{};word {}\n\n", i % 2 ? "Sport" : "sport", i);
@@ -128,10 +135,31 @@ TEST_CASE("data csv: labels that look alike, classes of one row, and parts that 
     INFO(notes);
     EXPECT(contains(notes, "t.csv: read with separator semicolon"));
     EXPECT(contains(notes, "t.csv: 40 blank rows skipped"));
-    EXPECT(contains(notes, "\"Sport\" and \"sport\" differ in case or spaces only"));
+    EXPECT(contains(notes, "\"Sport\" and \"sport\" differ in case, spaces or unseen marks only"));
     EXPECT(contains(notes, "the class \"odd, one\" has one row, " + o.csv_train + ":82"));
     EXPECT(contains(notes, "\"odd, one\" has 1 training row and none in validation and test"));
   }
+}
+
+TEST_CASE("data csv: what cannot be a label or a class is told with its row, before anything is trained") {
+  const test::TemporaryFolder folder("csv-labels");
+  DatasetOptions o;
+  o.dataset = "csv", o.cache = "", o.vocab_size = 200;
+  const auto error = [&](const std::string& rows) {
+    o.csv_train = folder.write("t.csv", "label,text\n" + rows);
+    return error_of([&] { load_dataset(o); });
+  };
+  EXPECT(contains(error("a,b\n" + std::string(300, 'x') + ",text\n"),
+                  "t.csv:3:1: expected a label, found 300 bytes, more than 200: is the column right?"));
+  EXPECT(contains(error("a,b\n\x1b[31mred,text\n"), "expected a label, found a control character, byte 0x1B"));
+  std::string distinct;
+  for (int i = 0; i < 30; ++i) distinct += fmt::format("{},text\n", 0.5 + i);
+  EXPECT(contains(error(distinct),
+                  "expected classes of several rows in column \"label\", found 30 labels in 30 rows"));
+  const std::string pipe = folder.path + "/pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  o.csv_train = pipe;
+  EXPECT(contains(error_of([&] { load_dataset(o); }), pipe + ": expected a file, found a pipe"));
 }
 
 TEST_CASE("data csv: AG News with a header, counted from 0, under names") {

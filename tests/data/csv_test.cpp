@@ -63,7 +63,7 @@ TEST_CASE("data csv: what is broken is reported with file, line and column") {
   BadRows bad;
   EXPECT(
       contains(error_of([&] { CsvReader("/nowhere/x.csv", bad); }), "/nowhere/x.csv: cannot open: No such file"));
-  EXPECT(contains(error_of([&] { CsvReader("/tmp", bad); }), "/tmp: expected a CSV file, found a directory"));
+  EXPECT(contains(error_of([&] { CsvReader("/tmp", bad); }), "/tmp: expected a file, found a directory"));
 }
 
 TEST_CASE("data csv: bad rows can be skipped, and one open quote does not swallow the file") {

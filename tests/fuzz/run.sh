@@ -21,7 +21,7 @@ for target in "${targets[@]}"; do
     *) longest=3000 ;;
   esac
   sources=(data/text/*.cpp data/tokens/{wordpiece,vocabulary}.cpp nn/weights/{raw_tensor,safetensors_header,pickle,torch_file}.cpp
-    engine/core/{check,file}.cpp)
+    engine/core/{check,file,file_kind,json,message}.cpp)
   rest=(-lzip -llzma -lz)
   case $target in
     records) sources=(experiments/records/{results,run_json,metrics,routing/routing_metrics,utilisation_file}.cpp experiments/studies/study.cpp

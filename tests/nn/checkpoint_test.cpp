@@ -183,7 +183,13 @@ TEST_CASE(
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "nobody's"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
        "claimed twice"},
-      {R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", "malformed header"},
+      {R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", "malformed header: expected shape of 'a', found none"},
+      {R"({"a":[]})", "malformed header: expected dtype of 'a', found none"},
+      {R"({"a":{"dtype":3,"shape":[1],"data_offsets":[0,4]}})", "malformed header: 'a': expected text, got number"},
+      {R"({"__metadata__":4})", "expected an object as __metadata__, got number"},
+      {R"({"__metadata__":{"k":4}})", "'k': expected text, got number"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+       "the key \"a\" stands twice"},
   };
   for (const auto& [header, message] : malformed) {
     write_raw(path, header, std::string(8, '\0'));

@@ -167,10 +167,16 @@ TEST_CASE("weights: half and bfloat16 files, torch's archive, and shards under a
     return error_of([&] { Weights(place / "model.safetensors.index.json"); });
   };
   EXPECT(contains(error(R"({"weight_map": {"a": "part0.safetensors"}})"), "'a' should be in part0.safetensors"));
+  EXPECT(contains(error(R"({"weight_map": {"a": "", "b": "part0.safetensors"}})"), "the name of a file beside it"));
+  // A tensor that is there, but in the other shard: the index is another model's.
+  const std::string first = half[0].front().name, second = half[1].front().name;
+  const std::string swapped =
+      fmt::format(R"({{"weight_map": {{"{}": "part1.safetensors", "{}": "part0.safetensors"}}}})", first, second);
+  EXPECT(contains(error(swapped.c_str()), "which does not have it"));
   EXPECT(
       contains(error(R"({"weight_map": {"a": "../part0.safetensors"}})"), "expected the name of a file beside it"));
   EXPECT(contains(error(R"({"weight_map": {"a": "none.safetensors"}})"), "none.safetensors: cannot open"));
-  EXPECT(contains(error("[]"), "expected an index with a weight_map"));
+  EXPECT(contains(error("{}"), "expected an index with a weight_map"));
 }
 
 TEST_CASE(
@@ -225,7 +231,9 @@ TEST_CASE(
   EXPECT(contains(error("version https://git-lfs.github.com/spec/v1\noid sha256:01\nsize 5\n"),
                   "a Git LFS pointer: fetch the file itself"));
   EXPECT(contains(error("hello"), "not a usable safetensors file: it has 5 bytes"));
-  EXPECT(contains(error(""), "it has 0 bytes"));
+  EXPECT(contains(error(""), "not a usable safetensors file: it is empty"));
+  EXPECT(contains(error("<!DOCTYPE html><html>"), "it is a web page; download the file itself"));
+  EXPECT(contains(error("\x1F\x8B and so on"), "it is a gzip file; unpack it"));
   std::string deep = little_endian(100000, 8) + std::string(100000, '[');
   EXPECT(contains(error(deep), "its header is no JSON object"));
   std::vector<NamedTensor> twice = source.tensors(place);

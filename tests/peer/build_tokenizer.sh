@@ -12,7 +12,7 @@ flags=(-std=c++20 -O3 -g0 -march=x86-64-v3 -fno-math-errno -ffp-contract=on -fop
 static=(-static-libstdc++ -static-libgcc -Wl,-Bstatic -lutf8proc -lgomp -Wl,-Bdynamic -lpthread -ldl)
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
-for source in data/*.cpp data/datasets/*.cpp engine/core/check.cpp engine/core/file.cpp tools/benchmarks/tokenizer.cpp; do
+for source in data/*.cpp data/datasets/*.cpp engine/core/{check,file,file_kind,json,message}.cpp tools/benchmarks/tokenizer.cpp; do
   g++ "${flags[@]}" -c "$source" -o "$objects/${source//\//_}.o"
 done
 g++ "${flags[@]}" tools/tokenize.cpp "$objects"/*.o -o "$out/tokenize" "${static[@]}"

@@ -151,7 +151,13 @@ TEST_CASE("results: what is wrong with a run is named") {
   SUBCASE("config.json") {
     const std::string good = read_file(config);
     put(config, good.substr(0, good.size() / 2));
-    EXPECT(message() == config + ": expected JSON, got a half-written or foreign file");
+    EXPECT(contains(message(), config + ":"));  // with line and column
+    EXPECT(contains(message(), ": expected JSON, found the end of the file"));
+    put(config, replaced(good, "\"heads\": 8", "\"heads\": 7"));
+    EXPECT(message() == config + ": expected a model.hidden that its 7 heads divide, got 512");
+    put(config, "{\"model_type\": \"bert\"}");
+    EXPECT(message() ==
+           folder + ": expected a run's folder (results/seed0/dense), found a model that is written for others");
     put(config, replaced(good, "\"protocol\": \"clean\"", "\"protocol\": 3"));
     EXPECT(message() == config + ": expected text as \"protocol\", got 3");
     put(config, replaced(good, "\"seed_index\"", "\"index\""));
@@ -164,7 +170,7 @@ TEST_CASE("results: what is wrong with a run is named") {
   SUBCASE("eval.json") {
     const std::string good = read_file(eval);
     put(eval, "[]");
-    EXPECT(message() == eval + ": expected a JSON object, got array");
+    EXPECT(message() == eval + ": expected a JSON object, found array");
     put(eval, replaced(good, "\"accuracy\": 0.", "\"accuracy\": 90."));
     EXPECT(contains(message(), eval + ": expected accuracy in 0…1, got 90."));
     put(config, replaced(read_file(config), "\"layers\": 4", "\"layers\": 5"));
@@ -220,7 +226,7 @@ TEST_CASE("results: list_runs takes results, a seed or a run, and names what it 
   EXPECT(names == std::vector<std::string>{"dense0", "softmax-moe0", "zebra0", "dense1", "softmax-moe1",
                                            "astrocyte1", "zebra1"});
   REQUIRE(all.problems.size() == 2);
-  EXPECT(contains(all.problems[0].message, "seed0/astrocyte/config.json: expected JSON"));
+  EXPECT(contains(all.problems[0].message, "seed0/astrocyte/config.json:1:2: expected JSON, found the end"));
   EXPECT(contains(all.problems[1].message, "seed1/notes: is no run: it has no config.json"));
   EXPECT(list_runs(tmp.path + "/seed1").runs.size() == 4);
   EXPECT(list_runs(tmp.path + "/seed1/zebra").runs.size() == 1);

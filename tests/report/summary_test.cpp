@@ -1,4 +1,5 @@
 #include "experiments/report/summary.h"
+#include "experiments/report/report.h"
 
 #include <fmt/format.h>
 
@@ -157,6 +158,17 @@ TEST_CASE("summary: a run that is stuck or guesses is named") {
   for (auto& run : listing.runs) run.config.train["task"] = "causal_lm";
   const Summary words = summarise(listing);
   EXPECT(!warns(words, "At chance"));
+  EXPECT(accuracy_tables(words)[0].title == "Test accuracy");
+  // A language model's report begins with its loss; a seed that one configuration lacks is said.
+  listing.runs.erase(listing.runs.begin());
+  for (auto& run : listing.runs) run.evaluation->values.set("word_loss", 4.0);
+  const Summary told = summarise(listing);
+  EXPECT(contains(accuracy_tables(told)[0].title, "Loss a word"));
+  const std::string page = report_html(told, listing);
+  EXPECT(contains(page, "<a href=\"#accuracy\">Loss</a>"));
+  EXPECT(contains(page, "What a word of the test text costs."));
+  EXPECT(!contains(page, "(last), CLS rows only"));
+  EXPECT(contains(accuracy_answer(told), "In the loss a word"));
   EXPECT(warns(words, "Stuck: softmax-moe of seed2"));
 }
 

@@ -76,6 +76,22 @@ TEST_CASE("tools: an error is one line, whatever it quotes") {
   }
 }
 
+TEST_CASE("tools: numbers that nobody can mean are no numbers") {
+  if (!are_built({"tools/generate"})) SKIP("the programs are not built");
+  for (const auto& [flags, wanted] :
+       {std::pair{"--temperature nan", "--temperature: expected a finite number, got nan"},
+        {"--top-p nan", "--top-p: expected a finite number"},
+        {"--seed -1", "--seed: expected a whole number from 0 to 18446744073709551615, got -1"},
+        {"--seed 99999999999999999999", "--seed: expected a whole number from 0"},
+        {"--no-such 3", "unknown flag --no-such"}}) {
+    INFO(std::string(flags));
+    const Result result = run(fmt::format("./tools/generate none words {} 2>&1", flags));
+    EXPECT(WEXITSTATUS(result.status) == 2);
+    EXPECT(contains(result.out, wanted));
+    EXPECT(lines(result.out) == 1);
+  }
+}
+
 TEST_CASE("tools: tokenize gives the same ids for an argument and a line") {
   if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
   TemporaryFolder tmp("tokenize");

@@ -112,6 +112,21 @@ TEST_CASE("init: a file alone takes its shape from the flags, and its tensors mu
          folder.path / "vocab.txt");
 }
 
+TEST_CASE("init: a config.json that contradicts its own tensors is an error before anything is trained") {
+  const Model8 folder;
+  const auto error = [&](const char* key, int64_t value) {
+    auto json = hugging_face_config(folder.config.bert, "BertModel", {});
+    json[key] = value;
+    write_file_atomic(folder.path / "config.json", json.dump());
+    return error_of([&] { check_weights(folder.with({})); });
+  };
+  EXPECT(error("vocab_size", 40).empty());
+  for (const int64_t words : {39, 41, 1 << 30})
+    EXPECT(contains(error("vocab_size", words), fmt::format("config.json says vocab_size {}", words)));
+  EXPECT(contains(error("type_vocab_size", 2), "its table has 1 rows, and"));
+  EXPECT(contains(error_of([&] { folder.with({}, "not-there"); }), "found nothing there (names of a hub"));
+}
+
 TEST_CASE("init: the words' rows are said, the model is shaped and filled, and the report lists every tensor") {
   const Model8 folder;
   const Options o = folder.with({});

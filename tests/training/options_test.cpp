@@ -86,7 +86,9 @@ TEST_CASE("options: mistakes are named, with what was expected") {
                   "--topics: the data set csv does not read it; say --dataset synthetic"));
   EXPECT(contains(error({"--csv-test", "a.csv", "--dataset", "synthetic"}), "--csv-test: the data set synthetic"));
   EXPECT(contains(error({"--vocab-size", "100", "--vocab", "v.txt"}), "--vocab-size: not read beside --vocab"));
-  EXPECT(contains(error({"--batsh", "3"}), "--batsh"));
+  EXPECT(error({"--batsh", "3", "--lrr", "4"}) == "unknown flags --batsh, --lrr (--help lists all flags)");
+  EXPECT(contains(error({"--out", "/dev/null"}), "--out /dev/null: expected a folder, found a file"));
+  EXPECT(contains(error_of([] { parse_seeds("1000000000"); }), "up to 100000, got '1000000000'"));
   EXPECT(contains(error({"--batch", "many"}), "--batch: expected a whole number, got 'many'"));
   EXPECT(contains(error({"--batch", "3.5"}), "--batch: expected a whole number"));
   EXPECT(contains(error({"--batch", "0"}), "--batch: expected a whole number in [1, 1048576], got '0'"));
@@ -101,7 +103,7 @@ TEST_CASE("options: mistakes are named, with what was expected") {
   EXPECT(contains(error({"--adam-state", "int8"}), "--adam-state: expected one of float32, bfloat16"));
   EXPECT(contains(error({"--validation-fraction", "0"}), "--select validation"));
   EXPECT(contains(error({"--config", "dense"}), "--config"));  // a flag of ./experiments/train
-  EXPECT(contains(error({"dense"}), "dense"));                 // no positional arguments
+  EXPECT(contains(error({"dense"}), "expected no further argument, got \"dense\""));
   EXPECT(contains(error({"--init-noise", "-1"}), "--init-noise: expected 0 or more"));
   EXPECT(contains(error_of([] {
                     resolve(parse({"--device", "cpu", "--name", "a/b"}, Flag::kTrainOnly));

@@ -361,6 +361,18 @@ TEST_CASE("pretraining: bad flags are named in one line") {
                     status_of(with({"--out", (place.path / "o").string()}));
                   }),
                   "holds another model"));
+  // A study's folder keeps its vocabulary, and what others left beside a model is theirs.
+  const std::string out = (place.path / "results").string();
+  write_file_atomic(out + "/study.txt", "name = ahr\n");
+  write_file_atomic(out + "/vocab.txt", "mine\n");
+  EXPECT(contains(error_of([&] { status_of(with({"--out", out})); }), "holds the results of a study (study.txt)"));
+  EXPECT(read_file(out + "/vocab.txt") == "mine\n");
+  fs::remove(out + "/study.txt");
+  write_file_atomic(out + "/letter.tmp", "mine\n");
+  write_file_atomic(out + "/model.safetensors.1.tmp", "ours\n");
+  EXPECT(status_of(with({"--out", out})) == 0);
+  EXPECT(fs::exists(out + "/letter.tmp"));
+  EXPECT(!fs::exists(out + "/model.safetensors.1.tmp"));
 }
 
 }  // namespace

@@ -27,12 +27,16 @@ Options tiny(std::vector<const char*> more = {}) {
   std::vector<std::string> words = words_of(
       "run_all " + std::string(kTinyFlags) +
       "--layers 2 --progress off --synthetic-rows 160 --synthetic-test-rows 48 --vocab-size 400 --batch 8 --eval-batch 20 --epochs 1 --lr 0.003 --log-every 4 --eval-every 9 --difficulty 0.1");
-  // Flags of the synthetic corpus are errors beside another data set.
-  if (std::ranges::find(more, std::string("--csv-train")) != more.end())
-    for (const char* name : {"--synthetic-rows", "--synthetic-test-rows", "--difficulty"}) {
-      const auto at = std::ranges::find(words, std::string(name));
+  // Flags of the synthetic corpus are errors beside another data set, a vocabulary's size is one beside --vocab.
+  const auto drop = [&](const char* beside, std::vector<std::string> names) {
+    if (std::ranges::find(more, std::string(beside)) == more.end()) return;
+    for (const std::string& name : names) {
+      const auto at = std::ranges::find(words, name);
       words.erase(at, at + 2);
     }
+  };
+  drop("--csv-train", {"--synthetic-rows", "--synthetic-test-rows", "--difficulty"});
+  drop("--vocab", {"--vocab-size"});
   words.insert(words.end(), more.begin(), more.end());
   return resolve(parse_command_line(static_cast<int>(words.size()), pointers_to(words).data(), Flag::kRunAll, ""));
 }
@@ -415,6 +419,44 @@ TEST_CASE("experiment: results of other settings are refused, not overwritten") 
   EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }),
                   "data_hash"));
   EXPECT(read_file(spec.folder + "/eval.json") == before);
+}
+
+TEST_CASE("experiment: what cannot be meant is named before anything is read or written") {
+  const TemporaryFolder out("not-meant");
+  Options o = tiny({"--cells", "no-such-cell", "--max-steps", "2"});
+  o.out = out.path + "/results";
+  const auto error = [&] { return error_of([&] { run_experiment(o, find_study("ahr"), {"dense"}, "x"); }); };
+  EXPECT(contains(error(), "--cells: expected a study with a grid, and ahr has none"));
+  o = tiny({"--freeze", "nobody.*", "--dry-run", "on", "--estimate", "on"});
+  o.out = out.path + "/results";
+  EXPECT(contains(error(), "--freeze nobody.*: expected a pattern that matches a parameter"));
+  EXPECT(!std::filesystem::exists(o.out));
+  o.dry_run = false;
+  EXPECT(contains(error(), "--freeze nobody.*"));
+  for (const char* file : {"pretraining.json", "model.safetensors"}) {
+    write_file_atomic(o.out + "/" + file, "");
+    EXPECT(contains(error(), fmt::format("{}: holds a model ({}), no results", o.out, file)));
+    std::filesystem::remove(o.out + "/" + file);
+  }
+}
+
+TEST_CASE("experiment: a finished run finds its data again by its own folder, whatever vocabulary was typed") {
+  const TemporaryFolder out("vocabulary");
+  write_file_atomic(out.path + "/v.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nteam\nmarket\nTeam\n##s\n");
+  std::string rows = "label,text\n";
+  for (int i = 0; i < 40; ++i) rows += i % 2 ? "a,Team team s\n" : "b,market teams\n";
+  write_file_atomic(out.path + "/t.csv", rows);
+  // Capitals in the vocabulary would keep the texts' case: that they were lowered all the same has to be kept.
+  Options o = tiny({"--max-steps", "2", "--dataset", "csv", "--csv-train", (out.path + "/t.csv").c_str(), "--vocab",
+                    (out.path + "/v.txt").c_str(), "--lowercase", "on"});
+  o.out = out.path + "/results";
+  REQUIRE(run_experiment(o, find_study("ahr"), {"softmax-moe"}, "x") == 0);
+  const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+  Options saved = saved_options(run);
+  saved.cache = "";
+  EXPECT(saved.vocab == std::filesystem::absolute(o.out + "/vocab.txt").string());
+  EXPECT(saved_data(run, saved).vocabulary().size() == 9);
+  EXPECT(saved_tokenizer(run, "").lowercase());
 }
 
 TEST_CASE("experiment: --check-finite names the first op whose output is no number") {

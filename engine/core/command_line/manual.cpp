@@ -4,6 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
 
 #include "engine/core/build_info.h"
 #include "engine/core/check.h"
@@ -143,8 +146,48 @@ std::vector<std::string> with_empty_values(int argc, const char* const* argv) {
 
 }  // namespace
 
+namespace {
+
+// CLI11 lists what it could not place from behind, values among the flags.
+std::string extras_text(const std::vector<std::string>& extras) {
+  std::vector<std::string> flags;
+  for (const std::string& word : extras)
+    if (word.size() > 1 && word[0] == '-' && word != "--") flags.push_back(word.substr(0, word.find('=')));
+  return flags.empty() ? fmt::format("expected no further argument, got \"{}\"", joined(extras, " "))
+                       : fmt::format("unknown flag{} {}", flags.size() == 1 ? "" : "s", joined(flags, ", "));
+}
+
+// What the library reads as numbers although nobody can mean it: "nan" lies in every range, and "-1" and what is too long
+// for the machine become other whole numbers.
+void refuse_odd_numbers(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    const std::string type = option->get_type_name();
+    if (type.starts_with("FLOAT"))
+      option->check(CLI::Validator(
+          [](std::string& text) {
+            char* end = nullptr;
+            const double value = std::strtod(text.c_str(), &end);
+            return *end == '\0' && !std::isfinite(value) ? "expected a finite number, got " + text : std::string();
+          },
+          ""));
+    if (type.starts_with("UINT"))
+      option->check(CLI::Validator(
+          [](std::string& text) {
+            uint64_t value = 0;
+            const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+            return error == std::errc() && end == text.data() + text.size()
+                       ? std::string()
+                       : "expected a whole number from 0 to 18446744073709551615, got " + text;
+          },
+          ""));
+  }
+}
+
+}  // namespace
+
 bool parse_flags(CLI::App& app, const std::string& name, int argc, const char* const* argv,
                  const ChoicesOf& choices_of) {
+  refuse_odd_numbers(app);
   app.set_version_flag("--version", version_text(name), "the commit and variant it was built from");
   // Printed as --version is: by throwing what CLI11 throws for it.
   const auto add = [&](const char* flag, std::string (*text_of)(const Manual&)) {
@@ -169,6 +212,8 @@ bool parse_flags(CLI::App& app, const std::string& name, int argc, const char* c
     fmt::print("{}", app.help());
   } catch (const CLI::CallForVersion& version) {
     fmt::print("{}\n", version.what());
+  } catch (const CLI::ExtrasError&) {
+    fail_input("{} (--help lists all flags)", extras_text(app.remaining(true)));
   } catch (const CLI::ParseError& error) {
     fail_input("{} (--help lists all flags)", error.what());
   }

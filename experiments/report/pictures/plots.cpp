@@ -208,16 +208,27 @@ Style style_of(const Summary& s, const std::string& config) {
   return {more[place % 8], place % 8, dashes[place / 8 % 3]};
 }
 
-Picture accuracy_plot(const Summary& s) {
+namespace {
+
+// One dot a configuration of what all of them are measured by.
+Picture dots_plot(const Summary& s, const std::string& metric, const std::string& title, const std::string& name) {
   std::vector<Bar> bars;
   for (const ConfigSummary& c : s.configs) {
-    const Metric* m = c.find("accuracy");
+    const Metric* m = c.find(metric);
     if (m)
-      bars.push_back({c.config, m, p_note(c.against("accuracy", s.study.accuracy_baseline())),
-                      published_mark(s, c.config, "accuracy")});
+      bars.push_back({c.config, m, p_note(c.against(metric, s.study.accuracy_baseline())),
+                      published_mark(s, c.config, metric)});
   }
-  return bar_plot(s, "Test accuracy", p_legend(s.study.accuracy_baseline()),
-                  "accuracy (the axis does not start at 0; numbers: mean ± standard error)", bars, Shown::dots);
+  return bar_plot(s, title, p_legend(s.study.accuracy_baseline()),
+                  name + " (the axis does not start at 0; numbers: mean ± standard error)", bars, Shown::dots);
+}
+
+}  // namespace
+
+Picture accuracy_plot(const Summary& s) { return dots_plot(s, "accuracy", "Test accuracy", "accuracy"); }
+
+Picture word_loss_plot(const Summary& s) {
+  return dots_plot(s, "word_loss", "Loss a word", "nats a word, lower is better");
 }
 
 Picture specialisation_plot(const Summary& s, int layer, bool cls) {
@@ -239,17 +250,19 @@ Picture specialisation_plot(const Summary& s, int layer, bool cls) {
 Picture depth_plot(const Summary& s) {
   const double panel = 300, left = 62, gap = 74, top = 84, bottom = 400;
   const double right_w = names_width(s, true) + 50;
-  Picture p(left + 2 * panel + gap + right_w + 6, bottom + 52, "Specialisation by depth");
+  const int sides = s.reads_cls() ? 2 : 1;
+  Picture p(left + sides * panel + (sides - 1) * gap + right_w + 6, bottom + 52, "Specialisation by depth");
   p.text({14, 26}, "Specialisation by depth", {.size = kTitle, .bold = true});
   p.text({14, 46}, "mean over seeds; bars: standard error", {.size = kSmall, .color = kGrey});
   std::vector<double> values;
   for (const ConfigSummary& c : s.configs)
     for (int l = 1; l <= s.layers; ++l)
       for (const char* name : {"specialisation", "specialisation_cls"})
-        if (const Metric* m = c.find(layer_metric(name, l)))
+        if (const Metric* m = c.find(layer_metric(name, l));
+            m && (sides == 2 || name != std::string("specialisation_cls")))
           values.push_back(*m->estimate.mean + m->estimate.se.value_or(0));
   const Axis y = fitted(values, bottom, top, true);
-  for (int side = 0; side < 2; ++side) {
+  for (int side = 0; side < sides; ++side) {
     const double x0 = left + side * (panel + gap);
     y_axis(p, y, x0, x0 + panel, side ? "CLS rows only" : "all tokens");
     const double inset = s.layers == 1 ? panel / 2 : 22;
@@ -277,7 +290,7 @@ Picture depth_plot(const Summary& s) {
       for (const Point& point : points) p.marker(point, style.marker, 4, style.color);
       labels.push_back({c.config, points.back().y});
     }
-    if (side == 1) end_labels(p, s, labels, x0 + panel - inset + 12, top, bottom);
+    if (side == sides - 1) end_labels(p, s, labels, x0 + panel - inset + 12, top, bottom);
   }
   return p;
 }

@@ -19,9 +19,10 @@ Style style_of(const Summary& summary, const std::string& config);
 // Bars with standard errors, the seeds as dots, values, stars (Holm-corrected Welch p against `baseline`: * < 0.05,
 // ** < 0.01, *** < 0.001) and the published value as a diamond.
 drawing::Picture accuracy_plot(const Summary& summary);
+drawing::Picture word_loss_plot(const Summary& summary);
 drawing::Picture specialisation_plot(const Summary& summary, int layer, bool cls);
 
-// Specialisation by layer for every configuration: all tokens on the left, CLS rows on the right.
+// Specialisation by layer for every configuration: all tokens on the left, CLS rows, where they are read, on the right.
 drawing::Picture depth_plot(const Summary& summary);
 
 // Accuracy against last-layer specialisation, standard errors both ways.
