@@ -1,6 +1,7 @@
-// Downloads AG News and BERT's vocabulary to data/ag_news/, or BERT-small's weights to data/bert_small/; does nothing for
-// files that are there and whole.
+// Downloads AG News and BERT's vocabulary to data/ag_news/, BERT-small's weights to data/bert_small/, or a text with a published split to
+// data/<layout>/; does nothing for files that are there and whole.
 #include "data/datasets/fetch.h"
+#include "data/datasets/layouts.h"
 #include "engine/core/check.h"
 #include "nn/weights/pretrained.h"
 #include "nn/weights/weights.h"
@@ -35,18 +36,28 @@ int fetch_weights(const std::string& address, const std::string& dir) {
   return 0;
 }
 
+int fetch_layout(const std::string& layout, const std::string& dir) {
+  const LayoutRow& row = find_layout(layout);
+  const std::string to = dir.empty() ? std::string("data/") + row.name : dir;
+  if (const int failed = fetch_all(row.published(), to)) return failed;
+  fmt::print("{}: ./experiments/pretrain --task causal_lm --layout {} --corpus {}\n", to, row.name, to);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string dir, address = kBertSmall;
+  std::string layout, dir, address = kBertSmall;
   bool weights = false;
   CLI::App app{
       "Downloads AG News (official files) and vocab.txt, checks their md5 sums, resumes what was cut off; or the "
       "published weights of BERT-small."};
   app.add_flag("--weights", weights, "the weights instead");
   app.add_option("--from", address, "with --weights: the folder's address, for a mirror")->capture_default_str();
+  app.add_option("--layout", layout, "a text for language models instead: ptb or tinyshakespeare");
   app.add_option("--dir", dir, "where to (default: data/ag_news, with --weights data/bert_small)");
   return run_tool("fetch_data", app, argc, argv, [&] {
+    if (!layout.empty()) return fetch_layout(layout, dir);
     if (weights)
       return fetch_weights(address.ends_with('/') ? address : address + "/", dir.empty() ? "data/bert_small" : dir);
     return fetch_all(ag_news_files(), dir.empty() ? "data/ag_news" : dir);

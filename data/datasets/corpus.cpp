@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 
+#include "data/datasets/layouts.h"
 #include "data/datasets/token_cache.h"
 #include "data/text/documents.h"
 #include "data/text/word_runs.h"
@@ -257,6 +258,7 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
 
 Corpus load_corpus(const CorpusOptions& o, PhaseDisplay* display) {
   check_data_options(o.data);
+  if (o.layout != kNoLayout) return layout_corpus(o);
   const DatasetRow& row = find_dataset(dataset_name(o.data));
   const std::vector<fs::path> files = text_files(o.files);
   if (files.empty() && !o.training_texts)

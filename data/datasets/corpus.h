@@ -6,6 +6,8 @@
 
 namespace glia {
 
+inline constexpr const char* kNoLayout = "lines";
+
 struct CorpusOptions {
   DatasetOptions data;         // the data set that is tested on later; vocabulary, cache
   std::string files;           // paths or folders, separated by commas; "": none
@@ -14,6 +16,8 @@ struct CorpusOptions {
   double held_out = 0.01;      // share of each source's documents
   int64_t max_documents = 0;   // of each source; 0: all
   bool topics = false;         // a document's label is its class in the data set instead of its source
+  // Else the text is one of data/datasets/layouts.h, and of what is above only files and data have a part.
+  std::string layout = kNoLayout;
 };
 
 struct Corpus {
@@ -24,7 +28,7 @@ struct Corpus {
     int64_t held_out = 0, guards = 0;         // documents; guards: left out because they lie beside held-out ones
   };
   std::vector<Source> sources;
-  std::string excluded;  // name of the data set whose test rows are kept out
+  std::string excluded;  // name of the data set whose test rows are kept out; "": there is none
   int64_t test_rows = 0;
   // Ids without [CLS] and [SEP]; a document's label is its source's number. With topics: its class among class_names, −1 where
   // it is none of the data set's.

@@ -1,5 +1,9 @@
 #include "data/tokens/vocabulary.h"
 
+#include <algorithm>
+#include <map>
+
+#include "data/text/space_words.h"
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
@@ -30,6 +34,7 @@ Vocabulary Vocabulary::from_tokens(std::vector<std::string> tokens, const std::s
 }
 
 namespace {
+constexpr const char* kWordsMark = "[WORDS]";
 std::string byte_token(int byte) { return fmt::format("<0x{:02X}>", byte); }
 }  // namespace
 
@@ -38,6 +43,21 @@ Vocabulary Vocabulary::of_bytes() {
   for (int byte = 0; byte < 256; ++byte) tokens.push_back(byte_token(byte));
   return from_tokens(std::move(tokens), "bytes");
 }
+
+Vocabulary Vocabulary::of_words(std::string_view text) {
+  std::map<std::string_view, int64_t> counts;
+  for_each_word(text, [&](size_t begin, size_t end) {
+    ++counts[text.substr(begin, end - begin)];
+    return true;
+  });
+  std::vector<std::pair<std::string_view, int64_t>> words(counts.begin(), counts.end());
+  std::stable_sort(words.begin(), words.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::vector<std::string> tokens = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", kWordsMark};
+  for (const auto& [word, count] : words) tokens.emplace_back(word);
+  return from_tokens(std::move(tokens), "words");
+}
+
+bool Vocabulary::has_words() const { return find(kWordsMark) >= 0; }
 
 int32_t Vocabulary::first_byte() const {
   const int32_t first = find(byte_token(0));

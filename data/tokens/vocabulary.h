@@ -20,6 +20,10 @@ class Vocabulary {
   // The special tokens and a token for each byte, "<0x00>" … "<0xFF>": what --vocab bytes means. A file of these lines is one
   // too.
   static Vocabulary of_bytes();
+  // The special tokens and each word of the text, as white space cuts it, by how often it occurs, then by its bytes. Behind the
+  // special ones stands the mark by which a file of these lines is known again. An error: a word that is a special token.
+  static Vocabulary of_words(std::string_view text);
+  bool has_words() const;      // that mark
   int32_t first_byte() const;  // the id of "<0x00>" where all 256 follow, else −1
 
   int64_t size() const { return static_cast<int64_t>(tokens_.size()); }

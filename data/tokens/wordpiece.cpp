@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "data/text/space_words.h"
 #include "data/text/utf8.h"
 #include "data/tokens/word_builder.h"
 #include "engine/core/check.h"
@@ -320,12 +321,20 @@ struct PieceSink {
 
 }  // namespace
 
+namespace {
+int32_t id_of_word(const Vocabulary& vocabulary, std::string_view word) {
+  const int32_t id = vocabulary.find(word);
+  return id >= 0 ? id : vocabulary.unk();
+}
+}  // namespace
+
 // --- the tokenizer ------------------------------------------------------------
 
 WordPiece::WordPiece(Vocabulary vocabulary, bool lowercase)
     : vocabulary_(std::move(vocabulary)),
       lowercase_(lowercase),
       first_byte_(vocabulary_.first_byte()),
+      of_words_(vocabulary_.has_words()),
       chars_(BertChars::get(lowercase)),
       trie_(vocabulary_) {
   size_t slots = 64;
@@ -359,6 +368,14 @@ void WordPiece::encode(std::string_view text, std::vector<int32_t>& ids, size_t 
     for (const char byte : text.substr(0, limit)) ids.push_back(first_byte_ + static_cast<uint8_t>(byte));
     return;
   }
+  if (of_words()) {
+    for_each_word(text, [&](size_t begin, size_t end) {
+      if (limit-- == 0) return false;
+      ids.push_back(id_of_word(vocabulary_, text.substr(begin, end - begin)));
+      return true;
+    });
+    return;
+  }
   IdSink sink(ids, text.size() / 4 + 16, limit);
   WordPieceScanner<IdSink>(*this, sink).scan(text);
 }
@@ -389,6 +406,14 @@ std::vector<WordPiece::Piece> WordPiece::pieces(std::string_view text) const {
       found.push_back({first_byte_ + static_cast<uint8_t>(text[at]), at, at + 1});
     return found;
   }
+  if (of_words()) {
+    for_each_word(text, [&](size_t begin, size_t end) {
+      found.push_back({id_of_word(vocabulary_, text.substr(begin, end - begin)), static_cast<uint32_t>(begin),
+                       static_cast<uint32_t>(end)});
+      return true;
+    });
+    return found;
+  }
   PieceSink sink{text.data(), found};
   WordPieceScanner<PieceSink>(*this, sink).scan(text);
   return found;
@@ -404,7 +429,9 @@ std::string WordPiece::decode(const int32_t* ids, size_t n, bool skip_special) c
       continue;
     }
     const std::string& token = vocabulary_.token(ids[i]);
-    if (!first && token.starts_with("##")) {
+    if (of_words()) {
+      text += (first ? "" : " ") + token;
+    } else if (!first && token.starts_with("##")) {
       text.append(token, 2);
     } else {
       const bool attached = token == "." || token == "?" || token == "!" || token == ",";

@@ -18,6 +18,9 @@
 //
 // A vocabulary of bytes (Vocabulary::of_bytes) makes each byte a token instead, white space and all: for models over
 // characters. Nothing is lower-cased then, nothing dropped, and decode() gives the text back.
+//
+// A vocabulary of words (Vocabulary::of_words) has its words as white space cuts a text, and what it lacks is [UNK]: for texts whose
+// publishers cut them so.
 #pragma once
 
 #include <cstdint>
@@ -70,6 +73,7 @@ class WordPiece {
   const Vocabulary& vocabulary() const { return vocabulary_; }
   bool lowercase() const { return lowercase_; }
   bool of_bytes() const { return first_byte_ >= 0; }
+  bool of_words() const { return of_words_; }
 
   // Appends the ids of the text's pieces, without [CLS] and [SEP]; at most `limit` of them. Thread-safe.
   void encode(std::string_view text, std::vector<int32_t>& ids, size_t limit = SIZE_MAX) const;
@@ -110,7 +114,8 @@ class WordPiece {
 
   Vocabulary vocabulary_;
   bool lowercase_;
-  int32_t first_byte_;  // the id of byte 0, or −1: word pieces
+  int32_t first_byte_;  // the id of byte 0, or −1: no bytes
+  bool of_words_;
   const BertChars& chars_;
   PieceTrie trie_;
   std::vector<Slot> slots_;

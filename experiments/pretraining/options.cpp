@@ -7,6 +7,7 @@
 #include <cmath>
 #include <span>
 
+#include "data/datasets/layouts.h"
 #include "engine/core/check.h"
 #include "engine/core/command_line/manual.h"
 #include "engine/device/context.h"
@@ -35,6 +36,12 @@ OptionValue value_of(const P& o, const PretrainOption& option) {
 void set_own(P& o, const PretrainOption& option, const std::string& text) {
   const OptionValue value = parse_option(option.row, text);
   std::visit([&](auto member) { o.*member = std::get<std::decay_t<decltype(o.*member)>>(value); }, option.member);
+}
+
+std::vector<const char*> layout_names() {
+  std::vector<const char*> names = {kNoLayout};
+  for (const LayoutRow& row : layout_registry()) names.push_back(row.name);
+  return names;
 }
 
 // Sizes by name, as the presets of ./experiments/train.
@@ -73,6 +80,15 @@ void apply_size(P& o, const std::set<std::string>& given) {
       return;
     }
   CHECK(false, "pretrain: no size '{}'", o.size);
+}
+
+// A layout says itself what is held out, and has no other text beside it.
+void settle_layout(P& o, const std::set<std::string>& given) {
+  if (o.layout == kNoLayout) return;
+  for (const char* name : {"held-out", "overlap-words", "max-documents"})
+    if (given.contains(name))
+      fail_input("--{}: expected none with --layout {}, which says itself what is held out", name, o.layout);
+  if (!given.contains("training-texts")) o.training_texts = false;
 }
 
 void check(const P& o) {
@@ -122,6 +138,7 @@ void resolve(P& o, const std::set<std::string>& given) {
   // Half-way is the peak of a cycle; a warm-up is short.
   if (!given.contains("warmup")) o.warmup = o.schedule == "one-cycle" ? 0.5 : 0.05;
   shape_by_weights(o, given);
+  settle_layout(o, given);
   if (finite_check_wanted()) o.check_finite = true;
   // Every output is read back, or sums go through the host, which no capture can hold.
   if (o.check_finite || o.reduction == "exact") o.graphs = false;
@@ -146,6 +163,11 @@ const std::vector<PretrainOption>& pretrain_options() {
   static const std::vector<PretrainOption> table{
       option("corpus", &P::corpus, false,
              "text files, a document a line, or folders of them, separated by commas; .xz and .gz too"),
+      option(
+          "layout", &P::layout, true,
+          "lines: a document a line; or what of a folder with published files is held out and what a token is: ptb, ptb-test "
+          "(which holds the test part out), tinyshakespeare",
+          -kMost, kMost, layout_names()),
       option("training-texts", &P::training_texts, true, "the data set's training texts are pretrained on too"),
       option("overlap-words", &P::overlap_words, true,
              "leave out documents that share so many words in a row with a test row; 0: none", 0, 1000),
@@ -171,8 +193,9 @@ const std::vector<PretrainOption>& pretrain_options() {
       option("beta1", &P::beta1, true, "AdamW's decay of the mean gradient", 0, 1),
       option("beta2", &P::beta2, true, "AdamW's decay of its square", 0, 1),
       option("eps", &P::eps, true, "AdamW's epsilon", 1e-30, 1),
-      option("dump", &P::dump, false,
-             "a folder to write the ids, the split and the held-out masks to, for other programs (tests/peer)"),
+      option(
+          "dump", &P::dump, false,
+          "a folder to write the ids, the split, the held-out and the first training batches to, for other programs (tests/peer)"),
   };
   return table;
 }
@@ -273,14 +296,15 @@ PretrainCommand parse_pretrain(int argc, const char* const* argv) {
 }
 
 CorpusOptions corpus_options(const PretrainOptions& o) {
-  return {o, o.corpus, o.training_texts, o.overlap_words, o.held_out, o.max_documents, o.joint > 0};
+  return {o, o.corpus, o.training_texts, o.overlap_words, o.held_out, o.max_documents, o.joint > 0, o.layout};
 }
 
 nlohmann::ordered_json identity_of(const PretrainOptions& o) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   for (const PretrainOption& own : pretrain_options())
-    // Runs from before there was a joint objective have no weight.
-    if (own.kept && (o.joint > 0 || std::string_view(own.row.name) != "joint"))
+    // Runs from before there was a joint objective have no weight, and those from before there were layouts no name of one.
+    if (own.kept && (o.joint > 0 || std::string_view(own.row.name) != "joint") &&
+        (o.layout != kNoLayout || std::string_view(own.row.name) != "layout"))
       std::visit([&](const auto& v) { json[option_key(own.row.name)] = v; }, value_of(o, own));
   const P standard;
   // Where and how a run goes on changes no bit of it.

@@ -11,7 +11,7 @@ struct PretrainOptions : Options {
 
   std::string size = "auto";  // --preset
   int64_t seed = 42;
-  std::string corpus;
+  std::string corpus, layout = kNoLayout;
   bool training_texts = true;
   int64_t overlap_words = 8, max_documents = 0;
   double held_out = 0.01;
