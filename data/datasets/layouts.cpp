@@ -78,10 +78,10 @@ void append_document(TokenSplit& to, const WordPiece& tokenizer, const std::stri
 std::span<const LayoutRow> layout_registry() { return kLayouts; }
 
 const LayoutRow& find_layout(const std::string& name) {
-  std::string known = kNoLayout;
+  std::string known;
   for (const LayoutRow& row : kLayouts) {
     if (name == row.name) return row;
-    known += std::string(", ") + row.name;
+    known += (known.empty() ? "" : ", ") + std::string(row.name);
   }
   fail_input("--layout: expected one of {}; got '{}'", known, name);
 }

@@ -193,8 +193,9 @@ const std::vector<PretrainOption>& pretrain_options() {
       option("beta1", &P::beta1, true, "AdamW's decay of the mean gradient", 0, 1),
       option("beta2", &P::beta2, true, "AdamW's decay of its square", 0, 1),
       option("eps", &P::eps, true, "AdamW's epsilon", 1e-30, 1),
-      option("dump", &P::dump, false,
-             "a folder to write the ids, the split and the held-out masks to, for other programs (tests/peer)"),
+      option(
+          "dump", &P::dump, false,
+          "a folder to write the ids, the split, the held-out and the first training batches to, for other programs (tests/peer)"),
   };
   return table;
 }

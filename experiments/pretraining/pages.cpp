@@ -32,18 +32,17 @@ std::string ids_of(const Corpus& corpus, bool narrow) {
   return bytes;
 }
 
-// The held-out batches as HeldOut reads them; returns how many.
-int64_t dump_batches(const PretrainOptions& o, const Corpus& corpus, const std::string& path) {
-  PretrainOptions words = o;
-  words.joint = 0;  // the first rows of sequences are no masked ones
-  const PieceOptions pieces = held_out_pieces(words, corpus);
-  PieceStream stream(corpus.held_out, pieces);
+constexpr int64_t kDumpedSteps = 20;  // so many first batches of training: enough to compare a step's arithmetic
+
+// At most so many batches of the text as a trainer or HeldOut reads them; returns how many.
+int64_t dump_batches(const TokenSplit& text, const PieceOptions& pieces, int64_t most, const std::string& path) {
+  PieceStream stream(text, pieces);
   const auto places = static_cast<size_t>(pieces.places), room = static_cast<size_t>(pieces.sequences),
              masked = static_cast<size_t>(masked_room(pieces.masking, pieces.places));
   std::vector<int32_t> ids(places), offsets(room + 1), lengths(room), labels(room), read(masked), targets(masked),
       all;
   int64_t batches = 0;
-  for (;; ++batches) {
+  for (; batches < most; ++batches) {
     BatchView view;
     view.ids = ids.data(), view.offsets = offsets.data(), view.lengths = lengths.data(),
     view.labels = labels.data();
@@ -178,8 +177,12 @@ void dump_text(const PretrainOptions& o, const Corpus& corpus, const std::string
     before += part->tokens();
     write_file_atomic(fmt::format("{}/{}.i64", folder, name), bytes_of(offsets));
   }
-  const int64_t batches = dump_batches(o, corpus, folder + "/batches.i32");
-  const PieceOptions pieces = training_pieces(o, corpus);
+  PretrainOptions words = o;
+  words.joint = 0;  // the first rows of sequences are no masked ones
+  const PieceOptions pieces = training_pieces(words, corpus);
+  const int64_t batches = dump_batches(corpus.held_out, held_out_pieces(words, corpus), INT64_MAX,
+                                       folder + "/batches.i32"),
+                first = dump_batches(corpus.training, pieces, kDumpedSteps, folder + "/first.i32");
   const Json json = {{"tokens", ids},
                      {"places", o.tokens},
                      {"longest", o.max_length},
@@ -189,7 +192,8 @@ void dump_text(const PretrainOptions& o, const Corpus& corpus, const std::string
                      {"cls", pieces.cls},
                      {"sep", pieces.sep},
                      {"mask", pieces.masking.mask_id},
-                     {"held_out_batches", batches}};
+                     {"held_out_batches", batches},
+                     {"first_batches", first}};
   write_file_atomic(folder + "/dump.json", json.dump(2) + "\n");
   fmt::print(out, "dump       {}: ids, split and {} held-out batches\n", folder, batches);
 }

@@ -51,7 +51,7 @@ TEST_CASE("layouts: every one has its parts, is downloaded from somewhere with a
     more = options_of(row, folder / ""), more.training_texts = true;
     EXPECT(contains(error_of([&] { load_corpus(more); }), "expected --training-texts off"));
   }
-  EXPECT(contains(error_of([] { find_layout("enwik8"); }), "expected one of lines, ptb"));
+  EXPECT(contains(error_of([] { find_layout("enwik8"); }), "expected one of ptb, "));
 }
 
 TEST_CASE("layouts: Penn Treebank's tokens are its words and its lines' ends; what training lacks is unknown") {

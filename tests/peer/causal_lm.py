@@ -6,6 +6,7 @@ data and number of steps, for its held-out loss and its speed.
   python3 tests/peer/causal_lm.py DUMP [--steps N] [--seed S] [--layers 4 ...] [--experts 8] [--compile] [--graph] [--time STEPS]
   python3 tests/peer/causal_lm.py DUMP --steps N --plain                    without what a decoder has from BERT: type row, norm of the embeddings
   python3 tests/peer/causal_lm.py DUMP --generate 200                       tokens/s of cached greedy generation
+  python3 tests/peer/causal_lm.py DUMP --device cpu --replay START --beside RUN   the first steps from our weights on our batches, in float64
   python3 tests/peer/causal_lm.py DUMP --device cpu --steps 200 --layers 2 …  float32 and a mask over whole batches: what it learns alone
 
 As fast as stock PyTorch goes without kernels of its own: bfloat16 autocast (or with --pure, for times alone, weights, gradients and moments
@@ -89,10 +90,10 @@ class Text:
             yield Batch(*(torch.from_numpy(x) for x in (ids, cu, rows, targets)), device)
 
 
-def held_out(dump, facts, device):
-    words = np.fromfile(dump / "batches.i32", np.int32).astype(np.int64)
+def kept_batches(path, count, device):
+    words = np.fromfile(path, np.int32).astype(np.int64)
     at = 0
-    for _ in range(facts["held_out_batches"]):
+    for _ in range(count):
         tokens, sequences, asked = (int(n) for n in words[at:at + 3])
         parts, at = [], at + 3
         for n in (tokens, sequences + 1, asked, asked):
@@ -205,7 +206,8 @@ class Decoder(nn.Module):
     def forward(self, batch):
         x, losses = self.hidden(batch)
         logits = F.linear(x[batch.rows], self.words.weight, self.bias)
-        return F.cross_entropy(logits.float(), batch.targets), losses
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(logits, batch.targets), losses
 
 
 def precision(o):
@@ -231,6 +233,12 @@ def optimiser_of(model, o):
     groups = [{"params": norms, "weight_decay": 0.0}, {"params": [p for _, p in learnt if id(p) not in small]}]
     return torch.optim.AdamW(groups, lr=torch.tensor(o.lr, device=o.device), betas=(0.9, 0.98), eps=1e-6,
                              weight_decay=o.weight_decay, fused=True, capturable=o.device == "cuda")
+
+
+def set_rate(optimiser, step, o):
+    warm = o.warmup * o.steps
+    for group in optimiser.param_groups:
+        group["lr"].fill_(o.lr * (step / warm if step < warm else (o.steps - step) / (o.steps - warm)))
 
 
 def warmed_up(step, model, optimiser, o):
@@ -283,18 +291,58 @@ def train(o, dump, facts):
             times.append(begin.elapsed_time(end))
         ms = statistics.median(times[10:])
         return {"ms": ms, "tokens_per_second": 1e3 * o.places / ms, "peak_bytes": torch.cuda.max_memory_allocated()}
-    begin, warm = time.time(), o.warmup * o.steps
+    begin = time.time()
     for i in range(o.steps):
         batch.copy_from(next(stream))
-        rate = o.lr * (i / warm if i < warm else (o.steps - i) / (o.steps - warm))
-        for group in optimiser.param_groups:
-            group["lr"].fill_(rate)
+        set_rate(optimiser, i, o)
         run()
     if o.device == "cuda":
         torch.cuda.synchronize()
     seconds = time.time() - begin
-    loss = measure(model, held_out(dump, facts, device), o)
+    loss = measure(model, kept_batches(dump / "batches.i32", facts["held_out_batches"], device), o)
     return {"seed": o.seed, "steps": o.steps, "held_out_loss": loss, "perplexity": math.exp(loss), "seconds": seconds}
+
+
+def our_names(model):
+    """Our names of the decoder's parameters."""
+    norm = "encoder.norm" if model.pre else "embeddings.norm"
+    yield from (("embeddings.word.weight", model.words.weight), ("embeddings.position.weight", model.positions.weight),
+                ("embeddings.type.weight", model.kind), (norm + ".weight", model.norm.weight), (norm + ".bias", model.norm.bias),
+                ("lm.bias", model.bias))
+    for i, layer in enumerate(model.layers):
+        for name, part in (("attention.qkv", layer.qkv), ("attention.output", layer.out), ("attention.norm", layer.norm1),
+                           ("ffn.up", layer.ffn.up), ("ffn.down", layer.ffn.down), ("norm", layer.norm2)):
+            yield f"encoder.layer.{i}.{name}.weight", part.weight
+            yield f"encoder.layer.{i}.{name}.bias", part.bias
+
+
+def replay(o, dump, facts):
+    """Steps on the batches that our trainer has, from the weights it has: losses and norms of gradients beside ours."""
+    raw = (o.replay / "model.safetensors").read_bytes()
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    tensors = json.loads(raw[8:begin])
+    model = Decoder(o).double()
+    with torch.no_grad():
+        for name, to in our_names(model):
+            tensor = tensors.pop(name)
+            values = np.frombuffer(raw, np.float32, math.prod(tensor["shape"]), begin + tensor["data_offsets"][0])
+            to.copy_(torch.from_numpy(values.reshape(tensor["shape"])[:len(to)].copy()))  # of the types' rows the first one
+    tensors.pop("__metadata__", None)
+    if tensors:
+        raise SystemExit(f"{o.replay}: the peer lacks {sorted(tensors)[0]}")
+    lines = (json.loads(line) for line in (o.beside / "metrics.jsonl").open())
+    ours = {x["step"]: x for x in lines if x["kind"] == "train"}
+    optimiser, apart = optimiser_of(model, o), 0.0
+    for i, batch in enumerate(kept_batches(dump / "first.i32", facts["first_batches"], torch.device("cpu"))):
+        optimiser.zero_grad()
+        loss = model(batch)[0]
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        set_rate(optimiser, i, o)
+        optimiser.step()
+        here = ours[i + 1]
+        apart = max(apart, abs(here["loss"] / loss.item() - 1), abs(here["grad_norm"] / norm.item() - 1))
+    return {"steps": facts["first_batches"], "last_loss": loss.item(), "our_last_loss": here["loss"], "largest_relative_difference": apart}
 
 
 def generate(o):
@@ -343,6 +391,8 @@ def main():
         p.add_argument("--" + name, type=int, default=value)
     for name, value in (("dropout", 0.0), ("lr", 1e-3), ("weight-decay", 0.01), ("warmup", 0.05), ("balance", 0.01)):
         p.add_argument("--" + name, type=float, default=value)
+    p.add_argument("--replay", type=Path, help="a folder of pretrain --steps 1 --warmup 1, whose one step has rate 0")
+    p.add_argument("--beside", type=Path, help="with --replay: a folder of pretrain --log-every 1 with the peer's --steps")
     p.add_argument("--norm", choices=("post", "pre"), default="post")
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     p.add_argument("--attention", choices=("packed", "dense", "masked"), default="packed")
@@ -357,7 +407,9 @@ def main():
             p.error("--time, --generate, --graph: want --device cuda")
     if o.pure and not o.time:
         p.error("--pure: wants --time, since it learns worse")
-    result = generate(o) if o.generate else train(o, o.dump, facts)
+    if o.replay and (o.device != "cpu" or o.experts or o.plain or not o.beside):
+        p.error("--replay: wants --beside and --device cpu, and neither --experts nor --plain")
+    result = generate(o) if o.generate else replay(o, o.dump, facts) if o.replay else train(o, o.dump, facts)
     print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name() if o.device == "cuda" else "cpu", "attention": o.attention,
                       "experts": o.experts, "compile": o.compile, "graph": o.graph, "pure": o.pure, **result}), flush=True)
 

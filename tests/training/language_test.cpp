@@ -1,5 +1,6 @@
 // Language models from the command line to a text: pretrained or trained, saved, read again, and going on with a prompt.
 #include <cmath>
+#include <cstring>
 
 #include "experiments/language/generate.h"
 #include "experiments/pretraining/run.h"
@@ -74,6 +75,38 @@ TEST_CASE("language: pretrained with a context, it learns, is saved and read aga
   EXPECT(generate(model, many, 20, some).prompt.size() == 31);
   EXPECT(generate(model, many, 20, some).words.size() == 1);
   EXPECT(model.text_of(likeliest.prompt) == "the minister");
+}
+
+TEST_CASE("language: a dump has the batches that a trainer begins with, and another seed's are others") {
+  const TemporaryFolder folder("language-dump");
+  const auto first = [&](const char* seed) {
+    REQUIRE(pretrain(options(folder, {"--config", "dense", "--steps", "1", "--fresh", "on", "--seed", seed,
+                                      "--dump", folder / "dump"})) == 0);
+    const std::string bytes = read_file(folder / "dump/first.i32");
+    std::vector<int32_t> words(bytes.size() / sizeof(int32_t));
+    std::memcpy(words.data(), bytes.data(), bytes.size());
+    return words;
+  };
+  const std::vector<int32_t> words = first("1");
+  const Json facts = Json::parse(read_file(folder / "dump/dump.json"));
+  EXPECT(facts.at("first_batches") == 20);
+  size_t at = 0;
+  for (int batch = 0; batch < 20; ++batch) {
+    REQUIRE(at + 3 < words.size());
+    const auto tokens = static_cast<size_t>(words[at]), sequences = static_cast<size_t>(words[at + 1]),
+               told = static_cast<size_t>(words[at + 2]);
+    const size_t ids = at + 3, rows = ids + tokens + sequences + 1, targets = rows + told;
+    at = targets + told;
+    REQUIRE(at <= words.size());
+    EXPECT(told > tokens / 2);
+    bool next = true;
+    for (size_t i = 0; i < told; ++i)
+      next = next && words[targets + i] == words[ids + static_cast<size_t>(words[rows + i]) + 1];
+    EXPECT(next);
+  }
+  EXPECT(at == words.size());
+  EXPECT(words == first("1"));
+  EXPECT(words != first("2"));
 }
 
 TEST_CASE(
