@@ -99,6 +99,7 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
             batch.read};
   pass.rows_before = batch.rows_before;
   pass.borders = batch.borders;
+  pass.context_rows = batch.context_rows;
   if (training) pass.layer_done = batch.layer_done;
   if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
     pass.labels = batch.labels;

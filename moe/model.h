@@ -38,7 +38,8 @@ struct Batch {
   // written several times (experiments/training/step.h).
   Tensor rows_before = {}, share = {};
   std::function<void(int)> layer_done = {};  // as in nn/pass.h
-  Tensor borders = {};  // int32 [B], or undefined: so many rows of each sequence are its prompt
+  Tensor borders = {};       // int32 [B], or undefined: so many rows of each sequence are its prompt
+  Tensor context_rows = {};  // int32 [T], or undefined: as in nn/pass.h
 };
 
 // Of a causal model (BertConfig) a router or a mixture that looks ahead is an error that names it and says why.

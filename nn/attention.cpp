@@ -1,5 +1,6 @@
 #include "nn/attention.h"
 
+#include "engine/ops/attention/rotary.h"
 #include "engine/ops/attention/self_attention.h"
 #include "nn/row_cache.h"
 
@@ -12,7 +13,8 @@ SelfAttention::SelfAttention(ParameterSet& set, const std::string& name, const B
       heads(c.heads),
       layer(layer),
       causal(c.causal),
-      pre_norm(c.pre_norm) {
+      pre_norm(c.pre_norm),
+      rotary(c.rotary) {
   CHECK(c.hidden % c.heads == 0, "attention: hidden size {} is not a multiple of {} heads", c.hidden, c.heads);
 }
 
@@ -25,11 +27,17 @@ Var SelfAttention::mix(const Var& x, const Pass& pass, bool first_rows_only) con
   const Var in = pre_norm ? norm(x) : x;
   if (pass.cache) {
     CHECK(!first_rows_only, "attention: wants all new rows where earlier ones are cached");
-    const Tensor all = pass.cache->with_rows(layer, qkv(in).value());
+    const Var of_new = qkv(in);
+    const Tensor all = pass.cache->with_rows(
+        layer, (rotary ? rotate(of_new, pass.sequences, heads, pass.cache->rows()) : of_new).value());
     Sequences sequence;
     sequence.count = 1, sequence.tokens = sequence.max_length = all.size(0);
     sequence.offsets = pass.cache->offsets_of(sequence.tokens);
     return attention_from(all, pass.cache->rows(), sequence, options);
+  }
+  if (rotary) {
+    const Var mixed = attention(rotate(qkv(in), pass.sequences, heads), pass.sequences, options);
+    return first_rows_only ? first_rows(mixed, pass.sequences) : mixed;
   }
   return (first_rows_only ? self_attention_first : self_attention)(in, qkv.weight->var, qkv.bias->var,
                                                                    pass.sequences, options);

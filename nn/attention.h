@@ -12,7 +12,7 @@ struct SelfAttention {
   LayerNorm norm;
   int64_t heads;
   int layer;
-  bool causal, pre_norm;  // as in BertConfig
+  bool causal, pre_norm, rotary;  // as in BertConfig
 
   SelfAttention(ParameterSet& set, const std::string& name, const BertConfig& config, int layer);
 

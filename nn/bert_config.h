@@ -14,6 +14,8 @@ struct BertConfig {
   bool causal = false;  // a row sees itself and the rows before it: a decoder
   bool pre_norm =
       false;  // norms before attention and FFN and a last one in the head (GPT-2), instead of behind them
+  bool rotary =
+      false;  // places turn queries and keys (engine/ops/attention/rotary.h); else a row of each is learnt
 };
 
 }  // namespace glia

@@ -9,7 +9,9 @@ namespace glia {
 
 Embeddings::Embeddings(ParameterSet& set, const std::string& name, const BertConfig& c)
     : word(set.add_table(name + ".word.weight", {c.vocabulary, c.hidden}, Init::normal(c.init_std))),
-      position(set.add(name + ".position.weight", {c.positions, c.hidden}, Init::normal(c.init_std), true)),
+      position(c.rotary
+                   ? nullptr
+                   : set.add(name + ".position.weight", {c.positions, c.hidden}, Init::normal(c.init_std), true)),
       type(set.add(name + ".type.weight", {c.types, c.hidden}, Init::normal(c.init_std), true)) {
   if (!c.pre_norm) norm.emplace(set, name + ".norm", c.hidden, c.layer_norm_eps);
 }
@@ -18,7 +20,10 @@ Var Embeddings::operator()(const Tensor& ids, const Pass& pass) const {
   const bool rows_wait = word->before_read != nullptr;
   if (rows_wait) word->before_read(pass.order);
   // All tokens have type 0 here.
-  const Var places = pass.cache ? rows(position->var, pass.cache->rows(), position->var.size(0)) : position->var;
+  const Var places =
+      !position ? Var(zeros(word->var.context(), {pass.sequences.max_length, word->var.size(1)}, word->var.dtype()))
+      : pass.cache ? rows(position->var, pass.cache->rows(), position->var.size(0))
+                   : position->var;
   const Var x = input_embedding({word->var, places, type->var}, ids, pass.sequences, pass.compute, pass.order,
                                 rows_wait && pass.order.defined() ? &word->touched : nullptr);
   const RandomKey key = pass.dropout_key(x.context(), dropout_site::kEmbedding);

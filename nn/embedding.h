@@ -1,5 +1,5 @@
 // BERT's input: dropout(layer_norm(word[id] + position[p] + type[0])); without the norm where layers have theirs in
-// front (BertConfig::pre_norm).     ids int32 [T] → [T, H]
+// front (BertConfig::pre_norm), and without positions where those turn queries and keys (BertConfig::rotary).     ids int32 [T] → [T, H]
 #pragma once
 #include <optional>
 
@@ -10,7 +10,7 @@
 namespace glia {
 
 struct Embeddings {
-  Parameter *word, *position, *type;  // [V, H], [positions, H], [types, H]
+  Parameter *word, *position, *type;  // [V, H], [positions, H] or nullptr, [types, H]
   std::optional<LayerNorm> norm;
 
   Embeddings(ParameterSet& set, const std::string& name, const BertConfig& config);

@@ -24,7 +24,9 @@ AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wa
   const int64_t kept = buffers_.spans.empty()
                            ? trained
                            : buffers_.spans.back().at + buffers_.spans.back().end - buffers_.spans.back().begin;
-  buffers_.m = zeros(context, {kept}, buffers_.p.dtype());
+  if (options.bfloat16_moments && buffers_.p.dtype() != DType::kFloat32)
+    fail_input("AdamW: moments of bfloat16 (--adam-state) want weights of float32, got {}", buffers_.p.dtype());
+  buffers_.m = zeros(context, {kept}, options.bfloat16_moments ? DType::kBFloat16 : buffers_.p.dtype());
   buffers_.v = zeros_like(buffers_.m);
   buffers_.decayed = parameters.decayed_size();
   for (const ParameterGroup& g : parameters.groups())
@@ -42,6 +44,7 @@ AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wa
   rows.stamps = zeros(context, {rows.count}, DType::kInt32);
   rows.history = zeros(context, {kRowPeriod, 4}, buffers_.p.dtype());
   rows.clock = zeros(context, {1}, DType::kInt32);
+  if (options.bfloat16_moments) rows.numbers = zeros(context, {kRowPeriod}, DType::kInt32);
   table->before_read = [this](const RowOrder& order) { adamw_catch_up(buffers_, options_, order); };
 }
 
@@ -74,8 +77,8 @@ void AdamW::step() {
 
 void AdamW::make_room() {
   if (!shared_out()) return;
-  whole_m_ = zeros_like(buffers_.p);
-  whole_v_ = zeros_like(buffers_.p);
+  whole_m_ = zeros(parameters_.context(), buffers_.p.shape(), buffers_.m.dtype());
+  whole_v_ = zeros_like(whole_m_);
 }
 
 void AdamW::gather() {

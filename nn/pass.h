@@ -22,6 +22,8 @@ struct Pass {
   Tensor ids = {};      // int32 [T] of the tokens, for routers that read them
   Tensor labels = {};   // int32 [B]; undefined unless a router's trait asks for them
   Tensor borders = {};  // int32 [B]: so many rows of each sequence are its prompt; undefined: there is no border
+  // int32 [T] (−1 in the tail): each row is told another row's context of its sequence, for an ablation; undefined: its own
+  Tensor context_rows = {};
   RowCache* cache = nullptr;  // what earlier passes keep of the one sequence's earlier rows (nn/row_cache.h)
   Var previous_scores = {};   // [T, E] of the MoE layer before, or [T, E + X] (Routing); undefined in the first
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "engine/device/device.h"
@@ -27,7 +28,13 @@ class Backend {
   virtual void copy(void* to, const void* from, int64_t bytes, CopyKind kind) = 0;
   virtual void fill_zero(void* p, int64_t bytes) = 0;
   virtual void synchronize() = 0;
-  virtual int64_t free_bytes() = 0;  // of the device's memory, now
+  virtual int64_t free_bytes() = 0;               // of the device's memory, now
+  virtual int64_t total_bytes() { return 0; }     // of the device; 0: no figure that means something
+  virtual int64_t reserved_bytes() { return 0; }  // workspaces that this backend took for itself, for good
+  // A request is rounded up to this: a device hands memory out by pages, and what is left of one is nobody's.
+  virtual int64_t page_bytes() const { return 1; }
+  // While it is held, no stream of this process is being captured, so that a thread may wait for another one's work.
+  virtual std::unique_lock<std::recursive_mutex> no_captures() { return {}; }
   virtual CudaHandles* cuda() { return nullptr; }
 };
 

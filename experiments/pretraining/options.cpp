@@ -107,7 +107,8 @@ void resolve(P& o, const std::set<std::string>& given) {
   // What the configuration's study sets for it, as far as pretraining has it: experts a token, options of its router.
   std::vector<std::pair<std::string, std::string>> settings;
   const std::vector<const Flag*> shared = shared_flags();
-  for (const auto& setting : configuration_of(find_study(o.study), o.config).settings)
+  const Study study = find_study(o.study);
+  for (const auto& setting : configuration_of(study, o.config).settings)
     if (std::ranges::any_of(shared, [&](const Flag* flag) { return setting.first == flag->name; }))
       settings.push_back(setting);
   apply_settings(o, settings);
@@ -206,6 +207,7 @@ std::vector<const Flag*> shared_flags() {
                            "energy",
                            "init",
                            "norm",
+                           "position-encoding",
                            "task",
                            "mask-rate",
                            "reduction",
@@ -294,7 +296,7 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
     // Runs from before there was a choice have neither.
     if (o.reduction == "fast" && (name == "reduction" || name == "chunks")) continue;
     if (value_text(o, *flag) == value_text(standard, *flag) &&
-        (name == "task" || name == "norm" || name == "prompt"))
+        (name == "task" || name == "norm" || name == "prompt" || name == "position-encoding"))
       continue;
     if (matters || (row && o.routing.contains(name))) json[json_key(name)] = value_text(o, *flag);
   }

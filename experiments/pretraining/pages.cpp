@@ -126,6 +126,7 @@ results::RunConfig saved_config(const PretrainOptions& o, const Corpus& corpus, 
   const bool dense = model.moe.dense();
   c.model = to_json(o, Flag::Part::kModel);
   if (o.norm == "post") c.model.erase("norm");  // weights from before there was a choice have none
+  if (o.position_encoding == "learned") c.model.erase("position_encoding");  // likewise
   c.model["experts"] = dense ? 0 : model.moe.n_experts;
   c.model["top_k"] = dense ? 0 : model.moe.top_k;
   for (const auto& [name, value] : model.moe.options.all())

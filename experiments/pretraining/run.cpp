@@ -387,7 +387,8 @@ int64_t steps_in(double minutes, const PretrainOptions& o, double step_ms, doubl
 int run_pretraining(const PretrainOptions& o, const std::string& command, std::FILE* out, const Ranks& ranks) {
   const bool divides = ranks.divides(o);
   if (o.threads > 0) omp_set_num_threads(static_cast<int>(o.threads));
-  const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
+  const Study study = find_study(o.study);
+  const RunModel model = run_model(o, configuration_of(study, o.config));
   check_model(o, model);
   ranks.check(o);
   if (o.joint > 0) check_joint(model, divides);

@@ -88,6 +88,7 @@ ModelConfig saved_model_config(const results::Run& run, DType compute) {
   m.bert.layer_norm_eps = results::Fields{c.model, from}.get<double>("norm_eps", m.bert.layer_norm_eps);
   m.bert.classes = positive(run, c.model, "classes");
   m.bert.pre_norm = results::Fields{c.model, from}.get<std::string>("norm", "post") == "pre";
+  m.bert.rotary = results::Fields{c.model, from}.get<std::string>("position_encoding", "learned") == "rotary";
   m.bert.causal = find_task(c.task()).causal();
   m.moe.router = c.router;
   if (c.moe()) {

@@ -192,12 +192,27 @@ Table loss_by(const Summary& s, const std::string& kind, const std::string& titl
   return t;
 }
 
+// Of a trained model's routers, told what stands in another text's prompt.
+Table other_prompt_table(const Summary& s) {
+  Table t = loss_by(
+      s, "other_prompt.at-", "What another text's prompt costs the routers that read one",
+      "how many more nats, a word and a token by its distance behind the prompt, where the routers of the trained model are told "
+      "of the next text's prompt instead of their own, which attention still reads.");
+  t.header.insert(t.header.begin() + 1, "a word");
+  for (size_t i = 0; i < s.configs.size(); ++i)
+    t.rows[i].insert(t.rows[i].begin() + 1, mean_se(s.configs[i].find("other_prompt.word"), 4));
+  std::erase_if(t.rows, [](const std::vector<std::string>& row) { return row[1] == kNone; });
+  return t;
+}
+
 std::vector<Table> language_tables(const Summary& s) {
   std::vector<Table> tables;
   if (!tells_words(s)) return tables;
   for (const std::string& baseline : s.study.accuracy_baselines) tables.push_back(word_loss_table(s, baseline));
   tables.push_back(loss_by(s, "loss.at-", "Loss by distance behind the prompt",
                            "nats a token, by how many tokens behind the prompt's end it is the one that is told."));
+  if (std::ranges::any_of(s.configs, [](const ConfigSummary& c) { return c.find("other_prompt.word"); }))
+    tables.push_back(other_prompt_table(s));
   tables.push_back(loss_by(s, "loss.topic-", "Loss by topic", "nats a token."));
   return tables;
 }

@@ -41,6 +41,7 @@ Study parse_study(const std::string& text, const std::string& from);
 Study find_study(const std::string& name_or_path);
 // Its own configuration, else one of the built-in studies; an unknown name is an error that lists the study's.
 const Configuration& configuration_of(const Study& study, std::string_view name);
+const Configuration& configuration_of(Study&& study, std::string_view name) = delete;  // would be gone with it
 // "all" (the study's, in its order) or names separated by commas, each once.
 std::vector<std::string> parse_configs(const std::string& text, const Study& study = built_in_studies().front());
 // The order of tables and plots: the study's own configurations first, then the others by name.

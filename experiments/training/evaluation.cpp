@@ -10,6 +10,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/statistics.h"
 #include "experiments/tasks/next_words.h"
+#include "experiments/tasks/other_prompts.h"
 #include "experiments/training/training.h"
 #include "moe/cost.h"
 #include "moe/utilisation.h"
@@ -135,13 +136,51 @@ void Evaluator::reduce(TaskMeter& meter, std::optional<Utilisation>& utilisation
     if (sum.defined()) ranks.all_reduce(sum.raw(), sum.numel(), sum.dtype(), Reduction::kSum);
 }
 
+void Evaluator::run(TaskMeter& meter, const std::function<void(Batch&)>& change,
+                    const std::function<void(const Part&, const Model::Output&, const Batch&)>& read) const {
+  const NoGrad no_grad(model_.context());
+  for (size_t i = 0, next = 0; i < sequences_.size(); ++i) {
+    if (!is_mine(i)) {
+      meter.pass_over(sequences_[i]);
+      continue;
+    }
+    const Alone alone(model_.context());
+    const Part& part = parts_[next++];
+    Batch batch = part.buffer.batch(part.tokens, part.sequences);
+    if (change) change(batch);
+    const Model::Output out = model_.forward(batch, false);
+    meter.add(out, batch);
+    if (read) read(part, out, batch);
+  }
+}
+
+std::unique_ptr<TaskMeter> Evaluator::make_meter() const {
+  return task_.meter(model_.context(), model_.config().bert, static_cast<int64_t>(sequences_.size()));
+}
+
+results::NamedValues Evaluator::values_of(results::NamedValues read) const {
+  if (words_ > 0) set_word_losses(read, asked_, words_);
+  return read;
+}
+
+results::NamedValues Evaluator::cost_of_other_prompts(const results::NamedValues& own) const {
+  const std::unique_ptr<TaskMeter> meter = make_meter();
+  run(*meter, [](Batch& batch) { batch.context_rows = rows_of_other_prompts(batch); }, {});
+  std::optional<Utilisation> none;
+  reduce(*meter, none, {});
+  const results::NamedValues other = values_of(meter->read().values);
+  results::NamedValues cost;
+  for (const auto& [name, value] : other)
+    if (const std::string key = cost_of_other_prompt(name); !key.empty()) cost.set(key, value - own.get(name));
+  return cost;
+}
+
 Measured Evaluator::measure() {
   Context& context = model_.context();
   const NoGrad no_grad(context);
   const ModelConfig& config = model_.config();
   const bool moe = !config.moe.dense();
-  const std::unique_ptr<TaskMeter> meter =
-      task_.meter(context, config.bert, static_cast<int64_t>(sequences_.size()));
+  const std::unique_ptr<TaskMeter> meter = make_meter();
   std::optional<Utilisation> utilisation;
   Tensor overflow = zeros(context, {1}, DType::kFloat64);
   const bool shares = moe && routing_varies(config.moe);
@@ -150,26 +189,16 @@ Measured Evaluator::measure() {
                         static_cast<int64_t>(columns_outside(config.moe).size()));
   Tensor confusion_apart;  // float64 [C, C]
   if (near_copies_) confusion_apart = zeros(context, {classes_, classes_}, DType::kFloat64);
-  for (size_t i = 0, next = 0; i < sequences_.size(); ++i) {
-    if (!is_mine(i)) {
-      meter->pass_over(sequences_[i]);
-      continue;
-    }
-    const Alone alone(context);
-    const Part& part = parts_[next++];
-    const Batch batch = part.buffer.batch(part.tokens, part.sequences);
-    const Model::Output out = model_.forward(batch, false);
-    meter->add(out, batch);
+  run(*meter, {}, [&](const Part& part, const Model::Output& out, const Batch& batch) {
     if (near_copies_) accumulate_confusion(out.logits.value(), part.labels_apart, confusion_apart);
     if (moe) utilisation->add(out.routings, batch.labels, batch.sequences);
     add_overflow(out.routings, overflow);
-  }
+  });
   reduce(*meter, utilisation, std::array{confusion_apart, overflow});
   Measured m;
   m.rows = rows_;
   TaskMeter::Reading reading = meter->read();
-  m.values = std::move(reading.values);
-  if (words_ > 0) set_word_losses(m.values, asked_, words_);
+  m.values = values_of(std::move(reading.values));
   m.class_accuracy = std::move(reading.class_accuracy);
   m.near_copies = near_copies_;
   // Where all rows are near copies there is nothing to be right about.

@@ -32,6 +32,9 @@ class Evaluator {
             int64_t rows = 0, bool apart = false);
 
   Measured measure();
+  // Of a model whose router reads prompts, which own values it has: how much more each loss is where routers are told what
+  // stands in another sequence's prompt (experiments/tasks/other_prompts.h). Attention reads the own one.
+  results::NamedValues cost_of_other_prompts(const results::NamedValues& own) const;
   // This rank's batches in their order, for whoever wants to know more of them than measure() counts.
   void for_each_batch(const std::function<void(const Batch&)>& f) const;
   const TaskRow& task() const { return task_; }
@@ -43,6 +46,11 @@ class Evaluator {
     Tensor labels_apart = {};  // int32 [B], −1 for near copies; undefined: not told apart
   };
   bool is_mine(size_t batch) const { return batch % static_cast<size_t>(ranks_) == static_cast<size_t>(rank_); }
+  // This rank's batches through model and meter: `change` sees each before, `read` what came out; either may be empty.
+  void run(TaskMeter& meter, const std::function<void(Batch&)>& change,
+           const std::function<void(const Part&, const Model::Output&, const Batch&)>& read) const;
+  std::unique_ptr<TaskMeter> make_meter() const;
+  results::NamedValues values_of(results::NamedValues read) const;  // with losses a word
   // Of all ranks' batches.
   void reduce(TaskMeter& meter, std::optional<Utilisation>& utilisation, std::span<const Tensor> sums) const;
 

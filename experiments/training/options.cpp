@@ -154,6 +154,8 @@ const std::vector<Flag>& flags() {
        "of a bag: n-grams of at most so many word pieces; 1: none beside single ones"},
       {"ngram-buckets", &O::ngram_buckets, kModel, "of a bag: rows of each table that n-grams are hashed into"},
       {"dropout", &O::dropout, kModel, "dropout, hidden and attention"},
+      {"position-encoding", &O::position_encoding, kModel,
+       "how a row knows its place: learned, a row of a table each, or rotary, which turns queries and keys"},
       {"norm", &O::norm, kModel, "where layers have their norms: post, as BERT, or pre, as GPT-2"},
       {"router", &O::router, kNone, "a router of the registry, or none: instead of the configuration's", train},
       {"balance", &O::balance, kNone, "weight α of the balance loss; below 0: the configuration's", train},
@@ -192,6 +194,8 @@ const std::vector<Flag>& flags() {
       {"warmup", &O::warmup, kTrain, "steps of linear warm-up; below 1: that part of all steps"},
       {"weight-decay", &O::weight_decay, kTrain, "on everything but biases and norms"},
       {"clip", &O::clip, kTrain, "global gradient norm; 0: no clipping"},
+      {"adam-state", &O::adam_state, kTrain,
+       "AdamW's two moments: float32, or bfloat16, rounded at random: 4 bytes a weight less and a faster update"},
       {"eval-every", &O::eval_every, kTrain, "steps between evaluations; 0: once an epoch"},
       {"eval-batch", &O::eval_batch, kTrain, "sequences of an evaluation batch"},
       {"log-every", &O::log_every, kTrain, "steps that a line of metrics.jsonl averages over"},
@@ -398,6 +402,12 @@ void check_options(const Options& o) {
   want(o.max_length >= 3 && o.max_length <= o.positions, "max-length", lengths.c_str(), o.max_length);
   check_memory(o);
   want(o.hidden % o.heads == 0, "heads", "a divisor of --hidden", o.heads);
+  if (o.position_encoding == "rotary") {
+    want(find_task(o.task).causal(), "position-encoding", "learned with this --task, whose encoder is BERT's",
+         o.position_encoding);
+    want(o.hidden / o.heads % 2 == 0, "position-encoding", "learned where --hidden / --heads is odd",
+         o.position_encoding);
+  }
   want(o.batch % o.micro_batches == 0, "micro-batches", "a divisor of --batch", o.micro_batches);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);

@@ -40,6 +40,7 @@ struct Options : DatasetOptions {  // what is said about data stands there
   double init_noise = 1e-4;
   int64_t init_layers = 0;
   std::string norm = "post";
+  std::string position_encoding = "learned";
   // What only --init's weights can say otherwise (shape_by_weights); no flags.
   int64_t positions = 512, types = 2;
   double norm_eps = 1e-12;
@@ -49,7 +50,7 @@ struct Options : DatasetOptions {  // what is said about data stands there
   std::string freeze, train, lr_of, weight_decay_of;
   int64_t epochs = 6, max_steps = 0, batch = 192, micro_batches = 1, eval_batch = 384, eval_every = 250,
           log_every = 50, chunks = 8;
-  std::string reduction = "fast";
+  std::string reduction = "fast", adam_state = "float32";
   double lr = 5e-5, warmup = 500, weight_decay = 0.01, clip = 1.0;
   // what the two protocols differ in (docs/science.md 6)
   std::string padding = "packed", select = "validation";

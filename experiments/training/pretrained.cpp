@@ -49,6 +49,11 @@ void shape_by_weights(Options& o, const std::set<std::string>& given) {
     take("experts", &Options::experts, p.experts);
     if (!given.contains("top-k")) o.top_k = p.top_k;
   }
+  const std::string encoding = s.rotary ? "rotary" : "learned";
+  if (given.contains("position-encoding") && o.position_encoding != encoding)
+    fail_input("--position-encoding {}: contradicts {}, whose positions are {}; leave the flag out",
+               o.position_encoding, p.config, encoding);
+  o.position_encoding = encoding;
   o.positions = s.positions;
   o.types = s.types;
   o.norm_eps = s.layer_norm_eps;

@@ -13,6 +13,7 @@
 #include "engine/core/file.h"
 #include "experiments/analysis/saturation.h"
 #include "experiments/records/tensorboard.h"
+#include "experiments/tasks/other_prompts.h"
 #include "experiments/training/evaluation.h"
 #include "experiments/training/feed/data_source.h"
 #include "moe/cost.h"
@@ -280,7 +281,10 @@ RunOutcome Sitting::run() {
 }
 
 Measured Sitting::measure_test() {
-  Measured test = Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), 0, true).measure();
+  Evaluator evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), 0, true);
+  Measured test = evaluator.measure();
+  if (reads_prompts(trainer_.model().config()))
+    for (const auto& [name, value] : evaluator.cost_of_other_prompts(test.values)) test.values.set(name, value);
   if (options_.utilisation_rows > 0 && options_.utilisation_rows < test.rows && !test.layers.empty()) {
     Measured part =
         Evaluator(trainer_.model(), data_.test, options_, data_.vocabulary(), options_.utilisation_rows).measure();
@@ -321,6 +325,7 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
                  {"resumed_at_step", first_step_},
                  {"machine", context_.backend().description()},
                  {"commit", build_commit()}};
+  if (context_.device().is_cuda()) timing["memory"] = context_.allocator().report();
   if (context_.communicator().size() > 1) {
     timing["ranks"] = context_.communicator().description();
     timing["moment_bytes"] = trainer_.optimiser().moment_bytes();  // of this rank

@@ -159,6 +159,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.energy = spec.model.moe.energy;
   c.model = to_json(o, Flag::Part::kModel);
   if (o.norm == "post") c.model.erase("norm");  // runs from before there was a choice have none
+  if (o.position_encoding == "learned") c.model.erase("position_encoding");  // likewise
   c.model["experts"] = spec.model.moe.dense() ? 0 : spec.model.moe.n_experts;
   c.model["top_k"] = spec.model.moe.dense() ? 0 : spec.model.moe.top_k;
   if (!spec.model.moe.dense()) {
@@ -191,6 +192,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   if (o.reduction == "fast")
     for (const char* key : {"reduction", "chunks"}) c.train.erase(key);
   c.train["max_length"] = o.max_length;
+  if (o.adam_state == "float32") c.train.erase("adam_state");
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
@@ -215,9 +217,10 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
 void require_same_run(const std::string& folder, const results::RunConfig& config) {
   const std::string path = folder + "/config.json";
   if (!fs::exists(path)) return;
-  const Json old_json = read_json_object(path);
-  const std::string difference =
-      first_difference(run_identity(old_json), run_identity(results::to_json(config)), "");
+  Json before = run_identity(read_json_object(path)), now = run_identity(results::to_json(config));
+  for (Json* identity : {&before, &now})
+    if (identity->contains("train")) (*identity)["train"].emplace("adam_state", "float32");
+  const std::string difference = first_difference(before, now, "");
   if (!difference.empty())
     fail_input(
         "{}: this run was made with other settings: its {}; choose another --out, or --fresh on to begin it anew",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "experiments/tasks/other_prompts.h"
 #include "experiments/training/feed/batch_part.h"
 #include "experiments/training/pretrained.h"
 
@@ -40,12 +41,11 @@ void check_model(const Options& o, const RunModel& run) {
   config.bert.causal = find_task(o.task).causal();
   config.moe = run.moe;
   check_causal(config);
-  const RouterRow& row = router_row(run.moe.router);
-  if (o.prompt == "none" && row.reads_borders && row.reads_borders(run.moe.options))
+  if (o.prompt == "none" && reads_prompts(config))
     fail_input(
         "--prompt: expected title or sentence with router {} and its options, which read each sequence's prompt; "
         "got none",
-        row.name);
+        run.moe.router);
 }
 
 ModelConfig model_config(const Options& o, const RunModel& run, const Dataset& data) {
@@ -65,6 +65,7 @@ ModelConfig model_config(const Options& o, const RunModel& run, int64_t vocabula
   m.bert.layer_norm_eps = o.norm_eps;
   m.bert.dropout = o.dropout;
   m.bert.pre_norm = o.norm == "pre";
+  m.bert.rotary = o.position_encoding == "rotary";
   m.bert.causal = find_task(o.task).causal();
   m.moe = run.moe;
   if (o.encoder == "bag") m.bag = {o.ngrams, o.ngram_buckets};
@@ -82,6 +83,7 @@ AdamWOptions optimiser_options(const Options& o, int64_t total_steps) {
   a.learning_rate = o.lr;
   a.weight_decay = o.weight_decay;
   a.clip = o.clip;
+  a.bfloat16_moments = o.adam_state == "bfloat16";
   a.warmup_steps =
       o.warmup < 1 ? std::llround(o.warmup * static_cast<double>(total_steps)) : std::llround(o.warmup);
   a.total_steps = total_steps;
@@ -208,7 +210,8 @@ Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& opti
       step_(model_, optimiser_),
       feed_(feed_of_rank(options, plan, context, optimiser_)),
       buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
-              divided(), feed_.borders, feed_.order_parts) {
+              divided(), feed_.borders, feed_.order_parts),
+      graphs_(context) {
   context.set_seed(seed);
   if (options.kernels != "auto") context.set_kernels(parse_kernels(options.kernels));
   if (!options.init.empty()) warm_start_ = start_from_weights(model_, options, seed, run.random_ffn, class_names);
@@ -268,22 +271,8 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
   const int64_t read = whole || !ready.view.read ? -1 : std::max(kReadBucket, round_up(of.most_read, kReadBucket));
   buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens, read);
   in_flight_.push_back(ready.slot);
-  const auto work = [&] { step_.run(buffer_.batch(tokens, feed_.sequences, read), part); };
-
-  // Eagerly the first time, which makes plans and handles for these shapes; captured the second; then replayed.
-  Bucket& bucket = buckets_[{tokens, read, part.first(), part.last()}];
-  if (options_.graphs && bucket.warm && !bucket.graph) {
-    try {
-      bucket.graph = capture_graph(context_, work);
-    } catch (const Error&) {
-      // Another thread's driver call can break a capture (engine/device/cuda/capture_lock.h). The step has not run:
-      // it runs eagerly, with the same bits, and the next batch of this size tries again.
-      if (++bucket.failed_captures == 3) throw;
-    }
-  }
-  if (options_.graphs && bucket.graph) bucket.graph->replay();
-  else work();
-  bucket.warm = true;
+  graphs_.run({tokens, read, part.first(), part.last()}, options_.graphs,
+              [&] { step_.run(buffer_.batch(tokens, feed_.sequences, read), part); });
   tokens_done_ += whole ? ready.view.tokens : of.all_tokens;
 }
 

@@ -3,11 +3,9 @@
 // read_losses().
 #pragma once
 #include <deque>
-#include <map>
 #include <span>
-#include <tuple>
 
-#include "engine/device/graph.h"
+#include "engine/device/graph_cache.h"
 #include "experiments/studies/configurations.h"
 #include "experiments/tasks/task.h"
 #include "experiments/training/feed/batch_buffer.h"
@@ -128,13 +126,8 @@ class Trainer {
   std::vector<int64_t> in_flight_;  // slots whose copies may not be done
   int64_t done_ = 0, tokens_done_ = 0;
 
-  struct Bucket {
-    bool warm = false;
-    int failed_captures = 0;
-    std::unique_ptr<Graph> graph;
-  };
-  // By tokens and masked rows, and by what the part does: the first one starts the gradients, the last one updates.
-  std::map<std::tuple<int64_t, int64_t, bool, bool>, Bucket> buckets_;
+  GraphCache
+      graphs_;   // by tokens and rows that are read, and by whether the part is its step's first one, its last
   Tensor ring_;  // float32 [log_every, 1 + P]
   int64_t unread_ = 0;
 };

@@ -13,10 +13,10 @@ const OptionRow kContext = {
     std::string("first"),
     "what biases a token's logits: its sequence's first row; prompt-mean, the mean of the prompt's rows, or of the rows "
     "so far within it; running-mean, of the rows so far; last-prompt-token, the prompt's last row, or the own one "
-    "within it",
+    "within it; border, that the prompt has ended and nothing of what is in it",
     0,
     0,
-    {"first", "prompt-mean", "running-mean", "last-prompt-token"}};
+    {"first", "prompt-mean", "running-mean", "last-prompt-token", "border"}};
 
 std::span<const OptionRow> options() {
   static const OptionRow rows[] = {kContext};
@@ -26,7 +26,7 @@ std::span<const OptionRow> options() {
 std::string context_of(const OptionValues& own) { return own.get<std::string>(kContext); }
 bool wants_borders(const OptionValues& own) {
   const std::string context = context_of(own);
-  return context == "prompt-mean" || context == "last-prompt-token";
+  return context != "first" && context != "running-mean";
 }
 
 // The contexts of rows so far. A mean of rows and a linear map of them may change places, so W_a comes first: a mean of E
@@ -40,7 +40,9 @@ class SoFarRouter : public Router {
         context_(router_linear(set, name + ".context", o)) {}
 
   Routing route(const RoutingInputs& in) const override {
-    Var scores = add(linear_scores(in, token_), context(in));
+    Var told = context(in);
+    if (in.pass.context_rows.defined()) told = gather_rows(told, in.pass.context_rows);
+    Var scores = add(linear_scores(in, token_), told);
     Gates gates = top_k_gates(scores, options_.top_k, in.pass.sequences);
     Routing r = routing_of(std::move(scores), std::move(gates), options_.top_k);
     r.matrix = token_.weight->var;
@@ -51,12 +53,19 @@ class SoFarRouter : public Router {
   Var context(const RoutingInputs& in) const {  // [T, E]
     if (in.pass.cache) return cached_context(in, *in.pass.cache);
     const Sequences& sequences = in.pass.sequences;
-    const Var own = linear_scores(in, context_);
-    if (source_ == "running-mean") return running_mean(own, sequences);
+    if (source_ == "running-mean") return running_mean(linear_scores(in, context_), sequences);
     if (!in.pass.borders.defined())
       fail_input("--context {}: expected sequences with a prompt (--prompt), got some without", source_);
+    if (source_ == "border")
+      return of_border(in, behind_border(sequences, in.pass.borders, in.x.size(1), in.x.dtype()));
+    const Var own = linear_scores(in, context_);
     return source_ == "prompt-mean" ? running_mean(own, sequences, in.pass.borders)
                                     : held_at_border(own, sequences, in.pass.borders);
+  }
+
+  // W_a m + b_a where m is 1 in every column, as long as a normalised row, or 0.     m [T, H]
+  Var of_border(const RoutingInputs& in, const Tensor& m) const {
+    return router_logits(m, context_.weight->var, context_.bias->var, {}, ContextMode::kNone, in.pass.sequences);
   }
 
   // Of one sequence that grows. What all rows behind the prompt share is made once; else what is said of the rows so far is
@@ -66,9 +75,13 @@ class SoFarRouter : public Router {
                   border = source_ == "running-mean" ? 0 : cache.border();
     if (source_ != "running-mean" && border == 0) fail_input("--context {}: expected a prompt, got none", source_);
     const auto of_rows = [&] {
-      const Tensor all = cache.router_rows(in.layer, "own", linear_scores(in, context_).value());
-      const Sequences rows = make_sequences(in.context(), {static_cast<int32_t>(all.size(0))});
+      const Sequences rows = make_sequences(in.context(), {static_cast<int32_t>(before + count)});
       const Tensor borders = from_vector(in.context(), std::vector<int32_t>{static_cast<int32_t>(border)}, {1});
+      if (source_ == "border") {
+        const Tensor m = behind_border(rows, borders, in.x.size(1), in.x.dtype());
+        return of_border(in, m.rows(before, before + count)).value();
+      }
+      const Tensor all = cache.router_rows(in.layer, "own", linear_scores(in, context_).value());
       return (source_ == "last-prompt-token" ? held_at_border(all, rows, borders)
                                              : running_mean(all, rows, borders))
           .value()
@@ -95,17 +108,22 @@ OracleRouting oracle_of(const OracleInputs& in) {
   const auto E = static_cast<size_t>(in.n_experts), H = static_cast<size_t>(in.hidden);
   std::vector<double> rows;  // [T, H] of the context
   size_t start = 0;
-  for (size_t b = 0; b < in.lengths.size(); start += static_cast<size_t>(in.lengths[b++]))
-    for (size_t i = 0; i < static_cast<size_t>(in.lengths[b]); ++i) {
-      const bool prompt = source != "running-mean" && in.borders[b] > 0;
-      const size_t last = prompt ? std::min(i, static_cast<size_t>(in.borders[b]) - 1) : i;
-      for (size_t h = 0; h < H; ++h) {
-        double sum = 0;
-        for (size_t s = 0; s <= last; ++s) sum += in.x[(start + s) * H + h];
-        rows.push_back(source == "last-prompt-token" ? in.x[(start + last) * H + h]
-                                                     : sum / static_cast<double>(last + 1));
+  if (source == "border")
+    for (size_t b = 0; b < in.lengths.size(); ++b)
+      for (int64_t i = 0; i < in.lengths[b]; ++i)
+        rows.insert(rows.end(), H, in.borders[b] > 0 && i + 1 >= in.borders[b] ? 1.0 : 0.0);
+  else
+    for (size_t b = 0; b < in.lengths.size(); start += static_cast<size_t>(in.lengths[b++]))
+      for (size_t i = 0; i < static_cast<size_t>(in.lengths[b]); ++i) {
+        const bool prompt = source != "running-mean" && in.borders[b] > 0;
+        const size_t last = prompt ? std::min(i, static_cast<size_t>(in.borders[b]) - 1) : i;
+        for (size_t h = 0; h < H; ++h) {
+          double sum = 0;
+          for (size_t s = 0; s <= last; ++s) sum += in.x[(start + s) * H + h];
+          rows.push_back(source == "last-prompt-token" ? in.x[(start + last) * H + h]
+                                                       : sum / static_cast<double>(last + 1));
+        }
       }
-    }
   std::vector<double> l = oracle_linear(in.x, in.weight("token.weight"), in.weight("token.bias"));
   const std::vector<double> c = oracle_linear(rows, in.weight("context.weight"), in.weight("context.bias"));
   for (size_t i = 0; i < l.size(); ++i) l[i] += c[i];

@@ -76,6 +76,11 @@ CheckpointInfo load_checkpoint(const std::string& path, ParameterSet& parameters
     const auto& e = file.entry(t.name);
     if (e.shape != t.tensor.shape())
       fail_input("{}: '{}': expected {}, got {}", path, t.name, t.tensor.shape(), e.shape);
+    // A rounding that the run itself did not do would be neither run's.
+    if (const bool small = e.dtype == "BF16";
+        t.name.starts_with("adamw.") && small != (t.tensor.dtype() == DType::kBFloat16))
+      fail_input("{}: '{}': expected moments of {} (--adam-state), got {}", path, t.name, t.tensor.dtype(),
+                 small ? "bfloat16" : "a wider type");
   }
   for (const auto& [name, entry] : file.entries())
     if (!name.starts_with("adamw.") && !name.starts_with("state.") && !parameters.find(name))

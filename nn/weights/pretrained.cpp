@@ -97,6 +97,7 @@ void read_ours(Pretrained& p, const Json& json) {
   BertConfig& s = p.shape;
   if (const auto eps = model.find("norm_eps"); eps != model.end() && eps->is_number())
     s.layer_norm_eps = eps->get<double>();
+  if (const auto places = model.find("position_encoding"); places != model.end()) s.rotary = *places == "rotary";
   if (const auto router = json.find("router"); router != json.end() && router->is_string())
     p.router = router->get<std::string>();
   if (p.router != "none") {

@@ -124,9 +124,8 @@ void add_dense(std::vector<OpCase>& cases) {
         }));
   BertConfig decoder = small_bert();
   decoder.causal = true;
-  for (const bool pre_norm : {false, true}) {
-    decoder.pre_norm = pre_norm;
-    const std::string name = pre_norm ? "layer/decoder/pre_norm" : "layer/decoder";
+  for (const std::string name : {"layer/decoder", "layer/decoder/pre_norm", "layer/decoder/rotary"}) {
+    decoder.pre_norm = name.ends_with("pre_norm"), decoder.rotary = name.ends_with("rotary");
     cases.push_back(layer_case(name, {x}, [=](ParameterSet& set) -> Forward {
       const auto layer = std::make_shared<EncoderLayer>(set, "l", decoder, 0, maker("none"));
       return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, false).y; };
@@ -334,6 +333,9 @@ void add_routing_ops(std::vector<OpCase>& cases) {
       {"running_mean", {logits}, [](Context& c, const Vars& v) { return running_mean(v[0], rows_of(c)); }});
   cases.push_back({"running_mean/borders", {logits}, [borders_of](Context& c, const Vars& v) {
                      return running_mean(v[0], rows_of(c), borders_of(c));
+                   }});
+  cases.push_back({"behind_border", {logits}, [borders_of](Context& c, const Vars& v) {
+                     return mul(v[0], behind_border(rows_of(c), borders_of(c), v[0].size(1), v[0].dtype()));
                    }});
   cases.push_back({"held_at_border", {logits}, [borders_of](Context& c, const Vars& v) {
                      return held_at_border(v[0], rows_of(c), borders_of(c));

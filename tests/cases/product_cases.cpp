@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "engine/ops/attention/attention.h"
+#include "engine/ops/attention/rotary.h"
 #include "engine/ops/attention/self_attention.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/moe/moe.h"
@@ -88,6 +89,16 @@ void add_attention(std::vector<OpCase>& cases) {
                        return attention(x[0], make_sequences(c, v.lengths, tokens, v.keys), options);
                      }});
   }
+}
+
+// Heads of 8 and of 64 columns, with a tail; and behind earlier rows.
+void add_rotary(std::vector<OpCase>& cases) {
+  for (const int64_t width : {8, 64})
+    for (const int64_t before : {0, 5})
+      cases.push_back(
+          {fmt::format("rotate/{}/{}", width, before), {{{11, 6 * width}}}, [before](Context& c, const Vars& x) {
+             return rotate(x[0], make_sequences(c, {6, 1, 3}, 11), 2, before);
+           }});
 }
 
 // 128 columns, 2 heads of 64: bfloat16 takes the tensor-core path on a GPU.
@@ -234,6 +245,7 @@ void add_moe(std::vector<OpCase>& cases) {
 void add_product_cases(std::vector<OpCase>& cases) {
   add_matmul(cases);
   add_attention(cases);
+  add_rotary(cases);
   add_self_attention(cases);
   add_moe(cases);
 }

@@ -1,13 +1,14 @@
 // Models that read from left to right: no number of a row depends on a later token, whatever stands between.
 #include "experiments/language/continuation.h"
+#include "experiments/tasks/other_prompts.h"
 #include "tests/moe/bench.h"
 
 namespace glia::test {
 namespace {
 
-ModelConfig causal_config(const std::string& router, bool pre_norm) {
+ModelConfig causal_config(const std::string& router, bool pre_norm, bool rotary = false) {
   ModelConfig c = tiny_config(router);
-  c.bert.causal = true, c.bert.pre_norm = pre_norm;
+  c.bert.causal = true, c.bert.pre_norm = pre_norm, c.bert.rotary = rotary;
   c.head = make_causal_lm_head;
   return c;
 }
@@ -15,8 +16,14 @@ ModelConfig causal_config(const std::string& router, bool pre_norm) {
 const std::vector<int32_t> kLengths = {9, 1, 6};
 constexpr int64_t kRows = 16;
 
-// The loss of every row, each asked for the same word whatever the text is.
-std::vector<double> row_losses(const Model& model, const std::vector<int32_t>& ids, bool training) {
+std::vector<int32_t> test_ids() {
+  std::vector<int32_t> ids;
+  for (int32_t t = 0; t < kRows; ++t) ids.push_back(t * t % 37 + 1);
+  return ids;
+}
+
+// Each row is asked for the same word whatever the text is.
+Batch batch_of(const Model& model, const std::vector<int32_t>& ids) {
   Context& context = model.context();
   Batch b;
   b.sequences = make_sequences(context, kLengths, kRows + 2);
@@ -28,7 +35,11 @@ std::vector<double> row_losses(const Model& model, const std::vector<int32_t>& i
   b.borders = from_vector<int32_t>(context, {4, 1, 3}, {3});
   b.read = from_vector(context, read, {kRows});
   b.targets = from_vector(context, std::vector<int32_t>(kRows, 5), {kRows});
-  return values(model.forward(b, training).row_losses);
+  return b;
+}
+
+std::vector<double> row_losses(const Model& model, const std::vector<int32_t>& ids, bool training) {
+  return values(model.forward(batch_of(model, ids), training).row_losses);
 }
 
 // Dense, and every router with every choice of its options that may be causal.
@@ -48,15 +59,14 @@ std::vector<std::pair<std::string, OptionValues>> causal_routers() {
 
 TEST_CASE(
     "causal: another token changes no bit of a row before it, through every router that may, in training too") {
-  std::vector<int32_t> ids;
-  for (int32_t t = 0; t < kRows; ++t) ids.push_back(t * t % 37 + 1);
+  const std::vector<int32_t> ids = test_ids();
   const auto all = causal_routers();
   EXPECT(all.size() > 15);
   for (const auto& [router, own] : all)
     for (const bool pre_norm : {false, true}) {
       INFO(router, " ", pre_norm);
       Context context(test_device(), 1);
-      ModelConfig config = causal_config(router, pre_norm);
+      ModelConfig config = causal_config(router, pre_norm, pre_norm);  // both kinds of norms and of positions
       for (const auto& [name, value] : own.all()) config.moe.options.set(name, value);
       const Model model(context, config, 3);
       for (const bool training : {false, true}) {
@@ -81,6 +91,43 @@ TEST_CASE("causal: a model is refused exactly the routers and options whose choi
       Bench bench(row.name, 4, 2, {5, 1, 7}, 0, own);
       EXPECT(why_not_causal(row, own).empty() == !(looks_ahead(bench, false) || looks_ahead(bench, true)));
     }
+}
+
+TEST_CASE("causal: a model with rotary positions has no table of them, and still tells places apart") {
+  Context context(test_device(), 1);
+  const Model model(context, causal_config("none", false, true), 3);
+  EXPECT(model.parameters().find("embeddings.position.weight") == nullptr);
+  EXPECT(Model(context, causal_config("none", false), 3).parameters().find("embeddings.position.weight") !=
+         nullptr);
+  // The last row reads the same words in another order.
+  std::vector<int32_t> ids(kRows, 7), other = ids;
+  ids[1] = 3, ids[5] = 9, other[1] = 9, other[5] = 3;
+  EXPECT(row_losses(model, ids, false)[8] != row_losses(model, other, false)[8]);
+}
+
+// Of the sequences of row_losses(): 9, 1 and 6 rows with prompts of 4, 1 and 3.
+TEST_CASE(
+    "causal: routers told of another text's prompt have it from the border on, and who reads none is as before") {
+  for (const char* source : {"prompt-mean", "last-prompt-token", "border"}) {
+    INFO(source);
+    Context context(test_device(), 1);
+    ModelConfig config = causal_config(router_with_option("context"), false);
+    config.moe.options.set("context", std::string(source));
+    EXPECT(reads_prompts(config));
+    const Model model(context, config, 3);
+    Batch b = batch_of(model, test_ids());
+    const std::vector<double> own = values(model.forward(b, false).row_losses);
+    b.context_rows = rows_of_other_prompts(b);
+    EXPECT(b.context_rows.to_vector<int32_t>() ==
+           (std::vector<int32_t>{0, 1, 2, 9, 9, 9, 9, 9, 9, 12, 10, 11, 3, 3, 3, 3, -1, -1}));
+    const std::vector<double> other = values(model.forward(b, false).row_losses);
+    for (const size_t t : {0, 1, 2, 10, 11}) EXPECT(other[t] == own[t]);
+    EXPECT((other == own) == (std::string(source) == "border"));  // which has no content to be another's
+  }
+  EXPECT(!reads_prompts(causal_config("none", false)));
+  EXPECT(cost_of_other_prompt("word_loss") == "other_prompt.word");
+  EXPECT(cost_of_other_prompt("loss.at-2-4") == "other_prompt.at-2-4");
+  EXPECT(cost_of_other_prompt("perplexity").empty());
 }
 
 TEST_CASE("causal: a router that looks ahead is refused by name, with the reason") {
@@ -134,7 +181,7 @@ TEST_CASE(
     for (const DType compute : {DType::kFloat32, DType::kFloat64}) {
       INFO(router, " ", compute);
       Context context(test_device(), 1);
-      ModelConfig config = causal_config(router, router == "none");
+      ModelConfig config = causal_config(router, router == "none", compute == DType::kFloat32);
       config.compute = compute, config.bert.positions = 200;
       for (const auto& [name, value] : own.all()) config.moe.options.set(name, value);
       const Model model(context, config, 3);

@@ -20,11 +20,11 @@ AdamWOptions busy_options() {
 // Flat buffers whose first rows are a table [count, width], with what follows it not a multiple of anything but 64.
 struct Flat {
   AdamWBuffers b;
-  Flat(Context& context, int64_t split, int64_t count, int64_t width, bool wait, DType dtype) {
+  Flat(Context& context, int64_t split, int64_t count, int64_t width, bool wait, DType dtype, DType moments) {
     const int64_t table = (count * width + 63) / 64 * 64, n = split + table + 3 * 64;
     b.p = random_normal(context, {n}, 1, 3, purpose::kTest, 50, dtype);
     b.p.rows(split + count * width, split + table).zero();  // as ParameterSet pads
-    b.m = zeros_like(b.p), b.v = zeros_like(b.p);
+    b.m = zeros(context, {n}, moments), b.v = zeros_like(b.m);
     if (split) b.low = zeros(context, {split}, DType::kBFloat16);
     b.g = zeros(context, {n - split}, dtype);
     b.copy = zeros(context, {n}, DType::kBFloat16);
@@ -33,8 +33,12 @@ struct Flat {
     b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
     b.ticket = zeros(context, {1}, DType::kInt32);
     if (!wait) return;
-    b.rows = {count, width, zeros(context, {count}, DType::kInt32), zeros(context, {kRowPeriod, 4}, dtype),
-              zeros(context, {1}, DType::kInt32)};
+    b.rows = {count,
+              width,
+              zeros(context, {count}, DType::kInt32),
+              zeros(context, {kRowPeriod, 4}, dtype),
+              zeros(context, {1}, DType::kInt32),
+              moments == DType::kBFloat16 ? zeros(context, {kRowPeriod}, DType::kInt32) : Tensor{}};
   }
   Bits state() const {
     Bits all;
@@ -54,10 +58,13 @@ TEST_CASE("waiting rows: flat steps have the bits of updating every row in every
   };
   // Rows that chunks of the norm cut; fewer rows than a turn has; rows wider and narrower than a warp's packs.
   for (const Form& form : {Form{192, 1500, 24}, {0, 500, 8}, {64, 70, 512}, {0, 45, 1032}, {64, 3, 8}})
-    for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
-      INFO("split ", form.split, " table ", form.count, " ", form.width, " ", std::string(name(dtype)));
-      Flat every(context, form.split, form.count, form.width, false, dtype);
-      Flat wait(context, form.split, form.count, form.width, true, dtype);
+    for (const auto& [dtype, moments] : {std::pair{DType::kFloat32, DType::kFloat32},
+                                         {DType::kFloat32, DType::kBFloat16},
+                                         {DType::kFloat64, DType::kFloat64}}) {
+      INFO("split ", form.split, " table ", form.count, " ", form.width, " ", std::string(name(dtype)), " ",
+           std::string(name(moments)));
+      Flat every(context, form.split, form.count, form.width, false, dtype, moments);
+      Flat wait(context, form.split, form.count, form.width, true, dtype, moments);
       bool waited = false;
       for (uint32_t step = 0; step < 80; ++step) {
         // Row 0 in the first step and the last; a few rows often, the others hardly ever.
@@ -112,8 +119,10 @@ struct Learner {
   Model model;
   std::optional<AdamW> optimiser;
 
-  Learner(const ModelConfig& config, bool wait) : model(context, config, 42) {
-    optimiser.emplace(model.parameters(), busy_options(), wait);
+  Learner(const ModelConfig& config, bool wait, bool small = false) : model(context, config, 42) {
+    AdamWOptions o = busy_options();
+    o.bfloat16_moments = small;
+    optimiser.emplace(model.parameters(), o, wait);
   }
   // Steps [first, last); the order of the ids is made here, but in every seventh step, where the device sorts.
   Bits train(uint32_t first, uint32_t last) {
@@ -150,12 +159,16 @@ struct Learner {
 };
 
 TEST_CASE("waiting rows: training, evaluation and a resumed checkpoint have the bits of the eager optimiser") {
-  for (const DType compute : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
-    INFO(std::string(name(compute)));
+  for (const auto& [compute, small] : {std::pair{DType::kFloat32, false},
+                                       {DType::kFloat32, true},
+                                       {DType::kFloat64, false},
+                                       {DType::kBFloat16, false},
+                                       {DType::kBFloat16, true}}) {
+    INFO(std::string(name(compute)), small ? ", moments of bfloat16" : "");
     const std::string folder = temporary_path("waiting");
     std::filesystem::create_directories(folder);
-    Learner every(wide_config(compute), false), wait(wide_config(compute), true),
-        resumed(wide_config(compute), true);
+    Learner every(wide_config(compute), false, small), wait(wide_config(compute), true, small),
+        resumed(wide_config(compute), true, small);
     EXPECT(every.train(0, 10) == wait.train(0, 10));
     EXPECT(every.evaluate() == wait.evaluate());
     EXPECT(every.train(10, 45) == wait.train(10, 45));

@@ -122,27 +122,39 @@ TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever th
   }
 }
 
-TEST_CASE("fast paths: 200 experts, more than Hopper's own products take") {
+TEST_CASE("fast paths: 200 and 256 experts, and 300, more than Hopper's own products take") {
   if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
   Context c(Device::cuda());
-  const int64_t E = 200, tokens = 500, hidden = 64, inner = 136;
-  std::vector<int32_t> chosen;
-  for (int64_t t = 0; t < 2 * tokens; ++t)
-    chosen.push_back(static_cast<int32_t>(random_below(E - 20, 6, purpose::kTest, 1, t)));
-  const Dispatch d = make_dispatch(from_vector(c, chosen, {tokens, 2}), E, 128);
-  const auto normal = [&](const Shape& s, double std, uint32_t i) {
-    return random_normal(c, s, std, 4, purpose::kTest, i);
-  };
-  const auto through = [&](auto&& layer) -> Run {
-    return [&, layer](const Vars& x) {
-      const DType gate_type = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-      return layer(x[0], cast(x[5], gate_type), d, x[1], x[2], x[3], x[4]);
+  const int64_t tokens = 500, hidden = 64, inner = 136;
+  for (const int64_t E : {200, 256, 300}) {
+    INFO("experts ", E);
+    std::vector<int32_t> chosen;
+    for (int64_t t = 0; t < 2 * tokens; ++t)
+      chosen.push_back(static_cast<int32_t>(random_below(E - 20, 6, purpose::kTest, 1, t)));
+    const Dispatch d = make_dispatch(from_vector(c, chosen, {tokens, 2}), E, 128);
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return random_normal(c, s, std, 4, purpose::kTest, i);
     };
-  };
-  compare(through(expert_layer), through(expert_layer_reference),
-          {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2), normal({E, inner}, 0.1, 3),
-           normal({E, hidden, inner}, 0.05, 4), normal({E, hidden}, 0.1, 5),
-           random_uniform(c, {tokens, 2}, 0.1, 0.9, 4, purpose::kTest, 8)});
+    const auto through = [&](auto&& layer) -> Run {
+      return [&, layer](const Vars& x) {
+        const DType gate_type = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+        return layer(x[0], cast(x[5], gate_type), d, x[1], x[2], x[3], x[4]);
+      };
+    };
+    compare(through(expert_layer), through(expert_layer_reference),
+            {normal({tokens, hidden}, 1, 1), normal({E, inner, hidden}, 0.05, 2), normal({E, inner}, 0.1, 3),
+             normal({E, hidden, inner}, 0.05, 4), normal({E, hidden}, 0.1, 5),
+             random_uniform(c, {tokens, 2}, 0.1, 0.9, 4, purpose::kTest, 8)});
+  }
+}
+
+TEST_CASE("fast paths: more experts than the counting sort on a GPU has room for are an error that says so") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  const Tensor experts = zeros(c, {5, 1}, DType::kInt32);
+  EXPECT(test::error_of([&] { make_dispatch(experts, 682, 128); }).empty());
+  EXPECT(test::contains(test::error_of([&] { make_dispatch(experts, 683, 128); }),
+                        "at most 682 experts on a GPU, got 683"));
 }
 
 TEST_CASE("experts: a layer in float32 waits for nothing, so that a graph can hold it") {

@@ -4,10 +4,12 @@ data and number of steps, for its held-out loss and its speed.
 
   ./experiments/pretrain --task causal_lm ... --dump DUMP
   python3 tests/peer/causal_lm.py DUMP [--steps N] [--seed S] [--layers 4 ...] [--experts 8] [--compile] [--graph] [--time STEPS]
+  python3 tests/peer/causal_lm.py DUMP --steps N --plain                    without what a decoder has from BERT: type row, norm of the embeddings
   python3 tests/peer/causal_lm.py DUMP --generate 200                       tokens/s of cached greedy generation
   python3 tests/peer/causal_lm.py DUMP --device cpu --steps 200 --layers 2 …  float32 and a mask over whole batches: what it learns alone
 
-As fast as stock PyTorch goes without kernels of its own: bfloat16 autocast, packed sequences with the library's flash attention over
+As fast as stock PyTorch goes without kernels of its own: bfloat16 autocast (or with --pure, for times alone, weights, gradients and moments
+all in bfloat16, which learns worse and moves less), packed sequences with the library's flash attention over
 cumulative lengths (or, for times alone, --attention dense: full blocks and scaled_dot_product_attention), a tied head over the rows that have
 a target, fused AdamW, torch.compile and a captured graph of the whole step on request. Prints JSON lines.
 """
@@ -179,12 +181,14 @@ class Decoder(nn.Module):
     def __init__(self, o):
         super().__init__()
         self.words, self.positions = nn.Embedding(o.vocabulary, o.hidden), nn.Embedding(512, o.hidden)
-        self.kind = nn.Parameter(torch.empty(1, o.hidden))  # BERT's types, of which all tokens have the first one
+        # BERT's types, of which all tokens have the first one
+        self.kind = nn.Parameter(torch.zeros(1, o.hidden), requires_grad=False) if o.plain else nn.Parameter(torch.empty(1, o.hidden))
+        self.plain = o.plain
         self.norm, self.drop = nn.LayerNorm(o.hidden, 1e-12), nn.Dropout(o.dropout)
         self.layers, self.pre = nn.ModuleList(Layer(o) for _ in range(o.layers)), o.norm == "pre"
         self.bias = nn.Parameter(torch.zeros(o.vocabulary))
         for p in self.parameters():
-            if p.dim() == 2:
+            if p.dim() == 2 and p.requires_grad:
                 nn.init.normal_(p, std=0.02)
         for m in self.modules():
             if isinstance(m, nn.Linear):
@@ -192,7 +196,7 @@ class Decoder(nn.Module):
 
     def hidden(self, batch):
         x, losses = self.words(batch.ids) + self.positions(batch.places) + self.kind, 0.0
-        x = self.drop(x if self.pre else self.norm(x))
+        x = self.drop(x if self.pre or self.plain else self.norm(x))
         for layer in self.layers:
             x, loss = layer(x, batch)
             losses = losses + loss
@@ -206,7 +210,7 @@ class Decoder(nn.Module):
 
 def precision(o):
     """bfloat16 autocast on a GPU, float32 on a CPU."""
-    return torch.autocast(o.device, torch.bfloat16, enabled=o.device == "cuda")
+    return torch.autocast(o.device, torch.bfloat16, enabled=o.device == "cuda" and not o.pure)
 
 
 def measure(model, batches, o):
@@ -221,9 +225,10 @@ def measure(model, batches, o):
 
 
 def optimiser_of(model, o):
-    norms = [p for n, p in model.named_parameters() if p.dim() < 2 or "norm" in n]
+    learnt = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    norms = [p for n, p in learnt if p.dim() < 2 or "norm" in n]
     small = {id(p) for p in norms}
-    groups = [{"params": norms, "weight_decay": 0.0}, {"params": [p for p in model.parameters() if id(p) not in small]}]
+    groups = [{"params": norms, "weight_decay": 0.0}, {"params": [p for _, p in learnt if id(p) not in small]}]
     return torch.optim.AdamW(groups, lr=torch.tensor(o.lr, device=o.device), betas=(0.9, 0.98), eps=1e-6,
                              weight_decay=o.weight_decay, fused=True, capturable=o.device == "cuda")
 
@@ -253,12 +258,12 @@ def warmed_up(step, model, optimiser, o):
 def train(o, dump, facts):
     torch.manual_seed(o.seed)
     device = torch.device(o.device)
-    model = Decoder(o).to(device)
+    model = Decoder(o).to(device, torch.bfloat16 if o.pure else torch.float32)
     optimiser, stream = optimiser_of(model, o), Text(dump, facts, o.seed).batches(device)
     batch, forward = next(stream), torch.compile(model, dynamic=False) if o.compile else model
 
     def step():
-        optimiser.zero_grad(set_to_none=False)
+        optimiser.zero_grad(set_to_none=True)  # in a graph too: its gradients are written where it was captured, never summed
         with precision(o):
             ce, extra = forward(batch)
         (ce + extra).backward()
@@ -341,7 +346,7 @@ def main():
     p.add_argument("--norm", choices=("post", "pre"), default="post")
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     p.add_argument("--attention", choices=("packed", "dense", "masked"), default="packed")
-    for name in ("compile", "graph", "context"):
+    for name in ("compile", "graph", "context", "pure", "plain"):
         p.add_argument("--" + name, action="store_true")
     o = p.parse_args()
     facts = json.loads((o.dump / "dump.json").read_text())
@@ -350,9 +355,11 @@ def main():
         o.attention = "masked"
         if o.time or o.generate or o.graph:
             p.error("--time, --generate, --graph: want --device cuda")
+    if o.pure and not o.time:
+        p.error("--pure: wants --time, since it learns worse")
     result = generate(o) if o.generate else train(o, o.dump, facts)
     print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name() if o.device == "cuda" else "cpu", "attention": o.attention,
-                      "experts": o.experts, "compile": o.compile, "graph": o.graph, **result}), flush=True)
+                      "experts": o.experts, "compile": o.compile, "graph": o.graph, "pure": o.pure, **result}), flush=True)
 
 
 if __name__ == "__main__":

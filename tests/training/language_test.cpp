@@ -11,6 +11,8 @@
 namespace glia::test {
 namespace {
 
+using results::Json;
+
 PretrainOptions options(const TemporaryFolder& folder, const std::vector<std::string>& more) {
   std::vector<std::string> words = words_of(
       std::string(kTinyFlags) +
@@ -72,6 +74,38 @@ TEST_CASE("language: pretrained with a context, it learns, is saved and read aga
   EXPECT(generate(model, many, 20, some).prompt.size() == 31);
   EXPECT(generate(model, many, 20, some).words.size() == 1);
   EXPECT(model.text_of(likeliest.prompt) == "the minister");
+}
+
+TEST_CASE(
+    "language: rotary positions are saved and read again, and are those of the weights that one starts from") {
+  const TemporaryFolder folder("language-rotary");
+  REQUIRE(pretrain(options(folder, {"--config", "dense", "--position-encoding", "rotary"})) == 0);
+  const std::string out = folder / "lm";
+  EXPECT(last_evaluation(out).get("loss") < 0.9 * std::log(300.0));
+  Context context(test_device());
+  const LanguageModel model = load_language_model(context, out, DType::kFloat32, "");
+  const Sampling some{0.9, 0.95, 40, 7};
+  EXPECT(generate(model, "the minister", 20, some).words == generate(model, "the minister", 20, some, false).words);
+  // A run's folder has the same under "model".
+  const TemporaryFolder run("language-rotary-run");
+  const Json kept = Json::parse(read_file(out + "/config.json")).at("glia");
+  run.write("config.json",
+            Json{{"model", kept.at("model")}, {"train", kept.at("train")}, {"router", "none"}}.dump());
+  run.write("model.safetensors", read_file(out + "/model.safetensors"));
+  run.write("vocab.txt", read_file(out + "/vocab.txt"));
+  EXPECT(options(folder, {"--init", run.path}).position_encoding == "rotary");
+  EXPECT(contains(error_of([&] {
+                    options(folder, {"--init", run.path, "--position-encoding", "learned"});
+                  }),
+                  "--position-encoding learned: contradicts"));
+  EXPECT(contains(error_of([&] {
+                    options(folder, {"--position-encoding", "rotary", "--task", "masked_lm"});
+                  }),
+                  "expected learned with this --task"));
+  EXPECT(contains(error_of([&] {
+                    options(folder, {"--position-encoding", "rotary", "--heads", "64", "--hidden", "64"});
+                  }),
+                  "--hidden / --heads is odd"));
 }
 
 TEST_CASE(

@@ -100,6 +100,7 @@ TEST_CASE("options: mistakes are named, with what was expected") {
   EXPECT(contains(error({"--heads", "7"}), "--heads: expected a divisor"));
   EXPECT(contains(error({"--gradients", "bfloat16"}), "--gradients: expected float32 with --precision float32"));
   EXPECT(contains(error({"--gradients", "half"}), "float32, bfloat16"));
+  EXPECT(contains(error({"--adam-state", "int8"}), "--adam-state: expected one of float32, bfloat16"));
   EXPECT(contains(error({"--validation-fraction", "0"}), "--select validation"));
   EXPECT(contains(error({"--config", "dense"}), "--config"));  // a flag of ./experiments/train
   EXPECT(contains(error({"dense"}), "expected no further argument, got \"dense\""));

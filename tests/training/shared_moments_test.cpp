@@ -14,6 +14,8 @@ TEST_CASE("shared moments: steps have the bits of moments that every rank has") 
       {"--task=masked_lm"},
       {"--no-lazy-embedding", "--clip=0.1"},
       {"--precision=bfloat16", "--gradients=bfloat16"},
+      {"--adam-state=bfloat16"},
+      {"--adam-state=bfloat16", "--precision=bfloat16", "--gradients=bfloat16"},
       {"--precision=bfloat16", "--gradients=float32", "--micro-batches=2"},
       {"--lr-of=*layer.1*=0.001", "--weight-decay-of=*word*=0.1", "--freeze=*position*"}};
   for (const auto& way : ways)
@@ -39,23 +41,26 @@ TEST_CASE("shared moments: exact sums have the same bits in 1 and 3 processes") 
 }
 
 TEST_CASE("shared moments: a checkpoint has the bytes of whole moments, and any number of ranks goes on from it") {
-  const TemporaryFolder folder("shared-moments");
-  const auto path = [&](const char* name) { return folder / name; };
-  const Options whole = options_of({}), parts = options_of({"--shard-optimiser"});
-  go_on(whole, "softmax-moe", 3, "", 2, path("whole"));
-  go_on(parts, "softmax-moe", 3, "", 2, path("parts"));
-  EXPECT(read_file(path("parts")) == read_file(path("whole")));
-  // Whoever reads it writes it again as it was.
-  for (const int ranks : {1, 2, 4}) {
-    INFO(ranks);
-    go_on(parts, "softmax-moe", ranks, path("parts"), 0, path("again"));
-    EXPECT(read_file(path("again")) == read_file(path("whole")));
+  for (const char* state : {"--adam-state=float32", "--adam-state=bfloat16"}) {
+    INFO(state);
+    const TemporaryFolder folder("shared-moments");
+    const auto path = [&](const char* name) { return folder / name; };
+    const Options whole = options_of({state}), parts = options_of({state, "--shard-optimiser"});
+    go_on(whole, "softmax-moe", 3, "", 2, path("whole"));
+    go_on(parts, "softmax-moe", 3, "", 2, path("parts"));
+    EXPECT(read_file(path("parts")) == read_file(path("whole")));
+    // Whoever reads it writes it again as it was.
+    for (const int ranks : {1, 2, 4}) {
+      INFO(ranks);
+      go_on(parts, "softmax-moe", ranks, path("parts"), 0, path("again"));
+      EXPECT(read_file(path("again")) == read_file(path("whole")));
+    }
+    // Two further steps of two ranks, from three's.
+    go_on(whole, "softmax-moe", 2, path("parts"), 2, path("whole2"));
+    go_on(parts, "softmax-moe", 2, path("parts"), 2, path("parts2"));
+    EXPECT(read_file(path("parts2")) == read_file(path("whole2")));
+    EXPECT(read_file(path("parts2")) != read_file(path("parts")));
   }
-  // Two further steps of two ranks, from three's.
-  go_on(whole, "softmax-moe", 2, path("parts"), 2, path("whole2"));
-  go_on(parts, "softmax-moe", 2, path("parts"), 2, path("parts2"));
-  EXPECT(read_file(path("parts2")) == read_file(path("whole2")));
-  EXPECT(read_file(path("parts2")) != read_file(path("parts")));
 }
 
 TEST_CASE("shared moments: whoever reads them without having gathered them is told") {

@@ -399,15 +399,23 @@ TEST_CASE("experiment: results of other settings are refused, not overwritten") 
   const std::string error =
       error_of([&] { require_same_run(spec.folder, run_config(other, data, hash, "cpu", "x")); });
   EXPECT(contains(error, "train.lr is 0.003, and 0.5 is asked for"));
-  RunSpec low = spec;  // a choice that config.json leaves out where it is float32: noticed in both directions
-  low.options.gradients = "bfloat16";
-  const auto low_config = run_config(low, data, hash, "cpu", "x");
-  EXPECT(contains(error_of([&] { require_same_run(spec.folder, low_config); }), "train.gradients is \"float32\""));
-  const std::string low_folder = results::run_folder(o.out, 1, "dense");
-  results::begin_run(low_folder, low_config, false);
-  EXPECT(error_of([&] { require_same_run(low_folder, low_config); }) == "");
-  EXPECT(contains(error_of([&] { require_same_run(low_folder, run_config(spec, data, hash, "cpu", "x")); }),
-                  "train.gradients is \"bfloat16\""));
+  // Choices that config.json leaves out where they are float32: noticed in both directions.
+  for (const auto& [key, choice] :
+       {std::pair{"gradients", &Options::gradients}, {"adam_state", &Options::adam_state}}) {
+    INFO(key);
+    RunSpec low = spec;
+    low.options.*choice = "bfloat16";
+    const auto low_config = run_config(low, data, hash, "cpu", "x");
+    EXPECT(contains(error_of([&] { require_same_run(spec.folder, low_config); }),
+                    fmt::format("train.{} is \"float32\"", key)));
+    const std::string low_folder = results::run_folder(o.out, key == std::string("gradients") ? 1 : 2, "dense");
+    results::begin_run(low_folder, low_config, false);
+    EXPECT(error_of([&] { require_same_run(low_folder, low_config); }) == "");
+    EXPECT(contains(error_of([&] { require_same_run(low_folder, run_config(spec, data, hash, "cpu", "x")); }),
+                    fmt::format("train.{} is \"bfloat16\"", key)));
+    EXPECT(!contains(read_file(spec.folder + "/config.json"), "adam_state"));
+    EXPECT(contains(read_file(low_folder + "/config.json"), key));
+  }
   EXPECT(contains(error_of([&] { require_same_run(spec.folder, run_config(spec, data, hash + 1, "cpu", "x")); }),
                   "data_hash"));
   EXPECT(read_file(spec.folder + "/eval.json") == before);

@@ -17,7 +17,8 @@ namespace glia {
 namespace {
 
 int run(const PretrainOptions& o, int64_t steps) {
-  const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
+  const Study study = find_study(o.study);
+  const RunModel model = run_model(o, configuration_of(study, o.config));
   const Corpus corpus = load_corpus(corpus_options(o), nullptr);
   Context context(Device::parse(o.device), static_cast<uint64_t>(o.seed));
   if (o.kernels != "auto") context.set_kernels(parse_kernels(o.kernels));
@@ -28,7 +29,7 @@ int run(const PretrainOptions& o, int64_t steps) {
   constexpr int64_t kEndless = 1 << 30;
   Trainer trainer(context, pretraining_plan(o, corpus, model, kEndless), o, model, static_cast<uint64_t>(o.seed),
                   {});
-  context.allocator().reset_peak();  // a replayed graph asks for nothing: its capture does
+  context.allocator().reset_peak();                   // a replayed graph asks for nothing: its capture does
   trainer.timed_steps(std::min<int64_t>(steps, 10));  // plans, graphs, caches
   const int64_t tokens_before = trainer.tokens_done();
   const std::vector<double> times = trainer.timed_steps(steps);
@@ -48,8 +49,9 @@ int run(const PretrainOptions& o, int64_t steps) {
       "speed      {:.0f} tokens/s, {:.3g} TFLOP a step, {:.4g} TFLOP/s = {:.1f} % of the {:.4g} that a large "
       "matmul reaches here\n",
       1e3 * tokens / ms, 1e-12 * flops, 1e-9 * flops / ms, 1e-7 * flops / ms / ceiling, ceiling);
-  fmt::print("memory     {:.2f} GiB peak\n",
-             static_cast<double>(context.allocator().stats().peak) / (int64_t{1} << 30));
+  fmt::print("memory     {:.2f} GiB peak; bytes: {}\n",
+             static_cast<double>(context.allocator().stats().peak) / (int64_t{1} << 30),
+             context.allocator().report());
   const int64_t profiled = context.device().is_cuda() ? 10 : 2;
   fmt::print("{}", profile_text(profile_steps(context, trainer, profiled, !model.moe.dense()), ms));
   return 0;

@@ -106,7 +106,8 @@ int run(const BenchCommand& bench, const Options& o, const RunModel& model, cons
 }
 
 int run_pretraining_bench(const BenchCommand& bench, const PretrainOptions& o) {
-  const RunModel model = run_model(o, configuration_of(find_study(o.study), o.config));
+  const Study study = find_study(o.study);
+  const RunModel model = run_model(o, configuration_of(study, o.config));
   const Corpus corpus = load_corpus(corpus_options(o), nullptr);
   return run(bench, o, model, [&](int64_t ranks) {
     PretrainOptions scaled = o;

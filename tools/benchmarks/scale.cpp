@@ -33,7 +33,7 @@ void set_hidden(Options& o, int64_t hidden, double) {
 
 const std::vector<Axis>& axes() {
   static const std::vector<Axis> all = {
-      {"experts", {8, 16, 32, 64, 128, 256}, {2, 4, 8}, [](Options& o, int64_t n, double) { o.experts = n; }},
+      {"experts", {8, 16, 32, 64, 128, 192, 256}, {2, 4, 8}, [](Options& o, int64_t n, double) { o.experts = n; }},
       {"hidden", {256, 512, 1024, 2048}, {64, 128}, set_hidden},
       {"layers", {4, 8, 12, 24}, {1, 2, 4}, [](Options& o, int64_t n, double) { o.layers = n; }},
       {"tokens",
@@ -94,8 +94,9 @@ Point measure(const Options& o, const RunModel& run, const Dataset& data, const 
   const double flops =
       step_flops(model, {p.tokens, p.tokens * length, rows, rows}, model.bert.classes, model.last_layer_cls_only);
   p.tflop = 1e-12 * flops;
-  p.floor_ms =
-      1e3 * p.tflop / ceilings.tflops + 1e-6 * optimiser_bytes(trainer.model(), p.tokens) / ceilings.copy_gb;
+  const auto moment = static_cast<double>(size_of(trainer.optimiser().moments()));
+  p.floor_ms = 1e3 * p.tflop / ceilings.tflops +
+               1e-6 * optimiser_bytes(trainer.model(), p.tokens, moment) / ceilings.copy_gb;
   return p;
 }
 
@@ -135,6 +136,7 @@ int run(const BenchCommand& bench, const Options& base, const std::vector<const 
   std::string text = heading(Context(Device::parse(o.device)).backend().description(), o, ceilings);
   fmt::print("{}", text);
   nlohmann::ordered_json json = {{"command", bench.command}, {"commit", build_commit()}};
+  const Study study = find_study(o.study);
   for (const Axis* axis : chosen)
     for (const int64_t value : gpu ? axis->on_gpu : axis->on_cpu) {
       Options at = o;
@@ -143,8 +145,7 @@ int run(const BenchCommand& bench, const Options& base, const std::vector<const 
       // A size that does not fit is a row of the table, and the next one is tried.
       try {
         check_options(at);
-        p = measure(at, run_model(at, configuration_of(find_study(at.study), at.config)), data, ceilings,
-                    bench.steps);
+        p = measure(at, run_model(at, configuration_of(study, at.config)), data, ceilings, bench.steps);
       } catch (const std::exception& error) {
         p.failure = error.what();
       }

@@ -60,6 +60,7 @@ int run(const BenchCommand& bench, const Options& options) {
   const double total_ms = std::accumulate(times.begin(), times.end(), 0.0);
   const double tokens = static_cast<double>(trainer.tokens_done() - tokens_before);
   const auto peak = context.allocator().stats();
+  const std::string memory = context.allocator().report();  // of training as it goes; the profile runs eagerly
 
   double flops = 0;
   const std::vector<BatchPlan> plans = training_plans(o, data, 42);
@@ -93,6 +94,7 @@ int run(const BenchCommand& bench, const Options& options) {
                {"matmul_ceiling_tflops", ceiling},
                {"percent_of_ceiling", 100 * tflops / ceiling},
                {"peak_gib", static_cast<double>(peak.peak) / (1 << 30)},
+               {"memory", memory},
                {"parameters", trainer.model().parameters().count()},
                {"gaps_ms", ms - profile.sum_ms}};
   for (const auto& [group, group_ms] : profile.groups) json["groups_ms"][group] = group_ms;
@@ -113,7 +115,7 @@ int run(const BenchCommand& bench, const Options& options) {
       "{:.4g} that a large matmul reaches here\n",
       json["seq_per_s"].get<double>(), json["real_tokens_per_s"].get<double>(), 1e-12 * flops, tflops,
       100 * tflops / ceiling, ceiling);
-  fmt::print("memory     {:.2f} GiB peak\n", json["peak_gib"].get<double>());
+  fmt::print("memory     {:.2f} GiB peak; bytes: {}\n", json["peak_gib"].get<double>(), memory);
   fmt::print("{}", profile_text(profile, ms));
   if (!bench.json_path.empty()) write_file_atomic(bench.json_path, json.dump(2) + "\n");
   return 0;

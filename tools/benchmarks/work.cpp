@@ -25,7 +25,7 @@ double step_flops(const ModelConfig& m, const StepWork& w, int64_t outputs, bool
   return 3 * flops;
 }
 
-double optimiser_bytes(const Model& model, double tokens) {
+double optimiser_bytes(const Model& model, double tokens, double moment) {
   double weights = 0;
   for (const Parameter& p : model.parameters().all()) {
     if (p.frozen) continue;
@@ -36,7 +36,7 @@ double optimiser_bytes(const Model& model, double tokens) {
   }
   const bool mixed = model.parameters().copy().defined();
   const double gradient = model.config().bfloat16_gradients ? 2 : 4;
-  return weights * (3 * 4 + gradient + 3 * 4 + (mixed ? 2 : 0));
+  return weights * (2 * (4 + 2 * moment) + gradient + (mixed ? 2 : 0));
 }
 
 double copy_ceiling_gb(Context& context) {

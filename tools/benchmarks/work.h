@@ -18,7 +18,8 @@ double step_flops(const ModelConfig& model, const StepWork& work, int64_t output
 
 // Bytes that AdamW has to move in a step: weight, two moments and gradient in, the first three out, and the bfloat16 copy
 // where there is one. The word table counts by the rows that T tokens can touch: the others wait.
-double optimiser_bytes(const Model& model, double tokens);
+// `moment`: bytes of one, 4, or 2 with --adam-state bfloat16.
+double optimiser_bytes(const Model& model, double tokens, double moment);
 
 // The largest copy's rate, read and write together, in GB/s.
 double copy_ceiling_gb(Context& context);

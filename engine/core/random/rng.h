@@ -24,7 +24,7 @@ struct PhiloxBlock {
 namespace purpose {
 constexpr uint32_t kInit = 1u << 24, kShuffle = 2u << 24, kSplit = 3u << 24, kSynthetic = 4u << 24,
                    kDropout = 5u << 24, kRouterNoise = 6u << 24, kWarmStart = 7u << 24, kTest = 8u << 24,
-                   kMasking = 9u << 24, kMaskedWord = 10u << 24;
+                   kMasking = 9u << 24, kMaskedWord = 10u << 24, kMoments = 11u << 24;
 }
 
 // What a random op needs: `step` is read when the kernel runs, so a captured CUDA graph draws anew at each replay.

@@ -28,6 +28,7 @@ namespace {
 
 constexpr int64_t kWorkspaceBytes = 64 << 20;
 constexpr int64_t kPartBytes = 128 << 10;  // one a multiprocessor, and one for the flags
+constexpr int64_t kPageBytes = 2 << 20;    // what the driver maps at a time; smaller blocks share a page
 
 #define BLAS_CHECK(call)                                                                                        \
   do {                                                                                                          \
@@ -110,10 +111,15 @@ class CudaBackend final : public Backend {
   void fill_zero(void* p, int64_t bytes) override { CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, handles_.stream)); }
   void synchronize() override { CUDA_CHECK(cudaStreamSynchronize(handles_.stream)); }
   int64_t free_bytes() override {
+    const CaptureLock lock(capture_mutex());
     size_t available = 0, total = 0;
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     return static_cast<int64_t>(available);
   }
+  int64_t total_bytes() override { return static_cast<int64_t>(properties_.totalGlobalMem); }
+  int64_t reserved_bytes() override { return handles_.workspace_bytes + handles_.parts_bytes; }
+  int64_t page_bytes() const override { return kPageBytes; }
+  std::unique_lock<std::recursive_mutex> no_captures() override { return std::unique_lock(capture_mutex()); }
   CudaHandles* cuda() override { return &handles_; }
 
  private:

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "engine/device/cuda/capture_lock.h"
@@ -19,11 +20,20 @@ class CudaGraph final : public Graph {
       std::fprintf(stderr, "glia: cudaGraphExecDestroy failed\n");
   }
   void replay() override { CUDA_CHECK(cudaGraphLaunch(executable_, stream_)); }
+  int64_t bytes() const override { return bytes_; }
+  void count(int64_t bytes) { bytes_ = bytes; }
 
  private:
   cudaGraphExec_t executable_;
   cudaStream_t stream_;
+  int64_t bytes_ = 0;
 };
+
+int64_t free_bytes() {
+  size_t available = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&available, &total));
+  return static_cast<int64_t>(available);
+}
 
 }  // namespace
 
@@ -42,10 +52,20 @@ std::unique_ptr<Graph> capture_cuda_graph(CudaHandles& cuda, const std::function
   }
   CUDA_CHECK(cudaStreamEndCapture(cuda.stream, &graph));
   cudaGraphExec_t executable = nullptr;
+  // The driver takes memory for nodes when a graph is made and when it is uploaded, which is done here and not by the first
+  // replay: under the lock nobody else of this process allocates, so the difference is this graph's.
+  const int64_t before = free_bytes();
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // clears it
+    throw OutOfMemory("out of memory for a captured graph");
+  }
   CUDA_CHECK(status);
-  return std::make_unique<CudaGraph>(executable, cuda.stream);
+  auto made = std::make_unique<CudaGraph>(executable, cuda.stream);
+  CUDA_CHECK(cudaGraphUpload(executable, cuda.stream));
+  made->count(std::max<int64_t>(0, before - free_bytes()));
+  return made;
 }
 
 }  // namespace glia

@@ -7,6 +7,7 @@
 
 #include "engine/core/clones.h"
 #include "engine/core/parallel.h"
+#include "engine/core/random/rng_words.h"
 
 namespace glia {
 namespace {
@@ -32,8 +33,12 @@ void check(const AdamWBuffers& b) {
   CHECK(!b.low.defined() || b.low.dtype() == DType::kBFloat16,
         "adamw: wants bfloat16 as the lower gradients, got {}", b.low.dtype());
   const int64_t moments = check_spans(b);
+  const bool small = b.m.dtype() == DType::kBFloat16;
+  CHECK(!small || b.p.dtype() == DType::kFloat32, "adamw: wants float32 beside moments of bfloat16, got {}",
+        b.p.dtype());
   for (const Tensor* t : {&b.m, &b.v, &b.g})
-    CHECK(t->numel() == (t == &b.g ? rest : moments) && t->dtype() == b.p.dtype(),
+    CHECK(t->numel() == (t == &b.g ? rest : moments) &&
+              t->dtype() == (small && t != &b.g ? DType::kBFloat16 : b.p.dtype()),
           "adamw: wants moments {} [{}] and gradients [{}], got {} {}", b.p.dtype(), moments, rest, t->dtype(),
           t->shape());
   CHECK(!b.copy.defined() || b.copy.numel() == n, "adamw: wants a copy [{}], got {}", n, b.copy.shape());
@@ -58,30 +63,37 @@ void check(const AdamWBuffers& b) {
             r.history.dtype() == b.p.dtype(),
         "adamw: wrong tensors of the waiting rows {}, {} and {}", r.stamps.shape(), r.clock.shape(),
         r.history.shape());
+  CHECK(small ? r.numbers.defined() && r.numbers.numel() == kRowPeriod : !r.numbers.defined(),
+        "adamw: wants the numbers of {} steps where moments are bfloat16, and nowhere else", kRowPeriod);
 }
 
 template <class T> WaitingRows<T> waiting_rows(const AdamWRows& r) {
   if (r.count == 0) return {};
-  return {r.count, r.width, static_cast<uint32_t*>(r.stamps.raw()), static_cast<AdamWFactors<T>*>(r.history.raw()),
-          static_cast<uint32_t*>(r.clock.raw())};
+  return {r.count,
+          r.width,
+          static_cast<uint32_t*>(r.stamps.raw()),
+          static_cast<AdamWFactors<T>*>(r.history.raw()),
+          static_cast<uint32_t*>(r.clock.raw()),
+          r.numbers.defined() ? static_cast<uint32_t*>(r.numbers.raw()) : nullptr};
 }
 
 int64_t low_end(const AdamWBuffers& b) { return b.low.defined() ? b.low.numel() : 0; }
 int64_t own_end(const AdamWBuffers& b) { return b.groups.empty() ? b.p.numel() : b.groups.front().begin; }
 
 // The elements of a span, of which those below `decayed` decay; g begins with element `first`.
-template <class T, class G>
-AdamWSegment<T, G> segment(const AdamWBuffers& b, const Tensor& g, int64_t first, const AdamWSpan& s,
-                           int64_t decayed) {
+template <class T, class G, class M>
+AdamWSegment<T, G, M> segment(const AdamWBuffers& b, const Tensor& g, int64_t first, const AdamWSpan& s,
+                              int64_t decayed) {
   const int64_t n = s.end - s.begin;
   if (n == 0) return {};
   return {b.p.data<T>() + s.begin,
-          b.m.data<T>() + s.at,
-          b.v.data<T>() + s.at,
+          b.m.data<M>() + s.at,
+          b.v.data<M>() + s.at,
           g.data<G>() + (s.begin - first),
           b.copy.defined() ? b.copy.data<bfloat16>() + s.begin : nullptr,
           std::clamp<int64_t>(decayed - s.begin, 0, n),
-          n};
+          n,
+          s.begin};
 }
 // What of a span lies in [begin, end).
 AdamWSpan cut(const AdamWSpan& s, int64_t begin, int64_t end) {
@@ -96,35 +108,38 @@ AdamWOptions options_of(const AdamWOptions& o, const AdamWGroup& group) {
 }
 
 // Calls update(options, low, rest, whether waiting rows are among them) for every piece with options of its own.
-template <class T, class F> void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o, F&& update) {
+template <class T, class M, class F> void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o, F&& update) {
   const int64_t split = low_end(b);
   for (const AdamWSpan& span : b.spans.empty() ? std::vector<AdamWSpan>{{0, b.p.numel(), 0}} : b.spans) {
-    const auto low = segment<T, bfloat16>(b, b.low, 0, cut(span, 0, split), b.decayed);
-    const auto rest = segment<T, T>(b, b.g, split, cut(span, split, own_end(b)), b.decayed);
+    const auto low = segment<T, bfloat16, M>(b, b.low, 0, cut(span, 0, split), b.decayed);
+    const auto rest = segment<T, T, M>(b, b.g, split, cut(span, split, own_end(b)), b.decayed);
     if (low.n + rest.n > 0) update(o, low, rest, true);
     for (const AdamWGroup& group : b.groups) {
-      const auto own = segment<T, T>(b, b.g, split, cut(span, group.begin, group.end), group.decayed);
-      if (own.n > 0) update(options_of(o, group), AdamWSegment<T, bfloat16>{}, own, false);
+      const auto own = segment<T, T, M>(b, b.g, split, cut(span, group.begin, group.end), group.decayed);
+      if (own.n > 0) update(options_of(o, group), AdamWSegment<T, bfloat16, M>{}, own, false);
     }
   }
 }
 
+// Calls f with the types of weights and moments.
 template <class F> void dispatch(const AdamWBuffers& b, F&& f) {
   check(b);
-  if (b.p.dtype() == DType::kFloat64) f(TypeTag<double>{});
-  else f(TypeTag<float>{});
+  if (b.p.dtype() == DType::kFloat64) f(TypeTag<double>{}, TypeTag<double>{});
+  else if (b.m.dtype() == DType::kBFloat16) f(TypeTag<float>{}, TypeTag<bfloat16>{});
+  else f(TypeTag<float>{}, TypeTag<float>{});
 }
 
 }  // namespace
 
 void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched) {
-  dispatch(b, [&]<class T>(TypeTag<T>) {
+  dispatch(b, [&]<class T, class M>(TypeTag<T>, TypeTag<M>) {
     CHECK(
         !touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
         "adamw: wants touched rows of {}, got {} {}", b.rows.count, touched.dtype(), touched.shape());
     Context& context = b.p.context();
     const int64_t split = low_end(b);
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
+    const RandomKey key = context.random_key(purpose::kMoments);
     double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
     const AdamWGradients<T> g{data_or_null<bfloat16>(b.low),
                               split,
@@ -138,15 +153,15 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
         context, "adamw",
         [&] {
           cpu::adamw_norm(o, context.step_pointer(), g, rows);
-          for_each_piece<T>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
-            cpu::adamw_update<T>(own, factors, low, rest, first ? rows : WaitingRows<T>{}, !g.touched);
+          for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+            cpu::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched);
           });
         },
         [&](auto& cuda) {
           cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
-          for_each_piece<T>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
-            cuda::adamw_update<T>(own, factors, low, rest, first ? rows : WaitingRows<T>{}, !g.touched,
-                                  cuda.stream);
+          for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+            cuda::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched,
+                                     cuda.stream);
           });
         });
   });
@@ -154,16 +169,17 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
 
 void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder& order) {
   if (b.rows.count == 0) return;
-  dispatch(b, [&]<class T>(TypeTag<T>) {
+  dispatch(b, [&]<class T, class M>(TypeTag<T>, TypeTag<M>) {
     const int64_t split = low_end(b);
-    const auto rest = segment<T, T>(b, b.g, split, {split, own_end(b), split}, b.decayed);
+    const auto rest = segment<T, T, M>(b, b.g, split, {split, own_end(b), split}, b.decayed);
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
+    const RandomKey key = b.p.context().random_key(purpose::kMoments);
     const int32_t *pieces = order.defined() ? order.pieces.data<int32_t>() : nullptr,
                   *count = order.defined() ? order.count.data<int32_t>() : nullptr;
     on_device(
-        b.p.context(), "adamw/catch_up", [&] { cpu::adamw_catch_up(o, rest, rows, pieces, count); },
+        b.p.context(), "adamw/catch_up", [&] { cpu::adamw_catch_up(o, key, rest, rows, pieces, count); },
         [&](auto& cuda) {
-          cuda::adamw_catch_up(o, rest, rows, pieces, count,
+          cuda::adamw_catch_up(o, key, rest, rows, pieces, count,
                                order.defined() ? order.pieces.size(0) - 1 : rows.count, cuda.stream);
         });
   });
@@ -202,43 +218,80 @@ double squares(const AdamWGradients<T>& g, const WaitingRows<T>& rows, int64_t b
   return total(sum);
 }
 
+// Moments of a few elements as the arithmetic's type: those of T themselves; those of bfloat16 unpacked, and rounded by the
+// words of a step where they go back.
+constexpr int64_t kSpan = 64;
+
+// update(m, v) of up to kSpan elements, the first being number `element` (a multiple of 4), at step number `step`.
+template <class T, class M, class F>
+void with_moments(const RandomKey& key, uint32_t step, int64_t element, M* m, M* v, int64_t n, F&& update) {
+  if constexpr (std::is_same_v<T, M>) {
+    update(m, v);
+  } else {
+    T m_wide[kSpan], v_wide[kSpan];
+    for (int64_t i = 0; i < n; ++i) m_wide[i] = static_cast<T>(m[i]), v_wide[i] = static_cast<T>(v[i]);
+    update(m_wide, v_wide);
+    uint32_t words[kSpan];
+    random_words(key.seed, key.purpose, step, static_cast<uint64_t>(element / 4), n / 4, words);
+    for (int64_t i = 0; i < n; ++i) {
+      m[i] = round_at_random(m_wide[i], words[i]);
+      v[i] = round_at_random(v_wide[i], words[i] >> 16);
+    }
+  }
+}
+
 template <class T, class G>
 void update_span(const AdamWUpdate<T>& update, T* p, T* m, T* v, const G* g, bool decay, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) update.apply(p[i], m[i], v[i], static_cast<T>(g[i]), decay);
 }
 
-template <class T, class G>
-void update_segment(const AdamWOptions& o, const double* factors, const AdamWSegment<T, G>& s, int64_t first) {
+template <class T, class G, class M>
+void update_segment(const AdamWOptions& o, const double* factors, const RandomKey& key,
+                    const AdamWSegment<T, G, M>& s, int64_t first) {
   const AdamWUpdate<T> update(o, AdamWFactors<T>(o, factors));
   if (update.f.clip < 0) return;
+  const uint32_t step = *key.step;
   parallel_for(s.n - first, kNormChunk, [=](int64_t begin, int64_t end) {
-    for (int64_t i = first + begin; i < first + end; i += 64) {
-      update_span(update, s.p + i, s.m + i, s.v + i, s.g + i, i < s.decayed, 64);
+    for (int64_t i = first + begin; i < first + end; i += kSpan) {
+      with_moments<T>(key, step, s.first + i, s.m + i, s.v + i, kSpan,
+                      [&](T* m, T* v) { update_span(update, s.p + i, m, v, s.g + i, i < s.decayed, kSpan); });
       if (s.copy)
-        for (int64_t j = i; j < i + 64; ++j) s.copy[j] = static_cast<bfloat16>(s.p[j]);
+        for (int64_t j = i; j < i + kSpan; ++j) s.copy[j] = static_cast<bfloat16>(s.p[j]);
     }
   });
 }
 
-// Row `row` does the steps that it has missed.
-template <class T>
-void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const WaitingRows<T>& rows, int64_t row) {
-  const uint32_t stamp = rows.stamps[row], now = *rows.clock;
+// The steps that row `row` has missed, of n of its elements from `at` in the segment.
+template <class T, class M>
+void catch_up_span(const AdamWOptions& o, const RandomKey& key, const AdamWSegment<T, T, M>& s,
+                   const WaitingRows<T>& rows, uint32_t stamp, uint32_t now, int64_t at, int64_t n) {
   uint32_t step = stamp / 2;
-  if (step == now) return;
-  const int64_t at = row * rows.width;
   for (bool has_gradient = stamp % 2; step < now; ++step, has_gradient = false) {
     const AdamWUpdate<T> update(o, rows.history[step % kRowPeriod]);
     if (update.f.clip < 0) continue;
-    T *p = s.p + at, *m = s.m + at, *v = s.v + at;
-    if (has_gradient) {
-      update_span(update, p, m, v, s.g + at, true, rows.width);
-    } else {
+    T* p = s.p + at;
+    with_moments<T>(key, rows.numbers ? rows.numbers[step % kRowPeriod] : 0, s.first + at, s.m + at, s.v + at, n,
+                    [&](T* m, T* v) {
+                      if (has_gradient) {
+                        update_span(update, p, m, v, s.g + at, true, n);
+                      } else {
 #pragma omp simd
-      for (int64_t i = 0; i < rows.width; ++i) update.rest(p[i], m[i], v[i], true);
-    }
+                        for (int64_t i = 0; i < n; ++i) update.rest(p[i], m[i], v[i], true);
+                      }
+                    });
   }
+}
+
+// Row `row` does the steps that it has missed.
+template <class T, class M>
+void catch_up_row(const AdamWOptions& o, const RandomKey& key, const AdamWSegment<T, T, M>& s,
+                  const WaitingRows<T>& rows, int64_t row) {
+  const uint32_t stamp = rows.stamps[row], now = *rows.clock;
+  if (stamp / 2 == now) return;
+  const int64_t at = row * rows.width, each = std::is_same_v<T, M> ? rows.width : kSpan;
+  for (int64_t i = 0; i < rows.width; i += each)
+    catch_up_span(o, key, s, rows, stamp, now, at + i, std::min(each, rows.width - i));
   if (s.copy)
     for (int64_t i = at; i < at + rows.width; ++i) s.copy[i] = static_cast<bfloat16>(s.p[i]);
   rows.stamps[row] = 2 * now;
@@ -270,43 +323,50 @@ void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradient
     rows.stamps[row] = 2 * now + 1;
   }
   rows.history[*rows.clock % kRowPeriod] = AdamWFactors<T>(o, g.factors);
+  if (rows.numbers) rows.numbers[*rows.clock % kRowPeriod] = *step;
   ++*rows.clock;
 }
 
-template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low,
-                  const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, bool all_rows) {
-  update_segment(o, factors, low, 0);
-  update_segment(o, factors, rest, (rows.count * rows.width + 63) / 64 * 64);
+template <class T, class M>
+void adamw_update(const AdamWOptions& o, const double* factors, const RandomKey& key,
+                  const AdamWSegment<T, bfloat16, M>& low, const AdamWSegment<T, T, M>& rest,
+                  const WaitingRows<T>& rows, bool all_rows) {
+  update_segment(o, factors, key, low, 0);
+  update_segment(o, factors, key, rest, (rows.count * rows.width + 63) / 64 * 64);
   if (rows.count == 0) return;
   const int64_t each = all_rows ? rows.count : (rows.count + kRowPeriod - 1) / kRowPeriod;
   const int64_t first = all_rows ? 0 : *rows.clock % kRowPeriod * each;
   parallel_for(std::min(each, rows.count - first), std::max<int64_t>(1, 4096 / rows.width),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t row = first + begin; row < first + end; ++row) catch_up_row(o, rest, rows, row);
+                 for (int64_t row = first + begin; row < first + end; ++row) catch_up_row(o, key, rest, rows, row);
                });
 }
 
-template <class T>
-void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
-                    const int32_t* pieces, const int32_t* count) {
+template <class T, class M>
+void adamw_catch_up(const AdamWOptions& o, const RandomKey& key, const AdamWSegment<T, T, M>& rest,
+                    const WaitingRows<T>& rows, const int32_t* pieces, const int32_t* count) {
   parallel_for(pieces ? *count : rows.count, std::max<int64_t>(1, 4096 / rows.width),
                [&](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i)
-                   if (!pieces) catch_up_row(o, rest, rows, i);
+                   if (!pieces) catch_up_row(o, key, rest, rows, i);
                    else if (i == 0 || pieces[2 * i] != pieces[2 * i - 2])
-                     catch_up_row(o, rest, rows, pieces[2 * i]);
+                     catch_up_row(o, key, rest, rows, pieces[2 * i]);
                });
 }
 
-#define INSTANTIATE(T)                                                                                             \
-  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&); \
-  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&,                 \
-                             const AdamWSegment<T, T>&, const WaitingRows<T>&, bool);                              \
-  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&,              \
-                               const int32_t*, const int32_t*);
-INSTANTIATE(float)
-INSTANTIATE(double)
+template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<float>&,
+                         const WaitingRows<float>&);
+template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<double>&,
+                         const WaitingRows<double>&);
+#define INSTANTIATE(T, M)                                                                           \
+  template void adamw_update(const AdamWOptions&, const double*, const RandomKey&,                  \
+                             const AdamWSegment<T, bfloat16, M>&, const AdamWSegment<T, T, M>&,     \
+                             const WaitingRows<T>&, bool);                                          \
+  template void adamw_catch_up(const AdamWOptions&, const RandomKey&, const AdamWSegment<T, T, M>&, \
+                               const WaitingRows<T>&, const int32_t*, const int32_t*);
+INSTANTIATE(float, float)
+INSTANTIATE(float, bfloat16)
+INSTANTIATE(double, double)
 #undef INSTANTIATE
 
 }  // namespace cpu

@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(kThreads, 5)
   *g.ticket = 0;
   if (rows.count == 0) return;
   rows.history[*rows.clock % kRowPeriod] = AdamWFactors<T>(o, g.factors);
+  if (rows.numbers) rows.numbers[*rows.clock % kRowPeriod] = *step;
   ++*rows.clock;
 }
 
@@ -106,10 +107,41 @@ template <class T, int kWidth> __device__ void store_copy(bfloat16* copy, const 
   *reinterpret_cast<Pack<bfloat16, kWidth>*>(copy) = low;
 }
 
+// A pack of moments as it lies in memory, of M, and as it is computed with, of T.
+template <class T, class M, int kWidth> __device__ Pack<T, kWidth> load_moments(const M* from) {
+  const auto packed = *reinterpret_cast<const Pack<M, kWidth>*>(from);
+  Pack<T, kWidth> x;
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) x.v[k] = static_cast<T>(packed.v[k]);
+  return x;
+}
+
+// Rounds a pack of each moment by one block of random words; nothing where M is T. Element `element`, a multiple of 4, is
+// the pack's first in the flat buffers.
+template <class M, class T, int kWidth>
+__device__ void round_moments(const RandomKey& key, uint32_t step, int64_t element, Pack<T, kWidth>& m,
+                              Pack<T, kWidth>& v) {
+  if constexpr (!std::is_same_v<T, M>) {
+    static_assert(kWidth == 4);
+    const PhiloxBlock words = random_block(key.seed, key.purpose, step, static_cast<uint64_t>(element) / 4);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      m.v[k] = static_cast<float>(round_at_random(m.v[k], words.word[k]));
+      v.v[k] = static_cast<float>(round_at_random(v.v[k], words.word[k] >> 16));
+    }
+  }
+}
+
+// Of M exactly: rounding has gone before.
+template <class M, class T, int kWidth> __device__ void store_moments(M* to, const Pack<T, kWidth>& x) {
+  if constexpr (std::is_same_v<T, M>) *reinterpret_cast<Pack<T, kWidth>*>(to) = x;
+  else store_copy(to, x);
+}
+
 // A warp does the steps that a row has missed, kPacks packs a lane at a time.
-template <int kPacks, class T>
-__device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s, const WaitingRows<T>& rows,
-                             int64_t row, uint32_t now) {
+template <int kPacks, class T, class M>
+__device__ void catch_up_row(const AdamWOptions& o, const RandomKey& key, const AdamWSegment<T, T, M>& s,
+                             const WaitingRows<T>& rows, int64_t row, uint32_t now) {
   constexpr int kWidth = 16 / sizeof(T);
   using P = Pack<T, kWidth>;
   const uint32_t stamp = rows.stamps[row];
@@ -123,34 +155,43 @@ __device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s,
       const int64_t i = base + k * 32 * kWidth;
       if (i >= rows.width) break;
       p[k] = *reinterpret_cast<const P*>(s.p + at + i);
-      m[k] = *reinterpret_cast<const P*>(s.m + at + i);
-      v[k] = *reinterpret_cast<const P*>(s.v + at + i);
+      m[k] = load_moments<T, M, kWidth>(s.m + at + i);
+      v[k] = load_moments<T, M, kWidth>(s.v + at + i);
       if (stamp % 2) g[k] = *reinterpret_cast<const P*>(s.g + at + i);
     }
     uint32_t step = stamp / 2;
+    const auto round = [&](int k) {
+      if constexpr (!std::is_same_v<T, M>)
+        round_moments<M>(key, rows.numbers[step % kRowPeriod], s.first + at + base + k * 32 * kWidth, m[k], v[k]);
+    };
     if (stamp % 2) {
-      const AdamWUpdate<T> update(o, rows.history[step++ % kRowPeriod]);
+      const AdamWUpdate<T> update(o, rows.history[step % kRowPeriod]);
       if (update.f.clip >= 0)
 #pragma unroll
-        for (int k = 0; k < kPacks; ++k)
+        for (int k = 0; k < kPacks; ++k) {
 #pragma unroll
           for (int j = 0; j < kWidth; ++j) update.apply(p[k].v[j], m[k].v[j], v[k].v[j], g[k].v[j], true);
+          round(k);
+        }
+      ++step;
     }
     for (; step < now; ++step) {
       const AdamWUpdate<T> update(o, rows.history[step % kRowPeriod]);
       if (update.f.clip < 0) continue;
 #pragma unroll
-      for (int k = 0; k < kPacks; ++k)
+      for (int k = 0; k < kPacks; ++k) {
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) update.rest(p[k].v[j], m[k].v[j], v[k].v[j], true);
+        round(k);
+      }
     }
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       const int64_t i = base + k * 32 * kWidth;
       if (i >= rows.width) break;
       *reinterpret_cast<P*>(s.p + at + i) = p[k];
-      *reinterpret_cast<P*>(s.m + at + i) = m[k];
-      *reinterpret_cast<P*>(s.v + at + i) = v[k];
+      store_moments(s.m + at + i, m[k]);
+      store_moments(s.v + at + i, v[k]);
       if (s.copy) store_copy(s.copy + at + i, p[k]);
     }
   }
@@ -158,72 +199,77 @@ __device__ void catch_up_row(const AdamWOptions& o, const AdamWSegment<T, T>& s,
   if (lane == 0) rows.stamps[row] = 2 * now;
 }
 
-// 16 bytes of each of p, m, v and g (8 of a bfloat16 g, a whole 32-byte sector every four threads) a thread and
-// turn, two turns in flight.
-constexpr int kTurns = 2;
-template <class T> constexpr int64_t kPerBlock = kThreads* kTurns*(16 / sizeof(T));
+// 16 bytes of each of p, m, v and g (8 of a bfloat16 one, a whole 32-byte sector every four threads) a thread and
+// turn, two turns in flight, or four where m and v have half the bytes.
+template <class T, class M> constexpr int kTurns = std::is_same_v<T, M> ? 2 : 4;
+template <class T, class M> constexpr int64_t kPerBlock = kThreads* kTurns<T, M>*(16 / sizeof(T));
 
-template <class T, class G>
-__device__ void update_segment(const AdamWUpdate<T>& update, const AdamWSegment<T, G>& s, int64_t first,
-                               int block) {
-  constexpr int kWidth = 16 / sizeof(T);
+template <class T, class G, class M>
+__device__ void update_segment(const AdamWUpdate<T>& update, const RandomKey& key, const AdamWSegment<T, G, M>& s,
+                               int64_t first, int block) {
+  constexpr int kWidth = 16 / sizeof(T), kAll = kTurns<T, M>;
   using P = Pack<T, kWidth>;
-  const int64_t base = first + block * kPerBlock<T> + threadIdx.x * kWidth;
-  P a[kTurns], b[kTurns], c[kTurns];
-  Pack<G, kWidth> d[kTurns];
+  const int64_t base = first + block * kPerBlock<T, M> + threadIdx.x * kWidth;
+  P a[kAll];
+  Pack<M, kWidth> b[kAll], c[kAll];
+  Pack<G, kWidth> d[kAll];
 #pragma unroll
-  for (int t = 0; t < kTurns; ++t) {
+  for (int t = 0; t < kAll; ++t) {
     const int64_t i = base + t * kThreads * kWidth;
     if (i >= s.n) break;
     a[t] = *reinterpret_cast<const P*>(s.p + i);
-    b[t] = *reinterpret_cast<const P*>(s.m + i);
-    c[t] = *reinterpret_cast<const P*>(s.v + i);
+    b[t] = *reinterpret_cast<const Pack<M, kWidth>*>(s.m + i);
+    c[t] = *reinterpret_cast<const Pack<M, kWidth>*>(s.v + i);
     d[t] = *reinterpret_cast<const Pack<G, kWidth>*>(s.g + i);
   }
 #pragma unroll
-  for (int t = 0; t < kTurns; ++t) {
+  for (int t = 0; t < kAll; ++t) {
     const int64_t i = base + t * kThreads * kWidth;
     if (i >= s.n) break;
     const bool decay = i < s.decayed;
+    P m, v;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k)
-      update.apply(a[t].v[k], b[t].v[k], c[t].v[k], static_cast<T>(d[t].v[k]), decay);
+    for (int k = 0; k < kWidth; ++k) {
+      m.v[k] = static_cast<T>(b[t].v[k]), v.v[k] = static_cast<T>(c[t].v[k]);
+      update.apply(a[t].v[k], m.v[k], v.v[k], static_cast<T>(d[t].v[k]), decay);
+    }
+    if constexpr (!std::is_same_v<T, M>) round_moments<M>(key, __ldg(key.step), s.first + i, m, v);
     *reinterpret_cast<P*>(s.p + i) = a[t];
-    *reinterpret_cast<P*>(s.m + i) = b[t];
-    *reinterpret_cast<P*>(s.v + i) = c[t];
+    store_moments(s.m + i, m);
+    store_moments(s.v + i, v);
     if (s.copy) store_copy(s.copy + i, a[t]);
   }
 }
 
 // First the blocks of waiting rows, whose arithmetic hides behind the memory traffic of the others: rows
 // [first_row, end_row).
-template <class T>
+template <class T, class M>
 __global__ void __launch_bounds__(kThreads)
-    update_kernel(AdamWOptions o, const double* __restrict__ factors, AdamWSegment<T, bfloat16> low,
-                  AdamWSegment<T, T> rest, WaitingRows<T> rows, int each, int row_blocks, int low_blocks,
-                  int64_t first) {
+    update_kernel(AdamWOptions o, const double* __restrict__ factors, RandomKey key,
+                  AdamWSegment<T, bfloat16, M> low, AdamWSegment<T, T, M> rest, WaitingRows<T> rows, int each,
+                  int row_blocks, int low_blocks, int64_t first) {
   int block = blockIdx.x;
   if (block < row_blocks) {
     const uint32_t now = *rows.clock;
     const int64_t begin = each < rows.count ? static_cast<int64_t>(now % kRowPeriod) * each : 0;
     const int64_t row = begin + (block * kThreads + threadIdx.x) / 32;
-    if (row < min(rows.count, begin + each)) catch_up_row<2>(o, rest, rows, row, now);
+    if (row < min(rows.count, begin + each)) catch_up_row<2>(o, key, rest, rows, row, now);
     return;
   }
   block -= row_blocks;
   const AdamWUpdate<T> update(o, AdamWFactors<T>(o, factors));
   if (update.f.clip < 0) return;
-  if (block < low_blocks) update_segment(update, low, 0, block);
-  else update_segment(update, rest, first, block - low_blocks);
+  if (block < low_blocks) update_segment(update, key, low, 0, block);
+  else update_segment(update, key, rest, first, block - low_blocks);
 }
 
 constexpr int kRowThreads =
     128;  // 20 warps of a hundred registers a multiprocessor; blocks of 256 leave room for 16
 
 // pieces null: all rows.
-template <class T>
+template <class T, class M>
 __global__ void __launch_bounds__(kRowThreads)
-    catch_up_kernel(AdamWOptions o, AdamWSegment<T, T> s, WaitingRows<T> rows, const int2* pieces,
+    catch_up_kernel(AdamWOptions o, RandomKey key, AdamWSegment<T, T, M> s, WaitingRows<T> rows, const int2* pieces,
                     const int32_t* count) {
   const uint32_t now = *rows.clock;
   const int64_t n = pieces ? *count : rows.count;
@@ -231,7 +277,7 @@ __global__ void __launch_bounds__(kRowThreads)
        i += static_cast<int64_t>(gridDim.x) * (kRowThreads / 32)) {
     const int64_t row = pieces ? pieces[i].x : i;
     if (pieces && i > 0 && pieces[i - 1].x == row) continue;  // the first piece's warp does it
-    catch_up_row<4>(o, s, rows, row, now);
+    catch_up_row<4>(o, key, s, rows, row, now);
   }
 }
 
@@ -245,36 +291,42 @@ void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradient
   launch("adamw_norm", norm_kernel<T>, {std::min(all, kNormBlocks), kThreads}, stream, o, step, g, rows, low, all);
 }
 
-template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low,
-                  const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, bool all_rows, Stream stream) {
+template <class T, class M>
+void adamw_update(const AdamWOptions& o, const double* factors, const RandomKey& key,
+                  const AdamWSegment<T, bfloat16, M>& low, const AdamWSegment<T, T, M>& rest,
+                  const WaitingRows<T>& rows, bool all_rows, Stream stream) {
   const auto blocks = [](int64_t n, int64_t each) { return static_cast<int>((n + each - 1) / each); };
   const int each = all_rows ? static_cast<int>(rows.count) : blocks(rows.count, kRowPeriod);
-  const int row_blocks = blocks(each, kThreads / 32), low_blocks = blocks(low.n, kPerBlock<T>);
+  const int row_blocks = blocks(each, kThreads / 32), low_blocks = blocks(low.n, kPerBlock<T, M>);
   const int64_t first = (rows.count * rows.width + 63) / 64 * 64;
-  const int all = row_blocks + low_blocks + blocks(rest.n - first, kPerBlock<T>);
+  const int all = row_blocks + low_blocks + blocks(rest.n - first, kPerBlock<T, M>);
   if (all == 0) return;
-  launch("adamw_update", update_kernel<T>, {all, kThreads}, stream, o, factors, low, rest, rows, each, row_blocks,
-         low_blocks, first);
+  launch("adamw_update", update_kernel<T, M>, {all, kThreads}, stream, o, factors, key, low, rest, rows, each,
+         row_blocks, low_blocks, first);
 }
 
-template <class T>
-void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
-                    const int32_t* pieces, const int32_t* count, int64_t most_pieces, Stream stream) {
+template <class T, class M>
+void adamw_catch_up(const AdamWOptions& o, const RandomKey& key, const AdamWSegment<T, T, M>& rest,
+                    const WaitingRows<T>& rows, const int32_t* pieces, const int32_t* count, int64_t most_pieces,
+                    Stream stream) {
   if (most_pieces == 0) return;
-  launch("adamw_catch_up", catch_up_kernel<T>, {grid_for(most_pieces, kRowThreads / 32), kRowThreads}, stream, o,
-         rest, rows, reinterpret_cast<const int2*>(pieces), count);
+  launch("adamw_catch_up", catch_up_kernel<T, M>, {grid_for(most_pieces, kRowThreads / 32), kRowThreads}, stream, o,
+         key, rest, rows, reinterpret_cast<const int2*>(pieces), count);
 }
 
-#define INSTANTIATE(T)                                                                                            \
-  template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<T>&, const WaitingRows<T>&, \
-                           Stream);                                                                               \
-  template void adamw_update(const AdamWOptions&, const double*, const AdamWSegment<T, bfloat16>&,                \
-                             const AdamWSegment<T, T>&, const WaitingRows<T>&, bool, Stream);                     \
-  template void adamw_catch_up(const AdamWOptions&, const AdamWSegment<T, T>&, const WaitingRows<T>&,             \
-                               const int32_t*, const int32_t*, int64_t, Stream);
-INSTANTIATE(float)
-INSTANTIATE(double)
+template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<float>&,
+                         const WaitingRows<float>&, Stream);
+template void adamw_norm(const AdamWOptions&, const uint32_t*, const AdamWGradients<double>&,
+                         const WaitingRows<double>&, Stream);
+#define INSTANTIATE(T, M)                                                                           \
+  template void adamw_update(const AdamWOptions&, const double*, const RandomKey&,                  \
+                             const AdamWSegment<T, bfloat16, M>&, const AdamWSegment<T, T, M>&,     \
+                             const WaitingRows<T>&, bool, Stream);                                  \
+  template void adamw_catch_up(const AdamWOptions&, const RandomKey&, const AdamWSegment<T, T, M>&, \
+                               const WaitingRows<T>&, const int32_t*, const int32_t*, int64_t, Stream);
+INSTANTIATE(float, float)
+INSTANTIATE(float, bfloat16)
+INSTANTIATE(double, double)
 #undef INSTANTIATE
 
 }  // namespace glia::cuda

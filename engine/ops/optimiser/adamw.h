@@ -14,6 +14,7 @@ struct AdamWRows {
   Tensor stamps;                 // int32 [V], zero before the first step
   Tensor history;                // p's dtype [kRowPeriod, 4]
   Tensor clock;                  // int32 [1], zero before the first step
+  Tensor numbers;                // int32 [kRowPeriod] where moments are bfloat16, else undefined
 };
 
 // Elements [begin, end) with a rate and a decay of their own; those below `decayed` decay. All multiples of 64.
@@ -28,11 +29,11 @@ struct AdamWSpan {
 };
 
 struct AdamWBuffers {
-  Tensor p, m,
-      v;        // [n], float32 or float64, n a multiple of 64; m and v as long as the spans, where there are such
-  Tensor low;   // [s] bfloat16, or undefined (s = 0): gradients of elements [0, s), s a multiple of 64
-  Tensor g;     // [n − s] gradients of the others, p's dtype
-  Tensor copy;  // [n] bfloat16, or undefined
+  Tensor p;             // [n], float32 or float64, n a multiple of 64
+  Tensor m, v;          // [n], or as long as the spans where there are such; p's dtype, or bfloat16 beside float32
+  Tensor low;           // [s] bfloat16, or undefined (s = 0): gradients of elements [0, s), s a multiple of 64
+  Tensor g;             // [n − s] gradients of the others, p's dtype
+  Tensor copy;          // [n] bfloat16, or undefined
   int64_t decayed = 0;  // elements [0, decayed) decay; a multiple of 64
   Tensor partial;       // float64 [norm_chunks(s) + norm_chunks(n − s)], scratch
   Tensor factors;       // float64 [adamw_factor::kCount], zero before the first step

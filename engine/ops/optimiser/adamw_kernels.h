@@ -8,6 +8,7 @@
 
 #include "engine/core/bfloat16.h"
 #include "engine/core/host_device.h"
+#include "engine/core/random/rng.h"
 #include "engine/device/stream.h"
 
 namespace glia {
@@ -19,6 +20,7 @@ struct AdamWOptions {
   int64_t total_steps = 0;   // then linear to 0 at this step; 0: constant after the warm-up
   double rate_scale = 1;     // the update's rate in parts of the schedule's: of a group of parameters
   double warmup_from = 0;
+  bool bfloat16_moments = false;  // keeps m and v in 16 bits (round_at_random); p is float32 then
 };
 
 // Factors of one step, in device memory as float64; the first five are there to be read and logged.
@@ -133,6 +135,21 @@ template <class T> struct AdamWUpdate {
   }
 };
 
+// Moments in bfloat16: x goes up or down at random, up with the probability of its distance from below (16 of the bits are
+// added under the last place that stays, and the rest is cut off), so that the mean of what is kept is x itself. Rounding to
+// nearest would not do: with β2 = 0.999 a step moves v by a thousandth, less than half of bfloat16's last place, so that v
+// would stay where it is for good however small gradients became. The bits are Philox words of (seed, step, element in the
+// flat buffers), one word an element, its lower half for m and its upper one for v: a repeat, another number of threads or
+// ranks, a row that waited and a resumed run draw the same ones.
+GLIA_HD bfloat16 round_at_random(float x, uint32_t bits) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  bfloat16 y;
+  const bool nan = (u & 0x7fffffffu) > 0x7f800000u;  // which an addition could make a number of
+  y.bits = static_cast<uint16_t>((nan ? u | 0x400000u : u + (bits & 0xffffu)) >> 16);
+  return y;
+}
+
 constexpr int64_t kNormChunk = 1 << 13;  // elements that are squared and added at a time
 
 // A row is brought up to date every kRowPeriod steps at least.
@@ -144,15 +161,21 @@ template <class T> struct WaitingRows {
   uint32_t* stamps = nullptr;  // [count]  2 · steps done of the row, + 1 where its next gradient waits in g
   AdamWFactors<T>* history = nullptr;  // [kRowPeriod]  of step i at i % kRowPeriod
   uint32_t* clock = nullptr;           // [1]  steps done
+  uint32_t* numbers =
+      nullptr;  // [kRowPeriod]  beside history: the number of step i, which its rounding is keyed by; null
+                // where moments are of T
 };
 
 // One segment of the flat buffers: G, its gradients' type, T or bfloat16. Elements below `decayed` decay. All
-// 16-byte aligned; decayed and n multiples of 64. copy, where not null, is p in bfloat16.
-template <class T, class G> struct AdamWSegment {
-  T *p, *m, *v;
+// 16-byte aligned; decayed and n multiples of 64. copy, where not null, is p in bfloat16. M, the moments' type, is T or, for
+// float, bfloat16.
+template <class T, class G, class M> struct AdamWSegment {
+  T* p;
+  M *m, *v;
   const G* g;
   bfloat16* copy;
   int64_t decayed, n;
+  int64_t first;  // of its elements in the flat buffers, a multiple of 64
 };
 
 // What the norm of all gradients is made of.
@@ -174,26 +197,29 @@ template <class T>
 void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g,
                 const WaitingRows<T>& rows);
 // The update of both segments; the second one begins with the waiting rows, of which it does all, or those whose
-// turn it is.
-template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low,
-                  const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, bool all_rows);
-// Brings rows up to date: those of the order's pieces, or all (pieces null).
-template <class T>
-void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
-                    const int32_t* pieces, const int32_t* count);
+// turn it is. key: of the rounding of bfloat16 moments, with this step.
+template <class T, class M>
+void adamw_update(const AdamWOptions& o, const double* factors, const RandomKey& key,
+                  const AdamWSegment<T, bfloat16, M>& low, const AdamWSegment<T, T, M>& rest,
+                  const WaitingRows<T>& rows, bool all_rows);
+// Brings rows up to date: those of the order's pieces, or all (pieces null). Of the key the step is not read: rows know theirs.
+template <class T, class M>
+void adamw_catch_up(const AdamWOptions& o, const RandomKey& key, const AdamWSegment<T, T, M>& rest,
+                    const WaitingRows<T>& rows, const int32_t* pieces, const int32_t* count);
 }  // namespace cpu
 
 namespace cuda {
 template <class T>
 void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows,
                 Stream stream);
-template <class T>
-void adamw_update(const AdamWOptions& o, const double* factors, const AdamWSegment<T, bfloat16>& low,
-                  const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows, bool all_rows, Stream stream);
-template <class T>
-void adamw_catch_up(const AdamWOptions& o, const AdamWSegment<T, T>& rest, const WaitingRows<T>& rows,
-                    const int32_t* pieces, const int32_t* count, int64_t most_pieces, Stream stream);
+template <class T, class M>
+void adamw_update(const AdamWOptions& o, const double* factors, const RandomKey& key,
+                  const AdamWSegment<T, bfloat16, M>& low, const AdamWSegment<T, T, M>& rest,
+                  const WaitingRows<T>& rows, bool all_rows, Stream stream);
+template <class T, class M>
+void adamw_catch_up(const AdamWOptions& o, const RandomKey& key, const AdamWSegment<T, T, M>& rest,
+                    const WaitingRows<T>& rows, const int32_t* pieces, const int32_t* count, int64_t most_pieces,
+                    Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

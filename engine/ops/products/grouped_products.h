@@ -25,7 +25,7 @@ constexpr int kGroupAlignment = 128;
 
 struct RowGroups {
   const int* offsets;  // [groups + 1] on the device, multiples of 128; or nullptr
-  int groups;          // E, at least 1; Hopper's kernels: at most 128
+  int groups;          // E, at least 1; Hopper's kernels: at most 256
   int rows;            // R, capacity of the row buffers; a multiple of 128 when offsets are given
 };
 

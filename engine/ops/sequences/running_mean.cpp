@@ -21,10 +21,14 @@ void run(const char* op, const RunningShape& s, const Tensor& x, const Tensor& y
   });
 }
 
-Var running(const char* op, const Var& x, const Sequences& q, const Tensor& borders, bool mean) {
-  CHECK(x.rank() == 2 && x.size(0) == q.tokens, "{}: wants x [{}, N], got {}", op, q.tokens, x.shape());
+void check_borders(const char* op, const Sequences& q, const Tensor& borders) {
   CHECK(!borders.defined() || (borders.shape() == Shape{q.count} && borders.dtype() == DType::kInt32),
         "{}: wants borders int32 [{}], got {} {}", op, q.count, borders.dtype(), borders.shape());
+}
+
+Var running(const char* op, const Var& x, const Sequences& q, const Tensor& borders, bool mean) {
+  CHECK(x.rank() == 2 && x.size(0) == q.tokens, "{}: wants x [{}, N], got {}", op, q.tokens, x.shape());
+  check_borders(op, q, borders);
   const Tensor offsets = q.offsets, y = zeros(x.context(), x.shape(), x.dtype());
   const RunningShape shape{q.count, x.size(1), offsets.data<int32_t>(), data_or_null<int32_t>(borders), mean};
   run(op, shape, x.value(), y, false);
@@ -48,7 +52,27 @@ Var held_at_border(const Var& x, const Sequences& sequences, const Tensor& borde
   return running("held_at_border", x, sequences, borders, false);
 }
 
+Tensor behind_border(const Sequences& q, const Tensor& borders, int64_t columns, DType dtype) {
+  check_borders("behind_border", q, borders);
+  CHECK(borders.defined(), "behind_border: wants borders int32 [{}], got none", q.count);
+  Tensor y = zeros(q.offsets.context(), {q.tokens, columns}, dtype);
+  const RunningShape s{q.count, columns, q.offsets.data<int32_t>(), borders.data<int32_t>(), false};
+  dispatch_floating(dtype, "behind_border", [&](auto tag) {
+    auto* to = y.data<typename decltype(tag)::type>();
+    on_device(
+        y.context(), "behind_border", [&] { cpu::mark_behind(s, to); },
+        [&](auto& cuda) { cuda::mark_behind(s, to, cuda.stream); });
+  });
+  return y;
+}
+
 namespace cpu {
+
+template <class T> void mark_behind(const RunningShape& s, T* y) {
+  parallel_for(s.sequences * s.columns, 64, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) mark_column(s, i / s.columns, i % s.columns, y);
+  });
+}
 
 template <class T> void running(const RunningShape& s, const T* x, T* y) {
   parallel_for(s.sequences * s.columns, 64, [=](int64_t begin, int64_t end) {

@@ -14,9 +14,15 @@ template <class T> void running_gradient(const RunningShape& s, const T* dy, T* 
            [=] __device__(int64_t i) { run_column_back(s, i / s.columns, i % s.columns, dy, dx); });
 }
 
-#define INSTANTIATE(T)                                              \
-  template void running(const RunningShape&, const T*, T*, Stream); \
-  template void running_gradient(const RunningShape&, const T*, T*, Stream);
+template <class T> void mark_behind(const RunningShape& s, T* y, Stream stream) {
+  for_each("behind_border", s.sequences * s.columns, stream,
+           [=] __device__(int64_t i) { mark_column(s, i / s.columns, i % s.columns, y); });
+}
+
+#define INSTANTIATE(T)                                                       \
+  template void running(const RunningShape&, const T*, T*, Stream);          \
+  template void running_gradient(const RunningShape&, const T*, T*, Stream); \
+  template void mark_behind(const RunningShape&, T*, Stream);
 GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
 

@@ -10,5 +10,8 @@ namespace glia {
 Var running_mean(const Var& x, const Sequences& sequences, const Tensor& borders = {});
 // y[t] = x[s], s being t or that row.
 Var held_at_border(const Var& x, const Sequences& sequences, const Tensor& borders);
+// Whether the prompt has ended, and nothing else: 1 in the rows from the last one before the border on, 0 in those before and
+// where there is no border.     → [T, N], each column the same; a constant
+Tensor behind_border(const Sequences& sequences, const Tensor& borders, int64_t columns, DType dtype);
 
 }  // namespace glia

@@ -58,13 +58,23 @@ template <class T> GLIA_HD void run_column_back(const RunningShape& s, int64_t b
   }
 }
 
+// Of what is 0: 1 from the last row before the border on.
+template <class T> GLIA_HD void mark_column(const RunningShape& s, int64_t b, int64_t n, T* y) {
+  const RunningRows rows = running_rows(s, b);
+  const int64_t begin = s.borders[b] > 0 ? rows.last : rows.end;
+  for (int64_t t = begin; t < rows.end; ++t) y[t * s.columns + n] = T(1.0f);
+}
+
 namespace cpu {
 template <class T> void running(const RunningShape& s, const T* x, T* y);             // y [T, N] =, the tail stays
 template <class T> void running_gradient(const RunningShape& s, const T* dy, T* dx);  // dx [T, N] =, likewise
+template <class T>
+void mark_behind(const RunningShape& s, T* y);  // y [T, N]: the rows behind are set, the others stay
 }  // namespace cpu
 namespace cuda {
 template <class T> void running(const RunningShape& s, const T* x, T* y, Stream stream);
 template <class T> void running_gradient(const RunningShape& s, const T* dy, T* dx, Stream stream);
+template <class T> void mark_behind(const RunningShape& s, T* y, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

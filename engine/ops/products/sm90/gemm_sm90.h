@@ -1,4 +1,4 @@
-// Matrix products for Hopper (sm_90a: TMA and wgmma); E at most 128, and weight_gradient wants a workspace of
+// Matrix products for Hopper (sm_90a: TMA and wgmma); E at most 256, and weight_gradient wants a workspace of
 // workspace_bytes().
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace glia::cuda::sm90 {
 
-constexpr int kMaxGroups = 128;
+constexpr int kMaxGroups = 256;  // a byte names a group
 
 #include "engine/ops/products/gemm_functions.inc"
 

@@ -25,8 +25,8 @@ template <class C> struct Layout {
   static constexpr int kBiasAt = kSumsAt + C::kSumBytes;
   static constexpr int kBarriersAt = kBiasAt + C::kBiasBytes;
   static constexpr int kOffsetsAt = kBarriersAt + 8 * (2 * C::kStages + 2 + kSlopeBarriers);
-  static constexpr int kOrderAt = kOffsetsAt + 4 * (kMaxGroups + 1);
-  static_assert(kOrderAt + kMaxGroups <= C::kSharedBytes);
+  static constexpr int kOrderAt = kOffsetsAt + static_cast<int>(sizeof(typename C::Offset)) * (kMaxGroups + 1);
+  static_assert(kOrderAt + (C::kShares ? kMaxGroups : 0) <= C::kSharedBytes);
 
  private:
   __device__ uint32_t barriers() const { return base + kBarriersAt; }
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t shared[];
   const Layout<C> at{smem_address(shared)};
-  int* offsets = reinterpret_cast<int*>(shared + Layout<C>::kOffsetsAt);
+  using Offset = typename C::Offset;
+  Offset* offsets = reinterpret_cast<Offset*>(shared + Layout<C>::kOffsetsAt);
   const int warpgroup = uniform(static_cast<int>(threadIdx.x) / kWarpgroup);
   const int warp = uniform(static_cast<int>(threadIdx.x) / 32 % 4);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -107,8 +108,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     prefetch_map(&map_b);
     prefetch_map(&map_out);
   }
-  for (int g = threadIdx.x; g <= p.groups; g += C::kThreads)
-    offsets[g] = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
+  for (int g = threadIdx.x; g <= p.groups; g += C::kThreads) {
+    const int row = p.offsets != nullptr ? p.offsets[g] : g * p.rows;
+    offsets[g] = static_cast<Offset>(C::kShares ? row : (row + kTileRows - 1) / kTileRows);
+  }
   __syncthreads();
   uint8_t* order = shared + Layout<C>::kOrderAt;
   if constexpr (C::kShares) {

@@ -48,7 +48,8 @@ inline int clusters_on_device(int cluster) { return device_value(cudaDevAttrMult
 
 inline void check_hopper_groups(const RowGroups& g, int outputs, int inputs) {
   check_groups(g, outputs, inputs);
-  require(g.groups <= kMaxGroups, "Hopper's kernels take at most 128 groups");
+  require(g.groups <= kMaxGroups, "Hopper's kernels take at most 256 groups");
+  require(g.rows <= 65535 * kTileRows, "Hopper's kernels count tiles of rows in 16 bits");
 }
 
 template <class C>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "engine/ops/products/sm90/gemm_sm90.h"
 #include "engine/ops/products/sm90/gemm_sm90_ptx.cuh"
@@ -15,7 +16,6 @@ constexpr int kTileRows = 128;  // rows of a tile; groups start at multiples of 
 constexpr int kTileK = 64;      // 64 bf16 = 128 bytes: one swizzle atom wide
 constexpr int kWarpgroup = 128;
 constexpr int kSharedLimit = 232448;  // bytes a block may have on compute capability 9.0
-constexpr int kSmallShared = 1024;    // barriers and the group offsets
 constexpr int kChunkBytes = 2048;     // 16 rows × 64 columns of bf16: what one warp stages for one bulk store
 
 // Who computes a tile. Two teams multiply in turns (ping-pong), so that the epilogue of one overlaps the
@@ -45,6 +45,10 @@ template <Op op, Epilogue epilogue, class Teams, int cluster> struct Config : Te
   static constexpr int kChunks = kM64 * kHalves;                  // 16×64 chunks of a warp's part of a tile
   static constexpr bool kShares =
       op == Op::kWeightGradient;  // tiles differ in depth: Shares orders them, not Tiles
+  // Where groups begin, in shared memory: rows where depths come of them, else tiles of rows, which take half the room (a
+  // forward product has no byte to spare for its stages). Behind the barriers, with Shares' order of groups.
+  using Offset = std::conditional_t<kShares, int, uint16_t>;
+  static constexpr int kSmallShared = kShares ? 2048 : 1024;
   static constexpr bool kHasGelu = epilogue == Epilogue::kBiasGelu || epilogue == Epilogue::kBiasGeluSlopes;
   static constexpr bool kHasBias = epilogue == Epilogue::kBias || kHasGelu;
   static constexpr int kABytes = kTileRows * 128;
@@ -94,7 +98,8 @@ struct Work {
 // Columns run fastest: the row tiles in flight are few, so A leaves device memory once and W stays in L2.
 template <class C> class Tiles {
  public:
-  __device__ Tiles(const Params& p, const int* offsets, int rank, int team, int teams)
+  // offsets: in tiles of rows.
+  __device__ Tiles(const Params& p, const typename C::Offset* offsets, int rank, int team, int teams)
       : p_(p), offsets_(offsets), shift_(rank * C::kTileN), units_n_((p.n + C::kUnitN - 1) / C::kUnitN) {
     // row_ counts row tiles, unit_ the column units; both step without a division.
     const int cluster = static_cast<int>(blockIdx.x) / C::kCluster,
@@ -102,14 +107,14 @@ template <class C> class Tiles {
     const int first = cluster + team * clusters, stride = clusters * teams;
     row_ = first / units_n_, unit_ = first % units_n_;
     step_ = stride / units_n_, unit_step_ = stride % units_n_;
-    end_ = uniform((offsets[p.groups] + kTileRows - 1) / kTileRows);
+    end_ = uniform(static_cast<int>(offsets[p.groups]));
   }
 
   __device__ bool next(Work& w) {
     if (row_ >= end_) return false;
     w.row = row_ * kTileRows;
     w.col = unit_ * C::kUnitN + shift_;
-    while (w.row >= offsets_[group_ + 1]) ++group_;
+    while (row_ >= offsets_[group_ + 1]) ++group_;
     group_ = w.group = uniform(group_);
     w.k_begin = w.k_first = 0;
     w.k_depth = w.k_iters = (p_.k + kTileK - 1) / kTileK;
@@ -123,7 +128,7 @@ template <class C> class Tiles {
 
  private:
   const Params& p_;
-  const int* offsets_;
+  const typename C::Offset* offsets_;
   int shift_, units_n_;
   int row_, step_, unit_, unit_step_, end_, group_ = 0;
 };
