@@ -8,16 +8,14 @@ int main(int argc, char** argv) {
   glia::settle_threads(argv);
   glia::explain_interrupts();
   glia::Ranks ranks;
-  int status = 2;  // of wrong flags; from then on what fails is 1
   try {
     const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);
     if (command.done) return 0;
-    status = 1;
     ranks = glia::Ranks::join(command.options);
     return glia::run_pretraining(command.options, glia::command_text(argc, argv), stdout, ranks);
   } catch (const std::exception& error) {
     ranks.end_all("pretrain", glia::message_of(error));
     fmt::print(stderr, "pretrain: {}\n", glia::message_of(error));
-    return status;
+    return 2;
   }
 }

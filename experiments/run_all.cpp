@@ -7,7 +7,6 @@
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
   glia::explain_interrupts();
-  int status = 2;  // of wrong flags; from then on what fails is 1
   try {
     const glia::CommandLine line =
         glia::parse_command_line(argc, argv, glia::Flag::kRunAll,
@@ -17,11 +16,10 @@ int main(int argc, char** argv) {
     if (line.done) return 0;
     const glia::Options options = glia::of_this_process(glia::resolve(line));
     const glia::Study study = glia::find_study(options.study);
-    const std::vector<std::string> configs = glia::parse_configs(options.configs, study);
-    status = 1;
-    return glia::run_experiment(options, study, configs, glia::command_text(argc, argv));
+    return glia::run_experiment(options, study, glia::parse_configs(options.configs, study),
+                                glia::command_text(argc, argv));
   } catch (const std::exception& error) {
     fmt::print(stderr, "run_all: {}\n", glia::message_of(error));
-    return status;
+    return 2;
   }
 }

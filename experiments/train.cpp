@@ -8,7 +8,6 @@ int main(int argc, char** argv) {
   glia::settle_threads(argv);
   glia::explain_interrupts();
   glia::Ranks ranks;
-  int status = 2;  // of wrong flags; from then on what fails is 1
   try {
     glia::CommandLine line = glia::parse_command_line(argc, argv, glia::Flag::kTrainOnly,
                                                       "Trains one configuration, by its name or by its parts.");
@@ -16,12 +15,11 @@ int main(int argc, char** argv) {
     if (line.given.insert("seeds").second) glia::set_value(line.options, glia::find_flag("seeds"), "1");
     ranks = glia::Ranks::join(line.options);
     const glia::Options options = glia::resolve(line);
-    status = 1;
     return glia::run_experiment(options, glia::find_study(options.study), {options.config},
                                 glia::command_text(argc, argv), ranks);
   } catch (const std::exception& error) {
     ranks.end_all("train", glia::message_of(error));
     fmt::print(stderr, "train: {}\n", glia::message_of(error));
-    return status;
+    return 2;
   }
 }

@@ -294,6 +294,6 @@ TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it")
       contains(logits(R"("top_k":"1","gates":"odd")", {1, 2}), "expected softmax or probabilities, got \"odd\""));
   EXPECT(contains(logits(R"("top_k":"1")", {1, std::nanf("")}),
                   "token 0, layer 0, expert 1: expected a number, got nan"));
-  EXPECT(contains(error_of([&] { TraceFile(w.tmp.path + "/none"); }), "cannot be read"));
-  EXPECT(contains(error_of([&] { TraceFile file(w.tmp.path); }), "expected a trace, got what is no file"));
+  EXPECT(contains(error_of([&] { TraceFile(w.tmp.path + "/none"); }), "cannot open"));
+  EXPECT(contains(error_of([&] { TraceFile file(w.tmp.path); }), "expected a file, found a directory"));
 }

@@ -256,7 +256,8 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
     EXPECT(wait_for(start(place, with({"--top-k", "1"}))) == 2);
     EXPECT(contains(read_file(place.path / "log.txt"), "top_k 1"));
     EXPECT(wait_for(start(place, with({"--init", "nowhere.safetensors"}))) == 2);
-    EXPECT(contains(read_file(place.path / "log.txt"), "nowhere.safetensors: cannot open"));
+    EXPECT(contains(read_file(place.path / "log.txt"),
+                    "nowhere.safetensors: expected a folder or file of weights, found nothing there"));
     EXPECT(!fs::exists(place.path / "results"));
     EXPECT(wait_for(start(place, with({"--batch", "1000000"}))) == 2);
     EXPECT(contains(read_file(place.path / "log.txt"), "--batch 1000000: there are only"));
