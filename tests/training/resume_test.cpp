@@ -36,7 +36,10 @@ struct Place {
     fs::remove_all(path);
     fs::create_directories(path);
   }
-  ~Place() { fs::remove_all(path); }
+  ~Place() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
   fs::path run(const std::string& title) const { return path / "results" / title; }
 };
 
