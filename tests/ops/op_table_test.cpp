@@ -126,6 +126,9 @@ TEST_CASE("gradcheck: a gradient that is wrong by one part in a thousand is caug
 }
 
 TEST_CASE("table: float32 and bfloat16 err no more than their rounding explains") {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  SKIP("sanitizer builds add in sequence what others add in vectors, and round more");
+#endif
   Context host(Device::cpu()), context(test::device());
   for (const OpCase& c : op_cases()) {
     check_precision(host, context, c, DType::kFloat32);
