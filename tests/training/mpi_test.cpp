@@ -25,7 +25,8 @@ std::string launcher() {
   if (run_command("ls build/*/libglia_mpi.so 2>/dev/null").status != 0) return "";
   std::string sanitizer;
 #ifdef __SANITIZE_ADDRESS__
-  sanitizer = "ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 ";  // of MPI's, whose modules are gone when leaks are named
+  sanitizer =
+      "ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 ";  // of MPI's, whose modules are gone when leaks are named
 #endif
   return sanitizer + "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n ";
 }
