@@ -269,6 +269,32 @@ TEST_CASE("fast paths: attention with its projection, of all rows and of first r
   }
 }
 
+// Pretraining's batches are full, and end in sequences of no rows: those begin where x ends.
+TEST_CASE("fast paths: empty sequences behind a full batch change nothing in the fused router") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  c.allocator().guard(true);
+  const int64_t tokens = 256, hidden = 512, experts = 8;
+  const auto normal = [&](const Shape& s, double std, uint32_t i) {
+    return random_normal(c, s, std, 6, purpose::kTest, i);
+  };
+  const auto run = [&](const std::vector<int32_t>& lengths) {
+    const Sequences sequences = make_sequences(c, lengths, tokens);
+    const Sequences first = make_sequences(c, std::vector<int32_t>(lengths.size(), 1));
+    Vars v{Var::parameter(cast(normal({tokens, hidden}, 1, 1), DType::kBFloat16))};
+    for (const Tensor& w : {normal({experts, hidden}, 0.05, 2), normal({experts}, 0.1, 3),
+                            normal({experts, hidden}, 0.05, 4), normal({experts}, 0.1, 5)})
+      v.push_back(Var::parameter(w));
+    const Routed r = route(v[0], v[1], v[2], RouteContext{ContextMode::kAdd, v[3], v[4], {}}, 2, sequences, first);
+    backward(add(sum(r.gates), sum(mul(r.logits, normal({tokens, experts}, 0.1, 7)))));
+    std::vector<std::vector<double>> all = {r.logits.value().to_vector<double>()};
+    for (const Var& each : v) all.push_back(each.grad().to_vector<double>());
+    return all;
+  };
+  EXPECT(run({100, 28, 128, 0, 0, 0}) == run({100, 28, 128}));
+  EXPECT(c.allocator().overwritten() == 0);
+}
+
 TEST_CASE("fast paths: the fused router agrees with its ops at the sizes of training") {
   if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
   Context c(Device::cuda());

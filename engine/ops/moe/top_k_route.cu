@@ -114,7 +114,10 @@ __global__ void __launch_bounds__(kRouteThreads)
   extern __shared__ __align__(16) bfloat16 parts[];
   const int lane = threadIdx.x % 32, g = lane >> 2, t = lane & 3;
   const int64_t first = blockIdx.x * static_cast<int64_t>(kRouteRows) + threadIdx.x / 32 * 16;
-  const auto row = [&](int64_t i) { return x + s.offsets[min(i, s.sequences - 1)] * s.hidden; };
+  // An empty sequence behind a full batch begins where x ends; nobody reads its logits.
+  const auto row = [&](int64_t i) {
+    return x + min(static_cast<int64_t>(s.offsets[min(i, s.sequences - 1)]), s.tokens - 1) * s.hidden;
+  };
   float c[4];
   multiply_rows(row(first + g), row(first + g + 8), static_cast<int>(s.hidden), s, w, parts, c);
 #pragma unroll
@@ -269,7 +272,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       const int64_t b = first + a * kLanes;
-      at[a] = b < s.sequences ? s.offsets[b] * s.hidden + column : -1;
+      // An empty one has no first row: where it begins another sequence may, or x has ended.
+      const bool real = b < s.sequences && s.offsets[b] < s.offsets[b + 1];
+      at[a] = real ? s.offsets[b] * s.hidden + column : -1;
 #pragma unroll
       for (int e = 0; e < kMostExperts; ++e)
         if (at[a] >= 0 && e < experts) d[a][e] = dcontext[b * experts + e];

@@ -131,7 +131,9 @@ struct Span {
 
 Span counted(const SequenceRows& s, int64_t b) {
   const int64_t first = s.offsets[b];
-  const int64_t end = s.first_only ? first + 1 : s.key_lengths ? first + s.key_lengths[b] : s.offsets[b + 1];
+  const int64_t end = s.first_only    ? std::min<int64_t>(first + 1, s.offsets[b + 1])
+                      : s.key_lengths ? first + s.key_lengths[b]
+                                      : s.offsets[b + 1];
   return {std::min(first + s.skip, end), end};
 }
 

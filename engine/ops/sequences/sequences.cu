@@ -9,7 +9,9 @@ constexpr int kLanes = 8;     // rows in flight a column
 
 __device__ __forceinline__ void counted(const SequenceRows& s, int64_t b, int64_t& begin, int64_t& end) {
   const int64_t first = s.offsets[b];
-  end = s.first_only ? first + 1 : s.key_lengths ? first + s.key_lengths[b] : s.offsets[b + 1];
+  end = s.first_only    ? min(first + 1, static_cast<int64_t>(s.offsets[b + 1]))
+        : s.key_lengths ? first + s.key_lengths[b]
+                        : s.offsets[b + 1];
   begin = min(first + s.skip, end);
 }
 
