@@ -92,9 +92,7 @@ Result of_trace(const Arguments& a) {
 // Of a run's folder: analysis.json beside its eval.json, the rest in a folder of their own.
 Result of_run(const Arguments& a) {
   const Run run = read_run(a.path);
-  Options options = saved_options(run);
-  options.data = a.data, options.cache = a.cache;
-  if (!a.vocabulary.empty()) options.vocab = a.vocabulary;
+  Options options = saved_options(run, {a.data, a.cache, a.vocabulary});
   options.utilisation_rows = a.rows;
   const RunAnalysis analysis = analyse_run(run, options, Device::parse(a.device), a.knock_out, a.words);
   Result r{analysis.routing, {}, {}, {}, a.out.empty() ? a.path + "/analysis" : a.out, ""};

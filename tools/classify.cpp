@@ -152,8 +152,7 @@ class Printer {
 int run(const Arguments& a) {
   const results::Run saved = results::read_run(a.run);
   const std::string content = read_file(a.file == "-" ? "/dev/stdin" : a.file);
-  if (const std::string kind = reads_csv(a) ? "" : foreign_kind(content.substr(0, 512)); !kind.empty())
-    fail_input("{}: expected a text a line, found {}", shown(a), kind);
+  if (!reads_csv(a)) refuse_foreign(content, shown(a), "a text a line");
   const std::vector<std::string> texts = reads_csv(a) ? csv_texts(a, content) : lines_of(content);
   if (texts.empty()) fail_input("{}: expected text, found none", shown(a));
   Context context(Device::parse(a.device));

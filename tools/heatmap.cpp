@@ -44,9 +44,7 @@ std::string default_out(const std::string& path) {
 // From the checkpoint and the data instead of the run's own files; says how far those are from it.
 Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer) {
   if (!run.config.moe()) fail_input("{}: has no experts ({}), so no utilisation", run.folder, run.config.router);
-  Options options = saved_options(run);
-  options.data = a.data, options.cache = a.cache;
-  if (!a.vocabulary.empty()) options.vocab = a.vocabulary;
+  const Options options = saved_options(run, {a.data, a.cache, a.vocabulary});
   Measured measured = recompute(run, options, Device::parse(a.device));
   RunUtilisation u{run.config.data.class_names, {}};
   for (LayerUtilisation& l : measured.utilisation) u.layers.push_back(std::move(a.cls ? l.cls : l.all));

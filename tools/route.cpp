@@ -24,9 +24,7 @@ struct Arguments {
 
 // --trace: the test rows instead of a text.
 int write_run_trace(const Arguments& a, const results::Run& run) {
-  Options options = saved_options(run);
-  options.data = a.data, options.cache = a.cache;
-  if (!a.vocabulary.empty()) options.vocab = a.vocabulary;
+  Options options = saved_options(run, {a.data, a.cache, a.vocabulary});
   options.utilisation_rows = a.rows;
   const results::TraceContent trace = trace_run(run, options, Device::parse(a.device), a.first_rows);
   write_trace(a.trace, trace);
@@ -39,8 +37,7 @@ int write_run_trace(const Arguments& a, const results::Run& run) {
 std::vector<std::string> texts_of(const Arguments& a) {
   const bool given = !a.text.empty(), standard = a.file.empty() || a.file == "-";
   const std::string content = given ? a.text : read_file(standard ? "/dev/stdin" : a.file);
-  if (const std::string kind = given ? "" : foreign_kind(content.substr(0, 512)); !kind.empty())
-    fail_input("{}: expected a text a line, found {}", standard ? "standard input" : a.file, kind);
+  if (!given) refuse_foreign(content, standard ? "standard input" : a.file, "a text a line");
   std::istringstream lines(content);
   std::vector<std::string> texts;
   for (std::string line; std::getline(lines, line);)

@@ -9,6 +9,7 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/file_kind.h"
+#include "engine/core/message.h"
 
 namespace fs = std::filesystem;
 
@@ -87,15 +88,12 @@ std::string read_text(const fs::path& path) {
 }
 
 void require_text(std::string_view text, const std::string& name) {
-  if (const std::string kind = foreign_kind(text.substr(0, 512)); !kind.empty())
-    fail_input("{}: expected text, found {}", name, kind);
+  refuse_foreign(text, name, "text");
   const size_t nul = text.find('\0'), invalid = utf8::find_invalid(text), at = std::min(nul, invalid);
   if (at == std::string_view::npos) return;
-  const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
-  const size_t before = at == 0 ? std::string_view::npos : text.rfind('\n', at - 1),
-               column = before == std::string_view::npos ? at + 1 : at - before;
-  fail_input("{}:{}:{}: expected {}, found byte 0x{:02X}", name, line, column, at == nul ? "text" : "UTF-8",
-             static_cast<uint8_t>(text[at]));
+  const TextPlace place = place_in(text, at);
+  fail_input("{}:{}:{}: expected {}, found byte 0x{:02X}", name, place.line, place.column,
+             at == nul ? "text" : "UTF-8", static_cast<uint8_t>(text[at]));
 }
 
 std::vector<std::string_view> documents_of(std::string_view text) {

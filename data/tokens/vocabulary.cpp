@@ -71,8 +71,7 @@ Vocabulary Vocabulary::from_file(const std::string& path) { return from_text(rea
 
 Vocabulary Vocabulary::from_text(std::string_view content, const std::string& source) {
   if (content.empty()) fail_input("{}: expected a vocabulary, found an empty file", source);
-  if (const std::string kind = foreign_kind(content.substr(0, 512)); !kind.empty())
-    fail_input("{}: expected a vocabulary, found {}", source, kind);
+  refuse_foreign(content, source, "a vocabulary");
   std::vector<std::string> tokens;
   for (size_t begin = 0; begin < content.size();) {
     size_t end = content.find('\n', begin);

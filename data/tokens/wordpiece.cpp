@@ -319,13 +319,11 @@ struct PieceSink {
   }
 };
 
-}  // namespace
-
-namespace {
 int32_t id_of_word(const Vocabulary& vocabulary, std::string_view word) {
   const int32_t id = vocabulary.find(word);
   return id >= 0 ? id : vocabulary.unk();
 }
+
 }  // namespace
 
 // --- the tokenizer ------------------------------------------------------------

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "engine/core/check.h"
+
 namespace glia {
 namespace {
 
@@ -59,6 +61,11 @@ std::string foreign_kind(std::string_view head) {
   for (const Kind& kind : kKinds)
     if (head.size() >= kind.at && head.substr(kind.at).starts_with(kind.mark)) return kind.what;
   return is_web_page(head) ? "a web page; download the file itself" : "";
+}
+
+void refuse_foreign(std::string_view content, const std::string& source, const char* expected) {
+  if (const std::string kind = foreign_kind(content.substr(0, 512)); !kind.empty())
+    fail_input("{}: expected {}, found {}", source, expected, kind);
 }
 
 }  // namespace glia

@@ -9,4 +9,7 @@ namespace glia {
 // A kind and what to do about it, or "" for text and for whatever else begins so. A few hundred bytes are enough.
 std::string foreign_kind(std::string_view head);
 
+// An error where the content of `source` begins as one of them does: "source: expected JSON, found a gzip file; unpack it".
+void refuse_foreign(std::string_view content, const std::string& source, const char* expected);
+
 }  // namespace glia

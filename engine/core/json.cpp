@@ -9,23 +9,12 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/file_kind.h"
+#include "engine/core/message.h"
 
 namespace glia {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct Place {
-  int64_t line = 1, column = 1;
-};
-Place place_of(std::string_view text, size_t at) {
-  Place place;
-  for (const char c : text.substr(0, at)) {
-    ++place.column;
-    if (c == '\n') ++place.line, place.column = 1;
-  }
-  return place;
-}
 
 // What stands there, as far as the next space or bracket.
 std::string shown_at(std::string_view text, size_t at) {
@@ -91,7 +80,7 @@ Parsed parse(std::string_view text) {
 Json parse_json(std::string_view text, std::string& why) {
   Parsed parsed = parse(text);
   if (parsed.problem.starts_with("expected")) {
-    const Place place = place_of(text, parsed.at);
+    const TextPlace place = place_in(text, parsed.at);
     why = fmt::format("line {}, column {}: {}", place.line, place.column, parsed.problem);
   } else {
     why = parsed.problem;
@@ -100,11 +89,10 @@ Json parse_json(std::string_view text, std::string& why) {
 }
 
 Json json_object(std::string_view text, const std::string& source) {
-  if (const std::string kind = foreign_kind(text.substr(0, 512)); !kind.empty())
-    fail_input("{}: expected JSON, found {}", source, kind);
+  refuse_foreign(text, source, "JSON");
   Parsed parsed = parse(text);
   if (parsed.problem.starts_with("expected")) {
-    const Place place = place_of(text, parsed.at);
+    const TextPlace place = place_in(text, parsed.at);
     fail_input("{}:{}:{}: {}", source, place.line, place.column, parsed.problem);
   }
   if (!parsed.problem.empty()) fail_input("{}: {}", source, parsed.problem);

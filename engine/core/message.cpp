@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <new>
 #include <stdexcept>
-#include <string_view>
 
 #include "engine/core/check.h"
 
@@ -45,6 +44,15 @@ std::string one_line(const std::string& text) {
     }
   }
   return line;
+}
+
+TextPlace place_in(std::string_view text, size_t at) {
+  TextPlace place;
+  for (const char c : text.substr(0, at)) {
+    ++place.column;
+    if (c == '\n') ++place.line, place.column = 1;
+  }
+  return place;
 }
 
 std::string message_of(const std::exception& error) {

@@ -301,12 +301,16 @@ CorpusOptions corpus_options(const PretrainOptions& o) {
 
 nlohmann::ordered_json identity_of(const PretrainOptions& o) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  for (const PretrainOption& own : pretrain_options())
-    // Runs from before there was a joint objective have no weight, and those from before there were layouts no name of one.
-    if (own.kept && (o.joint > 0 || std::string_view(own.row.name) != "joint") &&
-        (o.layout != kNoLayout || std::string_view(own.row.name) != "layout"))
-      std::visit([&](const auto& v) { json[option_key(own.row.name)] = v; }, value_of(o, own));
   const P standard;
+  // Runs from before there was a choice have none of these; whoever leaves them alone is as they were.
+  const auto later = [](std::string_view name) {
+    return std::ranges::count(std::initializer_list<std::string_view>{"joint", "layout", "task", "norm", "prompt",
+                                                                      "position-encoding"},
+                              name) > 0;
+  };
+  for (const PretrainOption& own : pretrain_options())
+    if (own.kept && !(later(own.row.name) && value_of(o, own) == value_of(standard, own)))
+      std::visit([&](const auto& v) { json[option_key(own.row.name)] = v; }, value_of(o, own));
   // Where and how a run goes on changes no bit of it.
   for (const Flag* flag : shared_flags()) {
     const std::string name = flag->name;
@@ -317,11 +321,8 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
                                                                    "precision", "gradients", "bucket"},
                            std::string_view(name)) > 0;
     const auto* row = std::get_if<const OptionRow*>(&flag->member);
-    // Runs from before there was a choice have neither.
-    if (o.reduction == "fast" && (name == "reduction" || name == "chunks")) continue;
-    if (value_text(o, *flag) == value_text(standard, *flag) &&
-        (name == "task" || name == "norm" || name == "prompt" || name == "position-encoding"))
-      continue;
+    if (o.reduction == "fast" && (name == "reduction" || name == "chunks")) continue;  // as the later ones
+    if (later(name) && value_text(o, *flag) == value_text(standard, *flag)) continue;
     if (matters || (row && o.routing.contains(name))) json[json_key(name)] = value_text(o, *flag);
   }
   return json;

@@ -7,6 +7,13 @@
 
 namespace glia {
 
+Options saved_options(const results::Run& run, const SavedPlaces& places) {
+  Options o = saved_options(run);
+  o.data = places.data, o.cache = places.cache;
+  if (!places.vocabulary.empty()) o.vocab = places.vocabulary;
+  return o;
+}
+
 Options saved_options(const results::Run& run) {
   Options o;
   const results::RunConfig& c = run.config;

@@ -6,9 +6,14 @@
 
 namespace glia {
 
+// What config.json does not keep: the folders of the data and of the cache, and a vocabulary for the result folder's own copy ("").
+struct SavedPlaces {
+  std::string data, cache, vocabulary;
+};
 // What the run was started with, from its config.json, with the result folder's copy of the vocabulary; `data` and
-// `cache`, folders that config.json does not keep, come from the caller.
+// `cache` are left as options have them.
 Options saved_options(const results::Run& run);
+Options saved_options(const results::Run& run, const SavedPlaces& places);
 
 // The run's data. Throws when they are not those that it was trained on.
 Dataset saved_data(const results::Run& run, const Options& options);

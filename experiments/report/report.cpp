@@ -60,10 +60,10 @@ std::string warnings_html(const Summary& s) {
   return fmt::format("<aside class=\"warnings\" role=\"note\"><h2>Warnings</h2>\n<ul>\n{}</ul></aside>\n", items);
 }
 
-// The sections that the page will have; the links stay inside it.
 // The first section's title: of a language model accuracy says little.
 const char* measured_by(const Summary& s) { return tells_words(s) ? "Loss" : "Accuracy"; }
 
+// The sections that the page will have; the links stay inside it.
 std::string contents_html(const Summary& s, bool heatmaps) {
   std::string links;
   const auto link = [&](const char* id, const char* title) {

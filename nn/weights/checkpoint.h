@@ -21,7 +21,8 @@ void save_checkpoint(const std::string& path, const ParameterSet& parameters, co
                      const std::vector<Statistic>& state, const CheckpointInfo& info);
 
 // Errors name the path: cut, altered, not one of ours, a tensor missing or of another shape, optimiser or state not
-// in it, moments in bfloat16 for an optimiser that has them in float32 or the other way round. Nothing is changed unless everything fits. A null optimiser leaves the moments in the file.
+// in it, moments in bfloat16 for an optimiser that has them in float32 or the other way round. Nothing is changed unless
+// everything fits. A null optimiser leaves the moments in the file.
 CheckpointInfo load_checkpoint(const std::string& path, ParameterSet& parameters, AdamW* optimiser,
                                const std::vector<Statistic>& state);
 

@@ -144,10 +144,6 @@ std::vector<std::string> with_empty_values(int argc, const char* const* argv) {
   return words;
 }
 
-}  // namespace
-
-namespace {
-
 // CLI11 lists what it could not place from behind, values among the flags.
 std::string extras_text(const std::vector<std::string>& extras) {
   std::vector<std::string> flags;

@@ -24,6 +24,14 @@ void check_launch(const char* kernel, cudaStream_t stream) {
   if (status != cudaSuccess) throw Error(fmt::format("kernel {}: {}", kernel, cudaGetErrorString(status)));
 }
 
+// Of the current device, now; for graph.cpp too, which holds the lock.
+int64_t cuda_free_bytes() {
+  const CaptureLock lock(capture_mutex());
+  size_t available = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&available, &total));
+  return static_cast<int64_t>(available);
+}
+
 namespace {
 
 constexpr int64_t kWorkspaceBytes = 64 << 20;
@@ -110,12 +118,7 @@ class CudaBackend final : public Backend {
   }
   void fill_zero(void* p, int64_t bytes) override { CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, handles_.stream)); }
   void synchronize() override { CUDA_CHECK(cudaStreamSynchronize(handles_.stream)); }
-  int64_t free_bytes() override {
-    const CaptureLock lock(capture_mutex());
-    size_t available = 0, total = 0;
-    CUDA_CHECK(cudaMemGetInfo(&available, &total));
-    return static_cast<int64_t>(available);
-  }
+  int64_t free_bytes() override { return cuda_free_bytes(); }
   int64_t total_bytes() override { return static_cast<int64_t>(properties_.totalGlobalMem); }
   int64_t reserved_bytes() override { return handles_.workspace_bytes + handles_.parts_bytes; }
   int64_t page_bytes() const override { return kPageBytes; }

@@ -9,6 +9,9 @@
 #include "engine/device/cuda/check.h"
 
 namespace glia {
+
+int64_t cuda_free_bytes();  // backend.cpp
+
 namespace {
 
 class CudaGraph final : public Graph {
@@ -29,12 +32,6 @@ class CudaGraph final : public Graph {
   int64_t bytes_ = 0;
 };
 
-int64_t free_bytes() {
-  size_t available = 0, total = 0;
-  CUDA_CHECK(cudaMemGetInfo(&available, &total));
-  return static_cast<int64_t>(available);
-}
-
 }  // namespace
 
 std::unique_ptr<Graph> capture_cuda_graph(CudaHandles& cuda, const std::function<void()>& work) {
@@ -54,7 +51,7 @@ std::unique_ptr<Graph> capture_cuda_graph(CudaHandles& cuda, const std::function
   cudaGraphExec_t executable = nullptr;
   // The driver takes memory for nodes when a graph is made and when it is uploaded, which is done here and not by the first
   // replay: under the lock nobody else of this process allocates, so the difference is this graph's.
-  const int64_t before = free_bytes();
+  const int64_t before = cuda_free_bytes();
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   if (status == cudaErrorMemoryAllocation) {
@@ -64,7 +61,7 @@ std::unique_ptr<Graph> capture_cuda_graph(CudaHandles& cuda, const std::function
   CUDA_CHECK(status);
   auto made = std::make_unique<CudaGraph>(executable, cuda.stream);
   CUDA_CHECK(cudaGraphUpload(executable, cuda.stream));
-  made->count(std::max<int64_t>(0, before - free_bytes()));
+  made->count(std::max<int64_t>(0, before - cuda_free_bytes()));
   return made;
 }
 

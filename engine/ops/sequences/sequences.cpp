@@ -123,21 +123,6 @@ Var first_rows(const Var& x, const Sequences& sequences) {
 }
 
 namespace cpu {
-namespace {
-
-struct Span {
-  int64_t begin, end;
-};
-
-Span counted(const SequenceRows& s, int64_t b) {
-  const int64_t first = s.offsets[b];
-  const int64_t end = s.first_only    ? std::min<int64_t>(first + 1, s.offsets[b + 1])
-                      : s.key_lengths ? first + s.key_lengths[b]
-                                      : s.offsets[b + 1];
-  return {std::min(first + s.skip, end), end};
-}
-
-}  // namespace
 
 template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y) {
   using A = Accumulator<T>;

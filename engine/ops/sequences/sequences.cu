@@ -7,22 +7,13 @@ namespace {
 constexpr int kColumns = 32;  // packs of columns a block
 constexpr int kLanes = 8;     // rows in flight a column
 
-__device__ __forceinline__ void counted(const SequenceRows& s, int64_t b, int64_t& begin, int64_t& end) {
-  const int64_t first = s.offsets[b];
-  end = s.first_only    ? min(first + 1, static_cast<int64_t>(s.offsets[b + 1]))
-        : s.key_lengths ? first + s.key_lengths[b]
-                        : s.offsets[b + 1];
-  begin = min(first + s.skip, end);
-}
-
 // grid (columns / (kColumns·W), count), block (kColumns, kLanes)
 template <class T, int W>
 __global__ void __launch_bounds__(kColumns* kLanes) reduce_kernel(SequenceRows s, const T* x, T* y) {
   using A = Accumulator<T>;
   __shared__ A sums[kLanes][kColumns * W];
   const int64_t j = (static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x) * W;
-  int64_t begin, end;
-  counted(s, blockIdx.y, begin, end);
+  const auto [begin, end] = counted(s, blockIdx.y);
   A sum[W] = {};
   if (j < s.h)
     for (int64_t t = begin + threadIdx.y; t < end; t += kLanes) {
@@ -54,8 +45,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t t = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32; t < s.tokens;
        t += static_cast<int64_t>(gridDim.x) * (kThreads / 32)) {
     const int64_t b = sequence_of[t];
-    int64_t begin = 0, end = 0;
-    if (b >= 0) counted(s, b, begin, end);
+    const auto [begin, end] = b >= 0 ? counted(s, b) : Span{0, 0};
     const bool inside = t >= begin && t < end;
     const A scale = s.mean && inside ? A{1} / static_cast<A>(end - begin) : A{1};
     for (int64_t j = lane * W; j < s.h; j += 32 * W) {

@@ -17,6 +17,18 @@ struct SequenceRows {
   int64_t count = 0, tokens = 0, h = 0;
 };
 
+struct Span {
+  int64_t begin, end;
+};
+
+// The rows of sequence b that count. An empty sequence has no first row either.
+GLIA_HD Span counted(const SequenceRows& s, int64_t b) {
+  const int64_t first = s.offsets[b], last = s.offsets[b + 1], skipped = first + s.skip;
+  const int64_t one = first < last ? first + 1 : last;
+  const int64_t end = s.first_only ? one : s.key_lengths ? first + s.key_lengths[b] : last;
+  return {skipped < end ? skipped : end, end};
+}
+
 namespace cpu {
 // y[b] = Σ or mean over the rows that count, 0 where none does.       y [count, h]
 template <class T> void sequence_reduce(const SequenceRows& s, const T* x, T* y);
