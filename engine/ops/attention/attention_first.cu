@@ -245,7 +245,9 @@ void attention_first_backward(const AttentionArgs& args, const bfloat16* q, cons
 void add_to_rows(const bfloat16* x, const int32_t* index, bfloat16* y, int64_t rows, int64_t columns,
                  Stream stream) {
   for_each("add_to_rows", rows * columns, stream, [=] __device__(int64_t i) {
-    bfloat16& to = y[index[i / columns] * columns + i % columns];
+    const int64_t row = index[i / columns];
+    if (row < 0) return;  // an empty sequence
+    bfloat16& to = y[row * columns + i % columns];
     to = static_cast<bfloat16>(static_cast<float>(to) + static_cast<float>(x[i]));
   });
 }
