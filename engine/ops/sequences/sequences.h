@@ -11,7 +11,7 @@ namespace glia {
 struct Sequences {
   Tensor offsets;      // int32 [B + 1]; sequence b is rows offsets[b] … offsets[b + 1] − 1
   Tensor sequence_of;  // int32 [T]; −1 in the tail
-  Tensor first_rows;   // int32 [B]; the CLS rows, = offsets[0 … B − 1]
+  Tensor first_rows;   // int32 [B]; the CLS rows, offsets[b], or −1 where a batch ends in sequences of no rows
   Tensor
       key_lengths;  // int32 [B], or undefined: the padded layout's number of real tokens; keys beyond it are masked
   int64_t count = 0;       // B
