@@ -49,6 +49,15 @@ Tensor padded_words(const Tensor& w) {
   return padded;
 }
 
+// On CUDA a product adds the bias, and −∞ where no word is. A CPU's would begin its sums with it, in another order.
+Tensor bias_of_product(const Tensor& b, int64_t room) {
+  if (!b.context().device().is_cuda() || room == b.size(0)) return b;
+  Tensor padded = empty(b.context(), {room}, b.dtype());
+  padded.rows(0, b.size(0)).copy_from(b);
+  fill(padded.rows(b.size(0), room), -std::numeric_limits<double>::infinity());
+  return padded;
+}
+
 // What each part of the rows adds to the gradients, of the sum of all losses and not of their mean.
 class PartGradients {
  public:
@@ -63,9 +72,11 @@ class PartGradients {
   void add(const Tensor& dl, int64_t first) {
     const int64_t end = first + dl.size(0);
     if (dx_.defined()) matmul_into(dl, w_, dx_.rows(first, end), false, false);
-    if (dw_.defined())
-      sum_up(dw_, first, [&](const Tensor& to) { matmul_into(dl, x_.rows(first, end), to, true, false); });
-    if (db_.defined()) sum_up(db_, first, [&](const Tensor& to) { column_sum(dl, to); });
+    if (dw_.defined()) matmul_into(dl, x_.rows(first, end), dw_, true, false, {.add = first > 0});
+    if (!db_.defined()) return;
+    const Tensor sums = first ? empty_like(db_) : db_;
+    column_sum(dl, sums);
+    if (first) accumulate(db_, sums);
   }
   const Tensor& dx() const { return dx_; }
   // Without what was added behind the words.
@@ -73,12 +84,6 @@ class PartGradients {
   Tensor db(int64_t words) const { return db_.defined() ? db_.rows(0, words) : db_; }
 
  private:
-  template <class F> static void sum_up(const Tensor& sum, int64_t first, F&& make) {
-    if (first == 0) return make(sum);
-    const Tensor more = empty_like(sum);
-    make(more);
-    accumulate(sum, more);
-  }
   Tensor x_, w_, dx_, dw_, db_;
 };
 
@@ -109,7 +114,8 @@ VocabularyLoss vocabulary_loss(const Var& x, const Var& w, const Var& b, const T
   Context& context = x.context();
   const int64_t rows = x.size(0), words = w.size(0);
   const DType wide = accumulation_dtype(x.dtype());
-  const Tensor from = x.value(), weight = padded_words(w.value_as(x.dtype())), bias = b.value();
+  const Tensor from = x.value(), weight = padded_words(w.value_as(x.dtype())),
+               bias = bias_of_product(b.value(), weight.size(0));
   const auto vector = [&](int64_t n) { return empty(context, {n}, wide); };
   Tensor lse = vector(rows), target = vector(rows), best = empty(context, {rows}, DType::kInt32);
   VocabularyLoss out{{}, vector(rows), vector(3)};
@@ -125,7 +131,8 @@ VocabularyLoss vocabulary_loss(const Var& x, const Var& w, const Var& b, const T
     for (int64_t first = 0; first < rows; first += part) {
       const int64_t end = std::min(rows, first + part);
       const Tensor logits = empty(context, {end - first, room}, wide);
-      matmul_into(from.rows(first, end), weight, logits, false, true);
+      matmul_into(from.rows(first, end), weight, logits, false, true,
+                  {.bias = context.device().is_cuda() ? bias : Tensor()});
       const Tensor dl = learns ? empty(context, logits.shape(), from.dtype()) : Tensor();
       const VocabularyRows<A> r{lse.data<A>() + first, target.data<A>() + first, best.data<int32_t>() + first};
       const VocabularyShape s{end - first, words, room};
@@ -134,7 +141,7 @@ VocabularyLoss vocabulary_loss(const Var& x, const Var& w, const Var& b, const T
       T* to = data_or_null<T>(dl);
       on_device(
           context, "vocabulary_loss/rows", [&] { cpu::vocabulary_rows(s, l, shift, wanted, r, to); },
-          [&](auto& cuda) { cuda::vocabulary_rows(s, l, shift, wanted, r, to, cuda.stream); });
+          [&](auto& cuda) { cuda::vocabulary_rows(s, l, wanted, r, to, cuda); });
       if (learns) gradients->add(dl, first);
     }
     const VocabularyRows<A> r{lse.data<A>(), target.data<A>(), best.data<int32_t>()};

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <limits>
 
 #include "engine/core/math.h"
 #include "engine/device/cuda/launch.cuh"
+#include "engine/device/cuda/limits.cuh"
 #include "engine/ops/loss/vocabulary_loss_kernels.h"
 #include "engine/ops/rows/packs.cuh"
 
@@ -41,8 +43,8 @@ __device__ __forceinline__ void best_of_block(A& best, int32_t& word, A* values,
 // One block a row: the first pass makes its sum, in an order that depends on nothing but the shape, the second its gradient.
 template <class A, class T, int W>
 __global__ void __launch_bounds__(kRowThreads)
-    vocabulary_rows_kernel(VocabularyShape s, const A* logits, const A* b, const int32_t* targets,
-                           VocabularyRows<A> r, T* dlogits) {
+    vocabulary_rows_kernel(VocabularyShape s, const A* logits, const int32_t* targets, VocabularyRows<A> r,
+                           T* dlogits) {
   __shared__ A values[32];
   __shared__ int32_t words[32];
   const int64_t m = blockIdx.x;
@@ -51,9 +53,6 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int64_t j = threadIdx.x * W; j < s.room; j += kRowThreads * W) {
       A v[W];
       load<W>(l + j, v);
-#pragma unroll
-      for (int k = 0; k < W; ++k)
-        if (j + k < s.words) v[k] += b[j + k];
       f(j, v);
     }
   };
@@ -72,7 +71,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const int32_t target = targets[m];
   if (threadIdx.x == 0) {
     r.lse[m] = lse, r.best[m] = word;
-    r.target[m] = target >= 0 && target < s.words ? l[target] + b[target] : A(0);
+    r.target[m] = target >= 0 && target < s.words ? l[target] : A(0);
   }
   if (!dlogits) return;
   T* to = dlogits + m * s.room;
@@ -87,56 +86,109 @@ __global__ void __launch_bounds__(kRowThreads)
   });
 }
 
-constexpr int kHeldPacks = 8;  // of four logits a thread: rows of up to 32,768
+constexpr int kHeldPacks = 8, kHeldWidth = 4;  // of four logits a thread: rows of up to 32,768
+constexpr int kHeldRoom = kHeldPacks * kHeldWidth * kRowThreads;
 
-// The same with the row in registers: each logit is read once, and its exponential is made once, e^(l − largest), which the gradient
-// takes divided by the sum. One block a multiprocessor.
-template <class T>
+// The same with rows in registers: each logit is read once, and its exponential is made once, e^(l − largest), which the gradient
+// takes divided by the sum. One block a multiprocessor takes row after row; where shared memory has room for one (`kAhead`), the
+// next is on its way meanwhile. Each thread fetches what it reads itself, so that no barrier is needed.
+template <class T, bool kAhead>
 __global__ void __launch_bounds__(kRowThreads, 1)
-    vocabulary_held_rows_kernel(VocabularyShape s, const float* logits, const float* b, const int32_t* targets,
+    vocabulary_held_rows_kernel(VocabularyShape s, const float* logits, const int32_t* targets,
                                 VocabularyRows<float> r, T* dlogits) {
-  constexpr int W = 4, kStep = kRowThreads * W;
-  __shared__ float values[32];
-  __shared__ int32_t words[32];
-  const int64_t m = blockIdx.x;
-  const int first = threadIdx.x * W, used = static_cast<int>(s.words), room = static_cast<int>(s.room);
-  const float *l = logits + m * s.room, *from = l + first, *bias = b + first;
-  float v[kHeldPacks][W];
+  constexpr int W = kHeldWidth, kStep = kRowThreads * W, kWarps = kRowThreads / 32;
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  extern __shared__ __align__(16) float next_row[];
+  __shared__ __align__(16) float largest[kWarps], sums[kWarps];
+  __shared__ int32_t words[kWarps];
+  const int first = threadIdx.x * W, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int used = static_cast<int>(s.words), room = static_cast<int>(s.room), rows = static_cast<int>(s.rows);
+  float* const next = next_row + first;
+  const auto fetch = [&](int m) {
+    const float* from = logits + m * s.room + first;
 #pragma unroll
-  for (int p = 0; p < kHeldPacks; ++p)
-    if (first + p * kStep < room) load<W>(from + p * kStep, v[p]);
-  float best = -std::numeric_limits<float>::infinity();
-  int32_t word = INT32_MAX;
+    for (int p = 0; p < kHeldPacks; ++p)
+      if (first + p * kStep < room)
+        copy_async(reinterpret_cast<Pack<float, W>*>(next + p * kStep),
+                   reinterpret_cast<const Pack<float, W>*>(from + p * kStep));
+    commit_copies();
+  };
+  if constexpr (kAhead) {
+    fetch(blockIdx.x);
 #pragma unroll
-  for (int p = 0; p < kHeldPacks; ++p)
-#pragma unroll
-    for (int k = 0; k < W; ++k) {
-      const int j = first + p * kStep + k;
-      v[p][k] = j < used ? v[p][k] + bias[p * kStep + k] : -std::numeric_limits<float>::infinity();
-      if (v[p][k] > best) best = v[p][k], word = j;
-    }
-  best_of_block(best, word, values, words);
-  float own = 0;
-#pragma unroll
-  for (int p = 0; p < kHeldPacks; ++p)
-#pragma unroll
-    for (int k = 0; k < W; ++k) own += v[p][k] = math::exp_negative(v[p][k] - best);
-  // block_sum's first barrier is behind every reading of `values`.
-  const float sum = block_sum(own, values);
-  const int32_t target = targets[m];
-  if (threadIdx.x == 0) {
-    r.lse[m] = best + ::log(sum), r.best[m] = word;
-    r.target[m] = target >= 0 && target < used ? l[target] + b[target] : 0.0f;
+    for (int p = 0; p < kHeldPacks; ++p)
+      if (first + p * kStep >= room)
+        for (int k = 0; k < W; ++k) next[p * kStep + k] = kLowest;
   }
-  if (!dlogits) return;
-  T* to = dlogits + m * s.room + first;
-  const float share = target == -1 ? 0.0f : 1.0f / sum;
+  for (int m = blockIdx.x; m < rows; m += gridDim.x) {
+    float v[kHeldPacks][W], best = kLowest;
+    if constexpr (kAhead) wait_for_copies<0>();
 #pragma unroll
-  for (int p = 0; p < kHeldPacks; ++p) {
-    if (first + p * kStep >= room) break;
+    for (int p = 0; p < kHeldPacks; ++p) {
+      if constexpr (kAhead) {
+        load<W>(next + p * kStep, v[p]);
+      } else {
 #pragma unroll
-    for (int k = 0; k < W; ++k) v[p][k] = v[p][k] * share - (first + p * kStep + k == target ? 1.0f : 0.0f);
-    store<W>(to + p * kStep, v[p]);
+        for (int k = 0; k < W; ++k) v[p][k] = kLowest;
+        if (first + p * kStep < room) load<W>(logits + m * s.room + first + p * kStep, v[p]);
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < kHeldPacks; ++p)
+#pragma unroll
+      for (int k = 0; k < W; ++k) best = fmaxf(best, v[p][k]);
+    if (kAhead && m + static_cast<int>(gridDim.x) < rows) fetch(m + gridDim.x);
+
+    best = warp_max(best);
+    if (lane == 0) largest[warp] = best;
+    __syncthreads();
+    best = warp_max(largest[lane]);
+    float own = 0;
+    int32_t word = INT32_MAX;
+#pragma unroll
+    for (int p = 0; p < kHeldPacks; ++p)
+#pragma unroll
+      for (int k = 0; k < W; ++k) {
+        if (v[p][k] == best) word = min(word, first + p * kStep + k);
+        own += v[p][k] = math::exp_negative(v[p][k] - best);
+      }
+    own = warp_sum(own);
+    word = __reduce_min_sync(0xffffffffu, word);
+    if (lane == 0) sums[warp] = own, words[warp] = word;
+    __syncthreads();
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; w += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(sums + w);
+      sum += four.x, sum += four.y, sum += four.z, sum += four.w;
+    }
+
+    const int32_t target = targets[m];
+    const bool is_word = target >= 0 && target < used;
+    const float share = target == -1 ? 0.0f : 1.0f / sum;
+    if (dlogits) {
+      T* to = dlogits + m * s.room + first;
+#pragma unroll
+      for (int p = 0; p < kHeldPacks; ++p) {
+        if (first + p * kStep >= room) break;
+#pragma unroll
+        for (int k = 0; k < W; ++k) v[p][k] *= share;
+        store<W>(to + p * kStep, v[p]);
+      }
+    }
+    // The thread that wrote the target's place writes it once more: 32 comparisons a thread less.
+    if (is_word && threadIdx.x == target / W % kRowThreads) {
+      const float l = logits[m * s.room + target];
+      r.target[m] = l;
+      if (dlogits) dlogits[m * s.room + target] = static_cast<T>(math::exp_negative(l - best) * share - 1.0f);
+    }
+    if (warp == 0) {
+      word = __reduce_min_sync(0xffffffffu, words[lane]);
+      if (lane == 0) {
+        r.lse[m] = best + ::log(sum), r.best[m] = word;
+        if (!is_word) r.target[m] = 0.0f;
+      }
+    }
   }
 }
 
@@ -161,20 +213,26 @@ __global__ void __launch_bounds__(1024)
 }  // namespace
 
 template <class A, class T>
-void vocabulary_rows(const VocabularyShape& s, const A* logits, const A* b, const int32_t* targets,
-                     const VocabularyRows<A>& r, T* dlogits, Stream stream) {
+void vocabulary_rows(const VocabularyShape& s, const A* logits, const int32_t* targets, const VocabularyRows<A>& r,
+                     T* dlogits, const CudaHandles& cuda) {
   if (s.rows == 0) return;
+  const bool aligned = s.room % kHeldWidth == 0 && aligned16(logits, dlogits);
+  if constexpr (std::is_same_v<A, float>) {
+    if (aligned && s.room <= kHeldRoom && s.room > kRowThreads) {
+      constexpr size_t kBytes = kHeldRoom * sizeof(float);
+      const bool ahead = shared_limit() >= static_cast<int>(kBytes);
+      const auto kernel = ahead ? vocabulary_held_rows_kernel<T, true> : vocabulary_held_rows_kernel<T, false>;
+      if (ahead) CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+      const int64_t blocks = std::min<int64_t>(s.rows, cuda.multiprocessors);
+      return launch("vocabulary_loss/rows", kernel, {blocks, kRowThreads, ahead ? kBytes : 0}, cuda.stream, s,
+                    logits, targets, r, dlogits);
+    }
+  }
   const auto run = [&](auto width) {
     launch("vocabulary_loss/rows", vocabulary_rows_kernel<A, T, decltype(width)::value>, {s.rows, kRowThreads},
-           stream, s, logits, b, targets, r, dlogits);
+           cuda.stream, s, logits, targets, r, dlogits);
   };
-  if constexpr (std::is_same_v<A, float>) {
-    if (s.room % 4 == 0 && aligned16(logits, dlogits) && s.room <= kHeldPacks * 4 * kRowThreads &&
-        s.room > kRowThreads)
-      return launch("vocabulary_loss/rows", vocabulary_held_rows_kernel<T>, {s.rows, kRowThreads}, stream, s,
-                    logits, b, targets, r, dlogits);
-  }
-  if (s.room % 4 == 0 && aligned16(logits, dlogits)) run(std::integral_constant<int, 16 / sizeof(A)>{});
+  if (aligned) run(std::integral_constant<int, 16 / sizeof(A)>{});
   else run(std::integral_constant<int, 1>{});
 }
 
@@ -192,9 +250,9 @@ void vocabulary_scale(const A* x, const A* dloss, const A* sums, int64_t n, T* y
   });
 }
 
-#define INSTANTIATE(A, T)                                                                   \
-  template void vocabulary_rows(const VocabularyShape&, const A*, const A*, const int32_t*, \
-                                const VocabularyRows<A>&, T*, Stream);                      \
+#define INSTANTIATE(A, T)                                                                                       \
+  template void vocabulary_rows(const VocabularyShape&, const A*, const int32_t*, const VocabularyRows<A>&, T*, \
+                                const CudaHandles&);                                                            \
   template void vocabulary_scale(const A*, const A*, const A*, int64_t, T*, Stream);
 INSTANTIATE(float, float)
 INSTANTIATE(float, bfloat16)

@@ -33,9 +33,10 @@ template <class A, class T> void vocabulary_scale(const A* x, const A* dloss, co
 }  // namespace cpu
 
 namespace cuda {
+// The same of logits that have their bias, and are −∞ beyond V.
 template <class A, class T>
-void vocabulary_rows(const VocabularyShape& s, const A* logits, const A* b, const int32_t* targets,
-                     const VocabularyRows<A>& r, T* dlogits, Stream stream);
+void vocabulary_rows(const VocabularyShape& s, const A* logits, const int32_t* targets, const VocabularyRows<A>& r,
+                     T* dlogits, const CudaHandles& cuda);
 template <class A>
 void vocabulary_finish(const VocabularyRows<A>& r, const int32_t* targets, int64_t rows, int64_t words, A* losses,
                        A* loss, A* sums, Stream stream);

@@ -1,3 +1,4 @@
+#include "engine/device/cuda/limits.cuh"
 #include "engine/ops/elementwise/dropout_mask.cuh"
 #include "engine/ops/norm/layer_norm_kernels.h"
 
@@ -373,14 +374,6 @@ template <class A> struct Split {  // the columns of [2 or 3, n] to as many vect
     (i < n ? out.dgain[i] : i < 2 * n ? out.dbias[i - n] : out.dinput_bias[i - 2 * n]) = value;
   }
 };
-
-// Dynamic shared memory that a block may ask for, in bytes.
-int shared_limit() {
-  int device = 0, bytes = 0;
-  CUDA_CHECK(cudaGetDevice(&device));
-  CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes - 1024;  // the kernels' static arrays
-}
 
 }  // namespace
 

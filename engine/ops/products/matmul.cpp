@@ -7,7 +7,8 @@
 
 namespace glia {
 
-void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b) {
+void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
+                 const Into& into) {
   const int r = a.rank();
   CHECK((r == 2 || r == 3) && b.rank() == r && c.rank() == r,
         "matmul: wants two matrices or two batches of them, got {} and {}", a.shape(), b.shape());
@@ -19,11 +20,21 @@ void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpo
         "matmul: {} {}{} does not fit {} {}{}", a.dtype(), a.shape(), transpose_a ? "ᵀ" : "", b.dtype(), b.shape(),
         transpose_b ? "ᵀ" : "");
   CHECK(c.size(-2) == s.m && c.size(-1) == s.n, "matmul: result is [.., {}, {}], got {}", s.m, s.n, c.shape());
+  const bool cuda = a.context().device().is_cuda();
+  CHECK(!into.bias.defined() || (cuda && into.bias.shape() == Shape{s.n} && into.bias.dtype() == c.dtype()),
+        "matmul: wants a bias [{}] in {} on CUDA, got {} {}", s.n, c.dtype(), into.bias.dtype(), into.bias.shape());
+  if (into.add && !cuda) {
+    const Tensor more = empty_like(c);
+    matmul_into(a, b, more, transpose_a, transpose_b);
+    return accumulate(c, more);
+  }
   if (r == 3) s.batch = a.size(0), s.stride_a = s.m * s.k, s.stride_b = s.k * s.n, s.stride_c = s.m * s.n;
   const auto run = [&]<class T, class C>(TypeTag<T>, TypeTag<C>) {
     on_device(
         a.context(), "matmul", [&] { cpu::gemm(s, a.data<T>(), b.data<T>(), c.data<C>()); },
-        [&](auto& cuda) { cuda::gemm(cuda, s, a.data<T>(), b.data<T>(), c.data<C>()); });
+        [&](auto& cuda) {
+          cuda::gemm(cuda, s, a.data<T>(), b.data<T>(), c.data<C>(), data_or_null<C>(into.bias), into.add);
+        });
   };
   dispatch_floating(a.dtype(), "matmul", [&](auto tag) {
     using T = typename decltype(tag)::type;

@@ -67,6 +67,9 @@ void make_plan(Plan& plan, CudaHandles& cuda, const GemmShape& s, bool bias, uin
   BLAS_CHECK(cublasLtMatmulDescSetAttribute(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, &op_right, sizeof op_right));
   if (bias) {
     const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    const cudaDataType_t type = kType<C>;
+    BLAS_CHECK(
+        cublasLtMatmulDescSetAttribute(plan.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type));
     BLAS_CHECK(
         cublasLtMatmulDescSetAttribute(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
   }
@@ -98,15 +101,15 @@ void make_plan(Plan& plan, CudaHandles& cuda, const GemmShape& s, bool bias, uin
 }  // namespace
 
 template <class T, class C>
-void gemm(CudaHandles& cuda, const GemmShape& s, const T* a, const T* b, C* c, const T* bias) {
+void gemm(CudaHandles& cuda, const GemmShape& s, const T* a, const T* b, C* c, const C* bias, bool add) {
   if (s.m == 0 || s.n == 0 || s.batch == 0) return;
   const int64_t elements = s.batch == 1 ? s.m * s.n : 0;
   if (s.k == 0) {
     for_each("matmul/empty", s.m * s.n * s.batch, cuda.stream,
-             [=] __device__(int64_t i) { c[i] = static_cast<C>(0.0f); });
+             [=] __device__(int64_t i) { c[i] = add ? c[i] : static_cast<C>(0.0f); });
   } else {
-    // cuBLASLt adds a bias of the result's type for bfloat16 only; the other types get a pass of their own.
-    const bool fused = bias && std::is_same_v<T, bfloat16> && std::is_same_v<C, bfloat16>;
+    // cuBLASLt adds a bias to products of bfloat16 only; the other types get a pass of their own.
+    const bool fused = bias && std::is_same_v<T, bfloat16>;
     if (!cuda.gemm_plans) cuda.gemm_plans = std::make_shared<Plans>();
     auto& plans = *static_cast<Plans*>(cuda.gemm_plans.get());
     const uint32_t alignment = alignment_of({a, b, c});
@@ -124,11 +127,11 @@ void gemm(CudaHandles& cuda, const GemmShape& s, const T* a, const T* b, C* c, c
     if (fused)
       BLAS_CHECK(
           cublasLtMatmulDescSetAttribute(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
-    const double one_double = 1, zero_double = 0;
-    const float one_float = 1, zero_float = 0;
+    const double one_double = 1, kept_double = add;
+    const float one_float = 1, kept_float = add;
     const void* one = std::is_same_v<T, double> ? static_cast<const void*>(&one_double) : &one_float;
-    const void* zero = std::is_same_v<T, double> ? static_cast<const void*>(&zero_double) : &zero_float;
-    BLAS_CHECK(cublasLtMatmul(cuda.blas_lt, plan.product, one, b, plan.left, a, plan.right, zero, c, plan.result, c,
+    const void* kept = std::is_same_v<T, double> ? static_cast<const void*>(&kept_double) : &kept_float;
+    BLAS_CHECK(cublasLtMatmul(cuda.blas_lt, plan.product, one, b, plan.left, a, plan.right, kept, c, plan.result, c,
                               plan.result, &plan.algorithm, cuda.workspace, cuda.workspace_bytes, cuda.stream));
     if (fused) return;
   }
@@ -141,9 +144,10 @@ void gemm(CudaHandles& cuda, const GemmShape& s, const T* a, const T* b, C* c, c
   }
 }
 
-template void gemm(CudaHandles&, const GemmShape&, const float*, const float*, float*, const float*);
-template void gemm(CudaHandles&, const GemmShape&, const double*, const double*, double*, const double*);
-template void gemm(CudaHandles&, const GemmShape&, const bfloat16*, const bfloat16*, bfloat16*, const bfloat16*);
-template void gemm(CudaHandles&, const GemmShape&, const bfloat16*, const bfloat16*, float*, const bfloat16*);
+template void gemm(CudaHandles&, const GemmShape&, const float*, const float*, float*, const float*, bool);
+template void gemm(CudaHandles&, const GemmShape&, const double*, const double*, double*, const double*, bool);
+template void gemm(CudaHandles&, const GemmShape&, const bfloat16*, const bfloat16*, bfloat16*, const bfloat16*,
+                   bool);
+template void gemm(CudaHandles&, const GemmShape&, const bfloat16*, const bfloat16*, float*, const float*, bool);
 
 }  // namespace glia::cuda

@@ -17,8 +17,14 @@ Var linear_gelu(const Var& x, const Var& w, const Var& b);
 //                      x [N, I], w [E, O, I], b [E, O] or undefined, offsets int32 [E + 1] on the device → [N, O]
 Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offsets);
 
-// Tensor-level product for gradients and tools: c = op(a) op(b), into c (=). 2-D or batched 3-D, a and b of one
+struct Into {
+  Tensor bias = {};  // [N] in c's dtype, added to each row; undefined: none. On CUDA
+  bool add = false;  // c += instead of c =
+};
+
+// Tensor-level product for gradients and tools: c = op(a) op(b), into c. 2-D or batched 3-D, a and b of one
 // dtype; c of the same or, for bfloat16 operands, float32.
-void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b);
+void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpose_a, bool transpose_b,
+                 const Into& into = {});
 
 }  // namespace glia

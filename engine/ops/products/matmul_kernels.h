@@ -1,6 +1,6 @@
 // Products on raw memory, row-major. C = op(A) op(B) (+ bias along N): op(A) [M, K], op(B) [K, N], C [M, N],
-// overwritten. `batch` products lie at the given element strides. T: float, double, bfloat16 (summed in float); C:
-// T, or float for bfloat16 operands. bias: [N] of type T, or nullptr.
+// overwritten, or on CUDA added to where asked. `batch` products lie at the given element strides. T: float, double, bfloat16
+// (summed in float); C: T, or float for bfloat16 operands. bias: [N], or nullptr.
 #pragma once
 #include <cstdint>
 
@@ -22,7 +22,8 @@ void gemm(const GemmShape& shape, const T* a, const T* b, C* c, const T* bias = 
 
 namespace cuda {
 template <class T, class C>
-void gemm(CudaHandles& cuda, const GemmShape& shape, const T* a, const T* b, C* c, const T* bias = nullptr);
+void gemm(CudaHandles& cuda, const GemmShape& shape, const T* a, const T* b, C* c, const C* bias = nullptr,
+          bool add = false);
 }
 
 }  // namespace glia
