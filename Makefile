@@ -159,12 +159,13 @@ $(TESTS): $(call OBJ,$(TEST_CPP)) $(LIB)
 	@echo "  link  $@"
 	@$(CXX) $(LDFLAGS) -o $@ $(call OBJ,$(TEST_CPP)) -L$(BUILD) -lglia -Wl,-rpath,'$$ORIGIN' $(LDLIBS)
 
-# The CPU suite under the sanitizers. OpenMP's own threads are not instrumented (libgomp), so TSan looks at std::thread alone.
+# The CPU suite under the sanitizers. OpenMP's own threads are not instrumented (libgomp), so TSan looks at std::thread alone: one
+# thread a region, also where a test asks for more, since every report of theirs takes its time before it is left out.
 # Some tests ask for memory that no machine has: the sanitizers are to refuse it as malloc does.
 test-asan:
 	@ASAN_OPTIONS=allocator_may_return_null=1 LSAN_OPTIONS=suppressions=$(CURDIR)/tests/leaks.supp:print_suppressions=0 $(MAKE) --no-print-directory CUDA=0 SANITIZE=address,undefined test
 test-tsan:
-	@TSAN_OPTIONS=allocator_may_return_null=1:suppressions=$(CURDIR)/tests/threads.supp OMP_NUM_THREADS=1 $(MAKE) --no-print-directory CUDA=0 SANITIZE=thread test
+	@TSAN_OPTIONS=allocator_may_return_null=1:suppressions=$(CURDIR)/tests/threads.supp OMP_NUM_THREADS=1 OMP_THREAD_LIMIT=1 $(MAKE) --no-print-directory CUDA=0 SANITIZE=thread test
 
 # --- install: the engine as a library, for programs of one's own (docs/examples), and ours as glia-NAME with their pages --
 PREFIX ?= /usr/local

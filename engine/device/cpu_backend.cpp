@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "engine/device/backend.h"
+#include "engine/device/cpu_threads.h"
 
 namespace glia {
 namespace {
@@ -21,6 +22,7 @@ class CpuBackend final : public Backend {
         model = line.substr(line.find(": ") + 2);
         break;
       }
+    ask_for_threads_that_come();
     return fmt::format("{}, {} thread{}", model, omp_get_max_threads(), omp_get_max_threads() == 1 ? "" : "s");
   }
   void* allocate(int64_t bytes) override { return std::aligned_alloc(256, (bytes + 255) / 256 * 256); }

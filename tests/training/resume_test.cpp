@@ -221,7 +221,8 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
     EXPECT(wait_for(start(place, brief)) == 0);
     EXPECT(results::is_done(place.run("seed0/dense")));
   }
-#ifndef __SANITIZE_ADDRESS__  // whose shadow memory alone is more than the limit
+  // Shadow memory alone is more than the limit.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   SUBCASE("out of memory") {
     const Place place("memory");
     // Far less than this machine has, so that it is the allocation that fails and not the check before it.

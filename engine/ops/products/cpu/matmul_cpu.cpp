@@ -5,6 +5,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/parallel.h"
+#include "engine/device/cpu_threads.h"
 #include "engine/ops/products/matmul_kernels.h"
 #include "engine/ops/products/rows_apart.h"
 #if GLIA_ONEDNN
@@ -123,6 +124,7 @@ template <class T, class C> void gemm(const GemmShape& shape, const T* a, const 
     if constexpr (!std::is_same_v<T, double>) {
 #if GLIA_ONEDNN
       if (shape.k > 0) {
+        ask_for_threads_that_come();
         if constexpr (std::is_same_v<T, float> && std::is_same_v<C, float>) gemm_rows(shape, ai, bi, ci, bias);
         else gemm_onednn(shape, ai, bi, ci, bias);
         continue;
