@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
 
 #include "engine/core/command_line/manual.h"
 #include "engine/core/message.h"
@@ -34,17 +36,26 @@ class BracketsAsText {
   std::vector<char*> argv_;
 };
 
-// Parses the flags and runs int work(). Exit status: what work() returns; 1 when it throws; 2 for wrong flags.
+// What was printed has to have arrived: a full disk behind `> file` shows when the buffers are emptied, and not before.
+inline int after_output(const char* name, int status) {
+  std::cout.flush();
+  if (std::cout && std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;
+  fmt::print(stderr, "{}: standard output: cannot write\n", name);
+  return status ? status : 1;
+}
+
+// Parses the flags and runs int work(). Exit status: what work() returns; 1 when it throws, or when what it printed cannot be
+// written; 2 for wrong flags.
 template <class Work> int run_tool(const char* name, CLI::App& app, int argc, char** argv, Work&& work) {
   BracketsAsText words(app, argc, argv);
   try {
-    if (!parse_flags(app, name, words.argc(), words.argv())) return 0;
+    if (!parse_flags(app, name, words.argc(), words.argv())) return after_output(name, 0);
   } catch (const std::exception& error) {
     fmt::print(stderr, "{}: {}\n", name, message_of(error));
     return 2;
   }
   try {
-    return work();
+    return after_output(name, work());
   } catch (const std::exception& error) {
     fmt::print(stderr, "{}: {}\n", name, message_of(error));
     return 1;

@@ -63,6 +63,18 @@ TEST_CASE("tools: every program says its version, and knows no other flags than 
   EXPECT(programs >= 10);
 }
 
+TEST_CASE("tools: what is printed and cannot be written is an error") {
+  if (!fs::exists("/dev/full")) SKIP("no /dev/full here");
+  for (const char* tool : {"route", "heatmap", "report", "gradcheck", "tokenize", "bench ops"}) {
+    const std::string program = std::string("tools/") + tool;
+    if (!are_built({program.substr(0, program.find(' ')).c_str()})) SKIP("the programs are not built");
+    INFO(program);
+    const Result result = run("./" + program + " --help 2>&1 >/dev/full");
+    EXPECT(WEXITSTATUS(result.status) == 1);
+    EXPECT(result.out == std::string(tool) + ": standard output: cannot write\n");
+  }
+}
+
 TEST_CASE("tools: an error is one line, whatever it quotes") {
   if (!are_built({"tools/report", "experiments/train"})) SKIP("the programs are not built");
   for (const char* command : {"./tools/report $'no\nsuch\x1b[2Jfolder'", "./experiments/train --config $'no\nsuch'",
