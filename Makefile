@@ -64,6 +64,11 @@ COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 CXXFLAGS := -std=c++20 -g1 -fPIC -fno-semantic-interposition -march=$(MARCH) -fno-math-errno -fno-trapping-math -ffp-contract=on -fopenmp -Wall -Wextra -Werror -I.
 NVFLAGS  := -std=c++20 -O3 -lineinfo -I. --expt-relaxed-constexpr --extended-lambda -Werror all-warnings \
             -Xcompiler -Wall,-Wextra,-Werror,-Wno-unused-parameter,-fPIC,-fopenmp,-march=$(MARCH)
+CLANG    := $(findstring clang,$(shell $(CXX) --version 2>/dev/null))
+ifneq ($(CLANG),)
+  # What is said to g++ alone: `pragma GCC ivdep`, and warnings that clang has not.
+  CXXFLAGS += -Wno-unknown-pragmas -Wno-unknown-warning-option
+endif
 LDLIBS   := -lfmt -lutf8proc -lcairo -lfontconfig -lzip -llzma -lz -fopenmp -lpthread
 ifeq ($(ONEDNN),1)
   CXXFLAGS += -DGLIA_ONEDNN=1
@@ -91,6 +96,11 @@ LEVEL     = $(if $(SANITIZE),-O1,$(if $(filter engine/% data/%,$(1)),-O3,$(if $(
 
 .PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu scaling bench data weights check-layers format clean packages
 all: $(PROGRAMS)
+
+# clang 16 lets no lambda have a structured binding where OpenMP is on; tests have many, and no loop of OpenMP's.
+ifneq ($(CLANG),)
+$(call OBJ,$(TEST_CPP)): OWN_FLAGS += -fno-openmp
+endif
 
 # --- packages: installed when root or passwordless sudo, else one line that says what to type ----
 packages $(BUILD)/packages.stamp: tools/install_packages.sh

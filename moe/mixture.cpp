@@ -167,7 +167,8 @@ RouterOptions router_options(const MoeConfig& config, int64_t hidden, double ini
   const std::vector<OptionRow> shared = shared_options();
   RouterOptions o{hidden, config.n_experts, config.top_k, init_std, {}};
   for (const auto& [name, value] : config.options.all())
-    if (std::none_of(shared.begin(), shared.end(), [&](const OptionRow& row) { return name == row.name; }))
+    if (std::none_of(shared.begin(), shared.end(),
+                     [&, key = std::string_view(name)](const OptionRow& row) { return key == row.name; }))
       o.own.set(name, value);
   return o;
 }

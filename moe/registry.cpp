@@ -55,8 +55,8 @@ std::string option_names(const RouterRow& row) {
 
 void check_own_options(const RouterRow& row, const OptionValues& own) {
   for (const auto& [name, value] : own.all()) {
-    const auto found =
-        std::find_if(row.options.begin(), row.options.end(), [&](const OptionRow& o) { return name == o.name; });
+    const auto found = std::find_if(row.options.begin(), row.options.end(),
+                                    [key = std::string_view(name)](const OptionRow& o) { return key == o.name; });
     if (found == row.options.end())
       fail_input("router {}: has no option --{}; it has {}", row.name, name, option_names(row));
     check_option(*found, value);

@@ -130,7 +130,7 @@ results::RunConfig saved_config(const PretrainOptions& o, const Corpus& corpus, 
   c.model["experts"] = dense ? 0 : model.moe.n_experts;
   c.model["top_k"] = dense ? 0 : model.moe.top_k;
   for (const auto& [name, value] : model.moe.options.all())
-    std::visit([&](const auto& v) { c.model[option_key(name)] = v; }, value);
+    std::visit([&, key = option_key(name)](const auto& v) { c.model[key] = v; }, value);
   c.model["classes"] = corpus.classes();
   c.data.class_names = corpus.class_names;
   c.model["vocabulary"] = corpus.vocabulary().size();

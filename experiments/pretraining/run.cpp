@@ -66,7 +66,6 @@ class Pretraining {
       : options_(o),
         ranks_(ranks),
         writes_(context.communicator().rank() == 0),
-        corpus_(corpus),
         context_(context),
         progress_(progress),
         identity_(identity),
@@ -91,7 +90,6 @@ class Pretraining {
   const PretrainOptions& options_;
   const Ranks& ranks_;
   const bool writes_;
-  const Corpus& corpus_;
   Context& context_;
   Progress& progress_;
   const std::string identity_;

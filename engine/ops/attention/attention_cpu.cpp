@@ -252,7 +252,10 @@ template <class F> Sizes<F> sizes_of(const AttentionArgs& args) {
 template <class T>
 void attention_forward(const AttentionArgs& args, const T* qkv, T* out, Accumulator<T>* lse, int first) {
   using F = Accumulator<T>;
-  const auto [d, h, ld, scale, kept, threshold] = sizes_of<F>(args);
+  const Sizes<F> sizes = sizes_of<F>(args);  // no structured binding: clang 16 lets no lambda have one under OpenMP
+  const int d = sizes.d, h = sizes.h, ld = sizes.ld;
+  const F scale = sizes.scale, kept = sizes.kept;
+  const uint32_t threshold = sizes.threshold;
   const auto floats = [&](int n) {
     const int64_t ls = padded<F>(n);
     return 3 * n * ld + d * ls + n * ls;  // Q, V, O; Kᵀ; S
@@ -288,7 +291,10 @@ template <class T>
 void attention_backward(const AttentionArgs& args, const T* qkv, const T* out, const Accumulator<T>* lse,
                         const T* dout, T* dqkv) {
   using F = Accumulator<T>;
-  const auto [d, h, ld, scale, kept, threshold] = sizes_of<F>(args);
+  const Sizes<F> sizes = sizes_of<F>(args);  // no structured binding: clang 16 lets no lambda have one under OpenMP
+  const int d = sizes.d, h = sizes.h, ld = sizes.ld;
+  const F scale = sizes.scale, kept = sizes.kept;
+  const uint32_t threshold = sizes.threshold;
   const auto floats = [&](int n) {
     const int64_t ls = padded<F>(n);
     return 4 * n * ld + 2 * d * ls + 2 * n * ls;  // Q, K, dO, result; Kᵀ, Vᵀ; P, dP

@@ -33,7 +33,7 @@ Var feed_forward_reference(const Var& x, const Var& w1, const Var& b1, const Var
 
 namespace {
 
-void* raw_or_null(const Tensor& t) { return t.defined() ? t.raw() : nullptr; }
+[[maybe_unused]] void* raw_or_null(const Tensor& t) { return t.defined() ? t.raw() : nullptr; }
 
 // A launch that only a GPU is asked for.
 template <class Launch> void on_gpu(Context& context, const char* op, Launch&& launch) {
@@ -117,7 +117,7 @@ bool multiples_of_8(std::initializer_list<int64_t> sizes) {
   return std::all_of(sizes.begin(), sizes.end(), [](int64_t n) { return n % 8 == 0; });
 }
 
-cuda::Bias bias_of(const Tensor& b) { return {b.raw(), b.dtype() == DType::kBFloat16}; }
+[[maybe_unused]] cuda::Bias bias_of(const Tensor& b) { return {b.raw(), b.dtype() == DType::kBFloat16}; }
 
 // The forward pass; w1, w2: [E, O, I] or [O, I]. What the gradient needs is saved in the result, z is the output.
 FusedFfn run_ffn(const Tensor& x, const Var& w1, const Var& b1, const Var& w2, const Var& b2, const Tensor& offsets,

@@ -25,7 +25,7 @@ template <class A> GLIA_HD void load_thresholds(const A* noisy, int64_t experts,
 
 template <class A>
 GLIA_HD void noisy_load_row(const A* clean, const A* std, const A* noisy, int64_t experts, int64_t k, A* p) {
-  int32_t at[2];
+  int32_t at[2] = {};
   load_thresholds(noisy, experts, k, at);
   for (int64_t e = 0; e < experts; ++e)
     p[e] = math::normal((clean[e] - noisy[at[noisy[e] > noisy[at[1]]]]) / std[e]).cdf;
@@ -35,7 +35,7 @@ GLIA_HD void noisy_load_row(const A* clean, const A* std, const A* noisy, int64_
 template <class A>
 GLIA_HD void noisy_load_gradient_row(const A* clean, const A* std, const A* noisy, const A* dp, int64_t experts,
                                      int64_t k, A* dclean, A* dstd, A* dnoisy) {
-  int32_t at[2];
+  int32_t at[2] = {};
   load_thresholds(noisy, experts, k, at);
   A through[2] = {};
   for (int64_t e = 0; e < experts; ++e) {
