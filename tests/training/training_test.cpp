@@ -112,7 +112,7 @@ TEST_CASE("experiment: all configurations of the study train and leave complete 
 TEST_CASE("experiment: a small model learns the synthetic corpus, and the best model is the one that counts") {
   const TemporaryFolder out("learns");
   Options o = tiny(
-      {"--synthetic-rows", "800", "--epochs", "4", "--eval-every", "0", "--hidden", "32", "--difficulty", "0"});
+      {"--synthetic-rows", "800", "--epochs", "6", "--eval-every", "0", "--hidden", "32", "--difficulty", "0"});
   o.out = out.path;
   const Dataset data = load_data(o);
   REQUIRE(run_one(o, "softmax-moe", data).failure == "");

@@ -163,7 +163,9 @@ template <class F> void for_each_row(int64_t rows, int64_t n, F&& f) {
 template <class T> GLIA_CLONES Accumulator<T> row_max(const T* x, int64_t n) {
   using A = Accumulator<T>;
   A m = -std::numeric_limits<A>::infinity();
+#ifndef __clang__  // whose reduction begins with the lowest finite number, above −∞
 #pragma omp simd reduction(max : m)
+#endif
   for (int64_t j = 0; j < n; ++j) m = static_cast<A>(x[j]) > m ? static_cast<A>(x[j]) : m;
   return m;
 }
