@@ -39,7 +39,11 @@ Allocator::~Allocator() {
     const std::lock_guard lock(peers().mutex);
     std::erase(peers().all, this);
   }
-  trim();
+  try {
+    trim();
+  } catch (const Error&) {
+    // The device is lost, and whoever found it has said so: another one ends while that error is under way.
+  }
   for (auto& [bytes, list] : free_[1])
     for (void* p : list) backend_.release(p);
 }

@@ -133,6 +133,33 @@ TEST_CASE(
   EXPECT(n.eager == eager + 1);
 }
 
+// A device after an illegal access: every wait for it throws.
+class LostDevice final : public Backend {
+ public:
+  Device device() const override { return Device::cpu(); }
+  std::string description() const override { return "lost"; }
+  void* allocate(int64_t bytes) override { return host_->allocate(bytes); }
+  void release(void* p) noexcept override { host_->release(p); }
+  void* allocate_pinned(int64_t bytes) override { return host_->allocate_pinned(bytes); }
+  void release_pinned(void* p) noexcept override { host_->release_pinned(p); }
+  void copy(void*, const void*, int64_t, CopyKind) override { synchronize(); }
+  void fill_zero(void*, int64_t) override {}
+  void synchronize() override { throw Error("an illegal memory access was encountered"); }
+  int64_t free_bytes() override { return 0; }
+
+ private:
+  std::unique_ptr<Backend> host_ = make_cpu_backend();
+};
+
+TEST_CASE("allocator: the error of a device that is lost is told, and ends no program on its way") {
+  LostDevice device;
+  EXPECT(error_of([&] {
+           Allocator allocator(device);
+           allocator.release(allocator.allocate(100));
+           device.synchronize();
+         }) == "an illegal memory access was encountered");
+}
+
 TEST_CASE("graph cache: graphs go where memory ends, here or for another run, and the steps go on") {
   Context one(Device::cpu()), other(Device::cpu());
   Counts n;
