@@ -35,14 +35,22 @@ int64_t cuda_free_bytes() {
 namespace {
 
 constexpr int64_t kWorkspaceBytes = 64 << 20;
-constexpr int64_t kPartBytes = 128 << 10;  // one a multiprocessor, and one for the flags
-constexpr int64_t kPageBytes = 2 << 20;    // what the driver maps at a time; smaller blocks share a page
+constexpr int64_t kPartBytes = 128 << 10;   // one a multiprocessor, and one for the flags
+constexpr int64_t kStagedBytes = 64 << 10;  // what the driver takes at once from pageable memory
+constexpr int64_t kPageBytes = 2 << 20;     // what the driver maps at a time; smaller blocks share a page
 
 #define BLAS_CHECK(call)                                                                                        \
   do {                                                                                                          \
     const cublasStatus_t status_ = (call);                                                                      \
     if (status_ != CUBLAS_STATUS_SUCCESS) fail_cuda(#call, cublasGetStatusString(status_), __FILE__, __LINE__); \
   } while (0)
+
+bool is_pinned(const void* p) {
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, p) == cudaSuccess) return attributes.type == cudaMemoryTypeHost;
+  cudaGetLastError();
+  return false;
+}
 
 class CudaBackend final : public Backend {
  public:
@@ -113,6 +121,11 @@ class CudaBackend final : public Backend {
     const cudaMemcpyKind cuda_kind = kind == CopyKind::kHostToDevice   ? cudaMemcpyHostToDevice
                                      : kind == CopyKind::kDeviceToHost ? cudaMemcpyDeviceToHost
                                                                        : cudaMemcpyDeviceToDevice;
+    // A copy of pageable memory that waits for the stream holds a lock of the driver meanwhile. Another rank of this process may want
+    // that lock before it launches what the stream waits for: so it is waited for before.
+    if (kind == CopyKind::kDeviceToHost ||
+        (kind == CopyKind::kHostToDevice && bytes > kStagedBytes && !is_pinned(from)))
+      synchronize();
     CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cuda_kind, handles_.stream));
     if (kind == CopyKind::kDeviceToHost) synchronize();
   }
