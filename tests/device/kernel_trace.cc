@@ -15,7 +15,7 @@ namespace {
 
 struct Record {
   uint64_t begin, end;
-  uint32_t stream, graph;
+  uint32_t device, stream, graph;
   std::string name;
 };
 std::mutex mutex;
@@ -38,13 +38,13 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
       std::string name = text ? text : k->name;
       std::replace(name.begin(), name.end(), '"', '\'');
       free(text);
-      records.push_back({k->start, k->end, k->streamId, k->graphId, name});
+      records.push_back({k->start, k->end, k->deviceId, k->streamId, k->graphId, name});
     } else if (r->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       const auto* m = reinterpret_cast<const CUpti_ActivityMemcpy5*>(r);
-      records.push_back({m->start, m->end, m->streamId, m->graphId, "memcpy " + std::to_string(m->bytes)});
+      records.push_back({m->start, m->end, m->deviceId, m->streamId, m->graphId, "memcpy " + std::to_string(m->bytes)});
     } else if (r->kind == CUPTI_ACTIVITY_KIND_MEMSET) {
       const auto* m = reinterpret_cast<const CUpti_ActivityMemset4*>(r);
-      records.push_back({m->start, m->end, m->streamId, m->graphId, "memset " + std::to_string(m->bytes)});
+      records.push_back({m->start, m->end, m->deviceId, m->streamId, m->graphId, "memset " + std::to_string(m->bytes)});
     }
   }
   free(buffer);
@@ -59,15 +59,16 @@ void finish() {
   const std::lock_guard lock(mutex);
   std::sort(records.begin(), records.end(), [](const Record& a, const Record& b) { return a.begin < b.begin; });
   const size_t keep = last ? strtoul(last, nullptr, 10) : 4000;
-  fprintf(file, "begin_ns,ns,gap_ns,stream,graph,name\n");
-  uint64_t before = 0;
+  fprintf(file, "begin_ns,ns,gap_ns,device,stream,graph,name\n");
+  uint64_t before[64] = {};  // where a device's last one ended
   for (size_t i = records.size() > keep ? records.size() - keep : 0; i < records.size(); ++i) {
     const Record& r = records[i];
-    fprintf(file, "%llu,%llu,%lld,%u,%u,\"%s\"\n", static_cast<unsigned long long>(r.begin),
+    uint64_t& last_end = before[r.device % 64];
+    fprintf(file, "%llu,%llu,%lld,%u,%u,%u,\"%s\"\n", static_cast<unsigned long long>(r.begin),
             static_cast<unsigned long long>(r.end - r.begin),
-            before ? static_cast<long long>(r.begin) - static_cast<long long>(before) : 0, r.stream, r.graph,
+            last_end ? static_cast<long long>(r.begin) - static_cast<long long>(last_end) : 0, r.device, r.stream, r.graph,
             r.name.c_str());
-    before = std::max(before, r.end);
+    last_end = std::max(last_end, r.end);
   }
   fclose(file);
 }
