@@ -34,6 +34,13 @@ void* open_library(std::string& problem) {
   return nullptr;
 }
 
+// What is wrong with all processes of a launch the first one says.
+template <class... Args>
+[[noreturn]] void refuse(const LaunchPlace& place, fmt::format_string<Args...> format, Args&&... args) {
+  if (place.process > 0) std::_Exit(2);
+  fail_input("{} processes: {}", place.processes, fmt::format(format, std::forward<Args>(args)...));
+}
+
 // Integers and texts one after the other.
 std::string packed(const std::vector<Agreed>& all) {
   std::string bytes;
@@ -85,11 +92,13 @@ LaunchPlace launch_place() {
 std::unique_ptr<Transport> join_processes() {
   const LaunchPlace place = launch_place();
   if (place.processes == 1) return nullptr;
+  // Open MPI would end itself with a page of text.
+  if (!std::getenv("OMPI_COMM_WORLD_RANK") && !std::getenv("PMI_RANK") && !std::getenv("PMIX_RANK"))
+    refuse(place, "expected srun --mpi=pmix, which tells them of one another, got srun without it");
   std::string problem;
   void* library = open_library(problem);
   if (!library)
-    fail_input("process {} of {}: expected libglia_mpi.so, which is built where libopenmpi-dev is installed: {}",
-               place.process, place.processes, problem);
+    refuse(place, "expected libglia_mpi.so, which is built where libopenmpi-dev is installed: {}", problem);
   const auto open = reinterpret_cast<OpenTransport>(::dlsym(library, "glia_open_mpi"));
   if (!open) fail_input("libglia_mpi.so: expected a library of this build, found none of its symbols");
   std::unique_ptr<Transport> transport(open(kTransportVersion, problem));

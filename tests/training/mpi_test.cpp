@@ -127,6 +127,25 @@ TEST_CASE("mpi: processes that disagree, and more of them than sequences, end wi
   EXPECT(!fs::exists(fs::path(folder.path) / "a"));
 }
 
+// Needs neither Slurm nor MPI: what srun sets, and what it does not.
+TEST_CASE("mpi: srun without --mpi=pmix is one line of the first process, before anything is read") {
+  if (!fs::exists("experiments/train")) SKIP("the programs are not built");
+  const TemporaryFolder folder("srun");
+  const auto as_process = [&](int process) {
+    return run_command(
+        fmt::format("env -u OMPI_COMM_WORLD_RANK -u PMI_RANK -u PMIX_RANK SLURM_PROCID={} SLURM_STEP_NUM_TASKS=3 "
+                    "SLURM_LOCALID={} {} 2>&1",
+                    process, process, train("dense", fs::path(folder.path) / "a", "")));
+  };
+  const CommandResult first = as_process(0), second = as_process(1);
+  EXPECT(first.status != 0);
+  EXPECT(first.out ==
+         "train: 3 processes: expected srun --mpi=pmix, which tells them of one another, got srun without it\n");
+  EXPECT(second.status != 0);
+  EXPECT(second.out.empty());
+  EXPECT(!fs::exists(fs::path(folder.path) / "a"));
+}
+
 // Rank 1 gets a signal after the next checkpoint.
 std::string hit(const std::string& signal, const fs::path& checkpoint, const std::string& command) {
   const std::string mark = checkpoint.string() + ".mark";
