@@ -25,9 +25,9 @@ struct Experts {
     }
     down_weight->dense_factor = down_bias->dense_factor = share;
   }
-  // Each of so many ranks computes count / ranks of them.
-  void divide(int ranks) {
-    for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) p->expert_ranks = ranks;
+  // Each of so many ranks computes count / ranks of them. `owned`: and nothing else reads their weights.
+  void divide(int ranks, bool owned) {
+    for (Parameter* p : {up_weight, up_bias, down_weight, down_bias}) p->expert_ranks = ranks, p->owned = owned;
   }
 };
 

@@ -17,7 +17,9 @@ MoeLayer::MoeLayer(ParameterSet& set, const std::string& layer_name, const MoeCo
       layer_(layer) {
   if (c.n_experts % c.expert_ranks != 0)
     fail_input("--expert-parallel: expected a divisor of {} experts, got {}", c.n_experts, c.expert_ranks);
-  experts_.divide(static_cast<int>(c.expert_ranks));
+  const bool read =
+      rule_ || router_row(c.router).traits.reads_experts || any_loss_reads(LossReads::kExperts, losses_);
+  experts_.divide(static_cast<int>(c.expert_ranks), !read);
   if (any_loss_reads(LossReads::kCounted, losses_))
     counted_ = set.add_state(layer_name + ".moe.counted", {c.n_experts + 1}, Init::zero());
 }

@@ -1,18 +1,10 @@
 #include "nn/optimizer.h"
 
+#include <algorithm>
+
 namespace glia {
-namespace {
 
-// Every rank's part of a flat buffer, of which this one has `own`, as long as the others' and one behind the other.
-void gather_parts(const Tensor& flat, const AdamWSpan& own) {
-  const Tensor part = flat.rows(own.begin, own.end);
-  if (part.numel() > 0)
-    flat.context().communicator().all_gather(part.raw(), flat.raw(), part.numel(), flat.dtype());
-}
-
-}  // namespace
-
-AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait, bool shared_out)
+AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait, const AdamWSharing& sharing)
     : parameters_(parameters), options_(options) {
   Context& context = parameters.context();
   const int64_t low = parameters.low_size(), trained = parameters.trained_size(), rest = trained - low;
@@ -20,7 +12,7 @@ AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wa
   buffers_.low = parameters.low_gradients();
   buffers_.g = parameters.gradients();
   if (parameters.copy().defined()) buffers_.copy = parameters.copy().rows(0, trained);
-  if (shared_out) share_out();
+  if (sharing.moments || sharing.experts) share_out(sharing);
   const int64_t kept = buffers_.spans.empty()
                            ? trained
                            : buffers_.spans.back().at + buffers_.spans.back().end - buffers_.spans.back().begin;
@@ -58,21 +50,126 @@ AdamW::~AdamW() {
   }
 }
 
-// A part as long for each, and behind them the rest, which all keep.
-void AdamW::share_out() {
+// The experts' parameters rank by rank; of what lies between them, if moments are shared out, a part as long for each, and
+// behind those the rest, which all keep.
+void AdamW::share_out(const AdamWSharing& sharing) {
   const Communicator& ranks = parameters_.context().communicator();
   if (ranks.size() == 1) return;
   constexpr int64_t align = ParameterSet::kAlign;
-  const int64_t all = buffers_.p.numel(), each = all / (align * ranks.size()) * align, own = ranks.rank() * each;
-  buffers_.spans = {{own, own + each, 0}, {ranks.size() * each, all, each}};
+  const int64_t low = parameters_.low_size(), all = buffers_.p.numel();
+  // Experts whose float32 weights a router or a loss reads: then all products' are sent.
+  const bool read = std::ranges::any_of(
+      parameters_.all(), [&](const Parameter& p) { return p.expert_axis >= 0 && !p.owned && p.offset < low; });
+  int64_t at = 0, done = 0;
+  const auto keep = [&](int64_t begin, int64_t end) {
+    if (begin < end) buffers_.spans.push_back({begin, end, at});
+    at += end - begin;
+  };
+  const auto divide = [&](const Parts& parts) {
+    const int64_t own = parts.begin + ranks.rank() * parts.each;
+    parts_.push_back(parts);
+    keep(own, own + parts.each);
+  };
+  std::vector<int64_t> cuts = sharing.cuts;
+  cuts.push_back(low), cuts.push_back(all);
+  std::ranges::sort(cuts);
+  const auto keep_up_to = [&](int64_t stop) {
+    for (const int64_t cut : cuts) {
+      const int64_t end = std::min(cut, stop);
+      if (end <= done) continue;
+      const int64_t each = sharing.moments ? (end - done) / (align * ranks.size()) * align : 0;
+      const Shown shown = done < low && !read ? Shown::kCopies : Shown::kWeights;
+      if (each > 0) divide({done, each, shown, sharing.gradients && done < low});
+      keep(done + ranks.size() * each, end);
+      done = end;
+    }
+  };
+  std::vector<const Parameter*> experts;
+  for (const Parameter& p : parameters_.all())
+    if (sharing.experts && p.owned && !p.frozen && p.expert_ranks == ranks.size() &&
+        p.shape.numel() % (align * ranks.size()) == 0)
+      experts.push_back(&p);
+  std::ranges::sort(experts, {}, &Parameter::offset);
+  for (const Parameter* p : experts) {
+    keep_up_to(p->offset);
+    divide({p->offset, p->shape.numel() / ranks.size(), Shown::kNothing, true});
+    done = p->offset + p->shape.numel();
+  }
+  keep_up_to(all);
+  if (std::ranges::any_of(parts_, &Parts::scattered))
+    buffers_.squares = zeros(parameters_.context(), {1}, DType::kFloat64);
+}
+
+// Every rank's part of a flat buffer, of which this one has its own.
+void AdamW::gather_parts(const Tensor& flat, const Parts& parts) const {
+  Communicator& ranks = flat.context().communicator();
+  const Tensor all = flat.rows(parts.begin, end_of(parts));
+  const Tensor own = all.rows(ranks.rank() * parts.each, (ranks.rank() + 1) * parts.each);
+  ranks.all_gather(own.raw(), all.raw(), own.numel(), all.dtype());
+}
+
+// Of all gradients: each rank squares what it alone has, everybody all others, which are the same everywhere.
+void AdamW::take_norm() {
+  Communicator& ranks = parameters_.context().communicator();
+  std::vector<AdamWSpan> own, others;
+  int64_t done = 0;
+  for (const Parts& parts : parts_) {
+    if (!parts.scattered) continue;
+    const int64_t begin = parts.begin + ranks.rank() * parts.each;
+    own.push_back({begin, begin + parts.each, 0});
+    others.push_back({done, parts.begin, 0});
+    done = end_of(parts);
+  }
+  others.push_back({done, buffers_.p.numel(), 0});
+  buffers_.squares.zero();
+  adamw_squares(buffers_, own);
+  ranks.all_reduce(buffers_.squares.raw(), 1, DType::kFloat64, Reduction::kSum);
+  adamw_squares(buffers_, others);
 }
 
 void AdamW::step() {
   parameters_.complete_gradients();
+  if (buffers_.squares.defined()) take_norm();
   adamw_step(buffers_, options_, buffers_.rows.count ? parameters_.table()->touched : Tensor{});
-  if (!shared_out()) return;
-  gather_parts(buffers_.p, buffers_.spans.front());
-  parameters_.refresh_copy();  // of the others' weights
+  for (const Parts& parts : parts_) {
+    if (parts.shown == Shown::kNothing) continue;
+    gather_parts(parts.shown == Shown::kCopies ? buffers_.copy : buffers_.p, parts);
+    if (parts.shown == Shown::kCopies || !buffers_.copy.defined()) continue;
+    cast_into(buffers_.p.rows(parts.begin, end_of(parts)), buffers_.copy.rows(parts.begin, end_of(parts)));
+  }
+}
+
+bool AdamW::own(const Parameter& p) const {
+  return std::ranges::any_of(
+      parts_, [&](const Parts& parts) { return parts.shown == Shown::kNothing && parts.begin == p.offset; });
+}
+
+std::vector<ElementRange> AdamW::scattered() const {
+  std::vector<ElementRange> all;
+  for (const Parts& parts : parts_)
+    if (parts.scattered && parts.shown != Shown::kNothing) all.push_back({parts.begin, end_of(parts)});
+  return all;
+}
+
+bool AdamW::scatters(const ElementRange& range) const {
+  return std::ranges::any_of(scattered(),
+                             [&](const ElementRange& r) { return r.begin == range.begin && r.end == range.end; });
+}
+
+void AdamW::gather_weights() {
+  bool old = false;
+  for (const Parts& parts : parts_)
+    if (parts.shown != Shown::kWeights) gather_parts(buffers_.p, parts), old = true;
+  if (old) parameters_.refresh_copy();
+}
+
+int64_t AdamW::gathered_bytes() const {
+  int64_t bytes = 0;
+  for (const Parts& parts : parts_)
+    if (parts.shown != Shown::kNothing)
+      bytes += (end_of(parts) - parts.begin) *
+               size_of(parts.shown == Shown::kCopies ? DType::kBFloat16 : buffers_.p.dtype());
+  return bytes;
 }
 
 void AdamW::make_room() {
@@ -86,7 +183,7 @@ void AdamW::gather() {
   const auto whole = [&](const Tensor& part, Tensor& all) {
     for (const AdamWSpan& s : buffers_.spans)
       all.rows(s.begin, s.end).copy_from(part.rows(s.at, s.at + s.end - s.begin));
-    gather_parts(all, buffers_.spans.front());
+    for (const Parts& parts : parts_) gather_parts(all, parts);
   };
   if (!shared_out()) return;
   whole(buffers_.m, whole_m_);

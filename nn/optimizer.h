@@ -3,8 +3,14 @@
 // context's step.
 //
 // Several ranks may share the moments out (the first stage of ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054): each keeps and
-// updates one equal part of the flat buffers, and gets the others' weights after every step. The few elements that do not divide
-// are everybody's. AdamW is element-wise and the norm is taken of all gradients, so nobody can tell it by the bits.
+// updates one equal part of the flat buffers, and gets the others' weights after every step: of products, whose gradients are
+// bfloat16, the bfloat16 copies alone, which is all that anybody computes with, and the rest in gather_weights(). The few elements
+// that do not divide are everybody's. AdamW is element-wise and the norm is taken of all gradients, so nobody can tell it by the bits. With
+// `gradients` each rank has the sum of its own part of a product's gradient alone, which halves what is sent: then the norm is a sum
+// of the ranks' sums, and differs by rounding.
+//
+// Experts that ranks divide (Parameter::owned) may be theirs too: each keeps the moments of its own, takes their gradient as it
+// is and updates them alone; the others' weights are old here until gather_weights().
 //
 // AdamWOptions::bfloat16_moments halves the moments' memory and takes 8 of 28 bytes an element off an update, for moments that err
 // at random, m by half a per cent and v by five, without bias (docs/science.md 13).
@@ -14,12 +20,21 @@
 
 namespace glia {
 
+// What the ranks of the context have parts of.
+struct AdamWSharing {
+  bool moments = false;    // then no row waits, but who computes the table's gradient stays the same
+  bool experts = false;    // those that all ranks divide are each rank's own
+  bool gradients = false;  // of products in bfloat16, where moments are shared out: summed part by part
+  std::vector<int64_t> cuts =
+      {};  // elements, in order, that no part of the moments reaches across: where a layer begins
+};
+
 class AdamW {
  public:
   // `rows_wait`: rows of the set's table that a step does not touch are updated later, with the same bits: before
   // somebody reads them through Embeddings, ParameterSet::values() or m() and v().
-  // `shared_out`: over the ranks of the context; then no row waits, but who computes the table's gradient stays the same.
-  AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait = false, bool shared_out = false);
+  AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait = false,
+        const AdamWSharing& sharing = {});
   ~AdamW();
   AdamW(const AdamW&) = delete;
   AdamW& operator=(const AdamW&) = delete;
@@ -51,6 +66,16 @@ class AdamW {
   void keep_part();
   void release() { whole_m_ = whole_v_ = {}; }
   int64_t moment_bytes() const;  // on this rank
+  // Whether each rank has a part of p to itself, gradient and all.
+  bool own(const Parameter& p) const;
+  // Elements [begin, end) of gradients that are to be summed part by part, one part a rank, before step(): all of them, or whether
+  // these are such.
+  std::vector<ElementRange> scattered() const;
+  bool scatters(const ElementRange& range) const;
+  // The others' weights, as they are now: to be called by all ranks before anybody reads them but to compute. Nothing where all
+  // ranks have all.
+  void gather_weights();
+  int64_t gathered_bytes() const;  // of weights after every step, over all ranks
   DType moments() const { return buffers_.m.dtype(); }
 
  private:
@@ -59,11 +84,24 @@ class AdamW {
     adamw_catch_up(buffers_, options_, {});
     return shared_out() ? whole : t;
   }
-  void share_out();
+  // Equal parts for all ranks, one behind the other from element `begin` on, and what others get of them after every step.
+  enum class Shown { kWeights, kCopies, kNothing };  // kNothing: experts that are each rank's own
+  struct Parts {
+    int64_t begin, each;
+    Shown shown;
+    bool scattered;  // their gradients: each rank has its own part's sum alone
+  };
+  int64_t end_of(const Parts& parts) const {
+    return parts.begin + parameters_.context().communicator().size() * parts.each;
+  }
+  void share_out(const AdamWSharing& sharing);
+  void gather_parts(const Tensor& flat, const Parts& parts) const;
+  void take_norm();
 
   ParameterSet& parameters_;
   AdamWOptions options_;
   AdamWBuffers buffers_;
+  std::vector<Parts> parts_;
   bool rows_of_all_ = false;
   Tensor whole_m_, whole_v_;
 };

@@ -40,6 +40,8 @@ struct Parameter {
   int expert_axis = -1;  // the axis that counts the experts, or −1: what permuting or sharding experts goes along
   int expert_ranks =
       1;  // over how many ranks the experts are divided: each computes its own's gradient (engine/ops/ranks)
+  bool owned =
+      false;  // then nobody but who computes with an expert reads its weights: they may be that rank's alone
   // What stands in a dense layer's place says how that layer's pretrained weights start it: each expert is `dense_factor`
   // times the tensor of that name, plus the warm start's noise. Parts that are added to each other share a factor of 1,
   // so that what they start from is not doubled. Empty: by its own name or fresh.
@@ -63,6 +65,11 @@ struct State {
   Init init;
   bool shared = false;
   Tensor value = {};  // defined from materialise() on
+};
+
+// Elements of a flat buffer.
+struct ElementRange {
+  int64_t begin = 0, end = 0;
 };
 
 class ParameterSet {

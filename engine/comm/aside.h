@@ -12,6 +12,8 @@ class AsideReducer {
   virtual ~AsideReducer() = default;
   // all_reduce() of a sum over data that nobody touches before join_aside().
   virtual void all_reduce_aside(void* data, int64_t n, DType dtype) = 0;
+  // reduce_scatter() of a sum, each rank's part in its place in data [size · n]; the others' parts are then nothing.
+  virtual void reduce_scatter_aside(void* data, int64_t n, DType dtype) = 0;
   virtual void join_aside() = 0;
 };
 

@@ -1,5 +1,6 @@
 #include "engine/comm/devices.h"
 
+#include <optional>
 #include <vector>
 
 #include "engine/comm/aside.h"
@@ -107,30 +108,36 @@ class OnDevices : public Communicator, public AsideReducer {
   std::string description() const override { return fmt::format("{} GPUs, NCCL", size()); }
 
   void all_reduce(void* data, int64_t n, DType dtype, Reduction reduction) override {
-    const Stream stream = side_.fork();
+    const Stream stream = begin();
     nccl_.check(nccl_.all_reduce(data, data, static_cast<size_t>(n), nccl_type(dtype), nccl_reduction(reduction),
                                  comm_, stream),
                 "ncclAllReduce");
-    side_.join();
+    end();
   }
   void all_reduce_aside(void* data, int64_t n, DType dtype) override {
     nccl_.check(nccl_.all_reduce(data, data, static_cast<size_t>(n), nccl_type(dtype), NcclReduction::kSum, comm_,
                                  side_.fork()),
                 "ncclAllReduce");
   }
+  void reduce_scatter_aside(void* data, int64_t n, DType dtype) override {
+    void* own = static_cast<char*>(data) + rank() * n * size_of(dtype);
+    nccl_.check(nccl_.reduce_scatter(data, own, static_cast<size_t>(n), nccl_type(dtype), NcclReduction::kSum,
+                                     comm_, side_.fork()),
+                "ncclReduceScatter");
+  }
   void join_aside() override { side_.join(); }
   void reduce_scatter(const void* from, void* to, int64_t n, DType dtype, Reduction reduction) override {
-    const Stream stream = side_.fork();
+    const Stream stream = begin();
     nccl_.check(nccl_.reduce_scatter(from, to, static_cast<size_t>(n), nccl_type(dtype), nccl_reduction(reduction),
                                      comm_, stream),
                 "ncclReduceScatter");
-    side_.join();
+    end();
   }
   void all_gather(const void* from, void* to, int64_t n, DType dtype) override {
-    const Stream stream = side_.fork();
+    const Stream stream = begin();
     nccl_.check(nccl_.all_gather(from, to, static_cast<size_t>(n), nccl_type(dtype), comm_, stream),
                 "ncclAllGather");
-    side_.join();
+    end();
   }
   void all_to_all_rows(const void* from, std::span<const int64_t> send, void* to, std::span<const int64_t> receive,
                        int64_t row_bytes) override {
@@ -138,7 +145,7 @@ class OnDevices : public Communicator, public AsideReducer {
           "all_to_all_rows: wants counts of {} ranks, got {} and {}", size(), send.size(), receive.size());
     const auto* out = static_cast<const char*>(from);
     auto* in = static_cast<char*>(to);
-    const Stream stream = side_.fork();
+    const Stream stream = begin();
     nccl_.check(nccl_.group_start(), "ncclGroupStart");
     for (int r = 0; r < size(); ++r) {
       const auto i = static_cast<size_t>(r);
@@ -149,26 +156,41 @@ class OnDevices : public Communicator, public AsideReducer {
       out += sent, in += received;
     }
     nccl_.check(nccl_.group_end(), "ncclGroupEnd");
-    side_.join();
+    end();
   }
   void broadcast(void* data, int64_t bytes, int root) override {
     CHECK(root >= 0 && root < size(), "broadcast: wants a root below {}, got {}", size(), root);
-    const Stream stream = side_.fork();
+    const Stream stream = begin();
     nccl_.check(nccl_.broadcast(data, data, static_cast<size_t>(bytes), NcclType::kBytes, root, comm_, stream),
                 "ncclBroadcast");
-    side_.join();
+    end();
   }
   void barrier() override {
     backend_.synchronize();
     host_->barrier();
   }
+  void begin_group() override {
+    grouped_ = side_.fork();
+    nccl_.check(nccl_.group_start(), "ncclGroupStart");
+  }
+  void end_group() override {
+    nccl_.check(nccl_.group_end(), "ncclGroupEnd");
+    grouped_.reset();
+    side_.join();
+  }
 
  private:
+  Stream begin() { return grouped_ ? *grouped_ : side_.fork(); }
+  void end() {
+    if (!grouped_) side_.join();
+  }
+
   const Nccl& nccl_;
   Backend& backend_;
   SideStream side_;
   std::unique_ptr<Communicator> host_;
   NcclComm comm_ = nullptr;
+  std::optional<Stream> grouped_;  // within a group: the stream of its calls
 };
 #endif
 

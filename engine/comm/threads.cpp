@@ -177,6 +177,9 @@ class ThreadCommunicator : public Communicator, public AsideReducer {
   void all_reduce_aside(void* data, int64_t n, DType dtype) override {
     all_reduce(data, n, dtype, Reduction::kSum);
   }
+  void reduce_scatter_aside(void* data, int64_t n, DType dtype) override {
+    reduce_scatter(data, static_cast<char*>(data) + rank() * n * size_of(dtype), n, dtype, Reduction::kSum);
+  }
   void join_aside() override {}
 
   void barrier() override {

@@ -37,7 +37,17 @@ class Communicator {
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
   // Waits for this device and for all ranks.
   virtual void barrier() = 0;
+
+  // Calls between the two may travel together; nobody reads what they give before end_group(). See together().
+  virtual void begin_group() {}
+  virtual void end_group() {}
 };
+
+template <class F> void together(Communicator& ranks, F&& calls) {
+  ranks.begin_group();
+  calls();
+  ranks.end_group();  // not where one has failed: then the ranks are at an end
+}
 
 // One rank: what a Context has until it is given another. The backend must outlive it. engine/comm/local.cpp
 std::unique_ptr<Communicator> make_local_communicator(Backend& backend);

@@ -148,6 +148,7 @@ void Pretraining::log_losses(results::MetricsLog& log) {
 
 void Pretraining::evaluate(results::MetricsLog* log) {
   const auto begin = Clock::now();
+  trainer_.gather_weights();
   last_ = held_out_.measure(trainer_.model());
   if (!log) return;
   results::NamedValues values{{"accuracy", last_.accuracy}, {"loss", last_.loss}};
@@ -205,6 +206,7 @@ void Pretraining::run() {
         last_save = Clock::now();
       });
   }
+  trainer_.gather_weights();
   context_.synchronize();
   if (!evaluated) last_ = held_out_.measure(trainer_.model());
   context_.communicator().barrier();  // nobody leaves while another one's sums are under way

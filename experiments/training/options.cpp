@@ -128,7 +128,7 @@ const std::vector<Flag>& flags() {
       {"expert-parallel", &O::expert_parallel, kNone,
        "ranks over which each layer's experts are divided: tokens travel to them (docs/scaling.md)", train},
       {"shard-optimiser", &O::shard_optimiser, kNone,
-       "each rank keeps and updates its part of AdamW's moments; the bits are the same", train},
+       "each rank keeps and updates its part of AdamW's moments (docs/scaling.md)", train},
       {"rank-timeout", &O::rank_timeout, kNone, "seconds without an answer after which a rank counts as lost",
        train},
       {"checkpoint-seconds", &O::checkpoint_seconds, kNone, "time between checkpoints"},

@@ -70,9 +70,11 @@ void check_expert_parallel(const Options& o, int ranks) {
   if (ranks % parts != 0) fail_input("--expert-parallel: expected a divisor of {} ranks, got {}", ranks, parts);
   if (o.experts % parts != 0)
     fail_input("--expert-parallel: expected a divisor of --experts, {}, got {}", o.experts, parts);
-  if (o.device.starts_with("cuda"))
-    fail_input("--expert-parallel: expected --device cpu: rows travel by counts that the host must know, got {}",
-               o.device);
+  // There nobody may wait for counts: all ranks get the rows of all (engine/ops/ranks), and their sums have NCCL's order.
+  if (o.device.starts_with("cuda") && (exact(o) || parts != ranks))
+    fail_input("--expert-parallel: on GPUs expected {}, got {}",
+               exact(o) ? "--reduction fast" : fmt::format("all {} ranks in one group", ranks),
+               exact(o) ? o.reduction : std::to_string(parts));
   // A group is then a node of the tree, and a step's gradients are added over its ranks before anything else is.
   if (exact(o) && (!std::has_single_bit(static_cast<uint64_t>(parts)) || o.micro_batches > 1))
     fail_input(

@@ -187,6 +187,7 @@ void Sitting::log_losses(RunLog& log) {
 
 void Sitting::evaluate(RunLog* log, Evaluator& evaluator, const char* split) {
   const auto begin = Clock::now();
+  trainer_.gather_weights();
   const Measured m = evaluator.measure();
   if (log) log->add(results::EvalPoint{split, trainer_.done(), m.values, m.layers});
   now_.accuracy = m.values.get("accuracy");
@@ -273,6 +274,7 @@ RunOutcome Sitting::run() {
       });
   }
   evaluator.reset();
+  trainer_.gather_weights();
   const double training_seconds = seconds_since(begin_) - evaluation_seconds_;
   restore_best();
   const Measured test = measure_test();

@@ -7,14 +7,14 @@
 
 namespace glia {
 
-ElementRange low_range_of_layer(const ParameterSet& parameters, int layer) {
+ElementRange low_range_of_layer(const ParameterSet& parameters, int layer, bool complete) {
   const std::string prefix = fmt::format("encoder.layer.{}.", layer);
   ElementRange range{parameters.low_size(), 0};
   int64_t own = 0;
   for (const Parameter& p : parameters.all()) {
     if (!p.name.starts_with(prefix) || p.offset >= parameters.low_size() || p.frozen || p.expert_ranks > 1)
       continue;
-    if (!p.var.grad().defined()) return {};
+    if (complete && !p.var.grad().defined()) return {};
     const int64_t size = round_up(p.shape.numel(), ParameterSet::kAlign);
     range.begin = std::min(range.begin, p.offset), range.end = std::max(range.end, p.offset + size);
     own += size;
@@ -27,7 +27,9 @@ void TrainingStep::reduce_layer(int layer, AsideReducer& aside) {
   const ElementRange range = low_range_of_layer(parameters, layer);
   if (range.begin >= range.end) return;
   const Tensor part = parameters.low_gradients().rows(range.begin, range.end);
-  aside.all_reduce_aside(part.raw(), part.numel(), part.dtype());
+  if (optimiser_.scatters(range))
+    aside.reduce_scatter_aside(part.raw(), part.numel() / model_.context().communicator().size(), part.dtype());
+  else aside.all_reduce_aside(part.raw(), part.numel(), part.dtype());
   done_.push_back(range);
 }
 
@@ -36,12 +38,13 @@ Batch TrainingStep::with_reduction(Batch batch, AsideReducer& aside) {
   return batch;
 }
 
-// Of what the ranks of one group divide, each has the whole gradient of its own experts: it is gathered, not added.
+// Of what the ranks of one group divide, each has the whole gradient of its own experts, if nothing else reads their weights: it is
+// gathered, not added, or stays where it is, if the optimiser updates it there.
 void TrainingStep::gather_divided() {
   const ParameterSet& parameters = model_.parameters();
   for (const Parameter& p : parameters.all()) {
-    if (p.frozen || p.expert_ranks != model_.context().communicator().size()) continue;
-    gather_experts(parameters.gradient(p));
+    if (p.frozen || !p.owned || p.expert_ranks != model_.context().communicator().size()) continue;
+    if (!optimiser_.own(p)) gather_experts(parameters.gradient(p));
     done_.push_back({p.offset, p.offset + round_up(p.shape.numel(), ParameterSet::kAlign)});
   }
 }
@@ -56,6 +59,15 @@ void TrainingStep::reduce_rest() {
   // The table's rows may have the gradient of all ranks already (input_embedding).
   if (const Parameter* table = parameters.table(); table && optimiser_.rows_of_all_ranks())
     done_.push_back({table->offset, table->offset + round_up(table->shape.numel(), ParameterSet::kAlign)});
+  // Layers that backward did not come to.
+  for (const ElementRange& range : optimiser_.scattered()) {
+    if (std::ranges::any_of(done_, [&](const ElementRange& r) { return r.begin == range.begin; })) continue;
+    const Tensor part = parameters.low_gradients().rows(range.begin, range.end);
+    const int64_t each = part.numel() / ranks.size();
+    ranks.reduce_scatter(part.raw(), part.rows(ranks.rank() * each, (ranks.rank() + 1) * each).raw(), each,
+                         part.dtype(), Reduction::kSum);
+    done_.push_back(range);
+  }
   std::ranges::sort(done_, {}, &ElementRange::begin);
   // What of elements [first, end), which `flat` holds, nobody has reduced.
   const auto reduce_between = [&](const Tensor& flat, int64_t first, int64_t end) {

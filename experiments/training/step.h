@@ -21,12 +21,9 @@ struct StepPart {
   bool last() const { return index + 1 == count; }
 };
 
-// Elements of a flat buffer.
-struct ElementRange {
-  int64_t begin = 0, end = 0;
-};
-// Where all bfloat16 gradients of one layer's parameters lie, if nothing else lies between them and all have a gradient; else empty.
-ElementRange low_range_of_layer(const ParameterSet& parameters, int layer);
+// Where all bfloat16 gradients of one layer's parameters lie, but for experts that ranks divide, if nothing else lies between them;
+// else empty. `complete`: and if all have a gradient now.
+ElementRange low_range_of_layer(const ParameterSet& parameters, int layer, bool complete = true);
 
 class TrainingStep {
  public:

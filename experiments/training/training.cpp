@@ -136,6 +136,22 @@ bool rows_may_wait(const Options& o, const TrainingPlan& plan, Context& context)
          (context.communicator().size() == 1 || plan.feed.masking.rate == 0);
 }
 
+// Exact sums give each rank all gradients, so that their norm has the bits of one rank's. Of several groups of divided experts the
+// gradients are summed.
+AdamWSharing sharing_of(const Options& o, const Model& model) {
+  const bool fast = o.reduction != "exact";
+  AdamWSharing sharing{o.shard_optimiser,
+                       fast && o.expert_parallel > 1 && o.expert_parallel == model.context().communicator().size(),
+                       fast && o.shard_optimiser,
+                       {}};
+  for (int layer = 0; layer < model.config().bert.layers; ++layer) {
+    const ElementRange range = low_range_of_layer(model.parameters(), layer, false);
+    for (const int64_t cut : {range.begin, range.end})
+      if (cut > 0) sharing.cuts.push_back(cut);
+  }
+  return sharing;
+}
+
 // Where rows wait, or would, every rank computes the table's gradient of all of them.
 BatchFeed feed_of_rank(const Options& o, const TrainingPlan& plan, Context& context, const AdamW& optimiser) {
   const Communicator& ranks = context.communicator();
@@ -206,7 +222,7 @@ Trainer::Trainer(Context& context, const TrainingPlan& plan, const Options& opti
       total_(plan.steps),
       model_(context, plan.model, seed),
       optimiser_(model_.parameters(), plan.optimiser, rows_may_wait(options, plan, context),
-                 options.shard_optimiser),
+                 sharing_of(options, model_)),
       step_(model_, optimiser_),
       feed_(feed_of_rank(options, plan, context, optimiser_)),
       buffer_(context, feed_.tokens, feed_.sequences, feed_.longest, feed_.padded, feed_.vocabulary, feed_.masking,
@@ -306,7 +322,10 @@ void Trainer::checkpoint(bool due, const std::function<void()>& save) {
     Tensor said = full(context_, {1}, due ? 1 : 0, DType::kInt32);
     ranks.broadcast(said.raw(), size_of(DType::kInt32), 0);
     due = said.to_vector<int32_t>()[0] != 0;
-    if (due) optimiser_.gather();
+    if (due) {
+      optimiser_.gather();
+      gather_weights();
+    }
   }
   if (due && ranks.rank() == 0) save();
   optimiser_.release();

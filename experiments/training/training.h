@@ -92,6 +92,9 @@ class Trainer {
   // Calls save() in the first rank if that one finds it due. For moments that ranks share out all must call it, and wait: they
   // are whole in save().
   void checkpoint(bool due, const std::function<void()>& save);
+  // All of the model's weights in every rank, where experts are each rank's own: before anybody reads them outside of step(). To be
+  // called by all.
+  void gather_weights() { optimiser_.gather_weights(); }
   // The losses of the steps since the last call (at most log_every of them). Waits for the device.
   std::vector<StepLosses> read_losses();
 

@@ -34,25 +34,37 @@ bool divided(const Experts& experts, Context& context) {
   return experts.up_weight->expert_ranks > 1 && context.communicator().size() > 1;
 }
 
+DividedExperts parts_of(const Experts& experts) {
+  const std::array<const Parameter*, 4> all = {experts.up_weight, experts.up_bias, experts.down_weight,
+                                               experts.down_bias};
+  DividedExperts d{{}, {}, all[0]->expert_ranks, all[0]->owned};
+  for (size_t i = 0; i < all.size(); ++i) {
+    d.weights[i] = all[i]->var;
+    if (!all[i]->frozen) d.gradients[i] = experts.set->gradient(*all[i]);
+  }
+  return d;
+}
+
 }  // namespace
 
 Var expert_rows(const Experts& experts, const Var& rows, const Tensor& offsets) {
-  const std::array<const Parameter*, 4> all = {experts.up_weight, experts.up_bias, experts.down_weight,
-                                               experts.down_bias};
   if (!divided(experts, rows.context()))
-    return expert_ffn(rows, all[0]->var, all[1]->var, all[2]->var, all[3]->var, offsets);
-  DividedExperts d{{}, {}, all[0]->expert_ranks};
-  for (size_t i = 0; i < all.size(); ++i) {
-    d.weights[i] = all[i]->var;
-    d.gradients[i] = all[i]->frozen ? all[i]->var.dtype() : experts.set->gradient(*all[i]).dtype();
-  }
-  return expert_ffn_over_ranks(rows, d, offsets);
+    return expert_ffn(rows, experts.up_weight->var, experts.up_bias->var, experts.down_weight->var,
+                      experts.down_bias->var, offsets);
+  if (!rows.context().device().is_cpu())
+    fail_input(
+        "--expert-parallel: expected --device cpu for a router or a loss that reads what experts say, since a GPU's rows do "
+        "not come back one by one, got {}",
+        rows.context().device().str());
+  return expert_ffn_over_ranks(rows, parts_of(experts), offsets);
 }
 
 Var run_experts(const Experts& experts, const Var& x, const Choice& choice) {
+  const bool over_ranks = divided(experts, x.context());
+  if (over_ranks && !x.context().device().is_cpu())
+    return expert_layer_over_ranks(x, choice.gates, choice.experts, choice.capacity, parts_of(experts));
   const Dispatch d = dispatch_of(experts, x, choice);
-  if (divided(experts, x.context()))
-    return combine_rows(expert_rows(experts, dispatch_rows(x, d), d.offsets), choice.gates, d);
+  if (over_ranks) return combine_rows(expert_rows(experts, dispatch_rows(x, d), d.offsets), choice.gates, d);
   return expert_layer(x, choice.gates, d, experts.up_weight->var, experts.up_bias->var, experts.down_weight->var,
                       experts.down_bias->var);
 }

@@ -9,6 +9,7 @@
 #include "engine/ops/moe/top_k_route.h"
 #include "engine/ops/products/feed_forward.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/experts_over_ranks.h"
 #include "engine/ops/rows/reduce.h"
 #include "tests/cases/op_cases.h"
 
@@ -209,9 +210,10 @@ void add_moe(std::vector<OpCase>& cases) {
     };
     cases.push_back(row);
   }
-  const auto dispatch = [](Context& c, int64_t alignment) {
-    return make_dispatch(from_vector<int32_t>(c, {0, 2, 2, 0, 3, 0, 2, 3, -1, -1}, {5, 2}), 4, alignment);
+  const auto some_choices = [](Context& c) {
+    return from_vector<int32_t>(c, {0, 2, 2, 0, 3, 0, 2, 3, -1, -1}, {5, 2});
   };
+  const auto dispatch = [=](Context& c, int64_t alignment) { return make_dispatch(some_choices(c), 4, alignment); };
   cases.push_back({"dispatch_rows", {{{5, 6}}}, [=](Context& c, const Vars& x) {
                      return dispatch_rows(x[0], dispatch(c, 1));
                    }});
@@ -230,6 +232,15 @@ void add_moe(std::vector<OpCase>& cases) {
        [=](Context& c, const Vars& x) {
          const Var gates = cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
          return expert_layer(x[0], gates, dispatch(c, expert_alignment(c, x[0].dtype())), x[2], x[3], x[4], x[5]);
+       },
+       false});
+  // Of one rank: what is sent is copied.
+  cases.push_back(
+      {"expert_layer_over_ranks",
+       {{{5, 8}}, {{5, 2}}, {{4, 16, 8}}, {{4, 16}}, {{4, 8, 16}}, {{4, 8}}},
+       [=](Context& c, const Vars& x) {
+         const Var gates = cast(x[1], x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32);
+         return expert_layer_over_ranks(x[0], gates, some_choices(c), 0, {{x[2], x[3], x[4], x[5]}, {}, 1});
        },
        false});
   cases.push_back({"expert_ffn",

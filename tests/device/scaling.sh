@@ -23,15 +23,15 @@ on() {
   CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:0:n}") check "$@"
 }
 many=(--experts 64 --config softmax-moe)
-# A CPU's experts may be divided; a GPU's moments are shared out.
-divided() { if [ "$device" = cpu ]; then echo --expert-parallel "$1"; else echo --shard-optimiser; fi; }
 for n in "${counts[@]:1}"; do
   check "$n ranks: masked LM" scaling "masked LM, dense" "$n" --pretraining "${pretraining[@]}" --config dense --synthetic-rows 20000
   check "$n ranks: AHR" scaling "AHR, 8 experts" "$n" "${paper[@]}" --config astrocyte-hierarchical
   check "$n ranks: 64 experts" scaling "64 experts" "$n" "${paper[@]}" "${many[@]}"
-  # shellcheck disable=SC2046
-  check "$n ranks: 64 experts$(printf ' %s' $(divided "$n"))" scaling "64 experts$(printf ' %s' $(divided "$n"))" "$n" \
-    "${paper[@]}" "${many[@]}" $(divided "$n")
+  for how in --shard-optimiser "--expert-parallel=$n"; do
+    check "$n ranks: 64 experts $how" scaling "64 experts $how" "$n" "${paper[@]}" "${many[@]}" "$how"
+  done
+  check "$n ranks: AHR --expert-parallel=$n" scaling "AHR --expert-parallel=$n" "$n" "${paper[@]}" --config astrocyte-hierarchical \
+    "--expert-parallel=$n"
   check "$n ranks: PyTorch DDP" peer "PyTorch DDP" "$n" --workloads pretraining,ahr
 done
 

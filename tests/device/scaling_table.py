@@ -2,7 +2,7 @@
 """Prints what tests/device/several_gpus.sh measured into a folder, ours and PyTorch's, and beside ours what the cost model of
 docs/scaling.md says by the step of one rank:
 
-  step(R) = C + (2 (R − 1) / R (low / L + rest) + (R − 1) words) / B + 2 (L + 6) l log2 R + c 2 (R − 1) / R low (1 − 1 / L) / B
+  step(R) = C + (2 (R − 1) / R (low / L + rest) + (R − 1) (words + rows)) / B + 2 (L + 6) l log2 R + c 2 (R − 1) / R low (1 − 1 / L) / B
 
 C: the step of one rank. low: bytes of gradients that are summed beside backward, but for the last of L layers; c: the part of that
 time which compute loses to it. rest: bytes that are summed behind it. words: bytes of tokens' gradients that each rank sends to all.
@@ -19,12 +19,14 @@ LINK, LATENCY, LOST, LAYERS, MIB = 300e9, 5e-6, 0.25, 4, 2.0**20  # B in bytes/s
 WORKLOADS = {"pretraining": "masked LM, dense", "dense": "classifier, dense", "ahr": "AHR, 8 experts"}
 
 
-def predicted_ms(one_ms: float, ranks: int, low: float, rest: float, words: float, gathered: float = 0) -> float:
-    """low, rest, words, gathered (parts of weights, behind the update) in MiB."""
+def predicted_ms(one_ms: float, ranks: int, low: float, rest: float, words: float, gathered: float = 0, rows: float = 0) -> float:
+    """low, rest, words, gathered (parts of weights, behind the update), rows (to experts and back, seven calls a layer) in MiB."""
     if ranks == 1:
         return one_ms
     ring = 2 * (ranks - 1) / ranks
-    behind = ring * (low / LAYERS + rest) + (ranks - 1) * words + ring / 2 * gathered
+    behind = ring * (low / LAYERS + rest) + (ranks - 1) * (words + rows) + ring / 2 * gathered
+    if rows:
+        one_ms += 1e3 * 4 * LAYERS * LATENCY * math.log2(ranks)
     beside = ring * low * (1 - 1 / LAYERS)
     return one_ms + 1e3 * ((behind + LOST * beside) * MIB / LINK + 2 * (LAYERS + 6) * LATENCY * math.log2(ranks))
 
@@ -39,7 +41,7 @@ def rows_of(folder: str):
         one, *several = json.loads(text)["runs"]
         yield name, "", one, None
         for r in several:
-            sent = [r[k] for k in ("low_mib", "rest_mib", "words_mib", "gathered_mib")]
+            sent = [r[k] for k in ("low_mib", "rest_mib", "words_mib", "gathered_mib", "rows_mib")]
             # The model is of links between GPUs.
             yield name, "", r, predicted_ms(one["step_ms"], r["ranks"], *sent) if "NCCL" in r["what"] else None
 
@@ -59,16 +61,18 @@ def print_measured(folder: str) -> None:
 
 def print_predicted() -> None:
     """Of one GPU's steps as BENCHMARKS.md has them, with the bytes of the paper's encoder (30,522 words)."""
-    cases = [("masked LM, dense, 65,536 places a GPU", 14.31, 24, 62, 0, 0), ("AHR, 8 experts, 192 sequences a GPU", 4.05, 138, 2, 10, 0),
-             ("64 experts, 192 sequences a GPU", 9.0, 1032, 4, 10, 0),
-             ("64 experts, moments shared out", 9.0, 1032, 4, 10, 2130)]
+    # The last two: bytes of weights that are gathered, and float32 ones whose update is shared out or divided.
+    cases = [("masked LM, dense, 65,536 places a GPU", 11.95, 24, 62, 0, 0, 0, 0), ("AHR, 8 experts, 192 sequences a GPU", 3.76, 138, 2, 10, 0, 0, 0),
+             ("AHR, moments shared out", 3.76, 69, 62, 0, 200, 0, 340), ("AHR, experts divided", 3.76, 10, 2, 10, 0, 124, 256),
+             ("64 experts, 192 sequences a GPU", 9.41, 1032, 4, 10, 0, 0, 0), ("64 experts, moments shared out", 9.41, 516, 64, 0, 1094, 0, 2130),
+             ("64 experts, divided", 9.41, 10, 4, 10, 0, 124, 2048)]
     print(f"{'what':<40}" + "".join(f"{n:>16}" for n in ("1 GPU", "2", "4", "8")))
-    for name, one, low, rest, words, gathered in cases:
+    for name, one, low, rest, words, gathered, rows, updated in cases:
         steps = []
         for n in (1, 2, 4, 8):
             # A rank that updates its part alone saves the rest of AdamW's 26 bytes a weight, at 3 TB/s.
-            saved = 1e3 * 26 * gathered * MIB / 4 / 3e12 * (1 - 1 / n) if gathered else 0
-            steps.append(predicted_ms(one, n, low, rest, words, gathered) - saved)
+            saved = 1e3 * 26 * updated * MIB / 4 / 3e12 * (1 - 1 / n)
+            steps.append(predicted_ms(one, n, low, rest, words, gathered, rows) - saved)
         print(f"{name:<40}" + "".join(f"{s:>8.2f} {100 * one / s:>5.1f} %" for s in steps))
 
 

@@ -145,6 +145,43 @@ TEST_CASE("adamw: gradients of two dtypes, bfloat16 for the first elements, agre
     }
 }
 
+TEST_CASE("adamw: a norm that was taken range by range is that of all") {
+  constexpr int64_t n = 64 * 1200;
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32})
+    for (const int64_t split : {int64_t{0}, int64_t{64 * 517}, n}) {
+      Context context(test_device());
+      AdamWBuffers b;
+      b.p = random_normal(context, {n}, 1, 3, purpose::kTest, 50, dtype);
+      b.m = zeros_like(b.p), b.v = zeros_like(b.p);
+      b.partial = zeros(context, {norm_chunks(split) + norm_chunks(n - split)}, DType::kFloat64);
+      b.factors = zeros(context, {adamw_factor::kCount}, DType::kFloat64);
+      b.ticket = zeros(context, {1}, DType::kInt32);
+      if (split) b.low = random_normal(context, {split}, 1, 4, purpose::kTest, 1, DType::kBFloat16);
+      b.g = random_normal(context, {n - split}, 1, 5, purpose::kTest, 1, dtype);
+      adamw_step(b, {});
+      const double norm = values(b.factors)[adamw_factor::kNorm];
+      // More ranges than one launch takes, in two parts: every third is in the first, one is long, some are empty.
+      std::vector<AdamWSpan> parts[2];
+      int64_t at = 0;
+      for (int i = 0; i < 230; ++i) {
+        const int64_t end = i == 100 ? at + 64 * 300 : std::min(n, at + 64 * (i % 5));
+        parts[i % 3 > 0].push_back({at, end, 0});
+        at = end;
+      }
+      parts[1].push_back({at, n, 0});
+      b.squares = zeros(context, {1}, DType::kFloat64);
+      adamw_squares(b, parts[0]);
+      EXPECT(values(b.squares)[0] < 0.5 * norm * norm);
+      adamw_squares(b, parts[1]);
+      EXPECT(std::abs(std::sqrt(values(b.squares)[0]) - norm) < 1e-12 * norm);
+      const std::vector<double> first = values(b.factors);
+      adamw_step(b, {});
+      EXPECT(largest_difference(values(b.factors), first) < 1e-12 * norm);
+      parts[1].back().begin -= 8;
+      EXPECT(contains(error_of([&] { adamw_squares(b, parts[1]); }), "multiples of 64"));
+    }
+}
+
 TEST_CASE("adamw: bfloat16 gradients of the wrong dtype or size are errors") {
   Context context(test_device());
   AdamWBuffers b;

@@ -51,6 +51,7 @@ inline Trained train_on(Context& context, const Options& o, const char* config, 
   Trained t;
   for (int64_t i = 0; i < steps; ++i) trainer.step();
   for (const StepLosses& l : trainer.read_losses()) t.losses.push_back(l.loss);
+  trainer.gather_weights();
   t.weights = values(trainer.model().parameters().values());
   const Measured m = Evaluator(trainer.model(), data.test, o, data.vocabulary()).measure();
   t.evaluation = {m.values.get("accuracy"), m.values.get("loss")};

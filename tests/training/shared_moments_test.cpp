@@ -8,6 +8,7 @@
 namespace glia::test {
 namespace {
 
+// But for gradients in bfloat16, of which each rank has a part: their norm is a sum of the ranks' sums.
 TEST_CASE("shared moments: steps have the bits of moments that every rank has") {
   const std::vector<std::vector<const char*>> ways = {
       {},
@@ -27,6 +28,10 @@ TEST_CASE("shared moments: steps have the bits of moments that every rank has") 
         const Trained whole = train_over(o, config, 4, ranks, 1);
         o.shard_optimiser = true;
         const Trained parts = train_over(o, config, 4, ranks, 1);
+        if (o.gradients == "bfloat16") {
+          EXPECT(apart(whole, parts) < 1e-6);
+          continue;
+        }
         EXPECT(parts.losses == whole.losses);
         EXPECT(parts.weights == whole.weights);
         EXPECT(parts.evaluation == whole.evaluation);
@@ -34,10 +39,50 @@ TEST_CASE("shared moments: steps have the bits of moments that every rank has") 
     }
 }
 
+// Of every step a log has the norm: that of all gradients, whoever has summed which part of them.
+TEST_CASE("shared moments: the norm is that of all gradients") {
+  const auto norms = [](const std::vector<const char*>& flags) {
+    const Options o = options_of(flags);
+    const Dataset data = load_data(o);
+    std::vector<std::vector<double>> all(2);
+    run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
+      std::vector<double>& own = all[static_cast<size_t>(communicator->rank())];
+      Context context(Device::cpu(), 42);
+      set_ranks(context, std::move(communicator));
+      Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);
+      for (int i = 0; i < 3; ++i) trainer.step(), own.push_back(trainer.optimiser().report().gradient_norm);
+    });
+    EXPECT(all[0] == all[1]);
+    return all[0];
+  };
+  const std::vector<const char*> low = {"--precision=bfloat16", "--gradients=bfloat16", "--clip=0.1"};
+  const auto with = [&](std::vector<const char*> more) {
+    more.insert(more.begin(), low.begin(), low.end());
+    return norms(more);
+  };
+  const std::vector<double> whole = with({});
+  for (const auto& way : std::vector<std::vector<const char*>>{{"--shard-optimiser"},
+                                                               {"--expert-parallel=2"},
+                                                               {"--shard-optimiser", "--expert-parallel=2"},
+                                                               {"--shard-optimiser", "--micro-batches=2"},
+                                                               {"--shard-optimiser", "--coupling-loss=1e-9"}}) {
+    const std::vector<double> parts = with(way);
+    for (size_t i = 0; i < whole.size(); ++i) {
+      INFO(way[0], " ", i, " ", whole[i], " ", parts[i]);
+      EXPECT(std::abs(parts[i] - whole[i]) < 1e-2 * whole[i]);
+    }
+  }
+}
+
 TEST_CASE("shared moments: exact sums have the same bits in 1 and 3 processes") {
-  const Options o = options_of({"--shard-optimiser", "--reduction=exact", "--chunks=4"});
-  const Trained one = train_over(o, "astrocyte-hierarchical", 3, 4, 1);
-  EXPECT(train_over(o, "astrocyte-hierarchical", 3, 4, 3).weights == one.weights);
+  for (const char* gradients : {"--gradients=float32", "--gradients=bfloat16"}) {
+    Options o =
+        options_of({"--shard-optimiser", "--precision=bfloat16", gradients, "--reduction=exact", "--chunks=4"});
+    const Trained one = train_over(o, "astrocyte-hierarchical", 3, 4, 1);
+    EXPECT(train_over(o, "astrocyte-hierarchical", 3, 4, 3).weights == one.weights);
+    o.shard_optimiser = false;
+    EXPECT(train_over(o, "astrocyte-hierarchical", 3, 4, 1).weights == one.weights);
+  }
 }
 
 TEST_CASE("shared moments: a checkpoint has the bytes of whole moments, and any number of ranks goes on from it") {
@@ -70,7 +115,7 @@ TEST_CASE("shared moments: whoever reads them without having gathered them is to
     ParameterSet parameters;
     parameters.add("w", {100, 3}, Init::normal(1), true);
     parameters.materialise(context, 1);
-    AdamW optimiser(parameters, {}, false, true);
+    AdamW optimiser(parameters, {}, false, {.moments = true});
     EXPECT(contains(error_of([&] { optimiser.m(); }), "are to be gathered before"));
     optimiser.gather();
     EXPECT(optimiser.m().numel() == parameters.trained_size());

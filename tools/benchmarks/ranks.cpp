@@ -24,10 +24,11 @@ using Json = nlohmann::ordered_json;
 // What is trained by so many ranks, with as much for each as one has.
 using PlanOf = std::function<TrainingPlan(int64_t ranks)>;
 
-// What a rank sends each step, in MiB: gradients that are summed beside backward, and behind it; gradients of its tokens' words,
-// to every other rank; updated weights.
+// What a rank sends each step, in MiB: gradients that are summed beside backward (half of those that are summed part by part, which
+// send half as much), and behind it; gradients of its tokens' words, to every other rank; updated weights; rows to other ranks' experts
+// and back, forward and backward, likewise to every other rank.
 struct Sent {
-  double low = 0, rest = 0, words = 0, gathered = 0;
+  double low = 0, rest = 0, words = 0, gathered = 0, rows = 0;
 };
 Sent sent_by(Trainer& trainer, const TrainingPlan& plan, int64_t ranks) {
   const ParameterSet& p = trainer.model().parameters();
@@ -36,9 +37,20 @@ Sent sent_by(Trainer& trainer, const TrainingPlan& plan, int64_t ranks) {
   const auto bytes = [&](int64_t n, DType dtype) { return static_cast<double>(n * size_of(dtype)) / mib; };
   const DType type = p.values().dtype();
   const int64_t words = optimiser.rows_of_all_ranks() ? p.table()->shape.numel() : 0;
-  return {bytes(p.low_size(), DType::kBFloat16), bytes(p.trained_size() - p.low_size() - words, type),
-          words > 0 ? bytes(plan.feed.tokens / ranks * p.table()->shape[1], plan.model.compute) : 0,
-          optimiser.shared_out() ? bytes(p.trained_size(), type) : 0};
+  const int64_t tokens = plan.feed.tokens / ranks, hidden = plan.model.bert.hidden;
+  int64_t low = p.low_size(), rest = p.trained_size() - p.low_size() - words;
+  bool divided = false;
+  for (const Parameter& e : p.all()) {
+    if (!optimiser.own(e)) continue;
+    (e.offset < p.low_size() ? low : rest) -= e.shape.numel();
+    divided = true;
+  }
+  for (const ElementRange& range : optimiser.scattered()) low -= (range.end - range.begin) / 2;
+  const int64_t layers = plan.model.bert.layers - (plan.model.last_layer_cls_only ? 1 : 0);
+  return {bytes(low, DType::kBFloat16), bytes(rest, type),
+          words > 0 ? bytes(tokens * hidden, plan.model.compute) : 0,
+          static_cast<double>(optimiser.gathered_bytes()) / mib,
+          divided ? bytes(4 * layers * tokens * hidden, plan.model.compute) : 0};
 }
 
 struct Speed {
@@ -97,7 +109,8 @@ int run(const BenchCommand& bench, const Options& o, const RunModel& model, cons
                             {"low_mib", s.sent.low},
                             {"rest_mib", s.sent.rest},
                             {"words_mib", s.sent.words},
-                            {"gathered_mib", s.sent.gathered}});
+                            {"gathered_mib", s.sent.gathered},
+                            {"rows_mib", s.sent.rows}});
   }
   json["model"] = model.name, json["vocabulary"] = plan_of(1).model.bert.vocabulary,
   json["commit"] = build_commit();

@@ -141,6 +141,7 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
     const RandomKey key = context.random_key(purpose::kMoments);
     double *partial = b.partial.data<double>(), *factors = b.factors.data<double>();
+    const double* squares = data_or_null<double>(b.squares);
     const AdamWGradients<T> g{data_or_null<bfloat16>(b.low),
                               split,
                               data_or_null<T>(b.g),
@@ -152,19 +153,55 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
     on_device(
         context, "adamw",
         [&] {
-          cpu::adamw_norm(o, context.step_pointer(), g, rows);
+          if (squares) cpu::adamw_factors(o, context.step_pointer(), squares, factors);
+          else cpu::adamw_norm(o, context.step_pointer(), g, rows);
           for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
             cpu::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched);
           });
         },
         [&](auto& cuda) {
-          cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
+          if (squares) cuda::adamw_factors(o, context.step_pointer(), squares, factors, cuda.stream);
+          else cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
           for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
             cuda::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched,
                                      cuda.stream);
           });
         });
   });
+}
+
+void adamw_squares(const AdamWBuffers& b, std::span<const AdamWSpan> ranges) {
+  CHECK(b.squares.defined() && b.squares.dtype() == DType::kFloat64 && b.squares.numel() == 1 && b.rows.count == 0,
+        "adamw: wants a float64 sum of squares, and no waiting rows");
+  const int64_t split = low_end(b), all = b.p.numel();
+  double *sum = b.squares.data<double>(), *partial = b.partial.data<double>();
+  const auto add = [&]<class G>(const Tensor& g, int64_t first, int64_t end, TypeTag<G>) {
+    AdamWRanges some;
+    const auto flush = [&] {
+      if (some.count == 0) return;
+      on_device(
+          b.p.context(), "adamw/squares", [&] { cpu::adamw_squares(g.data<G>(), some, sum); },
+          [&](auto& cuda) {
+            cuda::adamw_squares(g.data<G>(), some, partial, b.partial.numel(), sum, cuda.stream);
+          });
+      some.count = 0;
+    };
+    for (const AdamWSpan& range : ranges) {
+      CHECK(range.begin % 64 == 0 && range.end % 64 == 0 && range.end <= all,
+            "adamw: wants ranges in multiples of 64 up to {}, got [{}, {})", all, range.begin, range.end);
+      const AdamWSpan s = cut(range, first, end);
+      if (s.begin == s.end) continue;
+      const int i = some.count++;
+      some.begin[i] = s.begin - first, some.end[i] = s.end - first;
+      if (i == 0) some.chunks[0] = 0;
+      some.chunks[i + 1] = some.chunks[i] + norm_chunks(s.end - s.begin);
+      if (some.count == AdamWRanges::kMost) flush();
+    }
+    flush();
+  };
+  if (split > 0) add(b.low, 0, split, TypeTag<bfloat16>{});
+  if (b.p.dtype() == DType::kFloat64) add(b.g, split, all, TypeTag<double>{});
+  else add(b.g, split, all, TypeTag<float>{});
 }
 
 void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder& order) {
@@ -298,6 +335,25 @@ void catch_up_row(const AdamWOptions& o, const RandomKey& key, const AdamWSegmen
 }
 
 }  // namespace
+
+template <class G> void adamw_squares(const G* g, const AdamWRanges& ranges, double* sum) {
+  std::vector<double> partial(static_cast<size_t>(ranges.chunks[ranges.count]));
+  for (int i = 0; i < ranges.count; ++i)
+    parallel_for(ranges.end[i] - ranges.begin[i], kNormChunk, [&](int64_t begin, int64_t end) {
+      double lanes[kLanes] = {};
+      add_squares(g, ranges.begin[i] + begin, ranges.begin[i] + end, lanes);
+      partial[static_cast<size_t>(ranges.chunks[i] + begin / kNormChunk)] = total(lanes);
+    });
+  for (const double p : partial) *sum += p;
+}
+template void adamw_squares(const bfloat16*, const AdamWRanges&, double*);
+template void adamw_squares(const float*, const AdamWRanges&, double*);
+template void adamw_squares(const double*, const AdamWRanges&, double*);
+
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* squared_norm, double* factors) {
+  adamw_corrections(o, *step, factors);
+  adamw_clip(o, *squared_norm, factors);
+}
 
 template <class T>
 void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g,

@@ -281,7 +281,51 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
+// As norm_kernel's sums: blocks take chunks in turns, and a second launch adds theirs in order.
+template <class G>
+__global__ void __launch_bounds__(kThreads) squares_kernel(const G* g, AdamWRanges ranges, double* partial) {
+  __shared__ double shared[32];
+  double sum = 0;
+  int i = 0;
+  for (int64_t c = blockIdx.x; c < ranges.chunks[ranges.count]; c += gridDim.x) {
+    while (c >= ranges.chunks[i + 1]) ++i;
+    const int64_t begin = ranges.begin[i] + (c - ranges.chunks[i]) * kNormChunk;
+    sum = squares(sum, g, begin, min(ranges.end[i], begin + kNormChunk), [](int64_t) { return 1u; });
+  }
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads) add_partial_kernel(const double* partial, int n, double* total) {
+  __shared__ double shared[32];
+  double sum = 0;
+  for (int i = threadIdx.x; i < n; i += kThreads) sum += partial[i];
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) *total += sum;
+}
+
+__global__ void factors_kernel(AdamWOptions o, const uint32_t* step, const double* squared_norm, double* factors) {
+  adamw_corrections(o, *step, factors);
+  adamw_clip(o, *squared_norm, factors);
+}
+
 }  // namespace
+
+template <class G>
+void adamw_squares(const G* g, const AdamWRanges& ranges, double* partial, int64_t room, double* sum,
+                   Stream stream) {
+  const int blocks = static_cast<int>(std::min<int64_t>({ranges.chunks[ranges.count], kNormBlocks, room}));
+  launch("adamw_squares", squares_kernel<G>, {blocks, kThreads}, stream, g, ranges, partial);
+  launch("adamw_squares", add_partial_kernel, {1, kThreads}, stream, partial, blocks, sum);
+}
+template void adamw_squares(const bfloat16*, const AdamWRanges&, double*, int64_t, double*, Stream);
+template void adamw_squares(const float*, const AdamWRanges&, double*, int64_t, double*, Stream);
+template void adamw_squares(const double*, const AdamWRanges&, double*, int64_t, double*, Stream);
+
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* squared_norm, double* factors,
+                   Stream stream) {
+  launch("adamw_factors", factors_kernel, {1, 1}, stream, o, step, squared_norm, factors);
+}
 
 template <class T>
 void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows,

@@ -1,5 +1,6 @@
 // One AdamW step over flat buffers, with clipping by the global norm; nothing waits for the device.
 #pragma once
+#include <span>
 #include <vector>
 
 #include "engine/ops/optimiser/adamw_kernels.h"
@@ -44,6 +45,8 @@ struct AdamWBuffers {
   // What is updated here, where several ranks share it out: one behind the other, and no row waits. Empty: everything. The norm
   // is that of all gradients either way, so that a span has the bits that it has among the whole.
   std::vector<AdamWSpan> spans;
+  // float64 [1], or undefined: the squared norm where whoever divides the gradients has taken it, with adamw_squares().
+  Tensor squares;
 };
 
 inline int64_t norm_chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk; }
@@ -54,6 +57,8 @@ inline int64_t norm_chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk
 // read. A touched row's gradient must stay where it is until the row is up to date. Undefined: all rows have one,
 // and none waits.
 void adamw_step(const AdamWBuffers& b, const AdamWOptions& options, const Tensor& touched = {});
+// b.squares += the squares of the gradients of elements [begin, end) of each range, multiples of 64.
+void adamw_squares(const AdamWBuffers& b, std::span<const AdamWSpan> ranges);
 // Brings the rows of `order` up to date, or all rows where it is undefined.
 void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& options, const RowOrder& order);
 

@@ -190,7 +190,19 @@ template <class T> struct AdamWGradients {
   uint32_t* ticket;  // 0 before and after
 };
 
+// Elements [begin, end) of a flat gradient, multiples of 64, in chunks of kNormChunk: those of range i are chunks
+// [chunks[i], chunks[i + 1]).
+struct AdamWRanges {
+  static constexpr int kMost = 64;
+  int count = 0;
+  int64_t begin[kMost], end[kMost], chunks[kMost + 1];
+};
+
 namespace cpu {
+// sum [1] += the squares of g's ranges.
+template <class G> void adamw_squares(const G* g, const AdamWRanges& ranges, double* sum);
+// factors = those of this step, from the squared norm [1].
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* squared_norm, double* factors);
 // factors and history = those of this step, from partial sums of squares; marks the gradients of touched rows;
 // clock += 1.
 template <class T>
@@ -209,6 +221,11 @@ void adamw_catch_up(const AdamWOptions& o, const RandomKey& key, const AdamWSegm
 }  // namespace cpu
 
 namespace cuda {
+// partial: scratch for `room` sums.
+template <class G>
+void adamw_squares(const G* g, const AdamWRanges& ranges, double* partial, int64_t room, double* sum, Stream stream);
+void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* squared_norm, double* factors,
+                   Stream stream);
 template <class T>
 void adamw_norm(const AdamWOptions& o, const uint32_t* step, const AdamWGradients<T>& g, const WaitingRows<T>& rows,
                 Stream stream);

@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "engine/ops/moe/moe.h"
+#include "engine/ops/ranks/own_experts_kernels.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 
 namespace glia {
 namespace {
@@ -91,7 +93,7 @@ Sender compute(const Tensor& rows, int64_t begin, int64_t end, bool wants_x, con
   s.x = leaf(rows.rows(begin, end), grad && wants_x, rows.dtype());
   for (size_t i = 0; i < 4; ++i) {
     const Var& w = experts.weights[i];
-    s.weights[i] = leaf(w.value().rows(g.begin(), g.end()), grad && w.requires_grad(), experts.gradients[i]);
+    s.weights[i] = leaf(w.value().rows(g.begin(), g.end()), grad && w.requires_grad(), experts.gradient_dtype(i));
     if (w.copy().defined()) s.weights[i].set_copy(w.copy().rows(g.begin(), g.end()));
   }
   s.y = expert_ffn(s.x, s.weights[0], s.weights[1], s.weights[2], s.weights[3], offsets);
@@ -159,6 +161,95 @@ Var expert_ffn_over_ranks(const Var& x, const DividedExperts& experts, const Ten
                   }
                 });
 }
+
+namespace {
+
+// Of the choices of all ranks this rank's, counted from its first expert; −1 for the others'.
+Tensor own_choices(const Tensor& experts, const Group& g) {
+  const Tensor own = empty_like(experts);
+  const OwnExperts k{experts.numel(), static_cast<int32_t>(g.begin()), static_cast<int32_t>(g.end())};
+  on_device(
+      experts.context(), "own_choices", [&] { cpu::own_choices(k, experts.data<int32_t>(), own.data<int32_t>()); },
+      [&](auto& cuda) { cuda::own_choices(k, experts.data<int32_t>(), own.data<int32_t>(), cuda.stream); });
+  return own;
+}
+
+// to [n, ..] := this rank's rows of the sum over the ranks of from [R n, ..].
+Tensor sum_of_own_rows(const Tensor& from, Tensor to) {
+  from.context().communicator().reduce_scatter(from.raw(), to.raw(), to.numel(), from.dtype(), Reduction::kSum);
+  return to;
+}
+
+// What of the layer one rank computes: a short tape of its own, which the op's gradient runs.
+struct OwnLayer {
+  Var x, gates, y;
+  std::array<Var, 4> weights;
+  std::array<bool, 4> in_place{};  // their gradients lie where the whole parameter's do
+};
+
+}  // namespace
+
+Var expert_layer_over_ranks(const Var& x, const Var& gates, const Tensor& experts, int64_t capacity,
+                            const DividedExperts& divided) {
+  Context& context = x.context();
+  Communicator& ranks = context.communicator();
+  const int64_t n_experts = divided.weights[0].size(0);
+  const Group g = group_of(ranks, n_experts, divided.ranks);
+  CHECK(
+      g.size == g.all && x.rank() == 2 && gates.shape() == experts.shape() && gates.size(0) == x.size(0),
+      "expert_layer_over_ranks: wants one group of {} ranks, x [T, H], gates and experts [T, K], got {}, {}, {} and {}",
+      g.all, g.size, x.shape(), gates.shape(), experts.shape());
+  const bool grad = context.grad_enabled;
+  const auto own = std::make_shared<OwnLayer>();
+  Tensor chosen;
+  together(ranks, [&] {
+    own->x = leaf(rows_of_all_ranks(x.value()), grad && x.requires_grad(), x.dtype());
+    own->gates = leaf(rows_of_all_ranks(gates.value()), grad && gates.requires_grad(), gates.dtype());
+    chosen = rows_of_all_ranks(experts);
+  });
+  for (size_t i = 0; i < 4; ++i) {
+    const Var& w = divided.weights[i];
+    const Tensor value = w.value().rows(g.begin(), g.end());
+    own->in_place[i] =
+        grad && divided.own && w.requires_grad() && divided.gradients[i].defined() && !w.grad().defined();
+    own->weights[i] = own->in_place[i] ? Var::parameter(value, divided.gradients[i].rows(g.begin(), g.end()))
+                                       : leaf(value, grad && w.requires_grad(), divided.gradient_dtype(i));
+    if (w.copy().defined()) own->weights[i].set_copy(w.copy().rows(g.begin(), g.end()));
+  }
+  const Dispatch d =
+      make_dispatch(own_choices(chosen, g), g.experts, expert_alignment(context, x.dtype()), capacity * g.size);
+  own->y = expert_layer(own->x, own->gates, d, own->weights[0], own->weights[1], own->weights[2], own->weights[3]);
+  const Tensor y = sum_of_own_rows(own->y.value(), empty(context, {x.size(0), own->y.size(1)}, x.dtype()));
+  return record("expert_layer_over_ranks", y,
+                {x, gates, divided.weights[0], divided.weights[1], divided.weights[2], divided.weights[3]},
+                [own, g](const Tensor& dy, Grads& in) {
+                  backward(own->y, rows_of_all_ranks(dy));
+                  Tensor dx, dgates;
+                  together(dy.context().communicator(), [&] {
+                    if (in.wants(0)) dx = sum_of_own_rows(own->x.grad(), in.buffer(0));
+                    if (in.wants(1)) dgates = sum_of_own_rows(own->gates.grad(), in.buffer(1));
+                  });
+                  if (in.wants(0)) in.add(0, dx);
+                  if (in.wants(1)) in.add(1, dgates);
+                  for (size_t i = 0; i < 4; ++i) {
+                    if (!in.wants(i + 2)) continue;
+                    CHECK(!own->in_place[i] || in.owns_buffer(i + 2),
+                          "expert_layer_over_ranks: weight {} has had a gradient since the forward pass", i);
+                    const Tensor all = in.buffer(i + 2);
+                    if (!own->in_place[i]) {
+                      fill(all, -0.0);
+                      all.rows(g.begin(), g.end()).copy_from(own->weights[i].grad());
+                    }
+                    in.add(i + 2, all);
+                  }
+                });
+}
+
+namespace cpu {
+void own_choices(const OwnExperts& k, const int32_t* experts, int32_t* own) {
+  for (int64_t i = 0; i < k.n; ++i) own[i] = k.of(experts[i]);
+}
+}  // namespace cpu
 
 void gather_experts(const Tensor& all) {
   Communicator& ranks = all.context().communicator();
