@@ -41,10 +41,12 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
       records.push_back({k->start, k->end, k->deviceId, k->streamId, k->graphId, name});
     } else if (r->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       const auto* m = reinterpret_cast<const CUpti_ActivityMemcpy5*>(r);
-      records.push_back({m->start, m->end, m->deviceId, m->streamId, m->graphId, "memcpy " + std::to_string(m->bytes)});
+      records.push_back(
+          {m->start, m->end, m->deviceId, m->streamId, m->graphId, "memcpy " + std::to_string(m->bytes)});
     } else if (r->kind == CUPTI_ACTIVITY_KIND_MEMSET) {
       const auto* m = reinterpret_cast<const CUpti_ActivityMemset4*>(r);
-      records.push_back({m->start, m->end, m->deviceId, m->streamId, m->graphId, "memset " + std::to_string(m->bytes)});
+      records.push_back(
+          {m->start, m->end, m->deviceId, m->streamId, m->graphId, "memset " + std::to_string(m->bytes)});
     }
   }
   free(buffer);
@@ -66,8 +68,8 @@ void finish() {
     uint64_t& last_end = before[r.device % 64];
     fprintf(file, "%llu,%llu,%lld,%u,%u,%u,\"%s\"\n", static_cast<unsigned long long>(r.begin),
             static_cast<unsigned long long>(r.end - r.begin),
-            last_end ? static_cast<long long>(r.begin) - static_cast<long long>(last_end) : 0, r.device, r.stream, r.graph,
-            r.name.c_str());
+            last_end ? static_cast<long long>(r.begin) - static_cast<long long>(last_end) : 0, r.device, r.stream,
+            r.graph, r.name.c_str());
     last_end = std::max(last_end, r.end);
   }
   fclose(file);

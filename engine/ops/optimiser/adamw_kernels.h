@@ -223,7 +223,8 @@ void adamw_catch_up(const AdamWOptions& o, const RandomKey& key, const AdamWSegm
 namespace cuda {
 // partial: scratch for `room` sums.
 template <class G>
-void adamw_squares(const G* g, const AdamWRanges& ranges, double* partial, int64_t room, double* sum, Stream stream);
+void adamw_squares(const G* g, const AdamWRanges& ranges, double* partial, int64_t room, double* sum,
+                   Stream stream);
 void adamw_factors(const AdamWOptions& o, const uint32_t* step, const double* squared_norm, double* factors,
                    Stream stream);
 template <class T>
