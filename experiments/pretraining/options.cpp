@@ -211,6 +211,8 @@ std::vector<const Flag*> shared_flags() {
                            "fresh",
                            "threads",
                            "ranks",
+                           "expert-parallel",
+                           "shard-optimiser",
                            "rank-timeout",
                            "graphs",
                            "check-finite",
@@ -240,6 +242,7 @@ std::vector<const Flag*> shared_flags() {
                            "warmup",
                            "weight-decay",
                            "clip",
+                           "adam-state",
                            "eval-every",
                            "log-every"})
     shared.push_back(&find_flag(name));
@@ -305,7 +308,7 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
   // Runs from before there was a choice have none of these; whoever leaves them alone is as they were.
   const auto later = [](std::string_view name) {
     return std::ranges::count(std::initializer_list<std::string_view>{"joint", "layout", "task", "norm", "prompt",
-                                                                      "position-encoding"},
+                                                                      "position-encoding", "adam-state"},
                               name) > 0;
   };
   for (const PretrainOption& own : pretrain_options())

@@ -224,7 +224,10 @@ Json Pretraining::timing() const {
                {"resumed_at_step", first_step_},
                {"machine", context_.backend().description()},
                {"commit", build_commit()}};
-  if (context_.communicator().size() > 1) json["ranks"] = context_.communicator().description();
+  if (context_.communicator().size() > 1) {
+    json["ranks"] = context_.communicator().description();
+    json["moment_bytes"] = const_cast<Trainer&>(trainer_).optimiser().moment_bytes();  // of this rank
+  }
   return json;
 }
 
@@ -251,13 +254,6 @@ Json whole_record(const PretrainOptions& o, const Corpus& corpus, const RunModel
                   {"evaluation_ms", plan.evaluation_ms}};
   json["text"] = text_record(o, corpus);
   return json;
-}
-
-std::string first_difference(const Json& before, const Json& now) {
-  for (const auto& [key, value] : now.items())
-    if (const Json old = before.value(key, Json()); old != value)
-      return fmt::format("{} is {}, and {} is asked for", key, old.dump(), value.dump());
-  return "";
 }
 
 struct Begun {
@@ -296,7 +292,7 @@ std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus
   Begun begun{settle_plan(o, corpus, model, context, before), ""};
   const Json record = whole_record(o, corpus, model, begun.plan, text);
   if (const std::string difference =
-          before.empty() ? "" : first_difference(before.value("computed", Json::object()), record["computed"]);
+          before.empty() ? "" : changed_setting(before.value("computed", Json::object()), record["computed"]);
       !difference.empty())
     fail_input("{}: was made with other settings: its {}; choose another --out, or --fresh on to begin anew", o.out,
                difference);
@@ -359,6 +355,7 @@ TrainingPlan pretraining_plan(const PretrainOptions& o, const Corpus& corpus, co
   a.warmup_steps = std::llround(o.warmup * static_cast<double>(steps));
   a.warmup_from = o.schedule == "one-cycle" ? 0.25 : 0;
   a.total_steps = steps;
+  a.bfloat16_moments = o.adam_state == "bfloat16";
   return plan;
 }
 

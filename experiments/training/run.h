@@ -41,6 +41,10 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
 // What of config.json says what is computed; the rest may differ between two sittings of one run.
 results::Json run_identity(const results::Json& config);
 
+// The first setting of which two records of what is computed tell different things, in either: "train.lr is 0.003, and 0.5 is asked
+// for". What one does not mention has its flag's usual value. "": none.
+std::string changed_setting(const results::Json& before, const results::Json& now);
+
 // Throws when the folder holds a run of other settings, naming the first difference: nothing of it is touched.
 void require_same_run(const std::string& folder, const results::RunConfig& config);
 

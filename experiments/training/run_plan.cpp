@@ -27,16 +27,35 @@ results::Json run_identity(const results::Json& whole) {
 
 namespace {
 
-std::string first_difference(const Json& old_json, const Json& new_json, const std::string& where) {
-  for (const auto& [key, value] : new_json.items()) {
-    const std::string name = where.empty() ? key : where + "." + key;
-    const Json before = old_json.value(key, Json());
-    if (before == value) continue;
-    if (before.is_object() && value.is_object()) {
-      if (std::string deeper = first_difference(before, value, name); !deeper.empty()) return deeper;
+// Of a record's key, what its flag has where nobody types it; null of what is no flag's.
+Json usual_value(const std::string& key) {
+  static const Json all = [] {
+    Json json = Json::object();
+    for (const Flag::Part part : {Flag::Part::kModel, Flag::Part::kTrain, Flag::Part::kProtocol, Flag::Part::kData})
+      json.update(to_json(Options{}, part));
+    return json;
+  }();
+  return all.value(key, Json());
+}
+
+std::string first_difference(const Json& before, const Json& now, const std::string& where) {
+  const auto named = [&](const std::string& key) { return where.empty() ? key : where + "." + key; };
+  for (const auto& [key, value] : now.items()) {
+    const Json old = before.contains(key) ? before[key] : usual_value(key);
+    if (old == value) continue;
+    if (old.is_object() && value.is_object()) {
+      if (std::string deeper = first_difference(old, value, named(key)); !deeper.empty()) return deeper;
     } else {
-      return fmt::format("{} is {}, and {} is asked for", name, before.dump(), value.dump());
+      return fmt::format("{} is {}, and {} is asked for", named(key), old.is_null() ? "not set" : old.dump(),
+                         value.dump());
     }
+  }
+  for (const auto& [key, value] : before.items()) {
+    if (now.contains(key)) continue;
+    const Json usual = usual_value(key);
+    if (value != usual)
+      return fmt::format("{} is {}, and {} is asked for", named(key), value.dump(),
+                         usual.is_null() ? "none" : usual.dump());
   }
   return "";
 }
@@ -214,13 +233,13 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   return c;
 }
 
+std::string changed_setting(const Json& before, const Json& now) { return first_difference(before, now, ""); }
+
 void require_same_run(const std::string& folder, const results::RunConfig& config) {
   const std::string path = folder + "/config.json";
   if (!fs::exists(path)) return;
-  Json before = run_identity(read_json_object(path)), now = run_identity(results::to_json(config));
-  for (Json* identity : {&before, &now})
-    if (identity->contains("train")) (*identity)["train"].emplace("adam_state", "float32");
-  const std::string difference = first_difference(before, now, "");
+  const Json before = run_identity(read_json_object(path)), now = run_identity(results::to_json(config));
+  const std::string difference = changed_setting(before, now);
   if (!difference.empty())
     fail_input(
         "{}: this run was made with other settings: its {}; choose another --out, or --fresh on to begin it anew",

@@ -244,6 +244,56 @@ TEST_CASE("pretraining: parts of a batch have its gradient; a ramp begins with o
   EXPECT(fs::exists(place.path / "model.safetensors"));
 }
 
+// Of the last line of the log that has one.
+double last_loss(const fs::path& folder) {
+  const std::string log = read_file(folder / "metrics.jsonl");
+  double loss = 0;
+  for (size_t begin = 0; begin < log.size(); begin = log.find('\n', begin) + 1) {
+    const results::Json line = results::Json::parse(log.substr(begin, log.find('\n', begin) - begin));
+    if (line.contains("lr")) loss = line.at("loss").get<double>();
+  }
+  return loss;
+}
+
+TEST_CASE("pretraining: ranks share the moments and divide the experts; what is saved has all of both") {
+  const auto trained = [](const std::string& name, std::vector<std::string> more) {
+    const Place place("pretrain-" + name);
+    more.insert(more.begin(), {"--config", "softmax-moe", "--experts", "4", "--out", place.string()});
+    run(with(std::move(more)));
+    const results::Json timing = results::Json::parse(read_file(place.path / "timing.json"));
+    return std::tuple(last_loss(place.path), last_evaluation(place.path).at("loss").get<double>(),
+                      timing.value("moment_bytes", int64_t{0}));
+  };
+  const auto [loss, held_out, none] = trained("two", {"--ranks", "2"});
+  EXPECT(none > 0);
+  const auto [divided_loss, divided_held_out, divided_bytes] =
+      trained("divided", {"--ranks", "2", "--expert-parallel", "2", "--shard-optimiser", "on"});
+  EXPECT(std::abs(divided_loss - loss) < 1e-5 * loss);
+  EXPECT(std::abs(divided_held_out - held_out) < 1e-5 * held_out);  // with everybody's experts
+  EXPECT(divided_bytes < 0.55 * static_cast<double>(none));
+}
+
+TEST_CASE(
+    "pretraining: moments of 16 bits are another run, and those of 32 are as they were before there was a choice") {
+  const Place place("pretrain-moments");
+  run(with({"--steps", "20", "--out", place.string()}));
+  EXPECT(!contains(read_file(place.path / "pretraining.json"),
+                   "its adam_state is \"float32\", and \"bfloat16\" is asked for"));
+  const double loss = last_loss(place.path);
+  EXPECT(contains(error_of([&] {
+                    status_of(with({"--steps", "20", "--adam-state", "bfloat16", "--out", place.string()}));
+                  }),
+                  "adam"));
+  const Place small("pretrain-small-moments");
+  run(with({"--steps", "20", "--adam-state", "bfloat16", "--out", small.string()}));
+  EXPECT(contains(error_of([&] {
+                    status_of(with({"--steps", "20", "--out", small.string()}));
+                  }),
+                  "its adam_state is \"bfloat16\", and \"float32\" is asked for"));
+  EXPECT(last_loss(small.path) != loss);
+  EXPECT(std::abs(last_loss(small.path) - loss) < 0.02 * loss);
+}
+
 TEST_CASE("pretraining: the rate begins at its share of the peak and ends at 0") {
   AdamWOptions o;
   o.learning_rate = 2, o.warmup_steps = 4, o.total_steps = 12;

@@ -382,6 +382,57 @@ TEST_CASE("evaluation: tokens that wanted more experts than there is room for ar
   EXPECT(contains(error_of([&] { Evaluator(model, data.test, o, data.vocabulary()).measure(); }), "--max-k"));
 }
 
+// A record leaves many flags out where they have their usual value: whoever goes back to it must be told too.
+TEST_CASE("experiment: another value of any flag makes another run, there and back") {
+  const Options o = tiny({"--max-steps", "2"});
+  const Dataset data = load_data(o);
+  const RunSpec spec = plan_runs(o, {"softmax-moe"}).at(0);
+  const auto record = [&](const RunSpec& s) {
+    return run_identity(results::to_json(run_config(s, data, 1, "cpu", "x")));
+  };
+  const results::Json usual = record(spec);
+  std::set<std::string> seen;
+  for (const Flag& flag : flags()) {
+    RunSpec other = spec;
+    if (const auto* text = std::get_if<std::string Options::*>(&flag.member)) {
+      for (const std::string& choice : flag_choices(flag.name))
+        if (choice != other.options.*(*text)) other.options.*(*text) = choice;
+      if (other.options.*(*text) == spec.options.*(*text)) other.options.*(*text) += "x";
+    } else if (const auto* count = std::get_if<int64_t Options::*>(&flag.member)) {
+      ++(other.options.*(*count));
+    } else if (const auto* number = std::get_if<double Options::*>(&flag.member)) {
+      other.options.*(*number) += 0.125;
+    } else if (const auto* on = std::get_if<bool Options::*>(&flag.member)) {
+      other.options.*(*on) = !(other.options.*(*on));
+    } else {
+      continue;
+    }
+    results::Json changed;
+    try {
+      changed = record(other);
+    } catch (const Error&) {
+      continue;  // a task of that name, say
+    }
+    INFO(flag.name, ": ", changed_setting(usual, changed), "; ", changed_setting(changed, usual));
+    const bool differs = changed != usual;
+    EXPECT((changed_setting(usual, changed) != "") == differs);
+    EXPECT((changed_setting(changed, usual) != "") == differs);
+    if (differs) seen.insert(flag.name);
+  }
+  for (const char* name :
+       {"lr", "freeze", "train", "lr-of", "weight-decay-of", "loss-scale", "micro-batches", "reduction",
+        "adam-state", "gradients", "csv-separator", "only-topics", "padding", "epochs"}) {
+    INFO(name);
+    EXPECT(seen.contains(name));
+  }
+  // Of the losses and options that a router takes those that are typed.
+  RunSpec other = spec;
+  other.model.moe.options.set("orthogonality-loss", 0.5);
+  EXPECT(contains(changed_setting(record(other), usual), "model.orthogonality_loss is 0.5, and none is asked for"));
+  EXPECT(
+      contains(changed_setting(usual, record(other)), "model.orthogonality_loss is not set, and 0.5 is asked for"));
+}
+
 TEST_CASE("experiment: results of other settings are refused, not overwritten") {
   const TemporaryFolder out("refuse");
   Options o = tiny({"--max-steps", "2"});
