@@ -7,10 +7,14 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <map>
+#include <set>
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/json.h"
+#include "moe/router.h"
 
 namespace fs = std::filesystem;
 
@@ -41,16 +45,36 @@ std::string without_trailing_slash(std::string path) {
   return path;
 }
 
-// Where a run may not differ from another of the same summary; fields that only one of them has are skipped.
-void require_equal(const Run& a, const Run& b, const std::string& what, const Json& x, const Json& y) {
-  if (x.is_object() && y.is_object()) {
-    for (const auto& [key, value] : x.items())
-      if (y.contains(key)) require_equal(a, b, what.empty() ? key : what + "." + key, value, y[key]);
-  } else if (x != y) {
-    fail_input("{} and {}: runs of one summary must have the same {}, got {} and {}", a.folder, b.folder, what,
-               x.dump(), y.dump());
-  }
+// Settings that a record leaves out at their usual value: who has one differs from who has none. Any other that is missing is one
+// that there was not yet.
+bool left_out(const std::string& key) {
+  static const std::set<std::string> keys = {"freeze",     "train",       "lr_of",         "weight_decay_of",
+                                             "loss_scale", "adam_state",  "micro_batches", "task",
+                                             "mask_rate",  "only_topics", "csv_separator", "prompt"};
+  return keys.contains(key);
 }
+
+// Where a run may not differ from another; `tells`: of a field that only one of them has, whether that is a difference.
+struct Comparison {
+  const Run &a, &b;
+  const char* of;  // "runs of one summary"
+  std::function<bool(const std::string& key)> tells;
+
+  void require_equal(const std::string& what, const Json& x, const Json& y) const {
+    if (x.is_object() && y.is_object()) {
+      for (const Json* side : {&x, &y})
+        for (const auto& [key, value] : side->items()) {
+          const bool both = x.contains(key) && y.contains(key);
+          if (both ? side == &x : tells(key))
+            require_equal(what.empty() ? key : what + "." + key, x.value(key, Json()), y.value(key, Json()));
+        }
+    } else if (x != y) {
+      const auto said = [](const Json& value) { return value.is_null() ? "none" : value.dump(); };
+      fail_input("{} and {}: {} must have the same {}, got {} and {}", a.folder, b.folder, of, what, said(x),
+                 said(y));
+    }
+  }
+};
 
 // Without what either run's study sets for single configurations: there the runs differ by design.
 Json comparable_part(const RunConfig& c, const std::vector<std::string>& by_design) {
@@ -66,6 +90,11 @@ Json comparable_part(const RunConfig& c, const std::vector<std::string>& by_desi
     for (const std::string& key : by_design)
       if (json.contains(part)) json[part].erase(key);
   return json;
+}
+
+// What a configuration is made of, the same for all its seeds.
+Json model_part(const RunConfig& c) {
+  return {{"router", c.router}, {"balance", c.balance}, {"energy", c.energy}, {"model", c.model}};
 }
 
 // For a seed that is not there: which ones are.
@@ -321,7 +350,22 @@ void require_comparable(const std::vector<Run>& runs) {
   std::vector<std::string> by_design;
   for (const Run& run : runs) by_design.insert(by_design.end(), run.config.sets.begin(), run.config.sets.end());
   const Json first = comparable_part(runs[0].config, by_design);
-  for (const Run& run : runs) require_equal(runs[0], run, "", first, comparable_part(run.config, by_design));
+  std::map<std::string, const Run*> first_seed;  // of each configuration
+  for (const Run& run : runs) {
+    Comparison{runs[0], run, "runs of one summary", left_out}.require_equal("", first,
+                                                                            comparable_part(run.config, by_design));
+    const Run& same = *first_seed.emplace(run.config.config, &run).first->second;
+    // A router's own options are always told, so that one that is missing came later.
+    const auto tells = [&](const std::string& key) {
+      for (const RouterRow& row : router_registry())
+        if (row.name == run.config.router)
+          for (const OptionRow& option : row.options)
+            if (option_key(option.name) == key) return false;
+      return true;
+    };
+    Comparison{same, run, "seeds of one configuration", tells}.require_equal("", model_part(same.config),
+                                                                             model_part(run.config));
+  }
 }
 
 }  // namespace glia::results

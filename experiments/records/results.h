@@ -201,9 +201,9 @@ struct Listing {
 // runs is fine.
 Listing list_runs(const std::string& path);
 
-// Throws, naming two runs and the field, when runs differ in protocol, preset, data, model size, training settings
-// or a protocol option that both have: one summary never mixes them. (Precision, commit and device may differ: a
-// warning.)
+// Throws, naming two runs and the field, when runs differ in protocol, preset, data, model size, training settings or a protocol
+// option, or seeds of one configuration in router, losses or model: one summary never mixes them. (Precision, commit and device may
+// differ: a warning.)
 void require_comparable(const std::vector<Run>& runs);
 
 // JSON forms (config.json, eval.json, one metrics line); `from` is the path for error messages.

@@ -5,6 +5,7 @@
 #include "engine/core/file.h"
 #include "engine/core/random/rng.h"
 #include "experiments/report/summary.h"
+#include "moe/router.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
 
@@ -258,6 +259,40 @@ TEST_CASE("results: one summary never mixes protocols, data or training settings
   SUBCASE("training") {
     b.config.train["epochs"] = 3;
     EXPECT(contains(message(), "the same train.epochs, got 6 and 3"));
+  }
+  SUBCASE("training, what is left out at its usual value") {
+    b.config.train["freeze"] = "*word*";
+    EXPECT(contains(message(), "runs of one summary must have the same train.freeze, got none and \"*word*\""));
+    std::swap(a.config.train, b.config.train);
+    EXPECT(contains(message(), "the same train.freeze, got \"*word*\" and none"));
+    b.config.sets = {"freeze"};  // by the study's design
+    require_comparable({a, b});
+  }
+  SUBCASE("seeds of one configuration") {
+    b.config = fake_config("dense", 1);
+    b.config.config = a.config.config = "moe";
+    for (Run* run : {&a, &b}) run->config.router = "softmax", run->config.model["experts"] = 8;
+    require_comparable({a, b});
+    const RunConfig same = b.config;
+    const auto differs = [&](const char* what) {
+      EXPECT(contains(message(), fmt::format("a and b: seeds of one configuration must have the same {}", what)));
+      b.config = same;
+    };
+    b.config.router = "switch", differs("router, got \"softmax\" and \"switch\"");
+    b.config.balance += 0.5, differs("balance");
+    b.config.model["experts"] = 4, differs("model.experts, got 8 and 4");
+    b.config.model["orthogonality_loss"] = 0.5, differs("model.orthogonality_loss, got none and 0.5");
+    // Another configuration may, and an option of the router's own came later.
+    b.config.router = "switch", b.config.config = "other";
+    require_comparable({a, b});
+    b.config = same;
+    for (const RouterRow& row : router_registry())
+      if (!row.options.empty()) {
+        a.config.router = b.config.router = row.name;
+        b.config.model[option_key(row.options[0].name)] = 1;
+        require_comparable({a, b});
+        break;
+      }
   }
 }
 
