@@ -17,6 +17,8 @@
 #include "experiments/training/run.h"
 #include "nn/heads/joint_head.h"
 #include "nn/weights/checkpoint.h"
+#include "nn/weights/pretrained.h"
+#include "nn/weights/weights.h"
 
 namespace fs = std::filesystem;
 
@@ -248,6 +250,8 @@ Json whole_record(const PretrainOptions& o, const Corpus& corpus, const RunModel
   json["computed"]["router"] = model.moe.router;
   json["computed"]["vocabulary"] = fmt::format("{:016x}", corpus.vocabulary().hash());
   json["computed"]["text"] = fmt::format("{:016x}", text);
+  if (!o.init.empty())
+    json["computed"]["weights_hash"] = fmt::format("{:016x}", Weights(find_pretrained(o.init).weights).hash());
   json["plan"] = {{"steps", plan.steps},
                   {"minutes", plan.minutes},
                   {"step_ms", plan.step_ms},

@@ -84,7 +84,7 @@ CheckedWeights check_weights(const Options& o) {
   if (!weights.ours() && !weights.find(weights.prefix() + "pooler.dense.weight"))
     text += "; no pooler: a fresh one";
   if (p.config.empty()) text += "; no config.json beside them: the flags say how many heads";
-  return {text, e.words};
+  return {text, e.words, weights.hash()};
 }
 
 std::string describe_weights(const CheckedWeights& weights, int64_t vocabulary) {

@@ -18,6 +18,7 @@ void shape_by_weights(Options& options, const std::set<std::string>& given);
 struct CheckedWeights {
   std::string text;   // one line about the weights
   int64_t words = 0;  // rows of the word table
+  uint64_t hash = 0;  // of what the file holds, whatever its path
 };
 CheckedWeights check_weights(const Options& options);
 // The line, with what becomes of the word table; fewer rows than the vocabulary has tokens are an error.

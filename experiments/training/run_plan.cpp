@@ -40,7 +40,9 @@ Json usual_value(const std::string& key) {
 
 std::string first_difference(const Json& before, const Json& now, const std::string& where) {
   const auto named = [&](const std::string& key) { return where.empty() ? key : where + "." + key; };
+  const auto later = [](const std::string& key) { return key == "weights_hash"; };  // older records have none
   for (const auto& [key, value] : now.items()) {
+    if (later(key) && !before.contains(key)) continue;
     const Json old = before.contains(key) ? before[key] : usual_value(key);
     if (old == value) continue;
     if (old.is_object() && value.is_object()) {
@@ -51,7 +53,7 @@ std::string first_difference(const Json& before, const Json& now, const std::str
     }
   }
   for (const auto& [key, value] : before.items()) {
-    if (now.contains(key)) continue;
+    if (now.contains(key) || later(key)) continue;
     const Json usual = usual_value(key);
     if (value != usual)
       return fmt::format("{} is {}, and {} is asked for", named(key), value.dump(),
@@ -215,6 +217,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
+  if (spec.weights.hash != 0) c.train["weights_hash"] = fmt::format("{:016x}", spec.weights.hash);
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);
   c.data.options = to_json(o, Flag::Part::kData);

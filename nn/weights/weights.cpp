@@ -121,4 +121,11 @@ void Weights::check_finite() const {
                  tensor.shape.numel());
 }
 
+uint64_t Weights::hash() const {
+  uint64_t hash = 0;
+  for (const auto& [name, tensor] : raw_.tensors)
+    hash = hash_bytes(tensor.bytes, hash_bytes(fmt::format("{} {} {}", name, tensor.dtype, tensor.shape), hash));
+  return hash;
+}
+
 }  // namespace glia

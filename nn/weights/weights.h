@@ -31,6 +31,8 @@ class Weights {
 
   // A NaN or an infinity anywhere is an error that names the tensor and the element.
   void check_finite() const;
+  // Of all tensors' names, types, shapes and bytes.
+  uint64_t hash() const;
 
  private:
   void add(const std::string& file);

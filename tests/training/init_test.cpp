@@ -5,10 +5,12 @@
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/pretrained.h"
+#include "experiments/training/run.h"
 #include "experiments/training/training.h"
 #include "nn/weights/hugging_face.h"
 #include "nn/weights/pretrained.h"
 #include "tests/nn/helpers.h"
+#include "tests/temporary_folder.h"
 
 namespace fs = std::filesystem;
 using namespace glia;
@@ -149,4 +151,35 @@ TEST_CASE("init: the words' rows are said, the model is shaped and filled, and t
   EXPECT(contains(text, "copied  embeddings.word.weight\n"));
   EXPECT(contains(text, "fresh   classifier.weight\n"));
   EXPECT(contains(text, "unused  classifier.weight\n"));
+}
+
+TEST_CASE("init: other weights under the same path are another run; records from before there was a hash are not") {
+  Model8 folder;
+  const Options o = folder.with({"--max-steps", "1", "--seeds", "1"});
+  const Dataset data = load_data(o);
+  const auto config = [&] {
+    return run_config(plan_runs(o, {"softmax-moe"}).at(0), data, data_fingerprint(data), "cpu", "x");
+  };
+  const results::RunConfig first = config();
+  EXPECT(first.train.at("weights_hash").get<std::string>().size() == 16);
+  EXPECT(config().train == first.train);
+  const TemporaryFolder out("other-weights");
+  const std::string run = results::run_folder(out.path, 0, "softmax-moe");
+  results::begin_run(run, first, false);
+  require_same_run(run, config());
+  {
+    Context context(Device::cpu());
+    Model other(context, folder.config, 6);
+    export_hugging_face(folder.path / "model.safetensors", other.parameters(), {});
+  }
+  const results::RunConfig second = config();
+  EXPECT(contains(error_of([&] { require_same_run(run, second); }), "its train.weights_hash is"));
+  results::Run a, b;
+  a.folder = "a", b.folder = "b", a.config = first, b.config = second;
+  EXPECT(contains(error_of([&] { results::require_comparable({a, b}); }), "the same train.weights_hash"));
+  // As an earlier version wrote it.
+  results::RunConfig old = first;
+  old.train.erase("weights_hash");
+  results::begin_run(run, old, false);
+  require_same_run(run, second);
 }
