@@ -5,9 +5,9 @@
 // Several ranks may share the moments out (the first stage of ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054): each keeps and
 // updates one equal part of the flat buffers, and gets the others' weights after every step: of products, whose gradients are
 // bfloat16, the bfloat16 copies alone, which is all that anybody computes with, and the rest in gather_weights(). The few elements
-// that do not divide are everybody's. AdamW is element-wise and the norm is taken of all gradients, so nobody can tell it by the bits. With
-// `gradients` each rank has the sum of its own part of a product's gradient alone, which halves what is sent: then the norm is a sum
-// of the ranks' sums, and differs by rounding.
+// that do not divide are everybody's. AdamW is element-wise and the norm is taken of all gradients, so nobody can tell it by the
+// bits. With `gradients` each rank has the sum of its own part of a product's gradient alone, which halves what is sent: then the
+// norm is a sum of the ranks' sums, and differs by rounding.
 //
 // Experts that ranks divide (Parameter::owned) may be theirs too: each keeps the moments of its own, takes their gradient as it
 // is and updates them alone; the others' weights are old here until gather_weights().
@@ -22,11 +22,10 @@ namespace glia {
 
 // What the ranks of the context have parts of.
 struct AdamWSharing {
-  bool moments = false;    // then no row waits, but who computes the table's gradient stays the same
-  bool experts = false;    // those that all ranks divide are each rank's own
-  bool gradients = false;  // of products in bfloat16, where moments are shared out: summed part by part
-  std::vector<int64_t> cuts =
-      {};  // elements, in order, that no part of the moments reaches across: where a layer begins
+  bool moments = false;            // then no row waits, but who computes the table's gradient stays the same
+  bool experts = false;            // those that all ranks divide are each rank's own
+  bool gradients = false;          // of products in bfloat16, where moments are shared out: summed part by part
+  std::vector<int64_t> cuts = {};  // elements that no part of the moments reaches across: where a layer begins
 };
 
 class AdamW {
