@@ -103,6 +103,7 @@ int run(const Arguments& a) {
   }
   for (const auto& [config, runs] : by_config)
     if (runs.size() > 1 && !a.recompute) try {
+        require_comparable(runs);
         show(heatmap_of_mean(runs, a.cls, layer), a, out + "/mean", config);
       } catch (const Error& error) {
         complain(error.what());

@@ -76,7 +76,7 @@ struct Comparison {
   }
 };
 
-// Without what either run's study sets for single configurations: there the runs differ by design.
+// Without what differs by design: what either run's study sets for single configurations, or the axes of a grid.
 Json comparable_part(const RunConfig& c, const std::vector<std::string>& by_design) {
   Json json;
   json["protocol"] = c.protocol;
@@ -86,9 +86,12 @@ Json comparable_part(const RunConfig& c, const std::vector<std::string>& by_desi
   json["options"] = c.options;
   for (const char* key : {"layers", "hidden", "heads", "ffn", "classes", "vocabulary"})
     if (c.model.contains(key)) json["model"][key] = c.model[key];
-  for (const char* part : {"train", "options", "model"})
-    for (const std::string& key : by_design)
+  for (const std::string& key : by_design) {
+    for (const char* part : {"train", "options", "model"})
       if (json.contains(part)) json[part].erase(key);
+    if (key == "init") json["train"].erase("weights_hash");
+    if (c.data.options.contains(key)) json.erase("data"), json["train"].erase("data_hash");
+  }
   return json;
 }
 
@@ -346,14 +349,18 @@ Listing list_runs(const std::string& path_given) {
   return listing;
 }
 
+void require_one_recipe(const std::vector<Run>& runs, std::vector<std::string> but_for) {
+  for (const Run& run : runs) but_for.insert(but_for.end(), run.config.sets.begin(), run.config.sets.end());
+  const Json first = comparable_part(runs[0].config, but_for);
+  for (const Run& run : runs)
+    Comparison{runs[0], run, "runs of one summary", left_out}.require_equal("", first,
+                                                                            comparable_part(run.config, but_for));
+}
+
 void require_comparable(const std::vector<Run>& runs) {
-  std::vector<std::string> by_design;
-  for (const Run& run : runs) by_design.insert(by_design.end(), run.config.sets.begin(), run.config.sets.end());
-  const Json first = comparable_part(runs[0].config, by_design);
+  require_one_recipe(runs, {});
   std::map<std::string, const Run*> first_seed;  // of each configuration
   for (const Run& run : runs) {
-    Comparison{runs[0], run, "runs of one summary", left_out}.require_equal("", first,
-                                                                            comparable_part(run.config, by_design));
     const Run& same = *first_seed.emplace(run.config.config, &run).first->second;
     // A router's own options are always told, so that one that is missing came later.
     const auto tells = [&](const std::string& key) {

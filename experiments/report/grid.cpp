@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "engine/core/check.h"
+#include "engine/core/command_line/options.h"
 #include "engine/core/file.h"
 
 namespace fs = std::filesystem;
@@ -266,10 +267,22 @@ bool is_grid_folder(const std::string& out) {
   });
 }
 
+void require_one_grid(const std::string& out, const Study& study, std::vector<Run> runs) {
+  for (const Cell& cell : study.grid.cells()) try {
+      if (const Listing listing = list_runs(cell_folder(out, cell)); !listing.runs.empty())
+        runs.push_back(listing.runs[0]);
+    } catch (const Error&) {  // nothing is there yet
+    }
+  std::vector<std::string> axes;
+  for (const auto& [flag, values] : study.grid.axes) axes.push_back(option_key(flag));
+  if (!runs.empty()) require_one_recipe(runs, axes);
+}
+
 GridSummary summarise_grid(const std::string& out) {
   GridSummary g;
   g.out = out;
   g.study = read_study(out);
+  require_one_grid(out, g.study);
   for (const Cell& cell : g.study.grid.cells()) {
     g.cells.push_back({cell, {}});
     const std::string folder = cell_folder(out, cell);

@@ -33,6 +33,8 @@ struct GridSummary {
 bool is_grid_folder(const std::string& out);
 std::string cell_folder(const std::string& out, const Cell& cell);
 std::string chosen_folder(const std::string& out);  // of the runs that each configuration chose
+// Throws, naming two runs, when they or the runs that the grid's cells in <out> hold differ in more than the grid's flags.
+void require_one_grid(const std::string& out, const Study& study, std::vector<Run> runs = {});
 
 GridSummary summarise_grid(const std::string& out);
 

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <thread>
 
 #include "engine/core/build_info.h"
 #include "engine/core/clock.h"
 #include "engine/core/file.h"
+#include "experiments/report/grid.h"
 #include "experiments/report/report.h"
 #include "experiments/report/summary.h"
 #include "experiments/report/tables.h"
@@ -180,26 +182,32 @@ class Schedule {
   std::vector<std::string> failures_;
 };
 
-// Throws when the result folder holds other runs that could not stand in one table with these.
-void require_one_summary(const std::vector<RunSpec>& specs, const results::RunConfig& config,
-                         const RunSpec& first) {
-  results::Listing listing;
-  try {
-    listing = results::list_runs(first.options.out);
-  } catch (const Error&) {  // nothing is there yet
-    return;
-  }
-  std::vector<results::Run> runs(1);
-  runs[0].folder = first.folder;
-  runs[0].config = config;
-  for (results::Run& run : listing.runs) {
-    const auto is_it = [&](const RunSpec& s) {
-      return s.options.out == first.options.out && s.seed_index == run.config.seed_index &&
-             s.model.name == run.config.config;
-    };
-    if (std::ranges::none_of(specs, is_it)) runs.push_back(std::move(run));
+// Throws when the result folder, or another cell of its grid, holds runs that could not stand in one table with these.
+void require_one_summary(const Study& study, const std::vector<RunSpec>& specs, const std::string& out,
+                         const std::function<results::RunConfig(const RunSpec&)>& config_of) {
+  std::vector<results::Run> runs;  // one of each configuration that is planned, then the others that are there
+  for (const RunSpec& spec : specs) {
+    const auto is_its = [&](const results::Run& run) { return run.config.config == spec.model.name; };
+    if (spec.options.out != out || std::ranges::any_of(runs, is_its)) continue;
+    results::Run run;
+    run.folder = spec.folder, run.config = config_of(spec);
+    runs.push_back(std::move(run));
   }
   try {
+    if (!study.grid.empty()) results::require_one_grid(fs::path(out).parent_path().string(), study, {runs[0]});
+    if (!fs::is_directory(out)) return;
+    results::Listing listing;
+    try {
+      listing = results::list_runs(out);
+    } catch (const Error&) {  // nothing is there yet
+      return;
+    }
+    for (results::Run& run : listing.runs) {
+      const auto is_it = [&](const RunSpec& s) {
+        return s.options.out == out && s.seed_index == run.config.seed_index && s.model.name == run.config.config;
+      };
+      if (std::ranges::none_of(specs, is_it)) runs.push_back(std::move(run));
+    }
     results::require_comparable(runs);
   } catch (const Error& error) {
     fail_input("{}; choose another --out", error.what());
@@ -422,7 +430,10 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   if (!ranks.first_process())
     return options.dry_run ? 0 : follow_runs(open, data, fingerprint, devices[0], command, ranks);
   for (const RunSpec* first : folders) {
-    require_one_summary(specs, run_config(*first, data, fingerprint, device_text, command), *first);
+    if (study.grid.empty() || !options.fresh)  // a grid that is made anew is so cell by cell
+      require_one_summary(study, specs, first->options.out, [&](const RunSpec& spec) {
+        return run_config(spec, data, fingerprint, device_text, command);
+      });
     if (options.dry_run) continue;
     const bool any_open =
         std::ranges::any_of(open, [&](const RunSpec& s) { return s.options.out == first->options.out; });

@@ -35,8 +35,10 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 }
 
 // One finished run in a cell, whose accuracies are the given one on test and validation.
-void write_run(const std::string& out, const Cell& cell, const std::string& config, int seed, double accuracy) {
+void write_run(const std::string& out, const Cell& cell, const std::string& config, int seed, double accuracy,
+               const std::string& weights = "") {
   RunConfig c = fake_config(config, seed);
+  if (!weights.empty()) c.train["init"] = "w", c.train["weights_hash"] = weights;
   c.train["lr"] = std::stod(cell.settings[0].second), c.train["epochs"] = std::stoi(cell.settings[1].second);
   std::vector<LayerUtilisation> utilisation;
   Evaluation e = fake_evaluation(c, utilisation);
@@ -171,4 +173,25 @@ TEST_CASE(
   EXPECT(entry(*chosen, "softmax-moe", 5) == "not run");
   EXPECT(contains(grid_markdown(g), "## Each at its chosen recipe"));
   EXPECT(to_json(g)["chosen_of"]["dense"] == "lr2e-4-epochs3");
+}
+
+TEST_CASE("grid: cells that were made of other things than the grid's flags are no grid") {
+  TemporaryFolder tmp("grid-mixed");
+  const std::string out = tmp.path + "/out";
+  const Study study = parse_study(kGrid, "g.study");
+  const std::vector<Cell> cells = study.grid.cells();
+  make_folder(out);
+  write_study(out, study);
+  write_run(out, cells[0], "dense", 0, 0.9, "1111");
+  write_run(out, cells[1], "softmax-moe", 0, 0.9, "1111");
+  summarise_grid(out);
+  write_run(out, cells[2], "dense", 0, 0.9, "2222");
+  EXPECT(contains(error_of([&] { summarise_grid(out); }),
+                  "runs of one summary must have the same train.weights_hash, got \"1111\" and \"2222\""));
+  // Before it is run too.
+  Run planned;
+  planned.folder = "planned", planned.config = fake_config("dense", 0);
+  require_one_grid(tmp.path + "/none", study, {planned});
+  planned.config.protocol = "paper";
+  EXPECT(contains(error_of([&] { require_one_grid(out, study, {planned}); }), "the same protocol"));
 }

@@ -104,6 +104,28 @@ TEST_CASE("tools: numbers that nobody can mean are no numbers") {
   }
 }
 
+TEST_CASE("tools: heatmap makes no mean of seeds that are made of different things, and shows each") {
+  if (!are_built({"tools/heatmap"})) SKIP("the programs are not built");
+  TemporaryFolder tmp("heatmap-mean");
+  const auto write = [&](double balance) {
+    for (const int seed : {0, 1}) {
+      results::RunConfig c = fake_config("softmax-moe", seed);
+      if (seed == 1) c.balance = balance;
+      write_fake_run(tmp.path + "/out", c, 10);
+    }
+  };
+  const std::string command = "./tools/heatmap " + tmp.path + "/out --format csv --out " + tmp.path + "/maps 2>&1";
+  write(0.5);
+  const Result mixed = run(command);
+  EXPECT(mixed.status != 0);
+  EXPECT(contains(mixed.out, "seeds of one configuration must have the same balance"));
+  EXPECT(fs::exists(tmp.path + "/maps/seed1"));
+  EXPECT(!fs::exists(tmp.path + "/maps/mean"));
+  write(fake_config("softmax-moe", 0).balance);
+  EXPECT(run(command).status == 0);
+  EXPECT(fs::exists(tmp.path + "/maps/mean"));
+}
+
 TEST_CASE("tools: tokenize gives the same ids for an argument and a line") {
   if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
   TemporaryFolder tmp("tokenize");
