@@ -133,13 +133,16 @@ TEST_CASE(
   EXPECT(n.eager == eager + 1);
 }
 
-// A device after an illegal access: every wait for it throws.
+// A device after an illegal access: every wait for it throws, and what it held goes when it does.
 class LostDevice final : public Backend {
  public:
+  ~LostDevice() override {
+    for (void* p : held_) host_->release(p);
+  }
   Device device() const override { return Device::cpu(); }
   std::string description() const override { return "lost"; }
-  void* allocate(int64_t bytes) override { return host_->allocate(bytes); }
-  void release(void* p) noexcept override { host_->release(p); }
+  void* allocate(int64_t bytes) override { return held_.emplace_back(host_->allocate(bytes)); }
+  void release(void*) noexcept override {}
   void* allocate_pinned(int64_t bytes) override { return host_->allocate_pinned(bytes); }
   void release_pinned(void* p) noexcept override { host_->release_pinned(p); }
   void copy(void*, const void*, int64_t, CopyKind) override { synchronize(); }
@@ -149,6 +152,7 @@ class LostDevice final : public Backend {
 
  private:
   std::unique_ptr<Backend> host_ = make_cpu_backend();
+  std::vector<void*> held_;
 };
 
 TEST_CASE("allocator: the error of a device that is lost is told, and ends no program on its way") {
