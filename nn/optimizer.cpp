@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/ops/ranks/sum_over_ranks.h"
+
 namespace glia {
 
 AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait, const AdamWSharing& sharing)
@@ -100,12 +102,8 @@ void AdamW::share_out(const AdamWSharing& sharing) {
     buffers_.squares = zeros(parameters_.context(), {1}, DType::kFloat64);
 }
 
-// Every rank's part of a flat buffer, of which this one has its own.
 void AdamW::gather_parts(const Tensor& flat, const Parts& parts) const {
-  Communicator& ranks = flat.context().communicator();
-  const Tensor all = flat.rows(parts.begin, end_of(parts));
-  const Tensor own = all.rows(ranks.rank() * parts.each, (ranks.rank() + 1) * parts.each);
-  ranks.all_gather(own.raw(), all.raw(), own.numel(), all.dtype());
+  gather_own_parts(flat.rows(parts.begin, end_of(parts)));
 }
 
 // Of all gradients: each rank squares what it alone has, everybody all others, which are the same everywhere.

@@ -45,15 +45,6 @@ std::string without_trailing_slash(std::string path) {
   return path;
 }
 
-// Settings that a record leaves out at their usual value: who has one differs from who has none. Any other that is missing is one
-// that there was not yet.
-bool left_out(const std::string& key) {
-  static const std::set<std::string> keys = {"freeze",     "train",       "lr_of",         "weight_decay_of",
-                                             "loss_scale", "adam_state",  "micro_batches", "task",
-                                             "mask_rate",  "only_topics", "csv_separator", "prompt"};
-  return keys.contains(key);
-}
-
 // Where a run may not differ from another; `tells`: of a field that only one of them has, whether that is a difference.
 struct Comparison {
   const Run &a, &b;
@@ -128,6 +119,13 @@ int64_t step_of_line(const std::string& line) {
 }
 
 }  // namespace
+
+bool left_out(const std::string& key) {
+  static const std::set<std::string> keys = {"freeze",      "train",         "lr_of",         "weight_decay_of",
+                                             "loss_scale",  "adam_state",    "micro_batches", "task",
+                                             "only_topics", "csv_separator", "prompt"};
+  return keys.contains(key);
+}
 
 // --- writing -------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ struct Evaluation {  // eval.json: the model that counts, on the test set
   std::optional<double> validation_accuracy;  // of the chosen model, where a validation split exists
   // Of the rows, those that nearly stand among the training rows; runs from before anybody looked have none.
   std::optional<int64_t> near_copies;
-  std::vector<LayerMetrics> layers;  // [L]; empty for dense
+  std::vector<LayerMetrics> layers;           // [L]; empty for dense
 
   double accuracy() const { return values.get("accuracy"); }
 };
@@ -167,8 +167,7 @@ struct UtilisationFile {
   Matrix u;  // [C, E] >= 0; rows sum to 1 where the router normalises its gates, and are 0 where the file says n/a
 };
 UtilisationFile read_utilisation(const std::string& path);
-UtilisationFile utilisation_from(const std::string& text,
-                                 const std::string& from);  // of a file; `from` for messages
+UtilisationFile utilisation_from(const std::string& text, const std::string& from);  // of a file; `from` for messages
 
 // All layers of a run; throws for a dense run ("has no experts") and for missing or mis-shaped files.
 struct RunUtilisation {
@@ -206,7 +205,10 @@ Listing list_runs(const std::string& path);
 // option, or seeds of one configuration in router, losses or model: one summary never mixes them. (Precision, commit and device may
 // differ: a warning.)
 void require_comparable(const std::vector<Run>& runs);
-// The first half of it, but for the settings of these keys: of the cells of a grid.
+// Settings that a record leaves out at their usual value: who has one differs from who has none. Any other that is missing is one
+// that there was not yet.
+bool left_out(const std::string& key);
+// The first half of require_comparable(), but for the settings of these keys: of the cells of a grid.
 void require_one_recipe(const std::vector<Run>& runs, std::vector<std::string> but_for);
 
 // JSON forms (config.json, eval.json, one metrics line); `from` is the path for error messages.

@@ -38,6 +38,14 @@ Json usual_value(const std::string& key) {
   return all.value(key, Json());
 }
 
+// Runs from before there was a choice have none of these.
+void leave_out_usual(Json& part) {
+  Json kept = Json::object();
+  for (const auto& [key, value] : part.items())
+    if (!results::left_out(key) || value != usual_value(key)) kept[key] = value;
+  part = std::move(kept);
+}
+
 std::string first_difference(const Json& before, const Json& now, const std::string& where) {
   const auto named = [&](const std::string& key) { return where.empty() ? key : where + "." + key; };
   const auto later = [](const std::string& key) { return key == "weights_hash"; };  // older records have none
@@ -203,17 +211,12 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
     c.model["norm_eps"] = o.norm_eps;
   }
   c.train = to_json(o, Flag::Part::kTrain);
-  // Runs from before there was a choice have none of these.
-  for (const char* key : {"freeze", "train", "lr_of", "weight_decay_of"})
-    if (c.train[key] == "") c.train.erase(key);
-  if (o.task == "classification")
-    for (const char* key : {"task", "mask_rate"}) c.train.erase(key);
-  if (o.loss_scale == 1) c.train.erase("loss_scale");
-  if (o.micro_batches == 1) c.train.erase("micro_batches");
+  leave_out_usual(c.train);
+  if (o.task == "classification") c.train.erase("mask_rate");
+  // As those that are left out; but what computes the same in another order may stand in one table.
   if (o.reduction == "fast")
     for (const char* key : {"reduction", "chunks"}) c.train.erase(key);
   c.train["max_length"] = o.max_length;
-  if (o.adam_state == "float32") c.train.erase("adam_state");
   if (o.gradients != "float32")
     c.train["gradients"] = o.gradients;  // runs from before there was a choice have none
   c.train["data_hash"] = fmt::format("{:016x}", fingerprint);
@@ -221,10 +224,7 @@ results::RunConfig run_config(const RunSpec& spec, const Dataset& data, uint64_t
   c.options = to_json(o, Flag::Part::kProtocol);
   c.data = data_info(data);
   c.data.options = to_json(o, Flag::Part::kData);
-  // Runs from before there was a choice have none of these.
-  if (o.csv_separator == "auto") c.data.options.erase("csv_separator");
-  if (o.only_topics.empty()) c.data.options.erase("only_topics");
-  if (o.prompt == "none") c.data.options.erase("prompt");
+  leave_out_usual(c.data.options);
   // Only what the copy of the vocabulary does not say by itself.
   if (!data.tokenizer->lowercase()) c.data.options["lowercase"] = false;
   else if (is_cased(data.vocabulary())) c.data.options["lowercase"] = true;

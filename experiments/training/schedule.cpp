@@ -194,8 +194,9 @@ void require_one_summary(const Study& study, const std::vector<RunSpec>& specs, 
     runs.push_back(std::move(run));
   }
   try {
-    if (!study.grid.empty()) results::require_one_grid(fs::path(out).parent_path().string(), study, {runs[0]});
-    if (!fs::is_directory(out)) return;
+    // A grid that is made anew is so cell by cell.
+    if (!study.grid.empty() && !specs.front().options.fresh)
+      results::require_one_grid(fs::path(out).parent_path().string(), study, {runs[0]});
     results::Listing listing;
     try {
       listing = results::list_runs(out);
@@ -430,10 +431,9 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   if (!ranks.first_process())
     return options.dry_run ? 0 : follow_runs(open, data, fingerprint, devices[0], command, ranks);
   for (const RunSpec* first : folders) {
-    if (study.grid.empty() || !options.fresh)  // a grid that is made anew is so cell by cell
-      require_one_summary(study, specs, first->options.out, [&](const RunSpec& spec) {
-        return run_config(spec, data, fingerprint, device_text, command);
-      });
+    require_one_summary(study, specs, first->options.out, [&](const RunSpec& spec) {
+      return run_config(spec, data, fingerprint, device_text, command);
+    });
     if (options.dry_run) continue;
     const bool any_open =
         std::ranges::any_of(open, [&](const RunSpec& s) { return s.options.out == first->options.out; });

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/ranks/experts_over_ranks.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 
 namespace glia {
 
@@ -44,7 +44,7 @@ void TrainingStep::gather_divided() {
   const ParameterSet& parameters = model_.parameters();
   for (const Parameter& p : parameters.all()) {
     if (p.frozen || !p.owned || p.expert_ranks != model_.context().communicator().size()) continue;
-    if (!optimiser_.own(p)) gather_experts(parameters.gradient(p));
+    if (!optimiser_.own(p)) gather_own_parts(parameters.gradient(p));
     done_.push_back({p.offset, p.offset + round_up(p.shape.numel(), ParameterSet::kAlign)});
   }
 }

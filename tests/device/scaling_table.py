@@ -4,6 +4,8 @@ docs/scaling.md says by the step of one rank:
 
   step(R) = C + (2 (R − 1) / R (low / L + rest) + (R − 1) (words + rows)) / B + 2 (L + 6) l log2 R + c 2 (R − 1) / R low (1 − 1 / L) / B
 
+and (R − 1) / R gathered / B; with rows 4 L l log2 R more.
+
 C: the step of one rank. low: bytes of gradients that are summed beside backward, but for the last of L layers; c: the part of that
 time which compute loses to it. rest: bytes that are summed behind it. words: bytes of tokens' gradients that each rank sends to all.
 
@@ -61,7 +63,7 @@ def print_measured(folder: str) -> None:
 
 def print_predicted() -> None:
     """Of one GPU's steps as BENCHMARKS.md has them, with the bytes of the paper's encoder (30,522 words)."""
-    # The last two: bytes of weights that are gathered, and float32 ones whose update is shared out or divided.
+    # ms of one rank, MiB: low (half of what is summed part by part), rest, words, gathered, rows; float32 weights whose update is divided.
     cases = [("masked LM, dense, 65,536 places a GPU", 11.95, 24, 62, 0, 0, 0, 0), ("AHR, 8 experts, 192 sequences a GPU", 3.76, 138, 2, 10, 0, 0, 0),
              ("AHR, moments shared out", 3.76, 69, 62, 0, 200, 0, 340), ("AHR, experts divided", 3.76, 10, 2, 10, 0, 124, 256),
              ("64 experts, 192 sequences a GPU", 9.41, 1032, 4, 10, 0, 0, 0), ("64 experts, moments shared out", 9.41, 516, 64, 0, 1094, 0, 2130),

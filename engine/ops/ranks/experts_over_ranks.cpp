@@ -85,17 +85,23 @@ Var leaf(const Tensor& value, bool wanted, DType gradient) {
                         gradient == value.dtype() ? Tensor() : empty(value.context(), value.shape(), gradient));
 }
 
+// Weight i of this rank's experts; its gradient lies in `memory`, where that is given.
+Var own_weight(const DividedExperts& experts, size_t i, const Group& g, bool grad, const Tensor& memory = {}) {
+  const Var& w = experts.weights[i];
+  const Tensor value = w.value().rows(g.begin(), g.end());
+  Var own = memory.defined() ? Var::parameter(value, memory)
+                             : leaf(value, grad && w.requires_grad(), experts.gradient_dtype(i));
+  if (w.copy().defined()) own.set_copy(w.copy().rows(g.begin(), g.end()));
+  return own;
+}
+
 Sender compute(const Tensor& rows, int64_t begin, int64_t end, bool wants_x, const DividedExperts& experts,
                const Group& g, const Tensor& offsets) {
   Sender s{begin, end, {}, {}, {}};
   if (begin == end) return s;
   const bool grad = rows.context().grad_enabled;
   s.x = leaf(rows.rows(begin, end), grad && wants_x, rows.dtype());
-  for (size_t i = 0; i < 4; ++i) {
-    const Var& w = experts.weights[i];
-    s.weights[i] = leaf(w.value().rows(g.begin(), g.end()), grad && w.requires_grad(), experts.gradient_dtype(i));
-    if (w.copy().defined()) s.weights[i].set_copy(w.copy().rows(g.begin(), g.end()));
-  }
+  for (size_t i = 0; i < 4; ++i) s.weights[i] = own_weight(experts, i, g, grad);
   s.y = expert_ffn(s.x, s.weights[0], s.weights[1], s.weights[2], s.weights[3], offsets);
   return s;
 }
@@ -209,12 +215,9 @@ Var expert_layer_over_ranks(const Var& x, const Var& gates, const Tensor& expert
   });
   for (size_t i = 0; i < 4; ++i) {
     const Var& w = divided.weights[i];
-    const Tensor value = w.value().rows(g.begin(), g.end());
-    own->in_place[i] =
-        grad && divided.own && w.requires_grad() && divided.gradients[i].defined() && !w.grad().defined();
-    own->weights[i] = own->in_place[i] ? Var::parameter(value, divided.gradients[i].rows(g.begin(), g.end()))
-                                       : leaf(value, grad && w.requires_grad(), divided.gradient_dtype(i));
-    if (w.copy().defined()) own->weights[i].set_copy(w.copy().rows(g.begin(), g.end()));
+    const Tensor& all = divided.gradients[i];
+    own->in_place[i] = grad && divided.own && w.requires_grad() && all.defined() && !w.grad().defined();
+    own->weights[i] = own_weight(divided, i, g, grad, own->in_place[i] ? all.rows(g.begin(), g.end()) : Tensor());
   }
   const Dispatch d =
       make_dispatch(own_choices(chosen, g), g.experts, expert_alignment(context, x.dtype()), capacity * g.size);
@@ -250,12 +253,5 @@ void own_choices(const OwnExperts& k, const int32_t* experts, int32_t* own) {
   for (int64_t i = 0; i < k.n; ++i) own[i] = k.of(experts[i]);
 }
 }  // namespace cpu
-
-void gather_experts(const Tensor& all) {
-  Communicator& ranks = all.context().communicator();
-  const Group g = group_of(ranks, all.size(0), ranks.size());
-  const Tensor own = all.rows(g.begin(), g.end());
-  ranks.all_gather(own.raw(), all.raw(), own.numel(), all.dtype());
-}
 
 }  // namespace glia

@@ -13,11 +13,11 @@ namespace glia {
 
 struct DividedExperts {
   std::array<Var, 4> weights;  // of all E experts: w1, b1, w2, b2 of expert_ffn
-  std::array<Tensor, 4>
-      gradients;  // their gradients' memory; undefined of what is not trained, or has none of its own
-  int ranks;      // of a group: a divisor of E and of the number of ranks
-  bool own =
-      false;  // nobody else adds to their gradients: expert_layer_over_ranks may leave the others' part as it is
+  // Their gradients' memory; undefined of what is not trained, or has none of its own.
+  std::array<Tensor, 4> gradients;
+  int ranks;  // of a group: a divisor of E and of the number of ranks
+  // Nobody else adds to their gradients: expert_layer_over_ranks may leave the others' part as it is.
+  bool own = false;
 
   DType gradient_dtype(size_t i) const {
     return gradients[i].defined() ? gradients[i].dtype() : weights[i].dtype();
@@ -36,8 +36,5 @@ Var expert_ffn_over_ranks(const Var& x, const DividedExperts& experts, const Ten
 //     x [T, H], gates [T, K], experts int32 [T, K] (−1: nobody), of one shape on all ranks → [T, H]; capacity: as make_dispatch has it
 Var expert_layer_over_ranks(const Var& x, const Var& gates, const Tensor& experts, int64_t capacity,
                             const DividedExperts& divided);
-
-// Tensor [E, ..] := in place what each rank of the one group of all ranks has of its own experts.
-void gather_experts(const Tensor& all);
 
 }  // namespace glia

@@ -29,6 +29,15 @@ Tensor rows_of_all_ranks(const Tensor& x) {
   return all;
 }
 
+void gather_own_parts(const Tensor& all) {
+  Communicator& ranks = all.context().communicator();
+  const int64_t each = all.size(0) / ranks.size();
+  CHECK(each * ranks.size() == all.size(0), "gather_own_parts: wants equal parts for {} ranks, got {}",
+        ranks.size(), all.shape());
+  const Tensor own = all.rows(ranks.rank() * each, (ranks.rank() + 1) * each);
+  ranks.all_gather(own.raw(), all.raw(), own.numel(), all.dtype());
+}
+
 Var when_differentiated(const Var& x, std::function<void()> f) {
   return record_summing("when_differentiated", x.value(), {x},
                         [f = std::move(f)](std::span<const Tensor> dy, Grads& in) {

@@ -14,6 +14,9 @@ Var sum_over_ranks(const Var& x);
 // The rows of all ranks, one after the other.     x [T, H], of one shape on all ranks → [R T, H]
 Tensor rows_of_all_ranks(const Tensor& x);
 
+// all [n, ..] := in place what each rank has of its own part, the rank-th of as many equal ones.     n a multiple of R
+void gather_own_parts(const Tensor& all);
+
 // y = x. In backward, when all that was computed from y has its gradient, calls f: what is below may still be computed.
 Var when_differentiated(const Var& x, std::function<void()> f);
 
