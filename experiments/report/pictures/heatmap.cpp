@@ -225,7 +225,8 @@ Picture draw(const Heatmap& map) {
     p.text({at, y - 6}, fmt::format("even share {:.3g} %", 100 * even),
            {.size = 10.5, .color = kGrey, .anchor = at < left + bar_w / 2 ? Anchor::start : Anchor::end});
   }
-  p.text({left + bar_w + 22, y + 10}, "one scale for all layers", {.size = 10.5, .color = kGrey});
+  if (map.layers.size() > 1)  // of one there is no room for it, and nothing to say
+    p.text({left + bar_w + 22, y + 10}, "one scale for all layers", {.size = 10.5, .color = kGrey});
   return p;
 }
 
