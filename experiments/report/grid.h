@@ -43,6 +43,9 @@ std::vector<Table> grid_tables(const GridSummary& grid);
 // Claims × cells: holds, reversed or undecided, by Welch's test, Holm-corrected over the cells of a claim.
 Table claim_table(const GridSummary& grid);
 
+// Claims × axes of two values, where every cell has its seeds: what the second value changes in the claim's difference.
+Table axis_table(const GridSummary& grid);
+
 std::string print_grid(const GridSummary& grid);  // the terminal's view
 // docs/results/<study>.md: what was run, the tables above, then those of the chosen cell.
 std::string grid_markdown(const GridSummary& grid);

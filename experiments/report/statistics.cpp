@@ -26,18 +26,24 @@ double variance_of(const Sample& x) {  // ddof = 1
 // A spread that is only the rounding of the mean is none: equal accuracies must not give p = 1e-300.
 bool varies(double variance, double scale) { return std::sqrt(variance) > 1e-12 * std::abs(scale); }
 
-// What Welch's test and the tests of equivalence stand on.
+// What Welch's test, contrasts and the tests of equivalence stand on; df by Satterthwaite.
 struct WelchScale {
   double difference, se, df;
 };
-std::optional<WelchScale> welch_scale(const Sample& x, const Sample& y) {
-  if (x.size() < 2 || y.size() < 2) return {};
-  const double n = double(x.size()), m = double(y.size());
-  const double vx = variance_of(x) / n, vy = variance_of(y) / m;
-  if (!varies(vx + vy, std::max(std::abs(mean_of(x)), std::abs(mean_of(y))))) return {};
-  return WelchScale{mean_of(x) - mean_of(y), std::sqrt(vx + vy),
-                    (vx + vy) * (vx + vy) / (vx * vx / (n - 1) + vy * vy / (m - 1))};
+std::optional<WelchScale> welch_scale(const std::vector<Term>& terms) {
+  double difference = 0, variance = 0, squares = 0, largest = 0;
+  for (const auto& [weight, values] : terms) {
+    if (values->size() < 2) return {};
+    const double mean = mean_of(*values), v = weight * weight * variance_of(*values) / double(values->size());
+    difference += weight * mean;
+    variance += v;
+    squares += v * v / double(values->size() - 1);
+    largest = std::max(largest, std::abs(weight * mean));
+  }
+  if (!varies(variance, largest)) return {};
+  return WelchScale{difference, std::sqrt(variance), variance * variance / squares};
 }
+std::optional<WelchScale> welch_scale(const Sample& x, const Sample& y) { return welch_scale({{1, &x}, {-1, &y}}); }
 
 // The indices of the p values that are there, by ascending p.
 std::vector<size_t> ascending(const std::vector<std::optional<double>>& p) {
@@ -78,6 +84,12 @@ Estimate estimate(const Sample& x) {
     e.ci_high = *e.mean + half;
   }
   return e;
+}
+
+std::optional<TTest> contrast(const std::vector<Term>& terms) {
+  const auto w = welch_scale(terms);
+  if (!w) return {};
+  return t_test(w->difference, w->se, w->df);
 }
 
 std::optional<TTest> welch(const Sample& x, const Sample& y) {

@@ -26,6 +26,14 @@ struct TTest {
 // when neither side varies.
 std::optional<TTest> welch(const Sample& x, const Sample& y);
 
+// Σ weight · mean(values) over samples that do not depend on each other, tested against 0 as Welch's test does, which is
+// the contrast of the weights 1 and −1. Absent like welch.
+struct Term {
+  double weight;
+  const Sample* values;
+};
+std::optional<TTest> contrast(const std::vector<Term>& terms);
+
 // Paired test: x[i] and y[i] come from the same seed. Absent below two pairs or when the differences do not vary.
 std::optional<TTest> paired(const Sample& x, const Sample& y);
 

@@ -43,7 +43,8 @@ std::vector<Shape> time_shapes() {
           {"large 512->2048", kLarge, 0, 2048, 512},   {"large 2048->512", kLarge, 0, 512, 2048},
           {"few 512->2048", kFew, 0, 2048, 512},       {"few 2048->512", kFew, 0, 512, 2048},
           {"dense 512->1536", {}, 10240, 1536, 512},   {"dense 512->512", {}, 10240, 512, 512},
-          {"dense 512->2048", {}, 10240, 2048, 512},   {"dense 2048->512", {}, 10240, 512, 2048}};
+          {"dense 512->2048", {}, 10240, 2048, 512},   {"dense 2048->512", {}, 10240, 512, 2048},
+          {"wide 1024->4096", kUsual, 0, 4096, 1024},  {"wide 4096->1024", kUsual, 0, 1024, 4096}};
 }
 
 // GELU's slopes of a [rows, columns] matrix, to and from the 16 bits and the order that the kernels use: tiles of

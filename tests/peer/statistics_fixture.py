@@ -71,6 +71,17 @@ def equivalence(x, y, margin):
             "interval": [float(v) for v in stats.t.interval(0.9, df, loc=x.mean() - y.mean(), scale=np.sqrt(vx + vy))]}
 
 
+def contrast(weights, samples):
+    samples = [np.asarray(x, float) for x in samples]
+    difference = sum(w * x.mean() for w, x in zip(weights, samples))
+    parts = [w * w * x.var(ddof=1) / len(x) for w, x in zip(weights, samples)]
+    se = np.sqrt(sum(parts))
+    df = sum(parts) ** 2 / sum(v * v / (len(x) - 1) for v, x in zip(parts, samples))
+    t = difference / se
+    return {"weights": weights, "samples": [x.tolist() for x in samples], "t": t, "df": df, "p": 2 * float(stats.t.sf(abs(t), df)),
+            "interval": interval(difference, se, df)}
+
+
 def power(n, d):
     df, shift, critical = 2 * n - 2, d * np.sqrt(n / 2), stats.t.ppf(0.975, 2 * n - 2)
     value = float(stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift))
@@ -84,6 +95,9 @@ json.dump({"scipy": scipy.__version__,
            "benjamini_hochberg": {"p": P, "corrected": benjamini_hochberg(P)},
            "equivalence": [equivalence(ACCURACY, BASELINE, margin) for margin in (0.0005, 0.001, 0.002, 0.005)]
            + [equivalence(ACCURACY, BASELINE[:3], 0.002)],
+           "contrasts": [contrast([1, -1], [ACCURACY, BASELINE[:3]]),
+                         contrast([0.5, -0.5, -0.5, 0.5], [[0.1622, 0.16, 0.1475, 0.142], [0.1218, 0.1, 0.078, 0.0965],
+                                                           [0.1582, 0.1426, 0.1597], [0.1665, 0.1443, 0.1305, 0.1223]])],
            "power": [[n, d, power(n, d)] for n in (2, 3, 5, 20, 100) for d in (0.2, 0.5, 1.0, 3.0)],
            "t_quantile": [[df, float(stats.t.ppf(0.975, df))] for df in (1, 2, 4, 7.3, 30, 1000)]},
           sys.stdout, indent=1)

@@ -56,6 +56,12 @@ TEST_CASE("statistics: scipy's values") {
     expect_near(*cohen_d(x, y), c["cohen_d"]);
     if (c.contains("paired")) expect_test(paired(x, y), c["paired"]);
   }
+  for (const Json& c : fixture["contrasts"]) {
+    const auto samples = c["samples"].get<std::vector<Sample>>();
+    std::vector<Term> terms;
+    for (size_t i = 0; i < samples.size(); ++i) terms.push_back({c["weights"][i].get<double>(), &samples[i]});
+    expect_test(contrast(terms), c);
+  }
   const auto discoveries = benjamini_hochberg(std::vector<std::optional<double>>(
       fixture["benjamini_hochberg"]["p"].begin(), fixture["benjamini_hochberg"]["p"].end()));
   for (size_t i = 0; i < discoveries.size(); ++i)

@@ -136,6 +136,46 @@ TEST_CASE(
   EXPECT(json["claims"][0]["cells"][1]["verdict"] == "reversed");
 }
 
+TEST_CASE("grid: what an axis of two values does to a claim, over the other axes") {
+  TemporaryFolder tmp("grid");
+  const std::string out = tmp.path + "/out", above = "softmax-moe > dense in accuracy";
+  make_folder(out);
+  const Study study = parse_study(kGrid, "g.study");
+  write_study(out, study);
+  const std::vector<Cell> cells = study.grid.cells();
+  // Six epochs cost dense 0.02 at either rate and softmax-moe 0.005; the rate costs both 0.01.
+  const double dense[] = {0.92, 0.90, 0.91, 0.89}, mixture[] = {0.92, 0.915, 0.91, 0.905};
+  for (size_t i = 0; i < cells.size(); ++i)
+    for (int seed = 0; seed < 5; ++seed) {
+      if (i == 3 && seed > 1) continue;
+      write_run(out, cells[i], "dense", seed, dense[i] + 0.001 * seed);
+      write_run(out, cells[i], "softmax-moe", seed, mixture[i] + 0.001 * (seed * 2 % 5));
+    }
+  EXPECT(axis_table(summarise_grid(out)).rows.empty());  // the last cell has two seeds
+  EXPECT(!contains(grid_markdown(summarise_grid(out)), "What an axis does"));
+  for (int seed = 2; seed < 5; ++seed) {
+    write_run(out, cells[3], "dense", seed, dense[3] + 0.001 * seed);
+    write_run(out, cells[3], "softmax-moe", seed, mixture[3] + 0.001 * (seed * 2 % 5));
+  }
+  const Table t = axis_table(summarise_grid(out));
+  const auto row = [&](const std::string& axis) {
+    for (const auto& r : t.rows)
+      if (r[0] == above && r[1] == axis) return r;
+    return std::vector<std::string>(6);
+  };
+  // Each mean has a standard error of 7.07e-4; a step weighs four of them by a half, a difference eight: 7.07e-4, 1e-3. The
+  // quantiles are t(0.975, 16) = 2.120 and t(0.975, 32) = 2.037.
+  const auto epochs = row("epochs 3 → 6"), rate = row("lr 1e-4 → 2e-4");
+  EXPECT(epochs[2] == "-0.0050 ±0.0015");
+  EXPECT(epochs[3] == "-0.0200 ±0.0015");
+  EXPECT(epochs[4] == "+0.0150 ±0.0020");
+  EXPECT(epochs[5] == "<0.001");
+  EXPECT(rate[2] == "-0.0100 ±0.0015");
+  EXPECT(rate[4] == "+0.0000 ±0.0020");
+  EXPECT(rate[5] == "1.000");
+  EXPECT(contains(grid_markdown(summarise_grid(out)), "### What an axis does to a claim"));
+}
+
 TEST_CASE(
     "grid: where each configuration chooses for itself, its runs lie in one folder and stand beside the first cell's") {
   TemporaryFolder tmp("grid-each");
