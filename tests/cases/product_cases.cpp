@@ -153,11 +153,12 @@ void add_moe(std::vector<OpCase>& cases) {
     };
     cases.push_back(c);
   }
-  // Several chunks, tiles and blocks of columns on a GPU; odd: no packs; 11 experts: two passes. w, b and the
-  // context are cast to the accumulation type, so that the rows run in bfloat16 too.
+  // Several chunks, tiles and blocks of columns on a GPU; odd: no packs; 11 experts: two passes; groups of 64 columns: on
+  // tensor cores. w, b and the context are cast to the accumulation type, so that the rows run in bfloat16 too.
   for (const auto& [name, hidden, experts] : {std::tuple{"router_logits/long", 520, 8},
                                               {"router_logits/odd", 77, 3},
-                                              {"router_logits/many_experts", 36, 11}}) {
+                                              {"router_logits/many_experts", 36, 11},
+                                              {"router_logits/groups", 192, 37}}) {
     const int64_t tokens = std::string(name) == "router_logits/long" ? 701 : 75;
     cases.push_back({name,
                      {{{tokens, hidden}}, {{experts, hidden}}, {{experts}}, {{3, experts}}},
@@ -176,6 +177,13 @@ void add_moe(std::vector<OpCase>& cases) {
                      [k](Context& c, const Vars& x) { return top_k_gates(x[0], k, two_sequences(c)).gates; },
                      false});
   }
+  // More experts than a thread looks through on a GPU.
+  CaseInput many{{10, 70}};
+  many.spacing = 0.02;
+  cases.push_back({"top_k_gates/many_experts",
+                   {many},
+                   [](Context& c, const Vars& x) { return top_k_gates(x[0], 3, two_sequences(c)).gates; },
+                   false});
   cases.push_back({"load_losses",
                    {{{10, 2}, 0.1, 1}},
                    [](Context& c, const Vars& x) {

@@ -196,8 +196,15 @@ TEST_CASE("fast paths: the router's kernels agree with the plain ops at the size
   Context c(Device::cuda());
   // Several rows in flight a thread; several tiles a chunk; columns that blocks fill in part; two passes of
   // experts.
-  for (const auto [tokens, hidden, experts] :
-       {std::array<int64_t, 3>{10240, 512, 8}, {40000, 512, 8}, {5000, 776, 4}, {9000, 512, 12}, {3000, 131, 8}}) {
+  for (const auto [tokens, hidden, experts] : {std::array<int64_t, 3>{10240, 512, 8},
+                                               {40000, 512, 8},
+                                               {5000, 776, 4},
+                                               {9000, 512, 12},
+                                               {3000, 131, 8},
+                                               {9001, 512, 64},
+                                               {1500, 1024, 8},
+                                               {700, 1856, 33},
+                                               {700, 2048, 9}}) {
     INFO("tokens ", tokens, " hidden ", hidden, " experts ", experts);
     std::vector<int32_t> lengths;
     for (int64_t left = tokens - 100; left > 0; left -= lengths.back())
@@ -227,6 +234,33 @@ TEST_CASE("fast paths: the router's kernels agree with the plain ops at the size
       }
       EXPECT(evaluate(through(router_logits), used, DType::kBFloat16) == got);
     }
+  }
+}
+
+TEST_CASE("fast paths: of many experts a GPU chooses as the CPU does, the lower index among equals") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context cpu(Device::cpu()), gpu(Device::cuda());
+  const int64_t tokens = 700, k = 6;
+  for (const int64_t experts : {16, 17, 64, 300}) {
+    INFO("experts ", experts);
+    // A few values, so that nearly every choice is among equals.
+    std::vector<float> logits, weights;
+    for (int64_t i = 0; i < tokens * experts; ++i)
+      logits.push_back(static_cast<float>(i * i % 7 + i / 3 % 5) * 0.25f);
+    for (int64_t i = 0; i < tokens * k; ++i) weights.push_back(static_cast<float>(i % 11) - 5);
+    const auto run = [&](Context& c) {
+      const Sequences sequences = make_sequences(c, {300, 1, 350}, tokens);  // and a tail
+      const Var l = Var::parameter(from_vector(c, logits, {tokens, experts}));
+      const Gates g = top_k_gates(l, k, sequences);
+      backward(sum(mul(g.gates, from_vector(c, weights, {tokens, k}))));
+      return std::tuple{g.experts.to_vector<int32_t>(), g.gates.value().to_vector<double>(),
+                        l.grad().to_vector<double>()};
+    };
+    const auto [chosen, gates, gradient] = run(cpu);
+    const auto [chosen_gpu, gates_gpu, gradient_gpu] = run(gpu);
+    EXPECT(chosen == chosen_gpu);
+    EXPECT(distance(gates, gates_gpu) < 1e-6);
+    EXPECT(distance(gradient, gradient_gpu) < 1e-5);
   }
 }
 

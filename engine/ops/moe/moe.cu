@@ -12,9 +12,81 @@ int warp_grid(int64_t items) { return static_cast<int>(std::max<int64_t>(1, (ite
 
 }  // namespace
 
+namespace {
+
+// More experts than this are looked through by a warp a token: a thread a token would read rows far apart.
+constexpr int64_t kExpertsOfThread = 16;
+
+// choose_and_gate() by a warp, of which each lane looks at every 32nd expert: the same choices and gates, bit for bit.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    top_k_gates_kernel(const A* __restrict__ logits, const int32_t* __restrict__ sequence_of, int64_t tokens,
+                       int64_t experts, int64_t k, A* __restrict__ gates, int32_t* __restrict__ chosen) {
+  const int lane = threadIdx.x % 32;
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (t >= tokens) return;
+  const bool real = sequence_of[t] >= 0;
+  const A* row = logits + t * experts;
+  A total = 0, first = 0;
+  int32_t last = -1;
+  for (int64_t i = 0; i < k; ++i) {
+    int32_t best = -1;
+    A most = 0;
+    const A before = last >= 0 ? row[last] : A(0);
+    const auto offer = [&](A value, int32_t e) {  // in the order "larger, then lower index"
+      if (e >= 0 && (best < 0 || value > most || (value == most && e < best))) best = e, most = value;
+    };
+    for (int64_t e = lane; real && e < experts; e += 32) {
+      const A value = row[e];
+      const bool taken = last >= 0 && (value > before || (value == before && e <= last));
+      offer(value, taken ? -1 : static_cast<int32_t>(e));
+    }
+#pragma unroll
+    for (int other = 16; other > 0; other /= 2) {
+      const A value = __shfl_xor_sync(0xffffffffu, most, other);
+      offer(value, __shfl_xor_sync(0xffffffffu, best, other));
+    }
+    // The lanes may differ where values compare with nothing (NaN); stay in range whatever comes.
+    best = __shfl_sync(0xffffffffu, best, 0);
+    last = best < 0 ? static_cast<int32_t>(i) : best;
+    const A value = real ? row[last] : A(0);
+    if (i == 0) first = value;
+    const A gate = exp(value - first);
+    total += gate;
+    if (lane == 0) gates[t * k + i] = real ? gate : A(0), chosen[t * k + i] = real ? last : -1;
+  }
+  if (lane == 0 && real)
+    for (int64_t i = t * k; i < (t + 1) * k; ++i) gates[i] /= total;
+}
+
+// A warp a token: dlogits leaves in whole rows.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    top_k_gates_gradient_kernel(const A* __restrict__ gates, const int32_t* __restrict__ chosen,
+                                const A* __restrict__ dgates, int64_t tokens, int64_t experts, int64_t k,
+                                A* __restrict__ dlogits) {
+  const int lane = threadIdx.x % 32;
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (t >= tokens) return;
+  const A *g = gates + t * k, *d = dgates + t * k;
+  A inner = 0;
+  for (int64_t i = 0; i < k; ++i) inner += g[i] * d[i];
+  for (int64_t e = lane; e < experts; e += 32) {
+    A to = 0;
+    for (int64_t i = 0; i < k; ++i)
+      if (chosen[t * k + i] == e) to = g[i] * (d[i] - inner);
+    dlogits[t * experts + e] = to;
+  }
+}
+
+}  // namespace
+
 template <class A>
 void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, int64_t experts, int64_t k, A* gates,
                  int32_t* chosen, Stream stream) {
+  if (experts > kExpertsOfThread && tokens > 0)
+    return launch("top_k_gates", top_k_gates_kernel<A>, {warp_grid(tokens), kThreads}, stream, logits, sequence_of,
+                  tokens, experts, k, gates, chosen);
   for_each("top_k_gates", tokens, stream, [=] __device__(int64_t t) {
     if (sequence_of[t] >= 0) {
       choose_and_gate(logits + t * experts, experts, k, gates + t * k, chosen + t * k);
@@ -27,6 +99,9 @@ void top_k_gates(const A* logits, const int32_t* sequence_of, int64_t tokens, in
 template <class A>
 void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates, int64_t tokens, int64_t experts,
                           int64_t k, A* dlogits, Stream stream) {
+  if (experts > kExpertsOfThread && tokens > 0)
+    return launch("top_k_gates/gradient", top_k_gates_gradient_kernel<A>, {warp_grid(tokens), kThreads}, stream,
+                  gates, chosen, dgates, tokens, experts, k, dlogits);
   for_each("top_k_gates/gradient", tokens, stream, [=] __device__(int64_t t) {
     const A *g = gates + t * k, *d = dgates + t * k;
     A inner = 0;

@@ -1,6 +1,6 @@
-// Router logits on CUDA, any size; route.cu has the fused path. Nothing here waits for the host or adds with float
+// Router logits on CUDA, any size; top_k_route.cu has the fused path. Nothing here waits for the host or adds with float
 // atomics.
-#include "engine/ops/moe/router_gradient.cuh"
+#include "engine/ops/moe/router_products.cuh"
 
 namespace glia::cuda {
 namespace {
@@ -56,7 +56,44 @@ __global__ void __launch_bounds__(kRouterThreads, sizeof(A) == 4 ? 5 : 2)
   }
 }
 
-// dx[t] = Σ_e dr[t, e] w[e], for more experts than gradient_kernel keeps in registers.
+// The same on tensor cores, for bfloat16 rows: a block has 64 tokens and 8 experts.     grid (⌈T / 64⌉, ⌈E / 8⌉)
+__global__ void __launch_bounds__(kRouteThreads, 4)
+    tensor_logits_kernel(RouterShape s, const bfloat16* __restrict__ x, const float* __restrict__ w,
+                         const float* __restrict__ b, const float* __restrict__ context, float* __restrict__ logits,
+                         float* __restrict__ raw) {
+  extern __shared__ __align__(16) bfloat16 parts[];
+  const int lane = threadIdx.x % 32, g = lane >> 2, quad = lane & 3;
+  const int64_t first = blockIdx.x * static_cast<int64_t>(kBlockRows) + threadIdx.x / 32 * 16,
+                e0 = blockIdx.y * static_cast<int64_t>(kMostExperts);
+  const auto row = [&](int64_t t) { return x + min(t, s.tokens - 1) * s.hidden; };
+  const auto token_of = [&](int i) { return first + g + (i >> 1) * 8; };
+  const auto expert_of = [&](int i) { return e0 + 2 * quad + (i & 1); };
+  float bias[4] = {}, other[4] = {}, c[4];  // fetched before the product
+  bool real[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int64_t t = token_of(i), e = expert_of(i);
+    const int32_t sequence = t < s.tokens && e < s.experts ? s.sequence_of[t] : -1;
+    real[i] = sequence >= 0;
+    if (!real[i]) continue;
+    bias[i] = b[e];
+    if (s.mode != kNone) other[i] = context[sequence * s.experts + e];
+  }
+  multiply_rows<2>(row(first + g), row(first + g + 8), static_cast<int>(s.hidden), w + e0 * s.hidden,
+                   static_cast<int>(min(s.experts - e0, static_cast<int64_t>(kMostExperts))), parts, c);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int64_t t = token_of(i), e = expert_of(i);
+    if (t >= s.tokens || e >= s.experts) continue;
+    const float r = real[i] ? c[i] + bias[i] : 0.0f;
+    logits[t * s.experts + e] = !real[i] || s.mode == kNone ? r
+                                : s.mode == kAdd            ? r + other[i]
+                                                            : r * logistic(other[i]);
+    if (raw) raw[t * s.experts + e] = r;
+  }
+}
+
+// dx[t] = Σ_e dr[t, e] w[e], added in the order of the experts, for more of them than gradient_kernel keeps in registers.
 template <int W, class T, class A>
 __global__ void __launch_bounds__(kThreads, 3)
     router_dx_kernel(RouterShape s, const A* __restrict__ w, LogitsSource<A> source, T* __restrict__ dx) {
@@ -89,12 +126,71 @@ __global__ void __launch_bounds__(kThreads, 3)
       if (first + i < s.tokens) store<W>(dx + (first + i) * s.hidden + column, sums[i]);
   }
 }
+
+// The same for rows of whole packs of float32: a block has 64 tokens and 128 columns, a thread 4 tokens and twice 4 columns
+// (64 apart, so that a warp reads w without bank conflicts); 32 experts at a time lie in shared memory.
+//     grid (⌈T / 64⌉, ⌈H / 128⌉), H a multiple of 4
+constexpr int kTileRows = 64, kTileColumns = 128, kTileDepth = 32;
+template <class T>
+__global__ void __launch_bounds__(kThreads) router_dx_tile_kernel(RouterShape s, const float* __restrict__ w,
+                                                                  LogitsSource<float> source, T* __restrict__ dx) {
+  __shared__ __align__(16) float dr[kTileDepth][kTileRows + 4];
+  __shared__ __align__(16) float weights[kTileDepth][kTileColumns];
+  const int across = threadIdx.x % 16 * 4, down = threadIdx.x / 16 * 4;
+  const int64_t first = blockIdx.x * static_cast<int64_t>(kTileRows),
+                column0 = blockIdx.y * static_cast<int64_t>(kTileColumns);
+  float sums[4][2][4] = {};
+  for (int64_t e0 = 0; e0 < s.experts; e0 += kTileDepth) {
+    const int depth = static_cast<int>(min(s.experts - e0, static_cast<int64_t>(kTileDepth)));
+    __syncthreads();  // the experts before may still be read
+#pragma unroll
+    for (int i = threadIdx.x; i < kTileRows * kTileDepth; i += kThreads)
+      dr[i % kTileDepth][i / kTileDepth] = source(first + i / kTileDepth, e0 + i % kTileDepth);
+#pragma unroll
+    for (int i = threadIdx.x; i < kTileDepth * kTileColumns / 4; i += kThreads) {
+      const int e = i / (kTileColumns / 4), column = i % (kTileColumns / 4) * 4;
+      const bool inside = e < depth && column0 + column < s.hidden;
+      *reinterpret_cast<float4*>(&weights[e][column]) =
+          inside ? *reinterpret_cast<const float4*>(w + (e0 + e) * s.hidden + column0 + column)
+                 : make_float4(0, 0, 0, 0);
+    }
+    __syncthreads();
+#pragma unroll 8
+    for (int e = 0; e < depth; ++e) {
+      float d[4], v[2][4];
+      load<4>(&dr[e][down], d);
+      load<4>(&weights[e][across], v[0]);
+      load<4>(&weights[e][across + kTileColumns / 2], v[1]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int k = 0; k < 4; ++k) sums[i][half][k] += d[i] * v[half][k];
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t column = column0 + across + half * (kTileColumns / 2);
+    if (column >= s.hidden) continue;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (first + down + i < s.tokens) store<4>(dx + (first + down + i) * s.hidden + column, sums[i][half]);
+  }
+}
 }  // namespace
 
 template <class T, class A>
 void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, const A* context, A* logits, A* raw,
                    Stream stream) {
   if (s.tokens == 0) return;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (parts_fit(s.hidden) && aligned16(x, w)) {
+      const dim3 blocks((s.tokens + kBlockRows - 1) / kBlockRows, (s.experts + kMostExperts - 1) / kMostExperts);
+      return launch_with_parts("router_logits", tensor_logits_kernel, blocks, s.hidden, stream, s, x, w, b, context,
+                               logits, raw);
+    }
+  }
   constexpr int64_t kPerBlock = kRouterThreads / 32 * kTokensPerWarp;
   with_width<A>(
       s.hidden,
@@ -117,8 +213,14 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
       [&](auto width) {
         constexpr int W = decltype(width)::value;
         if (dx && !fused && s.tokens > 0) {
-          launch("router_logits/dx", router_dx_kernel<W, T, A>, {warp_grid(s.tokens, kTokensPerWarp), kThreads},
-                 stream, s, w, source, dx);
+          if constexpr (std::is_same_v<A, float> && W == 4)
+            launch("router_logits/dx", router_dx_tile_kernel<T>,
+                   {dim3((s.tokens + kTileRows - 1) / kTileRows, (s.hidden + kTileColumns - 1) / kTileColumns),
+                    kThreads},
+                   stream, s, w, source, dx);
+          else
+            launch("router_logits/dx", router_dx_kernel<W, T, A>, {warp_grid(s.tokens, kTokensPerWarp), kThreads},
+                   stream, s, w, source, dx);
         }
         if (!sums && !(dx && fused)) return;
         launch_gradient<W>("router_logits/gradient", chunks, passes, stream, s, x, w, source, fused ? dx : nullptr,

@@ -6,7 +6,7 @@ namespace glia::cuda {
 
 constexpr int kRouteRows = 64;  // rows a block, and of a partial sum of the importance
 
-// Whether these sizes are ones that the kernels take: E <= 8, H a multiple of 64 and at most 704.
+// Whether these sizes are ones that the kernels take: E <= 8, H a multiple of 64 and at most 1856.
 bool route_fits(int64_t hidden, int64_t experts);
 
 // Logits of B context rows: row b is x[offsets[b]].     x [T, H], w [E, H], b [E] → logits [B, E]
