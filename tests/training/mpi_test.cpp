@@ -3,6 +3,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "engine/core/file.h"
 #include "tests/command.h"
@@ -181,6 +182,30 @@ TEST_CASE(
   REQUIRE(run.result.status == 0);
   EXPECT(bytes_of(fs::path(folder.path) / "broken/seed0/softmax-moe") ==
          bytes_of(fs::path(folder.path) / "whole/seed0/softmax-moe"));
+}
+
+TEST_CASE("mpi: bench ranks times the processes of a launcher beside the first one alone, and says it once") {
+  const std::string mpirun = launcher();
+  if (mpirun.empty() || !fs::exists("tools/bench")) SKIP("no mpirun, or a build without MPI");
+  TemporaryFolder tmp("mpi-bench");
+  const std::string json = tmp.path + "/ranks.json";
+  const std::string flags = kSmall;
+  const Timed run = timed(mpirun + "3 ./tools/bench ranks --config=dense --steps=2 --json=" + json + flags);
+  INFO(run.result.out);
+  REQUIRE(run.result.status == 0);
+  const auto measured = nlohmann::json::parse(read_file(json));
+  REQUIRE(measured["runs"].size() == 2);
+  EXPECT(measured["runs"][1]["ranks"] == 3);
+  EXPECT(measured["runs"][1]["what"] == "3 ranks in 3 processes");
+  size_t lines = 0;
+  for (size_t at = run.result.out.find("ms a step"); at != std::string::npos;
+       at = run.result.out.find("ms a step", at + 1))
+    ++lines;
+  EXPECT(lines == 2);
+  const Timed refused =
+      timed(mpirun + "2 ./tools/bench ranks --config=softmax-moe --steps=2 --expert-parallel=3" + flags);
+  EXPECT(refused.result.status != 0);
+  EXPECT(contains(refused.result.out, "--expert-parallel: expected a divisor of 2 ranks, got 3"));
 }
 
 TEST_CASE("mpi: run_all spreads whole runs over processes, with the bytes of one") {

@@ -8,6 +8,7 @@
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
+#include "engine/core/message.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/training/feed/data_source.h"
@@ -59,12 +60,13 @@ struct Speed {
   Sent sent;
 };
 
-Speed speed_of(const Options& options, const RunModel& model, const PlanOf& plan_of, int64_t ranks, int64_t steps) {
+Speed speed_of(const Options& options, const RunModel& model, const PlanOf& plan_of, const Ranks& who,
+               int64_t ranks, int64_t steps) {
   Options o = options;
   o.ranks = ranks, o.log_every = 1 << 10;  // nobody reads the losses
   const TrainingPlan plan = plan_of(ranks);
   Speed speed;
-  Ranks::alone().run(o, Device::parse(o.device), 42, [&](Context& context) {
+  who.run(o, Device::parse(o.device), 42, [&](Context& context) {
     Trainer trainer(context, plan, o, model, 42, {});
     context.allocator().reset_peak();  // a replayed graph asks for nothing: its capture does
     // Twice before: so every shape's graph is captured when the clock runs.
@@ -88,13 +90,22 @@ Speed speed_of(const Options& options, const RunModel& model, const PlanOf& plan
   return speed;
 }
 
-int run(const BenchCommand& bench, const Options& o, const RunModel& model, const PlanOf& plan_of) {
-  const int64_t ranks = std::max<int64_t>(2, o.ranks);
+// One rank is the first process', while those of a launcher wait.
+int run(const BenchCommand& bench, const Options& o, const RunModel& model, const PlanOf& plan_of,
+        const Ranks& who) {
+  const int64_t ranks = std::max<int64_t>(2, o.ranks > 0 ? o.ranks : who.processes());
+  Options scaled = o;
+  scaled.ranks = ranks, scaled.batch *= ranks;
+  who.check(scaled);
   Json json;
   Speed one;
   for (const int64_t r : {int64_t{1}, ranks}) {
-    const Speed s = speed_of(o, model, plan_of, r, bench.steps);
-    if (r == 1) one = s;
+    Speed s;
+    if (r > 1) s = speed_of(o, model, plan_of, who, r, bench.steps);
+    else
+      who.after_first([&] {
+        if (who.first_process()) one = s = speed_of(o, model, plan_of, Ranks::alone(), 1, bench.steps);
+      });
     const double kept = s.tokens_a_second / (one.tokens_a_second * static_cast<double>(r));
     fmt::print(
         "{:<28} {:.3f} ms a step, {:.0f} tokens/s, {:.1f} % of {} times one rank; {:.2f} GiB peak a rank, {:.1f} MiB of moments\n",
@@ -114,29 +125,35 @@ int run(const BenchCommand& bench, const Options& o, const RunModel& model, cons
   }
   json["model"] = model.name, json["vocabulary"] = plan_of(1).model.bert.vocabulary,
   json["commit"] = build_commit();
-  if (!bench.json_path.empty()) write_file_atomic(bench.json_path, json.dump(2) + "\n");
+  if (!bench.json_path.empty() && who.first_process()) write_file_atomic(bench.json_path, json.dump(2) + "\n");
   return 0;
 }
 
-int run_pretraining_bench(const BenchCommand& bench, const PretrainOptions& o) {
+int run_pretraining_bench(const BenchCommand& bench, const PretrainOptions& o, const Ranks& who) {
   const Study study = find_study(o.study);
   const RunModel model = run_model(o, configuration_of(study, o.config));
   const Corpus corpus = load_corpus(corpus_options(o), nullptr);
-  return run(bench, o, model, [&](int64_t ranks) {
-    PretrainOptions scaled = o;
-    scaled.tokens *= ranks;
-    return pretraining_plan(scaled, corpus, model, int64_t{1} << 30);
-  });
+  return run(
+      bench, o, model,
+      [&](int64_t ranks) {
+        PretrainOptions scaled = o;
+        scaled.tokens *= ranks;
+        return pretraining_plan(scaled, corpus, model, int64_t{1} << 30);
+      },
+      who);
 }
 
-int run_training_bench(const BenchCommand& bench, const Options& options) {
+int run_training_bench(const BenchCommand& bench, const Options& options, const Ranks& who) {
   const RunSpec spec = plan_runs(options, {options.config}).front();  // with what its study sets for it
   const Dataset data = load_data(spec.options);
-  return run(bench, spec.options, spec.model, [&](int64_t ranks) {
-    Options scaled = spec.options;
-    scaled.batch *= ranks;
-    return training_plan(scaled, data, spec.model, 42);
-  });
+  return run(
+      bench, spec.options, spec.model,
+      [&](int64_t ranks) {
+        Options scaled = spec.options;
+        scaled.batch *= ranks;
+        return training_plan(scaled, data, spec.model, 42);
+      },
+      who);
 }
 
 }  // namespace
@@ -144,20 +161,33 @@ int run_training_bench(const BenchCommand& bench, const Options& options) {
 
 int bench_ranks(int argc, char** argv) {
   using namespace glia;
+  Ranks ranks;
   return bench_main("bench ranks", [&] {
     bool pretraining = false;
     BenchCommand bench = split_command("bench ranks", argc, argv,
                                        [&](CLI::App& app) { app.add_flag("--pretraining", pretraining); });
+    const auto with = [&](const Options& options, auto&& measure) {
+      ranks = Ranks::join(options);
+      try {
+        return measure();
+      } catch (const std::exception& error) {
+        ranks.end_all("bench ranks", message_of(error));
+        throw;
+      }
+    };
     if (pretraining) {
       bench.words.insert(bench.words.end(), {"--steps", "1000000"});
       const std::vector<const char*> words = bench.pointers();
       const PretrainCommand command = parse_pretrain(static_cast<int>(words.size()), words.data());
-      return command.done ? 0 : run_pretraining_bench(bench, command.options);
+      return command.done
+                 ? 0
+                 : with(command.options, [&] { return run_pretraining_bench(bench, command.options, ranks); });
     }
     const auto options = train_options(
         bench,
-        "Times a step of one rank and of --ranks [2] with as many rows for each. Beside the flags below: --steps N [50], "
-        "--json FILE, and --pretraining, with the flags of ./experiments/pretrain instead.");
-    return options ? run_training_bench(bench, *options) : 0;
+        "Times a step of one rank and of --ranks [2], or of the processes that mpirun or srun started, with as many rows for "
+        "each. Beside the flags below: --steps N [50], --json FILE, and --pretraining, with the flags of ./experiments/pretrain "
+        "instead.");
+    return options ? with(*options, [&] { return run_training_bench(bench, *options, ranks); }) : 0;
   });
 }
