@@ -1,4 +1,5 @@
 // Masked-LM pretraining: weights of one's own in minutes: ./experiments/pretrain --help
+#include "engine/comm/transport.h"
 #include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/pretraining/run.h"
@@ -6,7 +7,7 @@
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
-  glia::explain_interrupts();
+  if (glia::launch_place().process == 0) glia::explain_interrupts();  // of several processes one speaks
   glia::Ranks ranks;
   try {
     const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);

@@ -1,4 +1,5 @@
 // Trains all configurations over the seeds and ends with the table: ./experiments/run_all --help
+#include "engine/comm/transport.h"
 #include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/training/presets.h"
@@ -6,7 +7,7 @@
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
-  glia::explain_interrupts();
+  if (glia::launch_place().process == 0) glia::explain_interrupts();  // of several processes one speaks
   try {
     const glia::CommandLine line =
         glia::parse_command_line(argc, argv, glia::Flag::kRunAll,

@@ -1,4 +1,5 @@
 // Trains one configuration with every knob: ./experiments/train --help
+#include "engine/comm/transport.h"
 #include "engine/core/command_line/interrupt.h"
 #include "engine/core/message.h"
 #include "experiments/training/presets.h"
@@ -6,7 +7,7 @@
 
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
-  glia::explain_interrupts();
+  if (glia::launch_place().process == 0) glia::explain_interrupts();  // of several processes one speaks
   glia::Ranks ranks;
   try {
     glia::CommandLine line = glia::parse_command_line(argc, argv, glia::Flag::kTrainOnly,

@@ -123,6 +123,7 @@ TEST_CASE("mpi: processes that disagree, and more of them than sequences, end wi
     INFO(first, " ", second, ": ", run.result.out);
     EXPECT(run.result.status != 0);
     EXPECT(contains(run.result.out, wanted));
+    EXPECT(!contains(run.result.out, "the same command goes on"));  // the others are ended, and have nothing to add
     EXPECT(run.seconds < 30);
   }
   EXPECT(!fs::exists(fs::path(folder.path) / "a"));
