@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <map>
 #include <memory>
 
 #include "data/datasets/layouts.h"
@@ -21,7 +22,7 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
-constexpr uint64_t kVersion = 1;  // of what is cached
+constexpr uint64_t kVersion = 2;  // of what is cached
 constexpr int64_t kRun = 64;      // neighbouring documents that are held out together, where there are many
 constexpr size_t kBlock = 8192;   // bytes of a document where bytes are the tokens: no line is left out
 constexpr const char* kTrained = "trained on the corpus";
@@ -227,11 +228,17 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
     append_tokens(tokens.train, t, *corpus.tokenizer, static_cast<int32_t>(label), display);
   };
   // With a vocabulary one source after another; without, all of them at once, since it is learnt from all.
+  std::map<uint64_t, std::string> seen;  // by the text's hash
   const size_t sources = files.size() + (o.training_texts ? 1 : 0);
   const auto source = [&](size_t i) {
     begin(display, "reading the text");
     const bool bytes = corpus.tokenizer && corpus.tokenizer->of_bytes();
-    return i < files.size() ? texts_of_file(files[i], bytes) : texts_of_training(o, row.name, data);
+    if (i >= files.size()) return texts_of_training(o, row.name, data);
+    Texts t = texts_of_file(files[i], bytes);
+    // What is held out of one would be trained on in the other.
+    if (const auto [first, is_new] = seen.emplace(hash_bytes(*t.text), files[i].string()); !is_new)
+      fail_input("{}: the same text as {}: expected each text once", files[i].string(), first->second);
+    return t;
   };
   if (corpus.tokenizer) {
     for (size_t i = 0; i < sources; ++i) {
