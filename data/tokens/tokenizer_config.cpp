@@ -2,8 +2,10 @@
 
 #include <filesystem>
 
+#include "data/tokens/tokenizer_json.h"
 #include "data/tokens/word_builder.h"
 #include "engine/core/check.h"
+#include "engine/core/file.h"
 #include "engine/core/json.h"
 
 namespace glia {
@@ -72,6 +74,10 @@ LetterCase letter_case(const std::string& setting, const Vocabulary& vocabulary,
       config && config->lowercase)
     return {*config->lowercase,
             *config->lowercase ? "" : fmt::format("texts keep their case: {} says so", config->path)};
+  if (is_tokenizer_json(path)) {
+    const bool lowercase = read_tokenizer_json(read_file(path), path).lowercase;
+    return {lowercase, lowercase ? "" : fmt::format("texts keep their case: {} says so", path)};
+  }
   if (is_cased(vocabulary))
     return {false, fmt::format("texts keep their case: {} has capital or accented letters", path)};
   return {};
