@@ -1,8 +1,8 @@
 #include "experiments/training/pretrained.h"
 
-#include "data/tokens/vocabulary.h"
 #include "engine/core/check.h"
 #include "experiments/studies/study.h"
+#include "experiments/tasks/task.h"
 #include "nn/weights/pretrained.h"
 
 namespace glia {
@@ -49,11 +49,18 @@ void shape_by_weights(Options& o, const std::set<std::string>& given) {
     take("experts", &Options::experts, p.experts);
     if (!given.contains("top-k")) o.top_k = p.top_k;
   }
-  const std::string encoding = s.rotary ? "rotary" : "learned";
-  if (given.contains("position-encoding") && o.position_encoding != encoding)
-    fail_input("--position-encoding {}: contradicts {}, whose positions are {}; leave the flag out",
-               o.position_encoding, p.config, encoding);
-  o.position_encoding = encoding;
+  const auto take_word = [&](const char* flag, std::string Options::*member, const char* what,
+                             const std::string& value) {
+    if (given.contains(flag) && o.*member != value)
+      fail_input("--{} {}: contradicts {}, whose {} {}; leave the flag out", flag, o.*member, p.config, what,
+                 value);
+    o.*member = value;
+  };
+  take_word("position-encoding", &Options::position_encoding, "positions are", s.rotary ? "rotary" : "learned");
+  take_word("norm", &Options::norm, "layers have their norms", s.pre_norm ? "pre" : "post");
+  if (p.language_model && !find_task(o.task).causal())
+    fail_input("--task {}: contradicts {}, a model that reads from left to right: expected causal_lm", o.task,
+               p.config);
   o.positions = s.positions;
   o.types = s.types;
   o.norm_eps = s.layer_norm_eps;
@@ -77,17 +84,29 @@ CheckedWeights check_weights(const Options& o) {
        {std::tuple{"vocab_size", e.words, p.shape.vocabulary}, {"type_vocab_size", e.types, o.types}})
     if (!p.config.empty() && in_file > 0 && in_file != said)
       fail_input("{}: its table has {} rows, and {} says {} {}", weights.path(), in_file, p.config, key, said);
+  const TaskRow& task = find_task(o.task);
+  const bool masks = task.targets == TaskRow::Targets::kMaskedWords;
+  if (masks) weights.require_shared_table();
   std::string text = fmt::format("{}: {} tensors, ", p.weights, weights.tensors().size());
   text +=
       weights.ours() ? "our names" : fmt::format("Hugging Face's names, the encoder under '{}'", weights.prefix());
   if (weights.layers() > o.layers) text += fmt::format("; the lower {} of {} layers", o.layers, weights.layers());
-  if (!weights.ours() && !weights.find(weights.prefix() + "pooler.dense.weight"))
+  const auto lacks = [&](const std::string& name) { return !weights.ours() && !weights.find(name); };
+  if (masks && lacks(weights.head_prefix() + "cls.predictions.transform.dense.weight"))
+    text += "; no masked-LM head: a fresh one";
+  if (task.targets == TaskRow::Targets::kLabels && lacks(weights.prefix() + "pooler.dense.weight"))
     text += "; no pooler: a fresh one";
   if (p.config.empty()) text += "; no config.json beside them: the flags say how many heads";
   return {text, e.words, weights.hash()};
 }
 
-std::string describe_weights(const CheckedWeights& weights, int64_t vocabulary) {
+std::string describe_weights(const CheckedWeights& weights, const Vocabulary& words) {
+  const int64_t vocabulary = words.size();
+  if (words.trained_here())
+    fail_input(
+        "{}; but no vocabulary was found beside them or the data, and one that is learnt from these texts has other "
+        "ids: expected --vocab, the one that they were trained with",
+        weights.text);
   if (weights.words < vocabulary)
     fail_input("{}; but their word table has {} rows, and the vocabulary {} tokens", weights.text, weights.words,
                vocabulary);

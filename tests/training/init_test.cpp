@@ -55,6 +55,12 @@ struct Model8 {
   }
 };
 
+Vocabulary words(int n) {
+  std::vector<std::string> tokens = {"[UNK]", "[CLS]", "[SEP]"};
+  while (static_cast<int>(tokens.size()) < n) tokens.push_back(fmt::format("w{}", tokens.size()));
+  return Vocabulary::from_tokens(tokens, "vocab.txt");
+}
+
 }  // namespace
 
 TEST_CASE("init: config.json beats the preset, and the vocabulary comes from the folder") {
@@ -90,6 +96,25 @@ TEST_CASE("init: a typed flag that contradicts config.json is an error that name
   EXPECT(contains(error({"--vocab", (folder.path / "other.txt").string()}), "other.txt: has other tokens than"));
   write_file_atomic(folder.path / "same.txt", kVocabulary);
   EXPECT(error({"--vocab", (folder.path / "same.txt").string()}).empty());
+}
+
+TEST_CASE("init: the norms' place comes from config.json; without a vocabulary of theirs weights are refused") {
+  const Model8 folder;
+  EXPECT(contains(error_of([&] { folder.with({"--norm", "pre"}); }), "--norm pre: contradicts"));
+  fs::remove(folder.path / "vocab.txt");
+  const Options o = folder.with({});
+  EXPECT(o.vocab.empty());
+  const Dataset data = load_data(o);
+  EXPECT(contains(error_of([&] { describe_weights(check_weights(o), data.vocabulary()); }), "expected --vocab"));
+  // What transformers writes since version 5.
+  write_file_atomic(folder.path / "tokenizer.json",
+                    R"({"normalizer": {"type": "BertNormalizer", "lowercase": false},
+                        "model": {"type": "WordPiece", "vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "A": 3}}})");
+  const Options found = folder.with({});
+  EXPECT(found.vocab == folder.path / "tokenizer.json");
+  const Dataset other = load_data(found);
+  EXPECT(other.vocabulary().size() == 4);
+  EXPECT(!other.tokenizer->lowercase());
 }
 
 TEST_CASE("init: a file alone takes its shape from the flags, and its tensors must agree with them") {
@@ -134,9 +159,10 @@ TEST_CASE("init: the words' rows are said, the model is shaped and filled, and t
   const Options o = folder.with({});
   const CheckedWeights checked = check_weights(o);
   EXPECT(checked.words == 40);
-  EXPECT(contains(describe_weights(checked, 10), "of 40 rows of words the vocabulary's 10"));
-  EXPECT(!contains(describe_weights(checked, 40), "rows"));
-  EXPECT(contains(error_of([&] { describe_weights(checked, 41); }), "40 rows, and the vocabulary 41 tokens"));
+  EXPECT(contains(describe_weights(checked, words(10)), "of 40 rows of words the vocabulary's 10"));
+  EXPECT(!contains(describe_weights(checked, words(40)), "rows"));
+  EXPECT(
+      contains(error_of([&] { describe_weights(checked, words(41)); }), "40 rows, and the vocabulary 41 tokens"));
   const Dataset data = load_data(o);
   Context context(Device::cpu());
   Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);
