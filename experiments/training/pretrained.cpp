@@ -8,10 +8,14 @@
 namespace glia {
 namespace {
 
+uint64_t vocabulary_hash(const std::string& vocab) {
+  return (vocab == "bytes" ? Vocabulary::of_bytes() : Vocabulary::from_file(vocab)).hash();
+}
+
 void take_vocabulary(Options& o, const std::set<std::string>& given, const Pretrained& p) {
   if (p.vocabulary.empty()) return;
   if (given.contains("vocab") && o.vocab != p.vocabulary &&
-      Vocabulary::from_file(o.vocab).hash() != Vocabulary::from_file(p.vocabulary).hash())
+      vocabulary_hash(o.vocab) != vocabulary_hash(p.vocabulary))
     fail_input("--vocab {}: has other tokens than {}, by which the weights were trained; leave the flag out",
                o.vocab, p.vocabulary);
   if (!given.contains("vocab")) o.vocab = p.vocabulary;

@@ -96,6 +96,9 @@ TEST_CASE("init: a typed flag that contradicts config.json is an error that name
   EXPECT(contains(error({"--vocab", (folder.path / "other.txt").string()}), "other.txt: has other tokens than"));
   write_file_atomic(folder.path / "same.txt", kVocabulary);
   EXPECT(error({"--vocab", (folder.path / "same.txt").string()}).empty());
+  EXPECT(contains(error({"--vocab", "bytes"}), "--vocab bytes: has other tokens than"));
+  Vocabulary::of_bytes().save(folder.path / "vocab.txt");
+  EXPECT(error({"--vocab", "bytes"}).empty());
 }
 
 TEST_CASE("init: the norms' place comes from config.json; without a vocabulary of theirs weights are refused") {
@@ -115,6 +118,8 @@ TEST_CASE("init: the norms' place comes from config.json; without a vocabulary o
   const Dataset other = load_data(found);
   EXPECT(other.vocabulary().size() == 4);
   EXPECT(!other.tokenizer->lowercase());
+  write_file_atomic(folder.path / "tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})");
+  EXPECT(!load_data(found).tokenizer->lowercase());
 }
 
 TEST_CASE("init: a file alone takes its shape from the flags, and its tensors must agree with them") {
