@@ -1,5 +1,7 @@
 #include "experiments/training/pretrained.h"
 
+#include <algorithm>
+
 #include "engine/core/check.h"
 #include "experiments/studies/study.h"
 #include "experiments/tasks/task.h"
@@ -21,6 +23,12 @@ void take_vocabulary(Options& o, const std::set<std::string>& given, const Pretr
   if (!given.contains("vocab")) o.vocab = p.vocabulary;
 }
 
+// A length that nobody typed gives way to the weights.
+void take_positions(Options& o, const std::set<std::string>& given, int64_t positions) {
+  o.positions = positions;
+  if (!given.contains("max-length")) o.max_length = std::min(o.max_length, positions);
+}
+
 }  // namespace
 
 void shape_by_weights(Options& o, const std::set<std::string>& given) {
@@ -28,7 +36,7 @@ void shape_by_weights(Options& o, const std::set<std::string>& given) {
   const Pretrained p = find_pretrained(o.init);
   if (p.config.empty()) {
     const Weights weights(p.weights);
-    if (weights.extents().positions > 0) o.positions = weights.extents().positions;
+    if (weights.extents().positions > 0) take_positions(o, given, weights.extents().positions);
     if (weights.extents().types > 0) o.types = weights.extents().types;
     if (o.init_layers > 0 && !given.contains("layers")) o.layers = o.init_layers;
     take_vocabulary(o, given, p);
@@ -65,7 +73,7 @@ void shape_by_weights(Options& o, const std::set<std::string>& given) {
   if (p.language_model && !find_task(o.task).causal())
     fail_input("--task {}: contradicts {}, a model that reads from left to right: expected causal_lm", o.task,
                p.config);
-  o.positions = s.positions;
+  take_positions(o, given, s.positions);
   o.types = s.types;
   o.norm_eps = s.layer_norm_eps;
   take_vocabulary(o, given, p);
@@ -80,14 +88,16 @@ CheckedWeights check_weights(const Options& o) {
         "{}: has {} encoder layers, and the model {}{}", weights.path(), weights.layers(), o.layers,
         weights.layers() > o.layers ? fmt::format("; --init-layers {} leaves the upper ones out", o.layers) : "");
   const Weights::Extents& e = weights.extents();
-  for (const auto& [flag, in_file, wanted] :
-       {std::tuple{"hidden", e.hidden, o.hidden}, {"ffn", e.ffn, o.ffn}, {"max-length", e.positions, o.positions}})
-    if (in_file > 0 && (wanted > in_file || (wanted < in_file && flag != std::string("max-length"))))
+  for (const auto& [flag, in_file, wanted] : {std::tuple{"hidden", e.hidden, o.hidden}, {"ffn", e.ffn, o.ffn}})
+    if (in_file > 0 && wanted != in_file)
       fail_input("{}: its tensors say --{} {}, and the model has {}", weights.path(), flag, in_file, wanted);
   for (const auto& [key, in_file, said] :
        {std::tuple{"vocab_size", e.words, p.shape.vocabulary}, {"type_vocab_size", e.types, o.types}})
     if (!p.config.empty() && in_file > 0 && in_file != said)
       fail_input("{}: its table has {} rows, and {} says {} {}", weights.path(), in_file, p.config, key, said);
+  if (e.positions > 0 && o.positions > e.positions)  // of more rows the first are taken
+    fail_input("{}: its table has {} rows, and {} says max_position_embeddings {}", weights.path(), e.positions,
+               p.config, o.positions);
   const TaskRow& task = find_task(o.task);
   const bool masks = task.targets == TaskRow::Targets::kMaskedWords;
   if (masks) weights.require_shared_table();

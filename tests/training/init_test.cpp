@@ -75,6 +75,12 @@ TEST_CASE("init: config.json beats the preset, and the vocabulary comes from the
   EXPECT(o.norm_eps == 1e-6);
   EXPECT(o.vocab == folder.path / "vocab.txt");
   EXPECT(o.lr == 0.001);  // the preset's
+  // 16 positions are fewer than the preset's length.
+  const std::string init = folder.path.string();
+  const std::vector<const char*> argv{"train",     "--device", "cpu", "--preset", "quick",     "--dataset",
+                                      "synthetic", "--cache",  "",    "--init",   init.c_str()};
+  EXPECT(resolve(parse_command_line(static_cast<int>(argv.size()), argv.data(), Flag::kTrainOnly, "")).max_length ==
+         16);
   // A file in the folder is the folder's.
   EXPECT(folder.with({}, "model.safetensors").heads == 2);
 }
@@ -156,6 +162,7 @@ TEST_CASE("init: a config.json that contradicts its own tensors is an error befo
   for (const int64_t words : {39, 41, 1 << 30})
     EXPECT(contains(error("vocab_size", words), fmt::format("config.json says vocab_size {}", words)));
   EXPECT(contains(error("type_vocab_size", 2), "its table has 1 rows, and"));
+  EXPECT(contains(error("max_position_embeddings", 64), "config.json says max_position_embeddings 64"));
   EXPECT(contains(error_of([&] { folder.with({}, "not-there"); }), "found nothing there (names of a hub"));
 }
 
