@@ -35,8 +35,12 @@ std::vector<std::string> tokens_of(const std::string& source, const Json& vocabu
   for (const auto& [token, id] : vocabulary.items()) {
     const size_t at = id.is_number_unsigned() ? id.get<size_t>() : tokens.size();
     if (at >= tokens.size() || there[at])
-      fail_input("{}: expected each id below {} once in model.vocab, got \"{}\": {}", source, tokens.size(), token,
-                 shown(id));
+      fail_input("{}: expected each id below {} once in model.vocab, got {}: {}", source, tokens.size(),
+                 shown(Json(token)), shown(id));
+    // As vocab.txt, which every run keeps, it would come back as others.
+    if (token.find('\n') != std::string::npos || token.find_last_not_of(" \t\r\v\f") + 1 != token.size())
+      fail_input("{}: expected tokens without white space at their end or line ends, got {}", source,
+                 shown(Json(token)));
     tokens[at] = token;
     there[at] = true;
   }
