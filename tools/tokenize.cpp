@@ -7,9 +7,11 @@
 #include <nlohmann/json.hpp>
 
 #include "data/datasets/dataset_cli.h"
+#include "data/text/documents.h"
 #include "engine/core/check.h"
 #include "engine/core/command_line/terminal.h"
 #include "engine/core/file.h"
+#include "engine/core/file_kind.h"
 #include "tools/tool.h"
 
 using namespace glia;
@@ -81,6 +83,10 @@ void tokenize_lines(std::string_view content, const WordPiece& tokenizer, const 
       std::istringstream numbers{std::string(line)};
       for (int32_t id; numbers >> id;) ids.push_back(id);
       if (!numbers.eof()) fail_input("expected ids, found \"{}\"", line);
+      const int64_t size = tokenizer.vocabulary().size();
+      for (const int32_t id : ids)
+        if (id < 0 || id >= size)
+          fail_input("expected ids from 0 to {}, the vocabulary's last, found {}", size - 1, id);
       out += tokenizer.decode(ids.data(), ids.size(), !o.special) + "\n";
     } else {
       print_line(line, tokenizer, o, out);
@@ -172,7 +178,8 @@ int run(const Options& o) {
   const WordPiece tokenizer = tokenizer_from(o.data, vocab, notes);
   for (const std::string& note : notes) fmt::print(stderr, "tokenize: {}\n", note);
   if (!o.file.empty()) {
-    const std::string content = read_file(o.file);
+    const std::string content = read_text(o.file);
+    refuse_foreign(content, o.file, "text");
     if (content.empty()) fail_input("{}: expected text, found an empty file", o.file);
     tokenize_lines(content, tokenizer, o);
   } else if (!o.texts.empty()) {
@@ -189,7 +196,7 @@ int main(int argc, char** argv) {
   Options o;
   CLI::App app{"Splits text into WordPiece tokens, or tells the statistics of a data set."};
   app.add_option("text", o.texts, "texts; without one, and without --file, lines of standard input");
-  app.add_option("--file", o.file, "a file, line by line");
+  app.add_option("--file", o.file, "a file, line by line, .xz and .gz too");
   app.add_option("--format", o.format,
                  "plain (one piece a line), ids (one line of ids a text), json (one object a text)")
       ->check(CLI::IsMember({"plain", "ids", "json"}))

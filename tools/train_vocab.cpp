@@ -3,10 +3,10 @@
 #include <chrono>
 
 #include "data/datasets/dataset_cli.h"
+#include "data/text/documents.h"
 #include "data/tokens/vocab_trainer.h"
 #include "engine/core/check.h"
 #include "engine/core/command_line/terminal.h"
-#include "engine/core/file.h"
 #include "tools/tool.h"
 
 using namespace glia;
@@ -27,7 +27,11 @@ int run(const std::vector<std::string>& files, const std::string& out, DatasetOp
     fmt::print("{}: {}\n{}", row.name, texts.source, bad.summary());
     for (const std::string& note : texts.notes) fmt::print("{}\n", note);
   }
-  for (const std::string& file : files) trainer.add(read_file(file));
+  for (const std::string& file : files) {
+    const std::string text = read_text(file);
+    require_text(text, file);  // else the bytes of an archive would be words
+    trainer.add(text);
+  }
   fmt::print("{} words, {} distinct\n", trainer.words(), trainer.distinct_words());
   options.progress = [](int64_t done, int64_t of) {
     if (done % 100 == 0 || done == of)
@@ -49,7 +53,7 @@ int main(int argc, char** argv) {
   std::set<std::string> given;
   VocabTrainerOptions options;
   CLI::App app{"Learns a WordPiece vocabulary from text files, or from a data set's train texts."};
-  app.add_option("files", files, "text files");
+  app.add_option("files", files, "text files, .xz and .gz too");
   app.add_option("--out", out, "the vocabulary")->capture_default_str();
   app.add_option("--min-count", options.min_count, "of a pair or a character that becomes a token")
       ->check(CLI::Range(1, 1 << 30))

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <map>
 #include <memory>
 
 #include "data/datasets/layouts.h"
@@ -21,10 +22,9 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
-constexpr uint64_t kVersion = 1;  // of what is cached
+constexpr uint64_t kVersion = 2;  // of what is cached
 constexpr int64_t kRun = 64;      // neighbouring documents that are held out together, where there are many
 constexpr size_t kBlock = 8192;   // bytes of a document where bytes are the tokens: no line is left out
-constexpr const char* kTrained = "trained on the corpus";
 
 void begin(PhaseDisplay* display, const std::string& what) {
   if (display) display->begin(what);
@@ -133,7 +133,7 @@ WordPiece tokenizer_of(const std::vector<Texts>& all, const CorpusOptions& o, Ph
     for (const std::string_view document : t.documents) trainer.add(document);
   VocabTrainerOptions wanted;
   wanted.size = o.data.vocab_size;
-  return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), kTrained), lowercase);
+  return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), Vocabulary::kTrained), lowercase);
 }
 
 // How many documents are held out together: at least eight runs, where there are so many documents.
@@ -228,10 +228,16 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
   };
   // With a vocabulary one source after another; without, all of them at once, since it is learnt from all.
   const size_t sources = files.size() + (o.training_texts ? 1 : 0);
+  std::map<uint64_t, std::string> seen;  // by the text's hash
   const auto source = [&](size_t i) {
     begin(display, "reading the text");
     const bool bytes = corpus.tokenizer && corpus.tokenizer->of_bytes();
-    return i < files.size() ? texts_of_file(files[i], bytes) : texts_of_training(o, row.name, data);
+    if (i >= files.size()) return texts_of_training(o, row.name, data);
+    Texts t = texts_of_file(files[i], bytes);
+    // What is held out of one would be trained on in the other.
+    if (const auto [first, is_new] = seen.emplace(hash_bytes(*t.text), files[i].string()); !is_new)
+      fail_input("{}: the same text as {}: expected each text once", files[i].string(), first->second);
+    return t;
   };
   if (corpus.tokenizer) {
     for (size_t i = 0; i < sources; ++i) {
@@ -293,7 +299,7 @@ Corpus load_corpus(const CorpusOptions& o, PhaseDisplay* display) {
         corpus.notes.push_back(std::move(note));
   } else if (!corpus.tokenizer) {
     corpus.tokenizer =
-        std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, kTrained), lowercase);
+        std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, Vocabulary::kTrained), lowercase);
   }
   const size_t sources = tokens->notes.size() - 1;
   for (size_t s = 0; s < sources; ++s) {

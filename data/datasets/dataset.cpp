@@ -23,8 +23,6 @@ namespace {
 
 constexpr uint64_t kTokenizerVersion = 1;  // to be raised when the tokenizer's or a loader's output changes
 
-constexpr const char* kTrained = "trained on the train texts";
-
 // Made-up words want pieces of their own, unless the user says otherwise.
 std::string vocabulary_path(const DatasetOptions& options, bool is_synthetic) {
   return is_synthetic ? options.vocab : find_vocabulary(options);
@@ -190,7 +188,7 @@ WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data, 
   VocabTrainerOptions wanted;
   wanted.size = options.vocab_size;
   if (display) wanted.progress = [display](int64_t done, int64_t of) { display->step(done, of); };
-  return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), kTrained), lowercase);
+  return WordPiece(Vocabulary::from_tokens(trainer.train(wanted), Vocabulary::kTrained), lowercase);
 }
 
 std::vector<std::string_view> TextSplit::body_texts() const {
@@ -300,7 +298,7 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
   if (tokens) {
     if (!data.tokenizer)
       data.tokenizer =
-          std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, kTrained), lowercase);
+          std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, Vocabulary::kTrained), lowercase);
   } else {
     const TextDataset text = row.load(options, data.bad_rows);
     tokens.emplace();

@@ -99,9 +99,11 @@ void require_text(std::string_view text, const std::string& name) {
 std::vector<std::string_view> documents_of(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\v\f";
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  const char line_end =
+      text.find('\n') == std::string_view::npos ? '\r' : '\n';  // old Macintoshes' text has CR alone
   std::vector<std::string_view> documents;
   for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
+    const size_t end = std::min(text.find(line_end, begin), text.size());
     const std::string_view line = text.substr(begin, end - begin);
     if (const size_t first = line.find_first_not_of(kSpace); first != std::string_view::npos)
       documents.push_back(line.substr(first, line.find_last_not_of(kSpace) + 1 - first));

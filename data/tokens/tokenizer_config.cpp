@@ -2,8 +2,10 @@
 
 #include <filesystem>
 
+#include "data/tokens/tokenizer_json.h"
 #include "data/tokens/word_builder.h"
 #include "engine/core/check.h"
+#include "engine/core/file.h"
 #include "engine/core/json.h"
 
 namespace glia {
@@ -33,8 +35,12 @@ std::optional<TokenizerConfig> read_tokenizer_config(const std::string& folder) 
   if (!flag(json, "tokenize_chinese_chars", config.path).value_or(true))
     fail_input("{}: tokenize_chinese_chars is false: this tokenizer always sets Chinese characters apart",
                config.path);
+  // These two are whatever the tokenizer.json beside them says, and that is checked where it is read.
+  const bool says_more = std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json");
   if (const auto at = json.find("tokenizer_class"); at != json.end() && at->is_string())
-    if (const std::string name = at->get<std::string>(); name.find("Bert") == std::string::npos)
+    if (const std::string name = at->get<std::string>();
+        name.find("Bert") == std::string::npos &&
+        !(says_more && (name == "PreTrainedTokenizerFast" || name == "TokenizersBackend")))
       fail_input("{}: expected a BERT tokenizer, found {}", config.path, name);
   // "No limit" is written as a number beyond any text.
   if (const auto at = json.find("model_max_length"); at != json.end() && !at->is_null()) {
@@ -72,6 +78,10 @@ LetterCase letter_case(const std::string& setting, const Vocabulary& vocabulary,
       config && config->lowercase)
     return {*config->lowercase,
             *config->lowercase ? "" : fmt::format("texts keep their case: {} says so", config->path)};
+  if (is_tokenizer_json(path)) {
+    const bool lowercase = read_tokenizer_json(read_file(path), path).lowercase;
+    return {lowercase, lowercase ? "" : fmt::format("texts keep their case: {} says so", path)};
+  }
   if (is_cased(vocabulary))
     return {false, fmt::format("texts keep their case: {} has capital or accented letters", path)};
   return {};

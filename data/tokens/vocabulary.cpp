@@ -5,6 +5,7 @@
 
 #include "data/text/space_words.h"
 #include "data/text/utf8.h"
+#include "data/tokens/tokenizer_json.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/file_kind.h"
@@ -72,6 +73,7 @@ Vocabulary Vocabulary::from_file(const std::string& path) { return from_text(rea
 Vocabulary Vocabulary::from_text(std::string_view content, const std::string& source) {
   if (content.empty()) fail_input("{}: expected a vocabulary, found an empty file", source);
   refuse_foreign(content, source, "a vocabulary");
+  if (is_tokenizer_json(source)) return from_tokens(read_tokenizer_json(content, source).tokens, source);
   std::vector<std::string> tokens;
   for (size_t begin = 0; begin < content.size();) {
     size_t end = content.find('\n', begin);

@@ -12,7 +12,8 @@ namespace glia {
 class Vocabulary {
  public:
   // Errors, each with path and line: missing or empty file, a directory, invalid UTF-8, an empty or a duplicate
-  // token, no [UNK], [CLS] or [SEP]. White space at a line's end is not part of the token.
+  // token, no [UNK], [CLS] or [SEP]. White space at a line's end is not part of the token. A *.json is read as a
+  // tokenizer.json (tokenizer_json.h).
   static Vocabulary from_file(const std::string& path);
   static Vocabulary from_text(std::string_view content, const std::string& source);  // of a file; errors as above
   // `source` stands for the path in messages.
@@ -39,6 +40,10 @@ class Vocabulary {
   bool is_special(int32_t id) const {
     return id == unk_ || id == cls_ || id == sep_ || (id >= 0 && (id == pad_ || id == mask_));
   }
+
+  // The source of one that was learnt from the texts at hand: nobody else's numbers belong to its ids.
+  static constexpr const char* kTrained = "trained on the texts at hand";
+  bool trained_here() const { return source_ == kTrained; }
 
   uint64_t hash() const { return hash_; }  // of the tokens in their order
   const std::string& source() const { return source_; }

@@ -231,6 +231,7 @@ std::vector<const Flag*> shared_flags() {
                            "balance",
                            "energy",
                            "init",
+                           "init-layers",
                            "norm",
                            "position-encoding",
                            "task",
@@ -307,9 +308,10 @@ nlohmann::ordered_json identity_of(const PretrainOptions& o) {
   const P standard;
   // Runs from before there was a choice have none of these; whoever leaves them alone is as they were.
   const auto later = [](std::string_view name) {
-    return std::ranges::count(std::initializer_list<std::string_view>{"joint", "layout", "task", "norm", "prompt",
-                                                                      "position-encoding", "adam-state"},
-                              name) > 0;
+    return std::ranges::count(
+               std::initializer_list<std::string_view>{"joint", "layout", "task", "norm", "prompt",
+                                                       "position-encoding", "adam-state", "init-layers"},
+               name) > 0;
   };
   for (const PretrainOption& own : pretrain_options())
     if (own.kept && !(later(own.row.name) && value_of(o, own) == value_of(standard, own)))

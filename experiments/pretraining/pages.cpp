@@ -147,7 +147,7 @@ results::RunConfig saved_config(const PretrainOptions& o, const Corpus& corpus, 
 
 void write_pages(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, const ClockPlan& plan,
                  const std::string& result, const std::string& folder) {
-  if (!model.moe.dense() || find_task(o.task).causal()) return;  // the export writes one
+  if (!model.moe.dense() || find_task(o.task).causal() || o.norm == "pre") return;  // the export writes one
   std::string page = fmt::format(
       "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads, FFN {4}) with its masked-LM head, made by Glia's "
       "`./experiments/pretrain` with seed {5}: {6} steps of {7} places, {8:.0f} % of the words masked; {9}.\n{12}\n"

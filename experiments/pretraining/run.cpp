@@ -14,11 +14,10 @@
 #include "experiments/pretraining/pages.h"
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/records/export.h"
+#include "experiments/training/pretrained.h"
 #include "experiments/training/run.h"
 #include "nn/heads/joint_head.h"
 #include "nn/weights/checkpoint.h"
-#include "nn/weights/pretrained.h"
-#include "nn/weights/weights.h"
 
 namespace fs = std::filesystem;
 
@@ -186,6 +185,8 @@ void Pretraining::run() {
     if (first_step_ == 0) fs::remove(checkpoint_path());
     else if (options_.progress != "off") progress_.say(fmt::format("goes on after step {}", first_step_));
     log.emplace(options_.out, first_step_);
+    if (!options_.init.empty())
+      write_file_atomic(options_.out + "/weights.txt", report_text(options_, trainer_.warm_start_report()));
   }
   begin_ = Clock::now();
   auto last_save = begin_;
@@ -244,14 +245,13 @@ ClockPlan settle_plan(const PretrainOptions& o, const Corpus& corpus, const RunM
 }
 
 Json whole_record(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, const ClockPlan& plan,
-                  uint64_t text) {
+                  uint64_t text, uint64_t weights) {
   Json json = {{"computed", identity_of(o)}};
   json["computed"]["steps"] = plan.steps;
   json["computed"]["router"] = model.moe.router;
   json["computed"]["vocabulary"] = fmt::format("{:016x}", corpus.vocabulary().hash());
   json["computed"]["text"] = fmt::format("{:016x}", text);
-  if (!o.init.empty())
-    json["computed"]["weights_hash"] = fmt::format("{:016x}", Weights(find_pretrained(o.init).weights).hash());
+  if (!o.init.empty()) json["computed"]["weights_hash"] = fmt::format("{:016x}", weights);
   json["plan"] = {{"steps", plan.steps},
                   {"minutes", plan.minutes},
                   {"step_ms", plan.step_ms},
@@ -274,8 +274,9 @@ void require_own_folder(const std::string& out) {
 
 // "model.safetensors.4711.tmp": of what this program writes. The folder may be one that holds other things too.
 bool is_half_written(const std::string& name) {
-  for (const std::string file : {"pretraining.json", "config.json", "model.safetensors", "checkpoint.safetensors",
-                                 "metrics.jsonl", "timing.json", "vocab.txt", "tokenizer_config.json", "README.md"})
+  for (const std::string file :
+       {"pretraining.json", "config.json", "model.safetensors", "checkpoint.safetensors", "metrics.jsonl",
+        "timing.json", "vocab.txt", "tokenizer_config.json", "README.md", "weights.txt"})
     if (name.starts_with(file + ".") && name.ends_with(".tmp")) return true;
   return false;
 }
@@ -283,7 +284,7 @@ bool is_half_written(const std::string& name) {
 // Settles the plan and writes the record; nothing where the folder's model is finished. A folder with something else in it is an
 // error, and so are other settings once there is a checkpoint or a model to lose.
 std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
-                                  uint64_t text, Context& context) {
+                                  uint64_t text, uint64_t weights, Context& context) {
   require_own_folder(o.out);
   for (const auto& entry : fs::directory_iterator(o.out))  // what a killed program left half-written
     if (is_half_written(entry.path().filename().string())) fs::remove(entry.path());
@@ -294,7 +295,7 @@ std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus
   Json before = Json::object();
   if (recorded && (done || fs::exists(o.out + "/checkpoint.safetensors"))) before = read_json_object(path);
   Begun begun{settle_plan(o, corpus, model, context, before), ""};
-  const Json record = whole_record(o, corpus, model, begun.plan, text);
+  const Json record = whole_record(o, corpus, model, begun.plan, text, weights);
   if (const std::string difference =
           before.empty() ? "" : changed_setting(before.value("computed", Json::object()), record["computed"]);
       !difference.empty())
@@ -302,6 +303,7 @@ std::optional<Begun> begin_folder(const PretrainOptions& o, const Corpus& corpus
                difference);
   if (done) return std::nullopt;
   fs::remove(config);
+  fs::remove(o.out + "/weights.txt");  // of a run before this one
   write_file_atomic(path, record.dump(2) + "\n");
   begun.identity = record["computed"].dump();
   return begun;
@@ -329,10 +331,10 @@ void pretrain_on(Context& context, const PretrainOptions& o, const Corpus& corpu
 
 // What a process that is not the first takes part in: the first one settles whether anything is left to do.
 std::optional<Begun> follow_folder(const PretrainOptions& o, const Corpus& corpus, const RunModel& model,
-                                   uint64_t text, const Ranks& ranks) {
+                                   uint64_t text, uint64_t weights, const Ranks& ranks) {
   if (ranks.follow() < 0) return std::nullopt;
   const ClockPlan plan{o.steps};
-  return Begun{plan, whole_record(o, corpus, model, plan, text)["computed"].dump()};
+  return Begun{plan, whole_record(o, corpus, model, plan, text, weights)["computed"].dump()};
 }
 
 // What the options alone do not say.
@@ -393,6 +395,9 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   check_model(o, model);
   ranks.check(o);
   if (o.joint > 0) check_joint(model, divides);
+  if (std::error_code none; !o.init.empty() && fs::equivalent(o.init, o.out, none))
+    fail_input("--init {}: is --out too; expected another folder, since this one's weights are replaced", o.init);
+  const CheckedWeights weights = o.init.empty() ? CheckedWeights{} : check_weights(o);
   if (divides && o.steps == 0) fail_input("--minutes: expected --steps where ranks share a run, got {}", o.minutes);
   std::optional<RunLock> lock;
   if (ranks.first_process()) {
@@ -415,13 +420,15 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
     corpus = load_corpus(corpus_options(o), &display);
   });
   print_text(corpus, seconds_since(begin), out);
+  if (!o.init.empty()) fmt::print(out, "weights    {}\n", describe_weights(weights, corpus.vocabulary()));
   training_pieces(o, corpus);  // a vocabulary that will not do is found out before anything is written
   const uint64_t text = text_fingerprint(corpus);
   ranks.agree({{"the text", fmt::format("{:016x}", text)}});
   if (!o.dump.empty() && ranks.first_process()) dump_text(o, corpus, o.dump, out);
 
-  const std::optional<Begun> begun = ranks.first_process() ? begin_folder(o, corpus, model, text, context)
-                                                           : follow_folder(o, corpus, model, text, ranks);
+  const std::optional<Begun> begun = ranks.first_process()
+                                         ? begin_folder(o, corpus, model, text, weights.hash, context)
+                                         : follow_folder(o, corpus, model, text, weights.hash, ranks);
   if (ranks.first_process()) ranks.lead(begun ? 0 : -1);
   if (!begun) {
     fmt::print(out, "done       {}: nothing is left to do; --fresh on begins anew\n", o.out);

@@ -28,6 +28,13 @@ void mark_as_mixture(Json& config) {
   config["model_type"] = "glia-moe";
 }
 
+// Nor one whose norms stand in front for one whose norms stand behind.
+void mark_as_pre_norm(Json& config) {
+  std::string architecture = config["architectures"][0];
+  config["architectures"] = Json::array({architecture.replace(0, 4, "GliaPreNorm")});
+  config["model_type"] = "glia-pre-norm";
+}
+
 // Nor a decoder of ours for an encoder of theirs.
 void mark_as_language_model(Json& config) {
   config["architectures"] = Json::array({"GliaCausalLM"});
@@ -44,7 +51,7 @@ Json tokenizer_config(const WordPiece& tokenizer, int64_t max_length) {
   return json;
 }
 
-std::string mixture_page(const results::RunConfig& run, const Model& model, const std::string& result) {
+std::string own_page(const results::RunConfig& run, const Model& model, const std::string& result) {
   const BertConfig& b = model.config().bert;
   const MoeConfig& m = model.config().moe;
   const std::string experts =
@@ -52,11 +59,11 @@ std::string mixture_page(const results::RunConfig& run, const Model& model, cons
                 : fmt::format(" with {} experts in each layer, of which the router `{}` gives {} to a token",
                               m.n_experts, m.router, m.top_k);
   std::string page = fmt::format(
-      "# {0}\n\nA {1} {2} layers (hidden size {3}, {4} heads){5}.\nTrained by Glia as `{0}` with seed {6}; {7}.\n\n"
+      "# {0}\n\nA {1} {2} layers (hidden size {3}, {4} heads{8}){5}.\nTrained by Glia as `{0}` with seed {6}; {7}.\n\n"
       "`model.safetensors` has Glia's names, since transformers has no such model. In each layer N:\n\n"
       "| tensor | shape |\n|---|---|\n",
       run.config, b.causal ? "language model that reads from left to right, of" : "BERT-like encoder of", b.layers,
-      b.hidden, b.heads, experts, run.seed, result);
+      b.hidden, b.heads, experts, run.seed, result, b.pre_norm ? ", norms in front of attention and FFN" : "");
   for (const Parameter& p : model.parameters().all())
     if (p.name.starts_with("encoder.layer.0."))
       page += fmt::format("| encoder.layer.N.{} | {} |\n", p.name.substr(16), p.shape);
@@ -66,7 +73,7 @@ std::string mixture_page(const results::RunConfig& run, const Model& model, cons
                    : "To go on from it: `./experiments/train --init FOLDER --config NAME`.\n");
 }
 
-void write_mixture(const std::string& path, const Model& model) {
+void write_own(const std::string& path, const Model& model) {
   std::vector<NamedTensor> all;
   for (const Parameter& p : model.parameters().all()) all.push_back({p.name, p.var.value()});
   for (const Statistic& s : model.router_state()) all.push_back({"state." + s.name, s.value});
@@ -90,7 +97,7 @@ void export_model(const results::RunConfig& run, const Model& model, const WordP
   if (model.config().bag.used())
     fail_input("{}: is a bag of n-grams, and no other library has such a model; expected a BERT or a mixture",
                run.config);
-  const bool mixture = !model.config().moe.dense() || model.config().bert.causal;
+  const bool own = !model.config().moe.dense() || model.config().bert.causal || model.config().bert.pre_norm;
   const bool classifies = model.parameters().find("classifier.weight") != nullptr;
   // One that tells words too is read as what it was made for: to go on from.
   const bool words = model.parameters().find("mlm.bias") != nullptr;
@@ -98,16 +105,17 @@ void export_model(const results::RunConfig& run, const Model& model, const WordP
                                     classifies && !words ? "BertForSequenceClassification" : "BertForMaskedLM",
                                     classifies ? run.data.class_names : std::vector<std::string>{});
   if (model.config().bert.causal) mark_as_language_model(config);
-  else if (mixture) mark_as_mixture(config);
+  else if (!model.config().moe.dense()) mark_as_mixture(config);
+  else if (model.config().bert.pre_norm) mark_as_pre_norm(config);
   config["glia"] = ours(run);
   make_folder(dir);
   const auto path = [&](const char* name) { return (fs::path(dir) / name).string(); };
-  if (mixture) write_mixture(path("model.safetensors"), model);
+  if (own) write_own(path("model.safetensors"), model);
   else export_hugging_face(path("model.safetensors"), model.parameters(), {});
   tokenizer.vocabulary().save(path("vocab.txt"));
   const Json tokens = tokenizer_config(tokenizer, std::min(model.config().bert.positions, max_length));
   write_file_atomic(path("tokenizer_config.json"), tokens.dump(2) + "\n");
-  if (mixture) write_file_atomic(path("README.md"), mixture_page(run, model, result));
+  if (own) write_file_atomic(path("README.md"), own_page(run, model, result));
   // The last: a folder with a config.json is whole.
   write_file_atomic(path("config.json"), config.dump(2) + "\n");
 }

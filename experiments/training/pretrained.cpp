@@ -1,20 +1,32 @@
 #include "experiments/training/pretrained.h"
 
-#include "data/tokens/vocabulary.h"
+#include <algorithm>
+
 #include "engine/core/check.h"
 #include "experiments/studies/study.h"
+#include "experiments/tasks/task.h"
 #include "nn/weights/pretrained.h"
 
 namespace glia {
 namespace {
 
+uint64_t vocabulary_hash(const std::string& vocab) {
+  return (vocab == "bytes" ? Vocabulary::of_bytes() : Vocabulary::from_file(vocab)).hash();
+}
+
 void take_vocabulary(Options& o, const std::set<std::string>& given, const Pretrained& p) {
   if (p.vocabulary.empty()) return;
   if (given.contains("vocab") && o.vocab != p.vocabulary &&
-      Vocabulary::from_file(o.vocab).hash() != Vocabulary::from_file(p.vocabulary).hash())
+      vocabulary_hash(o.vocab) != vocabulary_hash(p.vocabulary))
     fail_input("--vocab {}: has other tokens than {}, by which the weights were trained; leave the flag out",
                o.vocab, p.vocabulary);
   if (!given.contains("vocab")) o.vocab = p.vocabulary;
+}
+
+// A length that nobody typed gives way to the weights.
+void take_positions(Options& o, const std::set<std::string>& given, int64_t positions) {
+  o.positions = positions;
+  if (!given.contains("max-length")) o.max_length = std::min(o.max_length, positions);
 }
 
 }  // namespace
@@ -24,7 +36,7 @@ void shape_by_weights(Options& o, const std::set<std::string>& given) {
   const Pretrained p = find_pretrained(o.init);
   if (p.config.empty()) {
     const Weights weights(p.weights);
-    if (weights.extents().positions > 0) o.positions = weights.extents().positions;
+    if (weights.extents().positions > 0) take_positions(o, given, weights.extents().positions);
     if (weights.extents().types > 0) o.types = weights.extents().types;
     if (o.init_layers > 0 && !given.contains("layers")) o.layers = o.init_layers;
     take_vocabulary(o, given, p);
@@ -49,12 +61,19 @@ void shape_by_weights(Options& o, const std::set<std::string>& given) {
     take("experts", &Options::experts, p.experts);
     if (!given.contains("top-k")) o.top_k = p.top_k;
   }
-  const std::string encoding = s.rotary ? "rotary" : "learned";
-  if (given.contains("position-encoding") && o.position_encoding != encoding)
-    fail_input("--position-encoding {}: contradicts {}, whose positions are {}; leave the flag out",
-               o.position_encoding, p.config, encoding);
-  o.position_encoding = encoding;
-  o.positions = s.positions;
+  const auto take_word = [&](const char* flag, std::string Options::*member, const char* what,
+                             const std::string& value) {
+    if (given.contains(flag) && o.*member != value)
+      fail_input("--{} {}: contradicts {}, whose {} {}; leave the flag out", flag, o.*member, p.config, what,
+                 value);
+    o.*member = value;
+  };
+  take_word("position-encoding", &Options::position_encoding, "positions are", s.rotary ? "rotary" : "learned");
+  take_word("norm", &Options::norm, "layers have their norms", s.pre_norm ? "pre" : "post");
+  if (p.language_model && !find_task(o.task).causal())
+    fail_input("--task {}: contradicts {}, a model that reads from left to right: expected causal_lm", o.task,
+               p.config);
+  take_positions(o, given, s.positions);
   o.types = s.types;
   o.norm_eps = s.layer_norm_eps;
   take_vocabulary(o, given, p);
@@ -69,25 +88,39 @@ CheckedWeights check_weights(const Options& o) {
         "{}: has {} encoder layers, and the model {}{}", weights.path(), weights.layers(), o.layers,
         weights.layers() > o.layers ? fmt::format("; --init-layers {} leaves the upper ones out", o.layers) : "");
   const Weights::Extents& e = weights.extents();
-  for (const auto& [flag, in_file, wanted] :
-       {std::tuple{"hidden", e.hidden, o.hidden}, {"ffn", e.ffn, o.ffn}, {"max-length", e.positions, o.positions}})
-    if (in_file > 0 && (wanted > in_file || (wanted < in_file && flag != std::string("max-length"))))
+  for (const auto& [flag, in_file, wanted] : {std::tuple{"hidden", e.hidden, o.hidden}, {"ffn", e.ffn, o.ffn}})
+    if (in_file > 0 && wanted != in_file)
       fail_input("{}: its tensors say --{} {}, and the model has {}", weights.path(), flag, in_file, wanted);
   for (const auto& [key, in_file, said] :
        {std::tuple{"vocab_size", e.words, p.shape.vocabulary}, {"type_vocab_size", e.types, o.types}})
     if (!p.config.empty() && in_file > 0 && in_file != said)
       fail_input("{}: its table has {} rows, and {} says {} {}", weights.path(), in_file, p.config, key, said);
+  if (e.positions > 0 && o.positions > e.positions)  // of more rows the first are taken
+    fail_input("{}: its table has {} rows, and {} says max_position_embeddings {}", weights.path(), e.positions,
+               p.config, o.positions);
+  const TaskRow& task = find_task(o.task);
+  const bool masks = task.targets == TaskRow::Targets::kMaskedWords;
+  if (masks) weights.require_shared_table();
   std::string text = fmt::format("{}: {} tensors, ", p.weights, weights.tensors().size());
   text +=
       weights.ours() ? "our names" : fmt::format("Hugging Face's names, the encoder under '{}'", weights.prefix());
   if (weights.layers() > o.layers) text += fmt::format("; the lower {} of {} layers", o.layers, weights.layers());
-  if (!weights.ours() && !weights.find(weights.prefix() + "pooler.dense.weight"))
+  const auto lacks = [&](const std::string& name) { return !weights.ours() && !weights.find(name); };
+  if (masks && lacks(weights.head_prefix() + "cls.predictions.transform.dense.weight"))
+    text += "; no masked-LM head: a fresh one";
+  if (task.targets == TaskRow::Targets::kLabels && lacks(weights.prefix() + "pooler.dense.weight"))
     text += "; no pooler: a fresh one";
   if (p.config.empty()) text += "; no config.json beside them: the flags say how many heads";
   return {text, e.words, weights.hash()};
 }
 
-std::string describe_weights(const CheckedWeights& weights, int64_t vocabulary) {
+std::string describe_weights(const CheckedWeights& weights, const Vocabulary& words) {
+  const int64_t vocabulary = words.size();
+  if (words.trained_here())
+    fail_input(
+        "{}; but no vocabulary was found beside them or the data, and one that is learnt from these texts has other "
+        "ids: expected --vocab, the one that they were trained with",
+        weights.text);
   if (weights.words < vocabulary)
     fail_input("{}; but their word table has {} rows, and the vocabulary {} tokens", weights.text, weights.words,
                vocabulary);

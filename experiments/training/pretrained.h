@@ -3,6 +3,7 @@
 #include <set>
 #include <string>
 
+#include "data/tokens/vocabulary.h"
 #include "experiments/training/options.h"
 #include "moe/warm_start.h"
 
@@ -21,8 +22,9 @@ struct CheckedWeights {
   uint64_t hash = 0;  // of what the file holds, whatever its path
 };
 CheckedWeights check_weights(const Options& options);
-// The line, with what becomes of the word table; fewer rows than the vocabulary has tokens are an error.
-std::string describe_weights(const CheckedWeights& weights, int64_t vocabulary);
+// The line, with what becomes of the word table; fewer rows than the vocabulary has tokens are an error, and so is a
+// vocabulary that was learnt on the spot: its ids are others than the weights'.
+std::string describe_weights(const CheckedWeights& weights, const Vocabulary& words);
 
 // Into a model that was made from the same options. random_ffn: the FFN stays fresh.
 WarmStartReport start_from_weights(Model& model, const Options& options, uint64_t seed, bool random_ffn,

@@ -413,7 +413,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   print_data(data, out);
   std::set<std::string> weights;  // a study may start from several
   for (const RunSpec& spec : specs)
-    if (spec.weights.words > 0) weights.insert(describe_weights(spec.weights, data.vocabulary().size()));
+    if (spec.weights.words > 0) weights.insert(describe_weights(spec.weights, data.vocabulary()));
   for (const std::string& line : weights) fmt::print(out, "weights    {}\n", line);
   fmt::print(out, "           {} in {:.1f} s\n", data.from_cache ? "from the cache" : "made",
              seconds_since(load_begin));

@@ -16,7 +16,10 @@ std::optional<std::string> find(const Weights& weights, const std::string& name)
   std::string old = there;
   replace(old, "LayerNorm.weight", "LayerNorm.gamma");
   replace(old, "LayerNorm.bias", "LayerNorm.beta");
-  for (const std::string& candidate : {there, old})
+  // A head whose shared bias was saved under its other name alone.
+  std::string decoder = there;
+  replace(decoder, "cls.predictions.bias", "cls.predictions.decoder.bias");
+  for (const std::string& candidate : {there, old, decoder})
     if (weights.find(candidate)) return candidate;
   return std::nullopt;
 }
@@ -24,8 +27,8 @@ std::optional<std::string> find(const Weights& weights, const std::string& name)
 void read(const Weights& weights, const std::string& name, Tensor to, std::set<std::string>& used) {
   const RawTensor& raw = *weights.find(name);
   // Padded vocabularies and longer position tables lend their first rows; of anything else all rows are needed.
-  const bool table =
-      name.find("embeddings.") != std::string::npos || name.ends_with("predictions.bias") || name == "mlm.bias";
+  const bool table = name.find("embeddings.") != std::string::npos || name.ends_with("predictions.bias") ||
+                     name.ends_with("predictions.decoder.bias") || name == "mlm.bias";
   if (raw.shape != to.shape() && !table)
     fail_input("{}: '{}': expected {}, got {}", weights.path(), name, to.shape(), raw.shape);
   copy_raw(raw, fmt::format("{}: '{}'", weights.path(), name), to);

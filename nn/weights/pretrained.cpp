@@ -33,7 +33,7 @@ void refuse_what_is_not_ours(const std::string& path, const Json& json) {
     std::vector<Json> allowed;
   };
   static const std::vector<Row> rows{
-      {"model_type", {"bert", "glia-moe"}},
+      {"model_type", {"bert", "glia-moe", "glia-pre-norm", "glia-lm"}},
       {"hidden_act", {"gelu", "gelu_python"}},  // both are the exact one, with erf
       {"position_embedding_type", {"absolute", nullptr}},
       {"is_decoder", {false, nullptr}},
@@ -77,7 +77,6 @@ void read_sizes(Pretrained& p, const Json& json, const char* Size::*key) {
 }
 
 void read_hugging_face(Pretrained& p, const Json& json) {
-  refuse_what_is_not_ours(p.config, json);
   read_sizes(p, json, &Size::theirs);
   BertConfig& s = p.shape;
   if (s.hidden % s.heads != 0)
@@ -87,6 +86,12 @@ void read_hugging_face(Pretrained& p, const Json& json) {
       fail_input("{}: expected a number between 0 and 1 as layer_norm_eps, got {}", p.config, text_of(*eps));
     s.layer_norm_eps = eps->get<double>();
   }
+  const auto labels = json.find("id2label");
+  if (labels == json.end() || !labels->is_object()) return;
+  p.class_names.clear();
+  for (size_t c = 0; c < labels->size(); ++c)
+    if (const auto name = labels->find(std::to_string(c)); name != labels->end() && name->is_string())
+      p.class_names.push_back(name->get<std::string>());
 }
 
 // Ours: config.json of a run, or what an export keeps under "glia". Missing positions, types and eps are the defaults.
@@ -98,6 +103,7 @@ void read_ours(Pretrained& p, const Json& json) {
   if (const auto eps = model.find("norm_eps"); eps != model.end() && eps->is_number())
     s.layer_norm_eps = eps->get<double>();
   if (const auto places = model.find("position_encoding"); places != model.end()) s.rotary = *places == "rotary";
+  if (const auto norms = model.find("norm"); norms != model.end()) s.pre_norm = *norms == "pre";
   if (const auto router = json.find("router"); router != json.end() && router->is_string())
     p.router = router->get<std::string>();
   if (p.router != "none") {
@@ -137,16 +143,26 @@ Pretrained find_pretrained(const std::string& path) {
   for (const fs::path& place : {folder, folder / "..", folder / "../.."})
     if (p.vocabulary.empty() && (run || place == folder) && fs::exists(place / "vocab.txt"))
       p.vocabulary = (place / "vocab.txt").lexically_normal().string();
+  // All that transformers writes since version 5.
+  if (const fs::path words = folder / "tokenizer.json"; p.vocabulary.empty() && fs::exists(words))
+    p.vocabulary = words.lexically_normal().string();
   if (p.config.empty()) return p;
   if (run) {
     read_ours(p, json);
     return p;
   }
-  read_hugging_face(p, json);
-  if (const auto ours = json.find("glia"); ours != json.end()) {
-    if (!ours->is_object()) fail_input("{}: expected an object as glia, got {}", p.config, text_of(*ours));
+  refuse_what_is_not_ours(p.config, json);
+  const Json type = json.value("model_type", Json());
+  const bool of_ours = type.is_string() && type.get<std::string>().starts_with("glia-");
+  if (const auto ours = json.find("glia"); ours != json.end() || of_ours) {
+    if (ours == json.end() || !ours->is_object())
+      fail_input("{}: expected an object as glia, got {}", p.config,
+                 ours == json.end() ? "nothing" : text_of(*ours));
     read_ours(p, *ours);
   }
+  // Last, since transformers keeps our part as it was when a model is changed and saved there.
+  read_hugging_face(p, json);
+  p.language_model = type == "glia-lm";
   return p;
 }
 

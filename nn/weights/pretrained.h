@@ -9,13 +9,15 @@
 namespace glia {
 
 struct Pretrained {
-  std::string weights;     // the file (or the index of shards) to be read by Weights
-  std::string config;      // "" where there is none beside the weights: then only the tensors say what the model is
-  std::string vocabulary;  // vocab.txt, "" where there is none; what lies beside it says whether it keeps case
+  std::string weights;  // the file (or the index of shards) to be read by Weights
+  std::string config;   // "" where there is none beside the weights: then only the tensors say what the model is
+  std::string
+      vocabulary;  // vocab.txt, else tokenizer.json, "" without either; what lies beside it says whether it keeps case
   // With a config: the shape; `vocabulary` counts the table's rows, which may be padded.
   BertConfig shape;
   // Of our own runs and exports.
   bool ours = false;
+  bool language_model = false;  // an export of one, which reads from left to right
   std::string router = "none";
   int64_t experts = 0, top_k = 0;
   std::vector<std::string> class_names;

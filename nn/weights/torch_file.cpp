@@ -78,9 +78,22 @@ class Archive {
   std::map<std::string, zip_uint64_t> index_;
 };
 
+// One of no numbers, whose storage may have none either. Its other sizes are bounded, since somebody will multiply them.
+bool is_empty(const PickledTensor& p) {
+  int64_t others = 1;
+  bool empty = false;
+  for (const int64_t n : p.size) {
+    if (n < 0 || n > (int64_t{1} << 40) / others) return false;
+    if (n == 0) empty = true;
+    else others *= n;
+  }
+  return empty;
+}
+
 // Where the tensor lies in its storage, checked.
 RawTensor place(const PickledTensor& p, std::string_view storage, const std::string& source) {
   const auto refuse = [&](const std::string& why) { fail_input("{}: '{}' {}", source, p.name, why); };
+  if (is_empty(p)) return {p.dtype, Shape(p.size.data(), static_cast<int>(p.size.size())), {}, {}};
   const auto element = static_cast<int64_t>(element_size(p.dtype));
   const int64_t elements = static_cast<int64_t>(storage.size()) / element;
   // The first dimensions may be anything as long as the product stays below the storage's elements.

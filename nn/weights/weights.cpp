@@ -121,6 +121,17 @@ void Weights::check_finite() const {
                  tensor.shape.numel());
 }
 
+void Weights::require_shared_table() const {
+  const std::string head = head_prefix() + "cls.predictions.";
+  for (const auto& [own, shared] : {std::pair{head + "decoder.weight", prefix_ + std::string(kTheirWords)},
+                                    std::pair{head + "decoder.bias", head + "bias"}})
+    if (const RawTensor* a = find(own), *b = find(shared);
+        a && b &&
+        (a->dtype != b->dtype || a->shape != b->shape || a->strides != b->strides || a->bytes != b->bytes))
+      fail_input("{}: '{}' has other numbers than '{}': expected a head that shares them (tie_word_embeddings)",
+                 path_, own, shared);
+}
+
 uint64_t Weights::hash() const {
   uint64_t hash = 0;
   for (const auto& [name, tensor] : raw_.tensors)

@@ -31,6 +31,9 @@ class Weights {
 
   // A NaN or an infinity anywhere is an error that names the tensor and the element.
   void check_finite() const;
+  // Hugging Face's masked-LM head may have a table (and a bias under another name) of its own; ours is the word table. One
+  // with other numbers is an error.
+  void require_shared_table() const;
   // Of all tensors' names, types, shapes and bytes.
   uint64_t hash() const;
 

@@ -103,6 +103,7 @@ TEST_CASE("documents: a line each, without blanks; plain, xz and gzip are the sa
   EXPECT(documents_of(text) == std::vector<std::string_view>{"one two", "three"});
   EXPECT(documents_of("").empty());
   EXPECT(documents_of("last line").size() == 1);
+  EXPECT(documents_of("one\r\rtwo \r three\r") == std::vector<std::string_view>{"one", "two", "three"});
 }
 
 TEST_CASE("documents: cut and damaged files, missing ones and folders without text are errors of one line") {
@@ -283,6 +284,18 @@ TEST_CASE("corpus: with topics the same text, and documents know their class, th
   made.options.topics = true, made.options.training_texts = false;
   EXPECT(
       contains(error_of([&] { load_corpus(made.options); }), "topics are those of the data set's training texts"));
+}
+
+TEST_CASE("corpus: one text twice, packed beside itself, would be trained on and held out, and is an error") {
+  Made made;
+  const std::string text = lines(100), plain = made.folder.write("a.txt", text);
+  made.folder.write("a.txt.xz", xz(text));
+  made.options.files = made.folder.path.string();
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), "a.txt.xz: the same text as " + plain));
+  made.options.files = plain + "," + plain;
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), "a.txt: the same text as"));
+  made.options.files = plain;
+  EXPECT(load_corpus(made.options).training.size() > 80);
 }
 
 TEST_CASE("corpus: no text, too little of it") {

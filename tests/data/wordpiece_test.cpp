@@ -3,10 +3,12 @@
 #include <nlohmann/json.hpp>
 
 #include "data/text/utf8.h"
+#include "data/tokens/tokenizer_config.h"
 #include "data/tokens/vocab_trainer.h"
 #include "data/tokens/wordpiece.h"
 #include "engine/core/file.h"
 #include "engine/core/random/rng.h"
+#include "tests/temporary_folder.h"
 #include "tests/test.h"
 
 using namespace glia;
@@ -227,6 +229,55 @@ TEST_CASE("data vocabulary: what is wrong with a file is said with its line") {
   v.save(path);
   EXPECT(Vocabulary::from_file(path).hash() == v.hash());
   std::filesystem::remove(path);
+}
+
+TEST_CASE("data vocabulary: tokenizer.json gives the same tokens and the case; what is not BERT's is named") {
+  const test::TemporaryFolder folder("tokenizer-json");
+  nlohmann::json json = {
+      {"normalizer",
+       {{"type", "BertNormalizer"},
+        {"clean_text", true},
+        {"handle_chinese_chars", true},
+        {"strip_accents", nullptr},
+        {"lowercase", true}}},
+      {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+      {"model",
+       {{"type", "WordPiece"},
+        {"unk_token", "[UNK]"},
+        {"continuing_subword_prefix", "##"},
+        {"vocab", {{"[UNK]", 1}, {"[SEP]", 3}, {"##b", 5}, {"[PAD]", 0}, {"a", 4}, {"[CLS]", 2}}}}}};
+  const auto with = [&](const char* pointer, const nlohmann::json& value) {
+    nlohmann::json changed = json;
+    changed[nlohmann::json::json_pointer(pointer)] = value;
+    return folder.write("tokenizer.json", changed.dump());
+  };
+  const std::string path = with("/version", "1.0");
+  const Vocabulary v = Vocabulary::from_file(path);
+  EXPECT(v.tokens() == std::vector<std::string>{"[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b"});
+  EXPECT(v.hash() == Vocabulary::from_tokens(v.tokens(), "the same").hash());
+  EXPECT(letter_case("auto", v, path).lowercase);
+  EXPECT(!letter_case("auto", v, with("/normalizer/lowercase", false)).lowercase);
+  for (const auto& [pointer, value, wanted] : std::vector<std::tuple<const char*, nlohmann::json, const char*>>{
+           {"/model/type", "BPE", "expected \"WordPiece\" as model.type, got \"BPE\""},
+           {"/model/vocab/a", 5, "expected each id below 6 once"},
+           {"/model/vocab/a", 6, "expected each id below 6 once"},
+           {"/model/vocab/a", -1, "expected each id below 6 once"},
+           {"/model/vocab",
+            {{"[UNK]", 0}, {"a\nb", 1}},
+            "without white space at their end or line ends, got \"a\\nb\""},
+           {"/model/vocab", {{"[UNK]", 0}, {"a ", 1}}, "without white space"},
+           {"/model/vocab", 7, "as model.vocab, got 7"},
+           {"/model/continuing_subword_prefix", "@@", "continuing_subword_prefix"},
+           {"/normalizer", nullptr, "expected a BertNormalizer"},
+           {"/normalizer/strip_accents", false, "normalizer.strip_accents"},
+           {"/pre_tokenizer/type", "Whitespace", "pre_tokenizer.type"}}) {
+    const std::string file = with(pointer, value), error = error_of([&] { Vocabulary::from_file(file); });
+    INFO(error);
+    EXPECT(contains(error, "tokenizer.json: "));
+    EXPECT(contains(error, wanted));
+  }
+  const std::string cut = folder.write("tokenizer.json", "{\"model\":");
+  EXPECT(contains(error_of([&] { Vocabulary::from_file(cut); }), "tokenizer.json:1:10: expected JSON"));
 }
 
 TEST_CASE("data vocabulary trainer: merges what raises the likelihood most, the same every time") {

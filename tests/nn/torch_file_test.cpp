@@ -66,7 +66,10 @@ TEST_CASE("torch file: a training program's checkpoint, shared storages, shapes 
   const std::string path = temporary_path("torch").string();
   const auto read = [&](const std::string& pickle, bool compressed = false, const std::string& order = "little") {
     write_zip(path,
-              {{"m/data.pkl", pickle}, {"m/byteorder", order}, {"m/data/0", bytes_of<float>({1, 2, 3, 4, 5, 6})}},
+              {{"m/data.pkl", pickle},
+               {"m/byteorder", order},
+               {"m/data/0", bytes_of<float>({1, 2, 3, 4, 5, 6})},
+               {"m/data/1", ""}},
               compressed);
     return read_torch(read_file(path), "f");
   };
@@ -75,6 +78,9 @@ TEST_CASE("torch file: a training program's checkpoint, shared storages, shapes 
   const RawTensors both = read(state_dict({rows, columns}));
   EXPECT(numbers(both, "w") == std::vector<double>{3, 4, 5, 6});
   EXPECT(numbers(both, "v") == std::vector<double>{1, 4, 2, 5, 3, 6});
+  // Of no numbers, in a storage of none.
+  EXPECT(read(state_dict({rows, {"e", "FloatStorage", "1", 0, 0, {3, 0}, {1, 1}}})).tensors.at("e").shape ==
+         Shape{3, 0});
   const std::string inner = state_dict({rows});
   const RawTensors nested =
       read(pickled_dict({{"epoch", pickled(int64_t{3})}, {"state_dict", inner.substr(2, inner.size() - 3)}}));
@@ -90,6 +96,7 @@ TEST_CASE("torch file: a training program's checkpoint, shared storages, shapes 
   EXPECT(contains(with(0, {2000000000, 2}, {0, 1}), none));
   EXPECT(contains(with(0, {2, 2}, {-1, 1}), none));
   EXPECT(with(6, {0}, {1}).empty());
+  EXPECT(contains(with(0, {0, 1 << 30, 1 << 30}, {1, 1, 1}), none));
   EXPECT(contains(refused({"w", "FloatStorage", "9", 6, 0, {1}, {1}}), "it has no record data/9"));
   EXPECT(contains(error_of([&] { read(state_dict({rows}), false, "big"); }), "expected little-endian"));
   EXPECT(contains(error_of([&] { read(state_dict({rows}) + std::string(500, 'N'), true); }), "compressed"));

@@ -125,6 +125,44 @@ TEST_CASE("weights: a masked-LM head goes out under Hugging Face's names and com
          std::vector<double>(bias.begin(), bias.begin() + 33));
 }
 
+TEST_CASE(
+    "weights: a masked-LM head with a table or bias of its own is refused; a shared one may have either name") {
+  const Place place;
+  Context context(test_device());
+  ModelConfig config = tiny_config("none", DType::kFloat32);
+  config.head = make_masked_lm_head;
+  Model a(context, config, 1), b(context, config, 2);
+  a.parameters().redraw(a.parameters().get("mlm.bias"), Init::normal(1), 3);
+  export_hugging_face(place / "file", a.parameters(), {});
+  const Weights exported(place / "file");
+  const auto written =
+      [&](const std::map<std::string, std::string>& tensors) {  // by name: the one whose numbers it has
+        std::vector<NamedTensor> all;
+        for (const auto& [name, from] : tensors) {
+          const RawTensor& raw = *exported.find(from);
+          const Tensor value = empty(context, raw.shape);
+          copy_raw(raw, name, value);
+          all.push_back({name, value});
+        }
+        write_safetensors(place / "other", all, {});
+        return Weights(place / "other");
+      };
+  std::map<std::string, std::string> names;
+  for (const auto& [name, tensor] : exported.tensors()) names[name] = name;
+  written(names).require_shared_table();
+  const std::string head = "cls.predictions.", words = "bert.embeddings.word_embeddings.weight";
+  auto shared = names;
+  shared[head + "decoder.weight"] = words, shared[head + "decoder.bias"] = head + "bias";
+  written(shared).require_shared_table();
+  shared.erase(head + "bias");
+  warm_start(b, written(shared), {});
+  EXPECT(values(a.parameters().values()) == values(b.parameters().values()));
+  auto own = names;
+  own[head + "decoder.weight"] = "bert.encoder.layer.0.output.dense.weight";
+  EXPECT(contains(error_of([&] { written(own).require_shared_table(); }),
+                  "'cls.predictions.decoder.weight' has other numbers than '" + words + "'"));
+}
+
 TEST_CASE("weights: half and bfloat16 files, torch's archive, and shards under an index give the same model") {
   const Place place;
   Source source;
@@ -292,6 +330,28 @@ TEST_CASE("weights: config.json gives the shape; what this encoder does not do i
   EXPECT(contains(refused("num_attention_heads", 5), "no multiple of num_attention_heads 5"));
   EXPECT(contains(refused("layer_norm_eps", 0), "layer_norm_eps"));
   EXPECT(read([](auto& json) { json["hidden_act"] = "gelu_python"; }).shape.layers == 3);
+  // Models of ours that no BERT is say so, and need what is kept of them under glia.
+  EXPECT(contains(refused("model_type", "glia-lm"), "expected an object as glia, got nothing"));
+  const auto ours = [&](const char* type, const char* norm) {
+    return read([&](auto& json) {
+      json["model_type"] = type;
+      json["glia"] = {
+          {"model",
+           {{"layers", 3}, {"hidden", 24}, {"heads", 6}, {"ffn", 48}, {"vocabulary", 99}, {"norm", norm}}}};
+    });
+  };
+  EXPECT(ours("glia-pre-norm", "pre").shape.pre_norm);
+  EXPECT(!ours("bert", "post").shape.pre_norm);
+  EXPECT(!ours("glia-moe", "post").language_model);
+  EXPECT(ours("glia-lm", "pre").language_model);
+  // Changed in transformers, which keeps our part as it was: its own keys count.
+  const Pretrained changed = read([](auto& json) {
+    json["glia"] = {{"model", {{"layers", 3}, {"hidden", 24}, {"heads", 6}, {"ffn", 48}, {"vocabulary", 90}}},
+                    {"data", {{"class_names", {"a", "b"}}}}};
+    json["id2label"] = {{"0", "b"}, {"1", "a"}, {"2", "c"}};
+  });
+  EXPECT(changed.shape.vocabulary == 99);
+  EXPECT(changed.class_names == std::vector<std::string>{"b", "a", "c"});
   // A file in that folder is read as the folder is; a file among others comes alone.
   EXPECT(find_pretrained(place / "model.safetensors").shape.heads == 6);
   std::filesystem::remove(place / "config.json");

@@ -199,6 +199,23 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("tasks: rare words count in the loss over a vocabulary, each too small to change a float32 that is 1") {
+  Context context(test_device());
+  const int64_t words = 30522;
+  std::vector<double> bias(static_cast<size_t>(words), -17);
+  bias[0] = 0;
+  const Var x = Var::parameter(from_vector(context, std::vector<double>{0, 0}, {1, 2}, DType::kFloat32)),
+            w = Var::parameter(random_normal(context, {words, 2}, 1, 2, purpose::kTest)),
+            b = Var::parameter(from_vector(context, bias, {words}, DType::kFloat32));
+  const VocabularyLoss loss = vocabulary_loss(x, w, b, from_vector(context, std::vector<int32_t>{0}, {1}));
+  const double rest = static_cast<double>(words - 1) * std::exp(-17.0);
+  EXPECT(std::abs(loss.loss.value().item() - std::log1p(rest)) < 3e-6);
+  backward(loss.loss);
+  double sum = 0;
+  for (const double g : values(b.grad())) sum += g;
+  EXPECT(std::abs(sum) < 3e-6);
+}
+
 TEST_CASE("tasks: no target is a loss of 0 without a gradient, a target outside the vocabulary makes it NaN") {
   Context context(test_device());
   const Var x = Var::parameter(random_normal(context, {2, 4}, 1, 1, purpose::kTest)),

@@ -126,6 +126,31 @@ TEST_CASE("tools: heatmap makes no mean of seeds that are made of different thin
   EXPECT(fs::exists(tmp.path + "/maps/mean"));
 }
 
+TEST_CASE("tools: train_vocab and tokenize unpack text, and take no other file for it") {
+  if (!are_built({"tools/tokenize", "tools/train_vocab"})) SKIP("the programs are not built");
+  TemporaryFolder tmp("text-files");
+  tmp.write("plain.txt", "some words and some other words\n");
+  REQUIRE(run("gzip -k " + tmp.path + "/plain.txt && cd " + tmp.path +
+              " && iconv -t UTF-16 plain.txt > wide.txt && printf 'a \\377 b\\n' > bytes.txt")
+              .status == 0);
+  const auto learnt = [&](const std::string& file) {
+    return run("./tools/train_vocab --vocab-size 40 --out " + tmp.path + "/" + file + ".vocab " + tmp.path + "/" +
+               file + " 2>&1");
+  };
+  EXPECT(learnt("plain.txt").status == 0);
+  EXPECT(learnt("plain.txt.gz").status == 0);
+  EXPECT(read_file(tmp.path + "/plain.txt.vocab") == read_file(tmp.path + "/plain.txt.gz.vocab"));
+  EXPECT(contains(learnt("wide.txt").out, "expected text, found a UTF-16 file"));
+  EXPECT(contains(learnt("bytes.txt").out, "bytes.txt:1:3: expected UTF-8, found byte 0xFF"));
+  const std::string flags = " --format ids --vocab " + tmp.path + "/plain.txt.vocab ";
+  const auto ids = [&](const std::string& file) {
+    return run("./tools/tokenize" + flags + "--file " + tmp.path + "/" + file + " 2>&1");
+  };
+  EXPECT(ids("plain.txt").out == ids("plain.txt.gz").out);
+  EXPECT(ids("wide.txt").status != 0);
+  EXPECT(contains(run("./tools/tokenize --decode" + flags + "4000 2>&1").out, "expected ids from 0 to "));
+}
+
 TEST_CASE("tools: tokenize gives the same ids for an argument and a line") {
   if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
   TemporaryFolder tmp("tokenize");

@@ -55,6 +55,12 @@ struct Model8 {
   }
 };
 
+Vocabulary words(int n) {
+  std::vector<std::string> tokens = {"[UNK]", "[CLS]", "[SEP]"};
+  while (static_cast<int>(tokens.size()) < n) tokens.push_back(fmt::format("w{}", tokens.size()));
+  return Vocabulary::from_tokens(tokens, "vocab.txt");
+}
+
 }  // namespace
 
 TEST_CASE("init: config.json beats the preset, and the vocabulary comes from the folder") {
@@ -69,6 +75,12 @@ TEST_CASE("init: config.json beats the preset, and the vocabulary comes from the
   EXPECT(o.norm_eps == 1e-6);
   EXPECT(o.vocab == folder.path / "vocab.txt");
   EXPECT(o.lr == 0.001);  // the preset's
+  // 16 positions are fewer than the preset's length.
+  const std::string init = folder.path.string();
+  const std::vector<const char*> argv{"train",     "--device", "cpu", "--preset", "quick",     "--dataset",
+                                      "synthetic", "--cache",  "",    "--init",   init.c_str()};
+  EXPECT(resolve(parse_command_line(static_cast<int>(argv.size()), argv.data(), Flag::kTrainOnly, "")).max_length ==
+         16);
   // A file in the folder is the folder's.
   EXPECT(folder.with({}, "model.safetensors").heads == 2);
 }
@@ -90,6 +102,30 @@ TEST_CASE("init: a typed flag that contradicts config.json is an error that name
   EXPECT(contains(error({"--vocab", (folder.path / "other.txt").string()}), "other.txt: has other tokens than"));
   write_file_atomic(folder.path / "same.txt", kVocabulary);
   EXPECT(error({"--vocab", (folder.path / "same.txt").string()}).empty());
+  EXPECT(contains(error({"--vocab", "bytes"}), "--vocab bytes: has other tokens than"));
+  Vocabulary::of_bytes().save(folder.path / "vocab.txt");
+  EXPECT(error({"--vocab", "bytes"}).empty());
+}
+
+TEST_CASE("init: the norms' place comes from config.json; without a vocabulary of theirs weights are refused") {
+  const Model8 folder;
+  EXPECT(contains(error_of([&] { folder.with({"--norm", "pre"}); }), "--norm pre: contradicts"));
+  fs::remove(folder.path / "vocab.txt");
+  const Options o = folder.with({});
+  EXPECT(o.vocab.empty());
+  const Dataset data = load_data(o);
+  EXPECT(contains(error_of([&] { describe_weights(check_weights(o), data.vocabulary()); }), "expected --vocab"));
+  // What transformers writes since version 5.
+  write_file_atomic(folder.path / "tokenizer.json",
+                    R"({"normalizer": {"type": "BertNormalizer", "lowercase": false},
+                        "model": {"type": "WordPiece", "vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "A": 3}}})");
+  const Options found = folder.with({});
+  EXPECT(found.vocab == folder.path / "tokenizer.json");
+  const Dataset other = load_data(found);
+  EXPECT(other.vocabulary().size() == 4);
+  EXPECT(!other.tokenizer->lowercase());
+  write_file_atomic(folder.path / "tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})");
+  EXPECT(!load_data(found).tokenizer->lowercase());
 }
 
 TEST_CASE("init: a file alone takes its shape from the flags, and its tensors must agree with them") {
@@ -126,6 +162,7 @@ TEST_CASE("init: a config.json that contradicts its own tensors is an error befo
   for (const int64_t words : {39, 41, 1 << 30})
     EXPECT(contains(error("vocab_size", words), fmt::format("config.json says vocab_size {}", words)));
   EXPECT(contains(error("type_vocab_size", 2), "its table has 1 rows, and"));
+  EXPECT(contains(error("max_position_embeddings", 64), "config.json says max_position_embeddings 64"));
   EXPECT(contains(error_of([&] { folder.with({}, "not-there"); }), "found nothing there (names of a hub"));
 }
 
@@ -134,9 +171,10 @@ TEST_CASE("init: the words' rows are said, the model is shaped and filled, and t
   const Options o = folder.with({});
   const CheckedWeights checked = check_weights(o);
   EXPECT(checked.words == 40);
-  EXPECT(contains(describe_weights(checked, 10), "of 40 rows of words the vocabulary's 10"));
-  EXPECT(!contains(describe_weights(checked, 40), "rows"));
-  EXPECT(contains(error_of([&] { describe_weights(checked, 41); }), "40 rows, and the vocabulary 41 tokens"));
+  EXPECT(contains(describe_weights(checked, words(10)), "of 40 rows of words the vocabulary's 10"));
+  EXPECT(!contains(describe_weights(checked, words(40)), "rows"));
+  EXPECT(
+      contains(error_of([&] { describe_weights(checked, words(41)); }), "40 rows, and the vocabulary 41 tokens"));
   const Dataset data = load_data(o);
   Context context(Device::cpu());
   Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);

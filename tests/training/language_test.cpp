@@ -119,6 +119,12 @@ TEST_CASE(
   const LanguageModel model = load_language_model(context, out, DType::kFloat32, "");
   const Sampling some{0.9, 0.95, 40, 7};
   EXPECT(generate(model, "the minister", 20, some).words == generate(model, "the minister", 20, some, false).words);
+  // One goes on from its folder, with the same task alone.
+  EXPECT(options(folder, {"--init", out}).position_encoding == "rotary");
+  EXPECT(contains(error_of([&] {
+                    options(folder, {"--init", out, "--task", "masked_lm"});
+                  }),
+                  "a model that reads from left to right: expected causal_lm"));
   // A run's folder has the same under "model".
   const TemporaryFolder run("language-rotary-run");
   const Json kept = Json::parse(read_file(out + "/config.json")).at("glia");

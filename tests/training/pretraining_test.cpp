@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <thread>
@@ -161,6 +163,35 @@ TEST_CASE("pretraining: the loss falls; --init and its own reader take the folde
                     status_of(with({"--steps", "150", "--lr", "0.004", "--out", place.string()}));
                   }),
                   "its lr is \"0.005\", and \"0.004\" is asked for"));
+}
+
+TEST_CASE("pretraining: --init's weights are checked before anything is written, and what became of each is kept") {
+  const Place place("pretrain-first"), next("pretrain-next"), pre("pretrain-pre-norm");
+  run(with({"--steps", "10", "--out", place.string()}));
+  EXPECT(!fs::exists(place.path / "weights.txt"));
+  const std::vector<std::string> on = with({"--steps", "10", "--init", place.string(), "--out", next.string()});
+  run(on);
+  EXPECT(contains(read_file(next.path / "weights.txt"), "copied  mlm.bias\n"));
+  auto self = on;
+  self.back() = place.string();
+  EXPECT(contains(error_of([&] { status_of(self); }), "is --out too"));
+
+  std::string bytes = read_file(place.path / "model.safetensors");
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(bytes.data() + bytes.size() - 4, &nan, 4);
+  const size_t sum = bytes.find("checksum");
+  bytes[sum] = 'x';  // another key: nobody's sum
+  write_file_atomic(place.path / "model.safetensors", bytes);
+  fs::remove_all(next.path);
+  EXPECT(contains(error_of([&] { status_of(on); }), "holds a number that is not finite"));
+  EXPECT(!fs::exists(next.path / "pretraining.json"));
+
+  // Norms in front: no BERT for others, and the same model for us.
+  run(with({"--steps", "10", "--norm", "pre", "--out", pre.string()}));
+  EXPECT(results::Json::parse(read_file(pre.path / "config.json")).at("model_type") == "glia-pre-norm");
+  EXPECT(contains(read_file(pre.path / "README.md"), "norms in front"));
+  run(with({"--steps", "10", "--init", pre.string(), "--out", next.string()}));
+  EXPECT(!contains(read_file(next.path / "weights.txt"), "\nfresh"));
 }
 
 // The last line of the log that is an evaluation.

@@ -1,0 +1,21 @@
+// tokenizer.json of Hugging Face's `tokenizers`: what transformers 5 writes in vocab.txt's place.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace glia {
+
+struct TokenizerJson {
+  std::vector<std::string> tokens;  // by id
+  bool lowercase = true;
+};
+
+bool is_tokenizer_json(std::string_view path);  // by its name's end, .json
+
+// The vocabulary and the casing of a WordPiece tokenizer. Errors name the source and the key: no JSON, another model (BPE, …), ids that
+// are not 0, 1, 2, …, a normaliser or a cutting into words that is not BERT's.
+TokenizerJson read_tokenizer_json(std::string_view text, const std::string& source);
+
+}  // namespace glia
