@@ -48,8 +48,7 @@ std::vector<results::Table> all_tables(const RunAnalysis& a) {
 
 std::vector<results::NamedPicture> pictures(const RunAnalysis& a) {
   std::vector<results::NamedPicture> list = results::pictures(a.routing);
-  if (a.causal)
-    list.push_back({"knock_out", "What a topic loses without an expert.", lost_picture(*a.causal)});
+  if (a.causal) list.push_back({"knock_out", "What a topic loses without an expert.", lost_picture(*a.causal)});
   return list;
 }
 
