@@ -224,6 +224,7 @@ Causal knock_out(Model& model, const Evaluator& evaluator, const TokenSplit& spl
                  const std::vector<std::string>& topics) {
   const size_t layers = utilisation.size(), experts = size_t(model.config().moe.n_experts);
   const int classes = int(topics.size());
+  require_routed(model);  // before hours of evaluations
   const Answers empty(evaluator, &vocabulary, classes);
   const Answers whole = ask(model, evaluator, empty);
   Causal c;

@@ -43,12 +43,17 @@ struct Asked {
   Context context{test_device()};
   Model model;
   Evaluator evaluator;
-  explicit Asked(const std::string& router, const std::string& switched_on = "")
-      : model(context, with(tiny_config(router, DType::kFloat32), switched_on), 11),
+  explicit Asked(const std::string& router, const OptionValues& set = {})
+      : model(context, with(tiny_config(router, DType::kFloat32), set), 11),
         evaluator(model, rows.split, rows.options, rows.words) {}
-  static ModelConfig with(ModelConfig config, const std::string& option) {
-    if (!option.empty()) config.moe.options.set(option, true);
+  static ModelConfig with(ModelConfig config, const OptionValues& set) {
+    for (const auto& [name, value] : set.all()) config.moe.options.set(name, value);
     return config;
+  }
+  static OptionValues one(const std::string& name, const OptionValue& value) {
+    OptionValues values;
+    values.set(name, value);
+    return values;
   }
   Allowed without(size_t layer, size_t expert) const {
     Allowed allowed(2, std::vector<char>(4, 1));
@@ -159,7 +164,7 @@ TEST_CASE("causal: a masked expert is as if the router had never had it") {
 TEST_CASE("causal: a forbidden expert's claim has no part in a choice, and whom nobody has is not missed") {
   for (const auto& [router, option] : all_routers()) {
     INFO(router, " ", option);
-    Asked asked(router, option);
+    Asked asked(router, option.empty() ? OptionValues() : Asked::one(option, true));
     for (size_t layer = 0; layer < 2; ++layer)
       for (size_t expert = 0; expert < 4; ++expert) {
         INFO("layer ", layer, ", expert ", expert);
@@ -233,6 +238,29 @@ TEST_CASE("causal: a whole report of what is lost, kept and left") {
   EXPECT(contains(lost_picture(c).svg_text(), "layer 2"));
   const results::TraceContent first = trace_of(asked.model, asked.evaluator, "test", {}, true);
   EXPECT(first.tokens == 40);
+}
+
+TEST_CASE("causal: beside experts that every token has the others can be asked for too, and a mixture cannot") {
+  Asked asked(plain_router(), Asked::one("shared-experts", int64_t{1}));
+  const std::vector<Matrix> even(2, Matrix(3, 4));
+  const Causal c = knock_out(asked.model, asked.evaluator, asked.rows.split, asked.rows.options, asked.rows.words,
+                             even, {"a", "b", "c"});
+  EXPECT(c.whole == doctest::Approx(asked.evaluator.measure().values.get("accuracy")));
+  EXPECT(layer_states(asked.model, asked.evaluator, 3).at(1).similarity.rows == 4);
+  const NoGrad no_grad(asked.context);
+  asked.evaluator.for_each_batch([&](const Batch& batch) {
+    const Head::Result walked = walk(asked.model, batch, [](const WalkedLayer& layer, FeedForward::Result& r) {
+      replace_choices(layer, r, Choices(r.routing));  // by themselves
+    });
+    EXPECT(largest_difference(values(walked.logits.value()),
+                              values(asked.model.forward(batch, false).logits.value())) < 1e-4);
+  });
+  Asked soft("soft:" + plain_router());
+  EXPECT(contains(error_of([&] {
+                    knock_out(soft.model, soft.evaluator, soft.rows.split, soft.rows.options, soft.rows.words, even,
+                              {"a", "b", "c"});
+                  }),
+                  "layer 1: has no experts that tokens are sent to one by one"));
 }
 
 TEST_CASE("causal: experts are compared as numpy does, and random routers read the same states") {
