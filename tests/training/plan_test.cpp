@@ -12,7 +12,8 @@ Options options_of(const std::string& more) {
   std::vector<std::string> words = words_of(
       "train " + std::string(kTinyFlags) +
       "--progress off --synthetic-rows 160 --synthetic-test-rows 48 --vocab-size 400 --batch 8 --out none " + more);
-  return resolve(parse_command_line(static_cast<int>(words.size()), pointers_to(words).data(), Flag::kTrainOnly, ""));
+  return resolve(
+      parse_command_line(static_cast<int>(words.size()), pointers_to(words).data(), Flag::kTrainOnly, ""));
 }
 
 std::string refusal(const std::string& flags) {
@@ -38,6 +39,9 @@ TEST_CASE("plan: a router that tells fewer labels apart than the data has is ref
 TEST_CASE("plan: a mixture and its router that cannot go together are refused before anything is read") {
   const std::string stateful = router_where([](const RouterRow& row) { return row.traits.stateful; });
   EXPECT(contains(refusal("--mixture soft --router " + stateful), "learns from its scores and keeps no state"));
+  const std::string switched = router_with_option("context-balance");  // keeps state where it is told to
+  EXPECT(contains(refusal("--mixture merged --context-balance on --router " + switched), "with load_bias"));
+  EXPECT(refusal("--mixture merged --router " + switched).empty());
   EXPECT(contains(refusal("--slots 2"), "--slots: expected --mixture soft"));
   EXPECT(refusal("--mixture soft --slots 2").empty());
 }
