@@ -216,6 +216,23 @@ TEST_CASE("analysis: saturation's chance is that of the sets that there are") {
   EXPECT(whole.chance_same == doctest::Approx(1));
 }
 
+TEST_CASE("analysis: chance is told anew where a layer's tokens have another number of experts") {
+  TraceContent t;  // one expert of four in the first two layers, two in the third
+  t.tokens = 40, t.layers = 3, t.slots = 2, t.n_experts = 4;
+  for (int n = 0; n < 40; ++n)
+    for (int l = 0; l < 3; ++l) {
+      t.experts.insert(t.experts.end(), {n % 4, l < 2 ? -1 : (n + 1) % 4});
+      t.gates.insert(t.gates.end(), {l < 2 ? 1.0f : 0.5f, l < 2 ? 0.0f : 0.5f});
+    }
+  Written w;
+  write_trace(w.path, t);
+  const TraceAnalysis a = analyse(TraceFile(w.path));
+  const Table table = all_tables(a, {})[0];
+  std::vector<std::string> first;
+  for (const auto& row : table.rows) first.push_back(row[0]);
+  EXPECT(first == std::vector<std::string>{"(chance)", "1", "2", "(chance)", "3"});
+}
+
 TEST_CASE("analysis: traces of models of the transformers library") {
   // Written by tests/peer/transformers_trace.py from small random models, by the lines that docs/analysis.md shows.
   const std::string folder = kFixtures + "transformers/";
