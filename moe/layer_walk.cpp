@@ -2,6 +2,7 @@
 
 #include "engine/core/check.h"
 #include "engine/ops/elementwise/elementwise.h"
+#include "moe/mixtures/mixture_parts.h"
 
 namespace glia {
 namespace {
@@ -43,10 +44,26 @@ Choices::Choices(const Routing& r)
       gates(r.gates.value().to_vector<double>()),
       slots(r.experts.size(1)) {}
 
-const MoeLayer& routed_layer(const WalkedLayer& walked) {
-  const auto* moe = dynamic_cast<const MoeLayer*>(walked.layer.feed_forward.get());
-  if (!moe) fail_input("layer {}: has no experts that tokens are sent to one by one", walked.number + 1);
+const MoeLayer* find_routed(const FeedForward& layer) {
+  return dynamic_cast<const MoeLayer*>(&without_shared(layer));
+}
+
+namespace {
+
+const MoeLayer& routed(const FeedForward& layer, size_t number) {
+  const MoeLayer* moe = find_routed(layer);
+  if (!moe) fail_input("layer {}: has no experts that tokens are sent to one by one", number + 1);
   return *moe;
+}
+
+}  // namespace
+
+void require_routed(const Model& model) {
+  for (size_t l = 0; l < model.bert().layers.size(); ++l) routed(*model.bert().layers[l].feed_forward, l);
+}
+
+const MoeLayer& routed_layer(const WalkedLayer& walked) {
+  return routed(*walked.layer.feed_forward, walked.number);
 }
 
 void replace_choices(const WalkedLayer& walked, FeedForward::Result& result, const Choices& choices) {

@@ -29,6 +29,10 @@ struct Choices {
   explicit Choices(const Routing& routing);
 };
 
+// The routed experts of what stands in an FFN's place, shared ones beside them or not; nullptr where there are none.
+const MoeLayer* find_routed(const FeedForward& layer);
+// An error that names the first layer without.
+void require_routed(const Model& model);
 // The layer of routed experts, or an error that names the layer.
 const MoeLayer& routed_layer(const WalkedLayer& layer);
 

@@ -61,6 +61,7 @@ class WithShared : public Mixture {
         experts_(set, layer_name + ".moe.shared", config.options.get<int64_t>(kSharedExperts), bert.hidden,
                  bert.ffn, bert.init_std, layer_name + ".ffn", dense_share(config)) {}
 
+  const Mixture& mixture() const { return *mixture_; }
   bool reads_all_rows() const override { return mixture_->reads_all_rows(); }
   bool second_residual() const override { return mixture_->second_residual(); }
   Result forward(const Var& x, const Pass& pass, bool read_rows_only) const override {
@@ -85,6 +86,11 @@ class WithShared : public Mixture {
 };
 
 }  // namespace
+
+const FeedForward& without_shared(const FeedForward& layer) {
+  const auto* shared = dynamic_cast<const WithShared*>(&layer);
+  return shared ? shared->mixture() : layer;
+}
 
 std::span<const MixtureRow> mixture_registry() { return rows(); }
 

@@ -99,6 +99,7 @@ struct RouterRow {
   // traits say. And whether it reads Pass::borders.
   const char* (*future)(const OptionValues& own) = nullptr;
   bool (*reads_borders)(const OptionValues& own) = nullptr;
+  const OptionRow* labels = nullptr;  // how many labels it tells apart: those of the data at least
 };
 
 // Why a causal model cannot have this router with these options, in words that follow "it"; "": it can.

@@ -20,6 +20,18 @@ std::string option_line(const OptionRow& o) {
   return fmt::format("| `--{}` | {} | {} | {} |\n", o.name, option_text(o.standard), bounds_of(o), o.help);
 }
 
+// Whether it keeps state where one of its switches is on.
+bool stateful_with_some(const RouterRow& row) {
+  return std::ranges::any_of(row.options, [&](const OptionRow& o) {
+    if (!std::holds_alternative<bool>(o.standard)) return false;
+    RouterOptions options = {8, 4, 2};
+    options.own.set(o.name, true);
+    ParameterSet set;
+    make_router(row.name, set, "router", options);
+    return !set.states().empty();
+  });
+}
+
 }  // namespace
 
 std::string router_page(const RouterRow& row) {
@@ -39,7 +51,10 @@ std::string router_page(const RouterRow& row) {
       : t.reads_future ? "yes"
                        : "no",
       t.trains_on_batch ? "yes" : "no", t.linear ? "yes" : "no", t.normalised ? "yes" : "no",
-      t.needs_labels ? "yes" : "no", t.untrained ? "yes" : "no", t.stateful ? "yes" : "no");
+      t.needs_labels ? "yes" : "no", t.untrained ? "yes" : "no",
+      t.stateful                ? "yes"
+      : stateful_with_some(row) ? "with some options"
+                                : "no");
   page += kOptionsHead + std::string("| `--top-k` | 2 | 1 … experts | experts a token |\n");
   for (const OptionRow& o : row.options) page += option_line(o);
   if (!row.columns.empty()) page += "\nColumns beside the experts, which utilisation counts apart:";

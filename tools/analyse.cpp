@@ -101,8 +101,24 @@ Result of_run(const Arguments& a) {
   return r;
 }
 
+// Of a run without experts there is nothing to say but which test rows it gets right: the report pairs them with others'.
+int of_run_without_experts(const Arguments& a, const Run& run) {
+  for (const auto& [flag, given] : {std::pair{"--knock-out", a.knock_out},
+                                    {"--against", !a.against.empty()},
+                                    {"--rows", a.rows > 0},
+                                    {"--out", !a.out.empty()}})
+    if (given) fail_input("{}: {} has no experts ({})", flag, a.path, run.config.router);
+  const Predictions p =
+      predict_run(run, saved_options(run, {a.data, a.cache, a.vocabulary}), Device::parse(a.device));
+  fmt::print("{}: has no experts; what it says of {} test rows ({:.2f} % right) is written to {}/predictions.csv\n",
+             a.path, p.labels.size(), 100 * p.accuracy(), a.path);
+  return 0;
+}
+
 int run(const Arguments& a) {
   const bool saved_run = is_run_folder(a.path);
+  if (saved_run)
+    if (const Run saved = read_run(a.path); !saved.config.moe()) return of_run_without_experts(a, saved);
   Result r = saved_run ? of_run(a) : of_trace(a);
   if (!a.against.empty()) {
     const TraceFile trace(trace_of(a.path)), other(trace_of(a.against));

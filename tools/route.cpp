@@ -86,7 +86,7 @@ int main(int argc, char** argv) {
   app.add_option("--device", a.device, "cpu (default), cuda or cuda:N");
   app.add_option("--precision", a.precision, "default: float32 on a CPU, the run's own on a GPU")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
-  app.add_flag("--json", a.json, "JSON with all logits instead of text");
+  app.add_flag("--json", a.json, "JSON with all logits or scores instead of text");
   app.add_option("--trace", a.trace,
                  "a safetensors file for tools/analyse: how the run's test rows are routed, instead of a text");
   app.add_option("--rows", a.rows, "--trace: so many test rows, the same for every run (default: all)")

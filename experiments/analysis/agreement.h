@@ -44,7 +44,7 @@ void add(LayerPair& pair, const std::vector<int32_t>& first, const std::vector<i
 struct LayerAgreement {
   int layer = 0;                    // from 0
   double same_first = 0, same = 0;  // router saturation: no matching; the first choices, and all of them
-  double chance_same_first = 0, chance_same = 0;  // 1 / E and K / E of even use
+  double chance_same_first = 0, chance_same = 0;  // of even use: 1 / E and K / E where all tokens have K experts
   double matched = 0, information = 0;
   std::vector<double> permuted;  // matched, once for each permutation, ascending
   double chance() const;         // mean of `permuted`; NaN without any, as p()

@@ -16,24 +16,36 @@ using results::Matrix;
 // Never chosen, and without weight where it has to be.
 constexpr float kForbidden = -1e9f;
 
-const Parameter* token_bias(const Model& model, size_t layer) {
-  return model.parameters().find(fmt::format("encoder.layer.{}.moe.router.token.bias", layer));
+const Parameter* of_router(const Model& model, size_t layer, const char* name) {
+  return model.parameters().find(fmt::format("encoder.layer.{}.moe.router.{}", layer, name));
 }
 
-// The biases of the routers' logits with some experts forbidden, as long as it lives.
+// All that is added to an expert's claim: to its logit, to its place in the sequence's subset (thor), and to the score that
+// is compared (load_bias). A sigmoid of a forbidden logit is 0, which a load bias would lift above the others.
+std::vector<Tensor> claims_of(const Model& model, size_t layer) {
+  std::vector<Tensor> claims;
+  for (const char* name : {"token.bias", "subset.bias"})
+    if (const Parameter* bias = of_router(model, layer, name)) claims.push_back(bias->var.value());
+  const std::string load_bias = fmt::format("encoder.layer.{}.moe.router.load_bias", layer);
+  for (const State& state : model.parameters().states())
+    if (state.name == load_bias) claims.push_back(state.value);
+  return claims;
+}
+
+// The routers' biases with some experts forbidden, as long as it lives.
 class MaskedBiases {
  public:
   MaskedBiases(Model& model, const Allowed& allowed) {
-    for (size_t l = 0; l < allowed.size(); ++l) {
-      const Tensor value = token_bias(model, l)->var.value();
-      std::vector<float> masked = value.to_vector<float>();
-      CHECK(allowed[l].size() <= masked.size(), "knock-out: {} experts of {} logits", allowed[l].size(),
-            masked.size());
-      for (size_t e = 0; e < allowed[l].size(); ++e)  // columns outside the experts stay open
-        if (!allowed[l][e]) masked[e] = kForbidden;
-      old_.emplace_back(value, value.clone());
-      old_.back().first.copy_from(from_vector(model.context(), masked, value.shape(), value.dtype()));
-    }
+    for (size_t l = 0; l < allowed.size(); ++l)
+      for (const Tensor& value : claims_of(model, l)) {
+        std::vector<float> masked = value.to_vector<float>();
+        CHECK(allowed[l].size() <= masked.size(), "knock-out: {} experts of {} logits", allowed[l].size(),
+              masked.size());
+        for (size_t e = 0; e < allowed[l].size(); ++e)  // columns outside the experts stay open
+          if (!allowed[l][e]) masked[e] = kForbidden;
+        old_.emplace_back(value, value.clone());
+        old_.back().first.copy_from(from_vector(model.context(), masked, value.shape(), value.dtype()));
+      }
   }
   ~MaskedBiases() {
     for (auto& [value, old] : old_) value.copy_from(old);
@@ -175,8 +187,8 @@ TokenSplit rows_of(const TokenSplit& split, int topic) {
 }  // namespace
 
 bool masks_logits(const Model& model) {
-  for (size_t l = 0; l < model.bert().layers.size(); ++l)
-    if (!token_bias(model, l)) return false;
+  for (size_t l = 0; l < model.bert().layers.size(); ++l)  // "before": −1e9 would go on to the next layer's logits
+    if (!of_router(model, l, "token.bias") || of_router(model, l, "before")) return false;
   return true;
 }
 
@@ -212,13 +224,16 @@ Causal knock_out(Model& model, const Evaluator& evaluator, const TokenSplit& spl
                  const std::vector<std::string>& topics) {
   const size_t layers = utilisation.size(), experts = size_t(model.config().moe.n_experts);
   const int classes = int(topics.size());
+  require_routed(model);  // before hours of evaluations
   const Answers empty(evaluator, &vocabulary, classes);
   const Answers whole = ask(model, evaluator, empty);
   Causal c;
   c.measure = measure_of(evaluator);
   c.masked = masks_logits(model), c.rows = whole.rows(), c.topics = topics;
   c.whole = whole.value(), c.topic_whole = whole.by_topic();
-  const double worse = c.measure == Causal::Measure::kAccuracy ? -1 : 1;  // the sign of a change that costs
+  const auto lost = [&](double now, double whole) {
+    return c.measure == Causal::Measure::kAccuracy ? whole - now : now - whole;
+  };
   for (size_t l = 0; l < layers; ++l) {
     c.lost.emplace_back();
     Matrix& by_topic = c.lost_by_topic.emplace_back(classes, int(experts));
@@ -226,20 +241,21 @@ Causal knock_out(Model& model, const Evaluator& evaluator, const TokenSplit& spl
       Allowed allowed = all_allowed(layers, experts);
       allowed[l][e] = 0;
       const Answers without = ask(model, evaluator, empty, allowed);
-      c.lost.back().push_back(worse * (without.value() - c.whole));
+      c.lost.back().push_back(lost(without.value(), c.whole));
       const std::vector<double> now = without.by_topic();
       for (int topic = 0; topic < classes; ++topic)
-        by_topic(topic, int(e)) = worse * (now[size_t(topic)] - c.topic_whole[size_t(topic)]);
+        by_topic(topic, int(e)) = lost(now[size_t(topic)], c.topic_whole[size_t(topic)]);
     }
   }
   for (int m = 1; m < int(experts); m *= 2) c.kept.push_back(m);
   c.kept.push_back(int(experts));
   c.kept_alone = Matrix(classes, int(c.kept.size()));
+  const TokenSplit asked = part_of(split, options.utilisation_rows);  // the evaluator's own rows
   for (int topic = 0; topic < classes; ++topic) {
-    const TokenSplit part = rows_of(split, topic);
+    const TokenSplit part = rows_of(asked, topic);
     std::fill_n(c.kept_alone.values.begin() + long(topic) * long(c.kept.size()), c.kept.size(), std::nan(""));
     if (part.size() == 0) continue;
-    const Evaluator of_topic(model, part, options, vocabulary, options.utilisation_rows);
+    const Evaluator of_topic(model, part, options, vocabulary);
     for (size_t i = 0; i < c.kept.size(); ++i)
       c.kept_alone(topic, int(i)) = ask(model, of_topic, empty, busiest(utilisation, topic, c.kept[i])).value();
   }

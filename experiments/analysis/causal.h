@@ -12,8 +12,9 @@ namespace glia {
 using Allowed = std::vector<std::vector<char>>;
 
 // The classes that the model predicts for the evaluator's rows, in their order. Where the router adds a bias to its logits
-// (parameter "….router.token.bias"), a forbidden expert's is −1e9, so that the router chooses as if it were not there;
-// elsewhere tokens keep their other experts and lose what it gave them.
+// (parameter "….router.token.bias"), a forbidden expert's is −1e9, and so is what else is added to its claim (load_bias,
+// subset.bias), so that the router chooses as if it were not there; elsewhere, and where the next layer's router reads the
+// logits, tokens keep their other experts and lose what it gave them.
 using results::Predictions;
 // An error where the task predicts words.
 Predictions predict(Model& model, const Evaluator& evaluator, const Allowed& allowed = {});

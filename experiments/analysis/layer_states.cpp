@@ -76,7 +76,7 @@ void add_layer(Sums& sums, const Model& model, const WalkedLayer& layer, const F
                                 model.config().moe.top_k, layer.pass.sequences);
     add_routing(sums.random[size_t(draw)], g.experts, g.gates.value(), topic);
   }
-  const auto* moe = dynamic_cast<const MoeLayer*>(layer.layer.feed_forward.get());
+  const MoeLayer* moe = find_routed(*layer.layer.feed_forward);
   if (!moe || sums.similarity.rows > 0) return;
   std::vector<Matrix> outputs;
   const int64_t rows = std::min<int64_t>(kSimilarityRows, int64_t(topic.size()));

@@ -29,6 +29,18 @@ RunAnalysis analyse_run(const results::Run& run, const Options& given, Device de
   });
 }
 
+results::Predictions predict_run(const results::Run& run, const Options& options, Device device) {
+  if (run.config.moe() || run.config.task() != "classification")
+    fail_input("{}: expected a classifier without experts, got {} with {}", run.folder, run.config.task(),
+               run.config.router);
+  return with_evaluator(run, without_padding(options), device,
+                        [&](Model& model, Evaluator& evaluator, const Dataset&) {
+                          const results::Predictions predictions = predict(model, evaluator);
+                          results::write_predictions(run.folder, predictions);
+                          return predictions;
+                        });
+}
+
 results::Json to_json(const RunAnalysis& a) {
   results::Json json = results::to_json(a.routing, a.words);
   if (a.causal) json["knock_out"] = to_json(*a.causal);
@@ -48,8 +60,7 @@ std::vector<results::Table> all_tables(const RunAnalysis& a) {
 
 std::vector<results::NamedPicture> pictures(const RunAnalysis& a) {
   std::vector<results::NamedPicture> list = results::pictures(a.routing);
-  if (a.causal)
-    list.push_back({"knock_out", "What a topic loses without an expert.", lost_picture(*a.causal)});
+  if (a.causal) list.push_back({"knock_out", "What a topic loses without an expert.", lost_picture(*a.causal)});
   return list;
 }
 

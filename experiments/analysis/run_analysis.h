@@ -19,6 +19,9 @@ struct RunAnalysis {
 // trace.safetensors into the run's folder. `deeply`: knock-out and states too, which take (L · E + C · log E) evaluations.
 RunAnalysis analyse_run(const results::Run& run, const Options& options, Device device, bool deeply, int words);
 
+// Of a classifier without experts: predictions.csv alone, for the report's intervals over test rows. An error for other runs.
+results::Predictions predict_run(const results::Run& run, const Options& options, Device device);
+
 // analysis.json's keys, and the tables.
 results::Json to_json(const RunAnalysis& analysis);
 std::vector<results::Table> all_tables(const RunAnalysis& analysis);

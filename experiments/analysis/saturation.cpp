@@ -65,19 +65,22 @@ results::Table saturation_table(const std::vector<Saturation>& steps) {
   results::Table t;
   t.title = "Router saturation";
   t.note =
-      "share of a token's experts that are those of the last step, its first one and, behind the stroke, all of them; the "
-      "first row is what even use would give. Numbers of experts mean the same within a run: nothing is matched.";
+      "share of a token's experts that are those of the last step, its first one and, behind the stroke, all of them; "
+      "(chance) is what even use would give in the rows below it. Numbers of experts mean the same within a run: nothing "
+      "is matched.";
   t.header = {"step"};
   const auto pair = [](double first, double all) { return fmt::format("{:.3f} / {:.3f}", first, all); };
-  std::vector<std::string> chance = {"(chance)"};
-  for (const auto& layer : steps.front().layers) {
-    t.header.push_back(fmt::format("layer {}", layer.layer + 1));
-    chance.push_back(pair(layer.chance_same_first, layer.chance_same));
-  }
-  t.rows.push_back(std::move(chance));
+  for (const auto& layer : steps.front().layers) t.header.push_back(fmt::format("layer {}", layer.layer + 1));
+  std::vector<std::string> last;
   for (const Saturation& s : steps) {
-    t.rows.push_back({std::to_string(s.step)});
-    for (const auto& layer : s.layers) t.rows.back().push_back(pair(layer.same_first, layer.same));
+    std::vector<std::string> chance = {"(chance)"}, row = {std::to_string(s.step)};
+    for (const auto& layer : s.layers) {
+      chance.push_back(pair(layer.chance_same_first, layer.chance_same));
+      row.push_back(pair(layer.same_first, layer.same));
+    }
+    if (chance != last) t.rows.push_back(chance);  // anew where tokens have another number of experts
+    last = std::move(chance);
+    t.rows.push_back(std::move(row));
   }
   return t;
 }

@@ -94,8 +94,8 @@ std::optional<Probe> ridge_probe(const Matrix& features, const std::vector<int32
         for (int i = 0; i < x.cols; ++i) weights(c, i) += y[size_t(r)] * x(r, i);
     }
   });
-  Probe probe{x.rows, z.rows, 0, 0};
-  std::vector<double> tested(size_t(topics), 0.0);
+  int right = 0;
+  std::vector<int> tested(size_t(topics), 0);
   for (int r = 0; r < z.rows; ++r) {
     int best = 0;
     double largest = 0;
@@ -104,11 +104,10 @@ std::optional<Probe> ridge_probe(const Matrix& features, const std::vector<int32
           c == 0 || score > largest)
         best = c, largest = score;
     const int32_t label = test.labels[size_t(r)];
-    probe.accuracy += double(best == label) / z.rows;
-    tested[size_t(label)] += 1.0 / z.rows;
+    right += best == label;
+    ++tested[size_t(label)];
   }
-  probe.chance = *std::ranges::max_element(tested);
-  return probe;
+  return Probe{x.rows, z.rows, double(right) / z.rows, double(*std::ranges::max_element(tested)) / z.rows};
 }
 
 Signatures::Signatures(const std::vector<int64_t>& offsets, const std::vector<int32_t>& labels, int layers,

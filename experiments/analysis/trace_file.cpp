@@ -220,6 +220,17 @@ void TraceFile::read_names() {
 
 namespace {
 
+// A token's slots by descending gate, the earlier one on a tie, empty ones last: a file may have them in any order, and
+// the first is a token's first choice. By insertion, for a gate that is not a number is somebody else's to refuse.
+void order_slots(int32_t* experts, float* gates, int slots) {
+  const auto key = [](int32_t expert, float gate) {
+    return expert == -1 ? -std::numeric_limits<float>::infinity() : gate;
+  };
+  for (int i = 1; i < slots; ++i)
+    for (int k = i; k > 0 && key(experts[k - 1], gates[k - 1]) < key(experts[k], gates[k]); --k)
+      std::swap(experts[k - 1], experts[k]), std::swap(gates[k - 1], gates[k]);
+}
+
 // The K largest of a row (the lower index on a tie), the softmax over them or over all, and the entropy in bits of the
 // softmax over all.
 struct Chooser {
@@ -299,6 +310,8 @@ void TraceFile::for_each_chunk(const std::function<void(const TokenTrace&)>& f) 
         std::memcpy(to, part.data(), part.size());
         mapping_->give_back(part);
       }
+      for (int64_t n = 0; n < count * layers_; ++n)
+        order_slots(b.experts.data() + n * slots_, b.gates.data() + n * slots_, slots_);
     }
     TokenTrace chunk;
     chunk.tokens = count, chunk.begin = begin;

@@ -1,6 +1,6 @@
 // The routing of a model as one safetensors file, ours or anybody's (docs/analysis.md):
 //
-//   experts int32 [N, L, K] best first, −1: nobody, and gates float32 [N, L, K] >= 0
+//   experts int32 [N, L, K], −1: nobody, and gates float32 [N, L, K] >= 0; by descending gate when they are read
 //   or logits float32 [N, L, E], with "top_k" in the metadata: the K largest are the experts (lower index on a tie),
 //     their gates the softmax over the K, or with "gates" = "probabilities" over all E
 //   ids int32/int64 [N]: the tokens           offsets int32/int64 [B + 1]: where sequences begin, 0 … N, increasing

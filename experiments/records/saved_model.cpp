@@ -1,5 +1,6 @@
 #include "experiments/records/saved_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -69,6 +70,27 @@ void explain_layer(LayerTrace& trace, size_t layer, const Explanation& e, const 
               "trace: layer {}, token {}: the router took expert {}, whose logit is below that of expert {}",
               layer + 1, s, chosen[k], e);
       }
+  }
+}
+
+// What every router's choice comes from beside logits and context: scores, what it keeps of its experts, other columns.
+void add_grounds(LayerTrace& trace, size_t layer, const Model& model, const Routing& routing) {
+  if (routing.scores.defined() && routing.scores.size(1) == routing.n_experts)
+    trace.scores = matrix_of(routing.scores.value());
+  const std::string prefix = fmt::format("encoder.layer.{}.moe.router.", layer);
+  for (const State& state : model.parameters().states())
+    if (state.name.starts_with(prefix) && state.shape == Shape{routing.n_experts}) {
+      std::string name = state.name.substr(prefix.size());
+      std::ranges::replace(name, '_', ' ');
+      trace.kept.emplace_back(name, state.value.to_vector<double>());
+    }
+  if (!routing.other_choices.defined()) return;
+  const std::vector<std::string> names = columns_outside(model.config().moe);
+  const Matrix chosen = matrix_of(routing.other_choices), gates = matrix_of(routing.other_gates);
+  for (int s = 0; s < chosen.rows; ++s) {
+    auto& token = trace.beside.emplace_back();
+    for (int i = 0; i < chosen.cols; ++i)
+      if (chosen(s, i) > 0) token.emplace_back(names[size_t(i)], gates(s, i));
   }
 }
 
@@ -189,6 +211,7 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {
     if (r.routing.n_experts == 0) return;
     trace.layers.push_back(layer_trace(r.routing));
+    add_grounds(trace.layers.back(), layer.number, model, r.routing);
     if (const auto* mixture = dynamic_cast<const Mixture*>(layer.layer.feed_forward.get()))
       explain_layer(trace.layers.back(), layer.number, mixture->explain(layer.h, layer.pass), r.routing);
   });

@@ -33,7 +33,7 @@ results::LayerTrace layer_trace(const Routing& routing);
 
 // Runs one text and records every layer's choices. Where the router explains itself
 // (Router::explain: logits of the token alone, and what the context added or multiplied), its choices are CHECKed to be
-// those of its scores; other routers' traces have experts and gates only.
+// those of its scores. Of others the scores are told; of all what they keep of each expert, and chosen columns beside them.
 results::RoutingTrace trace_text(const Model& model, const results::Run& run, const WordPiece& tokenizer,
                                  const std::string& text);
 

@@ -71,6 +71,14 @@ void add_overflow(const std::vector<Routing>& routings, Tensor& sum) {
 
 }  // namespace
 
+TokenSplit part_of(const TokenSplit& split, int64_t rows) {
+  if (rows == 0 || rows >= split.size()) return split;
+  TokenSplit part;
+  const std::vector<int32_t> order = random_permutation(split.size(), kPartSeed, purpose::kShuffle, 0);
+  for (int64_t i = 0; i < rows; ++i) part.append(split, order[static_cast<size_t>(i)]);
+  return part;
+}
+
 Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, const Vocabulary& vocabulary,
                      int64_t rows, bool apart)
     : model_(model),
@@ -79,13 +87,9 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
       rows_(split.size()),
       rank_(model.context().communicator().rank()),
       ranks_(model.context().communicator().size()) {
-  TokenSplit part;
   const bool subset = rows > 0 && rows < split.size();
-  if (subset) {
-    const std::vector<int32_t> order = random_permutation(split.size(), kPartSeed, purpose::kShuffle, 0);
-    for (int64_t i = 0; i < rows; ++i) part.append(split, order[static_cast<size_t>(i)]);
-    rows_ = rows;
-  }
+  const TokenSplit part = subset ? part_of(split, rows) : TokenSplit();
+  if (subset) rows_ = rows;
   const TokenSplit& used = subset ? part : split;
   BatchOptions b;
   b.batch_size = o.eval_batch;

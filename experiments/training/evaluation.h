@@ -22,12 +22,15 @@ struct Measured {
   std::vector<results::LayerMetrics> layers;           // [L]; empty for dense
 };
 
+// A shuffled part of the split of that size, the same for every run; 0: all of it, in its order.
+TokenSplit part_of(const TokenSplit& split, int64_t rows);
+
 // The split's batches lie on the device from the constructor on; one evaluation waits once, at its end. Ranks take turns at the
 // batches, and all have the whole result: but for what experts' gate masses are added up to, with the bits of one rank.
 class Evaluator {
  public:
-  // `rows`: a shuffled part of the split of that size, the same for every run; 0: all. `apart`: a classifier's accuracy
-  // is told without the near copies too, for one more count a batch.
+  // `rows`: of part_of(). `apart`: a classifier's accuracy is told without the near copies too, for one more count a
+  // batch.
   Evaluator(Model& model, const TokenSplit& split, const Options& options, const Vocabulary& vocabulary,
             int64_t rows = 0, bool apart = false);
 

@@ -32,6 +32,10 @@ struct RunSpec {
 std::vector<RunSpec> plan_runs(const Options& options, const Study& study, const std::vector<std::string>& configs);
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs);  // of --study
 
+// An error where the router tells fewer labels apart than the data has: it would be trained on the rest as on labels that no
+// expert is good at.
+void require_labels_told(const RunSpec& spec, const Dataset& data);
+
 // What the trainer gets: the options, with the model file of the run it starts from as --init.
 Options training_options(const RunSpec& spec);
 

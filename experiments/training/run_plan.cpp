@@ -158,13 +158,25 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
           fail_input("--init {}: {} wants the finished run {}, which is neither there nor planned before it",
                      o.init, spec.title(), spec.starts_from);
       }
-      if (ParameterSet unused; !spec.model.moe.dense())
-        make_router(spec.model.moe.router, unused, "router", router_options(spec.model.moe, o.hidden, 0));
+      if (ParameterSet unused; !spec.model.moe.dense()) {
+        BertConfig shape;
+        shape.hidden = o.hidden, shape.ffn = o.ffn;
+        make_mixture(unused, "layer", spec.model.moe, shape, 0);  // only to hear what does not go together
+      }
       check_model(o, spec.model);
       specs.push_back(std::move(spec));
     }
   check_routing_flags(options, specs);
   return specs;
+}
+
+void require_labels_told(const RunSpec& spec, const Dataset& data) {
+  const MoeConfig& moe = spec.model.moe;
+  const OptionRow* row = moe.dense() ? nullptr : router_row(moe.router).labels;
+  if (!row) return;
+  if (const auto told = moe.options.get<int64_t>(*row); told < data.classes())
+    fail_input("--{}: expected the {} labels of the data at least, got {} with router {}", row->name,
+               data.classes(), told, moe.router);
 }
 
 Options training_options(const RunSpec& spec) {

@@ -422,6 +422,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   std::vector<RunSpec> open;
   for (const RunSpec& spec : specs) {
     require_same_words(spec, data);
+    require_labels_told(spec, data);
     if (!options.dry_run && ranks.first_process()) RunLock(spec.options.out, spec.title());
     if (!options.fresh) require_same_run(spec.folder, run_config(spec, data, fingerprint, device_text, command));
     if (options.fresh || !results::is_done(spec.folder)) open.push_back(spec);

@@ -91,6 +91,11 @@ WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name,
   RouterOptions options = router_options(c, bert.hidden, bert.init_std);
   options.n_experts = columns;
   router_ = make_router(c.router, set, layer_name + ".moe.router", options);
+  // With some options a router keeps state that its row does not promise; nobody would read or change it here.
+  for (const State& state : set.states())
+    if (state.name.starts_with(layer_name + ".moe.router."))
+      fail_input("--mixture {}: expected a router that learns from its scores and keeps no state, got {} with {}",
+                 mixture, c.router, state.name.substr(state.name.rfind('.') + 1));
 }
 
 Routing WeighedMixture::report(const Var& weights, Var scores, const Var& matrix, const RoutingInputs& in) const {

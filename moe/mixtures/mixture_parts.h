@@ -26,6 +26,9 @@ Var expert_rows(const Experts& experts, const Var& rows, const Tensor& offsets);
 // Σ_k gates_k Expert_k(x) of each row.     x [rows, H] → [rows, H]
 Var run_experts(const Experts& experts, const Var& x, const Choice& choice);
 
+// The mixture that stands beside the experts which every token has; the layer itself where there are none.
+const FeedForward& without_shared(const FeedForward& layer);
+
 // The start of mixtures whose experts nobody is sent to one by one: each weighs all of them by a router's scores.
 class WeighedMixture : public Mixture {
  public:

@@ -43,9 +43,18 @@ struct Asked {
   Context context{test_device()};
   Model model;
   Evaluator evaluator;
-  explicit Asked(const std::string& router)
-      : model(context, tiny_config(router, DType::kFloat32), 11),
+  explicit Asked(const std::string& router, const OptionValues& set = {})
+      : model(context, with(tiny_config(router, DType::kFloat32), set), 11),
         evaluator(model, rows.split, rows.options, rows.words) {}
+  static ModelConfig with(ModelConfig config, const OptionValues& set) {
+    for (const auto& [name, value] : set.all()) config.moe.options.set(name, value);
+    return config;
+  }
+  static OptionValues one(const std::string& name, const OptionValue& value) {
+    OptionValues values;
+    values.set(name, value);
+    return values;
+  }
   Allowed without(size_t layer, size_t expert) const {
     Allowed allowed(2, std::vector<char>(4, 1));
     allowed[layer][expert] = 0;
@@ -61,6 +70,29 @@ struct Asked {
     return all;
   }
 };
+
+// Every router, and that of the registry which balances by a bias where it is told to.
+std::vector<std::pair<std::string, std::string>> all_routers() {
+  std::vector<std::pair<std::string, std::string>> all = {
+      {router_with_option("context-balance"), "context-balance"}};
+  for (const RouterRow& row : router_registry()) all.emplace_back(row.name, "");
+  return all;
+}
+
+// What is added to an expert's claim, by `by` more.
+void raise_claim(Model& model, size_t layer, size_t expert, float by) {
+  std::vector<Tensor> claims;
+  const std::string prefix = fmt::format("encoder.layer.{}.moe.router.", layer);
+  for (const char* name : {"token.bias", "subset.bias"})
+    if (const Parameter* p = model.parameters().find(prefix + name)) claims.push_back(p->var.value());
+  for (const State& state : model.parameters().states())
+    if (state.name == prefix + "load_bias") claims.push_back(state.value);
+  for (Tensor& claim : claims) {
+    std::vector<float> values = claim.to_vector<float>();
+    values[expert] += by;
+    claim.copy_from(from_vector(model.context(), values, claim.shape(), claim.dtype()));
+  }
+}
 
 // The K largest scores among the allowed, and the softmax over them.
 void choose_again(const Routing& routing, Choices& choices, size_t begin, const std::vector<char>& allowed) {
@@ -129,6 +161,26 @@ TEST_CASE("causal: a masked expert is as if the router had never had it") {
   }
 }
 
+TEST_CASE("causal: a forbidden expert's claim has no part in a choice, and whom nobody has is not missed") {
+  for (const auto& [router, option] : all_routers()) {
+    INFO(router, " ", option);
+    Asked asked(router, option.empty() ? OptionValues() : Asked::one(option, true));
+    for (size_t layer = 0; layer < 2; ++layer)
+      for (size_t expert = 0; expert < 4; ++expert) {
+        INFO("layer ", layer, ", expert ", expert);
+        const Allowed without = asked.without(layer, expert);
+        const auto missing = predict(asked.model, asked.evaluator, without).predicted;
+        raise_claim(asked.model, layer, expert, 5);
+        if (masks_logits(asked.model)) EXPECT(predict(asked.model, asked.evaluator, without).predicted == missing);
+        raise_claim(asked.model, layer, expert, -55);
+        if (asked.model.parameters().find("encoder.layer.0.moe.router.token.bias"))
+          EXPECT(predict(asked.model, asked.evaluator, without).predicted ==
+                 predict(asked.model, asked.evaluator).predicted);
+        raise_claim(asked.model, layer, expert, 50);
+      }
+  }
+}
+
 TEST_CASE("causal: every router can be asked without an expert, and is itself with all of them") {
   for (const RouterRow& row : router_registry()) {
     INFO(std::string(row.name));
@@ -171,11 +223,44 @@ TEST_CASE("causal: a whole report of what is lost, kept and left") {
                double(std::ranges::count(asked.rows.split.labels, int32_t(topic))) / 40;
       EXPECT(c.lost[l][e] == doctest::Approx(sum));
     }
+  // Of a part of the rows, a topic's are those of the part.
+  asked.rows.options.utilisation_rows = 25;
+  const Evaluator some(asked.model, asked.rows.split, asked.rows.options, asked.rows.words, 25);
+  const Causal part = knock_out(asked.model, some, asked.rows.split, asked.rows.options, asked.rows.words,
+                                utilisation, {"a", "b", "c"});
+  EXPECT(part.rows == 25);
+  for (int topic = 0; topic < 3; ++topic)
+    EXPECT(part.kept_alone(topic, 2) == doctest::Approx(part.topic_whole[size_t(topic)]));
+  for (const std::vector<double>& lost : c.lost)
+    for (const double x : lost) EXPECT(!(x == 0 && std::signbit(x)));  // tables would show −0.00
   EXPECT(to_json(c)["layers"].size() == 2);
   EXPECT(causal_tables(c).size() == 3);
   EXPECT(contains(lost_picture(c).svg_text(), "layer 2"));
   const results::TraceContent first = trace_of(asked.model, asked.evaluator, "test", {}, true);
   EXPECT(first.tokens == 40);
+}
+
+TEST_CASE("causal: beside experts that every token has the others can be asked for too, and a mixture cannot") {
+  Asked asked(plain_router(), Asked::one("shared-experts", int64_t{1}));
+  const std::vector<Matrix> even(2, Matrix(3, 4));
+  const Causal c = knock_out(asked.model, asked.evaluator, asked.rows.split, asked.rows.options, asked.rows.words,
+                             even, {"a", "b", "c"});
+  EXPECT(c.whole == doctest::Approx(asked.evaluator.measure().values.get("accuracy")));
+  EXPECT(layer_states(asked.model, asked.evaluator, 3).at(1).similarity.rows == 4);
+  const NoGrad no_grad(asked.context);
+  asked.evaluator.for_each_batch([&](const Batch& batch) {
+    const Head::Result walked = walk(asked.model, batch, [](const WalkedLayer& layer, FeedForward::Result& r) {
+      replace_choices(layer, r, Choices(r.routing));  // by themselves
+    });
+    EXPECT(largest_difference(values(walked.logits.value()),
+                              values(asked.model.forward(batch, false).logits.value())) < 1e-4);
+  });
+  Asked soft("soft:" + plain_router());
+  EXPECT(contains(error_of([&] {
+                    knock_out(soft.model, soft.evaluator, soft.rows.split, soft.rows.options, soft.rows.words, even,
+                              {"a", "b", "c"});
+                  }),
+                  "layer 1: has no experts that tokens are sent to one by one"));
 }
 
 TEST_CASE("causal: experts are compared as numpy does, and random routers read the same states") {

@@ -115,6 +115,24 @@ TEST_CASE("analysis of a run: what was kept while it trained, and all that its m
   EXPECT(files_like(run.folder, "trace") == 0);
 }
 
+TEST_CASE(
+    "analysis of a run: of a baseline without experts there are predictions, which the others' are paired with") {
+  const TemporaryFolder out("run-dense");
+  const Options o = small_options(out.path, "");
+  const Dataset data = load_data(o);
+  const results::Run dense = trained(o, "dense", data), routed = trained(o, "softmax-moe", data);
+  const auto saved = [](const results::Run& run) {
+    Options options = saved_options(run);
+    options.cache = "";
+    return options;
+  };
+  EXPECT(predict_run(dense, saved(dense), Device::cpu()).accuracy() ==
+         doctest::Approx(dense.evaluation->accuracy()));
+  EXPECT(results::read_predictions(dense.folder)->labels == data.test.labels);
+  EXPECT(contains(error_of([&] { predict_run(routed, saved(routed), Device::cpu()); }),
+                  "expected a classifier without experts"));
+}
+
 TEST_CASE("analysis of a run: what experts are for in a model of words is told in nats") {
   struct Case {
     const char *flags, *value, *topic_key, *title;

@@ -162,6 +162,77 @@ TEST_CASE("analysis: two traces agree as numpy says, and by chance as independen
   EXPECT(contains(error_of([&] { agreement(a, TraceFile(w.path), 1); }), "t.safetensors: expected the"));
 }
 
+TEST_CASE("analysis: a file's slots may stand in any order") {
+  Written w;
+  TraceContent turned = long_trace();
+  write_trace(w.path, turned);
+  const TraceFile file(w.path);
+  const TraceAnalysis a = analyse(file);
+  for (size_t i = 0; i < turned.experts.size();
+       i += 4)  // of every other pair of slots; equal gates stay as they are
+    if (turned.gates[i] > turned.gates[i + 1]) {
+      std::swap(turned.experts[i], turned.experts[i + 1]);
+      std::swap(turned.gates[i], turned.gates[i + 1]);
+    }
+  const std::string path = w.tmp.path + "/turned.safetensors";
+  write_trace(path, turned);
+  const TraceFile other(path);
+  const TraceAnalysis b = analyse(other);
+  for (size_t l = 0; l < 3; ++l) {
+    EXPECT(a.layers[l].metrics.scalar("gate_margin") > 0.2);
+    EXPECT(b.layers[l].metrics.scalar("gate_margin") == a.layers[l].metrics.scalar("gate_margin"));
+    EXPECT(b.pairs[l].matched == a.pairs[l].matched);
+  }
+  for (const LayerAgreement& same : agreement(file, other, 1)) EXPECT(same.same_first == doctest::Approx(1));
+}
+
+TEST_CASE("analysis: traces of other tokens are refused, though the same words appear in the same order") {
+  Written w;
+  TraceContent content = long_trace();
+  write_trace(w.path, content);
+  std::swap(content.ids[40'000], content.ids[40'001]);
+  const std::string path = w.tmp.path + "/other.safetensors";
+  write_trace(path, content);
+  const std::string message = error_of([&] { agreement(TraceFile(w.path), TraceFile(path), 1); });
+  EXPECT(contains(message, fmt::format("got other ids: {} for {} at token 40000", 40'001 % 37, 40'000 % 37)));
+}
+
+TEST_CASE("analysis: saturation's chance is that of the sets that there are") {
+  TraceContent few, many;  // one expert of four, and all of them: a quarter is common, whatever the routing
+  for (TraceContent* t : {&few, &many}) t->tokens = 100, t->layers = 1, t->n_experts = 4;
+  few.slots = 1, many.slots = 4;
+  for (int n = 0; n < 100; ++n) {
+    few.experts.push_back(n % 4), few.gates.push_back(1);
+    for (int e = 0; e < 4; ++e) many.experts.push_back(e), many.gates.push_back(0.25f);
+  }
+  Written w;
+  const std::string path = w.tmp.path + "/many.safetensors";
+  write_trace(w.path, few), write_trace(path, many);
+  const LayerAgreement a = agreement(TraceFile(w.path), TraceFile(path), 1).at(0);
+  EXPECT(a.same == doctest::Approx(0.25));
+  EXPECT(a.chance_same == doctest::Approx(0.25));
+  EXPECT(a.chance_same_first == doctest::Approx(0.25));
+  const LayerAgreement whole = agreement(TraceFile(path), TraceFile(path), 1).at(0);
+  EXPECT(whole.chance_same == doctest::Approx(1));
+}
+
+TEST_CASE("analysis: chance is told anew where a layer's tokens have another number of experts") {
+  TraceContent t;  // one expert of four in the first two layers, two in the third
+  t.tokens = 40, t.layers = 3, t.slots = 2, t.n_experts = 4;
+  for (int n = 0; n < 40; ++n)
+    for (int l = 0; l < 3; ++l) {
+      t.experts.insert(t.experts.end(), {n % 4, l < 2 ? -1 : (n + 1) % 4});
+      t.gates.insert(t.gates.end(), {l < 2 ? 1.0f : 0.5f, l < 2 ? 0.0f : 0.5f});
+    }
+  Written w;
+  write_trace(w.path, t);
+  const TraceAnalysis a = analyse(TraceFile(w.path));
+  const Table table = all_tables(a, {})[0];
+  std::vector<std::string> first;
+  for (const auto& row : table.rows) first.push_back(row[0]);
+  EXPECT(first == std::vector<std::string>{"(chance)", "1", "2", "(chance)", "3"});
+}
+
 TEST_CASE("analysis: traces of models of the transformers library") {
   // Written by tests/peer/transformers_trace.py from small random models, by the lines that docs/analysis.md shows.
   const std::string folder = kFixtures + "transformers/";

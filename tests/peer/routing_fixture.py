@@ -98,7 +98,10 @@ def layer(experts, gates, topic, first, ids):
         "word_specialisation": float(np.mean([member[ids == x].mean(0).max() for x in words])),
         "co_activation": together.tolist(),
         "partner_peak": float(together.max(1).mean()),
-        "chance": {"topic_peak": float(member.sum(1).mean() / E), "partner_peak": float((member.sum(1).mean() - 1) / (E - 1))},
+        "chance": {"topic_peak": float(member.sum(1).mean() / E),
+                   # Under even use an expert of a token with k of them has each other one by (k - 1) / (E - 1).
+                   "partner_peak": float(np.mean([(k - 1) / (E - 1) for k in member.sum(1) for _ in range(int(k))])),
+                   "gate_entropy_bits": float(np.log2(member.sum(1)[routed]).mean())},
     }
 
 

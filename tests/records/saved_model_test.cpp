@@ -45,8 +45,19 @@ TEST_CASE("route: every router's choices are traced, and agree with the model's"
           EXPECT(layer.logits(int(s), e) == doctest::Approx(expected).epsilon(1e-5));
         }
       }
-    EXPECT(!as_text(t, true).empty());
-    EXPECT(as_json(t)["layers"].size() == 2);
+    const std::string text = as_text(t, false);
+    const Json json = as_json(t);
+    REQUIRE(json["layers"].size() == 2);
+    for (const LayerTrace& layer : t.layers) {
+      // Whatever the choice comes from is told: logits or scores, what the router keeps of experts, columns beside them.
+      const bool scored = row.traits.linear || row.traits.reads_experts;
+      if (scored) EXPECT((layer.logits.rows > 0 || layer.scores.rows == int(t.tokens.size())));
+      for (const auto& [name, values] : layer.kept) EXPECT(contains(text, "  " + name + "  e0 "));
+      EXPECT(layer.beside.size() == (row.columns.empty() ? 0 : t.tokens.size()));
+    }
+    for (const State& state : model->parameters().states())
+      if (state.name == "encoder.layer.0.moe.router.load_bias")
+        EXPECT(json["layers"][0]["kept"]["load bias"].size() == 4);
   }
 }
 

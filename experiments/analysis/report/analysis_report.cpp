@@ -108,21 +108,23 @@ Table routing_table(const TraceAnalysis& a) {
   Table t;
   t.title = "Routing by layer";
   t.header = {"layer"};
-  t.note = "chance: what even use of the experts, whatever the token, would have (mean over layers). ";
-  std::vector<std::string> chance = {"(chance)"};
+  t.note = "(chance): what even use of the experts, whatever the token, would have in the layers below it. ";
   for (const size_t i : shown) {
     t.header.push_back(rows[i]->label);
     t.note += std::string(rows[i]->help) + (i == shown.back() ? "." : "; ");
-    double sum = 0;
-    for (const LayerAnalysis& layer : a.layers) sum += layer.chance[i].value_or(std::nan(""));
-    const double mean = sum / double(a.layers.size());
-    chance.push_back(std::isfinite(mean) ? number(mean, rows[i]->digits) : kNone);
   }
-  t.rows.push_back(std::move(chance));
+  std::vector<std::string> last;
   for (size_t l = 0; l < a.layers.size(); ++l) {
-    t.rows.push_back({std::to_string(l + 1)});
-    for (const size_t i : shown)
-      t.rows.back().push_back(number(a.layers[l].metrics.scalar(rows[i]->name), rows[i]->digits));
+    const LayerAnalysis& layer = a.layers[l];
+    std::vector<std::string> chance = {"(chance)"}, row = {std::to_string(l + 1)};
+    for (const size_t i : shown) {
+      const auto& even = layer.chance[i];
+      chance.push_back(even && std::isfinite(*even) ? number(*even, rows[i]->digits) : kNone);
+      row.push_back(number(layer.metrics.scalar(rows[i]->name), rows[i]->digits));
+    }
+    if (chance != last) t.rows.push_back(chance);  // anew where a layer's tokens have another number of experts
+    last = std::move(chance);
+    t.rows.push_back(std::move(row));
   }
   return t;
 }

@@ -110,6 +110,7 @@ void LayerCounts::add(const TokenTrace& t) {
       topic_routed[size_t(topic)] += 1;
       margin += double(choice.gates[0]) - (choice.count > 1 ? double(choice.gates[1]) : 0.0);
       gate_entropy += entropy_bits(choice.gates.data(), choice.count, choice.sum);
+      even_entropy += std::log2(double(choice.count));
     }
     if (!t.entropy.empty()) entropy += double(t.entropy[size_t(n * t.layers + layer)]);
     if (++batch_tokens == kBatchTokens) close_batch(*this);

@@ -39,6 +39,7 @@ struct LayerCounts {
   Matrix together;                                 // [E, E] tokens that have both; diagonal 0
   double margin = 0;                               // sum over routed tokens of the first gate minus the second
   double gate_entropy = 0;                         // … of the entropy in bits of the gates over their own sum
+  double even_entropy = 0;                         // … of what that is at most: log2 of the number of experts
   double entropy = 0;                              // sum over tokens of TokenTrace::entropy
   bool entropy_known = false;
   std::vector<double> batch_loads;  // [E] of the batch that is being filled

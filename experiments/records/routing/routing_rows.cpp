@@ -47,6 +47,13 @@ double mean_largest(const Matrix& m, bool by_row) {
 
 double share_by_chance(const LayerCounts& c) { return c.experts_a_token() / c.n_experts; }
 
+// Of the k − 1 others that a token has beside the expert, over the E − 1 that there are: Σ k (k − 1) / Σ k / (E − 1). The
+// mean of k alone does not say it, for tokens of many experts are in more experts' lists.
+double partner_by_chance(const LayerCounts& c) {
+  const auto sum = [](const Matrix& m) { return std::accumulate(m.values.begin(), m.values.end(), 0.0); };
+  return sum(c.together) / std::max(sum(c.choices), 1.0) / std::max(c.n_experts - 1, 1);
+}
+
 // Rows of what is counted token by token: analysis.json alone has them.
 void add_token_rows(std::vector<MetricRow>& rows) {
   using enum Stage;
@@ -63,7 +70,9 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   .digits = 3,
                   .least = 0,
                   .read = FromCounts([](const LayerCounts& c) { return routed_mean(c, c.gate_entropy); }),
-                  .chance = [](const LayerCounts& c) { return std::log2(std::max(c.experts_a_token(), 1.0)); }});
+                  .chance = [](const LayerCounts& c) {
+                    return c.even_entropy / double(std::max<int64_t>(c.tokens - c.unrouted, 1));
+                  }});
   rows.push_back({.name = "router_entropy_bits",
                   .label = "router entropy",
                   .help = "router entropy: of a token's probabilities of all experts, bits, mean over tokens",
@@ -148,9 +157,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
        .least = 0,
        .most = 1,
        .read = FromCounts([](const LayerCounts& c) { return MetricValue(mean_largest(co_activation(c), true)); }),
-       .chance = [](const LayerCounts& c) {
-         return std::max(c.experts_a_token() - 1, 0.0) / std::max(c.n_experts - 1, 1);
-       }});
+       .chance = partner_by_chance});
   rows.push_back({.name = "topic_choices",
                   .label = "topic × expert",
                   .help = "topic × expert: of a topic's tokens the share that has the expert",

@@ -58,6 +58,12 @@ std::string layer_text(const RoutingTrace& trace, size_t number, bool color) {
       text += fmt::format(" {} {:.2f}", painted(fmt::format("e{}", e), int(e), color), layer.context[e]);
     text += "\n";
   }
+  for (const auto& [name, values] : layer.kept) {
+    text += fmt::format("  {} ", name);
+    for (size_t e = 0; e < values.size(); ++e)
+      text += fmt::format(" {} {:+.3f}", painted(fmt::format("e{}", e), int(e), color), values[e]);
+    text += "\n";
+  }
   size_t token_width = 5;
   for (const auto& token : trace.tokens) token_width = std::max(token_width, width(token));
   for (size_t s = 0; s < trace.tokens.size(); ++s) {
@@ -73,6 +79,9 @@ std::string layer_text(const RoutingTrace& trace, size_t number, bool color) {
                             layer.context[size_t(e)]);
     }
     if (experts.empty()) text += "  no expert";
+    if (!layer.beside.empty())
+      for (const auto& [name, gate] : layer.beside[s])
+        text += gate > 0 ? fmt::format("  {} {:.2f}", name, gate) : "  " + name;
     if (layer.kind != ContextKind::none) {
       const std::vector<int> alone = choice_without_context(layer, int(s));
       if (alone != experts) text += fmt::format("  without context: {}", names(alone, color));
@@ -114,6 +123,11 @@ void check_trace(const RoutingTrace& t) {
         CHECK(e >= 0 && e < layer.n_experts, "routing trace: layer {}, token {}: expert {} of {}", l + 1, s, e,
               layer.n_experts);
     }
+    CHECK(layer.scores.rows == 0 || layer.scores.rows == int(tokens),
+          "routing trace: layer {}: scores of {} tokens for {}", l + 1, layer.scores.rows, tokens);
+    CHECK(layer.beside.empty() || layer.beside.size() == tokens,
+          "routing trace: layer {}: columns beside the experts of {} tokens for {}", l + 1, layer.beside.size(),
+          tokens);
     const size_t context = layer.kind == ContextKind::none ? 0 : size_t(layer.n_experts);
     CHECK(layer.context.size() == context, "routing trace: layer {}: wants {} context values, got {}", l + 1,
           context, layer.context.size());
@@ -217,6 +231,7 @@ Json as_json(const RoutingTrace& t) {
                                    {"first_expert", effect.changed_top},
                                    {"cls", effect.cls_changed}};
     }
+    for (const auto& [name, values] : layer.kept) out["kept"][name] = values;
     out["tokens"] = Json::array();
     for (int s = 0; s < int(t.tokens.size()); ++s) {
       Json& token = out["tokens"].emplace_back();
@@ -226,6 +241,10 @@ Json as_json(const RoutingTrace& t) {
         token["token_logits"] = row(layer.token_logits, s);
         token["logits"] = row(layer.logits, s);
       }
+      if (layer.logits.rows == 0 && layer.scores.rows > 0) token["scores"] = row(layer.scores, s);
+      if (!layer.beside.empty()) token["beside"] = Json::object();
+      if (!layer.beside.empty())
+        for (const auto& [name, gate] : layer.beside[size_t(s)]) token["beside"][name] = gate;
       if (layer.kind != ContextKind::none) token["without_context"] = choice_without_context(layer, s);
       if (layer.kind == ContextKind::added)
         for (int e : layer.experts[size_t(s)])

@@ -20,6 +20,11 @@ struct LayerTrace {
   std::vector<double> context;             // [E] the bias or factor; empty for none
   std::vector<std::vector<int>> experts;   // [S][k] chosen, best first
   std::vector<std::vector<double>> gates;  // [S][k]
+  Matrix scores;                           // [S, E] of a router without logits above; empty: it has none
+  // What the router keeps of each expert between steps, [E], such as a bias that balances loads: the choice reads it.
+  std::vector<std::pair<std::string, std::vector<double>>> kept;
+  // [S] the columns beside the experts that a token chose, with their gates; empty: no router with such columns.
+  std::vector<std::vector<std::pair<std::string, double>>> beside;
 };
 
 struct RoutingTrace {

@@ -97,7 +97,7 @@ OracleRouting oracle_of(const OracleInputs& in) { return oracle_top_k(in, Oracle
 }  // namespace
 
 RouterRow pmoe_row() {
-  return {
+  RouterRow row = {
       "pmoe",
       [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
         return std::make_unique<PMoeRouter>(set, name, o);
@@ -113,6 +113,8 @@ RouterRow pmoe_row() {
       options(),
       {},
       oracle_of};
+  row.labels = &kLabels;
+  return row;
 }
 
 }  // namespace glia

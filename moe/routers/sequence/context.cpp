@@ -174,7 +174,8 @@ RouterRow context_row() {
         return std::make_unique<ContextRouter>(set, name, o);
       },
       "l = (W x + b) + c, or (W x + b) * sigmoid(c); c = W_c s + b_c, or W_c gelu(W_i s + b_i) + b_c; s the sequence's "
-      "first row, mean without it, largest, or Σ softmax(q · x + b_q) x; softmax over the K largest",
+      "first row, mean without it, largest, or Σ softmax(q · x + b_q) x; softmax over the K largest l, or over the K with the "
+      "largest softmax(l)_e + b_e, b as loss-free has it",
       "Astrocyte-Inspired Hierarchical Routing's future work (docs/science.md 7)",
       {},
       options(),

@@ -147,7 +147,7 @@ OracleRouting oracle_of(const OracleInputs& in) {
 }  // namespace
 
 RouterRow thor_row() {
-  return {
+  RouterRow row = {
       "thor",
       [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
         return std::make_unique<ThorRouter>(set, name, o);
@@ -161,6 +161,8 @@ RouterRow thor_row() {
       options(),
       {},
       oracle_of};
+  row.labels = &kTasks;
+  return row;
 }
 
 }  // namespace glia
