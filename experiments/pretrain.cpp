@@ -7,6 +7,7 @@
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
   glia::explain_interrupts();
+  glia::report_size_limits();
   glia::Ranks ranks;
   try {
     const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);

@@ -7,6 +7,7 @@
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
   glia::explain_interrupts();
+  glia::report_size_limits();
   try {
     const glia::CommandLine line =
         glia::parse_command_line(argc, argv, glia::Flag::kRunAll,

@@ -211,7 +211,6 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
     const Place place("full");
     EXPECT(wait_for(start(place, brief, [] {
              const rlimit limit{24 << 10, 24 << 10};  // a file may not be larger: model.safetensors does not fit
-             ::signal(SIGXFSZ, SIG_IGN);
              ::setrlimit(RLIMIT_FSIZE, &limit);
            })) == 1);
     const results::Run run = results::read_run(place.run("seed0/dense"));
