@@ -1,6 +1,7 @@
 // ./tools/generate results-causal/seed0/dense "Stocks fell on Monday" — what a language model says next, and through which
 // experts each of its words went.
 #include <algorithm>
+#include <cmath>
 
 #include "experiments/language/generate.h"
 #include "tools/tool.h"
@@ -92,7 +93,9 @@ int main(int argc, char** argv) {
                  "out of the likeliest that together reach this share, above 0 (default 1)")
       ->check([](const std::string& text) {
         double share = 0;
-        const bool fits = CLI::detail::lexical_cast(text, share) && share > 0 && share <= 1;
+        const bool number = CLI::detail::lexical_cast(text, share);
+        const bool fits =
+            number && ((share > 0 && share <= 1) || !std::isfinite(share));  // all flags are asked that
         return fits ? "" : fmt::format("expected a number above 0 and at most 1, got {}", text);
       });
   app.add_option("--seed", a.sampling.seed, "of the choices (default 0)");
