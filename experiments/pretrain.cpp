@@ -8,6 +8,7 @@
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
   if (glia::launch_place().process == 0) glia::explain_interrupts();  // of several processes one speaks
+  glia::report_size_limits();
   glia::Ranks ranks;
   try {
     const glia::PretrainCommand command = glia::parse_pretrain(argc, argv);

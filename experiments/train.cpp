@@ -8,6 +8,7 @@
 int main(int argc, char** argv) {
   glia::settle_threads(argv);
   if (glia::launch_place().process == 0) glia::explain_interrupts();  // of several processes one speaks
+  glia::report_size_limits();
   glia::Ranks ranks;
   try {
     glia::CommandLine line = glia::parse_command_line(argc, argv, glia::Flag::kTrainOnly,

@@ -1,5 +1,8 @@
 // ./tools/generate results-causal/seed0/dense "Stocks fell on Monday" — what a language model says next, and through which
 // experts each of its words went.
+#include <algorithm>
+#include <cmath>
+
 #include "experiments/language/generate.h"
 #include "tools/tool.h"
 
@@ -66,6 +69,10 @@ int run(const Arguments& a) {
   if (const size_t read = g.prompt.size() - 1; pieces.size() > read)  // beside [CLS]
     fmt::print(stderr, "the first {} of the prompt's {} tokens were left out\n", pieces.size() - read,
                pieces.size());
+  const int32_t unknown = model.tokenizer.vocabulary().unk();
+  if (const auto n = std::count(g.prompt.begin(), g.prompt.end(), unknown); n > 0)
+    fmt::print(stderr, "{} of the prompt's tokens {} [UNK]: the model's vocabulary has no pieces for {}\n", n,
+               n == 1 ? "is" : "are", n == 1 ? "it" : "them");
   return 0;
 }
 
@@ -82,8 +89,15 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 100.0));
   app.add_option("--top-k", a.sampling.top_k, "out of so many likeliest tokens (default 0: all)")
       ->check(CLI::Range(0, 1 << 24));
-  app.add_option("--top-p", a.sampling.top_p, "out of the likeliest that together reach this share (default 1)")
-      ->check(CLI::Range(1e-9, 1.0));
+  app.add_option("--top-p", a.sampling.top_p,
+                 "out of the likeliest that together reach this share, above 0 (default 1)")
+      ->check([](const std::string& text) {
+        double share = 0;
+        const bool number = CLI::detail::lexical_cast(text, share);
+        const bool fits =
+            number && ((share > 0 && share <= 1) || !std::isfinite(share));  // all flags are asked that
+        return fits ? "" : fmt::format("expected a number above 0 and at most 1, got {}", text);
+      });
   app.add_option("--seed", a.sampling.seed, "of the choices (default 0)");
   app.add_option("--routing", a.routing, "on: each generated token's experts and gates, layer by layer")
       ->check(CLI::IsMember({"on", "off"}));

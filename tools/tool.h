@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "engine/core/command_line/interrupt.h"
 #include "engine/core/command_line/manual.h"
 #include "engine/core/message.h"
 
@@ -47,6 +48,7 @@ inline int after_output(const char* name, int status) {
 // Parses the flags and runs int work(). Exit status: what work() returns; 1 when it throws, or when what it printed cannot be
 // written; 2 for wrong flags.
 template <class Work> int run_tool(const char* name, CLI::App& app, int argc, char** argv, Work&& work) {
+  report_size_limits();
   BracketsAsText words(app, argc, argv);
   try {
     if (!parse_flags(app, name, words.argc(), words.argv())) return after_output(name, 0);

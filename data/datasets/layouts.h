@@ -11,10 +11,12 @@
 
 namespace glia {
 
+inline constexpr const char* kLineEnd = "<eos>";  // of layouts whose tokens are words
+
 struct LayoutRow {
   const char* name;
   enum class Tokens {
-    kWords,  // as white space cuts them, a line's end one of them: "<eos>"; all that the training part has
+    kWords,  // as white space cuts them, a line's end one of them; all that the training part has
     kBytes   // or what --vocab says
   } tokens;
   const char *training, *held_out;  // names of files; the same one: its first nine tenths, and the rest

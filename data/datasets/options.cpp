@@ -117,6 +117,8 @@ void settle_data_options(DatasetOptions& options, const std::set<std::string>& g
   }
   if (given.contains("vocab-size") && !options.vocab.empty())
     fail_input("--vocab-size: not read beside --vocab, whose tokens are those of {}", options.vocab);
+  if (options.lowercase == "on" && options.vocab == "bytes")
+    fail_input("--lowercase on: not read beside --vocab bytes, whose tokens are a text's bytes as they stand");
 }
 
 }  // namespace glia

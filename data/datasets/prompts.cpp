@@ -2,12 +2,19 @@
 
 #include <algorithm>
 
+#include "data/datasets/layouts.h"
+
 namespace glia {
 
 std::vector<int32_t> sentence_enders(const Vocabulary& vocabulary) {
   std::vector<int32_t> ids;
+  const int32_t first_byte = vocabulary.first_byte();
+  if (first_byte >= 0)
+    for (const char mark : {'.', '!', '?'}) ids.push_back(first_byte + mark);
   for (const char* mark : {".", "!", "?", "…"})
     if (const int32_t id = vocabulary.find(mark); id >= 0) ids.push_back(id);
+  if (vocabulary.has_words())  // a layout whose lines are sentences
+    if (const int32_t id = vocabulary.find(kLineEnd); id >= 0) ids.push_back(id);
   std::sort(ids.begin(), ids.end());
   return ids;
 }

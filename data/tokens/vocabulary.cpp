@@ -46,7 +46,7 @@ Vocabulary Vocabulary::of_bytes() {
   return from_tokens(std::move(tokens), "bytes");
 }
 
-Vocabulary Vocabulary::of_words(std::string_view text) {
+Vocabulary Vocabulary::of_words(std::string_view text, const std::string& source) {
   std::map<std::string_view, int64_t> counts;
   for_each_word(text, [&](size_t begin, size_t end) {
     ++counts[text.substr(begin, end - begin)];
@@ -55,6 +55,9 @@ Vocabulary Vocabulary::of_words(std::string_view text) {
   std::vector<std::pair<std::string_view, int64_t>> words(counts.begin(), counts.end());
   std::stable_sort(words.begin(), words.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
   std::vector<std::string> tokens = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", kWordsMark};
+  for (const std::string& special : tokens)
+    if (counts.contains(special))
+      fail_input("{}: expected words, found {} among them, which is a special token", source, special);
   for (const auto& [word, count] : words) tokens.emplace_back(word);
   return from_tokens(std::move(tokens), "words");
 }

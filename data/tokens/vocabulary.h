@@ -23,7 +23,8 @@ class Vocabulary {
   static Vocabulary of_bytes();
   // The special tokens and each word of the text, as white space cuts it, by how often it occurs, then by its bytes. Behind the
   // special ones stands the mark by which a file of these lines is known again. An error: a word that is a special token.
-  static Vocabulary of_words(std::string_view text);
+  // `source`: the text's, for that message.
+  static Vocabulary of_words(std::string_view text, const std::string& source = "words");
   bool has_words() const;      // that mark
   int32_t first_byte() const;  // the id of "<0x00>" where all 256 follow, else −1
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "engine/core/check.h"
 #include "experiments/tasks/next_words.h"
@@ -71,7 +72,9 @@ class Answers {
  public:
   // `vocabulary`: of a language model's words; null for topics.
   Answers(const Evaluator& evaluator, const Vocabulary* vocabulary, int topics)
-      : measure_(measure_of(evaluator)), vocabulary_(vocabulary), nats_(size_t(topics)), words_(size_t(topics)) {}
+      : measure_(measure_of(evaluator)), nats_(size_t(topics)), words_(size_t(topics)) {
+    if (vocabulary) begins_word_.emplace(*vocabulary);
+  }
 
   void add(const Batch& batch, const Tensor& logits, const Tensor& row_losses) {
     const std::vector<int32_t> labels = batch.labels.to_vector<int32_t>();
@@ -108,16 +111,17 @@ class Answers {
     const auto read = batch.read.to_vector<int32_t>(), targets = batch.targets.to_vector<int32_t>(),
                sequence_of = batch.sequences.sequence_of.to_vector<int32_t>();
     const bool pieces = measure_ == Causal::Measure::kNatsAPiece;
+    const std::vector<int32_t> before = before_targets(batch.ids.to_vector<int32_t>().data(), read);
     for (size_t i = 0; i < read.size(); ++i) {
       if (read[i] < 0 || targets[i] < 0) continue;
       const auto topic = size_t(labels[size_t(sequence_of[size_t(read[i])])]);
       nats_[topic] += losses[i];
-      words_[topic] += pieces ? 1 : double(words_among({&targets[i], 1}, *vocabulary_));
+      words_[topic] += pieces || (*begins_word_)(before[i], targets[i]);
     }
   }
 
   Causal::Measure measure_;
-  const Vocabulary* vocabulary_;
+  std::optional<WordBeginnings> begins_word_;
   Predictions predictions_;
   std::vector<double> nats_, words_;  // [C]
   int64_t rows_ = 0;

@@ -82,12 +82,14 @@ Generated generate(const LanguageModel& model, const std::string& prompt, int64_
   while (static_cast<int64_t>(g.words.size()) < room) {
     const std::vector<float> next = logits.to_vector<float>();
     g.words.push_back(sample(next, sampling, g.words.size()));
-    if ((g.ended = g.words.back() == end)) break;
-    if (static_cast<int64_t>(g.words.size()) == room) break;
+    g.ended = g.words.back() == end;
+    const bool last = g.ended || static_cast<int64_t>(g.words.size()) == room;
+    if (last) g.seconds = seconds_since(after_prompt);
+    if (last && !routing) break;  // nothing comes behind it, but it has a way through the experts too
     logits = text.feed({&g.words.back(), 1});
     if (routing) g.routing.push_back(last_choices(text.routings()));
+    if (last) break;
   }
-  g.seconds = seconds_since(after_prompt);
   return g;
 }
 

@@ -26,7 +26,7 @@ struct Generated {
   double prompt_seconds = 0,
          seconds = 0;  // of the prompt's pass; of the words, from the first one's choice to the last one's
   double words_per_second() const { return seconds > 0 ? static_cast<double>(words.size()) / seconds : 0; }
-  // [words][layers] of the token that was said, where it was fed back: the last one is not.
+  // [words][layers] of the token that was said.
   struct Choice {
     std::vector<int32_t> experts;
     std::vector<double> gates;

@@ -39,14 +39,15 @@ int64_t dump_batches(const TokenSplit& text, const PieceOptions& pieces, int64_t
   PieceStream stream(text, pieces);
   const auto places = static_cast<size_t>(pieces.places), room = static_cast<size_t>(pieces.sequences),
              masked = static_cast<size_t>(masked_room(pieces.masking, pieces.places));
-  std::vector<int32_t> ids(places), offsets(room + 1), lengths(room), labels(room), read(masked), targets(masked),
-      all;
+  std::vector<int32_t> ids(places), offsets(room + 1), lengths(room), labels(room), borders(room), read(masked),
+      targets(masked), all;
   int64_t batches = 0;
   for (; batches < most; ++batches) {
     BatchView view;
     view.ids = ids.data(), view.offsets = offsets.data(), view.lengths = lengths.data(),
     view.labels = labels.data();
     view.read = read.data(), view.targets = targets.data();
+    if (pieces.prompts) view.borders = borders.data();  // no prompt is told
     view.token_capacity = pieces.places, view.sequence_capacity = pieces.sequences;
     if (!stream.fill(view)) break;
     all.push_back(static_cast<int32_t>(view.tokens));
@@ -192,6 +193,8 @@ void dump_text(const PretrainOptions& o, const Corpus& corpus, const std::string
                      {"cls", pieces.cls},
                      {"sep", pieces.sep},
                      {"mask", pieces.masking.mask_id},
+                     {"prompts", pieces.prompts},
+                     {"enders", pieces.enders},
                      {"held_out_batches", batches},
                      {"first_batches", first}};
   write_file_atomic(folder + "/dump.json", json.dump(2) + "\n");

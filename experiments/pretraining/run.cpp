@@ -447,9 +447,10 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   // One rank goes on where the plan was measured: its kernels' plans and memory are there.
   if (divides) ranks.run(o, Device::parse(o.device), static_cast<uint64_t>(o.seed), body);
   else body(context);
-  const std::string next = find_task(o.task).causal()
-                               ? fmt::format("./tools/generate {} \"a prompt\"", o.out)
-                               : fmt::format("./experiments/train --config {} --init {}", o.config, o.out);
+  const std::string next =
+      find_task(o.task).causal()
+          ? fmt::format("./tools/generate {} \"a prompt\"", quoted_word(o.out))
+          : fmt::format("./experiments/train --config {} --init {}", o.config, quoted_word(o.out));
   fmt::print(out, "\nweights    {}\nnext       {}\n", o.out, next);
   return 0;
 }

@@ -19,7 +19,8 @@ PieceOptions pieces_of(const PretrainOptions& o, const Corpus& corpus) {
   p.places = o.tokens;
   p.longest = o.max_length;
   p.cls = words.cls(), p.sep = words.sep();
-  if (o.prompt == "sentence") p.enders = sentence_enders(words);
+  p.prompts = o.prompt == "sentence";
+  if (p.prompts) p.enders = sentence_enders(words);
   if (find_task(o.task).causal()) {
     p.masking = next_words();
     return p;
@@ -64,7 +65,7 @@ BatchFeed text_feed(const PretrainOptions& o, const Corpus& corpus) {
   feed.longest = o.max_length;
   feed.vocabulary = corpus.vocabulary().size();
   feed.masking = pieces.masking;
-  feed.borders = !pieces.enders.empty();
+  feed.borders = pieces.prompts;
   const int64_t body = o.max_length - 2;
   int64_t places = corpus.training.tokens();
   for (int64_t d = 0; d < corpus.training.size(); ++d)
@@ -84,16 +85,24 @@ HeldOut::HeldOut(Context& context, const PretrainOptions& o, const Corpus& corpu
   sequences_ = pieces.sequences;
   PieceStream stream(corpus.held_out, pieces);
   std::vector<int32_t> slot;
+  const WordBeginnings word_beginnings(corpus.vocabulary());
   const Communicator& ranks = context.communicator();
   for (;; ++batches_) {
     BatchBuffer buffer(context, o.tokens, sequences_, o.max_length, false, 0, pieces.masking, false,
-                       !pieces.enders.empty());
+                       pieces.prompts);
     slot.resize(static_cast<size_t>(buffer.ints()));
     BatchView view = buffer.view(slot.data());
     if (!stream.fill(view)) break;
     if (task_.causal()) {
       asked_ += view.read_rows;
-      words_ += words_among({view.targets, static_cast<size_t>(view.read_rows)}, corpus.vocabulary());
+      const auto asked = static_cast<size_t>(view.read_rows);
+      std::vector<int32_t> before = before_targets(view.ids, {view.read, asked});
+      // A piece begins behind [CLS], but within a document, and there perhaps within a word.
+      for (size_t row = 0, b = 0; row < asked; ++row) {
+        while (view.offsets[b + 1] <= view.read[row]) ++b;
+        if (view.read[row] == view.offsets[b]) before[row] = stream.before()[b];
+      }
+      words_ += word_beginnings.among(before, {view.targets, asked});
     }
     if (batches_ % ranks.size() != ranks.rank()) continue;
     const int64_t tokens = round_up(view.tokens, o.bucket);

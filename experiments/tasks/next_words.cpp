@@ -15,10 +15,29 @@ std::string name_of(const DistanceClass& d) {
   return fmt::format("{}-{}", d.first, d.last > 0 ? std::to_string(d.last) : "");
 }
 
-int64_t words_among(std::span<const int32_t> targets, const Vocabulary& vocabulary) {
-  return std::count_if(targets.begin(), targets.end(), [&](int32_t id) {
-    return id >= 0 && id != vocabulary.cls() && id != vocabulary.sep() && !vocabulary.token(id).starts_with("##");
-  });
+bool WordBeginnings::operator()(int32_t before, int32_t id) const {
+  if (id < 0 || id == words_.cls() || id == words_.sep()) return false;
+  if (first_byte_ < 0 || byte_of(id) < 0) return !words_.token(id).starts_with("##");
+  const auto in_run = [](int byte) {
+    return byte >= 128 || (byte >= '0' && byte <= '9') || ((byte | 32) >= 'a' && (byte | 32) <= 'z');
+  };
+  const int byte = byte_of(id);
+  if (!in_run(byte)) return byte > ' ' && byte != 127;
+  return before < 0 || byte_of(before) < 0 || !in_run(byte_of(before));
+}
+
+int64_t WordBeginnings::among(std::span<const int32_t> before, std::span<const int32_t> targets) const {
+  CHECK(before.size() == targets.size(), "words: want a token before each target, got {} and {}", before.size(),
+        targets.size());
+  int64_t n = 0;
+  for (size_t i = 0; i < targets.size(); ++i) n += (*this)(before[i], targets[i]);
+  return n;
+}
+
+std::vector<int32_t> before_targets(const int32_t* ids, std::span<const int32_t> read) {
+  std::vector<int32_t> before;
+  for (const int32_t row : read) before.push_back(row < 0 ? -1 : ids[row]);
+  return before;
 }
 
 void set_word_losses(results::NamedValues& values, int64_t tokens, int64_t words) {

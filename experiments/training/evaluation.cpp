@@ -105,6 +105,7 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
   const int64_t longest = padded ? o.max_length : longest_sequence(used);
   Context& context = model.context();
   std::vector<int32_t> slot;
+  const WordBeginnings word_beginnings(vocabulary);
   for (int64_t i = 0; i < plan.batches(); ++i) {
     const int64_t tokens = round_up(plan.tokens(i), o.bucket), sequences = plan.sequences(i);
     sequences_.push_back(sequences);
@@ -116,7 +117,8 @@ Evaluator::Evaluator(Model& model, const TokenSplit& split, const Options& o, co
     plan.fill(i, view);
     if (task_.causal()) {
       asked_ += view.read_rows;
-      words_ += words_among({view.targets, static_cast<size_t>(view.read_rows)}, vocabulary);
+      const auto asked = static_cast<size_t>(view.read_rows);
+      words_ += word_beginnings.among(before_targets(view.ids, {view.read, asked}), {view.targets, asked});
     }
     if (!is_mine(static_cast<size_t>(i))) continue;
     parts_.push_back(std::move(part));

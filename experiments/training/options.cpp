@@ -306,7 +306,7 @@ CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs
   return line;
 }
 
-// As a shell takes it for one word, where it is text; other bytes are shown, not kept.
+// Bytes that are no text are shown, not kept.
 std::string quoted_word(const std::string& given) {
   const std::string word = utf8::escaped(given);
   if (!word.empty() && word.find_first_of(" \t\n\"'$\\*?;&|<>()[]{}!`~#") == std::string::npos) return word;

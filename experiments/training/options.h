@@ -94,6 +94,8 @@ struct CommandLine {
 CommandLine parse_command_line(int argc, const char* const* argv, Flag::Programs programs,
                                const std::string& description);
 
+// A word of a command, as a shell takes it for one: a path with spaces in quotes.
+std::string quoted_word(const std::string& word);
 // The command as it was typed.
 std::string command_text(int argc, const char* const* argv);
 // "--batch 32 --lr 0.0005 …": all flags whose value is not the built-in default.

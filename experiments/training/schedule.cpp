@@ -332,8 +332,11 @@ void print_next_steps(const Options& options, const std::vector<RunSpec>& specs,
   const auto routed = std::ranges::find_if(
       specs, [](const RunSpec& s) { return !s.model.moe.dense() && results::is_done(s.folder); });
   if (routed == specs.end()) return;
-  fmt::print(out, "next       ./tools/heatmap {}/seed{}\n", options.out, routed->seed_index);
-  fmt::print(out, "           ./tools/route {} \"a sentence\"\n", routed->folder);
+  const std::string seed = fmt::format("{}/seed{}", options.out, routed->seed_index);
+  fmt::print(out, "next       ./tools/heatmap {}\n", quoted_word(seed));
+  fmt::print(out, "           ./tools/route {} \"a sentence\"\n", quoted_word(routed->folder));
+  if (find_task(routed->options.task).causal())
+    fmt::print(out, "           ./tools/generate {} \"a prompt\"\n", quoted_word(routed->folder));
 }
 
 }  // namespace

@@ -73,6 +73,14 @@ TEST_CASE("layouts: Penn Treebank's tokens are its words and its lines' ends; wh
   EXPECT(contains(error_of([&] { load_corpus(o); }), "expected no --vocab"));
   EXPECT(contains(error_of([&] { load_corpus(options_of(find_layout("ptb"), folder / "ptb.train.txt")); }),
                   "expected a folder with ptb.train.txt and ptb.valid.txt"));
+  for (const char* name : {"ptb", "tinyshakespeare"}) {
+    CorpusOptions lowered = options_of(find_layout(name), folder / "");
+    lowered.data.lowercase = "on";
+    EXPECT(contains(error_of([&] { load_corpus(lowered); }), "--lowercase on: not read with --layout"));
+  }
+  folder.write("ptb.train.txt", "one [SEP] two\n");
+  EXPECT(contains(error_of([&] { load_corpus(options_of(find_layout("ptb"), folder / "")); }),
+                  "ptb.train.txt: expected words, found [SEP] among them"));
 }
 
 TEST_CASE("layouts: a vocabulary of words has them by how often they occur, and its file is one too") {

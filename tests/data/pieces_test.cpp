@@ -61,9 +61,12 @@ std::optional<Filled> next(PieceStream& stream) {
   return f;
 }
 
-std::vector<Filled> all(PieceStream& stream) {
+std::vector<Filled> all(PieceStream& stream, std::vector<std::vector<int32_t>>* before = nullptr) {
   std::vector<Filled> batches;
-  while (std::optional<Filled> f = next(stream)) batches.push_back(std::move(*f));
+  while (std::optional<Filled> f = next(stream)) {
+    batches.push_back(std::move(*f));
+    if (before) before->push_back(stream.before());
+  }
   return batches;
 }
 
@@ -71,7 +74,8 @@ TEST_CASE("pieces: each word stands once in each epoch, between [CLS] and [SEP],
   const TokenSplit text = documents(kLengths);
   for (const int64_t epochs : {1, 3}) {
     PieceStream stream(text, options(epochs));
-    const std::vector<Filled> batches = all(stream);
+    std::vector<std::vector<int32_t>> before;
+    const std::vector<Filled> batches = all(stream, &before);
     std::map<int32_t, int64_t> times;
     for (size_t i = 0; i < batches.size(); ++i) {
       const Filled& f = batches[i];
@@ -94,6 +98,8 @@ TEST_CASE("pieces: each word stands once in each epoch, between [CLS] and [SEP],
         const auto document = std::upper_bound(text.offsets.begin(), text.offsets.end(), words[0] - kFirst) -
                               text.offsets.begin() - 1;
         EXPECT(f.labels[b] == text.labels[static_cast<size_t>(document)]);
+        const bool begins = words[0] - kFirst == text.offsets[static_cast<size_t>(document)];
+        EXPECT(before[i][b] == (begins ? -1 : words[0] - 1));
         EXPECT(words.back() - kFirst < text.offsets[static_cast<size_t>(document) + 1]);
       }
       EXPECT(f.offsets.back() == f.tokens);

@@ -20,6 +20,14 @@ TEST_CASE("prompts: a border lies behind the first sentence, or in the middle wh
   EXPECT(border({1}) == 0);
 }
 
+TEST_CASE("prompts: bytes have marks that end a sentence, and of a layout's words a line's end does") {
+  const Vocabulary bytes = Vocabulary::of_bytes();
+  const int32_t first = bytes.first_byte();
+  EXPECT(sentence_enders(bytes) == std::vector<int32_t>{first + '!', first + '.', first + '?'});
+  const Vocabulary words = Vocabulary::of_words("a b <eos> c <eos>");
+  EXPECT(sentence_enders(words) == std::vector<int32_t>{words.find("<eos>")});
+}
+
 TEST_CASE("prompts: of each sequence every token is told by the one before it, from the prompt's last one on") {
   const std::vector<int32_t> ids = {1, 20, 21, 22, 2, 1, 30, 31, 2, 1, 2}, offsets = {0, 5, 9, 11},
                              lengths = {5, 4, 2}, borders = {3, 0, 1};

@@ -68,6 +68,13 @@ class Text:
             for i in self.rng.permutation(len(all_pieces)):
                 yield all_pieces[i]
 
+    def border(self, piece):
+        """Tokens of a piece's prompt: up to the first mark that ends a sentence in its first half, else that half."""
+        if not self.facts.get("prompts"):
+            return 1
+        half = len(piece) // 2
+        return next((t + 1 for t in range(1, half) if piece[t] in self.facts["enders"]), half)
+
     def batches(self, device):
         places, pieces, rest = self.facts["places"], self.pieces(), None
         while True:
@@ -80,8 +87,9 @@ class Text:
                     rest, last = (begin + n, end, last), False
                 ids[at], ids[at + 1:at + 1 + n], ids[at + 1 + n] = self.facts["cls"], self.ids[begin:begin + n], self.facts["sep"]
                 told = n + 1 if last else n          # [SEP] where the document ends there
-                rows.append(np.arange(at, at + told))
-                targets.append(ids[at + 1:at + 1 + told])
+                first = self.border(ids[at:at + n + 2]) - 1   # the prompt is not told
+                rows.append(np.arange(at + first, at + told))
+                targets.append(ids[at + 1 + first:at + 1 + told])
                 cu.append(at + n + 2)
             rows, targets = np.concatenate(rows), np.concatenate(targets)
             left = places - len(rows)                # every batch has the same shapes

@@ -93,6 +93,7 @@ TEST_CASE("tools: numbers that nobody can mean are no numbers") {
   for (const auto& [flags, wanted] :
        {std::pair{"--temperature nan", "--temperature: expected a finite number, got nan"},
         {"--top-p nan", "--top-p: expected a finite number"},
+        {"--top-p 0", "--top-p: expected a number above 0 and at most 1, got 0"},
         {"--seed -1", "--seed: expected a whole number from 0 to 18446744073709551615, got -1"},
         {"--seed 99999999999999999999", "--seed: expected a whole number from 0"},
         {"--no-such 3", "unknown flag --no-such"}}) {

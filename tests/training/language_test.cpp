@@ -1,4 +1,5 @@
 // Language models from the command line to a text: pretrained or trained, saved, read again, and going on with a prompt.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -15,11 +16,17 @@ namespace {
 using results::Json;
 
 PretrainOptions options(const TemporaryFolder& folder, const std::vector<std::string>& more) {
-  std::vector<std::string> words = words_of(
-      std::string(kTinyFlags) +
-      "--task causal_lm --layers 2 --progress off --synthetic-rows 300 --synthetic-test-rows 30 --vocab-size 300 --tokens "
-      "256 --max-length 32 --steps 60 --lr 0.01 --log-every 20 --eval-every 20 --threads 1 --held-out 0.1");
+  std::vector<std::string> words =
+      words_of(std::string(kTinyFlags) +
+               "--task causal_lm --layers 2 --progress off --synthetic-rows 300 --synthetic-test-rows 30 --tokens "
+               "256 --max-length 32 --steps 60 --lr 0.01 --log-every 20 --eval-every 20 --threads 1");
   for (const std::string& word : {std::string("--out"), folder / "lm"}) words.push_back(word);
+  // A layout says what is held out; a vocabulary of its words, or of bytes, has its size.
+  const auto typed = [&](const char* name) { return std::ranges::count(more, name) > 0; };
+  if (!typed("--layout"))
+    for (const char* word : {"--held-out", "0.1"}) words.push_back(word);
+  if (!typed("--layout") && !typed("--vocab"))
+    for (const char* word : {"--vocab-size", "300"}) words.push_back(word);
   words.insert(words.end(), more.begin(), more.end());
   std::vector<const char*> argv{"pretrain"};
   for (const std::string& word : words) argv.push_back(word.c_str());
@@ -60,7 +67,7 @@ TEST_CASE("language: pretrained with a context, it learns, is saved and read aga
   EXPECT(likeliest.prompt.size() > 2);
   EXPECT(!likeliest.words.empty());
   EXPECT(likeliest.prompt.size() + likeliest.words.size() <= 32);
-  EXPECT(likeliest.routing.size() + 1 == likeliest.words.size());
+  EXPECT(likeliest.routing.size() == likeliest.words.size());
   for (const auto& layers : likeliest.routing) {
     REQUIRE(layers.size() == 2);
     for (const Generated::Choice& choice : layers) EXPECT(choice.experts.size() == 2);
@@ -107,6 +114,42 @@ TEST_CASE("language: a dump has the batches that a trainer begins with, and anot
   EXPECT(at == words.size());
   EXPECT(words == first("1"));
   EXPECT(words != first("2"));
+}
+
+TEST_CASE(
+    "language: of bytes and of a layout's words too a prompt is a sentence, is not told, and a loss a word is one") {
+  const TemporaryFolder folder("language-bytes");
+  std::string text;
+  for (int i = 0; i < 1200; ++i) text += "It is cold. The river is frozen\n";
+  folder.write("text.txt", text);
+  folder.write("ptb/ptb.train.txt", text);
+  folder.write("ptb/ptb.valid.txt", text);
+  const std::string router = router_with_option("context");
+  const auto told = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"--config",         "softmax-moe",
+                                      "--router",         router,
+                                      "--experts",        "4",
+                                      "--steps",          "2",
+                                      "--context",        "first",
+                                      "--training-texts", "off",
+                                      "--dump",           folder / "dump",
+                                      "--fresh",          "on"};
+    words.insert(words.end(), more.begin(), more.end());
+    REQUIRE(pretrain(options(folder, words)) == 0);
+    const std::string batches = read_file(folder / "dump/batches.i32");
+    int32_t sizes[3];
+    std::memcpy(sizes, batches.data(), sizeof sizes);
+    return static_cast<double>(sizes[2]) / sizes[0];
+  };
+  const std::string corpus = folder / "text.txt", ptb = folder / "ptb";
+  const double all = told({"--corpus", corpus, "--vocab", "bytes"});
+  const results::NamedValues values = last_evaluation(folder / "lm");
+  // Seven words, a mark among them, of 31 or 32 bytes with the line's end.
+  EXPECT(values.get("word_loss") / values.get("loss") == doctest::Approx(32.0 / 8).epsilon(0.05));
+  const double behind = told({"--corpus", corpus, "--vocab", "bytes", "--prompt", "sentence"});
+  EXPECT(all > 0.9);
+  EXPECT(behind < 0.75 * all);
+  EXPECT(told({"--corpus", ptb, "--layout", "ptb", "--prompt", "sentence", "--context", "prompt-mean"}) < 0.9);
 }
 
 TEST_CASE(
@@ -196,7 +239,21 @@ TEST_CASE("language: what cannot be a language model is named before anything is
 TEST_CASE("language: words among tokens, and distances behind a prompt") {
   const Vocabulary words = Vocabulary::from_tokens({"[UNK]", "[CLS]", "[SEP]", "a", "##b", "."}, "test");
   const std::vector<int32_t> targets = {3, 4, 4, 5, 2, -1, 0, 3};
-  EXPECT(words_among(targets, words) == 4);  // a, ., [UNK], a
+  EXPECT(WordBeginnings(words).among(targets, targets) == 4);  // a, ., [UNK], a
+  // Bytes: the words are those that WordPiece would cut.
+  const Vocabulary bytes = Vocabulary::of_bytes();
+  const WordBeginnings begins(bytes);
+  std::vector<int32_t> told, before = {-1};
+  WordPiece(bytes, false).encode("It's  42 caf\xC3\xA9s,\n\tno?\x01", told);
+  before.insert(before.end(), told.begin(), told.end() - 1);
+  EXPECT(begins.among(before, told) == 8);  // It ' s 42 cafés , no ?
+  before[0] = told[0];                      // a piece that begins within a word
+  EXPECT(begins.among(before, told) == 7);
+  before[0] = bytes.cls();
+  EXPECT(begins.among(before, told) == 8);
+  EXPECT(!begins(told[0], bytes.sep()));
+  const std::vector<int32_t> rows = {1, -1};
+  EXPECT(before_targets(targets.data(), rows) == std::vector<int32_t>{4, -1});
   results::NamedValues values{{"loss", 2.0}};
   set_word_losses(values, 6, 4);
   EXPECT(values.get("word_loss") == 3);

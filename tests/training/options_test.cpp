@@ -86,6 +86,9 @@ TEST_CASE("options: mistakes are named, with what was expected") {
                   "--topics: the data set csv does not read it; say --dataset synthetic"));
   EXPECT(contains(error({"--csv-test", "a.csv", "--dataset", "synthetic"}), "--csv-test: the data set synthetic"));
   EXPECT(contains(error({"--vocab-size", "100", "--vocab", "v.txt"}), "--vocab-size: not read beside --vocab"));
+  EXPECT(
+      contains(error({"--lowercase", "on", "--vocab", "bytes"}), "--lowercase on: not read beside --vocab bytes"));
+  EXPECT(resolved({"--lowercase", "off", "--vocab", "bytes"}).lowercase == "off");
   EXPECT(error({"--batsh", "3", "--lrr", "4"}) == "unknown flags --batsh, --lrr (--help lists all flags)");
   EXPECT(contains(error({"--out", "/dev/null"}), "--out /dev/null: expected a folder, found a file"));
   EXPECT(contains(error_of([] { parse_seeds("1000000000"); }), "up to 100000, got '1000000000'"));

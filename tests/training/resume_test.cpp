@@ -179,6 +179,16 @@ TEST_CASE("run_all: two programs on one result folder share the work and harm no
   expect_same(undisturbed(), place);
 }
 
+TEST_CASE("run_all: at its end stands what comes next, in words that a shell takes") {
+  if (!fs::exists(program())) SKIP("experiments/run_all is not built");
+  const Place place("next");
+  EXPECT(wait_for(start(place, {"--configs", "softmax-moe", "--max-steps", "2", "--task", "causal_lm", "--out",
+                                "two words"})) == 0);
+  const std::string log = read_file(place.path / "log.txt");
+  EXPECT(contains(log, "next       ./tools/heatmap 'two words/seed0'\n"));
+  EXPECT(contains(log, "           ./tools/generate 'two words/seed0/softmax-moe' \"a prompt\"\n"));
+}
+
 TEST_CASE("run_all: side by side in one program, the same bytes") {
   if (!fs::exists(program())) SKIP("experiments/run_all is not built");
   const Place place("jobs");
@@ -211,7 +221,6 @@ TEST_CASE("run_all: what fails is named, the others go on, the exit status says 
     const Place place("full");
     EXPECT(wait_for(start(place, brief, [] {
              const rlimit limit{24 << 10, 24 << 10};  // a file may not be larger: model.safetensors does not fit
-             ::signal(SIGXFSZ, SIG_IGN);
              ::setrlimit(RLIMIT_FSIZE, &limit);
            })) == 1);
     const results::Run run = results::read_run(place.run("seed0/dense"));

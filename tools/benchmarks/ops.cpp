@@ -234,7 +234,9 @@ int bench_ops(int argc, char** argv) {
   app.add_option("--samples", s.samples, "timed runs of each row")
       ->capture_default_str()
       ->check(CLI::Range(3, 100000));
-  app.add_option("--seconds", s.seconds, "the most that one row's samples may take")->capture_default_str();
+  app.add_option("--seconds", s.seconds, "the most that one row's samples may take")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e6));
   app.add_option("--rows", s.sizes.T, "tokens in a batch")->capture_default_str()->check(CLI::Range(256, 1 << 20));
   app.add_option("--json", s.json, "write the results to this file too");
   return run_tool("bench ops", app, argc, argv, [&] {

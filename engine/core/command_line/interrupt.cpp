@@ -28,4 +28,6 @@ void explain_interrupts() {
   }
 }
 
+void report_size_limits() { ::signal(SIGXFSZ, SIG_IGN); }
+
 }  // namespace glia

@@ -7,4 +7,8 @@ namespace glia {
 // what the same command will do. A signal that the caller ignores (nohup, a shell's background) stays ignored.
 void explain_interrupts();
 
+// From now on a write beyond the size that a file may have (ulimit -f) is an error of that write, which names the file as a full
+// disk's does; the system's way is to end the program without a word.
+void report_size_limits();
+
 }  // namespace glia
