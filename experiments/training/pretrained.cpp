@@ -5,6 +5,7 @@
 #include "engine/core/check.h"
 #include "experiments/studies/study.h"
 #include "experiments/tasks/task.h"
+#include "nn/weights/hugging_face.h"
 #include "nn/weights/pretrained.h"
 
 namespace glia {
@@ -87,6 +88,7 @@ CheckedWeights check_weights(const Options& o) {
     fail_input(
         "{}: has {} encoder layers, and the model {}{}", weights.path(), weights.layers(), o.layers,
         weights.layers() > o.layers ? fmt::format("; --init-layers {} leaves the upper ones out", o.layers) : "");
+  require_encoder(weights, o.layers);  // else each run would say so when it has begun
   const Weights::Extents& e = weights.extents();
   for (const auto& [flag, in_file, wanted] : {std::tuple{"hidden", e.hidden, o.hidden}, {"ffn", e.ffn, o.ffn}})
     if (in_file > 0 && wanted != in_file)

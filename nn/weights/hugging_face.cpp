@@ -69,6 +69,27 @@ std::vector<std::string> hugging_face_names(const std::string& name) {
   return {n};
 }
 
+void require_encoder(const Weights& weights, int64_t layers) {
+  if (weights.ours()) return;
+  std::vector<std::string> names;
+  const auto both = [&](const std::string& name) {
+    for (const char* part : {".weight", ".bias"}) names.push_back(name + part);
+  };
+  for (const char* table : {"word", "position", "type"})
+    names.push_back(fmt::format("embeddings.{}.weight", table));
+  both("embeddings.norm");
+  for (int64_t l = 0; l < layers; ++l)
+    for (const char* name : {"attention.qkv", "attention.output", "attention.norm", "ffn.up", "ffn.down", "norm"})
+      both(fmt::format("encoder.layer.{}.{}", l, name));
+  for (const std::string& name : names)
+    for (const std::string& theirs : hugging_face_names(name)) {
+      const auto found = find(weights, theirs);
+      if (!found) fail_input("{}: expected '{}', found no tensor of that name", weights.path(), theirs);
+      if (const RawTensor& raw = *weights.find(*found); !raw.floating())
+        fail_input("{}: '{}': expected floating point numbers, got {}", weights.path(), *found, raw.dtype);
+    }
+}
+
 bool read_weight(const Weights& weights, const std::string& name, Tensor to, std::set<std::string>& used) {
   if (weights.ours()) {
     if (!weights.find(name)) return false;

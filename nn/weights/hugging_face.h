@@ -11,6 +11,9 @@ namespace glia {
 // "bert.".
 std::vector<std::string> hugging_face_names(const std::string& name);
 
+// An error that names what a file in Hugging Face's names lacks of the encoder's first layers, or has in integers.
+void require_encoder(const Weights& weights, int64_t layers);
+
 // Reads what our parameter `name` is in the file: LayerNorm.gamma/beta of older files too, and of the word table the rows
 // that `to` has. False when the file has none of it; a part missing, a wrong shape or too few rows is an error. Adds the
 // names that were read to `used`.

@@ -166,6 +166,34 @@ TEST_CASE("init: a config.json that contradicts its own tensors is an error befo
   EXPECT(contains(error_of([&] { folder.with({}, "not-there"); }), "found nothing there (names of a hub"));
 }
 
+TEST_CASE("init: what a file lacks of the encoder, or has in integers, is named before any run begins") {
+  const Model8 folder;
+  const std::string path = (folder.path / "model.safetensors").string();
+  std::string whole = read_file(path);
+  whole.replace(whole.find("checksum"), 8, "nobody's");  // else the file is known to be altered
+  write_file_atomic(path, whole);
+  EXPECT(error_of([&] { check_weights(folder.with({})); }).empty());
+  // In the header a name of the same length stands for another tensor, a type of the same size for another type.
+  const auto error = [&](const std::string& from, const std::string& to) {
+    std::string changed = whole;
+    REQUIRE(changed.find(from) != std::string::npos);
+    write_file_atomic(path, changed.replace(changed.find(from), from.size(), to));
+    return error_of([&] { check_weights(folder.with({})); });
+  };
+  for (const std::string name : {"layer.1.attention.self.query.bias", "layer.0.output.LayerNorm.weight",
+                                 "layer.1.intermediate.dense.weight", "embeddings.token_type_embeddings.weight"}) {
+    std::string other = name;
+    other.back() = '_';
+    INFO(error(name, other));
+    EXPECT(contains(error(name, other), "expected 'bert."));
+    EXPECT(contains(error(name, other), name + "', found no tensor of that name"));
+  }
+  const size_t at = whole.find("layer.1.attention.self.query.bias"), type = whole.find("F32", at);
+  const std::string field = whole.substr(at, type + 3 - at);
+  EXPECT(contains(error(field, field.substr(0, field.size() - 3) + "I32"),
+                  "query.bias': expected floating point numbers, got I32"));
+}
+
 TEST_CASE("init: the words' rows are said, the model is shaped and filled, and the report lists every tensor") {
   const Model8 folder;
   const Options o = folder.with({});
