@@ -40,8 +40,10 @@ std::vector<std::string> texts_of(const Arguments& a) {
   if (!given) refuse_foreign(content, standard ? "standard input" : a.file, "a text a line");
   std::istringstream lines(content);
   std::vector<std::string> texts;
-  for (std::string line; std::getline(lines, line);)
+  for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with('\r')) line.pop_back();  // of CR LF
     if (line.find_first_not_of(" \t\r") != std::string::npos) texts.push_back(line);
+  }
   if (texts.empty()) fail_input("no text; give a sentence, --file FILE, or lines on standard input");
   return texts;
 }

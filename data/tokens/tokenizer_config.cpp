@@ -39,7 +39,7 @@ std::optional<TokenizerConfig> read_tokenizer_config(const std::string& folder) 
   const bool says_more = std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json");
   if (const auto at = json.find("tokenizer_class"); at != json.end() && at->is_string())
     if (const std::string name = at->get<std::string>();
-        name.find("Bert") == std::string::npos &&
+        name.find("Bert") == std::string::npos && !name.starts_with("Glia") &&
         !(says_more && (name == "PreTrainedTokenizerFast" || name == "TokenizersBackend")))
       fail_input("{}: expected a BERT tokenizer, found {}", config.path, name);
   // "No limit" is written as a number beyond any text.

@@ -149,13 +149,15 @@ results::RunConfig saved_config(const PretrainOptions& o, const Corpus& corpus, 
 void write_pages(const PretrainOptions& o, const Corpus& corpus, const RunModel& model, const ClockPlan& plan,
                  const std::string& result, const std::string& folder) {
   if (!model.moe.dense() || find_task(o.task).causal() || o.norm == "pre") return;  // the export writes one
+  const auto places = static_cast<double>(o.tokens);
+  const auto masked = static_cast<double>(training_pieces(o, corpus).masking.rows);  // of each step, a multiple of 64
   std::string page = fmt::format(
       "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads, FFN {4}) with its masked-LM head, made by Glia's "
       "`./experiments/pretrain` with seed {5}: {6} steps of {7} places, {8:.0f} % of the words masked; {9}.\n{12}\n"
       "| source | documents | share {10} words in a row with a test row of {11}, left out | validation rows, left out | held out |\n"
       "|---|---|---|---|---|\n",
       model.name, o.layers, o.hidden, o.heads, o.ffn, o.seed, plan.steps, o.tokens * o.micro_batches,
-      100 * o.mask_rate, result, o.overlap_words, corpus.excluded, topics_page(o, corpus));
+      100 * masked / places, result, o.overlap_words, corpus.excluded, topics_page(o, corpus));
   for (const Corpus::Source& s : corpus.sources)
     page +=
         fmt::format("| {} | {} | {} | {} | {} |\n", s.name, s.documents, s.overlapping, s.validation, s.held_out);

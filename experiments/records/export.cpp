@@ -43,9 +43,13 @@ void mark_as_language_model(Json& config) {
 
 Json tokenizer_config(const WordPiece& tokenizer, int64_t max_length) {
   const Vocabulary& v = tokenizer.vocabulary();
-  Json json = {{"tokenizer_class", "BertTokenizer"}, {"do_lower_case", tokenizer.lowercase()},
-               {"model_max_length", max_length},     {"unk_token", v.token(v.unk())},
-               {"cls_token", v.token(v.cls())},      {"sep_token", v.token(v.sep())}};
+  // Bytes and a layout's words nobody else cuts so: a name that transformers does not know is an error there.
+  const char* name = tokenizer.of_bytes() ? "GliaByteTokenizer"
+                     : v.has_words()      ? "GliaWordTokenizer"
+                                          : "BertTokenizer";
+  Json json = {{"tokenizer_class", name},        {"do_lower_case", tokenizer.lowercase()},
+               {"model_max_length", max_length}, {"unk_token", v.token(v.unk())},
+               {"cls_token", v.token(v.cls())},  {"sep_token", v.token(v.sep())}};
   if (v.pad() >= 0) json["pad_token"] = v.token(v.pad());
   if (v.mask() >= 0) json["mask_token"] = v.token(v.mask());
   return json;

@@ -32,6 +32,11 @@ struct RunSpec {
 std::vector<RunSpec> plan_runs(const Options& options, const Study& study, const std::vector<std::string>& configs);
 std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::string>& configs);  // of --study
 
+// One of each result folder, in the order in which the folders first appear.
+std::vector<const RunSpec*> first_of_each_folder(const std::vector<RunSpec>& specs);
+
+// An error where a model that was trained in another folder reads other word pieces there: its vocabulary is not this one.
+void require_same_words(const RunSpec& spec, const Dataset& data);
 // An error where the router tells fewer labels apart than the data has: it would be trained on the rest as on labels that no
 // expert is good at.
 void require_labels_told(const RunSpec& spec, const Dataset& data);

@@ -170,6 +170,22 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
   return specs;
 }
 
+std::vector<const RunSpec*> first_of_each_folder(const std::vector<RunSpec>& specs) {
+  std::vector<const RunSpec*> first;
+  for (const RunSpec& spec : specs)
+    if (std::ranges::none_of(first, [&](const RunSpec* f) { return f->options.out == spec.options.out; }))
+      first.push_back(&spec);
+  return first;
+}
+
+void require_same_words(const RunSpec& spec, const Dataset& data) {
+  if (spec.starts_from.empty()) return;
+  const fs::path vocabulary = fs::path(spec.starts_from).parent_path().parent_path() / "vocab.txt";
+  if (fs::exists(vocabulary) && Vocabulary::from_file(vocabulary.string()).hash() != data.vocabulary().hash())
+    fail_input("--init {}: was trained with other word pieces than {}; say --vocab {}", spec.options.init,
+               data.vocabulary().source(), vocabulary.string());
+}
+
 void require_labels_told(const RunSpec& spec, const Dataset& data) {
   const MoeConfig& moe = spec.model.moe;
   const OptionRow* row = moe.dense() ? nullptr : router_row(moe.router).labels;

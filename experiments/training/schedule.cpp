@@ -249,28 +249,10 @@ void print_data(const Dataset& data, std::FILE* out) {
   if (data.bad_rows.count() > 0) fmt::print(out, "           {}\n", data.bad_rows.summary());
 }
 
-// A model that was trained in another folder reads other word pieces there, where its vocabulary is not this one.
-void require_same_words(const RunSpec& spec, const Dataset& data) {
-  if (spec.starts_from.empty()) return;
-  const fs::path vocabulary = fs::path(spec.starts_from).parent_path().parent_path() / "vocab.txt";
-  if (fs::exists(vocabulary) && Vocabulary::from_file(vocabulary.string()).hash() != data.vocabulary().hash())
-    fail_input("--init {}: was trained with other word pieces than {}; say --vocab {}", spec.options.init,
-               data.vocabulary().source(), vocabulary.string());
-}
-
 std::string titles_of(const std::vector<RunSpec>& specs) {
   std::string titles;
   for (const RunSpec& spec : specs) titles += spec.title() + " ";
   return titles;
-}
-
-// One of each result folder, in the order in which the folders first appear.
-std::vector<const RunSpec*> first_of_each_folder(const std::vector<RunSpec>& specs) {
-  std::vector<const RunSpec*> first;
-  for (const RunSpec& spec : specs)
-    if (std::ranges::none_of(first, [&](const RunSpec* f) { return f->options.out == spec.options.out; }))
-      first.push_back(&spec);
-  return first;
 }
 
 void print_plan(const std::vector<RunSpec>& specs, size_t folders, size_t open, const Dataset& data,

@@ -178,8 +178,8 @@ void add_moe(std::vector<OpCase>& cases) {
                      false});
   }
   // More experts than a thread looks through on a GPU.
-  CaseInput many{{10, 70}};
-  many.spacing = 0.02;
+  CaseInput many{{10, 20}};
+  many.spacing = 0.05;
   cases.push_back({"top_k_gates/many_experts",
                    {many},
                    [](Context& c, const Vars& x) { return top_k_gates(x[0], 3, two_sequences(c)).gates; },

@@ -204,9 +204,9 @@ TEST_CASE("mpi: bench ranks times the processes of a launcher beside the first o
     ++lines;
   EXPECT(lines == 2);
   const Timed refused =
-      timed(mpirun + "2 ./tools/bench ranks --config=softmax-moe --steps=2 --expert-parallel=3" + flags);
+      timed(mpirun + "2 ./tools/bench ranks --config=softmax-moe --steps=2 --expert-parallel=4" + flags);
   EXPECT(refused.result.status != 0);
-  EXPECT(contains(refused.result.out, "--expert-parallel: expected a divisor of 2 ranks, got 3"));
+  EXPECT(contains(refused.result.out, "--expert-parallel: expected a divisor of 2 ranks, got 4"));
 }
 
 TEST_CASE("mpi: run_all spreads whole runs over processes, with the bytes of one") {
