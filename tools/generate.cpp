@@ -2,6 +2,7 @@
 // experts each of its words went.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "experiments/language/generate.h"
 #include "tools/tool.h"
@@ -92,8 +93,9 @@ int main(int argc, char** argv) {
   app.add_option("--top-p", a.sampling.top_p,
                  "out of the likeliest that together reach this share, above 0 (default 1)")
       ->check([](const std::string& text) {
-        double share = 0;
-        const bool number = CLI::detail::lexical_cast(text, share);
+        char* end = nullptr;
+        const double share = std::strtod(text.c_str(), &end);
+        const bool number = end != text.c_str() && *end == '\0';
         const bool fits =
             number && ((share > 0 && share <= 1) || !std::isfinite(share));  // all flags are asked that
         return fits ? "" : fmt::format("expected a number above 0 and at most 1, got {}", text);
