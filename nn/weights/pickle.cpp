@@ -1,5 +1,7 @@
 #include "nn/weights/pickle.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <unordered_map>
@@ -21,7 +23,9 @@ const std::map<std::string_view, const char*>& storage_types() {
   return types;
 }
 constexpr std::string_view kDictName = "collections OrderedDict", kTensorName = "torch._utils _rebuild_tensor_v2",
-                           kParameterName = "torch._utils _rebuild_parameter";
+                           kParameterName = "torch._utils _rebuild_parameter",
+                           kMarkedName =
+                               "torch._utils _rebuild_parameter_with_state";  // a parameter with attributes
 
 class Machine {
  public:
@@ -122,13 +126,15 @@ class Machine {
 void Machine::global() {
   const std::string_view module = line(), name = line();
   const std::string full = std::string(module) + " " + std::string(name);
-  if (full != kDictName && full != kTensorName && full != kParameterName && !storage_types().contains(full))
+  constexpr std::array kCalled = {kDictName, kTensorName, kParameterName, kMarkedName};
+  const auto called = std::ranges::find(kCalled, full);
+  if (called == kCalled.end() && !storage_types().contains(full))
     refuse(fmt::format("it names {}.{}, which no tensor needs; nothing of it is executed", module.substr(0, 60),
                        name.substr(0, 60)));
   // Kept as the list spells it: the content has a line end in between.
   PickleValue& v = push(Kind::kGlobal);
   if (const auto found = storage_types().find(full); found != storage_types().end()) v.text = found->first;
-  else v.text = full == kDictName ? kDictName : full == kTensorName ? kTensorName : kParameterName;
+  else v.text = *called;
 }
 
 // ('storage', torch.FloatStorage, key, location, elements[, view])
@@ -168,7 +174,7 @@ void Machine::reduce() {
         a[2]->items.size() > Shape::kMaxRank)
       refuse("a tensor whose parts are not storage, offset, at most 6 sizes and their strides");
     push(Kind::kTensor).items = a;
-  } else if (function->text == kParameterName) {
+  } else if (function->text == kParameterName || function->text == kMarkedName) {
     if (a.empty() || a[0]->kind != Kind::kTensor) refuse("a parameter that is no tensor");
     push(Kind::kTensor).items = a[0]->items;
   } else {

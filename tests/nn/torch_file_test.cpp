@@ -85,6 +85,14 @@ TEST_CASE("torch file: a training program's checkpoint, shared storages, shapes 
   const RawTensors nested =
       read(pickled_dict({{"epoch", pickled(int64_t{3})}, {"state_dict", inner.substr(2, inner.size() - 3)}}));
   EXPECT(numbers(nested, "w").size() == 4);
+  // A parameter, and one with attributes, as named_parameters() of transformers 5 has them.
+  const std::string marked = "}" + pickled(std::string("_is_hf_initialized")) + "\x88s";
+  for (const auto& [function, state] :
+       {std::pair<std::string, std::string>{"_rebuild_parameter", ""}, {"_rebuild_parameter_with_state", marked}}) {
+    const std::string parameter = "ctorch._utils\n" + function + "\n(" + pickled(rows) + "\x88" +
+                                  "ccollections\nOrderedDict\n)R" + state + "tR";
+    EXPECT(numbers(read(pickled_dict({{"w", parameter}})), "w") == std::vector<double>{3, 4, 5, 6});
+  }
   const auto refused = [&](TorchTensor t) { return error_of([&] { read(state_dict({t})); }); };
   const auto with = [&](int64_t offset, std::vector<int64_t> size, std::vector<int64_t> stride) {
     return refused({"w", "FloatStorage", "0", 6, offset, size, stride});
