@@ -34,6 +34,9 @@ refused() {
 check "weak scaling: pretraining" scaling "masked LM, dense" "$ranks" --pretraining "${pretraining[@]}" --config dense --synthetic-rows 20000
 check "weak scaling: dense" scaling "classifier, dense" "$ranks" "${paper[@]}" --config dense
 check "weak scaling: AHR" scaling "AHR, 8 experts" "$ranks" "${paper[@]}" --config astrocyte-hierarchical
+if [ -n "$launcher" ]; then
+  check "weak scaling: AHR, processes" scaling_of_processes "AHR, processes" "$ranks" "${paper[@]}" --config astrocyte-hierarchical
+else echo "SKIP weak scaling of processes: no mpirun here, or no libglia_mpi.so in $bundle"; fi
 check "weak scaling: PyTorch DDP, the same encoder and places" peer "PyTorch DDP" "$ranks"
 
 for c in dense astrocyte-hierarchical; do

@@ -49,6 +49,18 @@ scaling() {
   shift 2
   run "$bundle/bench" ranks --ranks "$ranks" "${data[@]}" --steps $steps --json "$out/$name.$ranks.json" "$@"
 }
+# The same with a process a rank, where there are mpirun and the library that it wants.
+launcher=""
+if command -v mpirun >/dev/null && [ -n "$(ls "$bundle"/libglia_mpi.so "$bundle"/lib/libglia_mpi.so 2>/dev/null)" ]; then
+  launcher="mpirun --oversubscribe --bind-to none -n"
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+scaling_of_processes() {
+  local name=$1 ranks=$2
+  shift 2
+  # shellcheck disable=SC2086
+  run $launcher "$ranks" "$bundle/bench" ranks "${data[@]}" --steps $steps --json "$out/$name.$ranks.json" "$@"
+}
 # NAME RANKS FLAG…: PyTorch has as many words as our classifier, and its texts are all as long as ours are in the mean.
 peer() {
   local name=$1 ranks=$2 alike
