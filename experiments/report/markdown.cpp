@@ -37,7 +37,8 @@ std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
                                c.data.test_rows, classes, prompt)},
           {"Model", fmt::format("preset {}: {}", c.preset, flat(model))},
           {"Training", fmt::format("{}, {}", c.precision, flat(c.train))},
-          {"Runs", fmt::format("{} finished of {}, {} seeds", done, s.runs.size(), s.seeds.size())},
+          {"Runs", fmt::format("{} finished of {}, {} seed{}", done, s.runs.size(), s.seeds.size(),
+                               s.seeds.size() == 1 ? "" : "s")},
           {"Device", c.device},
           {"Commit", c.commit},
           {"Command", c.command}};
