@@ -138,6 +138,12 @@ TEST_CASE("summary: two seeds give no interval and no test, and a line says what
   const auto& e = s.find("dense")->find("accuracy")->estimate;
   EXPECT(*e.ci_high == 1);
   EXPECT(*e.ci_low > 0);
+  // Two that are equal do not tell how far others would lie apart.
+  listing.runs.clear();
+  for (int seed : {0, 1}) listing.runs.push_back(fake_run("dense", seed, 0.25));
+  s = summarise(listing);
+  EXPECT(warns(s, "--seeds 5 adds what they need."));
+  EXPECT(!warns(s, "Five would tell"));
 }
 
 TEST_CASE("summary: a run that is stuck or guesses is named") {
