@@ -170,7 +170,7 @@ TEST_CASE("metrics: a topic that no row has is n/a and in no mean") {
   Heatmap map{"t", "", {"a", "b", "d"}, {with}, {1}, {}};
   EXPECT(contains(as_text(map, false), "  b       n/a    n/a\n"));
   EXPECT(contains(as_text(map, false), "specialisation 0.3000"));
-  EXPECT(contains(draw(map).svg_text(), "n/a: no token of this topic"));
+  EXPECT(contains(draw(map).svg_text(), "n/a: no routed token"));
 }
 
 TEST_CASE("metrics: several values become one as their row says") {
