@@ -247,3 +247,10 @@ TEST_CASE("summary: a foreign summary.json and an empty folder are named") {
 DOCTEST_TEST_CASE("results: write a fake folder" * doctest::skip()) {
   if (const char* out = std::getenv("GLIA_FAKE_RESULTS")) write_fake_results(out, 5, 1000);
 }
+
+TEST_CASE("tables: a name with what Markdown ends cells or begins tags with stays one cell, and text") {
+  Table t{"t", "", {"topic", "a|b", "<b>c</b>"}, {{"x", "<0.001", "0.9396 *"}}};
+  const std::string text = as_markdown(t);
+  EXPECT(contains(text, "| topic | a\\|b | &lt;b>c&lt;/b> |"));
+  EXPECT(contains(text, "| x | <0.001 | 0.9396 * |"));
+}
