@@ -3,6 +3,7 @@
 #   make CUDA=0              leaves CUDA out            make CUDA_ARCHS="80 120"   for other GPUs than this machine's
 #   make ONEDNN=0            leaves oneDNN out (plain CPU matmul; for machines without the package)
 #   make test T='-tc=csv*'   passes arguments to the test program
+#   make MARCH=native        machine code for this machine's CPU (default x86-64-v3)
 #   make MPI=0               leaves MPI out (default: built where pkg-config finds Open MPI; only mpirun and srun want it)
 #   make PACKAGES=DIR        libraries of another prefix than /usr: DIR/include and DIR/lib (default: an active conda environment)
 
@@ -23,6 +24,9 @@ SANITIZE   ?=
 PACKAGES   ?= $(CONDA_PREFIX)
 VARIANT    := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter 0,$(ONEDNN)),-plain)$(if $(SANITIZE),-$(firstword $(subst $(comma), ,$(SANITIZE))))
 BUILD      ?= build/$(VARIANT)
+# CUDA=/usr/local/cuda in a cluster's environment, or ONEDNN=off, would build neither the one nor the other.
+$(foreach v,CUDA ONEDNN,$(if $(filter 0 1,$($(v))),,$(error glia: $(v): expected 0 or 1, got '$($(v))')))
+$(if $(filter 1,$(CUDA)),$(if $(NVCC),,$(error glia: CUDA=1: found no nvcc; say NVCC=PATH, or CUDA=0 for a build without)))
 
 # --- which GPUs: this machine's, or without one all that nvcc knows of those below, with PTX for later ones -----------
 # Only 9.0 has instructions of its own (wgmma) that code for "90" may not use. sm_80 runs on 8.x as it is; 86 and 89
@@ -56,6 +60,7 @@ PROGRAMS := $(MAINS:.cpp=)
 OBJ       = $(patsubst %,$(BUILD)/%.o,$(1))
 LIB      := $(BUILD)/libglia.so
 MPI      ?= $(if $(shell PKG_CONFIG_PATH='$(PACKAGES:%=%/lib/pkgconfig)' pkg-config --exists ompi-c 2>/dev/null && echo yes),1,0)
+$(if $(filter 0 1,$(MPI)),,$(error glia: MPI: expected 0 or 1, got '$(MPI)'))
 MPI_LIB  := $(if $(filter 1,$(MPI)),$(BUILD)/libglia_mpi.so)
 TESTS    := $(BUILD)/run_tests
 
@@ -94,8 +99,14 @@ endif
 # What computes is optimised, what reports and tests is compiled fast: no bit of a result depends on it.
 LEVEL     = $(if $(SANITIZE),-O1,$(if $(filter engine/% data/%,$(1)),-O3,$(if $(filter nn/% moe/% experiments/analysis/% experiments/records/routing/routing_counts.cpp,$(1)),-O2,-O1)))
 
-.PHONY: all install uninstall test test-asan test-tsan test-gpu sanitize-gpu scaling bench data weights check-layers format clean packages
+.PHONY: all help install uninstall test test-asan test-tsan test-gpu sanitize-gpu scaling bench data weights check-layers format clean packages
 all: $(PROGRAMS)
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+	@echo
+	@echo 'targets: all test test-gpu test-asan test-tsan sanitize-gpu scaling bench data weights packages check-layers format clean;'
+	@echo '         install and uninstall, with PREFIX=$(PREFIX) and DESTDIR=$(DESTDIR)'
 
 # clang 16 lets no lambda have a structured binding where OpenMP is on; tests have many, and no loop of OpenMP's.
 ifneq ($(CLANG),)
@@ -181,25 +192,29 @@ test-tsan:
 PREFIX ?= /usr/local
 HEADERS := $(shell find engine nn moe data -name '*.h' | LC_ALL=C sort)
 PUBLIC  := $(filter -std=% -march=% -fopenmp -DGLIA_%,$(CXXFLAGS))
-MAN1    := $(PREFIX)/share/man/man1
-WORDS   := $(PREFIX)/share/bash-completion/completions
+# Absolute, since pkg-config and the loader look there from anywhere; and one word, since rm -rf takes each for a path.
+AT       = $(if $(word 2,$(PREFIX))$(word 2,$(DESTDIR)),$(error glia: PREFIX and DESTDIR: expected paths without spaces, got \
+             '$(PREFIX)' and '$(DESTDIR)'),$(abspath $(patsubst ~/%,$(HOME)/%,$(PREFIX))))
+TO       = $(DESTDIR)$(AT)
+MAN1     = $(TO)/share/man/man1
+WORDS    = $(TO)/share/bash-completion/completions
 install: $(LIB) $(PROGRAMS)
-	@for h in $(HEADERS); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/glia/$$h; done
-	@install -Dm755 $(LIB) $(DESTDIR)$(PREFIX)/lib/libglia.so
-	@$(if $(MPI_LIB),install -Dm755 $(MPI_LIB) $(DESTDIR)$(PREFIX)/lib/libglia_mpi.so)
-	@install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	@printf '%s\n' 'prefix=$(PREFIX)' 'Name: glia' 'Description: tensor engine with reverse-mode autograd, and Mixture-of-Experts routing' \
+	@for h in $(HEADERS); do install -Dm644 $$h $(TO)/include/glia/$$h; done
+	@install -Dm755 $(LIB) $(TO)/lib/libglia.so
+	@$(if $(MPI_LIB),install -Dm755 $(MPI_LIB) $(TO)/lib/libglia_mpi.so)
+	@install -d $(TO)/lib/pkgconfig
+	@printf '%s\n' 'prefix=$(AT)' 'Name: glia' 'Description: tensor engine with reverse-mode autograd, and Mixture-of-Experts routing' \
 	  'Version: $(VERSION)' 'Cflags: -I$${prefix}/include/glia $(PUBLIC)' 'Libs: -L$${prefix}/lib -Wl,-rpath,$${prefix}/lib -lglia -lfmt' \
-	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
-	@install -d $(DESTDIR)$(MAN1) $(DESTDIR)$(WORDS)
-	@for p in $(PROGRAMS); do name=glia-$${p##*/}; install -Dm755 $$p $(DESTDIR)$(PREFIX)/bin/$$name; \
-	  ./$$p --help-man > $(DESTDIR)$(MAN1)/$$name.1; install -m644 tools/completion.bash $(DESTDIR)$(WORDS)/$$name; done
-	@for c in $$(./tools/bench --help-completion); do ./tools/bench $$c --help-man > $(DESTDIR)$(MAN1)/glia-bench-$$c.1; done
-	@echo "glia: installed in $(DESTDIR)$(PREFIX); build with \$$(pkg-config --cflags --libs glia)"
+	  > $(TO)/lib/pkgconfig/glia.pc
+	@install -d $(MAN1) $(WORDS)
+	@for p in $(PROGRAMS); do name=glia-$${p##*/}; install -Dm755 $$p $(TO)/bin/$$name; \
+	  ./$$p --help-man > $(MAN1)/$$name.1; install -m644 tools/completion.bash $(WORDS)/$$name; done
+	@for c in $$(./tools/bench --help-completion); do ./tools/bench $$c --help-man > $(MAN1)/glia-bench-$$c.1; done
+	@echo "glia: installed in $(TO); build with \$$(pkg-config --cflags --libs glia)"
 uninstall:
-	@rm -rf $(DESTDIR)$(PREFIX)/include/glia $(DESTDIR)$(PREFIX)/lib/libglia.so $(DESTDIR)$(PREFIX)/lib/libglia_mpi.so $(DESTDIR)$(PREFIX)/lib/pkgconfig/glia.pc
-	@for p in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/glia-$${p##*/} $(DESTDIR)$(WORDS)/glia-$${p##*/}; done
-	@rm -f $(DESTDIR)$(MAN1)/glia-*.1
+	@rm -rf $(TO)/include/glia $(TO)/lib/libglia.so $(TO)/lib/libglia_mpi.so $(TO)/lib/pkgconfig/glia.pc
+	@for p in $(PROGRAMS); do name=glia-$${p##*/}; rm -f $(TO)/bin/$$name $(WORDS)/$$name $(MAN1)/$$name.1; done
+	@rm -f $(MAN1)/glia-bench-*.1
 
 # --- use ------------------------------------------------------------------------------------------
 # Idle OpenMP threads sleep: spinning ones steal the cores from whatever else runs on a small machine.

@@ -52,9 +52,12 @@ int main(int argc, char** argv) {
   CLI::App app{
       "Downloads AG News (official files) and vocab.txt, checks their md5 sums, resumes what was cut off; or the "
       "published weights of BERT-small."};
-  app.add_flag("--weights", weights, "the weights instead");
-  app.add_option("--from", address, "with --weights: the folder's address, for a mirror")->capture_default_str();
-  app.add_option("--layout", layout, "a text for language models instead: ptb or tinyshakespeare");
+  CLI::Option* of_weights = app.add_flag("--weights", weights, "the weights instead");
+  app.add_option("--from", address, "with --weights: the folder's address, for a mirror")
+      ->capture_default_str()
+      ->needs(of_weights);
+  app.add_option("--layout", layout, "a text for language models instead: ptb or tinyshakespeare")
+      ->excludes(of_weights);
   app.add_option("--dir", dir, "where to (default: data/ag_news, with --weights data/bert_small)");
   return run_tool("fetch_data", app, argc, argv, [&] {
     if (!layout.empty()) return fetch_layout(layout, dir);

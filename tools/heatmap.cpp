@@ -128,11 +128,12 @@ int main(int argc, char** argv) {
       ->delimiter(',')
       ->check(CLI::IsMember({"text", "csv", "svg", "png"}));
   app.add_option("--out", a.out, "folder for the files (default: heatmaps/ beside the seed folders)");
-  app.add_flag("--recompute", a.recompute,
-               "from model.safetensors and the data, not from the run's utilisation files");
-  app.add_option("--data", a.data, "--recompute: folder of the data set");
-  app.add_option("--vocab", a.vocabulary, "--recompute: the vocabulary");
-  app.add_option("--cache", a.cache, "--recompute: folder for token ids");
-  app.add_option("--device", a.device, "--recompute: cpu, cuda or cuda:N");
+  CLI::Option* recompute = app.add_flag(
+      "--recompute", a.recompute, "from model.safetensors and the data, not from the run's utilisation files");
+  // Who names data and did not ask for it to be read would take the run's own matrices for those of this data.
+  app.add_option("--data", a.data, "--recompute: folder of the data set")->needs(recompute);
+  app.add_option("--vocab", a.vocabulary, "--recompute: the vocabulary")->needs(recompute);
+  app.add_option("--cache", a.cache, "--recompute: folder for token ids")->needs(recompute);
+  app.add_option("--device", a.device, "--recompute: cpu, cuda or cuda:N")->needs(recompute);
   return run_tool("heatmap", app, argc, argv, [&] { return run(a); });
 }

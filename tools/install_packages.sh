@@ -26,7 +26,8 @@ need doctest-dev             include/doctest/doctest.h
 echo "glia: missing Debian packages: ${missing[*]}"
 install="apt-get install -y --no-install-recommends ${missing[*]}"
 if [ "$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo=sudo; else
-  prefix=${PACKAGES%% *}
+  prefix=${PACKAGES:-}
+  prefix=${prefix%% *}
   if [ "${prefix%/usr}" = "$prefix" ]; then
     echo "glia: neither root nor passwordless sudo; type:  sudo apt-get update && sudo $install" >&2
     echo "glia: or let them be unpacked in a folder of your own:  make PACKAGES=\$HOME/glia-packages/usr" >&2

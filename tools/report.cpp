@@ -17,14 +17,17 @@ int main(int argc, char** argv) {
   double margin = 0.5;
   CLI::App app(
       "Summarises a result folder: table here, summary.json, summary.csv, report.html and plots/ in the folder.");
-  app.add_option("results", out, "the result folder (default: results)");
-  app.add_option("--markdown", markdown,
-                 "write the tables as Markdown to this file too (docs/results/<study>.md), from summary.json");
-  app.add_flag("--no-plots", no_plots, "leave out plots/*.svg and *.png");
-  app.add_option("--margin", margin,
-                 "points of accuracy that are of no consequence, for equivalence (default: 0.5)")
-      ->check(CLI::Range(1e-6, 100.0));
-  app.add_option("--compare", compare, "two result folders side by side, here; writes nothing")->expected(2);
+  const std::vector<CLI::Option*> of_one = {
+      app.add_option("results", out, "the result folder (default: results)"),
+      app.add_option("--markdown", markdown,
+                     "write the tables as Markdown to this file too (docs/results/<study>.md), from summary.json"),
+      app.add_flag("--no-plots", no_plots, "leave out plots/*.svg and *.png"),
+      app.add_option("--margin", margin,
+                     "points of accuracy that are of no consequence, for equivalence (default: 0.5)")
+          ->check(CLI::Range(1e-6, 100.0))};
+  CLI::Option* both =
+      app.add_option("--compare", compare, "two result folders side by side, here; writes nothing")->expected(2);
+  for (CLI::Option* option : of_one) both->excludes(option);
   return run_tool("report", app, argc, argv, [&] {
     if (!compare.empty()) {
       const Summary a = summarise(compare[0]), b = summarise(compare[1]);
@@ -35,7 +38,10 @@ int main(int argc, char** argv) {
       return 0;
     }
     if (is_grid_folder(out)) {
-      const GridSummary grid = summarise_grid(out);
+      GridSummary grid = summarise_grid(out);
+      for (GridCell& cell : grid.cells)
+        if (cell.summary) cell.summary->margin = margin / 100;
+      if (grid.each) grid.each->margin = margin / 100;
       write_file_atomic(out + "/grid.json", to_json(grid).dump(1) + "\n");
       if (!markdown.empty()) write_file_atomic(markdown, grid_markdown(grid));
       fmt::print("{}", print_grid(grid));

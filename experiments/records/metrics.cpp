@@ -233,7 +233,13 @@ LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<dou
   if (loads.empty()) loads = topic_mean_loads(all);
   CHECK(int(loads.size()) == all.cols, "layer metrics: {} loads for {} experts", loads.size(), all.cols);
   const double total = std::accumulate(loads.begin(), loads.end(), 0.0);
-  CHECK(total > 0, "layer metrics: the loads sum to {}", total);
+  CHECK(total >= 0, "layer metrics: the loads sum to {}", total);
+  if (total == 0) {  // a router that chooses by a threshold may choose nobody: no share of nothing is known
+    LayerMetrics metrics;
+    metrics["dead_experts"] = MetricValue(double(loads.size()));
+    metrics["loads"] = MetricValue(std::move(loads));
+    return metrics;
+  }
   for (double& load : loads) load /= total;
   return layer_metrics(RoutingReading{all, cls, std::move(loads)});
 }

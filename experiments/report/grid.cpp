@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <set>
 
 #include "engine/core/check.h"
 #include "engine/core/command_line/options.h"
@@ -26,9 +27,19 @@ std::string metric_name(const std::string& metric, const Summary& s) {
   return layer_metric(metric.substr(0, metric.size() - last.size()), s.layers);
 }
 
+const ConfigSummary* find_config(const GridCell& cell, const std::string& config) {
+  return cell.summary ? cell.summary->find(config) : nullptr;
+}
+
 const Metric* find_metric(const GridCell& cell, const std::string& config, const std::string& metric) {
-  const ConfigSummary* c = cell.summary ? cell.summary->find(config) : nullptr;
+  const ConfigSummary* c = find_config(cell, config);
   return c ? c->find(metric_name(metric, *cell.summary)) : nullptr;
+}
+
+// What stands where a number is missing: runs that failed are not runs that nobody began.
+const char* no_number(const GridCell& cell, const std::string& config) {
+  const ConfigSummary* c = find_config(cell, config);
+  return !c ? kNotRun : !c->failed.empty() ? "failed" : !c->unfinished.empty() ? "not finished" : kNotRun;
 }
 
 std::optional<double> of_first_seed(const Metric* m) {
@@ -87,22 +98,15 @@ void choose(GridSummary& g) {
   }
 }
 
-std::string heading(const GridSummary& g, size_t cell) {
-  std::string text;
-  for (const auto& [flag, value] : g.cells[cell].cell.settings)
-    text += (text.empty() ? "" : ", ") + flag + " " + value;
-  return text + (g.chosen == cell ? " (chosen)" : "");
-}
-
 std::vector<std::string> header(const GridSummary& g, const char* first) {
   std::vector<std::string> cells{first};
-  for (size_t i = 0; i < g.cells.size(); ++i) cells.push_back(heading(g, i));
+  for (size_t i = 0; i < g.cells.size(); ++i) cells.push_back(cell_heading(g, i));
   return cells;
 }
 
 // "0.9401 ±0.0012", half a 95 % interval behind the mean; one or two seeds have none, and say how many they are.
-std::string mean_and_interval(const Metric* m) {
-  if (!m || !m->estimate.mean) return kNotRun;
+std::string mean_and_interval(const Metric* m, const char* none = kNotRun) {
+  if (!m || !m->estimate.mean) return none;
   if (m->estimate.n < kLeastSeeds) return fmt::format("{:.4f} (n = {})", *m->estimate.mean, m->estimate.n);
   const double half = statistics::t_quantile(0.95, m->estimate.n - 1) * *m->estimate.se;
   return fmt::format("{:.4f} ±{:.4f}", *m->estimate.mean, half);
@@ -110,9 +114,10 @@ std::string mean_and_interval(const Metric* m) {
 
 struct Verdict {
   std::optional<double> difference, p, holm;  // ours − theirs
-  int seeds = 0;                              // of the configuration that has fewer; 0: not run
+  int seeds = 0;                              // of the configuration that has fewer; 0: not run, or failed
+  const char* none = kNotRun;                 // which of the two
   const char* word() const {
-    if (seeds == 0) return kNotRun;
+    if (seeds == 0) return none;
     if (!holm || *holm >= kSignificant) return "undecided";
     return above ? "holds" : "reversed";
   }
@@ -123,7 +128,11 @@ Verdict verdict_of(const Claim& claim, const GridCell& cell) {
   const Metric *ours = find_metric(cell, claim.ours, claim.metric),
                *theirs = find_metric(cell, claim.theirs, claim.metric);
   Verdict v;
-  if (!ours || !theirs) return v;
+  if (!ours || !theirs) {
+    for (const auto& [metric, name] : {std::pair{theirs, claim.theirs}, {ours, claim.ours}})
+      if (!metric && std::string_view(no_number(cell, name)) != kNotRun) v.none = no_number(cell, name);
+    return v;
+  }
   v.seeds = std::min(ours->estimate.n, theirs->estimate.n);
   v.difference = *ours->estimate.mean - *theirs->estimate.mean;
   statistics::Sample shifted = ours->values;
@@ -167,7 +176,7 @@ std::optional<Effects> effects_of(const Claim& claim, const GridSummary& g, cons
 }
 
 std::string cell_text(const Verdict& v) {
-  if (v.seeds == 0) return kNotRun;
+  if (v.seeds == 0) return v.none;
   return fmt::format("{} {:+.4f} ({})", v.word(), *v.difference,
                      v.holm ? "p " + format_p(v.holm) : fmt::format("n = {}", v.seeds));
 }
@@ -180,7 +189,7 @@ Table metric_table(const GridSummary& g, const std::string& title, const std::st
     if (moe_only && c.router == "none") continue;
     t.rows.push_back({c.name});
     for (const GridCell& cell : g.cells)
-      t.rows.back().push_back(mean_and_interval(find_metric(cell, c.name, metric)));
+      t.rows.back().push_back(mean_and_interval(find_metric(cell, c.name, metric), no_number(cell, c.name)));
   }
   return t;
 }
@@ -190,22 +199,28 @@ Table choice_table(const GridSummary& g) {
   Table t;
   t.title = "The choice";
   t.header = header(g, "seed 0");
-  t.note = fmt::format(
-      "{} of seed {} of every configuration, and their mean{}{}; * the best of its row.",
-      g.chosen_by == "accuracy" ? "Test accuracy (the protocol has no validation rows)" : "Validation accuracy",
-      kFirstSeed, g.study.grid.each ? ": each chooses for itself" : ", by which the recipe is chosen",
-      g.not_chosen_why.empty() ? "" : ": not yet, " + g.not_chosen_why);
   const auto add = [&](const std::string& name, const auto& value_of) {
     std::vector<std::optional<double>> values;
     for (const GridCell& cell : g.cells) values.push_back(value_of(cell));
     const auto best = *std::ranges::max_element(values);
     t.rows.push_back({name});
-    for (const auto& value : values)
-      t.rows.back().push_back(value ? fmt::format("{:.4f}{}", *value, value == best ? " *" : "") : kNotRun);
+    for (size_t i = 0; i < values.size(); ++i)
+      t.rows.back().push_back(values[i] ? fmt::format("{:.4f}{}", *values[i], values[i] == best ? " *" : "")
+                                        : no_number(g.cells[i], name));
   };
   for (const Configuration& c : g.study.configurations)
     add(c.name, [&](const GridCell& cell) { return of_first_seed(find_metric(cell, c.name, g.chosen_by)); });
-  add("mean", [&](const GridCell& cell) { return choosing_value(g, cell); });
+  const bool means =
+      std::ranges::any_of(g.cells, [&](const GridCell& c) { return choosing_value(g, c).has_value(); });
+  if (means) add("mean", [&](const GridCell& cell) { return choosing_value(g, cell); });
+  t.note = fmt::format(
+      "{} of seed {} of every configuration{}{}{}; * the best of its row.",
+      g.chosen_by == "accuracy" ? "Test accuracy (the protocol has no validation rows)" : "Validation accuracy",
+      kFirstSeed, means ? ", and their mean" : "",
+      g.study.grid.each ? ": each chooses for itself"
+      : means           ? ", by which the recipe is chosen"
+                        : ", by whose mean the recipe is chosen",
+      g.not_chosen_why.empty() ? "" : ": not yet, " + g.not_chosen_why);
   return t;
 }
 
@@ -223,7 +238,7 @@ Table chosen_table(const GridSummary& g) {
   t.note = fmt::format(
       "Each configuration's cell is the one with the highest {} of seed {}, the same cells for all; the first cell is {}. "
       "The best of several is biased upwards on what chose it, not on the test rows.",
-      g.chosen_by, kFirstSeed, heading(g, 0));
+      g.chosen_by, kFirstSeed, cell_heading(g, 0));
   const auto text = [](const std::optional<double>& value) {
     return value ? fmt::format("{:.4f}", *value) : kNotRun;
   };
@@ -233,7 +248,7 @@ Table chosen_table(const GridSummary& g) {
     const auto value = [&](size_t cell) {
       return text(of_first_seed(find_metric(g.cells[cell], c.name, g.chosen_by)));
     };
-    t.rows.push_back({c.name, heading(g, chosen->second), value(0), value(chosen->second),
+    t.rows.push_back({c.name, cell_heading(g, chosen->second), value(0), value(chosen->second),
                       mean_and_interval(find_metric(g.cells[0], c.name, "accuracy")),
                       mean_and_interval(chosen_metric(g, c.name, "accuracy"))});
   }
@@ -258,10 +273,41 @@ Table cost_table(const GridSummary& g) {
           if (run.config == c.name && run.seconds && run.peak_bytes)
             seconds += *run.seconds, bytes += *run.peak_bytes, ++runs;
       t.rows.back().push_back(runs ? fmt::format("{:.1f} s, {:.2f}", seconds / runs, 1e-9 * bytes / runs)
-                                   : kNotRun);
+                                   : no_number(cell, c.name));
     }
   }
   return t;
+}
+
+// Of a piece of a grid most columns and rows would say "not run" and nothing else: they are left out of its tables, and
+// one line says which.
+Table without_unbegun(const GridSummary& g, Table t) {
+  if (!first_summary(g)) return t;
+  std::set<std::string> names;
+  for (const Configuration& c : g.study.configurations)
+    if (!begun(g, c.name)) names.insert(c.name);
+  for (const Claim& claim : g.study.claims)
+    if (!begun(g, claim)) names.insert(claim.text);
+  std::erase_if(t.rows, [&](const auto& row) { return names.contains(row[0]); });
+  for (size_t i = g.cells.size(); i-- > 0;)
+    if (!g.cells[i].summary) {
+      t.header.erase(t.header.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      for (auto& row : t.rows) row.erase(row.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+    }
+  return t;
+}
+
+bool any_near_copies(const GridSummary& g) {
+  return std::ranges::any_of(g.cells, [](const GridCell& c) { return c.summary && c.summary->near_copies > 0; });
+}
+
+}  // namespace
+
+std::string cell_heading(const GridSummary& g, size_t cell) {
+  std::string text;
+  for (const auto& [flag, value] : g.cells[cell].cell.settings)
+    text += (text.empty() ? "" : ", ") + flag + " " + value;
+  return text + (g.chosen == cell ? " (chosen)" : "");
 }
 
 const Summary* first_summary(const GridSummary& g) {
@@ -270,11 +316,11 @@ const Summary* first_summary(const GridSummary& g) {
   return nullptr;
 }
 
-bool any_near_copies(const GridSummary& g) {
-  return std::ranges::any_of(g.cells, [](const GridCell& c) { return c.summary && c.summary->near_copies > 0; });
+bool begun(const GridSummary& g, const std::string& config) {
+  return std::ranges::any_of(g.cells, [&](const GridCell& c) { return find_config(c, config) != nullptr; });
 }
 
-}  // namespace
+bool begun(const GridSummary& g, const Claim& claim) { return begun(g, claim.ours) && begun(g, claim.theirs); }
 
 std::string chosen_folder(const std::string& out) { return out + "/chosen"; }
 
@@ -363,58 +409,24 @@ Table axis_table(const GridSummary& g) {
 
 std::vector<Table> grid_tables(const GridSummary& g) {
   std::vector<Table> tables;
-  if (!g.study.claims.empty()) tables.push_back(claim_table(g));
+  const auto add = [&](Table t) { tables.push_back(without_unbegun(g, std::move(t))); };
+  if (std::ranges::any_of(g.study.claims, [&](const Claim& c) { return begun(g, c); })) add(claim_table(g));
   if (Table effects = axis_table(g); !effects.rows.empty()) tables.push_back(std::move(effects));
-  if (!g.study.grid.chosen_seeds.empty()) tables.push_back(choice_table(g));
+  if (!g.study.grid.chosen_seeds.empty()) add(choice_table(g));
   if (!g.chosen_of.empty()) tables.push_back(chosen_table(g));
-  tables.push_back(metric_table(g, "Test accuracy", "accuracy", false));
+  add(metric_table(g, "Test accuracy", "accuracy", false));
   tables.back().note = "Mean ± half a 95 % t interval over seeds; n: fewer than three seeds have none.";
   if (any_near_copies(g))
-    tables.push_back(metric_table(g, "Test accuracy without near copies", kAccuracyWithoutNearCopies, false));
+    add(metric_table(g, "Test accuracy without near copies", kAccuracyWithoutNearCopies, false));
   const Summary* s = first_summary(g);
   if (s && std::ranges::any_of(g.cells, [](const auto& c) { return c.summary && c.summary->layers > 0; }))
     for (const auto& [title, metric] :
          {std::pair{"Specialisation of the last layer, all tokens", "specialisation.last"},
           {"Specialisation of the last layer, CLS rows", "specialisation_cls.last"},
           {"Specialisation of the first layer, all tokens", "specialisation.1"}})
-      tables.push_back(metric_table(g, title, metric, true));
-  tables.push_back(cost_table(g));
+      add(metric_table(g, title, metric, true));
+  add(cost_table(g));
   return tables;
-}
-
-std::string print_grid(const GridSummary& g) {
-  std::string text;
-  for (const Table& table : grid_tables(g)) text += as_text(table) + "\n";
-  if (g.study.grid.each)
-    return text + fmt::format("chosen     by {} of {} configurations: {}\n", g.chosen_of.size(),
-                              g.study.configurations.size(), chosen_folder(g.out));
-  text += g.chosen ? fmt::format("chosen     {} by {}: {}\n", g.cells[*g.chosen].cell.name, g.chosen_by,
-                                 cell_folder(g.out, g.cells[*g.chosen].cell))
-                   : fmt::format("chosen     none yet: {}\n", g.not_chosen_why);
-  return text;
-}
-
-std::string grid_markdown(const GridSummary& g) {
-  std::string text = fmt::format("# {}\n\nGenerated by `./tools/report {} --markdown FILE`; do not edit.\n\n",
-                                 g.study.title, fs::path(g.out).lexically_normal().string());
-  if (const Summary* s = first_summary(g))
-    for (const auto& [label, value] : provenance(*s))
-      if (label != "Runs" && label != "Training")
-        text += fmt::format("- **{}**: {}\n", label,
-                            label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
-  if (g.study.grid.each)
-    text += fmt::format("- **Chosen**: by each of {} configurations for itself, by {}\n\n", g.chosen_of.size(),
-                        g.chosen_by);
-  else
-    text += g.chosen ? fmt::format("- **Chosen**: {}, by {}\n\n", heading(g, *g.chosen), g.chosen_by)
-                     : fmt::format("- **Chosen**: no recipe: {}\n\n", g.not_chosen_why);
-  for (const Table& table : grid_tables(g)) text += as_markdown(table) + "\n";
-  if (const Summary* chosen = g.each ? &*g.each : g.chosen ? &*g.cells[*g.chosen].summary : nullptr) {
-    text += g.each ? "## Each at its chosen recipe\n\n" : "## At the chosen recipe\n\n";
-    for (const Table& table : all_tables(*chosen)) text += as_markdown(table) + "\n";
-  }
-  text.pop_back();
-  return text;
 }
 
 Json to_json(const GridSummary& g) {

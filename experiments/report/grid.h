@@ -38,7 +38,14 @@ void require_one_grid(const std::string& out, const Study& study, std::vector<Ru
 
 GridSummary summarise_grid(const std::string& out);
 
-// Accuracies and the last layer's specialisation, configurations × cells; the chosen cell is marked.
+std::string cell_heading(const GridSummary& grid, size_t cell);  // "lr 1e-4, epochs 3 (chosen)"
+const Summary* first_summary(const GridSummary& grid);           // nullptr: no cell has a run
+// Whether any cell has a run of it: finished, failed or under way.
+bool begun(const GridSummary& grid, const std::string& config);
+bool begun(const GridSummary& grid, const Claim& claim);
+
+// Accuracies and the last layer's specialisation, configurations × cells; the chosen cell is marked. Without the cells,
+// configurations and claims of which nothing was begun.
 std::vector<Table> grid_tables(const GridSummary& grid);
 // Claims × cells: holds, reversed or undecided, by Welch's test, Holm-corrected over the cells of a claim.
 Table claim_table(const GridSummary& grid);

@@ -37,7 +37,8 @@ std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
                                c.data.test_rows, classes, prompt)},
           {"Model", fmt::format("preset {}: {}", c.preset, flat(model))},
           {"Training", fmt::format("{}, {}", c.precision, flat(c.train))},
-          {"Runs", fmt::format("{} finished of {}, {} seeds", done, s.runs.size(), s.seeds.size())},
+          {"Runs", fmt::format("{} finished of {}, {} seed{}", done, s.runs.size(), s.seeds.size(),
+                               s.seeds.size() == 1 ? "" : "s")},
           {"Device", c.device},
           {"Commit", c.commit},
           {"Command", c.command}};
@@ -46,13 +47,14 @@ std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
 std::string results_markdown(const Summary& s) {
   std::string text = "# Results\n\nGenerated from `summary.json` by `./tools/report`; do not edit.\n\n";
   for (const auto& [label, value] : provenance(s))
-    text += fmt::format("- **{}**: {}\n", label,
-                        label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : value);
+    text +=
+        fmt::format("- **{}**: {}\n", label,
+                    label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : markdown_text(value));
   if (s.seconds > 0) text += fmt::format("- **Duration**: {} over all runs\n", format_duration(s.seconds));
   for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
     if (!answer.empty()) text += "\n" + answer + "\n";
   if (!s.warnings.empty()) text += "\n### Warnings\n\n";
-  for (const std::string& warning : s.warnings) text += "- " + warning + "\n";
+  for (const std::string& warning : s.warnings) text += "- " + markdown_text(warning) + "\n";
   text += "\n";
   for (const Table& table : all_tables(s)) text += as_markdown(table) + "\n";
   text.pop_back();

@@ -31,7 +31,9 @@ std::string verdict(const std::optional<double>& different, const statistics::Eq
 std::string points(double share, int digits) { return fmt::format("{:+.{}f}", 100 * share, digits); }
 
 std::string too_few(const Table& t) {
-  return t.rows.empty() ? fmt::format(" No rows: fewer than {} seeds give no test.", kLeastSeeds) : "";
+  return t.rows.empty()
+             ? fmt::format(" No rows: fewer than {} seeds, or seeds that do not differ, give no test.", kLeastSeeds)
+             : "";
 }
 
 }  // namespace

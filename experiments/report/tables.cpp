@@ -355,15 +355,27 @@ std::string as_text(const Table& t) {
   return text;
 }
 
+std::string markdown_text(const std::string& text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char next = i + 1 < text.size() ? text[i + 1] : ' ';
+    if (text[i] == '|') out += "\\|";
+    else if (text[i] == '<' && (std::isalpha(static_cast<unsigned char>(next)) || next == '/' || next == '!'))
+      out += "&lt;";
+    else out += text[i];
+  }
+  return out;
+}
+
 std::string as_markdown(const Table& t) {
   std::string text = "### " + t.title + "\n\n|";
-  for (const auto& cell : t.header) text += " " + cell + " |";
+  for (const auto& cell : t.header) text += " " + markdown_text(cell) + " |";
   text += "\n|";
   for (size_t i = 0; i < t.header.size(); ++i) text += i ? "---:|" : "---|";
   text += "\n";
   for (const auto& row : t.rows) {
     text += "|";
-    for (const auto& cell : row) text += " " + cell + " |";
+    for (const auto& cell : row) text += " " + markdown_text(cell) + " |";
     text += "\n";
   }
   if (!t.note.empty()) text += "\n" + t.note + "\n";

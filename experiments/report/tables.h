@@ -27,6 +27,8 @@ std::vector<Table> all_tables(const Summary& summary);
 
 std::string as_text(const Table& table);
 std::string as_markdown(const Table& table);
+// Names that people gave may hold what ends a table's cell or begins a tag.
+std::string markdown_text(const std::string& text);
 // For a spreadsheet: "mean ±se" and "low…high" in two columns each, nothing for what does not exist.
 std::string as_csv(const Table& table);
 std::string file_name(const Table& table);  // "Specialisation, all tokens" → specialisation-all-tokens

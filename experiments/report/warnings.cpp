@@ -33,7 +33,7 @@ void warn_of_few_seeds(Summary& s) {
   for (const ConfigSummary& c : s.configs)
     if (const Metric* m = c.find("accuracy"); m && m->estimate.sd)
       variance += *m->estimate.sd * *m->estimate.sd, ++configurations;
-  if (configurations > 0) {
+  if (variance > 0) {  // seeds that all say the same tell nothing of what others would
     // Of a difference of two means of n seeds each, with the pooled spread seen here.
     const double sd = std::sqrt(variance / configurations), n = 5;
     text +=

@@ -216,8 +216,13 @@ Measured Evaluator::measure() {
   double pairs = 0, tokens = 0;
   for (const Utilisation::Layer& layer : utilisation->read()) {
     m.utilisation.push_back({matrix_of(layer.all), matrix_of(layer.cls)});
-    m.layers.push_back(
-        results::layer_metrics(m.utilisation.back().all, m.utilisation.back().cls, loads_of(layer.all)));
+    const std::vector<double> loads = loads_of(layer.all);
+    // Weights that are no numbers come to light here where an evaluation is due before the next line of losses.
+    if (const double mass = std::accumulate(loads.begin(), loads.end(), 0.0); !std::isfinite(mass))
+      fail_input(
+          "evaluation: the gates of layer {} sum to {}: the model's numbers are none any more (a lower --lr?)",
+          m.utilisation.size(), mass);
+    m.layers.push_back(results::layer_metrics(m.utilisation.back().all, m.utilisation.back().cls, loads));
     if (!shares) continue;
     m.shares.push_back({shares_of(layer.mass), shares_of(layer.choices)});
     results::set_shares(m.layers.back(), m.shares.back(), static_cast<int>(config.moe.n_experts));

@@ -342,9 +342,12 @@ RunOutcome Sitting::finish(const Measured& test, double training_seconds) {
   if (evaluation.validation_accuracy) outcome.line += fmt::format("  val {:.4f}", *evaluation.validation_accuracy);
   if (!test.layers.empty()) {
     const results::LayerMetrics &first = test.layers.front(), &last = test.layers.back();
-    outcome.line += fmt::format("  specialisation {:.4f} … {:.4f}, CLS {:.4f} … {:.4f}",
-                                first.scalar("specialisation"), last.scalar("specialisation"),
-                                first.scalar("specialisation_cls"), last.scalar("specialisation_cls"));
+    const auto text = [](const results::LayerMetrics& layer, const char* name) {
+      return std::isnan(layer.scalar(name)) ? "n/a" : fmt::format("{:.4f}", layer.scalar(name));
+    };
+    outcome.line += fmt::format("  specialisation {} … {}, CLS {} … {}", text(first, "specialisation"),
+                                text(last, "specialisation"), text(first, "specialisation_cls"),
+                                text(last, "specialisation_cls"));
   }
   outcome.line += fmt::format("  {:.1f} s", outcome.seconds);
   return outcome;

@@ -298,6 +298,12 @@ TEST_CASE("analysis: a trace is what its chunks are together, and has the words 
   EXPECT(!contains(page, "href=\"http"));
   EXPECT(contains(as_text(tables[0]), "MaxVio"));
   EXPECT(pictures(a).size() == 3);
+  // A partner's even share is not an expert's: (2 − 1) / (6 − 1) beside 1 / 6.
+  for (const NamedPicture& picture : pictures(a)) {
+    const std::string svg = picture.picture.svg_text();
+    EXPECT(contains(svg, "by chance 20 %") == (picture.name == "co_activation"));
+    EXPECT(contains(svg, "even share 16.7 %") == (picture.name == "utilisation"));
+  }
 }
 
 TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it") {

@@ -138,6 +138,16 @@ TEST_CASE("metrics: a trace of tokens gives what a loop over them gives") {
   EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "expected a topic a token (600), got 599"));
 }
 
+TEST_CASE("metrics: of a layer that routes nobody the shares are n/a, its experts dead, and it is read again") {
+  const LayerMetrics m = layer_metrics(matrix(2, 3, {0, 0, 0, 0, 0, 0}), matrix(2, 3, {0, 0, 0, 0, 0, 0}));
+  EXPECT(m.scalar("dead_experts") == 3);
+  EXPECT(m.loads() == std::vector<double>{0, 0, 0});
+  for (const char* name : {"specialisation", "entropy_bits", "load_cv", "effective_experts", "gini"})
+    EXPECT(std::isnan(m.scalar(name)));
+  const LayerMetrics back = layer_metrics_from(Json::parse(to_json(m, false).dump()), "x");
+  for (const MetricRow* row : metric_rows(Stage::routing)) EXPECT(back[row->name] == m[row->name]);
+}
+
 TEST_CASE("metrics: a topic that no row has is n/a and in no mean") {
   const Matrix with = matrix(3, 2, {.8, .2, 0, 0, .2, .8}), without = matrix(2, 2, {.8, .2, .2, .8});
   EXPECT(seen(with, 0));
@@ -160,7 +170,7 @@ TEST_CASE("metrics: a topic that no row has is n/a and in no mean") {
   Heatmap map{"t", "", {"a", "b", "d"}, {with}, {1}, {}};
   EXPECT(contains(as_text(map, false), "  b       n/a    n/a\n"));
   EXPECT(contains(as_text(map, false), "specialisation 0.3000"));
-  EXPECT(contains(draw(map).svg_text(), "n/a: no token of this topic"));
+  EXPECT(contains(draw(map).svg_text(), "n/a: no routed token"));
 }
 
 TEST_CASE("metrics: several values become one as their row says") {

@@ -73,16 +73,30 @@ TEST_CASE("plots: no label covers another or leaves the page, at a whole study a
 
 TEST_CASE("plots: many layers, many experts, many configurations") {
   TemporaryFolder tmp("plots-many");
-  for (int i = 0; i < 24; ++i) write_fake_run(tmp.path, fake_config(fmt::format("router-{:02}", i), 0, 2, 16), 4);
+  for (int i = 0; i < 40; ++i) write_fake_run(tmp.path, fake_config(fmt::format("router-{:02}", i), 0, 2, 16), 4);
   const Listing listing = list_runs(tmp.path);
   const Summary s = summarise(listing);
   EXPECT(layout_fault(accuracy_plot(s)) == "");
   EXPECT(layout_fault(scatter_plot(s)) == "");
   EXPECT(layout_fault(draw(heatmap_of(listing.runs[0], false))) == "");
   EXPECT(layout_fault(depth_plot(s)) == "");
+  EXPECT(layout_fault(curves_plot(s, training_curves(listing))) == "");
   Heatmap deep = heatmap_of(listing.runs[0], false);
   deep.layers.resize(24, deep.layers[0]), deep.layer_numbers.resize(24, 12), deep.captions.clear();
   EXPECT(layout_fault(draw(deep)) == "");
+}
+
+TEST_CASE("plots: a curve of one point is seen, inside its panel") {
+  TemporaryFolder tmp("plots-point");
+  write_fake_run(tmp.path, fake_config("dense", 0), 4);
+  const Summary s = summarise(list_runs(tmp.path));
+  const auto marks = [&](const Curves& curves) {
+    const std::string svg = curves_plot(s, {curves}).svg_text();
+    size_t n = 0;
+    for (size_t at = svg.find("<circle"); at != std::string::npos; at = svg.find("<circle", at + 1)) ++n;
+    return n;
+  };
+  EXPECT(marks({"dense", {{5}, {1.4}}, {{5}, {0.5}}}) == marks({"dense", {{4, 5}, {1.5, 1.4}}, {{5}, {0.5}}}) + 1);
 }
 
 TEST_CASE("plots: the training curve of a configuration is the mean over its seeds") {

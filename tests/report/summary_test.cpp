@@ -138,6 +138,12 @@ TEST_CASE("summary: two seeds give no interval and no test, and a line says what
   const auto& e = s.find("dense")->find("accuracy")->estimate;
   EXPECT(*e.ci_high == 1);
   EXPECT(*e.ci_low > 0);
+  // Two that are equal do not tell how far others would lie apart.
+  listing.runs.clear();
+  for (int seed : {0, 1}) listing.runs.push_back(fake_run("dense", seed, 0.25));
+  s = summarise(listing);
+  EXPECT(warns(s, "--seeds 5 adds what they need."));
+  EXPECT(!warns(s, "Five would tell"));
 }
 
 TEST_CASE("summary: a run that is stuck or guesses is named") {
@@ -240,4 +246,11 @@ TEST_CASE("summary: a foreign summary.json and an empty folder are named") {
 // For looking at pictures: GLIA_FAKE_RESULTS=/tmp/fake build/cpu/run_tests -ns -tc='*fake folder*'
 DOCTEST_TEST_CASE("results: write a fake folder" * doctest::skip()) {
   if (const char* out = std::getenv("GLIA_FAKE_RESULTS")) write_fake_results(out, 5, 1000);
+}
+
+TEST_CASE("tables: a name with what Markdown ends cells or begins tags with stays one cell, and text") {
+  Table t{"t", "", {"topic", "a|b", "<b>c</b>"}, {{"x", "<0.001", "0.9396 *"}}};
+  const std::string text = as_markdown(t);
+  EXPECT(contains(text, "| topic | a\\|b | &lt;b>c&lt;/b> |"));
+  EXPECT(contains(text, "| x | <0.001 | 0.9396 * |"));
 }

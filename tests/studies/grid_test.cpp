@@ -1,6 +1,7 @@
 // A study's grid: its cells, the choice, and which claims hold in which of them.
 #include "experiments/report/grid.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -120,6 +121,15 @@ TEST_CASE(
   EXPECT(entry(claims, above, 4) == "not run");
   EXPECT(contains(entry(claims, margin, 2), "holds -0.0040"));  // by less than the margin
   EXPECT(contains(grid_markdown(g), "**Chosen**: no recipe"));
+  // The pages' tables leave the last cell out, and the configurations of which nothing is run; a line says so.
+  for (const Table& t : grid_tables(g)) {
+    if (t.header[0] != "configuration") continue;
+    EXPECT(t.header.size() == 4);
+    EXPECT(std::ranges::none_of(t.rows, [](const auto& row) { return row[0] == "astrocyte"; }));
+  }
+  const std::string left_out = "cells lr2e-4-epochs6; configurations dense-random-ffn, ";
+  EXPECT(contains(grid_markdown(g), "- **Not run**: " + left_out));
+  EXPECT(contains(print_grid(g), "not run    " + left_out));
 
   for (const Cell& cell : cells)
     for (const Configuration& c : study.configurations)
@@ -134,6 +144,33 @@ TEST_CASE(
   const Json json = to_json(g);
   EXPECT(json["chosen"] == "lr2e-4-epochs3");
   EXPECT(json["claims"][0]["cells"][1]["verdict"] == "reversed");
+}
+
+TEST_CASE("grid: a run that failed is named above the tables, and its place does not say that nobody began it") {
+  TemporaryFolder tmp("grid-failed");
+  const std::string out = tmp.path + "/out";
+  const Study study = parse_study(kGrid, "g.study");
+  const std::vector<Cell> cells = study.grid.cells();
+  make_folder(out);
+  write_study(out, study);
+  for (size_t i = 0; i < 2; ++i) write_run(out, cells[i], "dense", 0, 0.9);
+  const std::string failed = run_folder(cell_folder(out, cells[1]), 0, "softmax-moe");
+  RunConfig config = fake_config("softmax-moe", 0);
+  config.train["lr"] = 1e-4, config.train["epochs"] = 6;
+  begin_run(failed, config, false);
+  write_failure(failed, {"the loss is nan", 3});
+  const GridSummary g = summarise_grid(out);
+  const std::string warning = "lr1e-4-epochs6: Failed: softmax-moe of seed0: the loss is nan";
+  EXPECT(contains(print_grid(g), "! " + warning));
+  EXPECT(contains(grid_markdown(g), "### Warnings\n\n- "));
+  EXPECT(contains(grid_markdown(g), "- " + warning));
+  EXPECT(entry(claim_table(g), "softmax-moe > dense in accuracy", 1) == "not run");
+  EXPECT(entry(claim_table(g), "softmax-moe > dense in accuracy", 2) == "failed");
+  const std::vector<Table> tables = grid_tables(g);
+  const auto accuracy = std::ranges::find(tables, "Test accuracy", &Table::title);
+  REQUIRE(accuracy != tables.end());
+  EXPECT(entry(*accuracy, "softmax-moe", 1) == "not run");
+  EXPECT(entry(*accuracy, "softmax-moe", 2) == "failed");
 }
 
 TEST_CASE("grid: what an axis of two values does to a claim, over the other axes") {

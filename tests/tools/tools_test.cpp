@@ -88,6 +88,21 @@ TEST_CASE("tools: an error is one line, whatever it quotes") {
   }
 }
 
+TEST_CASE("tools: a flag that would not be read is refused") {
+  if (!are_built({"tools/heatmap", "tools/report"})) SKIP("the programs are not built");
+  const auto refused = [](const std::string& command, const std::string& message) {
+    const Result r = run(command + " 2>&1 >/dev/null");
+    INFO(command, ": ", r.out);
+    EXPECT(r.status != 0);
+    EXPECT(lines(r.out) == 1);
+    EXPECT(contains(r.out, message));
+  };
+  refused("tools/heatmap nowhere --data data/ag_news", "--data requires --recompute");
+  refused("tools/heatmap nowhere --device cpu", "--device requires --recompute");
+  refused("tools/report --compare a b --markdown x.md", "--markdown excludes --compare");
+  refused("tools/report results --compare a b", "results excludes --compare");
+}
+
 TEST_CASE("tools: numbers that nobody can mean are no numbers") {
   if (!are_built({"tools/generate"})) SKIP("the programs are not built");
   for (const auto& [flags, wanted] :

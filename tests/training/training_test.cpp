@@ -536,10 +536,35 @@ TEST_CASE("experiment: a loss that is not a number ends the run with its reason,
   const RunOutcome outcome = run_one(o, "dense", data);
   EXPECT(!outcome.ok);
   EXPECT(contains(outcome.failure, "nan at step"));
+  // An evaluation that comes before the losses are read finds it first.
+  Options early =
+      tiny({"--lr", "1e30", "--clip", "0", "--warmup", "0", "--log-every", "1000", "--eval-every", "3"});
+  early.out = out.path;
+  EXPECT(contains(run_one(early, "softmax-moe", data).failure, "evaluation: the gates of layer 1 sum to "));
   const results::Run run = results::read_run(results::run_folder(o.out, 0, "dense"));
   REQUIRE(run.state == results::RunState::failed);
   EXPECT(run.failure->reason == outcome.failure);
   o = tiny({"--max-steps", "2"});
   o.out = out.path;
   EXPECT(run_one(o, "softmax-moe", data).ok);
+}
+
+TEST_CASE("experiment: a router that chooses nobody any more has a result") {
+  const TemporaryFolder out("nobody");
+  Options o = tiny({"--lr", "0.1"});
+  o.out = out.path;
+  const Dataset data = load_data(o);
+  RunSpec spec = plan_runs(o, {"softmax-moe"}).at(0);
+  spec.model.moe.router = router_with_option("sparsity-weight");
+  spec.model.moe.options.set("sparsity-weight", 100.0);
+  spec.model.moe.options.set("sparsity-factor", 1.0001);
+  Progress progress(Progress::Mode::kOff, stdout);
+  const RunOutcome outcome = execute_run(spec, data, data_fingerprint(data), Device::cpu(), "test", progress,
+                                         progress.start(spec.title(), 1));
+  REQUIRE(outcome.failure == "");
+  const results::Run run = results::read_run(spec.folder);
+  REQUIRE(run.state == results::RunState::done);
+  EXPECT(run.evaluation->layers[0].scalar("unrouted") == 1);
+  EXPECT(std::isnan(run.evaluation->layers[0].scalar("specialisation")));
+  EXPECT(contains(outcome.line, "specialisation n/a"));
 }

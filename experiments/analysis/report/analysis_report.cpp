@@ -54,6 +54,15 @@ Heatmap together_map(const TraceAnalysis& a) {
     map.layer_numbers.push_back(int(map.layers.size()));
     map.captions.push_back(fmt::format("layer {}", map.layers.size()));
   }
+  // An expert's partner by chance is no expert's even share: (K − 1) / (E − 1). Layers that differ have no common mark.
+  const std::vector<const MetricRow*> rows = metric_rows(Stage::routing);
+  const auto at = std::ranges::find(rows, std::string("partner_peak"), &MetricRow::name) - rows.begin();
+  const auto chance = [&](const LayerAnalysis& layer) { return layer.chance[size_t(at)].value_or(std::nan("")); };
+  map.nothing = "n/a: no such pair";
+  map.mark_name = "by chance";
+  map.mark = chance(a.layers[0]);
+  for (const LayerAnalysis& layer : a.layers)
+    if (std::abs(chance(layer) - *map.mark) > 1e-9) map.mark = std::nan("");
   return map;
 }
 
@@ -85,7 +94,7 @@ Picture coverage_plot(const TraceAnalysis& a) {
     for (const double share : a.layers[size_t(l)].metrics["coverage"].values)
       points.push_back(at(int(points.size()), share));
     p.polyline(points, color, 1.8);
-    if (l % every) continue;
+    if ((layers - 1 - l) % every) continue;  // the last layer is named in any case
     const double y = top + 18.0 * (l / every) + 6;
     p.line({left + size + 24, y}, {left + size + 46, y}, color, 2.2);
     p.text({left + size + 54, y + 4}, fmt::format("layer {}", l + 1), {.size = 11});

@@ -194,7 +194,7 @@ Picture draw(const Heatmap& map) {
       if (l % columns == 0)
         p.text({x0 - 8, y0 + (c + 0.5) * cell_h + 4}, map.topics[size_t(c)], {.size = 11.5, .anchor = Anchor::end});
       if (!seen(m, c)) {
-        p.text({x0 + panel_w / 2, y0 + (c + 0.5) * cell_h + 4}, "n/a: no token of this topic",
+        p.text({x0 + panel_w / 2, y0 + (c + 0.5) * cell_h + 4}, map.nothing,
                {.size = 10.5, .color = kGrey, .anchor = Anchor::middle});
         continue;
       }
@@ -219,10 +219,10 @@ Picture draw(const Heatmap& map) {
   for (double value : {0.0, end / 2, end})
     p.text({left + bar_w * value / end, y + 24}, fmt::format("{:g} %", 100 * value),
            {.size = 10.5, .color = kGrey, .anchor = Anchor::middle});
-  const double even = 1.0 / experts, at = left + bar_w * even / end;
+  const double even = map.mark.value_or(1.0 / experts), at = left + bar_w * even / end;
   if (even <= end) {  // where every share would be if topics and experts had nothing to do with each other
     p.line({at, y - 3}, {at, y + 13}, kBlack, 1.6);
-    p.text({at, y - 6}, fmt::format("even share {:.3g} %", 100 * even),
+    p.text({at, y - 6}, fmt::format("{} {:.3g} %", map.mark_name, 100 * even),
            {.size = 10.5, .color = kGrey, .anchor = at < left + bar_w / 2 ? Anchor::start : Anchor::end});
   }
   if (map.layers.size() > 1)  // of one there is no room for it, and nothing to say

@@ -21,9 +21,13 @@ Matrix matched_mean(const std::vector<Matrix>& matrices);
 struct Heatmap {
   std::string title, note;
   std::vector<std::string> topics;
-  std::vector<Matrix> layers;         // one colour scale for all of them
-  std::vector<int> layer_numbers;     // from 1
-  std::vector<std::string> captions;  // of each layer; empty: "layer l · specialisation s"
+  std::vector<Matrix> layers;                    // one colour scale for all of them
+  std::vector<int> layer_numbers;                // from 1
+  std::vector<std::string> captions;             // of each layer; empty: "layer l · specialisation s"
+  std::string nothing = "n/a: no routed token";  // stands in a row of zeros
+  // What the scale is marked with: by default what every expert would have of even use, 1 / E. NaN: nothing.
+  std::string mark_name = "even share";
+  std::optional<double> mark = {};
 };
 
 Heatmap heatmap_of(const Run& run, bool cls, std::optional<int> layer = {});

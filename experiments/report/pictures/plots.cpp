@@ -32,11 +32,12 @@ Axis fitted(const std::vector<double>& values, double from, double to, bool zero
   double low = 0, high = 1;
   if (!values.empty()) {
     const auto [a, b] = std::minmax_element(values.begin(), values.end());
-    low = *a, high = *b;
+    low = zero ? std::min(0.0, *a) : *a, high = *b;
   }
   double margin = 0.06 * (high - low);
   if (margin <= 0) margin = std::max(1e-3, 0.05 * std::abs(high));
-  return {zero ? 0 : low - margin, high + margin, from, to};
+  // What is drawn here is never below 0, whatever the margin.
+  return {zero ? 0 : low >= 0 ? std::max(0.0, low - margin) : low - margin, high + margin, from, to};
 }
 
 std::string label_of(double value, int decimals) { return fmt::format("{:.{}f}", value, decimals); }
@@ -157,11 +158,16 @@ struct EndLabel {
   std::string config;
   double y;
 };
+constexpr double kEndLabelHeight = 17;
+
+// Where a panel ends so that the names of so many lines stand beside it without covering one another.
+double bottom_for(double top, size_t lines) { return std::max(400.0, top + kEndLabelHeight * (double(lines) - 1)); }
+
 void end_labels(Picture& p, const Summary& s, const std::vector<EndLabel>& labels, double x, double low,
                 double high) {
   std::vector<double> wanted;
   for (const EndLabel& label : labels) wanted.push_back(label.y);
-  const std::vector<double> placed = spread(wanted, 17, low, high);
+  const std::vector<double> placed = spread(wanted, kEndLabelHeight, low, high);
   for (size_t i = 0; i < labels.size(); ++i) {
     const Style style = style_of(s, labels[i].config);
     p.line({x + 5, labels[i].y}, {x + 18, placed[i]}, with_alpha(style.color, 0.6), 0.8);
@@ -248,7 +254,7 @@ Picture specialisation_plot(const Summary& s, int layer, bool cls) {
 }
 
 Picture depth_plot(const Summary& s) {
-  const double panel = 300, left = 62, gap = 74, top = 84, bottom = 400;
+  const double panel = 300, left = 62, gap = 74, top = 84, bottom = bottom_for(top, s.configs.size());
   const double right_w = names_width(s, true) + 50;
   const int sides = s.reads_cls() ? 2 : 1;
   Picture p(left + sides * panel + (sides - 1) * gap + right_w + 6, bottom + 52, "Specialisation by depth");
@@ -269,8 +275,8 @@ Picture depth_plot(const Summary& s) {
     const auto x = [&](int l) {
       return s.layers == 1 ? x0 + inset : x0 + inset + (panel - 2 * inset) * (l - 1) / (s.layers - 1);
     };
-    const int every = (s.layers + 11) / 12;
-    for (int l = 1; l <= s.layers; l += every)
+    const int every = (s.layers + 11) / 12;  // the first layer and the last one have their numbers
+    for (int l = s.layers; l >= 1; l = l == 1 ? 0 : l - every > every ? l - every : 1)
       p.text({x(l), bottom + 17}, std::to_string(l), {.size = kSmall, .color = kGrey, .anchor = Anchor::middle});
     p.line({x0, bottom}, {x0 + panel, bottom}, kGrey, 1);
     p.text({x0 + panel / 2, bottom + 38}, "layer", {.size = kLabel, .color = kGrey, .anchor = Anchor::middle});
@@ -290,7 +296,8 @@ Picture depth_plot(const Summary& s) {
       for (const Point& point : points) p.marker(point, style.marker, 4, style.color);
       labels.push_back({c.config, points.back().y});
     }
-    if (side == sides - 1) end_labels(p, s, labels, x0 + panel - inset + 12, top, bottom);
+    // A single layer stands in the panel's middle; names begin behind the grid's lines all the same.
+    if (side == sides - 1) end_labels(p, s, labels, x0 + panel - (s.layers == 1 ? 10 : inset) + 12, top, bottom);
   }
   return p;
 }
@@ -397,7 +404,7 @@ std::vector<Curves> training_curves(const Listing& listing, int bins) {
 }
 
 Picture curves_plot(const Summary& s, const std::vector<Curves>& curves) {
-  const double panel = 330, left = 62, gap = 74, top = 84, bottom = 400;
+  const double panel = 330, left = 62, gap = 74, top = 84, bottom = bottom_for(top, curves.size());
   const double right_w = names_width(s, false) + 56;
   Picture p(left + 2 * panel + gap + right_w + 6, bottom + 52, "Training curves");
   p.text({14, 26}, "Training curves", {.size = kTitle, .bold = true});
@@ -430,7 +437,7 @@ Picture curves_plot(const Summary& s, const std::vector<Curves>& curves) {
         if (curve.values[i] >= y.low) points.push_back({x(curve.steps[i]), y(curve.values[i])});
       if (points.empty()) continue;
       p.polyline(points, style.color, 1.6, style.dashes);
-      if (side)
+      if (side || points.size() == 1)  // a line of one point would not be seen
         for (const Point& point : points) p.marker(point, style.marker, 3.2, style.color);
       labels.push_back({c.config, points.back().y});
     }
