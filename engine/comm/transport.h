@@ -30,8 +30,8 @@ class Transport {
     int64_t bytes;
   };
   // Sends and receives all of them; several to or from one process go in order. Nothing goes to oneself. Throws where some
-  // have not come within `seconds`; 0: the usual patience. Whoever waits longest for something is the first to say so, and
-  // it names who is really late: the others wait for those who wait.
+  // have not come within `seconds`; 0: the usual patience. Who is missed may be waiting too, and is asked for whom: the error
+  // names the process that does not answer even that.
   virtual void exchange(std::span<const Outgoing> out, std::span<const Incoming> in, double seconds = 0) = 0;
   // The usual patience, in seconds.
   virtual void set_patience(double seconds) = 0;

@@ -364,7 +364,11 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   const std::vector<const RunSpec*> folders = first_of_each_folder(specs);
   for (const RunSpec* first : folders) require_one_study(first->options, study);
   const bool divides = ranks.divides(options);
-  for (const RunSpec& spec : specs) ranks.check(spec.options);
+  for (const RunSpec& spec : specs) {
+    ranks.check(spec.options);
+    if (divides && spec.options.trace_rows > 0 && !spec.model.moe.dense())
+      fail_input("--trace-rows: expected one rank, which sees all rows, got {}", ranks.count(spec.options));
+  }
   const std::vector<Device> devices = devices_of(options);
   const int64_t jobs =
       divides ? 1 : std::min<int64_t>(jobs_of(options, devices.size()), static_cast<int64_t>(specs.size()));

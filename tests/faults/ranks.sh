@@ -89,7 +89,7 @@ for ((i = 0; i < stops; ++i)); do
   ends $launched || { kill -9 "${all[@]}" $launched 2>/dev/null; fail "rank $rank was stopped and the others wait for it still"; }
   took=$(since "$begin")
   ! wait $launched || fail "rank $rank was stopped and all is said to be well"
-  grep -q "rank $rank on " "$work/said" || fail "rank $rank was stopped and is not named"
+  grep -q "rank $rank on [^ ]* has not answered" "$work/said" || fail "rank $rank was stopped and is not named"
   longest=$(awk -v a="$longest" -v b="$took" 'BEGIN { print (a > b ? a : b) }')
 done
 echo "ranks: $stops of $ranks stopped (SIGSTOP): named by the others, all gone after $longest s at most, with --rank-timeout 6"

@@ -1,6 +1,11 @@
 // A run over ranks: its parts are the whole batch, exact sums have the bits of any number of processes, fast ones differ by
 // rounding; and what the launcher's processes must agree on. Processes are threads here, real ones in mpi_test.cpp.
+#include <filesystem>
+
+#include "experiments/studies/study.h"
 #include "experiments/training/feed/batch_part.h"
+#include "experiments/training/schedule.h"
+#include "tests/temporary_folder.h"
 #include "tests/training/over_ranks.h"
 
 namespace glia::test {
@@ -191,6 +196,18 @@ TEST_CASE("ranks: what these ranks cannot have is an error of one line") {
                   "--reduction: expected one of fast, exact"));
   EXPECT(contains(error_of([] { options_of({"--chunks", "1"}); }), "--chunks"));
   EXPECT(contains(error_of([] { options_of({"--rank-timeout", "0"}); }), "--rank-timeout"));
+}
+
+TEST_CASE("ranks: a trace, which one rank writes, is refused before there is a result folder") {
+  const TemporaryFolder folder("trace");
+  Options o =
+      options_of({"--reduction", "exact", "--trace-rows", "4", "--max-steps", "2", "--no-report", "--seeds", "1"});
+  o.out = folder.path + "/results";
+  const auto run = [&](const char* config) { run_experiment(o, find_study("ahr"), {config}, "x"); };
+  EXPECT(contains(error_of([&] { run("softmax-moe"); }),
+                  "--trace-rows: expected one rank, which sees all rows, got 8"));
+  EXPECT(!std::filesystem::exists(o.out));
+  EXPECT(error_of([&] { run("dense"); }) == "");
 }
 
 TEST_CASE("ranks: weights that differ at the start are told with the rank that has them") {
