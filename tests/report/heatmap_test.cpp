@@ -111,3 +111,11 @@ TEST_CASE("tools/heatmap: a broken run does not stop the others, and the exit st
   EXPECT(tool(tmp.path) != 0);
   EXPECT(tool(tmp.path + "/nowhere") != 0);
 }
+
+TEST_CASE("heat map: an even share is marked where gates are shares, and not where they sum to anything") {
+  Heatmap map{"t", "", {"a", "b"}, {Matrix(2, 2)}, {1}, {}};
+  map.layers[0].values = {0.25, 0.75, 0.5, 0.5};
+  EXPECT(contains(draw(map).svg_text(), "even share 50 %"));
+  map.layers[0].values = {0.25, 0.25, 0.1, 0.5};
+  EXPECT(!contains(draw(map).svg_text(), "even share"));
+}

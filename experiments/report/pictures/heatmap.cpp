@@ -60,6 +60,17 @@ void keep_layer(Heatmap& map, std::optional<int> layer, const std::string& from)
   keep(map.layers), keep(map.layer_numbers), keep(map.captions);
 }
 
+// Switch's gates are probabilities, ReMoE's have any sum: of those nobody knows what an even share would be.
+bool gates_are_shares(const Heatmap& map) {
+  for (const Matrix& m : map.layers)
+    for (int c = 0; c < m.rows; ++c) {
+      double sum = 0;
+      for (int e = 0; e < m.cols; ++e) sum += m(c, e);
+      if (seen(m, c) && std::abs(sum - 1) > 1e-3) return false;
+    }
+  return true;
+}
+
 }  // namespace
 
 std::string layer_caption(const Heatmap& map, size_t l) {
@@ -219,7 +230,8 @@ Picture draw(const Heatmap& map) {
   for (double value : {0.0, end / 2, end})
     p.text({left + bar_w * value / end, y + 24}, fmt::format("{:g} %", 100 * value),
            {.size = 10.5, .color = kGrey, .anchor = Anchor::middle});
-  const double even = map.mark.value_or(1.0 / experts), at = left + bar_w * even / end;
+  const double even = map.mark.value_or(gates_are_shares(map) ? 1.0 / experts : std::nan("")),
+               at = left + bar_w * even / end;
   if (even <= end) {  // where every share would be if topics and experts had nothing to do with each other
     p.line({at, y - 3}, {at, y + 13}, kBlack, 1.6);
     p.text({at, y - 6}, fmt::format("{} {:.3g} %", map.mark_name, 100 * even),

@@ -25,7 +25,8 @@ struct Heatmap {
   std::vector<int> layer_numbers;                // from 1
   std::vector<std::string> captions;             // of each layer; empty: "layer l · specialisation s"
   std::string nothing = "n/a: no routed token";  // stands in a row of zeros
-  // What the scale is marked with: by default what every expert would have of even use, 1 / E. NaN: nothing.
+  // What the scale is marked with: by default what every expert would have of even use, 1 / E, where gates sum to 1. NaN:
+  // nothing.
   std::string mark_name = "even share";
   std::optional<double> mark = {};
 };
