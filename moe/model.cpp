@@ -72,12 +72,15 @@ Tensor losses_of_rows(const Model::Output& out, const Tensor& targets) {
 }
 
 // What the draws of a router paid (Routing::policy): minus the loss of the row that a token helps to predict, its
-// sequence's or its own, above the mean of all; a constant.     row_losses [R] → [T, 1], 0 elsewhere
+// sequence's or its own, above the mean of all that are read; a constant.     row_losses [R] → [T, 1], 0 elsewhere
 Tensor advantages(const Tensor& row_losses, const Pass& pass) {
   const int64_t n = row_losses.numel();
-  const Tensor all = full(row_losses.context(), {1, n}, 1.0, row_losses.dtype());
-  const Tensor mean = matmul(all, row_losses.reshape({n, 1})).value();  // the sum [1, 1]
-  const Var paid = sub(scale(matmul(all, mean, true), 1.0 / static_cast<double>(n)), row_losses.reshape({n, 1}));
+  const Tensor losses = row_losses.reshape({n, 1}), all = full(losses.context(), {n, 1}, 1.0, losses.dtype()),
+               ones = full(losses.context(), {pass.sequences.tokens, 1}, 1.0, losses.dtype()),
+               real = pass.read_rows(ones).value();  // there is room for more rows than are read
+  const Var mean =
+      div(sum_over_ranks(matmul(real, losses, true)), sum_over_ranks(matmul(real, all, true)));  // [1, 1]
+  const Var paid = sub(matmul(all, mean), losses);
   return (pass.read.defined() ? scatter_rows(paid, pass.read, pass.sequences.tokens)
                               : sequence_broadcast(paid, pass.sequences))
       .value();

@@ -21,9 +21,8 @@ OptionRow weight(const char* name, const char* help) { return {name, 0.0, help, 
 
 Var load(const LossInputs& from) {
   const Routing& r = from.routing;
-  const Sequences& s = from.in.pass.sequences;
-  if (several_ranks(r.scores)) return load_losses_over_ranks(r.gates, r.experts, r.n_experts, s);
-  return r.load_losses.defined() ? r.load_losses : load_losses(r.gates, r.experts, r.n_experts, s);
+  if (r.load_losses.defined() && !several_ranks(r.scores)) return r.load_losses;
+  return load_losses_of(r.gates, r.experts, r.n_experts, from.in.pass.sequences);
 }
 
 std::vector<double> load_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
@@ -118,6 +117,23 @@ bool several_ranks(const Var& x) { return x.context().communicator().size() > 1;
 Var over_ranks(const Var& mean, const Sequences& s) {
   if (!several_ranks(mean)) return mean;
   return sum_over_ranks(mul(mean, share_of_rows(s, mean.dtype(), 1)));
+}
+
+// A batch may end in sequences of no rows. Factors of 1 where there are none.
+Var mean_of_sequences(const Var& x, const Sequences& s) {
+  Tensor real, share;  // [B], 1 or 0, and [1]
+  {
+    const NoGrad no_grad(x.context());
+    real = first_rows(full(x.context(), {s.tokens, 1}, 1, x.dtype()), s).value().reshape({s.count});
+    const Tensor count = full(x.context(), {1}, static_cast<double>(s.count), x.dtype());
+    share = div(count, sum_over_ranks(reshape(sum(real), {1}))).value();
+  }
+  return sum_over_ranks(mul(reshape(mean(mul(x, real)), {1}), share));
+}
+
+Var load_losses_of(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& s) {
+  return several_ranks(gates) ? load_losses_over_ranks(gates, experts, n_experts, s)
+                              : load_losses(gates, experts, n_experts, s);
 }
 
 Tensor identity(Context& context, int64_t n, DType dtype) {

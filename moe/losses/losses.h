@@ -60,6 +60,10 @@ std::vector<double> switch_oracle(const OracleRouting& routing, int64_t n_expert
 bool several_ranks(const Var& x);
 // A mean over this rank's rows, as its part of the mean over the rows of all.
 Var over_ranks(const Var& mean, const Sequences& sequences);
+// The mean over the sequences of all ranks that have rows.     x [B], finite → [1]
+Var mean_of_sequences(const Var& x, const Sequences& sequences);
+// load_losses() of the rows of all ranks.
+Var load_losses_of(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 // [E, E]
 Tensor identity(Context& context, int64_t n, DType dtype);
 

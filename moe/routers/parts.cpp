@@ -8,6 +8,7 @@
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
+#include "moe/losses/losses.h"
 
 namespace glia {
 
@@ -69,7 +70,7 @@ Var first_product_lengths(const Var& x, const Tensor& all, const Experts& expert
 // load_losses() sums over the pairs that are named, so every expert is named in every row that counts.
 Var imbalance(const Var& p, const Sequences& q) {
   const Gates all = choose(p, {}, p.size(1), q);
-  return rows(load_losses(all.gates, all.experts, p.size(1), q), 0, 1);
+  return rows(load_losses_of(all.gates, all.experts, p.size(1), q), 0, 1);
 }
 
 namespace oracle {

@@ -31,7 +31,8 @@ Var root(const Var& x);  // of numbers above 0
 // x [T, H], all int32 [T, E] → [T, E]
 Var first_product_lengths(const Var& x, const Tensor& all, const Experts& experts, DType type);
 
-// CV² over the experts of the sums of p over the rows of sequences: var(Σ_t p_te, ddof 1) / mean².     p [T, E] → [1]
+// CV² over the experts of the sums of p over the rows of all ranks' sequences: var(Σ_t p_te, ddof 1) / mean².
+//     p [T, E] → [1]
 Var imbalance(const Var& p, const Sequences& sequences);
 
 inline const OptionRow kBiasRate = {"bias-rate", 1e-3, "u in b += u · sign(mean load − load), after each step", 0,

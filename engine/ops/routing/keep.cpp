@@ -5,6 +5,7 @@
 
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/routing/keep_kernels.h"
 
 namespace glia {
@@ -69,12 +70,18 @@ Tensor keep_largest(const Tensor& x, int64_t least, int64_t most, const Tensor& 
 Tensor column_rank(const Tensor& x, double share, int64_t beyond, const Sequences& q) {
   check_rows("column_rank", x, share, q);
   const Tensor y = empty(x.context(), {x.size(1)}, x.dtype());
-  const RankRule rule{x.size(0), x.size(1), q.sequence_of.data<int32_t>(), q.offsets.data<int32_t>() + q.count,
-                      share,     beyond};
+  Tensor all = x, sequence_of = q.sequence_of, real = q.offsets.rows(q.count, q.count + 1);
+  if (x.context().communicator().size() > 1) {
+    all = rows_of_all_ranks(x);
+    sequence_of = rows_of_all_ranks(sequence_of.reshape({q.tokens, 1}));
+    real = rows_of_all_ranks(real.reshape({1, 1}));
+  }
+  const RankRule rule{all.size(0), all.size(1), sequence_of.data<int32_t>(), real.data<int32_t>(), share,
+                      beyond,      real.numel()};
   with_type(x, "column_rank", [&]<class A>(TypeTag<A>) {
     on_device(
-        x.context(), "column_rank", [&] { cpu::column_rank(rule, x.data<A>(), y.data<A>()); },
-        [&](auto& cuda) { cuda::column_rank(rule, x.data<A>(), y.data<A>(), cuda.stream); });
+        x.context(), "column_rank", [&] { cpu::column_rank(rule, all.data<A>(), y.data<A>()); },
+        [&](auto& cuda) { cuda::column_rank(rule, all.data<A>(), y.data<A>(), cuda.stream); });
   });
   return record_without_gradient("column_rank", y).value();
 }

@@ -22,9 +22,9 @@ struct LargestRule {
 
 struct RankRule {
   int64_t rows, columns;
-  const int32_t *sequence_of, *real;  // real: one int, offsets[B]
+  const int32_t *sequence_of, *real;  // real: offsets[B] of each rank
   double share;
-  int64_t beyond;
+  int64_t beyond, ranks;
 };
 
 // Whether column e's value in row t is among the largest of its sequence.
@@ -75,7 +75,8 @@ template <class A> GLIA_HD A unsorted(typename SortableBits<A>::Word bits) {
 
 // Which of the real rows' numbers, counted from the largest, 0 first.
 GLIA_HD int64_t wanted_rank(const RankRule& r) {
-  const int64_t real = *r.real;
+  int64_t real = 0;
+  for (int64_t i = 0; i < r.ranks; ++i) real += r.real[i];
   int64_t rank = static_cast<int64_t>(static_cast<double>(real) * r.share + 1e-9) + r.beyond;
   rank = rank < real ? rank : real;
   return rank > 1 ? rank - 1 : 0;

@@ -9,6 +9,7 @@
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
+#include "moe/losses/losses.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
@@ -75,7 +76,7 @@ class DeepSeekV3Router : public Router {
                              static_cast<double>(options_.n_experts) / static_cast<double>(k), s.dtype());
     const Tensor picked = scatter_last(ones, top_k(s, k).indices, options_.n_experts).value();
     const Var f = sequence_mean(picked, sequences, false), p = sequence_mean(share_rows(s), sequences, false);
-    return reshape(mean(sum(mul(p, f.value()), 1)), {1});
+    return mean_of_sequences(sum(mul(p, f.value()), 1), sequences);
   }
 
   RouterOptions options_;

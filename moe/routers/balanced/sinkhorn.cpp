@@ -5,6 +5,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/bias.h"
 #include "moe/routers/parts.h"
 
@@ -49,7 +50,7 @@ class SinkhornRouter : public Router {
     for (int64_t i = 0; i < options_.own.get<int64_t>(kRounds); ++i) {
       const Tensor d0 =
           div(rows_of_ones, add_scalar(matmul(c, d1), kLeast)).value();  // in the tail no matter: C is 0
-      d1 = div(experts_of_ones, add_scalar(matmul(c, d0, true), kLeast)).value();
+      d1 = div(experts_of_ones, add_scalar(sum_over_ranks(matmul(c, d0, true)), kLeast)).value();
     }
     return bias_add(l, log(d1.reshape({l.size(1)})).value()).value();
   }

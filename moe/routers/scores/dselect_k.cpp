@@ -5,6 +5,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/routing/select_codes.h"
 #include "engine/ops/rows/reduce.h"
 #include "moe/routers/parts.h"
@@ -43,7 +44,7 @@ class DSelectRouter : public Router {
     Routing r = routing_of(mul(log(add_scalar(weights, kLeast)), real), std::move(gates), 0);
     const Var of_rows = reshape(constant_rows(sequences, k * n, 1, p.dtype()), p.shape());
     const Var entropy = scale(sum(mul(mul(p, log(add_scalar(p, kLeast))), of_rows)), -1);
-    add_loss(r, "selector-entropy", options_.own.get<double>(kEntropy), reshape(entropy, {1}));
+    add_loss(r, "selector-entropy", options_.own.get<double>(kEntropy), sum_over_ranks(reshape(entropy, {1})));
     return r;
   }
 

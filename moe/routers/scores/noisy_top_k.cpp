@@ -3,6 +3,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/rows/topk.h"
+#include "moe/losses/losses.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
@@ -48,7 +49,7 @@ class NoisyTopKRouter : public Router {
     Routing r = routing_of(noisy, std::move(gates), k);
     r.matrix = token_.weight->var;
     if (n < 2) return r;
-    r.load_losses = load_losses(r.gates, r.experts, n, sequences);
+    r.load_losses = load_losses_of(r.gates, r.experts, n, sequences);
     add_loss(r, "importance", options_.own.get<double>(kImportance), rows(r.load_losses, 0, 1));
     add_loss(r, "load", options_.own.get<double>(kLoad), imbalance(load, sequences));
     return r;

@@ -51,10 +51,11 @@ class ReMoeRouter : public Router {
   Explanation explain(const RoutingInputs& in) const override { return by_token(linear_scores(in, token_)); }
 
  private:
-  // λ / λ0 · E / (K T²) · Σ_e count_e Σ_t g_te, no gradient through the counts
-  Var sparsity(const Var& open, const Tensor& counts, const Tensor& tokens) const {
+  // λ / λ0 · E / (K T²) · Σ_e count_e Σ_t g_te, counts and sums of all ranks, no gradient through the counts
+  Var sparsity(const Var& open, const Tensor& own_counts, const Tensor& own_tokens) const {
+    const Tensor counts = sum_over_ranks(own_counts).value(), tokens = sum_over_ranks(own_tokens).value();
     const Var each = reshape(matmul(open, counts.reshape({counts.numel(), 1})), {open.size(0)});
-    const Var all = reshape(sum(each), {1});
+    const Var all = sum_over_ranks(reshape(sum(each), {1}));
     const double scale_by = static_cast<double>(options_.n_experts) / static_cast<double>(options_.top_k);
     return mul(scale(div(div(all, tokens), tokens), scale_by), growth_->value);
   }

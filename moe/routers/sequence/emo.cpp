@@ -1,9 +1,9 @@
 // EMO's document pool: a sequence first picks a pool of experts by what all of its tokens want, and each token its own
 // within the pool.
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/loss/row_losses.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/routing/keep.h"
+#include "moe/losses/losses.h"
 #include "moe/routers/parts.h"
 
 namespace glia {
@@ -50,7 +50,8 @@ class EmoRouter : public Router {
     r.matrix = token_.weight->var;
     if (r.n_experts < 2) return r;
     const Tensor counts = expert_counts(r.experts, r.n_experts, p.dtype());
-    add_loss(r, "pool", options_.own.get<double>(kBalance), switch_loss(inside, counts, options_.top_k, sequences));
+    add_loss(r, "pool", options_.own.get<double>(kBalance),
+             switch_loss_of(inside, counts, options_.top_k, sequences));
     return r;
   }
 
@@ -61,7 +62,10 @@ class EmoRouter : public Router {
     all.key_lengths = {};  // in the padded layout of the published code padding counts (docs/science.md 6)
     const Tensor wanted = sequence_mean(softmax(scores).value(), all, false).value();
     if (!in.pass.training) return keep_largest(wanted, size_, size_, {});
-    const Tensor u = random_rows_of(all.first_rows, 1, wanted.dtype(), RandomKind::kUniform, noise_key(in));
+    // A sequence draws what its first row does, whichever part of the batch it is in.
+    const Tensor drawn =
+        random_rows(in.context(), all.tokens, 1, wanted.dtype(), RandomKind::kUniform, noise_key(in));
+    const Tensor u = first_rows(drawn, all).value();
     return keep_largest(wanted, fewest_, options_.n_experts, u);
   }
 

@@ -7,7 +7,6 @@
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
-#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/routing/keep.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/topk.h"
@@ -88,8 +87,7 @@ class ThorRouter : public Router {
     const Tensor one = scatter_last(full(logits.context(), {count, 1}, 1.0, logits.dtype()),
                                     pass.labels.reshape({count, 1}), tasks_)
                            .value();
-    return over_ranks(scale(reshape(sum(mul(log_softmax(logits), one)), {1}), -1.0 / static_cast<double>(count)),
-                      pass.sequences);
+    return scale(mean_of_sequences(sum(mul(log_softmax(logits), one), 1), pass.sequences), -1);
   }
 
   RouterOptions options_;
