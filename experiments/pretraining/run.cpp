@@ -133,8 +133,7 @@ void Pretraining::log_losses(results::MetricsLog& log) {
   const StepLosses mean = mean_of(steps);
   results::TrainPoint point;
   point.step = trainer_.done();
-  point.epoch =
-      static_cast<double>(point.step) / static_cast<double>(std::max<int64_t>(1, trainer_.steps_per_epoch()));
+  point.epoch = trainer_.epochs_done();
   const AdamW::Report report = trainer_.optimiser().report();
   if (!std::isfinite(mean.loss) || !std::isfinite(report.gradient_norm))
     fail_input("the loss is {} and the gradient's norm {} at step {}: try a lower --lr than {}", mean.loss,
@@ -168,8 +167,7 @@ void Pretraining::show(bool evaluated) {
   const double seconds = seconds_since(begin_), steps = static_cast<double>(trainer_.done() - first_step_);
   now_.step = trainer_.done();
   now_.total = trainer_.total();
-  now_.epoch =
-      static_cast<double>(now_.step) / static_cast<double>(std::max<int64_t>(1, trainer_.steps_per_epoch()));
+  now_.epoch = trainer_.epochs_done();
   now_.tokens_per_second = static_cast<double>(trainer_.tokens_done()) / (seconds - evaluation_seconds_);
   now_.seconds_left = steps > 0 ? seconds / steps * static_cast<double>(now_.total - now_.step) : -1;
   now_.split = "held";

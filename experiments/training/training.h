@@ -82,6 +82,11 @@ class Trainer {
   int64_t total() const { return total_; }
   int64_t steps_per_epoch() const { return feed_.batches_a_epoch / parts_.all; }
   int64_t done() const { return done_; }
+  // By batches: the steps of a ramp do not have all of theirs.
+  double epochs_done() const {
+    return static_cast<double>(parts_.before(done_)) /
+           static_cast<double>(std::max<int64_t>(1, feed_.batches_a_epoch));
+  }
   int64_t tokens_done() const { return tokens_done_; }  // real ones of all ranks, by this object
   const std::vector<std::string>& part_names() const { return step_.part_names(); }  // known after the first step
 

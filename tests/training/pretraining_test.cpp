@@ -16,6 +16,7 @@
 #include "engine/core/file.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/pretraining/text_feed.h"
+#include "experiments/records/results.h"
 #include "experiments/training/pretrained.h"
 #include "experiments/training/training.h"
 #include "nn/weights/pretrained.h"
@@ -271,8 +272,14 @@ TEST_CASE("pretraining: parts of a batch have its gradient; a ramp begins with o
   }
   EXPECT(StepParts{3}.before(5) == 15);
   const Place place("pretrain-ramp");
-  run(with({"--micro-batches", "4", "--ramp", "0.5", "--out", place.string()}));
+  run(with({"--micro-batches", "4", "--ramp", "0.5", "--log-every", "1", "--out", place.string()}));
   EXPECT(fs::exists(place.path / "model.safetensors"));
+  // The log counts epochs by batches.
+  const auto points = results::read_metrics(place.path, 1000).train;
+  REQUIRE(points.size() == 40);
+  parts = {4, 20};
+  for (const results::TrainPoint& p : points)
+    EXPECT(p.epoch / points[0].epoch == doctest::Approx(double(parts.before(p.step))));
 }
 
 // Of the last line of the log that has one.
