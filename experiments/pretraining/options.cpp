@@ -150,6 +150,14 @@ std::string shown(const std::string& help, const std::string& standard) {
   return standard.empty() ? help : fmt::format("{} [{}]", help, standard);
 }
 
+// What a shared flag means here: of two it is not what ./experiments/train says of them.
+std::string help_of(const Flag& flag) {
+  const std::string name = flag.name;
+  if (name == "warmup") return "share of the steps over which the rate rises [0.05; with --schedule one-cycle 0.5]";
+  if (name == "eval-every") return "steps between evaluations; 0: ten in all [0]";
+  return shown(flag.help, value_text(P{}, flag));
+}
+
 }  // namespace
 
 PretrainOptions::PretrainOptions() {
@@ -283,13 +291,10 @@ PretrainCommand parse_pretrain(int argc, const char* const* argv) {
   std::string section = "Where and how";
   for (const Flag* flag : shared_flags()) {
     if (flag->section) section = flag->section;
-    add(flag->name, std::holds_alternative<bool Options::*>(flag->member),
-        shown(flag->help, value_text(P{}, *flag)), section,
+    add(flag->name, std::holds_alternative<bool Options::*>(flag->member), help_of(*flag), section,
         [&o, flag](const std::string& text) { set_value(o, *flag, text); });
   }
-  app.footer(
-      "--eval-every 0 evaluates ten times in all. --warmup is a share of the steps: 0.05, or 0.5 with one-cycle, "
-      "unless it is given. Without --corpus the data set's training texts are the text.");
+  app.footer("Without --corpus the data set's training texts are the text.");
   command.done = !parse_flags(app, "pretrain", argc, argv, [](const std::string& name) {
     for (const PretrainOption& own : pretrain_options())
       if (name == own.row.name) return std::vector<std::string>(own.row.choices.begin(), own.row.choices.end());
