@@ -8,6 +8,31 @@
 namespace glia::test {
 namespace {
 
+// A pretraining batch ends in them: it has room for as many sequences as its places could hold.
+TEST_CASE("routers: empty sequences behind a full batch change neither outputs nor losses") {
+  for (const RouterRow& row : router_registry())
+    for (const bool training : {false, true}) {
+      Bench full(row.name), ended(row.name);
+      const int64_t count = full.sequences.count, more = 3;
+      std::vector<int32_t> offsets = full.sequences.offsets.to_vector<int32_t>(),
+                           first = full.sequences.first_rows.to_vector<int32_t>();
+      offsets.resize(offsets.size() + more, offsets.back());
+      first.resize(first.size() + more, -1);
+      ended.sequences.count = count + more;
+      ended.sequences.offsets = from_vector(ended.context, offsets, {count + more + 1});
+      ended.sequences.first_rows = from_vector(ended.context, first, {count + more});
+      ended.first = make_sequences(ended.context, std::vector<int32_t>(first.size(), 1));
+      const FeedForward::Result a = full.run(full.input(), false, training),
+                                b = ended.run(ended.input(), false, training);
+      INFO(std::string(row.name), training ? " in training" : "");
+      EXPECT(largest_difference(values(a.y.value()), values(b.y.value())) < 1e-13);
+      REQUIRE(a.routing.losses.size() == b.routing.losses.size());
+      for (size_t i = 0; i < a.routing.losses.size(); ++i)
+        EXPECT(largest_difference(values(a.routing.losses[i].values.value()),
+                                  values(b.routing.losses[i].values.value())) < 1e-12);
+    }
+}
+
 TEST_CASE("loss-free: bias goes down by u where the load of the whole step is above its mean, up where below") {
   Context context(test_device());
   const Tensor bias = from_vector<double>(context, {0, 1, 0, 0}, {4}),
