@@ -199,7 +199,7 @@ double LayerMetrics::scalar(const std::string& name) const {
 
 RoutingReading reading_of(const LayerCounts& counts) {
   const double total = std::accumulate(counts.gates.values.begin(), counts.gates.values.end(), 0.0);
-  if (!(total > 0)) fail_input("trace: no token of layer {} has an expert", counts.layer);
+  if (!(total > 0)) fail_input("trace: no token has an expert in layer {}", counts.layer + 1);
   RoutingReading reading{counts.gates, counts.first_gates, std::vector<double>(size_t(counts.n_experts), 0.0)};
   for (int c = 0; c < counts.topics; ++c)
     for (int e = 0; e < counts.n_experts; ++e) {
