@@ -55,6 +55,17 @@ struct Asked {
     values.set(name, value);
     return values;
   }
+  // Layer by layer, with each layer's choices replaced by themselves, it has the model's own logits.
+  void expect_walk_to_agree() {
+    const NoGrad no_grad(context);
+    evaluator.for_each_batch([&](const Batch& batch) {
+      const Head::Result walked = walk(model, batch, [](const WalkedLayer& layer, FeedForward::Result& r) {
+        replace_choices(layer, r, Choices(r.routing));
+      });
+      EXPECT(largest_difference(values(walked.logits.value()), values(model.forward(batch, false).logits.value())) <
+             1e-4);
+    });
+  }
   Allowed without(size_t layer, size_t expert) const {
     Allowed allowed(2, std::vector<char>(4, 1));
     allowed[layer][expert] = 0;
@@ -117,15 +128,7 @@ void choose_again(const Routing& routing, Choices& choices, size_t begin, const 
 TEST_CASE("causal: walking a model layer by layer gives its logits") {
   for (const RouterRow& row : router_registry()) {
     INFO(std::string(row.name));
-    Asked asked(row.name);
-    const NoGrad no_grad(asked.context);
-    asked.evaluator.for_each_batch([&](const Batch& batch) {
-      const Head::Result walked = walk(asked.model, batch, [](const WalkedLayer& layer, FeedForward::Result& r) {
-        replace_choices(layer, r, Choices(r.routing));  // by themselves
-      });
-      EXPECT(largest_difference(values(walked.logits.value()),
-                                values(asked.model.forward(batch, false).logits.value())) < 1e-4);
-    });
+    Asked(row.name).expect_walk_to_agree();
   }
 }
 
@@ -247,14 +250,7 @@ TEST_CASE("causal: beside experts that every token has the others can be asked f
                              even, {"a", "b", "c"});
   EXPECT(c.whole == doctest::Approx(asked.evaluator.measure().values.get("accuracy")));
   EXPECT(layer_states(asked.model, asked.evaluator, 3).at(1).similarity.rows == 4);
-  const NoGrad no_grad(asked.context);
-  asked.evaluator.for_each_batch([&](const Batch& batch) {
-    const Head::Result walked = walk(asked.model, batch, [](const WalkedLayer& layer, FeedForward::Result& r) {
-      replace_choices(layer, r, Choices(r.routing));  // by themselves
-    });
-    EXPECT(largest_difference(values(walked.logits.value()),
-                              values(asked.model.forward(batch, false).logits.value())) < 1e-4);
-  });
+  asked.expect_walk_to_agree();
   Asked soft("soft:" + plain_router());
   EXPECT(contains(error_of([&] {
                     knock_out(soft.model, soft.evaluator, soft.rows.split, soft.rows.options, soft.rows.words, even,

@@ -100,14 +100,29 @@ TEST_CASE("weights: experts start as the dense FFN that they name, times their f
   }
 }
 
-TEST_CASE("weights: a masked-LM head goes out under Hugging Face's names and comes back; its bias may be padded") {
+namespace {
+
+// A masked-LM model in Hugging Face's names, and another one of its shape.
+struct MaskedLmFile {
   const Place place;
-  Context context(test_device());
+  Context context{test_device()};
   ModelConfig config = tiny_config("none", DType::kFloat32);
-  config.head = make_masked_lm_head;
-  Model a(context, config, 1), b(context, config, 2);
-  a.parameters().redraw(a.parameters().get("mlm.bias"), Init::normal(1), 3);
-  export_hugging_face(place / "file", a.parameters(), {});
+  Model a, b;
+  MaskedLmFile() : a(context, with_head(), 1), b(context, config, 2) {
+    a.parameters().redraw(a.parameters().get("mlm.bias"), Init::normal(1), 3);
+    export_hugging_face(place / "file", a.parameters(), {});
+  }
+  const ModelConfig& with_head() {
+    config.head = make_masked_lm_head;
+    return config;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("weights: a masked-LM head goes out under Hugging Face's names and comes back; its bias may be padded") {
+  MaskedLmFile file;
+  auto& [place, context, config, a, b] = file;
   const Weights weights(place / "file");
   for (const char* name : {"cls.predictions.transform.dense.weight", "cls.predictions.transform.LayerNorm.bias",
                            "cls.predictions.bias"})
@@ -127,13 +142,8 @@ TEST_CASE("weights: a masked-LM head goes out under Hugging Face's names and com
 
 TEST_CASE(
     "weights: a masked-LM head with a table or bias of its own is refused; a shared one may have either name") {
-  const Place place;
-  Context context(test_device());
-  ModelConfig config = tiny_config("none", DType::kFloat32);
-  config.head = make_masked_lm_head;
-  Model a(context, config, 1), b(context, config, 2);
-  a.parameters().redraw(a.parameters().get("mlm.bias"), Init::normal(1), 3);
-  export_hugging_face(place / "file", a.parameters(), {});
+  MaskedLmFile file;
+  auto& [place, context, config, a, b] = file;
   const Weights exported(place / "file");
   const auto written =
       [&](const std::map<std::string, std::string>& tensors) {  // by name: the one whose numbers it has

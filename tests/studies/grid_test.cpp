@@ -50,6 +50,18 @@ void write_run(const std::string& out, const Cell& cell, const std::string& conf
   write_evaluation(folder, e, utilisation, c.data.class_names);
 }
 
+// An empty result folder of a grid.
+struct Place {
+  TemporaryFolder tmp{"grid"};
+  Study study;
+  std::string out = tmp.path + "/out";
+  std::vector<Cell> cells = study.grid.cells();
+  explicit Place(const std::string& text = kGrid) : study(parse_study(text, "g.study")) {
+    make_folder(out);
+    write_study(out, study);
+  }
+};
+
 const std::string& entry(const Table& t, const std::string& row, size_t column) {
   for (const auto& cells : t.rows)
     if (cells[0] == row) return cells[column];
@@ -147,12 +159,8 @@ TEST_CASE(
 }
 
 TEST_CASE("grid: a run that failed is named above the tables, and its place does not say that nobody began it") {
-  TemporaryFolder tmp("grid-failed");
-  const std::string out = tmp.path + "/out";
-  const Study study = parse_study(kGrid, "g.study");
-  const std::vector<Cell> cells = study.grid.cells();
-  make_folder(out);
-  write_study(out, study);
+  const Place place;
+  const auto& [tmp, study, out, cells] = place;
   for (size_t i = 0; i < 2; ++i) write_run(out, cells[i], "dense", 0, 0.9);
   const std::string failed = run_folder(cell_folder(out, cells[1]), 0, "softmax-moe");
   RunConfig config = fake_config("softmax-moe", 0);
@@ -174,12 +182,9 @@ TEST_CASE("grid: a run that failed is named above the tables, and its place does
 }
 
 TEST_CASE("grid: what an axis of two values does to a claim, over the other axes") {
-  TemporaryFolder tmp("grid");
-  const std::string out = tmp.path + "/out", above = "softmax-moe > dense in accuracy";
-  make_folder(out);
-  const Study study = parse_study(kGrid, "g.study");
-  write_study(out, study);
-  const std::vector<Cell> cells = study.grid.cells();
+  const Place place;
+  const auto& [tmp, study, out, cells] = place;
+  const std::string above = "softmax-moe > dense in accuracy";
   // Six epochs cost dense 0.02 at either rate and softmax-moe 0.005; the rate costs both 0.01.
   const double dense[] = {0.92, 0.90, 0.91, 0.89}, mixture[] = {0.92, 0.915, 0.91, 0.905};
   for (size_t i = 0; i < cells.size(); ++i)
@@ -253,12 +258,8 @@ TEST_CASE(
 }
 
 TEST_CASE("grid: cells that were made of other things than the grid's flags are no grid") {
-  TemporaryFolder tmp("grid-mixed");
-  const std::string out = tmp.path + "/out";
-  const Study study = parse_study(kGrid, "g.study");
-  const std::vector<Cell> cells = study.grid.cells();
-  make_folder(out);
-  write_study(out, study);
+  const Place place;
+  const auto& [tmp, study, out, cells] = place;
   write_run(out, cells[0], "dense", 0, 0.9, "1111");
   write_run(out, cells[1], "softmax-moe", 0, 0.9, "1111");
   summarise_grid(out);

@@ -10,10 +10,6 @@ constexpr int kWarps = kThreads / 32;
 
 int warp_grid(int64_t items) { return static_cast<int>(std::max<int64_t>(1, (items + kWarps - 1) / kWarps)); }
 
-}  // namespace
-
-namespace {
-
 // More experts than this are looked through by a warp a token: a thread a token would read rows far apart.
 constexpr int64_t kExpertsOfThread = 16;
 

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kRouteThreads, 4)
                          float* __restrict__ raw) {
   extern __shared__ __align__(16) bfloat16 parts[];
   const int lane = threadIdx.x % 32, g = lane >> 2, quad = lane & 3;
-  const int64_t first = blockIdx.x * static_cast<int64_t>(kBlockRows) + threadIdx.x / 32 * 16,
+  const int64_t first = blockIdx.x * static_cast<int64_t>(kRouteRows) + threadIdx.x / 32 * 16,
                 e0 = blockIdx.y * static_cast<int64_t>(kMostExperts);
   const auto row = [&](int64_t t) { return x + min(t, s.tokens - 1) * s.hidden; };
   const auto token_of = [&](int i) { return first + g + (i >> 1) * 8; };
@@ -186,7 +186,7 @@ void router_logits(const RouterShape& s, const T* x, const A* w, const A* b, con
   if (s.tokens == 0) return;
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (parts_fit(s.hidden) && aligned16(x, w)) {
-      const dim3 blocks((s.tokens + kBlockRows - 1) / kBlockRows, (s.experts + kMostExperts - 1) / kMostExperts);
+      const dim3 blocks((s.tokens + kRouteRows - 1) / kRouteRows, (s.experts + kMostExperts - 1) / kMostExperts);
       return launch_with_parts("router_logits", tensor_logits_kernel, blocks, s.hidden, stream, s, x, w, b, context,
                                logits, raw);
     }

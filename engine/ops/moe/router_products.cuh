@@ -5,12 +5,13 @@
 // three bfloat16 parts whose sum is w to 24 bits, so every product is exact and only the float32 sums round.
 #pragma once
 #include "engine/ops/moe/router_gradient.cuh"
+#include "engine/ops/moe/top_k_route_kernels.h"
 
 namespace glia::cuda::router {
 
-constexpr int kRouteThreads = 128, kBlockRows = kRouteThreads / 2;  // 4 warps of 16 rows
-constexpr int kParts = 3, kMostExperts = 8;                         // n of one mma
-constexpr int kGroup = 64;                                          // columns a step: 4 mma of depth 16
+constexpr int kRouteThreads = kRouteRows * 2;  // 4 warps of 16 rows
+constexpr int kParts = 3, kMostExperts = 8;    // n of one mma
+constexpr int kGroup = 64;                     // columns a step: 4 mma of depth 16
 
 __device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                          uint32_t b0, uint32_t b1) {

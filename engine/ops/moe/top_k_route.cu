@@ -1,6 +1,5 @@
 // The fused router on CUDA: logits on tensor cores with the top-k, the gates and the load behind them in one launch.
 #include "engine/ops/moe/router_products.cuh"
-#include "engine/ops/moe/top_k_route_kernels.h"
 
 namespace glia::cuda {
 namespace {
