@@ -99,9 +99,13 @@ class OnDevices : public Communicator, public AsideReducer {
   OnDevices(Backend& backend, std::unique_ptr<Communicator> host, const NcclId& id)
       : nccl_(nccl()), backend_(backend), side_(backend.cuda()->stream), host_(std::move(host)) {
     nccl_.check(nccl_.init_rank(&comm_, size(), id, rank()), "ncclCommInitRank");
+    backend_.cuda()->beside = side_.stream();
   }
   // Work may be under way where another rank failed: waiting for it would be waiting for ever.
-  ~OnDevices() override { nccl_.abort(comm_); }
+  ~OnDevices() override {
+    backend_.cuda()->beside = nullptr;
+    nccl_.abort(comm_);
+  }
 
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }

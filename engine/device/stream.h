@@ -18,6 +18,7 @@ enum class Kernels { kAuto, kHopper, kPortable };
 
 struct CudaHandles {
   Stream stream = nullptr;
+  Stream beside = nullptr;  // of sums over ranks, where there are several: its work waits for other ranks'
   cublasContext* blas = nullptr;
   cublasLtContext* blas_lt = nullptr;
   void* workspace = nullptr;  // cuBLAS's own; never shared with kernels

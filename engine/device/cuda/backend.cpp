@@ -32,6 +32,16 @@ int64_t cuda_free_bytes() {
   return static_cast<int64_t>(available);
 }
 
+// What fails here fails again in the call that it stands before.
+void wait_for_other_ranks(const CudaHandles& cuda) noexcept {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (!cuda.beside || cudaStreamIsCapturing(cuda.stream, &status) != cudaSuccess ||
+      status != cudaStreamCaptureStatusNone)
+    return;
+  cudaStreamSynchronize(cuda.stream);
+  cudaStreamSynchronize(cuda.beside);
+}
+
 namespace {
 
 constexpr int64_t kWorkspaceBytes = 64 << 20;
@@ -92,6 +102,7 @@ class CudaBackend final : public Backend {
   Device device() const override { return Device::cuda(index_); }
   std::string description() const override { return properties_.name; }
   void* allocate(int64_t bytes) override {
+    wait_for_other_ranks(handles_);
     const CaptureLock lock(capture_mutex());
     void* p = nullptr;
     const cudaError_t status = cudaMalloc(&p, bytes);
@@ -103,6 +114,7 @@ class CudaBackend final : public Backend {
     return p;
   }
   void release(void* p) noexcept override {
+    wait_for_other_ranks(handles_);
     const CaptureLock lock(capture_mutex());
     if (cudaFree(p) != cudaSuccess) std::fprintf(stderr, "glia: cudaFree failed\n");
   }
@@ -135,7 +147,10 @@ class CudaBackend final : public Backend {
   int64_t total_bytes() override { return static_cast<int64_t>(properties_.totalGlobalMem); }
   int64_t reserved_bytes() override { return handles_.workspace_bytes + handles_.parts_bytes; }
   int64_t page_bytes() const override { return kPageBytes; }
-  std::unique_lock<std::recursive_mutex> no_captures() override { return std::unique_lock(capture_mutex()); }
+  std::unique_lock<std::recursive_mutex> no_captures() override {
+    wait_for_other_ranks(handles_);
+    return std::unique_lock(capture_mutex());
+  }
   CudaHandles* cuda() override { return &handles_; }
 
  private:

@@ -6,6 +6,8 @@
 
 #include <mutex>
 
+#include "engine/device/stream.h"
+
 namespace glia {
 
 inline std::recursive_mutex& capture_mutex() {
@@ -14,5 +16,10 @@ inline std::recursive_mutex& capture_mutex() {
 }
 
 using CaptureLock = std::lock_guard<std::recursive_mutex>;
+
+// Before the lock is taken for what may wait for the device. Of several ranks a device waits for what the others launch, and one that
+// is a thread of this process may want the lock before it launches that: so this rank waits first, without the lock. Nothing where
+// there is one rank, and within a capture, which holds the lock and began on an idle device.
+void wait_for_other_ranks(const CudaHandles& cuda) noexcept;  // backend.cpp
 
 }  // namespace glia

@@ -35,6 +35,7 @@ class CudaGraph final : public Graph {
 }  // namespace
 
 std::unique_ptr<Graph> capture_cuda_graph(CudaHandles& cuda, const std::function<void()>& work) {
+  wait_for_other_ranks(cuda);
   const CaptureLock lock(capture_mutex());
   // Relaxed: the allocator may call cudaMalloc during a first capture.
   CUDA_CHECK(cudaStreamBeginCapture(cuda.stream, cudaStreamCaptureModeRelaxed));

@@ -29,6 +29,8 @@ SideStream::~SideStream() {
   delete handles_;
 }
 
+Stream SideStream::stream() const { return handles_->side; }
+
 Stream SideStream::fork() {
   CUDA_CHECK(cudaEventRecord(handles_->forked, handles_->main));
   CUDA_CHECK(cudaStreamWaitEvent(handles_->side, handles_->forked, 0));

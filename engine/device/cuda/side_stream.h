@@ -12,6 +12,7 @@ class SideStream {
   SideStream(const SideStream&) = delete;
   SideStream& operator=(const SideStream&) = delete;
 
+  Stream stream() const;
   // What is launched on the stream that is given comes behind all that the main stream has so far.
   Stream fork();
   // What the main stream gets next comes behind all that the side stream has. Nothing without a fork since the last join.
