@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/loss_sum.h"
@@ -128,8 +129,9 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
       routing.losses.push_back(
           {{"policy"}, {1}, policy_loss(routing, advantage, out.routings.size() - 1 - l, pass)});
     }
-  for (const Routing& routing : out.routings)
-    for (const AuxiliaryLosses& losses : routing.losses) {
+  for (Routing& routing : out.routings)
+    for (AuxiliaryLosses& losses : routing.losses) {
+      if (losses.later) losses.values = std::exchange(losses.later, nullptr)();
       LossTerm term{losses.values, {}, 1.0 / static_cast<double>(out.routings.size())};
       for (size_t i = 0; i < losses.names.size(); ++i) {
         const auto at = std::find(names.begin(), names.end(), losses.names[i]);

@@ -16,6 +16,9 @@ struct AuxiliaryLosses {
   std::vector<std::string> names;  // "balance", "energy", "z", …
   std::vector<double> weights;
   Var values;  // [names.size()], unweighted, float32 or float64
+  // Over several ranks: gives `values` once all layers are done. What a loss sums over the ranks is then differentiated before the
+  // first layer's gradients are on their way, and does not wait in line behind them.
+  std::function<Var()> later = {};
 };
 
 // What a router tells its own after_step(), and how the values of several micro-batches (or ranks) become one.

@@ -27,6 +27,8 @@ class RanksOrAlone : public Communicator {
   }
   void broadcast(void* data, int64_t bytes, int root) override { now().broadcast(data, bytes, root); }
   void barrier() override { now().barrier(); }
+  void begin_group() override { now().begin_group(); }
+  void end_group() override { now().end_group(); }
 
   Communicator& now() const { return alone ? *one_ : *ranks_; }
   bool alone = false;

@@ -1,6 +1,5 @@
 #include "engine/comm/devices.h"
 
-#include <optional>
 #include <vector>
 
 #include "engine/comm/aside.h"
@@ -174,17 +173,18 @@ class OnDevices : public Communicator, public AsideReducer {
     host_->barrier();
   }
   void begin_group() override {
-    grouped_ = side_.fork();
     nccl_.check(nccl_.group_start(), "ncclGroupStart");
+    grouped_ = true;
   }
   void end_group() override {
+    grouped_ = false;
     nccl_.check(nccl_.group_end(), "ncclGroupEnd");
-    grouped_.reset();
     side_.join();
   }
 
  private:
-  Stream begin() { return grouped_ ? *grouped_ : side_.fork(); }
+  // NCCL launches a group's calls at its end: each comes behind all that the main stream had at any of them.
+  Stream begin() { return side_.fork(); }
   void end() {
     if (!grouped_) side_.join();
   }
@@ -194,7 +194,7 @@ class OnDevices : public Communicator, public AsideReducer {
   SideStream side_;
   std::unique_ptr<Communicator> host_;
   NcclComm comm_ = nullptr;
-  std::optional<Stream> grouped_;  // within a group: the stream of its calls
+  bool grouped_ = false;
 };
 #endif
 

@@ -150,7 +150,8 @@ void write_pages(const PretrainOptions& o, const Corpus& corpus, const RunModel&
                  const std::string& result, const std::string& folder) {
   if (!model.moe.dense() || find_task(o.task).causal() || o.norm == "pre") return;  // the export writes one
   const auto places = static_cast<double>(o.tokens);
-  const auto masked = static_cast<double>(training_pieces(o, corpus).masking.rows);  // of each step, a multiple of 64
+  const auto masked =
+      static_cast<double>(training_pieces(o, corpus).masking.rows);  // of each step, a multiple of 64
   std::string page = fmt::format(
       "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads, FFN {4}) with its masked-LM head, made by Glia's "
       "`./experiments/pretrain` with seed {5}: {6} steps of {7} places, {8:.0f} % of the words masked; {9}.\n{12}\n"

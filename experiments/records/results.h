@@ -83,7 +83,7 @@ struct Evaluation {  // eval.json: the model that counts, on the test set
   std::optional<double> validation_accuracy;  // of the chosen model, where a validation split exists
   // Of the rows, those that nearly stand among the training rows; runs from before anybody looked have none.
   std::optional<int64_t> near_copies;
-  std::vector<LayerMetrics> layers;           // [L]; empty for dense
+  std::vector<LayerMetrics> layers;  // [L]; empty for dense
 
   double accuracy() const { return values.get("accuracy"); }
 };
@@ -167,7 +167,8 @@ struct UtilisationFile {
   Matrix u;  // [C, E] >= 0; rows sum to 1 where the router normalises its gates, and are 0 where the file says n/a
 };
 UtilisationFile read_utilisation(const std::string& path);
-UtilisationFile utilisation_from(const std::string& text, const std::string& from);  // of a file; `from` for messages
+UtilisationFile utilisation_from(const std::string& text,
+                                 const std::string& from);  // of a file; `from` for messages
 
 // All layers of a run; throws for a dense run ("has no experts") and for missing or mis-shaped files.
 struct RunUtilisation {

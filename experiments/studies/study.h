@@ -33,7 +33,7 @@ struct Study {
 
 inline constexpr const char* kDefaultStudy = "ahr";
 
-std::span<const Study> built_in_studies();            // ahr first
+std::span<const Study> built_in_studies();              // ahr first
 std::string_view built_in_text(std::string_view name);  // "": there is no such study
 // Errors name file, line, what was expected and what came. `from` may be a path; its stem names the study.
 Study parse_study(const std::string& text, const std::string& from);

@@ -84,8 +84,11 @@ void TrainingStep::reduce_rest() {
     }
     reduce_to(end);
   };
-  reduce_between(parameters.low_gradients(), 0, parameters.low_size());
-  reduce_between(parameters.gradients(), parameters.low_size(), parameters.trained_size());
+  together(ranks, [&] {
+    reduce_between(parameters.low_gradients(), 0, parameters.low_size());
+    reduce_between(parameters.gradients(), parameters.low_size(), parameters.trained_size());
+    ranks.all_reduce(losses_.raw(), losses_.numel(), losses_.dtype(), Reduction::kSum);
+  });
 }
 
 void TrainingStep::run(const Batch& batch, StepPart part) {
@@ -108,6 +111,7 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
     backward(out.loss, batch.share.rows(0, 1).reshape(Shape{}));
   }
   routings_.add(out.routings);
+  add_losses(out, batch, part);
   if (part.last()) {
     parameters.complete_gradients();
     reduce_rest();
@@ -117,7 +121,6 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
     model_.after_step(routings_);
     routings_ = {};
   }
-  add_losses(out, batch, part);
 }
 
 void TrainingStep::add_losses(const Model::Output& out, const Batch& batch, StepPart part) {
@@ -137,8 +140,6 @@ void TrainingStep::add_losses(const Model::Output& out, const Batch& batch, Step
   const Tensor weighted = mul(own, batch.share.rows(0, own.numel())).value();
   if (part.first()) losses_.copy_from(weighted);
   else accumulate(losses_, weighted);
-  if (part.last())
-    model_.context().communicator().all_reduce(losses_.raw(), losses_.numel(), losses_.dtype(), Reduction::kSum);
 }
 
 }  // namespace glia

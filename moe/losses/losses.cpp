@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <optional>
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/row_losses.h"
@@ -237,9 +239,30 @@ bool any_loss_reads(LossReads what, const OptionValues& weights) {
   return false;
 }
 
+namespace {
+
+// What LossInputs refers to, for losses that are formed later.
+struct KeptInputs {
+  KeptInputs(const Routing& r, const RoutingInputs& i, const ExpertPairs* p)
+      : routing(r), x(i.x), pass(i.pass), in{x, pass, i.layer, i.experts, i.counted} {
+    if (p) pairs = *p;
+  }
+  KeptInputs(const KeptInputs&) = delete;
+  LossInputs inputs() const { return {routing, in, pairs ? &*pairs : nullptr}; }
+
+  Routing routing;
+  Var x;
+  Pass pass;
+  RoutingInputs in;
+  std::optional<ExpertPairs> pairs;
+};
+
+}  // namespace
+
 void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,
                    const ExpertPairs* pairs) {
   if (routing.n_experts < 2) return;  // the variance of one number is 0 / 0
+  std::shared_ptr<const KeptInputs> kept;
   for (const LossRow& row : loss_registry()) {
     if ((row.reads == LossReads::kExperts && !in.experts) || (row.reads == LossReads::kOutputs && !pairs)) continue;
     AuxiliaryLosses losses{row.names, {}, {}};
@@ -249,7 +272,12 @@ void attach_losses(Routing& routing, const OptionValues& weights, const RoutingI
       wanted = wanted || losses.weights.back() != 0;
     }
     if (!wanted) continue;
-    losses.values = row.compute({routing, in, pairs});
+    if (in.context().communicator().size() == 1) {
+      losses.values = row.compute({routing, in, pairs});
+    } else {
+      if (!kept) kept = std::make_shared<KeptInputs>(routing, in, pairs);
+      losses.later = [compute = row.compute, kept] { return compute(kept->inputs()); };
+    }
     routing.losses.push_back(std::move(losses));
   }
 }

@@ -1,7 +1,9 @@
 // A run over ranks: its parts are the whole batch, exact sums have the bits of any number of processes, fast ones differ by
 // rounding; and what the launcher's processes must agree on. Processes are threads here, real ones in mpi_test.cpp.
+#include <algorithm>
 #include <filesystem>
 
+#include "engine/comm/aside.h"
 #include "experiments/studies/study.h"
 #include "experiments/training/feed/batch_part.h"
 #include "experiments/training/schedule.h"
@@ -34,7 +36,7 @@ class Plain : public Communicator {
   void broadcast(void* data, int64_t bytes, int root) override { inner_->broadcast(data, bytes, root); }
   void barrier() override { inner_->barrier(); }
 
- private:
+ protected:
   std::unique_ptr<Communicator> inner_;
 };
 
@@ -93,6 +95,55 @@ TEST_CASE(
       weights[2 + rank] = train_on(context, o, config, data, 3).weights;
     });
     for (const std::vector<double>& w : weights) EXPECT(w == weights[0]);
+  }
+}
+
+// Writes down what is asked: a for a sum beside backward, j for the wait for those, s for any other sum.
+class Listening : public Plain, public AsideReducer {
+ public:
+  Listening(std::unique_ptr<Communicator> inner, std::string& asked)
+      : Plain(std::move(inner)), aside_(*dynamic_cast<AsideReducer*>(inner_.get())), asked_(asked) {}
+  void all_reduce(void* data, int64_t n, DType dtype, Reduction r) override {
+    asked_ += 's';
+    Plain::all_reduce(data, n, dtype, r);
+  }
+  void all_reduce_aside(void* data, int64_t n, DType dtype) override {
+    asked_ += 'a';
+    aside_.all_reduce_aside(data, n, dtype);
+  }
+  void reduce_scatter_aside(void* data, int64_t n, DType dtype) override {
+    asked_ += 'a';
+    aside_.reduce_scatter_aside(data, n, dtype);
+  }
+  void join_aside() override {
+    asked_ += 'j';
+    aside_.join_aside();
+  }
+
+ private:
+  AsideReducer& aside_;
+  std::string& asked_;
+};
+
+TEST_CASE("ranks: no sum waits in line behind the gradients of a layer that backward has left") {
+  for (const char* config : {"dense", "softmax-moe-energy", "astrocyte", "astrocyte-hierarchical"}) {
+    const Options o = options_of({"--precision", "bfloat16", "--gradients", "bfloat16", "--z-loss", "0.001"});
+    const Dataset data = load_data(o);
+    std::string asked[2];
+    run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
+      std::string& mine = asked[communicator->rank()];
+      Context context(Device::cpu(), 42);
+      set_ranks(context, std::make_unique<Listening>(std::move(communicator), mine));
+      Trainer trainer(context, data, o, run_model(o, configuration(config)), 42);
+      trainer.step();
+      mine.clear();
+      trainer.step();
+    });
+    INFO(std::string(config), ": ", asked[0]);
+    EXPECT(asked[0] == asked[1]);
+    EXPECT(contains(asked[0], "aaj"));  // of two layers, and nothing between
+    EXPECT(std::ranges::count(asked[0], 'a') == 2);
+    EXPECT(asked[0].size() < 20);
   }
 }
 

@@ -224,8 +224,12 @@ Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_exp
 }
 
 Var load_losses_over_ranks(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
-  return losses_of_importance(sum_over_ranks(sum(scatter_last(gates, experts, n_experts), 0)),
-                              sum_over_ranks(real_rows(sequences, gates.dtype())));
+  // Importance [E] and the number of rows in one sum over the ranks; nobody chooses expert E.
+  const Var importance = sum(scatter_last(gates, experts, n_experts + 1), 0);
+  const Tensor own_rows = zeros(gates.context(), {n_experts + 1}, importance.dtype());
+  own_rows.rows(n_experts, n_experts + 1).copy_from(real_rows(sequences, importance.dtype()).reshape({1}));
+  const Var all = sum_over_ranks(add(importance, own_rows));
+  return losses_of_importance(rows(all, 0, n_experts), all.value().rows(n_experts, n_experts + 1).reshape(Shape{}));
 }
 
 Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity) {
