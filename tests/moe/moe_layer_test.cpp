@@ -9,6 +9,7 @@
 #include "engine/ops/loss/statistics.h"
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/products/feed_forward.h"
+#include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
 #include "moe/model.h"
 #include "tests/moe/bench.h"
@@ -434,6 +435,24 @@ TEST_CASE(
         }
       }
   }
+}
+
+TEST_CASE("moe: with one expert a token the task still teaches the router, or K = 1 is refused") {
+  for (const RouterRow& row : router_registry()) {
+    INFO(std::string(row.name));
+    if (row.traits.untrained || refuses_one_expert(row.traits)) continue;
+    Bench bench(row.name, 4, 1);
+    if (!bench.has_router_weights()) continue;
+    backward(sum(square(bench.run(bench.input(), false, true).y)));  // no loss on the routing
+    EXPECT(std::ranges::any_of(bench.set.all(), [](const Parameter& p) {
+      return contains(p.name, "router") && p.var.grad().defined() && largest(values(p.var.grad())) > 1e-9;
+    }));
+  }
+  RouterOptions alone;  // one expert of one is no choice, but beside a null column it is
+  alone.n_experts = alone.top_k = 1;
+  ParameterSet set;
+  EXPECT(contains(error_of([&] { make_router("null-experts", set, "r", alone); }), "gets no gradient"));
+  EXPECT(error_of([&] { make_router("softmax", set, "s", alone); }).empty());
 }
 
 TEST_CASE("moe: K = 1 is refused where gates sum to 1; unknown routers, options and a wrong K are errors") {
