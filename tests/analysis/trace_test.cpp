@@ -352,6 +352,19 @@ TEST_CASE("analysis: a trace is what its chunks are together, and has the words 
   }
 }
 
+TEST_CASE("analysis: a trace's names command no terminal") {
+  Written w;
+  Parts parts;
+  parts.metadata = R"("n_experts":"3","title":"a\u001b[31m\nb","topics":"[\"x\\u001b[2J\",\"y\"]")";
+  write_file_atomic(w.path, parts.content());
+  const TraceAnalysis a = analyse(TraceFile(w.path));
+  EXPECT(a.title == "a\\x1b[31m\\nb");
+  EXPECT(a.topics[0] == "x\\x1b[2J");
+  Table table;
+  table.header = {"word\x1b[1m"}, table.rows = {{"\x1b[2J"}};  // of a vocabulary
+  EXPECT(!contains(as_text(table), "\x1b"));
+}
+
 TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it") {
   Written w;
   EXPECT(w.refusal(Parts().content()).empty());
