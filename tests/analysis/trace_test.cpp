@@ -352,6 +352,27 @@ TEST_CASE("analysis: a trace is what its chunks are together, and has the words 
   }
 }
 
+TEST_CASE("analysis: a layer in which nobody has an expert is n/a, and the others are told") {
+  TraceContent t = long_trace();
+  for (size_t i = 0; i < t.experts.size(); ++i)  // the middle layer is a dense one
+    if (i / 2 % 3 == 1) t.experts[i] = -1, t.gates[i] = 0;
+  Written w;
+  write_trace(w.path, long_trace());
+  const TraceAnalysis whole = analyse(TraceFile(w.path));
+  write_trace(w.path, t);
+  const TraceAnalysis a = analyse(TraceFile(w.path));
+  for (const size_t l : {0, 2})
+    EXPECT(a.layers[l].metrics.scalar("gini") == whole.layers[l].metrics.scalar("gini"));
+  EXPECT(std::isnan(a.layers[1].metrics.scalar("gini")));
+  EXPECT(a.layers[1].metrics.scalar("unrouted") == 1);
+  EXPECT(a.pairs[1].matched == whole.pairs[1].matched);  // of the layers 1 and 3
+  EXPECT(a.pairs[0].matched == 0);
+  EXPECT(a.pairs[0].matched_chance == 0);
+  const std::string page = analysis_html(a, all_tables(a, {}), pictures(a)) + to_json(a, {}).dump();
+  EXPECT(!contains(page, "nan"));
+  EXPECT(!contains(page, "inf,"));
+}
+
 TEST_CASE("analysis: a trace's names command no terminal") {
   Written w;
   Parts parts;
