@@ -88,7 +88,8 @@ std::unique_ptr<Router> make_router(std::string_view router, ParameterSet& set, 
     fail_input("router {}: expected 1 <= top_k <= experts, got top_k {} and {} experts", router, o.top_k,
                o.n_experts);
   check_own_options(row, o.own);
-  if (o.top_k == 1 && o.n_experts > 1 && refuses_one_expert(row.traits))
+  // One expert alone is no choice, but for a router with columns beside it.
+  if (o.top_k == 1 && (o.n_experts > 1 || !row.columns.empty()) && refuses_one_expert(row.traits))
     fail_input(
         "router {}: with top_k 1 its renormalised gate is always 1, so the router gets no gradient; use top_k >= 2 "
         "or a router that does not renormalise",

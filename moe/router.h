@@ -62,6 +62,7 @@ struct RouterTraits {
   bool trains_on_batch = false;    // in training it depends on the batch's other tokens, in evaluation not
   bool needs_labels = false;       // in training
   bool untrained = false;          // by design: K = 1 is allowed though gates sum to 1
+  bool shares = false;             // gates are divided by their sum, though a token may have none
   bool normalised = false;         // scores are logarithms that softmax leaves as they are: their z-loss is 0
   bool stateful = false;           // after_step() changes something
   bool reads_experts = false;      // the experts' own weights: no router without them
@@ -69,7 +70,9 @@ struct RouterTraits {
 };
 
 // Whether a token's only gate would always be 1, which nothing could be learned from: K = 1 is refused then.
-inline bool refuses_one_expert(const RouterTraits& t) { return t.gates_sum_to_one && t.fixed_k && !t.untrained; }
+inline bool refuses_one_expert(const RouterTraits& t) {
+  return !t.untrained && (t.shares || (t.gates_sum_to_one && t.fixed_k));
+}
 
 // The name under which a router that bounds its slots counts the tokens that wanted more: a loss of weight 0, read
 // where losses are read. Whoever reads one above 0 fails the run.

@@ -20,6 +20,14 @@ std::string option_line(const OptionRow& o) {
   return fmt::format("| `--{}` | {} | {} | {} |\n", o.name, option_text(o.standard), bounds_of(o), o.help);
 }
 
+// What K is to it.
+std::string top_k_of(const RouterRow& row) {
+  if (row.traits.fixed_k) return "experts a token";
+  const bool read = std::string_view(row.formula).find('K') != std::string_view::npos;
+  return read ? "K of the formula; how many experts a token has varies"
+              : "no part of the choice, which says how many experts a token has";
+}
+
 // Whether it keeps state where one of its switches is on.
 bool stateful_with_some(const RouterRow& row) {
   return std::ranges::any_of(row.options, [&](const OptionRow& o) {
@@ -55,7 +63,8 @@ std::string router_page(const RouterRow& row) {
       t.stateful                ? "yes"
       : stateful_with_some(row) ? "with some options"
                                 : "no");
-  page += kOptionsHead + std::string("| `--top-k` | 2 | 1 … experts | experts a token |\n");
+  page += kOptionsHead +
+          fmt::format("| `--top-k` | 2 | {} … experts | {} |\n", refuses_one_expert(t) ? 2 : 1, top_k_of(row));
   for (const OptionRow& o : row.options) page += option_line(o);
   if (!row.columns.empty()) page += "\nColumns beside the experts, which utilisation counts apart:";
   for (const char* column : row.columns)

@@ -16,6 +16,35 @@ constexpr int64_t kMostCounts = 64 << 20;  // of all pairs of layers: half a gig
 
 double plogp(double p) { return p > 0 ? p * std::log(p) : 0; }
 
+// How many of `drawn` things out of `all` are among `marked` ones: the value that u of [0, 1] stands for, by walking from the
+// most probable one outwards, some deviations far.
+int64_t hypergeometric(int64_t drawn, int64_t marked, int64_t all, double u) {
+  const int64_t least = std::max<int64_t>(0, drawn + marked - all), most = std::min(drawn, marked);
+  const auto choose = [](int64_t n, int64_t k) {
+    return std::lgamma(double(n) + 1) - std::lgamma(double(k) + 1) - std::lgamma(double(n - k) + 1);
+  };
+  const int64_t mode =
+      std::clamp(int64_t((double(drawn) + 1) * (double(marked) + 1) / (double(all) + 2)), least, most);
+  const double p = std::exp(choose(marked, mode) + choose(all - marked, drawn - mode) - choose(all, drawn));
+  const auto next = [&](int64_t k) {  // p(k + 1) / p(k)
+    return double(marked - k) * double(drawn - k) / (double(k + 1) * double(all - marked - drawn + k + 1));
+  };
+  u -= p;
+  double above = p, below = p;
+  for (int64_t up = mode, down = mode; u > 0 && (up < most || down > least);) {
+    if (up < most) {
+      above *= next(up), u -= above, ++up;
+      if (u <= 0) return up;
+    }
+    if (down > least) {
+      --down, below /= next(down), u -= below;
+      if (u <= 0) return down;
+    }
+    if (above + below < 1e-17) break;  // what rounding left of u
+  }
+  return mode;
+}
+
 // The experts of one token and layer, without empty slots.
 std::span<const int32_t> slots_of(const TokenTrace& t, int64_t token, int layer) {
   return t.experts.subspan(size_t((token * t.layers + layer) * t.slots), size_t(t.slots));
@@ -118,17 +147,34 @@ std::vector<int32_t> first_choices(const TokenTrace& t) {
   return first;
 }
 
-void add(LayerPair& pair, const std::vector<int32_t>& first, const std::vector<int32_t>& order) {
-  const size_t tokens = order.size();
-  const int32_t *a = first.data() + size_t(pair.a) * tokens, *b = first.data() + size_t(pair.b) * tokens;
-  const auto count = [](Joint& joint, int32_t e, int32_t f) {
-    joint.total += e >= 0 || f >= 0;
-    if (e >= 0 && f >= 0) joint.counts(e, f) += 1;
-  };
-  for (size_t n = 0; n < tokens; ++n) {
-    count(pair.joint, a[n], b[n]);
-    count(pair.permuted, a[n], b[size_t(order[n])]);
+void add(LayerPair& pair, const std::vector<int32_t>& first, int64_t tokens) {
+  const int32_t *a = first.data() + pair.a * tokens, *b = first.data() + pair.b * tokens;
+  for (int64_t n = 0; n < tokens; ++n) {
+    pair.joint.total += a[n] >= 0 || b[n] >= 0;
+    if (a[n] >= 0 && b[n] >= 0) pair.joint.counts(a[n], b[n]) += 1;
   }
+}
+
+Joint permuted_joint(std::vector<int64_t> rows, std::vector<int64_t> columns, uint32_t draw) {
+  const size_t n = rows.size() - 1, m = columns.size() - 1;
+  Joint joint{int(n), int(m)};
+  int64_t left = std::accumulate(columns.begin(), columns.end(), int64_t{0});
+  CHECK(left == std::accumulate(rows.begin(), rows.end(), int64_t{0}), "permuted joint counts: sides of {} tokens",
+        left);
+  joint.total = double(left);
+  // Row by row: what a row has of a column is hypergeometric in what the rows before it left of all columns.
+  for (size_t e = 0; e <= n; ++e) {
+    int64_t others = left;  // of this column and those behind it
+    left -= rows[e];
+    for (size_t f = 0; f <= m; ++f) {
+      const double u = (random_bits(0, purpose::kShuffle, draw, e * (m + 1) + f) + 0.5) * 0x1p-32;
+      const int64_t both = hypergeometric(rows[e], columns[f], others, u);
+      others -= columns[f], rows[e] -= both, columns[f] -= both;
+      if (e < n && f < m) joint.counts(int(e), int(f)) = double(both);
+      if (e == n && f == m) joint.total -= double(both);
+    }
+  }
+  return joint;
 }
 
 double LayerAgreement::chance() const {

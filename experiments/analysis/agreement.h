@@ -28,17 +28,18 @@ double normalised_information(const Joint& joint);
 // The agreement of two layers' first choices.
 struct LayerPair {
   int a = 0, b = 0;  // from 0
-  Joint joint, permuted;
-  LayerPair(int a, int b, int n_experts)
-      : a(a), b(b), joint(n_experts, n_experts), permuted(n_experts, n_experts) {}
+  Joint joint;
+  LayerPair(int a, int b, int n_experts) : a(a), b(b), joint(n_experts, n_experts) {}
 };
 
 // All pairs a < b, or where their counts would fill memory those of neighbours.
 std::vector<LayerPair> layer_pairs(int layers, int n_experts);
 // [L, N] of a chunk: each token's first expert, or −1.
 std::vector<int32_t> first_choices(const TokenTrace& chunk);
-// `order` [N]: a permutation of the chunk's tokens, for chance.
-void add(LayerPair& pair, const std::vector<int32_t>& first, const std::vector<int32_t>& order);
+void add(LayerPair& pair, const std::vector<int32_t>& first, int64_t tokens);
+// What a random permutation of one side's tokens makes of the joint counts: a draw from the tables of these sums, so that
+// no token needs to be kept. The last number of each side is that of the tokens without an expert; `draw` names the draw.
+Joint permuted_joint(std::vector<int64_t> rows, std::vector<int64_t> columns, uint32_t draw);
 
 // Of two traces of the same tokens, layer by layer, all choices.
 struct LayerAgreement {

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "engine/core/check.h"
-#include "engine/core/random/rng.h"
 #include "experiments/analysis/trace_file.h"
 
 namespace glia::results {
@@ -41,11 +40,14 @@ LayerAnalysis layer_analysis(const LayerCounts& counts, const std::vector<int32_
 struct Sums {
   std::vector<LayerCounts> layers;
   std::vector<LayerPair> pairs;
+  std::vector<std::vector<int64_t>> firsts;  // [L, E + 1] first choices; the last: of nobody
   std::optional<Signatures> signatures;
   std::string error;
   int error_layer = 0;
 
-  explicit Sums(const TraceFile& trace) : pairs(layer_pairs(trace.layers(), trace.n_experts())) {
+  explicit Sums(const TraceFile& trace)
+      : pairs(layer_pairs(trace.layers(), trace.n_experts())),
+        firsts(size_t(trace.layers()), std::vector<int64_t>(size_t(trace.n_experts()) + 1)) {
     for (int l = 0; l < trace.layers(); ++l) layers.emplace_back(l, trace.n_experts(), trace.topics());
     if (!trace.labels().empty())
       signatures.emplace(trace.offsets(), trace.labels(), trace.layers(), trace.n_experts());
@@ -60,11 +62,13 @@ struct Sums {
         if (error.empty() || l < error_layer) error = e.what(), error_layer = l;
       }
     if (!error.empty()) return;  // the ids are not to be trusted
-    const std::vector<int32_t> order =
-        random_permutation(chunk.tokens, 0, purpose::kShuffle, uint32_t(chunk.begin / TraceFile::kChunk));
     const std::vector<int32_t> first = first_choices(chunk);
 #pragma omp parallel for schedule(dynamic)
-    for (int i = 0; i < int(pairs.size()); ++i) glia::results::add(pairs[size_t(i)], first, order);
+    for (int i = 0; i < int(pairs.size()); ++i) glia::results::add(pairs[size_t(i)], first, chunk.tokens);
+    for (size_t i = 0; i < first.size(); ++i) {
+      std::vector<int64_t>& counts = firsts[i / size_t(chunk.tokens)];
+      ++counts[first[i] >= 0 ? size_t(first[i]) : counts.size() - 1];
+    }
     if (signatures) signatures->add(chunk);
   }
 };
@@ -104,9 +108,12 @@ TraceAnalysis analyse(const TraceFile& trace, int words_an_expert) {
                   {}};
   for (const LayerCounts& counts : sums.layers)
     a.layers.push_back(layer_analysis(counts, trace.word_ids(), words_an_expert));
-  for (const LayerPair& pair : sums.pairs)
-    a.pairs.push_back({pair.a, pair.b, matched_overlap(pair.joint), matched_overlap(pair.permuted),
-                       normalised_information(pair.joint), normalised_information(pair.permuted)});
+  for (const LayerPair& pair : sums.pairs) {
+    const Joint permuted =
+        permuted_joint(sums.firsts[size_t(pair.a)], sums.firsts[size_t(pair.b)], uint32_t(a.pairs.size()));
+    a.pairs.push_back({pair.a, pair.b, matched_overlap(pair.joint), matched_overlap(permuted),
+                       normalised_information(pair.joint), normalised_information(permuted)});
+  }
   if (sums.signatures) a.probe = sums.signatures->probe(trace.topics());
   return a;
 }

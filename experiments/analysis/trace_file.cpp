@@ -14,6 +14,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "engine/core/message.h"
 #include "engine/core/parallel.h"
 
 namespace glia::results {
@@ -203,12 +204,12 @@ void TraceFile::read_words() {
 
 void TraceFile::read_names() {
   const auto title = header_.metadata.find("title");
-  title_ = title != header_.metadata.end() ? title->second : std::filesystem::path(path_).stem().string();
+  title_ = one_line(title != header_.metadata.end() ? title->second : std::filesystem::path(path_).stem().string());
   if (const auto names = header_.metadata.find("topics"); names != header_.metadata.end()) {
     const auto json = nlohmann::json::parse(names->second, nullptr, false);
     if (!json.is_array() || !std::ranges::all_of(json, [](const auto& name) { return name.is_string(); }))
       fail_input("{}: metadata \"topics\": expected a JSON list of names, got {}", path_, names->second);
-    for (const auto& name : json) topic_names_.push_back(name.template get<std::string>());
+    for (const auto& name : json) topic_names_.push_back(one_line(name.template get<std::string>()));
     if (int(topic_names_.size()) < topics_)
       fail_input("{}: metadata \"topics\": expected {} names, as 'labels' says, got {}", path_, topics_,
                  topic_names_.size());

@@ -197,13 +197,28 @@ double LayerMetrics::scalar(const std::string& name) const {
   return value.values.size() == 1 ? value.values[0] : std::nan("");
 }
 
+namespace {
+
+bool nobody(const std::vector<double>& loads) {
+  return std::ranges::all_of(loads, [](double load) { return load == 0; });
+}
+
+// A router that chooses by a threshold may choose nobody, a trace may have a dense layer: no share of nothing is known.
+LayerMetrics metrics_of_nobody(std::vector<double> loads) {
+  LayerMetrics metrics;
+  metrics["dead_experts"] = MetricValue(double(loads.size()));
+  metrics["loads"] = MetricValue(std::move(loads));
+  return metrics;
+}
+
+}  // namespace
+
 RoutingReading reading_of(const LayerCounts& counts) {
   const double total = std::accumulate(counts.gates.values.begin(), counts.gates.values.end(), 0.0);
-  if (!(total > 0)) fail_input("trace: no token has an expert in layer {}", counts.layer + 1);
   RoutingReading reading{counts.gates, counts.first_gates, std::vector<double>(size_t(counts.n_experts), 0.0)};
   for (int c = 0; c < counts.topics; ++c)
     for (int e = 0; e < counts.n_experts; ++e) {
-      reading.loads[size_t(e)] += counts.gates(c, e) / total;
+      reading.loads[size_t(e)] += counts.gates(c, e) / (total > 0 ? total : 1);
       reading.all(c, e) /= std::max(counts.topic_tokens[size_t(c)], 1.0);
       reading.cls(c, e) /= std::max(counts.topic_firsts[size_t(c)], 1.0);
     }
@@ -213,6 +228,7 @@ RoutingReading reading_of(const LayerCounts& counts) {
 RoutingReading reading_of(const TokenTrace& trace, int layer) { return reading_of(counts_of(trace, layer)); }
 
 LayerMetrics layer_metrics(const RoutingReading& reading) {
+  if (nobody(reading.loads)) return metrics_of_nobody(reading.loads);
   LayerMetrics metrics;
   for (const MetricRow* row : metric_rows(Stage::routing)) metrics[row->name] = read(*row, reading);
   return metrics;
@@ -234,12 +250,7 @@ LayerMetrics layer_metrics(const Matrix& all, const Matrix& cls, std::vector<dou
   CHECK(int(loads.size()) == all.cols, "layer metrics: {} loads for {} experts", loads.size(), all.cols);
   const double total = std::accumulate(loads.begin(), loads.end(), 0.0);
   CHECK(total >= 0, "layer metrics: the loads sum to {}", total);
-  if (total == 0) {  // a router that chooses by a threshold may choose nobody: no share of nothing is known
-    LayerMetrics metrics;
-    metrics["dead_experts"] = MetricValue(double(loads.size()));
-    metrics["loads"] = MetricValue(std::move(loads));
-    return metrics;
-  }
+  if (nobody(loads)) return metrics_of_nobody(std::move(loads));
   for (double& load : loads) load /= total;
   return layer_metrics(RoutingReading{all, cls, std::move(loads)});
 }

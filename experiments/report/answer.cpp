@@ -53,11 +53,10 @@ std::string answer(const Summary& s, const std::string& metric, const std::strin
                        range);
   if (different.empty())
     return fmt::format(
-        "In {} no configuration differs from {} beyond chance (Welch, Holm-corrected, p < 0.05, {} "
-        "seeds): {}.",
-        w.what, baseline, s.seeds.size(), range);
-  return fmt::format("In {} these differ from {} beyond chance (Welch, Holm-corrected, {} seeds): {}; {}.", w.what,
-                     baseline, s.seeds.size(), different, range);
+        "In {} no configuration differs from {} beyond chance (Welch, Holm-corrected, p < 0.05, {}): {}.", w.what,
+        baseline, seeds_text(s), range);
+  return fmt::format("In {} these differ from {} beyond chance (Welch, Holm-corrected, {}): {}; {}.", w.what,
+                     baseline, seeds_text(s), different, range);
 }
 
 }  // namespace

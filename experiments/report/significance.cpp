@@ -57,11 +57,11 @@ Table significance_table(const Summary& s) {
   t.header = {"configuration", "Δ points", "p Holm", "p FDR", "p equivalence", "90 % interval", "verdict"};
   for (size_t i = 0; i < lines.size(); ++i) {
     const auto& e = lines[i].equivalence;
-    t.rows.push_back({lines[i].config->config,
-                      points(*lines[i].config->against("accuracy", baseline)->difference, 2), format_p(holm[i]),
-                      format_p(found[i]), format_p(e ? std::optional(e->p) : std::nullopt),
-                      e ? points(e->ci_low, 2) + "…" + points(e->ci_high, 2) : kNotAvailable,
-                      e ? verdict(holm[i], *e) : kNotAvailable});
+    t.rows.push_back(
+        {lines[i].config->config, points(*lines[i].config->against("accuracy", baseline)->difference, 2),
+         format_p(holm[i]), format_p(found[i]), format_p(e ? std::optional(e->p) : std::nullopt),
+         e ? points(std::max(e->ci_low, -1.0), 2) + "…" + points(std::min(e->ci_high, 1.0), 2) : kNotAvailable,
+         e ? verdict(holm[i], *e) : kNotAvailable});
   }
   t.note = fmt::format(
       "test accuracy against {}, Welch's tests over seeds. FDR: Benjamini and Hochberg's correction, which bounds the share "

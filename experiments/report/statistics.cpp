@@ -16,15 +16,16 @@ constexpr double kLevel = 0.95;
 
 double mean_of(const Sample& x) { return std::accumulate(x.begin(), x.end(), 0.0) / double(x.size()); }
 
+// A spread that is only the rounding of the mean is none: equal accuracies must not give p = 1e-300.
+bool varies(double variance, double scale) { return std::sqrt(variance) > 1e-12 * std::abs(scale); }
+
 double variance_of(const Sample& x) {  // ddof = 1
   const double mean = mean_of(x);
   double squares = 0;
   for (double value : x) squares += (value - mean) * (value - mean);
-  return squares / double(x.size() - 1);
+  const double variance = squares / double(x.size() - 1);
+  return varies(variance, mean) ? variance : 0;
 }
-
-// A spread that is only the rounding of the mean is none: equal accuracies must not give p = 1e-300.
-bool varies(double variance, double scale) { return std::sqrt(variance) > 1e-12 * std::abs(scale); }
 
 // What Welch's test, contrasts and the tests of equivalence stand on; df by Satterthwaite.
 struct WelchScale {

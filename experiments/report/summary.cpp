@@ -83,8 +83,9 @@ void compare_all(std::vector<ConfigSummary>& configs, const std::string& metric,
     const size_t fewest = std::min(ours.values.size(), reference.values.size());
     if (const auto test = statistics::welch(ours.values, reference.values); test && fewest >= kLeastSeeds) {
       result.welch_p = test->p;
-      result.ci_low = test->ci_low;
-      result.ci_high = test->ci_high;
+      const MetricRow* row = row_of(metric);  // no difference is larger than its metric's range
+      result.ci_low = row ? std::max(test->ci_low, row->least - row->most) : test->ci_low;
+      result.ci_high = row ? std::min(test->ci_high, row->most - row->least) : test->ci_high;
     }
     const auto [x, y] = common_seeds(ours, reference);
     if (const auto test = statistics::paired(x, y); test && x.size() >= kLeastSeeds) result.paired_p = test->p;

@@ -7,6 +7,7 @@
 
 #include "engine/core/command_line/terminal.h"
 #include "engine/core/file.h"
+#include "engine/core/message.h"
 #include "experiments/report/answer.h"
 #include "experiments/report/html_escape.h"
 #include "experiments/report/significance.h"
@@ -338,7 +339,11 @@ std::vector<Table> all_tables(const Summary& s) {
   return tables;
 }
 
-std::string as_text(const Table& t) {
+std::string as_text(const Table& table) {
+  Table t = table;  // topics and words come from files: none commands the terminal
+  for (std::string& cell : t.header) cell = one_line(cell);
+  for (auto& row : t.rows)
+    for (std::string& cell : row) cell = one_line(cell);
   std::vector<size_t> widths;
   for (const auto& cell : t.header) widths.push_back(width(cell));
   for (const auto& row : t.rows)

@@ -162,6 +162,52 @@ TEST_CASE("analysis: two traces agree as numpy says, and by chance as independen
   EXPECT(contains(error_of([&] { agreement(a, TraceFile(w.path), 1); }), "t.safetensors: expected the"));
 }
 
+TEST_CASE("analysis: what two layers share by chance does not depend on the order of the tokens") {
+  // The first half of the tokens, a topic, has the experts 0 … 3, the other half 4 … 7; within it layers know nothing of
+  // each other. Sequences are longer than a chunk.
+  TraceContent sorted, mixed;
+  for (TraceContent* t : {&sorted, &mixed}) {
+    t->tokens = 24'000, t->layers = 2, t->slots = 1, t->n_experts = 8;
+    for (uint32_t n = 0; n < 24'000; ++n)
+      for (uint32_t l = 0; l < 2; ++l) {
+        const uint32_t at = t == &sorted ? n : n % 2 * 12'000 + n / 2;
+        t->experts.push_back(int(at / 12'000 * 4 + random_block(5, purpose::kTest, at, l).word[0] % 4));
+        t->gates.push_back(1);
+      }
+  }
+  Written w;
+  write_trace(w.path, sorted);
+  const PairAnalysis a = analyse(TraceFile(w.path)).pairs.at(0);
+  write_trace(w.path, mixed);
+  const PairAnalysis b = analyse(TraceFile(w.path)).pairs.at(0);
+  EXPECT(a.information == doctest::Approx(1.0 / 3).epsilon(0.02));  // 1 bit of 3: the topic
+  EXPECT(a.information == b.information);
+  EXPECT(a.matched_chance == b.matched_chance);
+  EXPECT(a.matched_chance == doctest::Approx(0.125).epsilon(0.1));
+  EXPECT(a.information_chance == b.information_chance);
+  EXPECT(a.information_chance < 0.002);
+}
+
+TEST_CASE("analysis: permuted joint counts keep their sums and are spread as permutations spread them") {
+  const std::vector<int64_t> rows = {30, 0, 15, 5}, columns = {20, 25, 5};  // the last of each: without an expert
+  double mean = 0, square = 0, nobody = 0;
+  for (uint32_t draw = 0; draw < 4000; ++draw) {
+    const Joint joint = permuted_joint(rows, columns, draw);
+    REQUIRE(joint.counts.rows == 3);
+    REQUIRE(joint.counts.cols == 2);
+    for (int e = 0; e < 3; ++e) {
+      EXPECT(joint.counts(e, 0) + joint.counts(e, 1) <= double(rows[size_t(e)]));
+      EXPECT(joint.counts(e, 0) + joint.counts(e, 1) >= double(rows[size_t(e)] - columns[2]));
+    }
+    mean += joint.counts(0, 0) / 4000, square += joint.counts(0, 0) * joint.counts(0, 0) / 4000;
+    nobody += (50 - joint.total) / 4000;
+  }
+  // Hypergeometric: 30 · 20 / 50, and 12 · (30 / 50) · (20 / 49).
+  EXPECT(mean == doctest::Approx(12).epsilon(0.01));
+  EXPECT(square - mean * mean == doctest::Approx(12.0 * 30 / 50 * 20 / 49).epsilon(0.1));
+  EXPECT(nobody == doctest::Approx(0.5).epsilon(0.1));
+}
+
 TEST_CASE("analysis: a file's slots may stand in any order") {
   Written w;
   TraceContent turned = long_trace();
@@ -304,6 +350,40 @@ TEST_CASE("analysis: a trace is what its chunks are together, and has the words 
     EXPECT(contains(svg, "by chance 20 %") == (picture.name == "co_activation"));
     EXPECT(!contains(svg, "even share"));  // nor do this trace's gates sum to 1
   }
+}
+
+TEST_CASE("analysis: a layer in which nobody has an expert is n/a, and the others are told") {
+  TraceContent t = long_trace();
+  for (size_t i = 0; i < t.experts.size(); ++i)  // the middle layer is a dense one
+    if (i / 2 % 3 == 1) t.experts[i] = -1, t.gates[i] = 0;
+  Written w;
+  write_trace(w.path, long_trace());
+  const TraceAnalysis whole = analyse(TraceFile(w.path));
+  write_trace(w.path, t);
+  const TraceAnalysis a = analyse(TraceFile(w.path));
+  for (const size_t l : {0, 2})
+    EXPECT(a.layers[l].metrics.scalar("gini") == whole.layers[l].metrics.scalar("gini"));
+  EXPECT(std::isnan(a.layers[1].metrics.scalar("gini")));
+  EXPECT(a.layers[1].metrics.scalar("unrouted") == 1);
+  EXPECT(a.pairs[1].matched == whole.pairs[1].matched);  // of the layers 1 and 3
+  EXPECT(a.pairs[0].matched == 0);
+  EXPECT(a.pairs[0].matched_chance == 0);
+  const std::string page = analysis_html(a, all_tables(a, {}), pictures(a)) + to_json(a, {}).dump();
+  EXPECT(!contains(page, "nan"));
+  EXPECT(!contains(page, "inf,"));
+}
+
+TEST_CASE("analysis: a trace's names command no terminal") {
+  Written w;
+  Parts parts;
+  parts.metadata = R"("n_experts":"3","title":"a\u001b[31m\nb","topics":"[\"x\\u001b[2J\",\"y\"]")";
+  write_file_atomic(w.path, parts.content());
+  const TraceAnalysis a = analyse(TraceFile(w.path));
+  EXPECT(a.title == "a\\x1b[31m\\nb");
+  EXPECT(a.topics[0] == "x\\x1b[2J");
+  Table table;
+  table.header = {"word\x1b[1m"}, table.rows = {{"\x1b[2J"}};  // of a vocabulary
+  EXPECT(!contains(as_text(table), "\x1b"));
 }
 
 TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it") {

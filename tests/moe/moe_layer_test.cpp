@@ -9,6 +9,7 @@
 #include "engine/ops/loss/statistics.h"
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/products/feed_forward.h"
+#include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
 #include "moe/model.h"
 #include "tests/moe/bench.h"
@@ -433,6 +434,26 @@ TEST_CASE(
                                                              : contains(p.name, "router"))));
         }
       }
+  }
+}
+
+TEST_CASE("moe: with one expert a token the task still teaches the router, or K = 1 is refused") {
+  RouterOptions alone;  // one expert of one is no choice, but beside a null column it is
+  alone.n_experts = alone.top_k = 1;
+  for (const RouterRow& row : router_registry()) {
+    INFO(std::string(row.name));
+    const bool refused = refuses_one_expert(row.traits), beside = !row.columns.empty();
+    ParameterSet set;
+    const std::string error = error_of([&] { make_router(row.name, set, "r", alone); });
+    EXPECT(contains(error, "gets no gradient") == (refused && beside));
+    if (row.traits.untrained || refused) continue;
+    Bench bench(row.name, 4, 1);
+    if (!bench.has_router_weights()) continue;
+    backward(sum(square(bench.run(bench.input(), false, true).y)));  // no loss on the routing
+    const char* chooses = beside ? "router.token" : "router";        // columns have weights that choose nothing
+    EXPECT(std::ranges::any_of(bench.set.all(), [&](const Parameter& p) {
+      return contains(p.name, chooses) && p.var.grad().defined() && largest(values(p.var.grad())) > 1e-9;
+    }));
   }
 }
 

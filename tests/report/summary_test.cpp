@@ -9,6 +9,7 @@
 
 #include "experiments/report/answer.h"
 #include "experiments/report/compare.h"
+#include "experiments/report/significance.h"
 #include "experiments/report/tables.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
@@ -102,6 +103,42 @@ TEST_CASE("summary: pairs are matched by seed, not by position") {
   // mean 0.0013333, sd 0.00057735, so t = 4 with df 2: p = 1 − 4/√18
   EXPECT(*s.find("astrocyte")->against("accuracy", "dense")->paired_p == doctest::Approx(1 - 4 / std::sqrt(18.0)));
   EXPECT(warns(s, "Missing: astrocyte has no run of seed 0"));
+}
+
+TEST_CASE("summary: seeds that do not differ have no spread, and no difference leaves its range") {
+  Listing listing{"out", built_in_studies().front(), {}, {}};
+  const double guessed[] = {0, 0, 0.001};
+  for (int seed = 0; seed < 3; ++seed) {
+    listing.runs.push_back(fake_run("dense", seed, guessed[seed]));
+    listing.runs.push_back(fake_run("astrocyte", seed, 0.95));  // their mean is not 0.95 to the last bit
+    listing.runs.push_back(fake_run("softmax-moe", seed, 1 - guessed[seed]));
+  }
+  const Summary s = summarise(listing);
+  EXPECT(*s.find("astrocyte")->find("accuracy")->estimate.sd == 0);
+  for (const auto& row : power_table(s).rows) EXPECT(row[0] != "astrocyte");
+  EXPECT(power_table(s).rows.size() == 2);
+  const Comparison* far = s.find("softmax-moe")->against("accuracy", "dense");
+  REQUIRE(far);
+  EXPECT(*far->ci_low > 0.99);
+  EXPECT(*far->ci_high == 1);
+  const Table table = significance_table(s);
+  REQUIRE(table.rows.size() == 2);
+  for (const auto& row : table.rows) {
+    INFO(row[0], " ", row[5]);
+    EXPECT(row[5].ends_with("…+100.00") == (row[0] == "softmax-moe"));
+  }
+}
+
+TEST_CASE("summary: the answer counts the seeds that there are") {
+  Listing listing{"out", built_in_studies().front(), {}, {}};
+  const double values[] = {0.94, 0.95, 0.96, 0.93, 0.945};
+  for (int seed = 0; seed < 5; ++seed) {
+    if (seed != 1) listing.runs.push_back(fake_run("dense", seed, values[seed]));
+    if (seed != 2) listing.runs.push_back(fake_run("astrocyte", seed, values[seed] + 0.001));
+  }
+  EXPECT(contains(accuracy_answer(summarise(listing)), "p < 0.05, 4 seeds)"));
+  listing.runs.pop_back();
+  EXPECT(contains(accuracy_answer(summarise(listing)), "p < 0.05, 3 to 4 seeds)"));
 }
 
 TEST_CASE("summary: one seed gives n/a everywhere, and says so") {

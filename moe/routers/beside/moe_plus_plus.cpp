@@ -137,8 +137,9 @@ RouterRow moe_plus_plus_row() {
       "l = W x + b + G · l of the layer before, over E FFNs and a zero, a copy and two constant experts (a_1 x + a_2 v, a "
       "= softmax(W_c x + b_c)); the K largest, weighed by softmax(l) with 0 for the zero expert, divided by their sum. "
       "Loss Σ η_i f_i P_i, η = 1 of an FFN, f_i = tokens that chose i / T",
-      "Jin et al. 2024, arXiv 2410.07348, and its released code; its W and W_c have no bias",
-      {.gates_sum_to_one = false, .fixed_k = false, .experts_permutable = false},
+      "Jin et al. 2024, arXiv 2410.07348, and its released code; its W and W_c have no bias, and by that code's defaults W is "
+      "two layers with a tanh between them and the experts read K x",
+      {.gates_sum_to_one = false, .fixed_k = false, .experts_permutable = false, .shares = true},
       options(),
       {},
       oracle_of,

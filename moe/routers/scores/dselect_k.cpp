@@ -94,7 +94,7 @@ RouterRow dselect_k_row() {
           fail_input("router dselect-k: expected a power of two of experts, got {}", o.n_experts);
         return std::make_unique<DSelectRouter>(set, name, o);
       },
-      "w = Σ_i α_i Π_b (bit b of e ? S(z_ib) : 1 − S(z_ib)), z = W x + b, α = softmax(W_α x + b_α), S cubic within ± γ / 2; "
+      "w = Σ_{i ≤ K} α_i Π_b (bit b of e ? S(z_ib) : 1 − S(z_ib)), z = W x + b, α = softmax(W_α x + b_α), S cubic within ± γ / 2; "
       "every expert with w > 0",
       "Hazimeh et al. 2021, arXiv 2106.03760, for experts that are a power of two: for other numbers it has codes without an "
       "expert and a penalty on them; bits begin within γ / 100 where the "

@@ -83,8 +83,10 @@ RouterRow x_moe_row() {
         return std::make_unique<XMoeRouter>(set, name, o);
       },
       "l_e = 1.5 · cos(W_d x + b_d, e) / τ; softmax over the K largest",
-      "Chi et al. 2022, arXiv 2204.09179; the original has no b_d and starts e orthogonal. Where it sets |e| to 1.5 anew "
-      "in each step, here the gradient goes through the length: to first order the same",
+      "Chi et al. 2022, arXiv 2204.09179, as in LibMoE; the paper has one expert a token, weighed by the softmax over all "
+      "of cos / τ without 1.5, and learns τ, and its released code leaves the token's length in and has no τ. All have no "
+      "b_d and start e orthogonal. Where they set |e| to 1.5 anew in each step, here the gradient goes through the length: "
+      "to first order the same",
       {.linear = false},
       options(),
       losses,
