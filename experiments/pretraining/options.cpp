@@ -308,6 +308,14 @@ CorpusOptions corpus_options(const PretrainOptions& o) {
   return {o, o.corpus, o.training_texts, o.overlap_words, o.held_out, o.max_documents, o.joint > 0, o.layout};
 }
 
+std::string echo_own(const PretrainOptions& o) {
+  std::string text;
+  for (const PretrainOption& own : pretrain_options())
+    text +=
+        fmt::format("{}--{} {}", text.empty() ? "" : " ", own.row.name, quoted_word(option_text(value_of(o, own))));
+  return text;
+}
+
 nlohmann::ordered_json identity_of(const PretrainOptions& o) {
   nlohmann::ordered_json json = nlohmann::ordered_json::object();
   const P standard;
