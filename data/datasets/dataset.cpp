@@ -119,16 +119,6 @@ void warn_of_missing_classes(Dataset& data) {
   if (classes > kMost) data.notes.push_back(fmt::format("warning: {} more classes lack rows", classes - kMost));
 }
 
-void warn_of_unknown_pieces(Dataset& data) {
-  const auto unknown = std::count(data.train.ids.begin(), data.train.ids.end(), data.vocabulary().unk());
-  const double share =
-      static_cast<double>(unknown) / static_cast<double>(std::max<int64_t>(1, data.train.tokens()));
-  if (share > 0.01)
-    data.notes.push_back(
-        fmt::format("warning: {:.1f} % of the training pieces are [UNK]: {} does not fit these texts", 100 * share,
-                    data.vocabulary().source()));
-}
-
 // [CLS] and the pieces of all columns but the last, of which a sequence of `length` may hold fewer.
 int32_t title_border(const TextSplit& texts, int64_t row, const WordPiece& tokenizer, int64_t length) {
   std::vector<int32_t> ids;
@@ -269,6 +259,15 @@ SplitRows stratified_split(const std::vector<int32_t>& labels, double fraction, 
   return split;
 }
 
+void warn_of_unknown_pieces(const TokenSplit& split, const Vocabulary& vocabulary, const char* part, double share,
+                            std::vector<std::string>& notes) {
+  const auto unknown = static_cast<double>(std::count(split.ids.begin(), split.ids.end(), vocabulary.unk()));
+  const double found = unknown / static_cast<double>(std::max<int64_t>(1, split.tokens()));
+  if (found > share)
+    notes.push_back(fmt::format("warning: {:.{}f} % of the {} pieces are [UNK]: {} does not fit these texts",
+                                100 * found, found < 0.001 ? 3 : 1, part, vocabulary.source()));
+}
+
 Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
   check_data_options(options);
   const DatasetRow& row = find_dataset(dataset_name(options));
@@ -336,7 +335,7 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
   data.test = std::move(tokens->test);
   cut_rows(data, options);
   warn_of_missing_classes(data);
-  warn_of_unknown_pieces(data);
+  warn_of_unknown_pieces(data.train, data.vocabulary(), "training", kUnknownShare, data.notes);
   begin(display, "");
   return data;
 }

@@ -88,6 +88,11 @@ void settle_layout(P& o, const std::set<std::string>& given) {
   for (const char* name : {"held-out", "overlap-words", "max-documents"})
     if (given.contains(name))
       fail_input("--{}: expected none with --layout {}, which says itself what is held out", name, o.layout);
+  constexpr const char* kRead[] = {"vocab", "lowercase", "max-length", "prompt", "cache"};
+  for (const DataOption& data : data_options())
+    if (given.contains(data.row.name) &&
+        std::ranges::find(kRead, std::string_view(data.row.name)) == std::end(kRead))
+      fail_input("--{}: not read with --layout {}, beside whose text there is none", data.row.name, o.layout);
   if (!given.contains("training-texts")) o.training_texts = false;
 }
 
