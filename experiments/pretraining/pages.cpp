@@ -98,7 +98,7 @@ void print_text(const Corpus& corpus, double seconds, std::FILE* out) {
         "text       {}: {} documents; left out: {} that share words with a test row, {} validation rows, {} beside "
         "held-out ones\n",
         s.name, s.documents, s.overlapping, s.validation, s.guards);
-  if (!corpus.excluded.empty())
+  if (corpus.test_rows > 0)
     fmt::print(out, "           compared with {} test rows of {}\n", corpus.test_rows, corpus.excluded);
   fmt::print(out,
              "           {} documents, {} pieces to train on; {} and {} held out; {} pieces in the vocabulary\n",
