@@ -7,6 +7,7 @@
 #include <memory>
 #include <unordered_set>
 
+#include "data/datasets/datasets.h"
 #include "data/datasets/layouts.h"
 #include "data/datasets/token_cache.h"
 #include "data/text/documents.h"
@@ -55,6 +56,23 @@ Texts texts_of_file(const fs::path& path, bool bytes) {
   t.documents = bytes ? blocks_of(*t.text, kBlock) : documents_of(*t.text);
   if (t.documents.empty()) fail_input("{}: expected text, a document a line; found none", path.string());
   return t;
+}
+
+// Of the training rows those of --only-topics, counted as load_dataset() counts them, so that validation rows are the same. All test
+// rows stay: what shares words with one of another topic is left out too.
+void keep_topics(TextDataset& data, const std::string& list) {
+  const std::vector<int32_t> chosen = datasets::topics_named(list, data.class_names);
+  TextSplit kept;
+  for (size_t row = 0; row < data.train.texts.size(); ++row) {
+    const auto at = std::ranges::find(chosen, data.train.labels[row]);
+    if (at == chosen.end()) continue;
+    kept.texts.push_back(std::move(data.train.texts[row]));
+    kept.labels.push_back(static_cast<int32_t>(at - chosen.begin()));
+  }
+  data.train = std::move(kept);
+  std::vector<std::string> names;
+  for (const int32_t c : chosen) names.push_back(data.class_names[static_cast<size_t>(c)]);
+  data.class_names = std::move(names);
 }
 
 // The training rows of the default split; the validation rows stay out.
@@ -212,10 +230,11 @@ void read_note(const std::string& note, Corpus::Source& s) {
 
 uint64_t key_of(const CorpusOptions& o, const std::vector<fs::path>& files, const DatasetRow& row,
                 uint64_t vocabulary, bool lowercase) {
-  uint64_t key = hash_bytes(
-      fmt::format("corpus|{}|{}|{}|{}|{}|{}|{}|{}|{}", kVersion, lowercase, o.training_texts, o.overlap_words,
-                  o.max_documents, o.data.validation_fraction, o.data.split_seed, o.data.skip_bad_rows, vocabulary),
-      row.content_key(o.data));
+  uint64_t key =
+      hash_bytes(fmt::format("corpus|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", kVersion, lowercase, o.training_texts,
+                             o.overlap_words, o.max_documents, o.data.validation_fraction, o.data.split_seed,
+                             o.data.skip_bad_rows, o.data.only_topics, vocabulary),
+                 row.content_key(o.data));
   if (o.topics) key = hash_bytes("topics", key);
   for (const fs::path& file : files) key = hash_bytes(file.filename().string(), hash_bytes(read_file(file), key));
   return key;
@@ -224,6 +243,7 @@ uint64_t key_of(const CorpusOptions& o, const std::vector<fs::path>& files, cons
 CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& files, const DatasetRow& row,
                          BadRows& bad_rows, Corpus& corpus, PhaseDisplay* display) {
   TextDataset data = row.load(o.data, bad_rows);
+  if (!o.data.only_topics.empty()) keep_topics(data, o.data.only_topics);
   WordRuns tested(std::max<int64_t>(1, o.overlap_words));
   if (o.overlap_words > 0)
     for (const std::string& text : data.test.texts) tested.add(text);

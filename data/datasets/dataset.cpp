@@ -38,26 +38,6 @@ void begin(PhaseDisplay* display, const char* what) {
   if (display) display->begin(what);
 }
 
-// Their places among the names; a name goes before a number.
-std::vector<int32_t> topics_named(const std::string& list, const std::vector<std::string>& names) {
-  std::vector<int32_t> chosen;
-  std::string known;
-  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
-  for (const std::string& item : comma_list(list)) {
-    const std::string wanted = trimmed(item);
-    auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
-    for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
-      if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
-    if (at == std::ssize(names))
-      fail_input("--only-topics: expected some of {}, or their numbers from 0; got '{}'", known, wanted);
-    if (std::find(chosen.begin(), chosen.end(), at) != chosen.end())
-      fail_input("--only-topics: {} is there twice", names[static_cast<size_t>(at)]);
-    chosen.push_back(static_cast<int32_t>(at));
-  }
-  if (chosen.size() < 2) fail_input("--only-topics: expected at least two of {}, got '{}'", known, list);
-  return chosen;
-}
-
 // The rows of the chosen topics, whose labels become their places among the chosen.
 TokenSplit rows_of_topics(const TokenSplit& from, const std::vector<int32_t>& chosen) {
   TokenSplit split;
@@ -71,7 +51,7 @@ TokenSplit rows_of_topics(const TokenSplit& from, const std::vector<int32_t>& ch
 }
 
 void keep_topics(CachedTokens& tokens, const std::string& list) {
-  const std::vector<int32_t> chosen = topics_named(list, tokens.class_names);
+  const std::vector<int32_t> chosen = datasets::topics_named(list, tokens.class_names);
   tokens.train = rows_of_topics(tokens.train, chosen);
   tokens.test = rows_of_topics(tokens.test, chosen);
   std::vector<std::string> names;
@@ -257,6 +237,26 @@ SplitRows stratified_split(const std::vector<int32_t>& labels, double fraction, 
   for (size_t row = 0; row < labels.size(); ++row)
     (held[row] ? split.held_out : split.kept).push_back(static_cast<int64_t>(row));
   return split;
+}
+
+// A name goes before a number.
+std::vector<int32_t> datasets::topics_named(const std::string& list, const std::vector<std::string>& names) {
+  std::vector<int32_t> chosen;
+  std::string known;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  for (const std::string& item : comma_list(list)) {
+    const std::string wanted = trimmed(item);
+    auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
+    for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
+      if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
+    if (at == std::ssize(names))
+      fail_input("--only-topics: expected some of {}, or their numbers from 0; got '{}'", known, wanted);
+    if (std::find(chosen.begin(), chosen.end(), at) != chosen.end())
+      fail_input("--only-topics: {} is there twice", names[static_cast<size_t>(at)]);
+    chosen.push_back(static_cast<int32_t>(at));
+  }
+  if (chosen.size() < 2) fail_input("--only-topics: expected at least two of {}, got '{}'", known, list);
+  return chosen;
 }
 
 void warn_of_unknown_pieces(const TokenSplit& split, const Vocabulary& vocabulary, const char* part, double share,

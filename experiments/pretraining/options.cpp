@@ -129,9 +129,13 @@ void resolve(P& o, const std::set<std::string>& given) {
   std::vector<std::pair<std::string, std::string>> settings;
   const std::vector<const Flag*> shared = shared_flags();
   const Study study = find_study(o.study);
-  for (const auto& setting : configuration_of(study, o.config).settings)
+  for (const auto& setting : configuration_of(study, o.config).settings) {
+    if (setting.first == "encoder" && setting.second != "bert")
+      fail_input("--config {}: expected one whose encoder is bert, got {}, which has no words to predict", o.config,
+                 setting.second);
     if (std::ranges::any_of(shared, [&](const Flag* flag) { return setting.first == flag->name; }))
       settings.push_back(setting);
+  }
   apply_settings(o, settings);
   if (o.device == "auto") o.device = automatic_device();
   const bool gpu = Device::parse(o.device).is_cuda();

@@ -355,6 +355,38 @@ TEST_CASE(
   EXPECT(noted(load_corpus(made.options), "100.0 % of the training pieces are [UNK]"));
 }
 
+TEST_CASE("corpus: of chosen topics the training rows alone, without the validation rows that a run of them has") {
+  Made made;
+  std::string rows = "label,text\n";
+  for (int64_t i = 0; i < 60; ++i) rows += fmt::format("{},train {}\n", i % 3, sentence(1000 + i));
+  made.options.data.csv_train = made.folder.write("three.csv", rows);
+  made.options.data.only_topics = "2,0";
+  made.options.data.vocab = "bytes", made.options.data.max_length = 512;
+  made.options.topics = true, made.options.held_out = 0.05;
+  const Corpus corpus = load_corpus(made.options);
+  EXPECT(corpus.class_names == std::vector<std::string>{"2", "0"});
+  EXPECT(corpus.sources[0].documents == 40);
+  EXPECT(corpus.sources[0].validation == 8);
+  const auto texts_of = [](const TokenSplit& split, const WordPiece& tokenizer) {
+    std::set<std::string> texts;
+    for (int64_t row = 0; row < split.size(); ++row)
+      texts.insert(tokenizer.decode(split.ids.data() + split.offsets[static_cast<size_t>(row)],
+                                    static_cast<size_t>(split.length(row))));
+    return texts;
+  };
+  const Dataset run = load_dataset(made.options.data);
+  const std::set<std::string> validation = texts_of(run.validation, *run.tokenizer);
+  const std::set<std::string> training = texts_of(run.train, *run.tokenizer);
+  REQUIRE(validation.size() == 8);
+  for (const TokenSplit* part : {&corpus.training, &corpus.held_out})
+    for (const std::string& text : texts_of(*part, *corpus.tokenizer)) {
+      EXPECT(!validation.contains(text));
+      EXPECT(training.contains(text));
+    }
+  made.options.data.only_topics = "2,5";
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), "--only-topics: expected some of"));
+}
+
 TEST_CASE("corpus: rows that are skipped are listed each time, and are errors again without the flag") {
   Made made;
   made.corpus(lines(80));

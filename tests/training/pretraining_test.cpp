@@ -425,6 +425,7 @@ TEST_CASE("pretraining: bad flags are named in one line") {
   EXPECT(contains(error({"--warmup", "500"}), "--warmup: expected a share of the steps"));
   EXPECT(contains(error({"--mask-rate", "0"}), "--mask-rate"));
   EXPECT(contains(error({"--no-such-flag", "1"}), "--help lists all flags"));
+  EXPECT(contains(error({"--config", "zoo/bag-of-bigrams"}), "expected one whose encoder is bert, got bag"));
   EXPECT(contains(error({"--joint", "-1"}), "--joint: expected"));
   EXPECT(
       contains(error({"--joint", "20", "--task", "causal_lm"}), "--joint: expected a task that masks words, got"));
