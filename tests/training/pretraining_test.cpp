@@ -275,6 +275,8 @@ TEST_CASE("pretraining: parts of a batch have its gradient; a ramp begins with o
   // Five: there is no --batch here that it would have to divide.
   run(with({"--micro-batches", "5", "--ramp", "0.5", "--log-every", "1", "--out", place.string()}));
   EXPECT(fs::exists(place.path / "model.safetensors"));
+  EXPECT(contains(read_file(place.path / "README.md"), "40 steps of up to 1280 places"));
+  EXPECT(contains(read_file(place.path / "README.md"), "| beside held-out ones, left out |"));
   // The log counts epochs by batches.
   const auto points = results::read_metrics(place.path, 1000).train;
   REQUIRE(points.size() == 40);
