@@ -21,7 +21,8 @@
 namespace glia {
 namespace {
 
-constexpr uint64_t kTokenizerVersion = 2;  // to be raised when what is cached changes: pieces, rows, marks of near copies
+constexpr uint64_t kTokenizerVersion =
+    2;  // to be raised when what is cached changes: pieces, rows, marks of near copies
 
 // Made-up words want pieces of their own, unless the user says otherwise.
 std::string vocabulary_path(const DatasetOptions& options, bool is_synthetic) {
