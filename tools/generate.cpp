@@ -45,6 +45,19 @@ results::Json as_json(const LanguageModel& model, const Generated& g) {
   return json;
 }
 
+// What of the prompt the model did not read.
+void warn_of_unread(const LanguageModel& model, const std::string& prompt, const Generated& g) {
+  std::vector<int32_t> pieces;
+  model.tokenizer.encode(prompt, pieces);
+  if (const size_t read = g.prompt.size() - 1; pieces.size() > read)  // beside [CLS]
+    fmt::print(stderr, "the first {} of the prompt's {} tokens were left out\n", pieces.size() - read,
+               pieces.size());
+  const int32_t unknown = model.tokenizer.vocabulary().unk();
+  if (const auto n = std::count(g.prompt.begin(), g.prompt.end(), unknown); n > 0)
+    fmt::print(stderr, "{} of the prompt's tokens {} [UNK]: the model's vocabulary has no pieces for {}\n", n,
+               n == 1 ? "is" : "are", n == 1 ? "it" : "them");
+}
+
 int run(const Arguments& a) {
   Context context(Device::parse(a.device));
   const bool low = a.precision.empty() ? context.device().is_cuda() : a.precision == "bfloat16";
@@ -52,6 +65,7 @@ int run(const Arguments& a) {
       load_language_model(context, a.folder, low ? DType::kBFloat16 : DType::kFloat32, a.vocabulary);
   const Generated g = generate(model, a.prompt, a.tokens, a.sampling, a.cache == "on", a.routing == "on" || a.json);
   if (a.json) {
+    warn_of_unread(model, a.prompt, g);
     fmt::print("{}\n", as_json(model, g).dump(1, ' ', false, results::Json::error_handler_t::replace));
     return 0;
   }
@@ -65,15 +79,7 @@ int run(const Arguments& a) {
              : g.words.size() < size_t(a.tokens)
                  ? fmt::format("the model reads at most {} tokens", model.max_length)
                  : "it could go on");
-  std::vector<int32_t> pieces;
-  model.tokenizer.encode(a.prompt, pieces);
-  if (const size_t read = g.prompt.size() - 1; pieces.size() > read)  // beside [CLS]
-    fmt::print(stderr, "the first {} of the prompt's {} tokens were left out\n", pieces.size() - read,
-               pieces.size());
-  const int32_t unknown = model.tokenizer.vocabulary().unk();
-  if (const auto n = std::count(g.prompt.begin(), g.prompt.end(), unknown); n > 0)
-    fmt::print(stderr, "{} of the prompt's tokens {} [UNK]: the model's vocabulary has no pieces for {}\n", n,
-               n == 1 ? "is" : "are", n == 1 ? "it" : "them");
+  warn_of_unread(model, a.prompt, g);
   return 0;
 }
 

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <unordered_set>
 
+#include "data/datasets/datasets.h"
 #include "data/datasets/layouts.h"
 #include "data/datasets/token_cache.h"
 #include "data/text/documents.h"
@@ -22,7 +24,7 @@ namespace fs = std::filesystem;
 namespace glia {
 namespace {
 
-constexpr uint64_t kVersion = 2;  // of what is cached
+constexpr uint64_t kVersion = 3;  // of what is cached
 constexpr int64_t kRun = 64;      // neighbouring documents that are held out together, where there are many
 constexpr size_t kBlock = 8192;   // bytes of a document where bytes are the tokens: no line is left out
 
@@ -54,6 +56,23 @@ Texts texts_of_file(const fs::path& path, bool bytes) {
   t.documents = bytes ? blocks_of(*t.text, kBlock) : documents_of(*t.text);
   if (t.documents.empty()) fail_input("{}: expected text, a document a line; found none", path.string());
   return t;
+}
+
+// Of the training rows those of --only-topics, counted as load_dataset() counts them, so that validation rows are the same. All test
+// rows stay: what shares words with one of another topic is left out too.
+void keep_topics(TextDataset& data, const std::string& list) {
+  const std::vector<int32_t> chosen = datasets::topics_named(list, data.class_names);
+  TextSplit kept;
+  for (size_t row = 0; row < data.train.texts.size(); ++row) {
+    const auto at = std::ranges::find(chosen, data.train.labels[row]);
+    if (at == chosen.end()) continue;
+    kept.texts.push_back(std::move(data.train.texts[row]));
+    kept.labels.push_back(static_cast<int32_t>(at - chosen.begin()));
+  }
+  data.train = std::move(kept);
+  std::vector<std::string> names;
+  for (const int32_t c : chosen) names.push_back(data.class_names[static_cast<size_t>(c)]);
+  data.class_names = std::move(names);
 }
 
 // The training rows of the default split; the validation rows stay out.
@@ -180,6 +199,24 @@ void split(const TokenSplit& all, const CorpusOptions& o, Corpus& corpus) {
   }
 }
 
+// What is measured on a document that was trained on too says little.
+void note_repeated(Corpus& corpus) {
+  const auto document = [](const TokenSplit& split, int64_t d) {
+    const int32_t* ids = split.ids.data() + split.offsets[static_cast<size_t>(d)];
+    return hash_bytes({reinterpret_cast<const char*>(ids), static_cast<size_t>(split.length(d)) * sizeof *ids});
+  };
+  std::unordered_set<uint64_t> held_out;
+  for (int64_t d = 0; d < corpus.held_out.size(); ++d) held_out.insert(document(corpus.held_out, d));
+  std::unordered_set<uint64_t> repeated;
+  for (int64_t d = 0; d < corpus.training.size(); ++d)
+    if (const uint64_t hash = document(corpus.training, d); held_out.contains(hash)) repeated.insert(hash);
+  int64_t count = 0;
+  for (int64_t d = 0; d < corpus.held_out.size(); ++d) count += repeated.contains(document(corpus.held_out, d));
+  if (count > 0)
+    corpus.notes.push_back(fmt::format("warning: {} of the {} held-out documents stand among the training ones too",
+                                       count, corpus.held_out.size()));
+}
+
 // What the cache keeps of a source beside its ids.
 std::string note_of(const Corpus::Source& s) {
   return fmt::format("{} {} {}", s.documents, s.overlapping, s.validation);
@@ -193,24 +230,25 @@ void read_note(const std::string& note, Corpus::Source& s) {
 
 uint64_t key_of(const CorpusOptions& o, const std::vector<fs::path>& files, const DatasetRow& row,
                 uint64_t vocabulary, bool lowercase) {
-  uint64_t key = hash_bytes(
-      fmt::format("corpus|{}|{}|{}|{}|{}|{}|{}|{}", kVersion, lowercase, o.training_texts, o.overlap_words,
-                  o.max_documents, o.data.validation_fraction, o.data.split_seed, vocabulary),
-      row.content_key(o.data));
+  uint64_t key =
+      hash_bytes(fmt::format("corpus|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", kVersion, lowercase, o.training_texts,
+                             o.overlap_words, o.max_documents, o.data.validation_fraction, o.data.split_seed,
+                             o.data.skip_bad_rows, o.data.only_topics, vocabulary),
+                 row.content_key(o.data));
   if (o.topics) key = hash_bytes("topics", key);
   for (const fs::path& file : files) key = hash_bytes(file.filename().string(), hash_bytes(read_file(file), key));
   return key;
 }
 
 CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& files, const DatasetRow& row,
-                         Corpus& corpus, PhaseDisplay* display) {
-  BadRows bad_rows(o.data.skip_bad_rows);
+                         BadRows& bad_rows, Corpus& corpus, PhaseDisplay* display) {
   TextDataset data = row.load(o.data, bad_rows);
+  if (!o.data.only_topics.empty()) keep_topics(data, o.data.only_topics);
   WordRuns tested(std::max<int64_t>(1, o.overlap_words));
   if (o.overlap_words > 0)
     for (const std::string& text : data.test.texts) tested.add(text);
   tested.settle();
-  const auto tests = static_cast<int64_t>(data.test.texts.size());
+  const size_t tests = o.overlap_words > 0 ? data.test.texts.size() : 0;
 
   CachedTokens tokens;
   const auto take = [&](Texts& t) {
@@ -228,14 +266,17 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
   };
   // With a vocabulary one source after another; without, all of them at once, since it is learnt from all.
   const size_t sources = files.size() + (o.training_texts ? 1 : 0);
-  std::map<uint64_t, std::string> seen;  // by the text's hash
+  std::map<uint64_t, std::string> seen;  // by the hash
   const auto source = [&](size_t i) {
     begin(display, "reading the text");
     const bool bytes = corpus.tokenizer && corpus.tokenizer->of_bytes();
     if (i >= files.size()) return texts_of_training(o, row.name, data);
     Texts t = texts_of_file(files[i], bytes);
     // What is held out of one would be trained on in the other.
-    if (const auto [first, is_new] = seen.emplace(hash_bytes(*t.text), files[i].string()); !is_new)
+    // By its documents, so that neither lines' ends nor a byte order mark make another text of it.
+    uint64_t hash = 0;
+    for (const std::string_view document : t.documents) hash = hash_bytes(document, hash);
+    if (const auto [first, is_new] = seen.emplace(hash, files[i].string()); !is_new)
       fail_input("{}: the same text as {}: expected each text once", files[i].string(), first->second);
     return t;
   };
@@ -256,6 +297,7 @@ CachedTokens make_tokens(const CorpusOptions& o, const std::vector<fs::path>& fi
     for (size_t i = 0; i < sources; ++i) encode(all[i], i);
   }
   tokens.notes.push_back(std::to_string(tests));
+  tokens.notes.insert(tokens.notes.end(), data.notes.begin(), data.notes.end());
   if (o.topics)  // behind the sources' names
     tokens.class_names.insert(tokens.class_names.end(), data.class_names.begin(), data.class_names.end());
   return tokens;
@@ -267,14 +309,14 @@ Corpus load_corpus(const CorpusOptions& o, PhaseDisplay* display) {
   check_data_options(o.data);
   if (o.layout != kNoLayout) return layout_corpus(o);
   const DatasetRow& row = find_dataset(dataset_name(o.data));
-  const std::vector<fs::path> files = text_files(o.files);
+  Corpus corpus;
+  const std::vector<fs::path> files = text_files(o.files, &corpus.notes);
   if (files.empty() && !o.training_texts)
     fail_input("--corpus: expected files with text, or --training-texts on; got neither");
   CHECK(o.held_out > 0 && o.held_out < 1, "corpus: wants a share in (0, 1) to hold out, got {}", o.held_out);
   CHECK(o.training_texts || !o.topics,
         "corpus: topics are those of the data set's training texts, which are left out");
 
-  Corpus corpus;
   corpus.excluded = row.name;
   // Words that are made up want pieces of their own, as in load_dataset.
   const bool made_up = std::string_view(row.name) == "synthetic" && files.empty();
@@ -293,23 +335,30 @@ Corpus load_corpus(const CorpusOptions& o, PhaseDisplay* display) {
   if (!o.data.cache.empty()) tokens = read_token_cache(o.data.cache, "corpus", key);
   corpus.from_cache = tokens.has_value();
   if (!tokens) {
-    tokens = make_tokens(o, files, row, corpus, display);
-    if (!o.data.cache.empty())
+    BadRows bad_rows(o.data.skip_bad_rows);
+    tokens = make_tokens(o, files, row, bad_rows, corpus, display);
+    // Rows that were skipped are to be listed at each load, so such ids are not cached.
+    if (bad_rows.count() > 0) corpus.notes.push_back(bad_rows.summary());
+    else if (!o.data.cache.empty())
       if (std::string note = write_token_cache(o.data.cache, "corpus", key, *tokens); !note.empty())
         corpus.notes.push_back(std::move(note));
   } else if (!corpus.tokenizer) {
     corpus.tokenizer =
         std::make_shared<WordPiece>(Vocabulary::from_tokens(tokens->vocabulary, Vocabulary::kTrained), lowercase);
   }
-  const size_t sources = tokens->notes.size() - 1;
+  const size_t sources = files.size() + (o.training_texts ? 1 : 0);
   for (size_t s = 0; s < sources; ++s) {
     corpus.sources.push_back({tokens->class_names[s]});
     read_note(tokens->notes[s], corpus.sources.back());
   }
   corpus.class_names.assign(tokens->class_names.begin() + static_cast<int64_t>(sources), tokens->class_names.end());
-  corpus.test_rows = std::strtoll(tokens->notes.back().c_str(), nullptr, 10);
+  corpus.test_rows = std::strtoll(tokens->notes.at(sources).c_str(), nullptr, 10);
+  corpus.notes.insert(corpus.notes.end(), tokens->notes.begin() + static_cast<int64_t>(sources) + 1,
+                      tokens->notes.end());  // the data set's
   begin(display, "splitting the text");
   split(tokens->train, o, corpus);
+  warn_of_unknown_pieces(corpus.training, corpus.vocabulary(), "training", kUnknownShare, corpus.notes);
+  note_repeated(corpus);
   begin(display, "");
   if (corpus.training.tokens() == 0 || corpus.held_out.tokens() == 0)
     fail_input("--corpus: {} documents with {} word pieces are too few to train on some and hold {} of them out",

@@ -21,7 +21,8 @@
 namespace glia {
 namespace {
 
-constexpr uint64_t kTokenizerVersion = 1;  // to be raised when the tokenizer's or a loader's output changes
+constexpr uint64_t kTokenizerVersion =
+    2;  // to be raised when what is cached changes: pieces, rows, marks of near copies
 
 // Made-up words want pieces of their own, unless the user says otherwise.
 std::string vocabulary_path(const DatasetOptions& options, bool is_synthetic) {
@@ -38,26 +39,6 @@ void begin(PhaseDisplay* display, const char* what) {
   if (display) display->begin(what);
 }
 
-// Their places among the names; a name goes before a number.
-std::vector<int32_t> topics_named(const std::string& list, const std::vector<std::string>& names) {
-  std::vector<int32_t> chosen;
-  std::string known;
-  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
-  for (const std::string& item : comma_list(list)) {
-    const std::string wanted = trimmed(item);
-    auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
-    for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
-      if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
-    if (at == std::ssize(names))
-      fail_input("--only-topics: expected some of {}, or their numbers from 0; got '{}'", known, wanted);
-    if (std::find(chosen.begin(), chosen.end(), at) != chosen.end())
-      fail_input("--only-topics: {} is there twice", names[static_cast<size_t>(at)]);
-    chosen.push_back(static_cast<int32_t>(at));
-  }
-  if (chosen.size() < 2) fail_input("--only-topics: expected at least two of {}, got '{}'", known, list);
-  return chosen;
-}
-
 // The rows of the chosen topics, whose labels become their places among the chosen.
 TokenSplit rows_of_topics(const TokenSplit& from, const std::vector<int32_t>& chosen) {
   TokenSplit split;
@@ -71,7 +52,7 @@ TokenSplit rows_of_topics(const TokenSplit& from, const std::vector<int32_t>& ch
 }
 
 void keep_topics(CachedTokens& tokens, const std::string& list) {
-  const std::vector<int32_t> chosen = topics_named(list, tokens.class_names);
+  const std::vector<int32_t> chosen = datasets::topics_named(list, tokens.class_names);
   tokens.train = rows_of_topics(tokens.train, chosen);
   tokens.test = rows_of_topics(tokens.test, chosen);
   std::vector<std::string> names;
@@ -117,16 +98,6 @@ void warn_of_missing_classes(Dataset& data) {
                                      data.class_names[c], rows, rows == 1 ? "" : "s", lacking));
   }
   if (classes > kMost) data.notes.push_back(fmt::format("warning: {} more classes lack rows", classes - kMost));
-}
-
-void warn_of_unknown_pieces(Dataset& data) {
-  const auto unknown = std::count(data.train.ids.begin(), data.train.ids.end(), data.vocabulary().unk());
-  const double share =
-      static_cast<double>(unknown) / static_cast<double>(std::max<int64_t>(1, data.train.tokens()));
-  if (share > 0.01)
-    data.notes.push_back(
-        fmt::format("warning: {:.1f} % of the training pieces are [UNK]: {} does not fit these texts", 100 * share,
-                    data.vocabulary().source()));
 }
 
 // [CLS] and the pieces of all columns but the last, of which a sequence of `length` may hold fewer.
@@ -269,6 +240,35 @@ SplitRows stratified_split(const std::vector<int32_t>& labels, double fraction, 
   return split;
 }
 
+// A name goes before a number.
+std::vector<int32_t> datasets::topics_named(const std::string& list, const std::vector<std::string>& names) {
+  std::vector<int32_t> chosen;
+  std::string known;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  for (const std::string& item : comma_list(list)) {
+    const std::string wanted = trimmed(item);
+    auto at = std::find(names.begin(), names.end(), wanted) - names.begin();
+    for (size_t c = 0; at == std::ssize(names) && c < names.size(); ++c)
+      if (wanted == std::to_string(c)) at = static_cast<int64_t>(c);
+    if (at == std::ssize(names))
+      fail_input("--only-topics: expected some of {}, or their numbers from 0; got '{}'", known, wanted);
+    if (std::find(chosen.begin(), chosen.end(), at) != chosen.end())
+      fail_input("--only-topics: {} is there twice", names[static_cast<size_t>(at)]);
+    chosen.push_back(static_cast<int32_t>(at));
+  }
+  if (chosen.size() < 2) fail_input("--only-topics: expected at least two of {}, got '{}'", known, list);
+  return chosen;
+}
+
+void warn_of_unknown_pieces(const TokenSplit& split, const Vocabulary& vocabulary, const char* part, double share,
+                            std::vector<std::string>& notes) {
+  const auto unknown = static_cast<double>(std::count(split.ids.begin(), split.ids.end(), vocabulary.unk()));
+  const double found = unknown / static_cast<double>(std::max<int64_t>(1, split.tokens()));
+  if (found > share)
+    notes.push_back(fmt::format("warning: {:.{}f} % of the {} pieces are [UNK]: {} does not fit these texts",
+                                100 * found, found < 0.001 ? 3 : 1, part, vocabulary.source()));
+}
+
 Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
   check_data_options(options);
   const DatasetRow& row = find_dataset(dataset_name(options));
@@ -336,7 +336,7 @@ Dataset load_dataset(const DatasetOptions& options, PhaseDisplay* display) {
   data.test = std::move(tokens->test);
   cut_rows(data, options);
   warn_of_missing_classes(data);
-  warn_of_unknown_pieces(data);
+  warn_of_unknown_pieces(data.train, data.vocabulary(), "training", kUnknownShare, data.notes);
   begin(display, "");
   return data;
 }

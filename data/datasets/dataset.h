@@ -93,6 +93,11 @@ WordPiece tokenizer_from(const DatasetOptions& options, const std::string& path,
 WordPiece tokenizer_for(const DatasetOptions& options, const TextDataset& data, std::vector<std::string>& notes,
                         PhaseDisplay* display = nullptr);
 
+inline constexpr double kUnknownShare = 0.01;  // of [UNK] among pieces: more is a warning
+// A warning where more than `share` of a part's pieces are [UNK]: of such a text a model learns, and is told, nothing.
+void warn_of_unknown_pieces(const TokenSplit& split, const Vocabulary& vocabulary, const char* part, double share,
+                            std::vector<std::string>& notes);
+
 // Where the vocabulary is: options.vocab, or vocab.txt in the data folder or above it; "" when there is none.
 std::string find_vocabulary(const DatasetOptions& options);
 

@@ -16,4 +16,7 @@ uint64_t csv_key(const DatasetOptions& options);
 TextDataset load_synthetic(const DatasetOptions& options, BadRows& bad_rows);
 uint64_t synthetic_key(const DatasetOptions& options);
 
+// The places of --only-topics' names, or numbers, among a data set's classes. Errors: an unknown one, one twice, a single one.
+std::vector<int32_t> topics_named(const std::string& list, const std::vector<std::string>& names);
+
 }  // namespace glia::datasets

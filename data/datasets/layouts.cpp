@@ -41,7 +41,12 @@ std::string read_part(const LayoutRow& row, const std::string& path, const fs::p
   if (!fs::is_regular_file(file))
     fail_input("--layout {}: expected {} in {}, found none; ./tools/fetch_data --layout {} downloads it", row.name,
                one_file(row) ? row.training : fmt::format("{} and {}", row.training, row.held_out), path, row.name);
-  return read_text(file);
+  std::string text = read_text(file);
+  if (row.tokens == LayoutRow::Tokens::kWords) {
+    require_text(text, file.string());
+    if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // else it would be a word
+  }
+  return text;
 }
 
 std::string with_line_ends(const std::string& text) {
@@ -130,6 +135,9 @@ Corpus layout_corpus(const CorpusOptions& o) {
   append_document(corpus.training, *corpus.tokenizer, parts.training);
   append_document(corpus.held_out, *corpus.tokenizer, parts.held_out);
   corpus.sources.push_back({row.name, 2, 0, 0, 1, 0});
+  warn_of_unknown_pieces(corpus.training, corpus.vocabulary(), "training", kUnknownShare, corpus.notes);
+  // Published parts have the same words; one that is told as unknown makes a perplexity too good.
+  warn_of_unknown_pieces(corpus.held_out, corpus.vocabulary(), "held-out", words ? 0 : kUnknownShare, corpus.notes);
   return corpus;
 }
 

@@ -75,6 +75,15 @@ bool is_text_file(const fs::path& path) {
   return name.ends_with(".txt") || name.ends_with(".txt.xz") || name.ends_with(".txt.gz");
 }
 
+// "a, b, c and 5 more", in the order of their names.
+std::string some_of(std::vector<std::string> names) {
+  constexpr size_t kMost = 3;
+  std::sort(names.begin(), names.end());
+  std::string text;
+  for (size_t i = 0; i < std::min(names.size(), kMost); ++i) text += (i ? ", " : "") + names[i];
+  return names.size() > kMost ? fmt::format("{} and {} more", text, names.size() - kMost) : text;
+}
+
 }  // namespace
 
 std::string read_text(const fs::path& path) {
@@ -123,7 +132,7 @@ std::vector<std::string_view> blocks_of(std::string_view text, size_t size) {
   return blocks;
 }
 
-std::vector<fs::path> text_files(const std::string& list) {
+std::vector<fs::path> text_files(const std::string& list, std::vector<std::string>* notes) {
   std::vector<fs::path> files;
   for (size_t begin = 0; begin <= list.size();) {
     const size_t end = std::min(list.find(',', begin), list.size());
@@ -136,10 +145,18 @@ std::vector<fs::path> text_files(const std::string& list) {
       continue;
     }
     const size_t before = files.size();
-    for (const auto& entry : fs::directory_iterator(path))
+    std::vector<std::string> others;
+    for (const auto& entry : fs::directory_iterator(path)) {
+      const std::string name = entry.path().filename().string();
       if (entry.is_regular_file() && is_text_file(entry.path())) files.push_back(entry.path());
+      else if (!name.starts_with('.')) others.push_back(entry.is_directory() ? name + "/" : name);
+    }
     if (files.size() == before)
-      fail_input("--corpus {}: expected *.txt, *.txt.xz or *.txt.gz in the folder, found none", path.string());
+      fail_input("--corpus {}: expected *.txt, *.txt.xz or *.txt.gz in the folder, found {}", path.string(),
+                 others.empty() ? "none" : "none of them, but " + some_of(others));
+    if (notes && !others.empty())
+      notes->push_back(fmt::format("{}: only its *.txt, *.txt.xz and *.txt.gz are read, not {}", path.string(),
+                                   some_of(others)));
     std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
   }
   return files;

@@ -24,7 +24,8 @@ std::vector<std::string_view> documents_of(std::string_view text);
 std::vector<std::string_view> blocks_of(std::string_view text, size_t size);
 
 // The files that a list of paths, separated by commas, names; of a folder its *.txt, *.txt.xz and *.txt.gz in the order of their
-// names. Errors: a path that is not there, a folder without such a file.
-std::vector<std::filesystem::path> text_files(const std::string& list);
+// names; what else lies in the folder, hidden files apart, is a line of `notes`. Errors: a path that is not there, a folder without
+// such a file.
+std::vector<std::filesystem::path> text_files(const std::string& list, std::vector<std::string>* notes = nullptr);
 
 }  // namespace glia

@@ -4,6 +4,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "data/text/letter_words.h"
 #include "engine/core/file.h"
 #include "engine/core/parallel.h"
 
@@ -11,9 +12,6 @@ namespace glia {
 namespace {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || static_cast<unsigned char>(c) >= 128;
-}
 
 // How many bytes at the start of `text` are a character reference; 0: there is none.
 size_t reference_length(std::string_view text) {
@@ -31,32 +29,26 @@ size_t reference_length(std::string_view text) {
   return at < text.size() && text[at] == ';' ? at + 1 : 0;
 }
 
-// The words, lower-cased, a space behind each, and where each begins.
+// The words, a space behind each, and where each begins.
 struct Words {
   std::string text;
   std::vector<size_t> begins{0};  // of each word, and the end
   size_t count() const { return begins.size() - 1; }
 };
 
+std::string without_references(std::string_view text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size();)
+    if (const size_t reference = reference_length(text.substr(i)); reference > 0) plain += ' ', i += reference;
+    else plain += text[i++];
+  return plain;
+}
+
 Words words_of(std::string_view text) {
+  const std::string plain = without_references(text);
   Words words;
-  bool open = false;
-  const auto close = [&] {
-    if (open) words.begins.push_back((words.text += ' ').size());
-    open = false;
-  };
-  for (size_t i = 0; i < text.size();) {
-    if (const size_t reference = reference_length(text.substr(i)); reference > 0) {
-      close();
-      i += reference;
-    } else if (const char c = text[i++]; is_letter(c)) {
-      words.text += c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
-      open = true;
-    } else {
-      close();
-    }
-  }
-  close();
+  LetterWords all(plain, /*digits=*/false);
+  for (std::string word; all.next(word);) words.begins.push_back((words.text += word + ' ').size());
   return words;
 }
 

@@ -1,7 +1,9 @@
 #include "data/text/word_runs.h"
 
 #include <algorithm>
+#include <string>
 
+#include "data/text/letter_words.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 
@@ -10,23 +12,10 @@ namespace {
 
 constexpr int kFilterBits = 24;
 
-bool is_letter(unsigned char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c >= 0x80;
-}
-
 // The hashes of the text's words, in their order.
 void words_of(std::string_view text, std::vector<uint64_t>& words) {
-  char word[256];
-  size_t n = 0;
-  const auto end = [&] {
-    if (n > 0) words.push_back(hash_bytes({word, n}));
-    n = 0;
-  };
-  for (const char c : text) {
-    if (!is_letter(static_cast<unsigned char>(c))) end();
-    else if (n < sizeof word) word[n++] = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  }
-  end();
+  LetterWords all(text);
+  for (std::string word; all.next(word);) words.push_back(hash_bytes(word));
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 
 namespace glia {
 
-// Runs of `length` words of some texts. A word is a run of letters and digits, ASCII letters in lower case; bytes above ASCII count
-// as letters. So spelling with and without spaces around punctuation is the same. Texts of fewer words have no run.
+// Runs of `length` words of some texts, words being runs of letters and digits (letter_words.h). So spelling with and without spaces
+// around punctuation is the same, and so are kinds of quotation marks. Texts of fewer words have no run.
 class WordRuns {
  public:
   explicit WordRuns(int64_t length);

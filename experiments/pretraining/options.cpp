@@ -88,6 +88,11 @@ void settle_layout(P& o, const std::set<std::string>& given) {
   for (const char* name : {"held-out", "overlap-words", "max-documents"})
     if (given.contains(name))
       fail_input("--{}: expected none with --layout {}, which says itself what is held out", name, o.layout);
+  constexpr const char* kRead[] = {"vocab", "lowercase", "max-length", "prompt", "cache"};
+  for (const DataOption& data : data_options())
+    if (given.contains(data.row.name) &&
+        std::ranges::find(kRead, std::string_view(data.row.name)) == std::end(kRead))
+      fail_input("--{}: not read with --layout {}, beside whose text there is none", data.row.name, o.layout);
   if (!given.contains("training-texts")) o.training_texts = false;
 }
 
@@ -124,9 +129,13 @@ void resolve(P& o, const std::set<std::string>& given) {
   std::vector<std::pair<std::string, std::string>> settings;
   const std::vector<const Flag*> shared = shared_flags();
   const Study study = find_study(o.study);
-  for (const auto& setting : configuration_of(study, o.config).settings)
+  for (const auto& setting : configuration_of(study, o.config).settings) {
+    if (setting.first == "encoder" && setting.second != "bert")
+      fail_input("--config {}: expected one whose encoder is bert, got {}, which has no words to predict", o.config,
+                 setting.second);
     if (std::ranges::any_of(shared, [&](const Flag* flag) { return setting.first == flag->name; }))
       settings.push_back(setting);
+  }
   apply_settings(o, settings);
   if (o.device == "auto") o.device = automatic_device();
   const bool gpu = Device::parse(o.device).is_cuda();
@@ -306,6 +315,14 @@ PretrainCommand parse_pretrain(int argc, const char* const* argv) {
 
 CorpusOptions corpus_options(const PretrainOptions& o) {
   return {o, o.corpus, o.training_texts, o.overlap_words, o.held_out, o.max_documents, o.joint > 0, o.layout};
+}
+
+std::string echo_own(const PretrainOptions& o) {
+  std::string text;
+  for (const PretrainOption& own : pretrain_options())
+    text +=
+        fmt::format("{}--{} {}", text.empty() ? "" : " ", own.row.name, quoted_word(option_text(value_of(o, own))));
+  return text;
 }
 
 nlohmann::ordered_json identity_of(const PretrainOptions& o) {

@@ -44,6 +44,8 @@ struct PretrainCommand {
 PretrainCommand parse_pretrain(int argc, const char* const* argv);
 
 CorpusOptions corpus_options(const PretrainOptions& options);
+// All of pretraining's own flags: what echo() has of the others. Processes that share a run have the same.
+std::string echo_own(const PretrainOptions& options);
 // All that says what is computed, by its keys; --minutes is not in it, the number of steps that it became is.
 nlohmann::ordered_json identity_of(const PretrainOptions& options);
 

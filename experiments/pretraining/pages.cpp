@@ -98,7 +98,7 @@ void print_text(const Corpus& corpus, double seconds, std::FILE* out) {
         "text       {}: {} documents; left out: {} that share words with a test row, {} validation rows, {} beside "
         "held-out ones\n",
         s.name, s.documents, s.overlapping, s.validation, s.guards);
-  if (!corpus.excluded.empty())
+  if (corpus.test_rows > 0)
     fmt::print(out, "           compared with {} test rows of {}\n", corpus.test_rows, corpus.excluded);
   fmt::print(out,
              "           {} documents, {} pieces to train on; {} and {} held out; {} pieces in the vocabulary\n",
@@ -152,16 +152,20 @@ void write_pages(const PretrainOptions& o, const Corpus& corpus, const RunModel&
   const auto places = static_cast<double>(o.tokens);
   const auto masked =
       static_cast<double>(training_pieces(o, corpus).masking.rows);  // of each step, a multiple of 64
+  const std::string overlap =
+      corpus.test_rows > 0
+          ? fmt::format("share {} words in a row with a test row of {}, left out", o.overlap_words, corpus.excluded)
+          : "compared with no test row";
   std::string page = fmt::format(
       "# {0}\n\nA BERT-like encoder of {1} layers (hidden size {2}, {3} heads, FFN {4}) with its masked-LM head, made by Glia's "
-      "`./experiments/pretrain` with seed {5}: {6} steps of {7} places, {8:.0f} % of the words masked; {9}.\n{12}\n"
-      "| source | documents | share {10} words in a row with a test row of {11}, left out | validation rows, left out | held out |\n"
-      "|---|---|---|---|---|\n",
-      model.name, o.layers, o.hidden, o.heads, o.ffn, o.seed, plan.steps, o.tokens * o.micro_batches,
-      100 * masked / places, result, o.overlap_words, corpus.excluded, topics_page(o, corpus));
+      "`./experiments/pretrain` with seed {5}: {6} steps of {7}{8} places, {9:.0f} % of the words masked; {10}.\n{11}\n"
+      "| source | documents | {12} | validation rows, left out | held out | beside held-out ones, left out |\n"
+      "|---|---|---|---|---|---|\n",
+      model.name, o.layers, o.hidden, o.heads, o.ffn, o.seed, plan.steps, o.ramp > 0 ? "up to " : "",
+      o.tokens * o.micro_batches, 100 * masked / places, result, topics_page(o, corpus), overlap);
   for (const Corpus::Source& s : corpus.sources)
-    page +=
-        fmt::format("| {} | {} | {} | {} | {} |\n", s.name, s.documents, s.overlapping, s.validation, s.held_out);
+    page += fmt::format("| {} | {} | {} | {} | {} | {} |\n", s.name, s.documents, s.overlapping, s.validation,
+                        s.held_out, s.guards);
   page += fmt::format(
       "\nTo go on from it: `./experiments/train --init FOLDER`, or transformers' `BertForMaskedLM.from_pretrained`. `pretraining.json` says "
       "how it was made.\n");

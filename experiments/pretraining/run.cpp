@@ -392,6 +392,7 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   const RunModel model = run_model(o, configuration_of(study, o.config));
   check_model(o, model);
   ranks.check(o);
+  ranks.agree({{"the flags", echo_own(o)}});
   if (o.joint > 0) check_joint(model, divides);
   if (std::error_code none; !o.init.empty() && fs::equivalent(o.init, o.out, none))
     fail_input("--init {}: is --out too; expected another folder, since this one's weights are replaced", o.init);

@@ -408,7 +408,6 @@ void check_options(const Options& o) {
     want(o.hidden / o.heads % 2 == 0, "position-encoding", "learned where --hidden / --heads is odd",
          o.position_encoding);
   }
-  want(o.batch % o.micro_batches == 0, "micro-batches", "a divisor of --batch", o.micro_batches);
   want(o.top_k <= o.experts, "top-k", "at most --experts", o.top_k);
   want(o.dropout >= 0 && o.dropout < 1, "dropout", "0 … below 1", o.dropout);
   find_task(o.task);
@@ -431,6 +430,14 @@ void check_options(const Options& o) {
   if (o.out.empty()) fail_input("--out: expected a folder, got ''");
   if (std::error_code none; std::filesystem::exists(o.out, none) && !std::filesystem::is_directory(o.out, none))
     fail_input("--out {}: expected a folder, found a file", o.out);
+}
+
+void check_batch(const Options& o, int64_t ranks) {
+  if (o.batch % o.micro_batches != 0)
+    fail_input("--micro-batches: expected a divisor of --batch, got '{}'", o.micro_batches);
+  if (o.batch / o.micro_batches < ranks)
+    fail_input("--batch: expected a sequence for each of {} ranks in each micro-batch, got {}", ranks,
+               o.batch / o.micro_batches);
 }
 
 std::vector<int> parse_seeds(const std::string& text) {

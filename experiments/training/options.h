@@ -107,6 +107,9 @@ std::vector<std::string> flag_choices(const std::string& name);
 void check_choices(const Options& options);
 // Ranges and combinations, before anything is computed; check_choices first.
 void check_options(const Options& options);
+// That --batch has a sequence for each rank in each of --micro-batches. Pretraining has no --batch: each of its micro-batches is
+// one of --tokens places, and a rank may have none of its pieces.
+void check_batch(const Options& options, int64_t ranks = 1);
 
 // "5": seeds 0…4; "0,2,7" and "3-5": these. Errors for anything else.
 std::vector<int> parse_seeds(const std::string& text);

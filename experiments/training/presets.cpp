@@ -118,6 +118,7 @@ Options resolve(const CommandLine& line) {
   if (o.check_finite || o.reduction == "exact") o.graphs = false;
   if (o.bucket == 0) o.bucket = gpu ? 128 : 32;
   check_options(o);
+  check_batch(o);
   return o;
 }
 

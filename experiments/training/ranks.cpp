@@ -90,9 +90,6 @@ void Ranks::check(const Options& o) const {
   if (all < processes())
     fail_input("--{}: expected at least as many as there are processes, {}, got {}", exact(o) ? "chunks" : "ranks",
                processes(), all);
-  if (o.batch / o.micro_batches < all)
-    fail_input("--batch: expected a sequence for each of {} ranks in each micro-batch, got {}", all,
-               o.batch / o.micro_batches);
   if (o.device.starts_with("cuda") && !exact(o) && all > 1) {
     const RankRange own = ranks_of(all, processes(), transport_ ? transport_->process() : 0);
     if (const int here = own.end - own.first; here > cuda_device_count())

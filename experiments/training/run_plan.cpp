@@ -137,6 +137,7 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
         shape_by_weights(spec.options, given);
       }
       check_options(spec.options);
+      check_batch(spec.options);
       const Options& o = spec.options;
       spec.model = run_model(o, row);
       if (o.encoder == "bag" && !spec.model.moe.dense())

@@ -365,6 +365,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   for (const RunSpec* first : folders) require_one_study(first->options, study);
   const bool divides = ranks.divides(options);
   for (const RunSpec& spec : specs) {
+    check_batch(spec.options, ranks.count(spec.options));
     ranks.check(spec.options);
     if (divides && spec.options.trace_rows > 0 && !spec.model.moe.dense())
       fail_input("--trace-rows: expected one rank, which sees all rows, got {}", ranks.count(spec.options));

@@ -110,6 +110,8 @@ void read_ours(Pretrained& p, const Json& json) {
     p.experts = whole(p.config, model, "experts");
     p.top_k = whole(p.config, model, "top_k");
   }
+  if (const Json train = json.value("train", Json::object()); train.is_object())
+    p.language_model = train.value("task", Json()) == "causal_lm";
   const Json data = json.value("data", Json::object());
   if (const auto names = data.find("class_names"); names != data.end() && names->is_array())
     for (const Json& name : *names)
@@ -162,7 +164,7 @@ Pretrained find_pretrained(const std::string& path) {
   }
   // Last, since transformers keeps our part as it was when a model is changed and saved there.
   read_hugging_face(p, json);
-  p.language_model = type == "glia-lm";
+  p.language_model = p.language_model || type == "glia-lm";
   return p;
 }
 

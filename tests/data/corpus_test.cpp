@@ -159,6 +159,26 @@ TEST_CASE("word runs: shared whatever stands between the words, and only where a
   EXPECT(!runs.shared_by(""));
 }
 
+TEST_CASE("word runs: words of any script, however quotation marks, dashes, capitals and accents are written") {
+  const auto shared = [](const std::string& tested, const std::string& text) {
+    WordRuns runs(8);
+    runs.add(tested), runs.settle();
+    return runs.shared_by(text);
+  };
+  EXPECT(shared("one \"two\" three - four's five six ÉTÉ eight", "One “two” three—four’s five six été… eight!"));
+  EXPECT(shared("a b c d e f g na\xC3\xAFve", "A B C D E F G nai\xCC\x88ve"));  // the accent apart
+  EXPECT(
+      shared("a b c\xC2\xA0"
+             "d e f g h",
+             "a b c d e f g h"));  // no-break space
+  EXPECT(shared("один два три четыре пять шесть семь восемь", "ОДИН, ДВА: три «четыре» пять шесть семь Восемь"));
+  EXPECT(!shared("один два три четыре пять шесть семь восемь", "один два три четыре пять шесть семь девять"));
+  EXPECT(shared("新华社北京十一月二日电。", "据新华社北京，十一月报道"));
+  EXPECT(!shared("新华社北京十一月二日电。", "据新华社报道，北京十一月"));
+  const std::string stem(300, 'x');  // words that differ late are two
+  EXPECT(!shared("a b c d e f g " + stem + "y", "a b c d e f g " + stem + "z"));
+}
+
 TEST_CASE("corpus: documents that share words with a test row stay out and are counted, as validation rows are") {
   Made made;
   const std::string shared = "as " + sentence(2001) + " they say\n",
@@ -167,6 +187,9 @@ TEST_CASE("corpus: documents that share words with a test row stay out and are c
   const Corpus corpus = load_corpus(made.options);
   REQUIRE(corpus.sources.size() == 2);
   EXPECT(corpus.test_rows == 4);
+  CorpusOptions all = made.options;
+  all.overlap_words = 0;
+  EXPECT(load_corpus(all).test_rows == 0);  // so many were compared
   EXPECT(corpus.sources[0].documents == 83);
   EXPECT(corpus.sources[0].overlapping == 2);  // seven words are no run of eight
   EXPECT(corpus.sources[1].name == "csv_train");
@@ -294,8 +317,94 @@ TEST_CASE("corpus: one text twice, packed beside itself, would be trained on and
   EXPECT(contains(error_of([&] { load_corpus(made.options); }), "a.txt.xz: the same text as " + plain));
   made.options.files = plain + "," + plain;
   EXPECT(contains(error_of([&] { load_corpus(made.options); }), "a.txt: the same text as"));
+  // Neither lines' ends, a byte order mark nor blank lines make another text of it.
+  std::string crlf = "\xEF\xBB\xBF\r\n";
+  for (const char c : text) crlf += c == '\n' ? "\r\n" : std::string(1, c);
+  made.options.files = plain + "," + made.folder.write("b.txt", crlf);
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), "b.txt: the same text as " + plain));
   made.options.files = plain;
   EXPECT(load_corpus(made.options).training.size() > 80);
+}
+
+bool noted(const Corpus& corpus, const std::string& text) {
+  return std::ranges::any_of(corpus.notes, [&](const std::string& note) { return contains(note, text); });
+}
+
+TEST_CASE(
+    "corpus: what is not as one may think is told: files not read, pieces unknown, documents held out and kept") {
+  Made made;
+  made.corpus(lines(100));
+  EXPECT(load_corpus(made.options).notes.empty());
+  const std::string folder = (made.folder.path / "texts").string();
+  fs::create_directories(folder + "/more");
+  made.folder.write("texts/a.txt", lines(100)), made.folder.write("texts/b.TXT", lines(3));
+  made.folder.write("texts/.hidden", ""), made.folder.write("texts/more/c.txt", lines(7));
+  made.options.files = folder;
+  EXPECT(
+      noted(load_corpus(made.options), "texts: only its *.txt, *.txt.xz and *.txt.gz are read, not b.TXT, more/"));
+  fs::remove(folder + "/a.txt");
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), "found none of them, but b.TXT, more/"));
+
+  made.corpus(lines(100) + lines(100));
+  const Corpus twice = load_corpus(made.options);
+  REQUIRE(noted(twice, "held-out documents stand among the training ones too"));
+  EXPECT(noted(twice, fmt::format("of the {} held-out documents", twice.held_out.size())));
+
+  made.corpus(lines(100));
+  made.options.data.vocab = made.folder.write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nother\n");
+  EXPECT(noted(load_corpus(made.options), "100.0 % of the training pieces are [UNK]"));
+}
+
+TEST_CASE("corpus: of chosen topics the training rows alone, without the validation rows that a run of them has") {
+  Made made;
+  std::string rows = "label,text\n";
+  for (int64_t i = 0; i < 60; ++i) rows += fmt::format("{},train {}\n", i % 3, sentence(1000 + i));
+  made.options.data.csv_train = made.folder.write("three.csv", rows);
+  made.options.data.only_topics = "2,0";
+  made.options.data.vocab = "bytes", made.options.data.max_length = 512;
+  made.options.topics = true, made.options.held_out = 0.05;
+  const Corpus corpus = load_corpus(made.options);
+  EXPECT(corpus.class_names == std::vector<std::string>{"2", "0"});
+  EXPECT(corpus.sources[0].documents == 40);
+  EXPECT(corpus.sources[0].validation == 8);
+  const auto texts_of = [](const TokenSplit& split, const WordPiece& tokenizer) {
+    std::set<std::string> texts;
+    for (int64_t row = 0; row < split.size(); ++row)
+      texts.insert(tokenizer.decode(split.ids.data() + split.offsets[static_cast<size_t>(row)],
+                                    static_cast<size_t>(split.length(row))));
+    return texts;
+  };
+  const Dataset run = load_dataset(made.options.data);
+  const std::set<std::string> validation = texts_of(run.validation, *run.tokenizer);
+  const std::set<std::string> training = texts_of(run.train, *run.tokenizer);
+  REQUIRE(validation.size() == 8);
+  for (const TokenSplit* part : {&corpus.training, &corpus.held_out})
+    for (const std::string& text : texts_of(*part, *corpus.tokenizer)) {
+      EXPECT(!validation.contains(text));
+      EXPECT(training.contains(text));
+    }
+  made.options.data.only_topics = "2,5";
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), "--only-topics: expected some of"));
+}
+
+TEST_CASE("corpus: rows that are skipped are listed each time, and are errors again without the flag") {
+  Made made;
+  made.corpus(lines(80));
+  made.options.data.cache = (made.folder.path / "cache").string();
+  const std::string rows = read_file(made.options.data.csv_train);
+  made.folder.write("train.csv", rows + "1,2,3\n");
+  made.options.data.skip_bad_rows = true;
+  for (int i = 0; i < 2; ++i)
+    EXPECT(noted(load_corpus(made.options), "train.csv:42:1: expected 2 fields, found 3"));
+  made.options.data.skip_bad_rows = false;
+  EXPECT(contains(error_of([&] { load_corpus(made.options); }), "train.csv:42:1: expected 2 fields, found 3"));
+  // What else was found out about the data set's files, from the cache too.
+  made.folder.write("train.csv", rows + "\n");
+  for (const bool from_cache : {false, true}) {
+    const Corpus corpus = load_corpus(made.options);
+    EXPECT(corpus.from_cache == from_cache);
+    EXPECT(noted(corpus, "blank"));
+  }
 }
 
 TEST_CASE("corpus: no text, too little of it") {

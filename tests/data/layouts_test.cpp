@@ -1,6 +1,7 @@
 // Texts with a split of their own: what is read, what is a token, and what is an error.
 #include "data/datasets/layouts.h"
 
+#include "engine/core/file.h"
 #include "tests/temporary_folder.h"
 #include "tests/test.h"
 
@@ -78,6 +79,17 @@ TEST_CASE("layouts: Penn Treebank's tokens are its words and its lines' ends; wh
     lowered.data.lowercase = "on";
     EXPECT(contains(error_of([&] { load_corpus(lowered); }), "--lowercase on: not read with --layout"));
   }
+  const Corpus corpus = load_corpus(options_of(find_layout("ptb"), folder / ""));
+  REQUIRE(corpus.notes.size() == 1);
+  EXPECT(contains(corpus.notes[0], "of the held-out pieces are [UNK]"));
+  // A byte order mark is no word, and what is no text is an error with its file and place.
+  const std::string words = text("ptb", false);
+  folder.write("ptb.train.txt", "\xEF\xBB\xBF" + read_file(folder / "ptb.train.txt"));
+  EXPECT(text("ptb", false) == words);
+  folder.write("ptb.valid.txt", " the dog \xFF \n");
+  EXPECT(contains(error_of([&] { load_corpus(options_of(find_layout("ptb"), folder / "")); }),
+                  "ptb.valid.txt:1:10: expected UTF-8, found byte 0xFF"));
+  folder.write("ptb.valid.txt", " the dog \n");
   folder.write("ptb.train.txt", "one [SEP] two\n");
   EXPECT(contains(error_of([&] { load_corpus(options_of(find_layout("ptb"), folder / "")); }),
                   "ptb.train.txt: expected words, found [SEP] among them"));

@@ -45,6 +45,14 @@ TEST_CASE("near copies: case, punctuation, digits and character references leave
   EXPECT(near_copies({}, {known}).empty());
 }
 
+TEST_CASE("near copies: of any script") {
+  const std::string chinese = "新华社北京十一月二日电国家统计局公布数据";
+  EXPECT(near_copies({chinese + "。"}, {"“" + chinese + "”"})[0] == 1);
+  EXPECT(near_copies({"记者从有关部门获悉今年粮食产量再创新高"}, {chinese})[0] == 0);
+  const std::string german = "Über dem Häuschen stand – wie früher – „der“ große Mond";
+  EXPECT(near_copies({"ÜBER DEM HÄUSCHEN STAND wie früher \"der\" große MOND"}, {german})[0] == 1);
+}
+
 TEST_CASE("near copies: the last text column is compared, and the rows keep the mark through cache and cut") {
   const TemporaryFolder tmp("near-copies");
   const std::string& folder = tmp.path;

@@ -2,10 +2,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 
 #include "experiments/language/generate.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/tasks/next_words.h"
+#include "tests/command.h"
 #include "tests/nn/helpers.h"
 #include "tests/temporary_folder.h"
 #include "tests/training/flag_words.h"
@@ -13,18 +15,21 @@
 namespace glia::test {
 namespace {
 
+namespace fs = std::filesystem;
 using results::Json;
 
 PretrainOptions options(const TemporaryFolder& folder, const std::vector<std::string>& more) {
-  std::vector<std::string> words =
-      words_of(std::string(kTinyFlags) +
-               "--task causal_lm --layers 2 --progress off --synthetic-rows 300 --synthetic-test-rows 30 --tokens "
-               "256 --max-length 32 --steps 60 --lr 0.01 --log-every 20 --eval-every 20 --threads 1");
+  std::vector<std::string> words = words_of(
+      std::string(kTinyFlags) +
+      "--task causal_lm --layers 2 --progress off --tokens 256 --max-length 32 --steps 60 --lr 0.01 --log-every "
+      "20 --eval-every 20 --threads 1");
   for (const std::string& word : {std::string("--out"), folder / "lm"}) words.push_back(word);
-  // A layout says what is held out; a vocabulary of its words, or of bytes, has its size.
+  // A layout says what is held out, and is all the text; a vocabulary of its words, or of bytes, has its size.
   const auto typed = [&](const char* name) { return std::ranges::count(more, name) > 0; };
-  if (!typed("--layout"))
-    for (const char* word : {"--held-out", "0.1"}) words.push_back(word);
+  if (typed("--layout")) words.erase(std::ranges::find(words, "--dataset"), std::ranges::find(words, "--cache"));
+  else
+    for (const char* word : {"--held-out", "0.1", "--synthetic-rows", "300", "--synthetic-test-rows", "30"})
+      words.push_back(word);
   if (!typed("--layout") && !typed("--vocab"))
     for (const char* word : {"--vocab-size", "300"}) words.push_back(word);
   words.insert(words.end(), more.begin(), more.end());
@@ -82,6 +87,16 @@ TEST_CASE("language: pretrained with a context, it learns, is saved and read aga
   EXPECT(generate(model, many, 20, some).prompt.size() == 31);
   EXPECT(generate(model, many, 20, some).words.size() == 1);
   EXPECT(model.text_of(likeliest.prompt) == "the minister");
+  // What of a prompt the model cannot read is told beside JSON too.
+  if (fs::exists("tools/generate"))
+    for (const char* form : {"", " --json"}) {
+      const std::string said =
+          run_command("./tools/generate " + out + " '" + many + "漢' --tokens 1 2>&1 >/dev/null" + form).out;
+      INFO(said);
+      EXPECT(contains(said, "of the prompt's"));
+      EXPECT(contains(said, "were left out"));
+      EXPECT(contains(said, "[UNK]"));
+    }
 }
 
 TEST_CASE("language: a dump has the batches that a trainer begins with, and another seed's are others") {
@@ -177,6 +192,10 @@ TEST_CASE(
   run.write("vocab.txt", read_file(out + "/vocab.txt"));
   EXPECT(options(folder, {"--init", run.path}).position_encoding == "rotary");
   EXPECT(contains(error_of([&] {
+                    options(folder, {"--init", run.path, "--task", "masked_lm"});
+                  }),
+                  "a model that reads from left to right: expected causal_lm"));
+  EXPECT(contains(error_of([&] {
                     options(folder, {"--init", run.path, "--position-encoding", "learned"});
                   }),
                   "--position-encoding learned: contradicts"));
@@ -230,6 +249,13 @@ TEST_CASE("language: what cannot be a language model is named before anything is
                            "last-prompt-token"}),
                   "--prompt: expected title or sentence"));
   EXPECT(contains(refused({"--prompt", "title"}), "--prompt: expected none or sentence of running text"));
+  // Beside a layout's text no other is read.
+  for (const std::vector<std::string>& unread :
+       {std::vector<std::string>{"--csv-train", "a.csv"}, {"--dataset", "csv"}, {"--vocab-size", "300"}}) {
+    std::vector<std::string> more = {"--layout", "ptb", "--corpus", folder.path};
+    more.insert(more.end(), unread.begin(), unread.end());
+    EXPECT(contains(refused(more), unread[0] + ": not read with --layout ptb"));
+  }
   EXPECT(contains(refused({"--task", "classification"}), "--task: expected one that predicts words"));
   Context context(test_device());
   EXPECT(contains(error_of([&] { load_language_model(context, folder / "nothing", DType::kFloat32, ""); }),

@@ -130,6 +130,27 @@ TEST_CASE("mpi: processes that disagree, and more of them than sequences, end wi
   EXPECT(!fs::exists(fs::path(folder.path) / "a"));
 }
 
+TEST_CASE("mpi: processes that pretrain agree on pretraining's own flags too") {
+  const std::string mpirun = launcher();
+  if (mpirun.empty() || !fs::exists("experiments/pretrain")) SKIP("no mpirun, or a build without MPI");
+  const TemporaryFolder folder("mpi");
+  const std::string out = (fs::path(folder.path) / "a").string();
+  const std::string same =
+      "./experiments/pretrain --device=cpu --dataset=synthetic --cache \"\" --synthetic-rows=170 "
+      "--synthetic-test-rows=40 --vocab-size=300 --layers=1 --hidden=32 --heads=2 --ffn=64 --max-length=32 --tokens=256 "
+      "--held-out=0.1 --steps=4 --micro-batches=2 --progress=off --threads=1 --rank-timeout=5 --out=" +
+      out;
+  // Each of them would train a rank's weights as no other's, or ask for a sum that nobody else makes.
+  for (const char* other :
+       {"--beta1=0.5", "--beta2=0.9", "--eps=0.001", "--ramp=0.5", "--steps=5", "--tokens=512"}) {
+    const Timed run = timed(mpirun + "1 " + same + " : -n 1 " + same + " " + other);
+    INFO(other, ": ", run.result.out);
+    EXPECT(run.result.status != 0);
+    EXPECT(contains(run.result.out, "expected the flags of process 0"));
+    EXPECT(!fs::exists(fs::path(folder.path) / "a" / "config.json"));
+  }
+}
+
 // Needs neither Slurm nor MPI: what srun sets, and what it does not.
 TEST_CASE("mpi: srun without --mpi=pmix is one line of the first process, before anything is read") {
   if (!fs::exists("experiments/train")) SKIP("the programs are not built");

@@ -272,12 +272,15 @@ TEST_CASE("pretraining: parts of a batch have its gradient; a ramp begins with o
   }
   EXPECT(StepParts{3}.before(5) == 15);
   const Place place("pretrain-ramp");
-  run(with({"--micro-batches", "4", "--ramp", "0.5", "--log-every", "1", "--out", place.string()}));
+  // Five: there is no --batch here that it would have to divide.
+  run(with({"--micro-batches", "5", "--ramp", "0.5", "--log-every", "1", "--out", place.string()}));
   EXPECT(fs::exists(place.path / "model.safetensors"));
+  EXPECT(contains(read_file(place.path / "README.md"), "40 steps of up to 1280 places"));
+  EXPECT(contains(read_file(place.path / "README.md"), "| beside held-out ones, left out |"));
   // The log counts epochs by batches.
   const auto points = results::read_metrics(place.path, 1000).train;
   REQUIRE(points.size() == 40);
-  parts = {4, 20};
+  parts = {5, 20};
   for (const results::TrainPoint& p : points)
     EXPECT(p.epoch / points[0].epoch == doctest::Approx(double(parts.before(p.step))));
 }
@@ -424,6 +427,7 @@ TEST_CASE("pretraining: bad flags are named in one line") {
   EXPECT(contains(error({"--warmup", "500"}), "--warmup: expected a share of the steps"));
   EXPECT(contains(error({"--mask-rate", "0"}), "--mask-rate"));
   EXPECT(contains(error({"--no-such-flag", "1"}), "--help lists all flags"));
+  EXPECT(contains(error({"--config", "zoo/bag-of-bigrams"}), "expected one whose encoder is bert, got bag"));
   EXPECT(contains(error({"--joint", "-1"}), "--joint: expected"));
   EXPECT(
       contains(error({"--joint", "20", "--task", "causal_lm"}), "--joint: expected a task that masks words, got"));

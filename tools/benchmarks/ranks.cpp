@@ -96,6 +96,7 @@ int run(const BenchCommand& bench, const Options& o, const RunModel& model, cons
   const int64_t ranks = std::max<int64_t>(2, o.ranks > 0 ? o.ranks : who.processes());
   Options scaled = o;
   scaled.ranks = ranks, scaled.batch *= ranks;
+  check_batch(scaled, ranks);
   who.check(scaled);
   Json json;
   Speed one;

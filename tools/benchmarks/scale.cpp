@@ -145,6 +145,7 @@ int run(const BenchCommand& bench, const Options& base, const std::vector<const 
       // A size that does not fit is a row of the table, and the next one is tried.
       try {
         check_options(at);
+        check_batch(at);
         p = measure(at, run_model(at, configuration_of(study, at.config)), data, ceilings, bench.steps);
       } catch (const std::exception& error) {
         p.failure = error.what();
