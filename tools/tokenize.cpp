@@ -172,6 +172,9 @@ int run(const Options& o) {
     print_stats(o);
     return 0;
   }
+  for (const std::string& flag : o.given)
+    if (flag != "vocab" && flag != "data" && flag != "lowercase" && !(flag == "max-length" && o.special))
+      fail_input("--{}: not read without {}", flag, flag == "max-length" ? "--special or --stats" : "--stats");
   const std::string vocab = find_vocabulary(o.data);
   if (vocab.empty()) fail_input("data/ag_news/vocab.txt: no such file; type `make data` or say --vocab FILE");
   std::vector<std::string> notes;

@@ -167,6 +167,29 @@ TEST_CASE("tools: train_vocab and tokenize unpack text, and take no other file f
   EXPECT(contains(run("./tools/tokenize --decode" + flags + "4000 2>&1").out, "expected ids from 0 to "));
 }
 
+TEST_CASE("tools: tokenize and train_vocab take no flag that they would not read") {
+  if (!are_built({"tools/tokenize", "tools/train_vocab"})) SKIP("the programs are not built");
+  TemporaryFolder tmp("unread-flags");
+  tmp.write("vocab.txt", kSavedVocabulary);
+  tmp.write("plain.txt", "some words and some other words\n");
+  const std::string tokenize = "./tools/tokenize --vocab " + tmp.path + "/vocab.txt ",
+                    train = "./tools/train_vocab --vocab-size 40 --out " + tmp.path + "/new.txt " + tmp.path +
+                            "/plain.txt ";
+  EXPECT(run(tokenize + "--special --max-length 4 words").status == 0);
+  for (const auto& [command, wanted] : std::vector<std::pair<std::string, const char*>>{
+           {tokenize + "--stats --only-topics 0,1", "unknown flag --only-topics"},
+           {tokenize + "--stats --prompt sentence", "unknown flag --prompt"},
+           {tokenize + "--csv-train none.csv words", "--csv-train: not read without --stats"},
+           {tokenize + "--max-length 4 words", "--max-length: not read without --special or --stats"},
+           {train + "--csv-train none.csv", "--csv-train: not read beside text files"}}) {
+    const Result result = run(command + " 2>&1");
+    INFO(command, ": ", result.out);
+    EXPECT(result.status != 0);
+    EXPECT(contains(result.out, wanted));
+    EXPECT(lines(result.out) == 1);
+  }
+}
+
 TEST_CASE("tools: tokenize gives the same ids for an argument and a line") {
   if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
   TemporaryFolder tmp("tokenize");
