@@ -226,6 +226,10 @@ TEST_CASE("data vocabulary: what is wrong with a file is said with its line") {
   EXPECT(v.size() == 4);
   EXPECT(v.find("a") == 3);
   EXPECT(v.pad() == -1);
+  write_file_atomic(path, "\xEF\xBB\xBF[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n");
+  const Vocabulary marked = Vocabulary::from_file(path);
+  EXPECT(marked.pad() == 0);
+  EXPECT(letter_case("auto", marked, path).lowercase);
   v.save(path);
   EXPECT(Vocabulary::from_file(path).hash() == v.hash());
   std::filesystem::remove(path);
