@@ -10,6 +10,7 @@
 
 #include "engine/core/build_info.h"
 #include "engine/core/clock.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 #include "experiments/report/grid.h"
 #include "experiments/report/report.h"
@@ -315,10 +316,10 @@ void print_next_steps(const Options& options, const std::vector<RunSpec>& specs,
       specs, [](const RunSpec& s) { return !s.model.moe.dense() && results::is_done(s.folder); });
   if (routed == specs.end()) return;
   const std::string seed = fmt::format("{}/seed{}", options.out, routed->seed_index);
-  fmt::print(out, "next       ./tools/heatmap {}\n", quoted_word(seed));
-  fmt::print(out, "           ./tools/route {} \"a sentence\"\n", quoted_word(routed->folder));
+  fmt::print(out, "next       {} {}\n", program("tools/heatmap"), quoted_word(seed));
+  fmt::print(out, "           {} {} \"a sentence\"\n", program("tools/route"), quoted_word(routed->folder));
   if (find_task(routed->options.task).causal())
-    fmt::print(out, "           ./tools/generate {} \"a prompt\"\n", quoted_word(routed->folder));
+    fmt::print(out, "           {} {} \"a prompt\"\n", program("tools/generate"), quoted_word(routed->folder));
 }
 
 }  // namespace

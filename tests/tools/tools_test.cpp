@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "engine/core/build_info.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 #include "tests/command.h"
 #include "tests/records/saved_run.h"
@@ -288,4 +289,21 @@ TEST_CASE("tools: bash completes flags, choices and bench's commands") {
   EXPECT(completed("./experiments/train --protocol pa", 2) == "paper\n");
   EXPECT(contains(completed("./experiments/train --router \"\"", 2), plain_router()));
   EXPECT(completed("./experiments/train --fresh o", 2) == "on off\n");
+}
+
+TEST_CASE("tools: what a message says to type is there: ./tools/x in a checkout, glia-x where that was installed") {
+  EXPECT(program("tools/heatmap", "/home/me/glia/experiments/run_all") == "./tools/heatmap");
+  EXPECT(program("tools/heatmap", "/usr/local/bin/glia-run_all") == "glia-heatmap");
+  EXPECT(program("experiments/train", "glia-fetch_data") == "glia-train");
+  if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
+  TemporaryFolder tmp("installed");
+  const std::string installed = tmp.path + "/glia-tokenize";
+  fs::copy_file("tools/tokenize", installed);
+  const auto said = [&](const std::string& command) {
+    return run("LD_LIBRARY_PATH=$(dirname $(ldd tools/tokenize | awk '/libglia/ { print $3 }')) " + command +
+               " --data " + tmp.path + " words 2>&1")
+        .out;
+  };
+  EXPECT(contains(said(installed), "type `glia-fetch_data`"));
+  EXPECT(contains(said("./tools/tokenize"), "type `./tools/fetch_data`"));
 }
