@@ -99,6 +99,28 @@ void Grads::add_cast(size_t i, const Tensor& g) {
   if (wants(i)) add(i, g.dtype() == dtype(i) ? g : cast(g, dtype(i)));
 }
 
+namespace {
+
+// What a leaf holds += g.
+void add_to_leaf(Node& leaf, Tensor g) {
+  if (!leaf.grad.defined()) {
+    if (leaf.buffer.defined() && g.raw() != leaf.buffer.raw()) {
+      leaf.buffer.copy_from(g);
+      g = leaf.buffer;
+    }
+    leaf.grad = std::move(g);
+  } else if (leaf.buffer.defined()) {
+    accumulate(leaf.grad, g);  // the buffer is nobody else's
+  } else {
+    // The first tensor may be another input's gradient too: add to it in place only when nobody else holds it.
+    Tensor sum = leaf.grad.is_unique() ? leaf.grad : leaf.grad.clone();
+    accumulate(sum, g);
+    leaf.grad = std::move(sum);
+  }
+}
+
+}  // namespace
+
 void Grads::add(size_t i, Tensor g) {
   if (!wants(i)) return;
   Node& input = *node_.inputs[i];
@@ -106,22 +128,8 @@ void Grads::add(size_t i, Tensor g) {
   CHECK(g.shape() == input.shape && g.dtype() == input.dtype && &g.context() == input.context,
         "gradient of {}: input {} wants {} {} on {}, got {} {} on {}", node_.op, i, input.dtype, input.shape,
         input.context->device().str(), g.dtype(), g.shape(), g.device().str());
-  if (!input.leaf) {
-    input.terms.push_back(std::move(g));
-  } else if (!input.grad.defined()) {
-    if (input.buffer.defined() && g.raw() != input.buffer.raw()) {
-      input.buffer.copy_from(g);
-      g = input.buffer;
-    }
-    input.grad = std::move(g);
-  } else if (input.buffer.defined()) {
-    accumulate(input.grad, g);  // the buffer is nobody else's
-  } else {
-    // The first tensor may be another input's gradient too: add to it in place only when nobody else holds it.
-    Tensor sum = input.grad.is_unique() ? input.grad : input.grad.clone();
-    accumulate(sum, g);
-    input.grad = std::move(sum);
-  }
+  if (input.leaf) add_to_leaf(input, std::move(g));
+  else input.terms.push_back(std::move(g));
 }
 
 Var record(const char* op, Tensor value, std::vector<Var> inputs, BackwardFunction backward) {
@@ -188,6 +196,7 @@ void backward(const Var& loss, Tensor dy) {
   if (!dy.defined()) dy = full(loss.context(), loss.shape(), 1.0, loss.dtype());
   CHECK(dy.shape() == loss.shape() && dy.dtype() == loss.dtype(), "backward: wants a gradient {} {}, got {} {}",
         loss.dtype(), loss.shape(), dy.dtype(), dy.shape());
+  CHECK(&dy.context() == &loss.context(), "backward: the value and its gradient are of two contexts");
 
   const auto older = [](const std::shared_ptr<Node>& a, const std::shared_ptr<Node>& b) { return a->id < b->id; };
   std::priority_queue<std::shared_ptr<Node>, std::vector<std::shared_ptr<Node>>, decltype(older)> queue(older);
@@ -195,9 +204,9 @@ void backward(const Var& loss, Tensor dy) {
   if (loss.node_->leaf) {
     CHECK(dy.dtype() == loss.node_->dtype, "backward: this leaf keeps a {} gradient, got {}", loss.node_->dtype,
           dy.dtype());
-    loss.node_->grad = std::move(dy);
-    return;
+    return add_to_leaf(*loss.node_, std::move(dy));
   }
+  std::vector<std::shared_ptr<Node>> leaves;  // whose gradients lie where the ops left them
   loss.node_->terms.push_back(std::move(dy));
   queue.push(loss.node_);
   while (!queue.empty()) {
@@ -217,6 +226,7 @@ void backward(const Var& loss, Tensor dy) {
     node->backward(terms, in);
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const auto& input = node->inputs[i];
+      if (input && input->leaf && !input->buffer.defined() && input->grad.defined()) leaves.push_back(input);
       if (!input || input->leaf || queued[i] || input->terms.empty()) continue;
       CHECK(!input->freed, "{}: an input's tape was consumed by an earlier backward()", node->op);
       if (std::find(node->inputs.begin(), node->inputs.begin() + i, input) == node->inputs.begin() + i)
@@ -225,6 +235,9 @@ void backward(const Var& loss, Tensor dy) {
     node->backward = nullptr;  // frees the saved tensors now
     node->inputs.clear();
   }
+  // add(a, b) gives both the same tensor: whoever clips a's gradient in place would change b's.
+  for (const auto& leaf : leaves)
+    if (!leaf->grad.is_unique()) leaf->grad = leaf->grad.clone();
 }
 
 }  // namespace glia

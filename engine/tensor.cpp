@@ -1,9 +1,32 @@
 #include "engine/tensor.h"
 
+#include <algorithm>
+
 #include "engine/core/parallel.h"
 #include "engine/tensor_kernels.h"
 
 namespace glia {
+namespace {
+
+// 2³² × 2³² elements would count as none, and no memory be given out for them. The widest have 8 bytes,
+// and a block is rounded up.
+void check_countable(const Shape& shape) {
+  int64_t bytes = 16;
+  for (const int64_t extent : shape)
+    if (extent == 0) return;
+  for (const int64_t extent : shape)
+    CHECK(!__builtin_mul_overflow(bytes, extent, &bytes), "tensor: {} has more elements than can be counted",
+          shape);
+}
+
+// Of what has no int32, C++ does not say what becomes.
+template <class To> To converted(const char* op, double value) {
+  if constexpr (std::is_same_v<To, int32_t>)
+    CHECK(value > -2147483649.0 && value < 2147483648.0, "{}: {} is no int32", op, value);
+  return static_cast<To>(value);
+}
+
+}  // namespace
 
 Context& Tensor::context() const {
   CHECK(storage_, "tensor: undefined (default-constructed, or never given a gradient)");
@@ -25,12 +48,13 @@ Tensor Tensor::reshape_to(const int64_t* extents, size_t rank) const {
       CHECK(inferred < 0, "reshape: at most one extent may be -1");
       inferred = static_cast<int>(i);
     } else {
-      known *= extents[i];
+      CHECK(!__builtin_mul_overflow(known, extents[i], &known), "reshape: more elements than can be counted");
     }
   }
   if (inferred >= 0) fixed[inferred] = known ? numel() / known : 0;
   Tensor y = *this;
   y.shape_ = Shape(fixed, static_cast<int>(rank));
+  check_countable(y.shape_);
   CHECK(y.numel() == numel(), "reshape: {} has {} elements, {} has {}", shape_, numel(), y.shape_, y.numel());
   return y;
 }
@@ -45,6 +69,7 @@ Tensor Tensor::rows(int64_t begin, int64_t end) const {
 }
 
 Tensor empty(Context& context, const Shape& shape, DType dtype) {
+  check_countable(shape);
   Tensor t;
   t.shape_ = shape;
   t.dtype_ = dtype;
@@ -78,6 +103,11 @@ void Tensor::copy_from(const Tensor& source) {
   CHECK(source.shape() == shape_ && source.dtype() == dtype_ && &source.context() == &context(),
         "copy_from: expected {} {} on {}, got {} {} on {}", dtype_, shape_, device().str(), source.dtype(),
         source.shape(), source.device().str());
+  const auto *to = static_cast<const char*>(raw()), *from = static_cast<const char*>(source.raw());
+  if (to == from) return;
+  CHECK(!same_storage(source) || std::max(to, from) - std::min(to, from) >= bytes(),
+        "copy_from: wants two views that do not overlap, got {} and {} of the same elements, {} bytes apart",
+        shape_, source.shape(), std::max(to, from) - std::min(to, from));
   context().backend().copy(raw(), source.raw(), bytes(), CopyKind::kDeviceToDevice);
 }
 
@@ -99,7 +129,8 @@ template <class T> std::vector<T> Tensor::to_vector() const {
       return stored;
     } else {
       std::vector<T> values(stored.size());
-      for (size_t i = 0; i < stored.size(); ++i) values[i] = static_cast<T>(static_cast<double>(stored[i]));
+      for (size_t i = 0; i < stored.size(); ++i)
+        values[i] = converted<T>("to_vector", static_cast<double>(stored[i]));
       return values;
     }
   };
@@ -114,7 +145,8 @@ Tensor from_vector(Context& context, const std::vector<T>& values, const Shape& 
   Tensor t = empty(context, shape, dtype);
   const auto write = [&]<class To>(TypeTag<To>) {
     std::vector<To> stored(values.size());
-    for (size_t i = 0; i < values.size(); ++i) stored[i] = static_cast<To>(static_cast<double>(values[i]));
+    for (size_t i = 0; i < values.size(); ++i)
+      stored[i] = converted<To>("from_vector", static_cast<double>(values[i]));
     context.backend().copy(t.raw(), stored.data(), t.bytes(), CopyKind::kHostToDevice);
     context.synchronize();
   };
@@ -218,7 +250,7 @@ void fill(const Tensor& x, double value) {
         x.context(), "fill", [&] { cpu::fill(x.data<T>(), value, x.numel()); },
         [&](auto& cuda) { cuda::fill(x.data<T>(), value, x.numel(), cuda.stream); });
   };
-  if (x.dtype() == DType::kInt32) run(TypeTag<int32_t>{});
+  if (x.dtype() == DType::kInt32) converted<int32_t>("fill", value), run(TypeTag<int32_t>{});
   else dispatch_floating(x.dtype(), "fill", run);
 }
 

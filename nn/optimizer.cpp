@@ -1,13 +1,36 @@
 #include "nn/optimizer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/ops/ranks/sum_over_ranks.h"
 
 namespace glia {
 
+namespace {
+
+// A rate that is no number makes every weight one, and nothing else would say so.
+void check_options(const ParameterSet& parameters, const AdamWOptions& o) {
+  CHECK(parameters.materialised(), "AdamW: wants parameters behind materialise()");
+  const auto finite = [](double x) { return std::isfinite(x) && x >= 0; };
+  CHECK(
+      finite(o.learning_rate) && finite(o.weight_decay) && finite(o.eps) && finite(o.clip),
+      "AdamW: wants a learning rate, a decay, an epsilon and a norm to clip at that are 0 or more, got {}, {}, {} and {}",
+      o.learning_rate, o.weight_decay, o.eps, o.clip);
+  CHECK(finite(o.beta1) && o.beta1 < 1 && finite(o.beta2) && o.beta2 < 1,
+        "AdamW: wants betas in [0, 1), got {} and {}", o.beta1, o.beta2);
+  CHECK(o.warmup_steps >= 0 && o.total_steps >= 0, "AdamW: wants 0 or more steps, got {} to warm up of {}",
+        o.warmup_steps, o.total_steps);
+  for (const ParameterGroup& g : parameters.groups())
+    CHECK(g.rate < 0 || o.learning_rate > 0,
+          "AdamW: a rate of its own, {}, is kept in parts of the learning rate, which is 0", g.rate);
+}
+
+}  // namespace
+
 AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait, const AdamWSharing& sharing)
     : parameters_(parameters), options_(options) {
+  check_options(parameters, options);
   Context& context = parameters.context();
   const int64_t low = parameters.low_size(), trained = parameters.trained_size(), rest = trained - low;
   buffers_.p = parameters.values().rows(0, trained);

@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "data/tokens/vocabulary.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 #include "experiments/analysis/report/analysis_report.h"
 #include "experiments/analysis/run_analysis.h"
@@ -62,9 +63,8 @@ std::string trace_of(const std::string& path) {
   if (!is_run_folder(path)) return path;
   const std::string trace = path + "/trace.safetensors";
   if (!fs::exists(trace))
-    fail_input(
-        "{}: has no trace.safetensors; --trace-rows keeps one in training, ./tools/route {} --trace {} writes one",
-        path, path, trace);
+    fail_input("{}: has no trace.safetensors; --trace-rows keeps one in training, {} {} --trace {} writes one",
+               path, program("tools/route"), path, trace);
   return trace;
 }
 

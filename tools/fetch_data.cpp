@@ -3,6 +3,7 @@
 #include "data/datasets/fetch.h"
 #include "data/datasets/layouts.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/program.h"
 #include "nn/weights/pretrained.h"
 #include "nn/weights/weights.h"
 #include "tools/tool.h"
@@ -40,7 +41,8 @@ int fetch_layout(const std::string& layout, const std::string& dir) {
   const LayoutRow& row = find_layout(layout);
   const std::string to = dir.empty() ? std::string("data/") + row.name : dir;
   if (const int failed = fetch_all(row.published(), to)) return failed;
-  fmt::print("{}: ./experiments/pretrain --task causal_lm --layout {} --corpus {}\n", to, row.name, to);
+  fmt::print("{}: {} --task causal_lm --layout {} --corpus {}\n", to, program("experiments/pretrain"), row.name,
+             to);
   return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "data/datasets/dataset_cli.h"
 #include "data/text/documents.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/command_line/terminal.h"
 #include "engine/core/file.h"
 #include "engine/core/file_kind.h"
@@ -172,8 +173,12 @@ int run(const Options& o) {
     print_stats(o);
     return 0;
   }
+  for (const std::string& flag : o.given)
+    if (flag != "vocab" && flag != "data" && flag != "lowercase" && !(flag == "max-length" && o.special))
+      fail_input("--{}: not read without {}", flag, flag == "max-length" ? "--special or --stats" : "--stats");
   const std::string vocab = find_vocabulary(o.data);
-  if (vocab.empty()) fail_input("data/ag_news/vocab.txt: no such file; type `make data` or say --vocab FILE");
+  if (vocab.empty())
+    fail_input("data/ag_news/vocab.txt: no such file; type `{}` or say --vocab FILE", program("tools/fetch_data"));
   std::vector<std::string> notes;
   const WordPiece tokenizer = tokenizer_from(o.data, vocab, notes);
   for (const std::string& note : notes) fmt::print(stderr, "tokenize: {}\n", note);

@@ -6,6 +6,7 @@
 #include "data/datasets/datasets.h"
 #include "data/datasets/labelled_csv.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 
 namespace glia::datasets {
@@ -25,8 +26,8 @@ namespace {
 std::string file_of(const DatasetOptions& options, const char* name) {
   const fs::path path = fs::path(ag_news_dir(options)) / name;
   if (!fs::exists(path))
-    fail_input("{}: no such file; type `make data`, put AG News' train.csv and test.csv there, or say --data DIR",
-               path.string());
+    fail_input("{}: no such file; type `{}`, put AG News' train.csv and test.csv there, or say --data DIR",
+               path.string(), program("tools/fetch_data"));
   return path.string();
 }
 

@@ -22,8 +22,9 @@ inline void add_dataset_flags(CLI::App& app, DatasetOptions& o, std::set<std::st
     if (which == DataFlags::kAll) return true;
     if (which == DataFlags::kCsv)
       return name == "csv-text" || name == "csv-header" || name == "csv-separator" || name == "skip-bad-rows";
-    for (const char* rows : {"max-rows", "max-test-rows", "validation-fraction", "cache"})
-      if (name == rows) return false;
+    for (const char* of_rows :
+         {"max-rows", "max-test-rows", "validation-fraction", "cache", "only-topics", "prompt"})
+      if (name == of_rows) return false;
     return which == DataFlags::kTokens || (name != "max-length" && name != "vocab");
   };
   for (const DataOption& option : data_options()) {

@@ -25,7 +25,7 @@ std::string wrong_label(const std::string& name) {
     return fmt::format("{} bytes, more than {}: is the column right?", name.size(), kLongest);
   const auto control = std::find_if(name.begin(), name.end(), [](char c) {
     const auto byte = static_cast<uint8_t>(c);
-    return (byte < 0x20 && !std::isspace(byte)) || byte == 0x7F;
+    return (byte < 0x20 && byte != '\t') || byte == 0x7F;
   });
   return control == name.end() ? ""
                                : fmt::format("a control character, byte 0x{:02X}", static_cast<uint8_t>(*control));
@@ -100,6 +100,13 @@ LabelledRows read_labelled_csv(const std::string& path, const LabelledCsv& forma
   }
   if (found.texts.empty())
     fail_input("{}: expected rows, found {}", path, bad_rows.count() ? "only bad ones" : "only a header");
+  // Columns by number fit a file without a header as well, whose first row would be lost in silence.
+  if (format.header == LabelledCsv::Header::kYes && header[label] != format.label &&
+      std::find(found.labels.begin(), found.labels.end(), header[label]) != found.labels.end())
+    found.notes.push_back(
+        fmt::format("warning: {}: its first line is taken for names, but \"{}\" in it is a label of other rows; "
+                    "--csv-header off reads it as a row",
+                    path, shortened(header[label])));
   for (std::string& note : table.notes()) found.notes.push_back(std::move(note));
   return found;
 }

@@ -4,6 +4,7 @@
 
 #include "data/text/documents.h"
 #include "engine/core/check.h"
+#include "engine/core/command_line/program.h"
 
 namespace fs = std::filesystem;
 
@@ -39,8 +40,9 @@ bool one_file(const LayoutRow& row) { return std::string_view(row.training) == r
 
 std::string read_part(const LayoutRow& row, const std::string& path, const fs::path& file) {
   if (!fs::is_regular_file(file))
-    fail_input("--layout {}: expected {} in {}, found none; ./tools/fetch_data --layout {} downloads it", row.name,
-               one_file(row) ? row.training : fmt::format("{} and {}", row.training, row.held_out), path, row.name);
+    fail_input("--layout {}: expected {} in {}, found none; {} --layout {} downloads it", row.name,
+               one_file(row) ? row.training : fmt::format("{} and {}", row.training, row.held_out), path,
+               program("tools/fetch_data"), row.name);
   std::string text = read_text(file);
   if (row.tokens == LayoutRow::Tokens::kWords) {
     require_text(text, file.string());

@@ -42,6 +42,20 @@ std::optional<TokenizerConfig> read_tokenizer_config(const std::string& folder) 
         name.find("Bert") == std::string::npos && !name.starts_with("Glia") &&
         !(says_more && (name == "PreTrainedTokenizerFast" || name == "TokenizersBackend")))
       fail_input("{}: expected a BERT tokenizer, found {}", config.path, name);
+  const auto refuse_added = [](const std::string& source, const Json& token) {
+    if (token.is_string()) refuse_added_token(source, token.get<std::string>());
+    else if (token.is_object() && token.contains("content") && token["content"].is_string())
+      refuse_added_token(source, token["content"].get<std::string>());
+  };
+  for (const char* key : {"added_tokens_decoder", "never_split"})
+    if (const auto at = json.find(key); at != json.end() && (at->is_object() || at->is_array()))
+      for (const Json& token : *at) refuse_added(config.path + ": " + key, token);
+  // What transformers 4 wrote beside a vocab.txt: an object from tokens to ids.
+  if (const std::filesystem::path added = std::filesystem::path(folder) / "added_tokens.json";
+      std::filesystem::exists(added)) {
+    const Json tokens = read_json_object(added.string());
+    for (const auto& [token, id] : tokens.items()) refuse_added_token(added.string(), token);
+  }
   // "No limit" is written as a number beyond any text.
   if (const auto at = json.find("model_max_length"); at != json.end() && !at->is_null()) {
     if (!at->is_number() || !(at->get<double>() >= 1))

@@ -17,8 +17,8 @@ struct TokenizerConfig {
 };
 
 // FOLDER/tokenizer_config.json; nullopt where there is none. Errors name the file and the key: no JSON, another type,
-// a setting that is not ours (strip_accents other than do_lower_case, tokenize_chinese_chars false, a tokenizer class
-// that is neither BERT's nor, beside a tokenizer.json, one for any of those).
+// a setting that is not ours (strip_accents other than do_lower_case, tokenize_chinese_chars false, tokens added to BERT's, here or in
+// added_tokens.json, a tokenizer class that is neither BERT's nor, beside a tokenizer.json, one for any of those).
 std::optional<TokenizerConfig> read_tokenizer_config(const std::string& folder);
 
 // Whether a token has a letter that the clean-up of lower-cased texts would change: a capital, an accent. Then texts in

@@ -49,6 +49,14 @@ std::vector<std::string> tokens_of(const std::string& source, const Json& vocabu
 
 }  // namespace
 
+void refuse_added_token(const std::string& source, const std::string& token) {
+  constexpr std::string_view kFound[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+  if (std::find(std::begin(kFound), std::end(kFound), token) == std::end(kFound))
+    fail_input(
+        "{}: expected none but [PAD], [UNK], [CLS], [SEP] and [MASK], which alone this tokenizer keeps whole, got {}",
+        source, shown(Json(token)));
+}
+
 bool is_tokenizer_json(std::string_view path) { return path.ends_with(".json"); }
 
 TokenizerJson read_tokenizer_json(std::string_view text, const std::string& source) {
@@ -64,7 +72,13 @@ TokenizerJson read_tokenizer_json(std::string_view text, const std::string& sour
     fail_input("{}: expected a BertNormalizer as normalizer, got {}", source, shown(normaliser));
   want(source, "normalizer.clean_text", part(normaliser, "clean_text"), true);
   want(source, "normalizer.handle_chinese_chars", part(normaliser, "handle_chinese_chars"), true);
-  want(source, "pre_tokenizer.type", part(part(json, "pre_tokenizer"), "type"), "BertPreTokenizer");
+  const Json& cutting = part(json, "pre_tokenizer");
+  if (cutting.is_null()) fail_input("{}: expected a BertPreTokenizer as pre_tokenizer, got null", source);
+  want(source, "pre_tokenizer.type", part(cutting, "type"), "BertPreTokenizer");
+  if (const Json& added = part(json, "added_tokens"); added.is_array())
+    for (const Json& token : added)
+      if (const Json& content = part(token, "content"); content.is_string())
+        refuse_added_token(source + ": added_tokens", content.get<std::string>());
   const Json& lowercase = part(normaliser, "lowercase");
   if (!lowercase.is_null() && !lowercase.is_boolean())
     fail_input("{}: expected true or false as normalizer.lowercase, got {}", source, shown(lowercase));

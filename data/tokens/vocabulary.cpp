@@ -76,6 +76,9 @@ Vocabulary Vocabulary::from_file(const std::string& path) { return from_text(rea
 Vocabulary Vocabulary::from_text(std::string_view content, const std::string& source) {
   if (content.empty()) fail_input("{}: expected a vocabulary, found an empty file", source);
   refuse_foreign(content, source, "a vocabulary");
+  // A byte order mark is an editor's, not the first token's: "[PAD]" behind one would be no special token, and its capitals say
+  // that texts keep their case.
+  if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);
   if (is_tokenizer_json(source)) return from_tokens(read_tokenizer_json(content, source).tokens, source);
   std::vector<std::string> tokens;
   for (size_t begin = 0; begin < content.size();) {

@@ -1,5 +1,6 @@
 // A net of two layers on a CSV file of numbers: the last column is the class (0, 1, …), the others are features.
 //   g++ two_layers.cpp $(pkg-config --cflags --libs glia) -o two_layers && ./two_layers points.csv
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 
@@ -19,15 +20,28 @@ int main(int argc, char** argv) try {
   std::vector<int32_t> labels;
   int64_t width = 0;
   while (reader.next(row)) {
-    width = static_cast<int64_t>(row.fields.size()) - 1;
+    const auto features_here = static_cast<int64_t>(row.fields.size()) - 1;
+    if (labels.empty()) width = features_here;
+    if (width != features_here || width < 1)
+      fail_input("{}: expected {} fields, got {}", reader.place(row, 0), std::max<int64_t>(width, 1) + 1,
+                 row.fields.size());
     for (size_t i = 0; i < row.fields.size(); ++i) {
-      float number = 0;
-      const auto [end, error] = std::from_chars(row.fields[i].begin(), row.fields[i].end(), number);
-      if (error != std::errc{}) fail_input("{}: expected a number, got '{}'", reader.place(row, i), row.fields[i]);
-      if (i + 1 < row.fields.size()) features.push_back(number);
-      else labels.push_back(static_cast<int32_t>(number));
+      const auto read = [&](auto& number, const char* what) {
+        const std::string_view field = row.fields[i];
+        const auto [end, error] = std::from_chars(field.data(), field.data() + field.size(), number);
+        if (error != std::errc{} || end != field.data() + field.size())
+          fail_input("{}: expected {}, got '{}'", reader.place(row, i), what, field);
+      };
+      if (i + 1 < row.fields.size()) {
+        read(features.emplace_back(), "a number");
+      } else {
+        read(labels.emplace_back(), "a class 0, 1, …");
+        if (labels.back() < 0 || labels.back() >= 1000)
+          fail_input("{}: expected a class from 0 to 999, got {}", reader.place(row, i), labels.back());
+      }
     }
   }
+  if (labels.empty()) fail_input("{}: expected rows, got none", argv[1]);
   const auto count = static_cast<int64_t>(labels.size());
   const int64_t classes = 1 + *std::max_element(labels.begin(), labels.end());
 

@@ -10,6 +10,22 @@ inline void check_same(const char* op, const Var& a, const Var& b) {
         a.shape(), a.context().device().str(), b.dtype(), b.shape(), b.context().device().str());
 }
 
+// Of tensors that are there; a kernel that is given another device's memory ends the program.
+inline void check_one_context(const char* op, const Var& x, std::initializer_list<const Var*> others) {
+  for (const Var* v : others)
+    CHECK(!v->defined() || &v->context() == &x.context(),
+          "{}: wants tensors of one context, got one on {} and one on {}", op, x.context().device().str(),
+          v->context().device().str());
+}
+
+// Of x's dtype, or the float32 masters of a bfloat16 x: the products of a gradient have no other types.
+inline void check_weights(const char* op, const Var& x, std::initializer_list<const Var*> weights) {
+  for (const Var* w : weights)
+    CHECK(!w->defined() || w->dtype() == x.dtype() || w->dtype() == accumulation_dtype(x.dtype()),
+          "{}: wants weights in {}{}, got {}", op, x.dtype(), x.dtype() == DType::kBFloat16 ? " or float32" : "",
+          w->dtype());
+}
+
 inline void check_index(const char* op, const char* what, const Tensor& index, const Shape& shape,
                         Context& context) {
   CHECK(index.dtype() == DType::kInt32 && index.shape() == shape && &index.context() == &context,
@@ -27,6 +43,12 @@ inline void check_along_last(const char* op, const char* what, const Var& x, con
         v.context().device().str());
 }
 
+// On a CPU, whose kernels write where a choice says: a router of one's own may be wrong.
+inline void check_chosen(const char* op, const int32_t* chosen, int64_t pairs, int64_t experts) {
+  for (int64_t i = 0; i < pairs; ++i)
+    CHECK(chosen[i] < experts, "{}: wants experts below {}, got {} as choice {}", op, experts, chosen[i], i);
+}
+
 // The key of an op that draws `width` numbers a row.
 inline RandomKey row_key(const char* op, RandomKey key, int64_t width) {
   CHECK(!key.first_row || (width % 4 == 0 && width < int64_t{1} << 34),
@@ -35,7 +57,7 @@ inline RandomKey row_key(const char* op, RandomKey key, int64_t width) {
   return key;
 }
 
-// Rows of a tensor seen as a matrix [R, N] along its last axis.
-inline int64_t leading_rows(const Tensor& x) { return x.size(-1) ? x.numel() / x.size(-1) : 0; }
+// Rows of a tensor seen as a matrix [R, N] along its last axis; also where N = 0.
+inline int64_t leading_rows(const Tensor& x) { return x.shape().without(-1).numel(); }
 
 }  // namespace glia

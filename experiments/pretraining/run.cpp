@@ -9,6 +9,7 @@
 #include "engine/core/build_info.h"
 #include "engine/core/clock.h"
 #include "engine/core/command_line/phase.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 #include "engine/core/json.h"
 #include "experiments/pretraining/pages.h"
@@ -448,8 +449,8 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   else body(context);
   const std::string next =
       find_task(o.task).causal()
-          ? fmt::format("./tools/generate {} \"a prompt\"", quoted_word(o.out))
-          : fmt::format("./experiments/train --config {} --init {}", o.config, quoted_word(o.out));
+          ? fmt::format("{} {} \"a prompt\"", program("tools/generate"), quoted_word(o.out))
+          : fmt::format("{} --config {} --init {}", program("experiments/train"), o.config, quoted_word(o.out));
   fmt::print(out, "\nweights    {}\nnext       {}\n", o.out, next);
   return 0;
 }

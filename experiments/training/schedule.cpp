@@ -10,6 +10,7 @@
 
 #include "engine/core/build_info.h"
 #include "engine/core/clock.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 #include "experiments/report/grid.h"
 #include "experiments/report/report.h"
@@ -307,18 +308,18 @@ void print_costs(const std::vector<RunSpec>& specs, const Dataset& data, std::FI
   }
 }
 
-// Where to look, and what to try with what is there now.
-void print_next_steps(const Options& options, const std::vector<RunSpec>& specs, std::FILE* out) {
-  if (options.report && fs::exists(options.out + "/report.html"))
+// Where to look, and what to try with what is there now. A report that was not written may be there from before.
+void print_next(const Options& options, const std::vector<RunSpec>& specs, bool written, std::FILE* out) {
+  if (written && options.report && fs::exists(options.out + "/report.html"))
     fmt::print(out, "\nreport     {}/report.html\n", options.out);
   const auto routed = std::ranges::find_if(
       specs, [](const RunSpec& s) { return !s.model.moe.dense() && results::is_done(s.folder); });
   if (routed == specs.end()) return;
   const std::string seed = fmt::format("{}/seed{}", options.out, routed->seed_index);
-  fmt::print(out, "next       ./tools/heatmap {}\n", quoted_word(seed));
-  fmt::print(out, "           ./tools/route {} \"a sentence\"\n", quoted_word(routed->folder));
+  fmt::print(out, "next       {} {}\n", program("tools/heatmap"), quoted_word(seed));
+  fmt::print(out, "           {} {} \"a sentence\"\n", program("tools/route"), quoted_word(routed->folder));
   if (find_task(routed->options.task).causal())
-    fmt::print(out, "           ./tools/generate {} \"a prompt\"\n", quoted_word(routed->folder));
+    fmt::print(out, "           {} {} \"a prompt\"\n", program("tools/generate"), quoted_word(routed->folder));
 }
 
 }  // namespace
@@ -478,6 +479,7 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   }
 
   int status = failures.empty() ? 0 : 1;
+  bool written = true;
   for (const RunSpec* first : folders) try {
       const Options& o = first->options;
       RunLock lock(o.out, "summary");
@@ -487,11 +489,11 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
       if (folders.size() == 1) fmt::print(out, "\n{}", results::print_table(summary));
     } catch (const std::exception& error) {
       fmt::print(out, "\nno summary: {}\n", error.what());
-      status = 1;
+      status = 1, written = false;
     }
   if (!failures.empty()) fmt::print(out, "\n{} run{} failed:\n", failures.size(), failures.size() == 1 ? "" : "s");
   for (const std::string& line : failures) fmt::print(out, "  {}\n", line);
-  if ((status == 0 || options.report) && folders.size() == 1) print_next_steps(folders[0]->options, specs, out);
+  if ((status == 0 || options.report) && folders.size() == 1) print_next(folders[0]->options, specs, written, out);
   return status;
 }
 

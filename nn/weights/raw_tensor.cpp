@@ -73,7 +73,7 @@ int64_t first_not_finite(const RawTensor& t) {
   int64_t found = -1;
   if (t.floating())
     walk_numbers(t, static_cast<size_t>(t.shape.numel()), [&](size_t i, double x) {
-      if (!std::isfinite(x)) found = static_cast<int64_t>(i);
+      if (!std::isfinite(static_cast<float>(x))) found = static_cast<int64_t>(i);
       return found < 0;
     });
   return found;

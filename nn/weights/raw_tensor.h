@@ -29,7 +29,7 @@ size_t element_size(const std::string& dtype);
 void for_each_value(const RawTensor& t, const std::string& name, size_t count,
                     const std::function<void(size_t, double)>& f);
 
-// The first element that is NaN or infinite, or −1. Integers have none.
+// The first element that is NaN, infinite or too large for the float32 that parameters are, or −1. Integers have none.
 int64_t first_not_finite(const RawTensor& t);
 
 // Named tensors of one or more files, and the files' bytes, which they point into.

@@ -117,7 +117,7 @@ std::string Weights::head_prefix() const {
 void Weights::check_finite() const {
   for (const auto& [name, tensor] : raw_.tensors)
     if (const int64_t at = first_not_finite(tensor); at >= 0)
-      fail_input("{}: '{}' holds a number that is not finite, at element {} of {}", path_, name, at,
+      fail_input("{}: '{}' holds a number that is not finite in float32, at element {} of {}", path_, name, at,
                  tensor.shape.numel());
 }
 

@@ -152,6 +152,7 @@ TEST_CASE("data csv: what cannot be a label or a class is told with its row, bef
   EXPECT(contains(error("a,b\n" + std::string(300, 'x') + ",text\n"),
                   "t.csv:3:1: expected a label, found 300 bytes, more than 200: is the column right?"));
   EXPECT(contains(error("a,b\n\x1b[31mred,text\n"), "expected a label, found a control character, byte 0x1B"));
+  EXPECT(contains(error("a,b\n\"two\nlines\",text\n"), "expected a label, found a control character, byte 0x0A"));
   std::string distinct;
   for (int i = 0; i < 30; ++i) distinct += fmt::format("{},text\n", 0.5 + i);
   EXPECT(contains(error(distinct),
@@ -160,6 +161,27 @@ TEST_CASE("data csv: what cannot be a label or a class is told with its row, bef
   REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
   o.csv_train = pipe;
   EXPECT(contains(error_of([&] { load_dataset(o); }), pipe + ": expected a file, found a pipe"));
+}
+
+TEST_CASE("data csv: a first row that is taken for a header in spite of its label is told") {
+  const test::TemporaryFolder folder("csv-header");
+  DatasetOptions o;
+  o.dataset = "csv", o.cache = "", o.vocab_size = 200, o.csv_label = "1", o.csv_text = "2";
+  const auto warnings = [&](const std::string& first_line) {
+    std::string rows = first_line;
+    for (int i = 0; i < 40; ++i) rows += fmt::format("{},word {}\n", i % 2 ? "sport" : "world", i);
+    o.csv_train = folder.write("t.csv", rows);
+    const Dataset data = load_dataset(o);
+    return std::count_if(data.notes.begin(), data.notes.end(), [](const std::string& note) {
+      return contains(
+          note,
+          "t.csv: its first line is taken for names, but \"sport\" in it is a label of other rows; --csv-header off");
+    });
+  };
+  EXPECT(warnings("sport,first row\n") == 1);
+  EXPECT(warnings("label,text\n") == 0);
+  o.csv_header = false;
+  EXPECT(warnings("sport,first row\n") == 0);
 }
 
 TEST_CASE("data csv: AG News with a header, counted from 0, under names") {

@@ -84,6 +84,12 @@ TEST_CASE("data letter case: from the vocabulary, from tokenizer_config.json, fr
   EXPECT(contains(refused(R"({"tokenize_chinese_chars": false})"), "tokenize_chinese_chars"));
   EXPECT(contains(refused(R"({"tokenizer_class": "GPT2Tokenizer"})"),
                   "expected a BERT tokenizer, found GPT2Tokenizer"));
+  EXPECT(refused(R"({"added_tokens_decoder": {"0": {"content": "[PAD]"}}, "never_split": ["[MASK]"]})") == "");
+  EXPECT(contains(refused(R"({"added_tokens_decoder": {"9": {"content": "[E1]"}}})"),
+                  "added_tokens_decoder: expected none but [PAD]"));
+  EXPECT(contains(refused(R"({"never_split": ["<url>"]})"), "never_split: expected none but [PAD]"));
+  folder.write("added_tokens.json", R"({"[E1]": 9})");
+  EXPECT(contains(refused("{}"), "added_tokens.json: expected none but [PAD]"));
 }
 
 // Our own texts; the ids are those that the published rules give with the vocabulary of the fixture's first line.

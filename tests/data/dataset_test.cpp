@@ -128,7 +128,7 @@ TEST_CASE("data sets: missing files and classes are clear errors") {
   DatasetOptions o = synthetic_options();
   o.dataset = "auto";
   o.data = dir.path;
-  EXPECT(contains(error_of([&] { load_dataset(o); }), "train.csv: no such file; type `make data`"));
+  EXPECT(contains(error_of([&] { load_dataset(o); }), "train.csv: no such file; type `./tools/fetch_data`"));
   dir.write("train.csv", "");
   dir.write("test.csv", ag_rows(8, "t"));
   EXPECT(contains(error_of([&] { load_dataset(o); }), "train.csv: expected rows, found an empty file"));

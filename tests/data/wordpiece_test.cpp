@@ -226,6 +226,10 @@ TEST_CASE("data vocabulary: what is wrong with a file is said with its line") {
   EXPECT(v.size() == 4);
   EXPECT(v.find("a") == 3);
   EXPECT(v.pad() == -1);
+  write_file_atomic(path, "\xEF\xBB\xBF[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n");
+  const Vocabulary marked = Vocabulary::from_file(path);
+  EXPECT(marked.pad() == 0);
+  EXPECT(letter_case("auto", marked, path).lowercase);
   v.save(path);
   EXPECT(Vocabulary::from_file(path).hash() == v.hash());
   std::filesystem::remove(path);
@@ -251,26 +255,31 @@ TEST_CASE("data vocabulary: tokenizer.json gives the same tokens and the case; w
     changed[nlohmann::json::json_pointer(pointer)] = value;
     return folder.write("tokenizer.json", changed.dump());
   };
-  const std::string path = with("/version", "1.0");
+  const std::string path = with("/added_tokens", {{{"id", 2}, {"content", "[CLS]"}}});
   const Vocabulary v = Vocabulary::from_file(path);
   EXPECT(v.tokens() == std::vector<std::string>{"[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b"});
   EXPECT(v.hash() == Vocabulary::from_tokens(v.tokens(), "the same").hash());
   EXPECT(letter_case("auto", v, path).lowercase);
   EXPECT(!letter_case("auto", v, with("/normalizer/lowercase", false)).lowercase);
-  for (const auto& [pointer, value, wanted] : std::vector<std::tuple<const char*, nlohmann::json, const char*>>{
-           {"/model/type", "BPE", "expected \"WordPiece\" as model.type, got \"BPE\""},
-           {"/model/vocab/a", 5, "expected each id below 6 once"},
-           {"/model/vocab/a", 6, "expected each id below 6 once"},
-           {"/model/vocab/a", -1, "expected each id below 6 once"},
-           {"/model/vocab",
-            {{"[UNK]", 0}, {"a\nb", 1}},
-            "without white space at their end or line ends, got \"a\\nb\""},
-           {"/model/vocab", {{"[UNK]", 0}, {"a ", 1}}, "without white space"},
-           {"/model/vocab", 7, "as model.vocab, got 7"},
-           {"/model/continuing_subword_prefix", "@@", "continuing_subword_prefix"},
-           {"/normalizer", nullptr, "expected a BertNormalizer"},
-           {"/normalizer/strip_accents", false, "normalizer.strip_accents"},
-           {"/pre_tokenizer/type", "Whitespace", "pre_tokenizer.type"}}) {
+  for (
+      const auto& [pointer, value, wanted] : std::vector<std::tuple<const char*, nlohmann::json, const char*>>{
+          {"/model/type", "BPE", "expected \"WordPiece\" as model.type, got \"BPE\""},
+          {"/model/vocab/a", 5, "expected each id below 6 once"},
+          {"/model/vocab/a", 6, "expected each id below 6 once"},
+          {"/model/vocab/a", -1, "expected each id below 6 once"},
+          {"/model/vocab",
+           {{"[UNK]", 0}, {"a\nb", 1}},
+           "without white space at their end or line ends, got \"a\\nb\""},
+          {"/model/vocab", {{"[UNK]", 0}, {"a ", 1}}, "without white space"},
+          {"/model/vocab", 7, "as model.vocab, got 7"},
+          {"/model/continuing_subword_prefix", "@@", "continuing_subword_prefix"},
+          {"/normalizer", nullptr, "expected a BertNormalizer"},
+          {"/normalizer/strip_accents", false, "normalizer.strip_accents"},
+          {"/pre_tokenizer/type", "Whitespace", "pre_tokenizer.type"},
+          {"/pre_tokenizer", nullptr, "expected a BertPreTokenizer as pre_tokenizer, got null"},
+          {"/added_tokens",
+           {{{"id", 2}, {"content", "[CLS]"}}, {{"id", 6}, {"content", "[E1]"}}},
+           "added_tokens: expected none but [PAD], [UNK], [CLS], [SEP] and [MASK], which alone this tokenizer keeps whole, got \"[E1]\""}}) {
     const std::string file = with(pointer, value), error = error_of([&] { Vocabulary::from_file(file); });
     INFO(error);
     EXPECT(contains(error, "tokenizer.json: "));

@@ -212,3 +212,29 @@ TEST_CASE("allocator: the guard sees a write behind the end and a read of fresh 
   { const Tensor x = zeros(c, {3}); }
   EXPECT(c.allocator().overwritten() == 1);
 }
+
+TEST_CASE("autograd: backward from a leaf adds to what the leaf holds, in its buffer") {
+  Context c(test::device());
+  const Var x = leaf(c, {2});
+  backward(sum(scale(x, 3)));
+  backward(x);
+  EXPECT(x.grad().item() == 4);
+  const Tensor buffer = full(c, {1}, 9);
+  const Var y = Var::parameter(full(c, {1}, 2), buffer);
+  backward(y);
+  backward(y, full(c, {1}, 5));
+  EXPECT(buffer.item() == 6);
+  EXPECT(y.grad().same_storage(buffer));
+}
+
+TEST_CASE("autograd: a gradient that is changed in place is nobody else's") {
+  Context c(test::device());
+  const Var a = leaf(c, {1, 2}), b = leaf(c, {3, 4});
+  const Tensor dy = full(c, {2}, 1.0);
+  backward(add(a, reshape(b, {2})), dy);
+  a.grad().zero();
+  EXPECT(b.grad().to_vector<double>() == std::vector<double>{1, 1});
+  EXPECT(dy.to_vector<double>() == std::vector<double>{1, 1});
+  Context other(Device::cpu());
+  EXPECT(contains(error_of([&] { backward(scale(a, 2), full(other, {2}, 1.0)); }), "two contexts"));
+}

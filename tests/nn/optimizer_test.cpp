@@ -197,6 +197,30 @@ TEST_CASE("adamw: bfloat16 gradients of the wrong dtype or size are errors") {
   EXPECT(contains(error_of([&] { adamw_step(b, {}); }), "multiples of 64"));
 }
 
+TEST_CASE("adamw: options that would make every weight no number are errors") {
+  Bench bench(DType::kFloat32, false);
+  const auto error = [&](auto&& change) {
+    AdamWOptions o;
+    change(o);
+    return error_of([&] { AdamW(bench.set, o); });
+  };
+  EXPECT(error([](AdamWOptions&) {}) == "");
+  EXPECT(error([](AdamWOptions& o) { o.learning_rate = 0, o.clip = 0, o.beta1 = 0; }) == "");
+  EXPECT(contains(error([](AdamWOptions& o) { o.learning_rate = NAN; }), "AdamW: wants a learning rate"));
+  EXPECT(contains(error([](AdamWOptions& o) { o.learning_rate = -1; }), "0 or more, got -1"));
+  EXPECT(contains(error([](AdamWOptions& o) { o.weight_decay = INFINITY; }), "AdamW: wants"));
+  EXPECT(contains(error([](AdamWOptions& o) { o.beta2 = 1; }), "betas in [0, 1), got 0.9 and 1"));
+  EXPECT(contains(error([](AdamWOptions& o) { o.warmup_steps = -1; }), "got -1 to warm up"));
+  ParameterSet grouped, unready;
+  grouped.add("a", {3}, Init::zero(), false);
+  grouped.set_rate("a", 0.1);
+  grouped.materialise(bench.context, 1);
+  AdamWOptions o;
+  o.learning_rate = 0;
+  EXPECT(contains(error_of([&] { AdamW(grouped, o); }), "in parts of the learning rate, which is 0"));
+  EXPECT(contains(error_of([&] { AdamW(unready, {}); }), "behind materialise()"));
+}
+
 TEST_CASE("adamw: a gradient that is not finite changes nothing and is counted") {
   Bench bench(DType::kFloat32, true);
   AdamW optimiser(bench.set, {});

@@ -265,12 +265,15 @@ TEST_CASE(
     "weights: NaN and infinity name the tensor; pointers of Git LFS, other files and two encoders are named") {
   const Place place;
   Source source;
-  for (const double bad : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+  // The last is finite in a file of float64, and infinite in the model.
+  for (const auto& [bad, dtype] : {std::pair{static_cast<double>(NAN), DType::kFloat32},
+                                   {static_cast<double>(INFINITY), DType::kFloat32},
+                                   {1e39, DType::kFloat64}}) {
     std::vector<NamedTensor> all = source.tensors(place);
-    all[3].tensor = full(source.context, all[3].tensor.shape(), bad);
+    all[3].tensor = full(source.context, all[3].tensor.shape(), bad, dtype);
     write_safetensors(place / "file", all, {});
     EXPECT(contains(error_of([&] { Weights(place / "file").check_finite(); }),
-                    "'" + all[3].name + "' holds a number that is not finite, at element 0"));
+                    "'" + all[3].name + "' holds a number that is not finite in float32, at element 0"));
   }
   const auto error = [&](const std::string& content) {
     write_file_atomic(place / "file", content);

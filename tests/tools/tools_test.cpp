@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "engine/core/build_info.h"
+#include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 #include "tests/command.h"
 #include "tests/records/saved_run.h"
@@ -167,6 +168,29 @@ TEST_CASE("tools: train_vocab and tokenize unpack text, and take no other file f
   EXPECT(contains(run("./tools/tokenize --decode" + flags + "4000 2>&1").out, "expected ids from 0 to "));
 }
 
+TEST_CASE("tools: tokenize and train_vocab take no flag that they would not read") {
+  if (!are_built({"tools/tokenize", "tools/train_vocab"})) SKIP("the programs are not built");
+  TemporaryFolder tmp("unread-flags");
+  tmp.write("vocab.txt", kSavedVocabulary);
+  tmp.write("plain.txt", "some words and some other words\n");
+  const std::string tokenize = "./tools/tokenize --vocab " + tmp.path + "/vocab.txt ",
+                    train = "./tools/train_vocab --vocab-size 40 --out " + tmp.path + "/new.txt " + tmp.path +
+                            "/plain.txt ";
+  EXPECT(run(tokenize + "--special --max-length 4 words").status == 0);
+  for (const auto& [command, wanted] : std::vector<std::pair<std::string, const char*>>{
+           {tokenize + "--stats --only-topics 0,1", "unknown flag --only-topics"},
+           {tokenize + "--stats --prompt sentence", "unknown flag --prompt"},
+           {tokenize + "--csv-train none.csv words", "--csv-train: not read without --stats"},
+           {tokenize + "--max-length 4 words", "--max-length: not read without --special or --stats"},
+           {train + "--csv-train none.csv", "--csv-train: not read beside text files"}}) {
+    const Result result = run(command + " 2>&1");
+    INFO(command, ": ", result.out);
+    EXPECT(result.status != 0);
+    EXPECT(contains(result.out, wanted));
+    EXPECT(lines(result.out) == 1);
+  }
+}
+
 TEST_CASE("tools: tokenize gives the same ids for an argument and a line") {
   if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
   TemporaryFolder tmp("tokenize");
@@ -265,4 +289,21 @@ TEST_CASE("tools: bash completes flags, choices and bench's commands") {
   EXPECT(completed("./experiments/train --protocol pa", 2) == "paper\n");
   EXPECT(contains(completed("./experiments/train --router \"\"", 2), plain_router()));
   EXPECT(completed("./experiments/train --fresh o", 2) == "on off\n");
+}
+
+TEST_CASE("tools: what a message says to type is there: ./tools/x in a checkout, glia-x where that was installed") {
+  EXPECT(program("tools/heatmap", "/home/me/glia/experiments/run_all") == "./tools/heatmap");
+  EXPECT(program("tools/heatmap", "/usr/local/bin/glia-run_all") == "glia-heatmap");
+  EXPECT(program("experiments/train", "glia-fetch_data") == "glia-train");
+  if (!are_built({"tools/tokenize"})) SKIP("the programs are not built");
+  TemporaryFolder tmp("installed");
+  const std::string installed = tmp.path + "/glia-tokenize";
+  fs::copy_file("tools/tokenize", installed);
+  const auto said = [&](const std::string& command) {
+    return run("LD_LIBRARY_PATH=$(dirname $(ldd tools/tokenize | awk '/libglia/ { print $3 }')) " + command +
+               " --data " + tmp.path + " words 2>&1")
+        .out;
+  };
+  EXPECT(contains(said(installed), "type `glia-fetch_data`"));
+  EXPECT(contains(said("./tools/tokenize"), "type `./tools/fetch_data`"));
 }

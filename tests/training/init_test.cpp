@@ -116,8 +116,9 @@ TEST_CASE("init: the norms' place comes from config.json; without a vocabulary o
   const Dataset data = load_data(o);
   EXPECT(contains(error_of([&] { describe_weights(check_weights(o), data.vocabulary()); }), "expected --vocab"));
   // What transformers writes since version 5.
-  write_file_atomic(folder.path / "tokenizer.json",
-                    R"({"normalizer": {"type": "BertNormalizer", "lowercase": false},
+  write_file_atomic(
+      folder.path / "tokenizer.json",
+      R"({"normalizer": {"type": "BertNormalizer", "lowercase": false}, "pre_tokenizer": {"type": "BertPreTokenizer"},
                         "model": {"type": "WordPiece", "vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "A": 3}}})");
   const Options found = folder.with({});
   EXPECT(found.vocab == folder.path / "tokenizer.json");

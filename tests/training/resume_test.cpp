@@ -189,6 +189,22 @@ TEST_CASE("run_all: at its end stands what comes next, in words that a shell tak
   EXPECT(contains(log, "           ./tools/generate 'two words/seed0/softmax-moe' \"a prompt\"\n"));
 }
 
+TEST_CASE("run_all: where no summary can be written, nobody is sent to the report of before") {
+  if (!fs::exists(program())) SKIP("experiments/run_all is not built");
+  const Place place("stale");
+  const std::vector<std::string> words{"--configs", "softmax-moe", "--max-steps", "2", "--out", "results"};
+  EXPECT(wait_for(start(place, words)) == 0);
+  EXPECT(contains(read_file(place.path / "log.txt"), "\nreport     results/report.html\n"));
+  fs::remove(place.path / "log.txt");
+  fs::remove(place.path / "results/summary.json");
+  fs::create_directories(place.path / "results/summary.json/in the way");
+  EXPECT(wait_for(start(place, words)) == 1);
+  const std::string log = read_file(place.path / "log.txt");
+  INFO(log);
+  EXPECT(contains(log, "\nno summary: results/summary.json"));
+  EXPECT(!contains(log, "\nreport     "));
+}
+
 TEST_CASE("run_all: side by side in one program, the same bytes") {
   if (!fs::exists(program())) SKIP("experiments/run_all is not built");
   const Place place("jobs");

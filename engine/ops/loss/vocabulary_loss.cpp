@@ -25,7 +25,7 @@ constexpr int64_t kLogitsOnHost = int64_t{1} << 24, kLogitsOnGpu = int64_t{1} <<
 // Rows of a part: as many in each, in steps of 128, as tiles of products want them.
 int64_t rows_of_part(Context& context, int64_t rows, int64_t room) {
   const int64_t most = context.device().is_cuda() ? kLogitsOnGpu : kLogitsOnHost;
-  const int64_t parts = (rows * room + most - 1) / most;
+  const int64_t parts = std::max<int64_t>(1, (rows * room + most - 1) / most);
   return (rows + parts * 128 - 1) / (parts * 128) * 128;
 }
 
@@ -65,8 +65,9 @@ class PartGradients {
     const DType wide = accumulation_dtype(x.dtype());
     Context& context = x.context();
     if (of_x) dx_ = empty(context, x.shape(), wide);
-    if (of_w) dw_ = empty(context, w.shape(), wide);
-    if (of_b) db_ = empty(context, {w.size(0)}, wide);
+    const auto sums = x.size(0) ? empty : zeros;  // no rows: add() is never called
+    if (of_w) dw_ = sums(context, w.shape(), wide);
+    if (of_b) db_ = sums(context, {w.size(0)}, wide);
   }
   // dlogits of rows [first, first + n).     [n, room]
   void add(const Tensor& dl, int64_t first) {

@@ -153,6 +153,7 @@ template <class A> void choose_gradient(const ChooseShape& s, const int32_t* cho
 }
 
 template <class A> void expert_counts(const int32_t* chosen, int64_t pairs, int64_t experts, A* counts) {
+  check_chosen("expert_counts", chosen, pairs, experts);
   std::fill_n(counts, experts, A{0});
   for (int64_t i = 0; i < pairs; ++i)
     if (chosen[i] >= 0) counts[chosen[i]] += 1;

@@ -3,6 +3,7 @@
 
 #include "engine/core/check.h"
 #include "engine/core/parallel.h"
+#include "engine/ops/checks.h"
 #include "engine/ops/moe/moe_functors.h"
 #include "engine/ops/moe/moe_kernels.h"
 
@@ -59,7 +60,8 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
     const A d = dlogits[t * E + e];
     return s.mode == kGate ? d * logistic(context[sequence * E + e]) : d;
   };
-  std::vector<A> partial(static_cast<size_t>(dw || db ? chunks * E * (H + 1) : 0), A{0});
+  const bool sums = dw || db;  // written where there is no token too
+  std::vector<A> partial(static_cast<size_t>(sums ? chunks * E * (H + 1) : 0), A{0});
   parallel_for(chunks, 1, [&](int64_t first, int64_t last) {
     std::vector<A> row(static_cast<size_t>(H)), sum(static_cast<size_t>(H));
     for (int64_t c = first; c < last; ++c)
@@ -70,7 +72,7 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
           const A d = dr(t, e);
           const A* __restrict from = w + e * H;
           for (int64_t j = 0; j < H; ++j) sum[j] += d * from[j];
-          if (partial.empty()) continue;
+          if (!sums) continue;
           A* __restrict to = &partial[(c * E + e) * (H + 1)];
           for (int64_t j = 0; j < H; ++j) to[j] += d * row[j];
           to[H] += d;
@@ -79,7 +81,7 @@ void router_logits_gradient(const RouterShape& s, const T* x, const A* w, const 
           for (int64_t j = 0; j < H; ++j) dx[t * H + j] = static_cast<T>(sum[j]);
       }
   });
-  for (int64_t e = 0; e < E && !partial.empty(); ++e)
+  for (int64_t e = 0; e < E && sums; ++e)
     for (int64_t j = 0; j <= H; ++j) {
       A total = 0;
       for (int64_t c = 0; c < chunks; ++c) total += partial[(c * E + e) * (H + 1) + j];
@@ -132,6 +134,7 @@ void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates
 
 template <class A>
 void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* losses, A* importance) {
+  check_chosen("load_losses", chosen, s.tokens * s.k, s.experts);
   std::fill_n(importance, s.experts, A{0});
   for (int64_t i = 0; i < s.tokens * s.k; ++i)
     if (chosen[i] >= 0) importance[chosen[i]] += gates[i];
@@ -151,6 +154,7 @@ void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* im
 void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
                    int32_t* offsets, int32_t* row_of, int32_t* pair_of) {
   std::vector<int64_t> next(static_cast<size_t>(experts), 0);
+  check_chosen("make_dispatch", chosen, pairs, experts);
   for (int64_t i = 0; i < pairs; ++i)
     if (chosen[i] >= 0) ++next[chosen[i]];
   int64_t start = 0;

@@ -2,6 +2,7 @@
 // sizes that those do not take.
 #include <algorithm>
 
+#include "engine/ops/checks.h"
 #include "engine/ops/products/grouped_linear_kernels.h"
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/products/matmul_kernels.h"
@@ -17,8 +18,9 @@ Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offse
   const int64_t groups = w.size(0), outputs = w.size(1);
   CHECK(!b.defined() || b.shape() == (Shape{groups, outputs}), "grouped_linear: wants a bias [{}, {}], got {}",
         groups, outputs, b.shape());
-  CHECK(offsets.dtype() == DType::kInt32 && offsets.shape() == Shape{groups + 1},
-        "grouped_linear: wants offsets int32 [{}], got {} {}", groups + 1, offsets.dtype(), offsets.shape());
+  check_index("grouped_linear", "offsets", offsets, {groups + 1}, x.context());
+  check_one_context("grouped_linear", x, {&w, &b});
+  check_weights("grouped_linear", x, {&w, &b});
   const GroupedShape s{x.size(0), groups, outputs, w.size(2), offsets.data<int32_t>()};
   const Tensor rows = x.value(), weight = w.value_as(x.dtype());
   const Tensor bias = b.defined() ? b.value_as(x.dtype()) : Tensor();
@@ -75,6 +77,10 @@ template <class T, class F> void for_each_group(const GroupedShape& s, T* y, int
 }  // namespace
 
 template <class T> void grouped_forward(const GroupedShape& s, const T* x, const T* w, const T* bias, T* y) {
+  for (int64_t e = 0, begin = 0; e <= s.groups; begin = s.offsets[e++])
+    CHECK(s.offsets[e] >= begin && s.offsets[e] <= s.rows,
+          "grouped_linear: wants offsets that ascend from 0 to at most {} rows, got {} at {} behind {}", s.rows,
+          s.offsets[e], e, begin);
   for_each_group(s, y, s.outputs, [&](int64_t e, int64_t begin, int64_t end) {
     gemm({end - begin, s.outputs, s.inputs, false, true}, x + begin * s.inputs, w + e * s.outputs * s.inputs,
          y + begin * s.outputs, bias ? bias + e * s.outputs : nullptr);

@@ -1,5 +1,6 @@
 #include "engine/ops/products/matmul.h"
 
+#include "engine/ops/checks.h"
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/products/matmul_kernels.h"
 #include "engine/ops/rows/bias.h"
@@ -49,6 +50,7 @@ void matmul_into(const Tensor& a, const Tensor& b, const Tensor& c, bool transpo
 Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
   CHECK(a.rank() >= 2 && b.rank() == a.rank(), "matmul: wants two matrices or two batches of them, got {} and {}",
         a.shape(), b.shape());
+  check_one_context("matmul", a, {&b});
   const int64_t m = a.size(transpose_a ? -1 : -2), n = b.size(transpose_b ? -2 : -1);
   Tensor c = empty(a.context(), a.rank() == 3 ? Shape{a.size(0), m, n} : Shape{m, n}, a.dtype());
   matmul_into(a.value(), b.value(), c, transpose_a, transpose_b);
@@ -71,12 +73,14 @@ Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
 
 namespace {
 
-Tensor as_matrix(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+Tensor as_matrix(const Tensor& x) { return x.reshape({leading_rows(x), x.size(-1)}); }
 
 void check_linear(const Var& x, const Var& w, const Var& b) {
   CHECK(x.rank() >= 1 && w.rank() == 2 && x.size(-1) == w.size(-1),
         "linear: wants x [.., I] and w [O, I], got {} and {}", x.shape(), w.shape());
   CHECK(!b.defined() || b.shape() == Shape{w.size(0)}, "linear: wants a bias [{}], got {}", w.size(0), b.shape());
+  check_one_context("linear", x, {&w, &b});
+  check_weights("linear", x, {&w, &b});
 }
 
 }  // namespace

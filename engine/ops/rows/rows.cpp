@@ -24,7 +24,7 @@ template <class F> void dispatch_pair(const char* op, DType from, DType to, F&& 
 }
 
 void gather_into(const char* op, const Tensor& x, const Tensor& index, const Tensor& y) {
-  const int64_t h = x.size(0) ? x.numel() / x.size(0) : 0;
+  const int64_t h = x.shape().without(0).numel();  // of an x without rows too: y has some
   dispatch_pair(op, x.dtype(), y.dtype(), [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
     const int32_t* i = index.data<int32_t>();
     on_device(

@@ -1,6 +1,7 @@
 #include "engine/ops/sequences/sequences.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "engine/core/parallel.h"
@@ -17,7 +18,8 @@ Sequences make_sequences(Context& context, const std::vector<int32_t>& lengths, 
   Sequences s;
   for (int64_t b = 0; b < count; ++b) {
     CHECK(lengths[b] >= 1, "make_sequences: sequence {} has length {}", b, lengths[b]);
-    offsets[b + 1] = offsets[b] + lengths[b];
+    CHECK(!__builtin_add_overflow(offsets[b], lengths[b], &offsets[b + 1]), "make_sequences: more than {} rows",
+          std::numeric_limits<int32_t>::max());
     s.max_length = std::max<int64_t>(s.max_length, lengths[b]);
   }
   const int64_t rows = offsets.back();
