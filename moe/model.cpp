@@ -116,7 +116,11 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   out.row_losses = std::move(head.row_losses);
   out.sums = std::move(head.sums);
   out.routings = std::move(r.routings);
-  if (!head.loss.defined()) return out;
+  if (!head.loss.defined()) {
+    for (Routing& routing : out.routings)
+      for (AuxiliaryLosses& losses : routing.losses) losses.later = nullptr;  // it refers to this pass
+    return out;
+  }
 
   std::vector<std::string>& names = out.part_names;
   names = {"ce"};

@@ -58,8 +58,9 @@ std::string unpack_gzip(std::string_view packed, const std::string& name) {
     result = inflate(&s, Z_NO_FLUSH);
     text.resize(text.size() - s.avail_out);
     const bool more = s.avail_in > 0 || at < packed.size();
-    if (result == Z_STREAM_END && more) {
-      inflateReset(&s);  // another member follows
+    // Another member follows, or zeros that fill a block: those are no text, as gzip itself has it.
+    if (result == Z_STREAM_END && more && packed.find_first_not_of('\0', at - s.avail_in) != packed.npos) {
+      inflateReset(&s);
       continue;
     }
     if (result != Z_OK) break;

@@ -29,6 +29,7 @@ class RanksOrAlone : public Communicator {
   void barrier() override { now().barrier(); }
   void begin_group() override { now().begin_group(); }
   void end_group() override { now().end_group(); }
+  void abandon_group() noexcept override { now().abandon_group(); }
 
   Communicator& now() const { return alone ? *one_ : *ranks_; }
   bool alone = false;

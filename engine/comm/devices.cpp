@@ -102,7 +102,7 @@ class OnDevices : public Communicator, public AsideReducer {
   }
   // Work may be under way where another rank failed: waiting for it would be waiting for ever.
   ~OnDevices() override {
-    backend_.cuda()->beside = nullptr;
+    if (backend_.cuda()->beside == side_.stream()) backend_.cuda()->beside = nullptr;
     nccl_.abort(comm_);
   }
 
@@ -180,6 +180,10 @@ class OnDevices : public Communicator, public AsideReducer {
     grouped_ = false;
     nccl_.check(nccl_.group_end(), "ncclGroupEnd");
     side_.join();
+  }
+  void abandon_group() noexcept override {
+    grouped_ = false;
+    nccl_.group_end();  // else the next call would be this group's; in a broken capture it launches nothing
   }
 
  private:

@@ -41,12 +41,19 @@ class Communicator {
   // Calls between the two may travel together; nobody reads what they give before end_group(). See together().
   virtual void begin_group() {}
   virtual void end_group() {}
+  virtual void abandon_group() noexcept {
+  }  // instead of end_group() where a call has failed: what was asked for is not done
 };
 
 template <class F> void together(Communicator& ranks, F&& calls) {
   ranks.begin_group();
-  calls();
-  ranks.end_group();  // not where one has failed: then the ranks are at an end
+  try {
+    calls();
+  } catch (...) {  // a capture that breaks is tried again, eagerly
+    ranks.abandon_group();
+    throw;
+  }
+  ranks.end_group();
 }
 
 // One rank: what a Context has until it is given another. The backend must outlive it. engine/comm/local.cpp

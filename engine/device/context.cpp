@@ -77,7 +77,10 @@ void Context::set_communicator(std::unique_ptr<Communicator> communicator) {
   communicator_ = std::move(communicator);
 }
 
-Context::~Context() { backend_->release(step_); }
+Context::~Context() {
+  communicator_.reset();  // where another rank has failed, giving memory back would wait for its sums for ever
+  backend_->release(step_);
+}
 
 void Context::set_kernels(Kernels kernels) {
   CudaHandles* cuda = backend_->cuda();

@@ -110,9 +110,13 @@ bool Pretraining::resume() {
   try {
     const CheckpointInfo info = checkpoint_info(SafetensorsFile(checkpoint_path()));
     if (info.config != identity_) return false;
+    // All that may fail comes before the weights are changed.
+    CHECK(info.step >= 0 && info.step <= trainer_.total(), "{}: step {} of {}", checkpoint_path(), info.step,
+          trainer_.total());
+    const auto seconds = Json::parse(info.progress).at("seconds").get<double>();
     load_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(),
                     trainer_.model().router_state());
-    seconds_before_ = Json::parse(info.progress).at("seconds").get<double>();
+    seconds_before_ = seconds;
     trainer_.seek(info.step);
     return true;
   } catch (const std::exception& error) {

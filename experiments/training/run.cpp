@@ -120,18 +120,25 @@ bool Sitting::resume() {
     const CheckpointInfo info = checkpoint_info(file);
     const Json progress = Json::parse(info.progress);
     if (info.config != config_text_) return false;
+    // All that may fail comes before the weights are changed.
+    CHECK(info.step >= 0 && info.step <= trainer_.total(), "{}: step {} of {}", checkpoint_path(), info.step,
+          trainer_.total());
+    const auto best_step = progress.at("best_step").get<int64_t>();
+    const auto best_accuracy = progress.at("best_accuracy").get<double>();
+    // Runs from before there were tasks chose by the accuracy.
+    const auto best_score = progress.value("best_score", best_accuracy);
+    const auto seconds = progress.at("seconds").get<double>();
+    std::optional<double> accuracy = now_.accuracy;
+    if (progress.contains("accuracy")) accuracy = progress["accuracy"].get<double>();
     std::vector<Statistic> tensors = state();
-    if (progress.at("best_step").get<int64_t>() > 0) {
+    if (best_step > 0) {
       best_.push_back({"best.weights", empty_like(trainer_.model().parameters().values())});
       for (const Statistic& s : state()) best_.push_back({"best." + s.name, empty_like(s.value)});
       tensors.insert(tensors.end(), best_.begin(), best_.end());
     }
     load_checkpoint(checkpoint_path(), trainer_.model().parameters(), &trainer_.optimiser(), tensors);
-    best_step_ = progress.at("best_step").get<int64_t>();
-    best_accuracy_ = progress.at("best_accuracy").get<double>();
-    best_score_ = progress.value("best_score", best_accuracy_);  // runs from before there were tasks chose by it
-    seconds_before_ = progress.at("seconds").get<double>();
-    if (progress.contains("accuracy")) now_.accuracy = progress["accuracy"].get<double>();
+    best_step_ = best_step, best_accuracy_ = best_accuracy, best_score_ = best_score;
+    seconds_before_ = seconds, now_.accuracy = accuracy;
     trainer_.seek(info.step);
     return true;
   } catch (const std::exception& error) {

@@ -94,6 +94,8 @@ void TrainingStep::reduce_rest() {
 void TrainingStep::run(const Batch& batch, StepPart part) {
   CHECK(part.count >= 1 && part.index >= 0 && part.index < part.count, "training step: part {} of {}", part.index,
         part.count);
+  CHECK(batch.share.defined() || model_.context().communicator().size() == 1,
+        "training step: wants this rank's share of the batch");
   ParameterSet& parameters = model_.parameters();
   if (part.first()) {
     parameters.clear_gradients();

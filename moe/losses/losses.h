@@ -72,7 +72,8 @@ Tensor identity(Context& context, int64_t n, DType dtype);
 Var switch_loss_of(const Var& scores, Tensor counts, int64_t per_token, const Sequences& sequences);
 
 // Appends to routing.losses. One expert has nothing to balance: none then.
-// A loss on experts or their outputs is left out where there are none: a router alone.
+// A loss on experts or their outputs is left out where there are none: a router alone. Over several ranks values are there behind
+// Model::forward only (AuxiliaryLosses::later).
 void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,
                    const ExpertPairs* pairs = nullptr);
 // Whether a loss of weight other than 0 reads that.

@@ -31,6 +31,13 @@ void read(const Weights& weights, const std::string& name, Tensor to, std::set<s
                      name.ends_with("predictions.decoder.bias") || name == "mlm.bias";
   if (raw.shape != to.shape() && !table)
     fail_input("{}: '{}': expected {}, got {}", weights.path(), name, to.shape(), raw.shape);
+  // Tables are padded to multiples of 64 up to 8 × 128; what is beyond was not made for this vocabulary, and no row of it is the
+  // word that its number says.
+  constexpr int64_t kMostPadding = 1024;
+  if (name.ends_with("word_embeddings.weight") && raw.shape.rank() > 0 &&
+      raw.shape[0] > (to.size(0) + kMostPadding - 1) / kMostPadding * kMostPadding)
+    fail_input("{}: '{}' has {} rows and the vocabulary {} pieces: expected --vocab to be the one of the weights",
+               weights.path(), name, raw.shape[0], to.size(0));
   copy_raw(raw, fmt::format("{}: '{}'", weights.path(), name), to);
   used.insert(name);
 }

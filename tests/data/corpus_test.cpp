@@ -95,7 +95,8 @@ TEST_CASE("documents: a line each, without blanks; plain, xz and gzip are the sa
                                                           {"t.txt.xz", xz(whole)},
                                                           {"t.gz", gzip(whole)},
                                                           {"no_such_ending", xz(a) + xz(b)},
-                                                          {"u.gz", gzip(a) + gzip(b)}}) {
+                                                          {"u.gz", gzip(a) + gzip(b)},
+                                                          {"v.gz", gzip(whole) + std::string(512, '\0')}}) {
       INFO(name);
       REQUIRE(read_text(folder.write(name, bytes)) == whole);
     }

@@ -246,6 +246,9 @@ TEST_CASE(
   EXPECT(with_words(64).extents().words == 64);
   Model other(source.context, source.config, 2);
   EXPECT(contains(error_of([&] { warm_start(other, with_words(39), {}); }), "expected [40, 8], got [39, 8]"));
+  expect_copied(source, with_words(1024));
+  EXPECT(contains(error_of([&] { warm_start(other, with_words(1025), {}); }),
+                  "has 1025 rows and the vocabulary 40 pieces: expected --vocab to be the one of the weights"));
 
   ModelConfig low = source.config;
   low.bert.layers = 1;

@@ -147,6 +147,7 @@ TEST_CASE("study: a file is read as it stands") {
   const Study s = parse_study(kSmall, "some/where/small.study");
   EXPECT(s.name == "small");
   EXPECT(s.title == "A small one");
+  EXPECT(parse_study("\xEF\xBB\xBF" + std::string(kSmall), "small.study").configurations.size() == 2);
   EXPECT(s.settings == std::vector<std::pair<std::string, std::string>>{{"epochs", "1"}});
   REQUIRE(s.configurations.size() == 2);
   const Configuration& c = s.configurations[1];

@@ -98,7 +98,7 @@ TEST_CASE(
   }
 }
 
-// Writes down what is asked: a for a sum beside backward, j for the wait for those, s for any other sum.
+// Writes down what is asked: a for a sum beside backward, j for the wait for those, s for any other sum, brackets for a group.
 class Listening : public Plain, public AsideReducer {
  public:
   Listening(std::unique_ptr<Communicator> inner, std::string& asked)
@@ -119,6 +119,9 @@ class Listening : public Plain, public AsideReducer {
     asked_ += 'j';
     aside_.join_aside();
   }
+  void begin_group() override { asked_ += '('; }
+  void end_group() override { asked_ += ')'; }
+  void abandon_group() noexcept override { asked_ += '!'; }
 
  private:
   AsideReducer& aside_;
@@ -143,8 +146,21 @@ TEST_CASE("ranks: no sum waits in line behind the gradients of a layer that back
     EXPECT(asked[0] == asked[1]);
     EXPECT(contains(asked[0], "aaj"));  // of two layers, and nothing between
     EXPECT(std::ranges::count(asked[0], 'a') == 2);
-    EXPECT(asked[0].size() < 20);
+    EXPECT(contains(asked[0], "aaj(s"));
+    EXPECT(std::ranges::count(asked[0], '(') == std::ranges::count(asked[0], ')'));
+    EXPECT(asked[0].size() < 22);
   }
+}
+
+TEST_CASE("ranks: a group in which a call fails is given up, and the next one is whole") {
+  run_ranks(2, [&](std::unique_ptr<Communicator> communicator) {
+    std::string asked;
+    Context context(Device::cpu(), 42);
+    set_ranks(context, std::make_unique<Listening>(std::move(communicator), asked));
+    EXPECT(error_of([&] { together(context.communicator(), [] { throw Error("no memory"); }); }) == "no memory");
+    together(context.communicator(), [] {});
+    EXPECT(asked == "(!()");
+  });
 }
 
 TEST_CASE("ranks: a layer's bfloat16 gradients lie side by side, and no layer's with another's") {

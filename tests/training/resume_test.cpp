@@ -152,22 +152,26 @@ TEST_CASE("run_all: what a program leaves that is killed in its last moments is 
 
 TEST_CASE("run_all: a damaged checkpoint costs time, not the run") {
   if (!fs::exists(program())) SKIP("experiments/run_all is not built");
-  const Place place("damaged");
-  const pid_t pid = start(place, kTwo);
-  const fs::path checkpoint = place.run("seed0/dense") / "checkpoint.safetensors";
-  int status = 0;
-  while (!fs::exists(checkpoint) && ::waitpid(pid, &status, WNOHANG) == 0)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  ::kill(pid, SIGKILL);
-  ::waitpid(pid, &status, 0);
-  if (fs::exists(checkpoint)) {
-    std::string content = read_file(checkpoint);
-    content[content.size() / 2] ^= 1;
-    write_file_atomic(checkpoint, content);
+  for (const bool header : {false, true}) {  // what the loop remembers, else a number
+    const Place place("damaged");
+    const pid_t pid = start(place, kTwo);
+    const fs::path checkpoint = place.run("seed0/dense") / "checkpoint.safetensors";
+    int status = 0;
+    while (!fs::exists(checkpoint) && ::waitpid(pid, &status, WNOHANG) == 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, &status, 0);
+    if (fs::exists(checkpoint)) {
+      std::string content = read_file(checkpoint);
+      const size_t at = header ? content.find("best_accuracy") : content.size() / 2;
+      REQUIRE(at < content.size());
+      content[at] ^= 1;
+      write_file_atomic(checkpoint, content);
+    }
+    EXPECT(wait_for(start(place, kTwo)) == 0);
+    expect_same(undisturbed(), place);
+    EXPECT(contains(read_file(place.path / "log.txt"), "begins anew"));
   }
-  EXPECT(wait_for(start(place, kTwo)) == 0);
-  expect_same(undisturbed(), place);
-  EXPECT(contains(read_file(place.path / "log.txt"), "begins anew"));
 }
 
 TEST_CASE("run_all: two programs on one result folder share the work and harm nothing") {
