@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <unordered_map>
@@ -136,12 +137,16 @@ std::vector<std::string> look_alikes(const std::vector<std::string>& class_names
     const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(folded, std::free);
     std::string key(reinterpret_cast<const char*>(folded), size > 0 ? static_cast<size_t>(size) : 0);
     std::erase_if(key, [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); });
+    double number = 0;  // 1, 01 and 1.0, as tables make of one column
+    const auto [end, failed] = std::from_chars(key.data(), key.data() + key.size(), number);
+    const bool is_number = failed == std::errc() && end == key.data() + key.size() && std::isfinite(number);
+    if (is_number) key = fmt::format("{}", number);
     const auto [at, is_new] = seen.emplace(std::move(key), name);
     if (!is_new)
-      warnings.push_back(
-          fmt::format("warning: the labels \"{}\" and \"{}\" differ in case, spaces or unseen marks "
-                      "only, and are two classes",
-                      shortened(at->second), shortened(name)));
+      warnings.push_back(fmt::format("warning: the labels \"{}\" and \"{}\" {}, and are two classes",
+                                     shortened(at->second), shortened(name),
+                                     is_number ? "are one number"
+                                               : "differ in case, spaces or unseen marks only"));
   }
   return warnings;
 }

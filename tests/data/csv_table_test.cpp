@@ -118,6 +118,8 @@ TEST_CASE("data csv: labels that look alike, classes of one row, and parts that 
   EXPECT(look_alikes({"tech", "\uFEFFtech", "te\u200Bch"}).size() ==
          2);  // joined files leave marks that nobody sees
   EXPECT(look_alikes({"a", "b", "1", "10"}).empty());
+  EXPECT(look_alikes({"1", "01", "1.0", "2", "a1", "1e", "nan"}).size() == 2);
+  EXPECT(contains(look_alikes({"1", "1.0"})[0], "\"1\" and \"1.0\" are one number, and are two classes"));
   std::string rows = "label;text\n";
   for (int i = 0; i < 40; ++i) rows += fmt::format("{};word {}\n\n", i % 2 ? "Sport" : "sport", i);
   rows += "\"odd, one\";all alone\n";
