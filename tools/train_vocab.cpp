@@ -26,10 +26,11 @@ int run(const std::vector<std::string>& files, const std::string& out, DatasetOp
     for (const std::string& text : texts.train.texts) trainer.add(text);
     fmt::print("{}: {}\n{}", row.name, texts.source, bad.summary());
     for (const std::string& note : texts.notes) fmt::print("{}\n", note);
+  } else {
+    for (const std::string& flag : given)
+      if (flag != "vocab-size" && flag != "lowercase")
+        fail_input("--{}: not read beside text files, which are all that is learnt from", flag);
   }
-  for (const std::string& flag : given)
-    if (!files.empty() && flag != "vocab-size" && flag != "lowercase")
-      fail_input("--{}: not read beside text files, which are all that is learnt from", flag);
   for (const std::string& file : files) {
     const std::string text = read_text(file);
     require_text(text, file);  // else the bytes of an archive would be words

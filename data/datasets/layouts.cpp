@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "data/text/documents.h"
+#include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/command_line/program.h"
 
@@ -46,7 +47,7 @@ std::string read_part(const LayoutRow& row, const std::string& path, const fs::p
   std::string text = read_text(file);
   if (row.tokens == LayoutRow::Tokens::kWords) {
     require_text(text, file.string());
-    if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // else it would be a word
+    return std::string(utf8::without_mark(text));  // else it would be a word
   }
   return text;
 }

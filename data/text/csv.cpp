@@ -85,7 +85,8 @@ void CsvReader::begin() {
   const std::string_view head = text_.substr(0, kChunk);
   if (const std::string why = refusal(head); !why.empty())
     fail_input("{}: expected CSV text, found {}", name_, why);
-  while (head.substr(begin_).starts_with("\xEF\xBB\xBF")) begin_ += 3;  // a file that was marked twice has two
+  while (head.substr(begin_).starts_with(utf8::kByteOrderMark))
+    begin_ += utf8::kByteOrderMark.size();  // a file that was marked twice has two
   line_end_ = find_line_end(head);
 }
 

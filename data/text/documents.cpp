@@ -108,7 +108,7 @@ void require_text(std::string_view text, const std::string& name) {
 
 std::vector<std::string_view> documents_of(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\v\f";
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  text = utf8::without_mark(text);
   const char line_end =
       text.find('\n') == std::string_view::npos ? '\r' : '\n';  // old Macintoshes' text has CR alone
   std::vector<std::string_view> documents;

@@ -10,6 +10,12 @@ namespace glia::utf8 {
 
 constexpr uint32_t kInvalid = 0xFFFFFFFFu;
 
+// Some editors put it before a text, which it is no part of.
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+inline std::string_view without_mark(std::string_view text) {
+  return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
+}
+
 // Reads one code point at `p` (p < end) and moves past it. An invalid sequence gives kInvalid and moves past its
 // longest valid prefix, at least one byte (Unicode 15, section 3.9; Python and Rust do the same).
 inline uint32_t decode(const char*& p, const char* end) {

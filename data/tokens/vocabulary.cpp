@@ -78,7 +78,7 @@ Vocabulary Vocabulary::from_text(std::string_view content, const std::string& so
   refuse_foreign(content, source, "a vocabulary");
   // A byte order mark is an editor's, not the first token's: "[PAD]" behind one would be no special token, and its capitals say
   // that texts keep their case.
-  if (content.starts_with("\xEF\xBB\xBF")) content.remove_prefix(3);
+  content = utf8::without_mark(content);
   if (is_tokenizer_json(source)) return from_tokens(read_tokenizer_json(content, source).tokens, source);
   std::vector<std::string> tokens;
   for (size_t begin = 0; begin < content.size();) {

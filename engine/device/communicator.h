@@ -41,8 +41,8 @@ class Communicator {
   // Calls between the two may travel together; nobody reads what they give before end_group(). See together().
   virtual void begin_group() {}
   virtual void end_group() {}
-  virtual void abandon_group() noexcept {
-  }  // instead of end_group() where a call has failed: what was asked for is not done
+  // Instead of end_group() where a call has failed: what was asked for is not done.
+  virtual void abandon_group() noexcept {}
 };
 
 template <class F> void together(Communicator& ranks, F&& calls) {

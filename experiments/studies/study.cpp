@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "experiments/training/options.h"
@@ -246,7 +247,7 @@ Study parse_study(const std::string& text, const std::string& from) {
   std::vector<std::string> keys;  // of the block so far
   int number = 0;
   bool in_configuration = false;
-  for (size_t begin = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; begin < text.size();) {  // an editor's mark
+  for (size_t begin = text.size() - utf8::without_mark(text).size(); begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     const std::string content = trimmed(std::string_view(text).substr(begin, end - begin));
     const std::string place = fmt::format("{}:{}", from, ++number);

@@ -272,11 +272,11 @@ void attach_losses(Routing& routing, const OptionValues& weights, const RoutingI
       wanted = wanted || losses.weights.back() != 0;
     }
     if (!wanted) continue;
-    if (in.context().communicator().size() == 1) {
-      losses.values = row.compute({routing, in, pairs});
-    } else {
+    if (several_ranks(in.x)) {
       if (!kept) kept = std::make_shared<KeptInputs>(routing, in, pairs);
       losses.later = [compute = row.compute, kept] { return compute(kept->inputs()); };
+    } else {
+      losses.values = row.compute({routing, in, pairs});
     }
     routing.losses.push_back(std::move(losses));
   }
