@@ -1,6 +1,5 @@
 #include "nn/encoder.h"
 
-#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/sequences/sequences.h"
 
 namespace glia {
@@ -18,7 +17,8 @@ EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const Ber
     second_norm = std::make_unique<LayerNorm>(set, name + ".second_norm", c.hidden, c.layer_norm_eps);
 }
 
-EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool read_rows_only) const {
+EncoderLayer::Result EncoderLayer::forward(const Var& before, const Pass& pass, bool read_rows_only) const {
+  const Var input = pass.notice(before, {layer_, true});
   const bool early = read_rows_only && !feed_forward->reads_all_rows();
   const Var x = early ? pass.read_rows(input) : input;
   // Attention has a kernel for first rows alone; of other rows it is taken from all.
@@ -26,6 +26,7 @@ EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, b
   if (early && pass.read.defined()) mixed = pass.read_rows(mixed);
   Var h = attention.finish(mixed, x, pass, early);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
+  h = pass.notice(h, {layer_, false});
   FeedForward::Result r = feed_forward->forward(before_feed_forward(h), pass, read_rows_only);
   if (pre_norm_ && read_rows_only && !early) h = pass.read_rows(h);
   Var y = behind_feed_forward(r, h, pass, read_rows_only);
@@ -55,9 +56,6 @@ Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_
   here.ids = ids;
   for (const EncoderLayer& layer : layers) {
     const bool last = &layer == &layers.back();
-    if (pass.layer_done)
-      x = when_differentiated(x,
-                              [done = pass.layer_done, l = static_cast<int>(&layer - layers.data())] { done(l); });
     EncoderLayer::Result r = layer.forward(x, here, last && last_layer_read_rows_only);
     x = r.y;
     if (const Var& scores = scores_for_next(r.routing); scores.defined()) here.previous_scores = scores;

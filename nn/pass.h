@@ -3,11 +3,19 @@
 #pragma once
 #include <functional>
 
+#include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/rows.h"
 
 namespace glia {
 
 class RowCache;
+
+// The two parts of an encoder layer that backward leaves one after the other: all behind attention, experts for the most part, and then
+// attention.
+struct LayerHalf {
+  int layer;
+  bool attention;
+};
 
 struct Pass {
   const Sequences& sequences;       // the rows' layout
@@ -37,8 +45,13 @@ struct Pass {
   // whole batch; undefined: none. Its rows then drop what they would drop in the whole.
   Tensor rows_before = {};
 
-  // Called in backward with a layer's number when all gradients of its parameters are complete; empty: nobody asks.
-  std::function<void(int)> layer_done = {};
+  // Called in backward when all gradients of its parameters are complete; empty: nobody asks.
+  std::function<void(LayerHalf)> half_done = {};
+
+  // x, in front of a half of a layer: its gradient is whole when the half's are.
+  Var notice(const Var& x, LayerHalf half) const {
+    return half_done ? when_differentiated(x, [done = half_done, half] { done(half); }) : x;
+  }
 
   // Each place that drops elements has a number of its own, counted through the model. `read`: its rows are those of
   // read_rows(), not all.

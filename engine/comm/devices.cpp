@@ -93,6 +93,10 @@ NcclReduction nccl_reduction(Reduction reduction) {
 
 // All calls go to one side stream, in the order in which they are made: NCCL wants the same order on all ranks. What the main
 // stream does next waits for them, but for those that may run aside.
+//
+// Ranks that are threads of one process launch a call between two meetings. A driver call that allocates or frees waits for the
+// devices that this one can reach: made by a rank before it launches, while another's device already waits for that launch, it would
+// never return (NVIDIA/nccl issues 744 and 787). Behind the second meeting no device waits for any host.
 class OnDevices : public Communicator, public AsideReducer {
  public:
   OnDevices(Backend& backend, std::unique_ptr<Communicator> host, const NcclId& id)
@@ -118,15 +122,19 @@ class OnDevices : public Communicator, public AsideReducer {
     end();
   }
   void all_reduce_aside(void* data, int64_t n, DType dtype) override {
-    nccl_.check(nccl_.all_reduce(data, data, static_cast<size_t>(n), nccl_type(dtype), NcclReduction::kSum, comm_,
-                                 side_.fork()),
-                "ncclAllReduce");
+    const Stream stream = begin();
+    nccl_.check(
+        nccl_.all_reduce(data, data, static_cast<size_t>(n), nccl_type(dtype), NcclReduction::kSum, comm_, stream),
+        "ncclAllReduce");
+    meet_to_launch();
   }
   void reduce_scatter_aside(void* data, int64_t n, DType dtype) override {
     void* own = static_cast<char*>(data) + rank() * n * size_of(dtype);
+    const Stream stream = begin();
     nccl_.check(nccl_.reduce_scatter(data, own, static_cast<size_t>(n), nccl_type(dtype), NcclReduction::kSum,
-                                     comm_, side_.fork()),
+                                     comm_, stream),
                 "ncclReduceScatter");
+    meet_to_launch();
   }
   void join_aside() override { side_.join(); }
   void reduce_scatter(const void* from, void* to, int64_t n, DType dtype, Reduction reduction) override {
@@ -172,14 +180,16 @@ class OnDevices : public Communicator, public AsideReducer {
     backend_.synchronize();
     host_->barrier();
   }
+  bool meet(bool mine) override { return host_->meet(mine); }
   void begin_group() override {
+    meet_to_launch();
     nccl_.check(nccl_.group_start(), "ncclGroupStart");
     grouped_ = true;
   }
   void end_group() override {
     grouped_ = false;
     nccl_.check(nccl_.group_end(), "ncclGroupEnd");
-    side_.join();
+    end();
   }
   void abandon_group() noexcept override {
     grouped_ = false;
@@ -188,9 +198,17 @@ class OnDevices : public Communicator, public AsideReducer {
 
  private:
   // NCCL launches a group's calls at its end: each comes behind all that the main stream had at any of them.
-  Stream begin() { return side_.fork(); }
+  Stream begin() {
+    meet_to_launch();
+    return side_.fork();
+  }
   void end() {
     if (!grouped_) side_.join();
+    meet_to_launch();
+  }
+  // Within a group its begin and end are what launches; a capture launches nothing.
+  void meet_to_launch() {
+    if (!grouped_ && !side_.capturing()) host_->meet(true);
   }
 
   const Nccl& nccl_;

@@ -45,15 +45,19 @@ class Meeting {
   int processes() const { return transport_ ? transport_->processes() : 1; }
   RankRange range(int process) const { return ranks_of(ranks_, processes(), process); }
 
-  void wait() {
+  // True where all that came said so.
+  bool wait(bool mine = true) {
     std::unique_lock lock(mutex_);
     const int64_t turn = turn_;
+    all_ = all_ && mine;
     if (++arrived_ == count()) {
+      agreed_ = all_, all_ = true;
       arrived_ = 0, ++turn_;
       changed_.notify_all();
     }
     changed_.wait(lock, [&] { return turn_ != turn || failed_; });
     CHECK(turn_ != turn, "ranks: another rank has failed");
+    return agreed_;  // of this turn: the next one ends only when this thread has come to it
   }
   void fail() {
     const std::lock_guard lock(mutex_);
@@ -82,7 +86,7 @@ class Meeting {
   std::condition_variable changed_;
   int arrived_ = 0;
   int64_t turn_ = 0;
-  bool failed_ = false;
+  bool all_ = true, agreed_ = true, failed_ = false;
 };
 
 struct Slice {
@@ -172,6 +176,8 @@ class ThreadCommunicator : public Communicator, public AsideReducer {
     meeting_.wait();
     std::memcpy(data, meeting_.whole.data(), static_cast<size_t>(bytes));
   }
+
+  bool meet(bool mine) override { return meeting_.wait(mine); }
 
   // Nothing runs beside: whoever waits here holds the core.
   void all_reduce_aside(void* data, int64_t n, DType dtype) override {

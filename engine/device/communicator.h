@@ -37,6 +37,8 @@ class Communicator {
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
   // Waits for this device and for all ranks.
   virtual void barrier() = 0;
+  // Waits for those ranks alone that are threads of this process, on the host, not for any device. True where all of them say `mine`.
+  virtual bool meet(bool mine) { return mine; }
 
   // Calls between the two may travel together; nobody reads what they give before end_group(). See together().
   virtual void begin_group() {}

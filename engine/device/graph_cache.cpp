@@ -52,13 +52,17 @@ void GraphCache::run(const Shape& shape, bool graphs, const std::function<void()
   Entry& entry = entries_[shape];
   entry.used = ++uses_;
   if (graphs && entry.warm && !entry.graph) capture(entry, work);
-  if (graphs && entry.graph) {
+  // Ranks of one process meet before and behind what they launch together (engine/comm/devices.cpp), call by call or graph by graph:
+  // where one of them has no graph, none replays.
+  Communicator& ranks = context_.communicator();
+  if (ranks.meet(graphs && entry.graph)) {
     entry.graph->replay();
+    ranks.meet(true);
   } else {
     work();
     // Of several ranks none runs ahead eagerly: once a thousand launches wait, the next one waits too, holding a lock of the driver
     // that another rank of this process may want before it launches what this one's device waits for.
-    if (context_.communicator().size() > 1) context_.synchronize();
+    if (ranks.size() > 1) context_.synchronize();
   }
   entry.warm = true;
 }

@@ -7,12 +7,13 @@
 
 namespace glia {
 
-ElementRange low_range_of_layer(const ParameterSet& parameters, int layer, bool complete) {
-  const std::string prefix = fmt::format("encoder.layer.{}.", layer);
+ElementRange low_range_of(LayerHalf half, const ParameterSet& parameters, bool complete) {
+  const std::string layer = fmt::format("encoder.layer.{}.", half.layer), attention = layer + "attention.";
   ElementRange range{parameters.low_size(), 0};
   int64_t own = 0;
   for (const Parameter& p : parameters.all()) {
-    if (!p.name.starts_with(prefix) || p.offset >= parameters.low_size() || p.frozen || p.expert_ranks > 1)
+    if (!p.name.starts_with(layer) || p.name.starts_with(attention) != half.attention) continue;
+    if (p.offset >= parameters.low_size() || p.frozen || p.expert_ranks > 1)
       continue;
     if (complete && !p.var.grad().defined()) return {};
     const int64_t size = round_up(p.shape.numel(), ParameterSet::kAlign);
@@ -22,9 +23,9 @@ ElementRange low_range_of_layer(const ParameterSet& parameters, int layer, bool 
   return own == range.end - range.begin ? range : ElementRange{};
 }
 
-void TrainingStep::reduce_layer(int layer, AsideReducer& aside) {
+void TrainingStep::reduce_half(LayerHalf half, AsideReducer& aside) {
   ParameterSet& parameters = model_.parameters();
-  const ElementRange range = low_range_of_layer(parameters, layer);
+  const ElementRange range = low_range_of(half, parameters);
   if (range.begin >= range.end) return;
   const Tensor part = parameters.low_gradients().rows(range.begin, range.end);
   if (optimiser_.scatters(range))
@@ -34,7 +35,7 @@ void TrainingStep::reduce_layer(int layer, AsideReducer& aside) {
 }
 
 Batch TrainingStep::with_reduction(Batch batch, AsideReducer& aside) {
-  batch.layer_done = [this, &aside](int layer) { reduce_layer(layer, aside); };
+  batch.half_done = [this, &aside](LayerHalf half) { reduce_half(half, aside); };
   return batch;
 }
 

@@ -21,9 +21,9 @@ struct StepPart {
   bool last() const { return index + 1 == count; }
 };
 
-// Where all bfloat16 gradients of one layer's parameters lie, but for experts that ranks divide, if nothing else lies between them;
-// else empty. `complete`: and if all have a gradient now.
-ElementRange low_range_of_layer(const ParameterSet& parameters, int layer, bool complete = true);
+// Where all bfloat16 gradients of its parameters lie, but for experts that ranks divide, if nothing else lies between them; else empty.
+// `complete`: and if all have a gradient now.
+ElementRange low_range_of(LayerHalf half, const ParameterSet& parameters, bool complete = true);
 
 class TrainingStep {
  public:
@@ -40,11 +40,11 @@ class TrainingStep {
 
  private:
   void add_losses(const Model::Output& out, const Batch& batch, StepPart part);
-  // A layer's gradients of products, while backward goes on; what is left is reduced at the end.
-  void reduce_layer(int layer, AsideReducer& aside);
+  // Its gradients of products, while backward goes on; what is left is reduced at the end.
+  void reduce_half(LayerHalf half, AsideReducer& aside);
   void gather_divided();
   void reduce_rest();
-  Batch with_reduction(Batch batch, AsideReducer& aside);  // in whose backward layers are reduced
+  Batch with_reduction(Batch batch, AsideReducer& aside);  // in whose backward they are
 
   Model& model_;
   AdamW& optimiser_;

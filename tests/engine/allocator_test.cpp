@@ -4,6 +4,8 @@
 
 #include <thread>
 
+#include "engine/comm/alone.h"
+#include "engine/comm/threads.h"
 #include "engine/device/graph_cache.h"
 #include "engine/tensor.h"
 #include "tests/device.h"
@@ -210,6 +212,35 @@ TEST_CASE("graph cache: a capture without memory is no error, one that breaks th
   EXPECT(attempts == 3);
   EXPECT(contains(error_of([&] { run_with([] { throw Error("broken"); }); }), "broken"));
   EXPECT(attempts == 3);
+}
+
+TEST_CASE("graph cache: of ranks in one process all replay or none") {
+  constexpr int kRanks = 3;
+  Counts counts[kRanks];
+  run_ranks(kRanks, [&](std::unique_ptr<Communicator> communicator) {
+    const int rank = communicator->rank();
+    Counts& n = counts[rank];
+    Context c(Device::cpu());
+    set_ranks(c, std::move(communicator));
+    GraphCache cache(c, [&](Context& context, const std::function<void()>& work) -> std::unique_ptr<Graph> {
+      if (n.captured == 0 && rank == 1) {
+        ++n.captured;
+        throw Error("broken by another thread's call");
+      }
+      return counting(n)(context, work);
+    });
+    const auto use = [&] { cache.run({1, 0, 1, 1}, true, [&] { ++n.eager; }); };
+    use(), use();
+    EXPECT(n.eager == 2);  // one rank's capture was broken
+    use(), use();
+    EXPECT(n.eager == 2);
+    EXPECT(n.replayed == 2);
+    const Alone alone(c);  // an evaluation: nobody is waited for
+    if (rank == 0) use();
+  });
+  EXPECT(counts[0].replayed == 3);
+  EXPECT(counts[1].captured == 2);
+  EXPECT(counts[2].captured == 1);
 }
 
 TEST_CASE(

@@ -35,6 +35,7 @@ class Plain : public Communicator {
   }
   void broadcast(void* data, int64_t bytes, int root) override { inner_->broadcast(data, bytes, root); }
   void barrier() override { inner_->barrier(); }
+  bool meet(bool mine) override { return inner_->meet(mine); }
 
  protected:
   std::unique_ptr<Communicator> inner_;
@@ -144,9 +145,9 @@ TEST_CASE("ranks: no sum waits in line behind the gradients of a layer that back
     });
     INFO(std::string(config), ": ", asked[0]);
     EXPECT(asked[0] == asked[1]);
-    EXPECT(contains(asked[0], "aaj"));  // of two layers, and nothing between
-    EXPECT(std::ranges::count(asked[0], 'a') == 2);
-    EXPECT(contains(asked[0], "aaj(s"));
+    EXPECT(contains(asked[0], "aaaaj"));  // of two halves of two layers, and nothing between
+    EXPECT(std::ranges::count(asked[0], 'a') == 4);
+    EXPECT(contains(asked[0], "aaaaj(s"));
     EXPECT(std::ranges::count(asked[0], '(') == std::ranges::count(asked[0], ')'));
     EXPECT(asked[0].size() < 22);
   }
@@ -163,19 +164,21 @@ TEST_CASE("ranks: a group in which a call fails is given up, and the next one is
   });
 }
 
-TEST_CASE("ranks: a layer's bfloat16 gradients lie side by side, and no layer's with another's") {
+TEST_CASE("ranks: bfloat16 gradients of half a layer lie side by side, and no half's with another's") {
   const Options o = options_of({"--precision", "bfloat16", "--gradients", "bfloat16"});
   const Dataset data = load_data(o);
   Context context(Device::cpu(), 42);
   Trainer trainer(context, data, o, run_model(o, configuration("softmax-moe")), 42);
-  EXPECT(low_range_of_layer(trainer.model().parameters(), 0).end == 0);  // nothing has a gradient yet
+  const ParameterSet& parameters = trainer.model().parameters();
+  EXPECT(low_range_of({0, true}, parameters).end == 0);  // nothing has a gradient yet
   trainer.step();
-  const ElementRange first = low_range_of_layer(trainer.model().parameters(), 0),
-                     second = low_range_of_layer(trainer.model().parameters(), 1);
-  EXPECT(first.begin < first.end);
-  EXPECT(second.begin < second.end);
-  EXPECT((first.end <= second.begin || second.end <= first.begin));
-  EXPECT(low_range_of_layer(trainer.model().parameters(), 2).end == 0);  // there is none
+  std::vector<ElementRange> halves;
+  for (const int layer : {0, 1})
+    for (const bool attention : {true, false}) halves.push_back(low_range_of({layer, attention}, parameters));
+  for (const ElementRange& half : halves) EXPECT(half.begin < half.end);
+  std::ranges::sort(halves, {}, &ElementRange::begin);
+  for (size_t i = 1; i < halves.size(); ++i) EXPECT(halves[i - 1].end <= halves[i].begin);
+  EXPECT(low_range_of({2, false}, parameters).end == 0);  // there is none
 }
 
 // Every batch of `count` of them, whole.

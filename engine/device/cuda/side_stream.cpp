@@ -31,6 +31,12 @@ SideStream::~SideStream() {
 
 Stream SideStream::stream() const { return handles_->side; }
 
+bool SideStream::capturing() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  CUDA_CHECK(cudaStreamIsCapturing(handles_->main, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
 Stream SideStream::fork() {
   CUDA_CHECK(cudaEventRecord(handles_->forked, handles_->main));
   CUDA_CHECK(cudaStreamWaitEvent(handles_->side, handles_->forked, 0));

@@ -13,6 +13,7 @@ class SideStream {
   SideStream& operator=(const SideStream&) = delete;
 
   Stream stream() const;
+  bool capturing() const;  // the main stream's work goes into a graph
   // What is launched on the stream that is given comes behind all that the main stream has so far.
   Stream fork();
   // What the main stream gets next comes behind all that the side stream has. Nothing without a fork since the last join.
