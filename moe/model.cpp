@@ -104,7 +104,9 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   pass.rows_before = batch.rows_before;
   pass.borders = batch.borders;
   pass.context_rows = batch.context_rows;
-  if (training) pass.half_done = batch.half_done;
+  LaterLosses later;
+  pass.later = &later;
+  if (training) pass.behind_attention_done = batch.behind_attention_done;
   if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
     pass.labels = batch.labels;
   Bert::Result r = bag_ ? Bert::Result{bag_->forward(batch.ids, pass), {}}

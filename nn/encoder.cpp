@@ -17,8 +17,7 @@ EncoderLayer::EncoderLayer(ParameterSet& set, const std::string& name, const Ber
     second_norm = std::make_unique<LayerNorm>(set, name + ".second_norm", c.hidden, c.layer_norm_eps);
 }
 
-EncoderLayer::Result EncoderLayer::forward(const Var& before, const Pass& pass, bool read_rows_only) const {
-  const Var input = pass.notice(before, {layer_, true});
+EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, bool read_rows_only) const {
   const bool early = read_rows_only && !feed_forward->reads_all_rows();
   const Var x = early ? pass.read_rows(input) : input;
   // Attention has a kernel for first rows alone; of other rows it is taken from all.
@@ -26,7 +25,7 @@ EncoderLayer::Result EncoderLayer::forward(const Var& before, const Pass& pass, 
   if (early && pass.read.defined()) mixed = pass.read_rows(mixed);
   Var h = attention.finish(mixed, x, pass, early);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
-  h = pass.notice(h, {layer_, false});
+  h = pass.behind_attention(h, layer_);
   FeedForward::Result r = feed_forward->forward(before_feed_forward(h), pass, read_rows_only);
   if (pre_norm_ && read_rows_only && !early) h = pass.read_rows(h);
   Var y = behind_feed_forward(r, h, pass, read_rows_only);

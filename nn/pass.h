@@ -8,14 +8,8 @@
 
 namespace glia {
 
+class LaterLosses;
 class RowCache;
-
-// The two parts of an encoder layer that backward leaves one after the other: all behind attention, experts for the most part, and then
-// attention.
-struct LayerHalf {
-  int layer;
-  bool attention;
-};
 
 struct Pass {
   const Sequences& sequences;       // the rows' layout
@@ -45,12 +39,17 @@ struct Pass {
   // whole batch; undefined: none. Its rows then drop what they would drop in the whole.
   Tensor rows_before = {};
 
-  // Called in backward when all gradients of its parameters are complete; empty: nobody asks.
-  std::function<void(LayerHalf)> half_done = {};
+  // Where losses on routing wait for all layers, over several ranks (moe/losses/losses.h); nullptr: they are formed at once.
+  LaterLosses* later = nullptr;
 
-  // x, in front of a half of a layer: its gradient is whole when the half's are.
-  Var notice(const Var& x, LayerHalf half) const {
-    return half_done ? when_differentiated(x, [done = half_done, half] { done(half); }) : x;
+  // Called in backward with a layer's number when it comes to the layer's attention: the gradients of all parameters behind that are
+  // complete. Empty: nobody asks.
+  std::function<void(int)> behind_attention_done = {};
+
+  // What attention has made in layer `layer`: its gradient is whole when those of all behind it are.
+  Var behind_attention(const Var& x, int layer) const {
+    return behind_attention_done ? when_differentiated(x, [done = behind_attention_done, layer] { done(layer); })
+                                 : x;
   }
 
   // Each place that drops elements has a number of its own, counted through the model. `read`: its rows are those of

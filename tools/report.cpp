@@ -4,6 +4,7 @@
 #include "engine/core/file.h"
 #include "experiments/report/compare.h"
 #include "experiments/report/grid.h"
+#include "experiments/report/of_runs/knock_out_table.h"
 #include "experiments/report/tables.h"
 #include "tools/tool.h"
 
@@ -52,7 +53,7 @@ int main(int argc, char** argv) {
     if (!markdown.empty()) {
       Summary written = read_summary(out);
       written.margin = summary.margin;
-      write_results_md(markdown, written);
+      write_results_md(markdown, written, tables_of_runs(written, list_runs(out)));
     }
     fmt::print("{}\n{}/report.html\n", print_table(summary), out);
     return 0;

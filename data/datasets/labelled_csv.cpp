@@ -145,8 +145,7 @@ std::vector<std::string> look_alikes(const std::vector<std::string>& class_names
     if (!is_new)
       warnings.push_back(fmt::format("warning: the labels \"{}\" and \"{}\" {}, and are two classes",
                                      shortened(at->second), shortened(name),
-                                     is_number ? "are one number"
-                                               : "differ in case, spaces or unseen marks only"));
+                                     is_number ? "are one number" : "differ in case, spaces or unseen marks only"));
   }
   return warnings;
 }

@@ -59,14 +59,34 @@ std::string answer(const Summary& s, const std::string& metric, const std::strin
                      baseline, seeds_text(s), different, range);
 }
 
+// Whether the configurations differ at all, with a space in front: what pairs cannot tell from chance all of them together may. All runs
+// of a seed share weights and the order of rows, so that the seed is a block.
+std::string taken_together(const Summary& s, const std::string& metric) {
+  std::vector<statistics::Sample> rows;
+  for (const ConfigSummary& c : s.configs)
+    if (const Metric* m = c.find(metric); m && m->seeds == s.seeds) rows.push_back(m->values);
+  if (rows.size() < 3 || s.seeds.size() < size_t(kLeastSeeds)) return "";
+  const auto test = statistics::block_f_test(rows);
+  if (!test) return "";
+  const std::string p = format_p(test->p);
+  return fmt::format(
+      " Taken together the {} configurations that have all {} seeds {} (F = {:.1f} on {:g} and {:g} degrees of freedom, the seed as a "
+      "block, p {}{}).",
+      rows.size(), s.seeds.size(), test->p < kSignificant ? "differ" : "do not differ beyond chance", test->f,
+      test->df, test->rest_df, p[0] == '<' ? "" : "= ", p);
+}
+
+std::string answer_with_all(const Summary& s, const std::string& metric, const Wording& w) {
+  const std::string text = answer(s, metric, s.study.accuracy_baseline(), w);
+  return text.empty() ? text : text + taken_together(s, metric);
+}
+
 }  // namespace
 
 std::string accuracy_answer(const Summary& s) {
-  if (std::string words =
-          answer(s, "word_loss", s.study.accuracy_baseline(), {"the loss a word", 1, " nats", 4, 4});
-      !words.empty())
+  if (std::string words = answer_with_all(s, "word_loss", {"the loss a word", 1, " nats", 4, 4}); !words.empty())
     return words;  // what a language model is measured by
-  return answer(s, "accuracy", s.study.accuracy_baseline(), {"test accuracy", 100, " points", 4, 2});
+  return answer_with_all(s, "accuracy", {"test accuracy", 100, " points", 4, 2});
 }
 
 std::string routing_answer(const Summary& s) {

@@ -44,7 +44,7 @@ std::vector<std::pair<std::string, std::string>> provenance(const Summary& s) {
           {"Command", c.command}};
 }
 
-std::string results_markdown(const Summary& s) {
+std::string results_markdown(const Summary& s, const std::vector<Table>& further) {
   std::string text = "# Results\n\nGenerated from `summary.json` by `./tools/report`; do not edit.\n\n";
   for (const auto& [label, value] : provenance(s))
     text +=
@@ -56,11 +56,14 @@ std::string results_markdown(const Summary& s) {
   if (!s.warnings.empty()) text += "\n### Warnings\n\n";
   for (const std::string& warning : s.warnings) text += "- " + markdown_text(warning) + "\n";
   text += "\n";
-  for (const Table& table : all_tables(s)) text += as_markdown(table) + "\n";
+  for (const std::vector<Table>& tables : {all_tables(s), further})
+    for (const Table& table : tables) text += as_markdown(table) + "\n";
   text.pop_back();
   return text;
 }
 
-void write_results_md(const std::string& path, const Summary& s) { write_file_atomic(path, results_markdown(s)); }
+void write_results_md(const std::string& path, const Summary& s, const std::vector<Table>& further) {
+  write_file_atomic(path, results_markdown(s, further));
+}
 
 }  // namespace glia::results

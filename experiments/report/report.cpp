@@ -8,10 +8,10 @@
 #include "engine/core/file.h"
 #include "experiments/report/answer.h"
 #include "experiments/report/html_escape.h"
+#include "experiments/report/of_runs/knock_out_table.h"
 #include "experiments/report/pictures/heatmap.h"
 #include "experiments/report/pictures/plots.h"
 #include "experiments/report/report_page.h"
-#include "experiments/report/rows_table.h"
 #include "experiments/report/significance.h"
 #include "experiments/report/tables.h"
 
@@ -64,13 +64,14 @@ std::string warnings_html(const Summary& s) {
 const char* measured_by(const Summary& s) { return tells_words(s) ? "Loss" : "Accuracy"; }
 
 // The sections that the page will have; the links stay inside it.
-std::string contents_html(const Summary& s, bool heatmaps) {
+std::string contents_html(const Summary& s, bool models, bool heatmaps) {
   std::string links;
   const auto link = [&](const char* id, const char* title) {
     links += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", id, title);
   };
   link("accuracy", measured_by(s));
   if (s.layers > 0) link("specialisation", "Specialisation");
+  if (models) link("models", "What the runs say together");
   link("plots", "Plots");
   if (heatmaps) link("heatmaps", "Who routes where");
   if (s.layers > 0) link("routing", "Routing by layer");
@@ -197,15 +198,18 @@ std::string report_html(const Summary& s, const Listing& listing) {
     if (!answer.empty()) page += fmt::format("<p class=\"answer\">{}</p>\n", html_escaped(answer));
   page += warnings_html(s);
   const std::string heatmaps = heatmaps_html(s, listing);
-  page += contents_html(s, !heatmaps.empty()) + "</header>\n<main>\n";
+  std::string models;
+  for (const Table& table : tables_of_runs(s, listing)) models += as_html(table);
+  page += contents_html(s, !models.empty(), !heatmaps.empty()) + "</header>\n<main>\n";
   std::string accuracy;
   for (const Table& table : accuracy_tables(s)) accuracy += as_html(table);
-  for (const Table& table : {significance_table(s), power_table(s), test_rows_table(s, listing)})
+  for (const Table& table : {significance_table(s), power_table(s)})
     if (!table.rows.empty()) accuracy += as_html(table);
   page += section("accuracy", measured_by(s), accuracy);
   std::string specialisation;
   for (const Table& table : specialisation_tables(s)) specialisation += as_html(table);
   if (!specialisation.empty()) page += section("specialisation", "Specialisation", specialisation);
+  if (!models.empty()) page += section("models", "What the runs say together", models);
   std::string plots;
   for (const NamedPicture& plot : all_plots(s, listing)) plots += figure(plot.picture, plot.caption);
   page += section("plots", "Plots", plots);

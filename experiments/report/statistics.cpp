@@ -1,6 +1,7 @@
 #include "experiments/report/statistics.h"
 
 #include <algorithm>
+#include <boost/math/distributions/fisher_f.hpp>
 #include <boost/math/distributions/non_central_t.hpp>
 #include <boost/math/distributions/students_t.hpp>
 #include <cmath>
@@ -55,16 +56,32 @@ std::vector<size_t> ascending(const std::vector<std::optional<double>>& p) {
   return order;
 }
 
+double two_sided(double t, double df) {
+  return 2 * boost::math::cdf(boost::math::complement(boost::math::students_t(df), std::abs(t)));
+}
+
 TTest t_test(double difference, double se, double df) {
-  const boost::math::students_t distribution(df);
   TTest test;
   test.t = difference / se;
   test.df = df;
-  test.p = 2 * boost::math::cdf(boost::math::complement(distribution, std::abs(test.t)));
+  test.p = two_sided(test.t, df);
   const double half = t_quantile(kLevel, df) * se;
   test.ci_low = difference - half;
   test.ci_high = difference + half;
   return test;
+}
+
+// Ranks from 1; equal values share the mean of theirs.
+Sample ranks(const Sample& x) {
+  std::vector<size_t> order(x.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::sort(order, {}, [&](size_t i) { return x[i]; });
+  Sample ranks(x.size());
+  for (size_t first = 0, end = 0; first < order.size(); first = end) {
+    while (end < order.size() && x[order[end]] == x[order[first]]) ++end;
+    for (size_t i = first; i < end; ++i) ranks[order[i]] = double(first + 1 + end) / 2;
+  }
+  return ranks;
 }
 
 }  // namespace
@@ -107,6 +124,32 @@ std::optional<TTest> paired(const Sample& x, const Sample& y) {
   const double variance = variance_of(differences) / double(x.size());
   if (!varies(variance, std::max(std::abs(mean_of(x)), std::abs(mean_of(y))))) return {};
   return t_test(mean_of(differences), std::sqrt(variance), double(x.size()) - 1);
+}
+
+std::optional<FTest> block_f_test(const std::vector<Sample>& rows) {
+  const size_t n = rows.size(), blocks = rows.empty() ? 0 : rows[0].size();
+  if (n < 2 || blocks < 2) return {};
+  Sample row_means, block_means(blocks, 0.0);
+  for (const Sample& row : rows) {
+    CHECK(row.size() == blocks, "F test: {} blocks in one row, {} in another", blocks, row.size());
+    row_means.push_back(mean_of(row));
+    for (size_t b = 0; b < blocks; ++b) block_means[b] += row[b] / double(n);
+  }
+  const double mean = mean_of(row_means);
+  double between = 0, rest = 0;
+  for (size_t i = 0; i < n; ++i) {
+    between += double(blocks) * (row_means[i] - mean) * (row_means[i] - mean);
+    for (size_t b = 0; b < blocks; ++b) {
+      const double left = rows[i][b] - row_means[i] - block_means[b] + mean;
+      rest += left * left;
+    }
+  }
+  FTest test;
+  test.df = double(n) - 1, test.rest_df = test.df * double(blocks - 1);
+  if (!varies(rest / test.rest_df, mean)) return {};
+  test.f = between / test.df / (rest / test.rest_df);
+  test.p = boost::math::cdf(boost::math::complement(boost::math::fisher_f(test.df, test.rest_df), test.f));
+  return test;
 }
 
 std::vector<std::optional<double>> holm(const std::vector<std::optional<double>>& p) {
@@ -184,6 +227,22 @@ std::optional<double> cohen_d(const Sample& x, const Sample& y) {
   const double pooled = ((n - 1) * variance_of(x) + (m - 1) * variance_of(y)) / (n + m - 2);
   if (!varies(pooled, std::max(std::abs(mean_of(x)), std::abs(mean_of(y))))) return {};
   return (mean_of(x) - mean_of(y)) / std::sqrt(pooled);
+}
+
+std::optional<Correlation> spearman(const Sample& x, const Sample& y) {
+  CHECK(x.size() == y.size(), "rank correlation: {} values against {}", x.size(), y.size());
+  if (x.size() < 3) return {};
+  const Sample a = ranks(x), b = ranks(y);
+  const double variances = variance_of(a) * variance_of(b), mean = mean_of(a);
+  if (variances == 0) return {};
+  double products = 0;
+  for (size_t i = 0; i < a.size(); ++i) products += (a[i] - mean) * (b[i] - mean);
+  const double df = double(x.size()) - 2;
+  Correlation c;
+  c.rho = std::clamp(products / double(x.size() - 1) / std::sqrt(variances), -1.0, 1.0);
+  const double rest = 1 - c.rho * c.rho;
+  c.p = rest > 1e-12 ? two_sided(c.rho * std::sqrt(df / rest), df) : 0;
+  return c;
 }
 
 }  // namespace glia::statistics

@@ -37,6 +37,13 @@ std::optional<TTest> contrast(const std::vector<Term>& terms);
 // Paired test: x[i] and y[i] come from the same seed. Absent below two pairs or when the differences do not vary.
 std::optional<TTest> paired(const Sample& x, const Sample& y);
 
+// Whether rows differ at all, columns (seeds) being blocks that all of them have: F of the two-way analysis of variance without
+// interaction. rows[i][b]: row i in block b. Absent below two of either, or without a rest.
+struct FTest {
+  double f = 0, df = 0, rest_df = 0, p = 1;
+};
+std::optional<FTest> block_f_test(const std::vector<Sample>& rows);
+
 // Holm's step-down correction over one family: p sorted upwards times m, m − 1, …, 1, made monotone, at most 1.
 // Absent entries stay absent and do not count into m.
 std::vector<std::optional<double>> holm(const std::vector<std::optional<double>>& p);
@@ -67,6 +74,13 @@ std::optional<Interval> bootstrap_mean(const Sample& values, int samples = 2000,
 
 // Cohen's d: (mean(x) − mean(y)) / pooled standard deviation (variances weighted by n − 1). Absent like welch.
 std::optional<double> cohen_d(const Sample& x, const Sample& y);
+
+// Spearman's rank correlation, ties at their mean rank; p two-sided from Student's t with n − 2 degrees of freedom, as scipy has it.
+// Absent below three pairs, or where one side does not vary.
+struct Correlation {
+  double rho = 0, p = 1;
+};
+std::optional<Correlation> spearman(const Sample& x, const Sample& y);
 
 // The t of a 100·level % interval: quantile (1 + level) / 2 of Student's distribution.
 double t_quantile(double level, double df);

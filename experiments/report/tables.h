@@ -37,9 +37,9 @@ std::string as_html(const Table& table);    // with as_csv's text behind a link
 // The terminal's view after a run or at the end: warnings, accuracy, specialisation.
 std::string print_table(const Summary& summary);
 
-// docs/results/<study>.md: what was run, warnings, all tables. From a summary alone, never typed.
-std::string results_markdown(const Summary& summary);
-void write_results_md(const std::string& path, const Summary& summary);
+// docs/results/<study>.md: what was run, warnings, all tables, and those that others have made. Never typed.
+std::string results_markdown(const Summary& summary, const std::vector<Table>& further = {});
+void write_results_md(const std::string& path, const Summary& summary, const std::vector<Table>& further = {});
 
 std::string format_p(const std::optional<double>& p);  // "0.031", "<0.001", "n/a"
 std::string format_duration(double seconds);           // "95.5 s", "12 min 4 s", "3 h 12 min"

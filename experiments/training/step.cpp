@@ -7,25 +7,26 @@
 
 namespace glia {
 
-ElementRange low_range_of(LayerHalf half, const ParameterSet& parameters, bool complete) {
-  const std::string layer = fmt::format("encoder.layer.{}.", half.layer), attention = layer + "attention.";
+ElementRange low_range_of_piece(int piece, const ParameterSet& parameters, bool complete) {
+  const std::string own = fmt::format("encoder.layer.{}.", piece - 1), own_attention = own + "attention.",
+                    next_attention = fmt::format("encoder.layer.{}.attention.", piece);
   ElementRange range{parameters.low_size(), 0};
-  int64_t own = 0;
+  int64_t size_of_all = 0;
   for (const Parameter& p : parameters.all()) {
-    if (!p.name.starts_with(layer) || p.name.starts_with(attention) != half.attention) continue;
-    if (p.offset >= parameters.low_size() || p.frozen || p.expert_ranks > 1)
-      continue;
+    const bool feed_forward = p.name.starts_with(own) && !p.name.starts_with(own_attention);
+    if (!feed_forward && !p.name.starts_with(next_attention)) continue;
+    if (p.offset >= parameters.low_size() || p.frozen || p.expert_ranks > 1) continue;
     if (complete && !p.var.grad().defined()) return {};
     const int64_t size = round_up(p.shape.numel(), ParameterSet::kAlign);
     range.begin = std::min(range.begin, p.offset), range.end = std::max(range.end, p.offset + size);
-    own += size;
+    size_of_all += size;
   }
-  return own == range.end - range.begin ? range : ElementRange{};
+  return size_of_all == range.end - range.begin ? range : ElementRange{};
 }
 
-void TrainingStep::reduce_half(LayerHalf half, AsideReducer& aside) {
+void TrainingStep::reduce_piece(int piece, AsideReducer& aside) {
   ParameterSet& parameters = model_.parameters();
-  const ElementRange range = low_range_of(half, parameters);
+  const ElementRange range = low_range_of_piece(piece, parameters);
   if (range.begin >= range.end) return;
   const Tensor part = parameters.low_gradients().rows(range.begin, range.end);
   if (optimiser_.scatters(range))
@@ -35,7 +36,7 @@ void TrainingStep::reduce_half(LayerHalf half, AsideReducer& aside) {
 }
 
 Batch TrainingStep::with_reduction(Batch batch, AsideReducer& aside) {
-  batch.half_done = [this, &aside](LayerHalf half) { reduce_half(half, aside); };
+  batch.behind_attention_done = [this, &aside](int layer) { reduce_piece(layer + 1, aside); };
   return batch;
 }
 
@@ -60,7 +61,7 @@ void TrainingStep::reduce_rest() {
   // The table's rows may have the gradient of all ranks already (input_embedding).
   if (const Parameter* table = parameters.table(); table && optimiser_.rows_of_all_ranks())
     done_.push_back({table->offset, table->offset + round_up(table->shape.numel(), ParameterSet::kAlign)});
-  // Layers that backward did not come to.
+  // The first piece, and what backward did not come to.
   for (const ElementRange& range : optimiser_.scattered()) {
     if (std::ranges::any_of(done_, [&](const ElementRange& r) { return r.begin == range.begin; })) continue;
     const Tensor part = parameters.low_gradients().rows(range.begin, range.end);

@@ -21,9 +21,11 @@ struct StepPart {
   bool last() const { return index + 1 == count; }
 };
 
-// Where all bfloat16 gradients of its parameters lie, but for experts that ranks divide, if nothing else lies between them; else empty.
-// `complete`: and if all have a gradient now.
-ElementRange low_range_of(LayerHalf half, const ParameterSet& parameters, bool complete = true);
+// Bfloat16 gradients are summed over ranks in pieces, each as soon as backward has left it: a layer's feed-forward network, most of its
+// bytes, together with the attention of the layer behind it, which is too little to be worth a sum of its own; piece 0 is the first
+// layer's attention, piece l + 1 begins with layer l's feed-forward network. Where they all lie, but for experts that ranks divide, if
+// nothing else lies between them; else empty. `complete`: and if all have a gradient now.
+ElementRange low_range_of_piece(int piece, const ParameterSet& parameters, bool complete = true);
 
 class TrainingStep {
  public:
@@ -40,8 +42,8 @@ class TrainingStep {
 
  private:
   void add_losses(const Model::Output& out, const Batch& batch, StepPart part);
-  // Its gradients of products, while backward goes on; what is left is reduced at the end.
-  void reduce_half(LayerHalf half, AsideReducer& aside);
+  // A piece's gradients of products, while backward goes on; what is left is reduced at the end.
+  void reduce_piece(int piece, AsideReducer& aside);
   void gather_divided();
   void reduce_rest();
   Batch with_reduction(Batch batch, AsideReducer& aside);  // in whose backward they are

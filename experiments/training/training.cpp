@@ -144,12 +144,11 @@ AdamWSharing sharing_of(const Options& o, const Model& model) {
                        fast && o.expert_parallel > 1 && o.expert_parallel == model.context().communicator().size(),
                        fast && o.shard_optimiser,
                        {}};
-  for (int layer = 0; layer < model.config().bert.layers; ++layer)
-    for (const bool attention : {false, true}) {
-      const ElementRange range = low_range_of({layer, attention}, model.parameters(), false);
-      for (const int64_t cut : {range.begin, range.end})
-        if (cut > 0) sharing.cuts.push_back(cut);
-    }
+  for (int piece = 0; piece <= model.config().bert.layers; ++piece) {
+    const ElementRange range = low_range_of_piece(piece, model.parameters(), false);
+    for (const int64_t cut : {range.begin, range.end})
+      if (cut > 0) sharing.cuts.push_back(cut);
+  }
   return sharing;
 }
 

@@ -27,6 +27,12 @@ Var load(const LossInputs& from) {
   return load_losses_of(r.gates, r.experts, r.n_experts, from.in.pass.sequences);
 }
 
+std::vector<Var> loads(const std::vector<LossInputs>& layers) {
+  std::vector<LayerLoads> all;
+  for (const LossInputs& l : layers) all.push_back({l.routing.gates, l.routing.experts, &l.in.pass.sequences});
+  return load_losses_over_ranks(all, layers[0].routing.n_experts);
+}
+
 std::vector<double> load_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
   const auto E = static_cast<double>(n_experts);
   std::vector<double> importance(static_cast<size_t>(n_experts));
@@ -134,7 +140,7 @@ Var mean_of_sequences(const Var& x, const Sequences& s) {
 }
 
 Var load_losses_of(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& s) {
-  return several_ranks(gates) ? load_losses_over_ranks(gates, experts, n_experts, s)
+  return several_ranks(gates) ? load_losses_over_ranks({{gates, experts, &s}}, n_experts)[0]
                               : load_losses(gates, experts, n_experts, s);
 }
 
@@ -162,7 +168,9 @@ const std::vector<LossRow>& loss_registry() {
        "importance_e = Σ_t g_te; var(importance) / mean(importance)², and Σ_e (importance_e / T)²",
        "docs/science.md 1",
        load,
-       load_oracle},
+       load_oracle,
+       LossReads::kRouting,
+       loads},
       {{"z"},
        {weight("z-loss", "weight of the router z-loss; 1e-3 in its paper")},
        false,
@@ -239,8 +247,6 @@ bool any_loss_reads(LossReads what, const OptionValues& weights) {
   return false;
 }
 
-namespace {
-
 // What LossInputs refers to, for losses that are formed later.
 struct KeptInputs {
   KeptInputs(const Routing& r, const RoutingInputs& i, const ExpertPairs* p)
@@ -257,7 +263,19 @@ struct KeptInputs {
   std::optional<ExpertPairs> pairs;
 };
 
-}  // namespace
+std::function<Var()> LaterLosses::add(const LossRow& row, std::shared_ptr<const KeptInputs> inputs) {
+  OfRow& of_row = rows_[&row];
+  of_row.layers.push_back(std::move(inputs));
+  if (!row.of_layers) return [&row, kept = of_row.layers.back()] { return row.compute(kept->inputs()); };
+  return [&row, &of_row, at = of_row.layers.size() - 1] {
+    if (of_row.values.empty()) {
+      std::vector<LossInputs> layers;
+      for (const auto& kept : of_row.layers) layers.push_back(kept->inputs());
+      of_row.values = row.of_layers(layers);
+    }
+    return of_row.values[at];
+  };
+}
 
 void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,
                    const ExpertPairs* pairs) {
@@ -272,9 +290,9 @@ void attach_losses(Routing& routing, const OptionValues& weights, const RoutingI
       wanted = wanted || losses.weights.back() != 0;
     }
     if (!wanted) continue;
-    if (several_ranks(in.x)) {
+    if (in.pass.later && several_ranks(in.x)) {
       if (!kept) kept = std::make_shared<KeptInputs>(routing, in, pairs);
-      losses.later = [compute = row.compute, kept] { return compute(kept->inputs()); };
+      losses.later = in.pass.later->add(row, kept);
     } else {
       losses.values = row.compute({routing, in, pairs});
     }

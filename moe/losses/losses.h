@@ -5,6 +5,9 @@
 // A loss that is formed after the head, from the task's loss of each row, has no row here: it is one more term of
 // Model::forward's sum, which holds routings and logits at once.
 #pragma once
+#include <map>
+#include <memory>
+
 #include "moe/oracle.h"
 #include "moe/router.h"
 
@@ -41,6 +44,8 @@ struct LossRow {
   Var (*compute)(const LossInputs& from);  // [names.size()]
   std::vector<double> (*oracle)(const OracleRouting& routing, int64_t n_experts, int64_t per_token);
   LossReads reads = LossReads::kRouting;
+  // Over several ranks: of all layers, so that what they sum over the ranks travels together; nullptr: each for itself.
+  std::vector<Var> (*of_layers)(const std::vector<LossInputs>& layers) = nullptr;
   bool of_matrix() const { return reads == LossReads::kMatrix || reads == LossReads::kExperts; }
 };
 
@@ -71,9 +76,24 @@ Tensor identity(Context& context, int64_t n, DType dtype);
 // then this rank's part.     scores [T, E], counts [E] of this rank
 Var switch_loss_of(const Var& scores, Tensor counts, int64_t per_token, const Sequences& sequences);
 
+// The losses of a pass over several ranks, which are formed behind its last layer. To outlive what it gave (AuxiliaryLosses::later).
+struct KeptInputs;
+class LaterLosses {
+ public:
+  // The inputs of one more layer. What is given forms its values; of a row with of_layers the first call those of all layers.
+  std::function<Var()> add(const LossRow& row, std::shared_ptr<const KeptInputs> inputs);
+
+ private:
+  struct OfRow {
+    std::vector<std::shared_ptr<const KeptInputs>> layers;
+    std::vector<Var> values;
+  };
+  std::map<const LossRow*, OfRow> rows_;
+};
+
 // Appends to routing.losses. One expert has nothing to balance: none then.
-// A loss on experts or their outputs is left out where there are none: a router alone. Over several ranks values are there behind
-// Model::forward only (AuxiliaryLosses::later).
+// A loss on experts or their outputs is left out where there are none: a router alone. With Pass::later and several ranks the values
+// are formed later (AuxiliaryLosses::later).
 void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,
                    const ExpertPairs* pairs = nullptr);
 // Whether a loss of weight other than 0 reads that.

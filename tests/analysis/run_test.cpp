@@ -7,8 +7,9 @@
 
 #include "engine/core/file.h"
 #include "experiments/records/recompute.h"
+#include "experiments/report/of_runs/knock_out_table.h"
+#include "experiments/report/of_runs/rows_table.h"
 #include "experiments/report/report.h"
-#include "experiments/report/rows_table.h"
 #include "experiments/report/significance.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
@@ -100,6 +101,12 @@ TEST_CASE("analysis of a run: what was kept while it trained, and all that its m
   }
   EXPECT(all_tables(a).size() >= 8);
   EXPECT(pictures(a).back().name == "knock_out");
+  write_file_atomic(run.folder + "/analysis.json", json.dump());
+  const results::Listing listing = results::list_runs(out.path);
+  const results::Table asked = results::knock_out_table(results::summarise(listing), listing);
+  REQUIRE(asked.rows.size() == 1);
+  EXPECT(asked.rows[0][5] == fmt::format("{:+.2f}", 100 * (a.causal->whole - a.causal->without_first)));
+  fs::remove(run.folder + "/analysis.json");
 
   // A part of the rows makes no predictions.csv, which is of all of them.
   fs::remove(run.folder + "/predictions.csv");

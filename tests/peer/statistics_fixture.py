@@ -88,6 +88,26 @@ def power(n, d):
     return 1.0 if np.isnan(value) and shift > 9 else value  # so far out scipy has no number: all but certain
 
 
+def spearman(x, y):
+    test = stats.spearmanr(x, y)
+    return {"x": list(x), "y": list(y), "rho": float(test.statistic), "p": float(test.pvalue)}
+
+
+def block_f_test(rows):
+    """By least squares with and without the rows' own effects, not by sums of squares of means."""
+    y = np.asarray(rows, float)
+    n, blocks = y.shape
+    row, block = np.eye(n)[np.repeat(np.arange(n), blocks)], np.eye(blocks)[np.tile(np.arange(blocks), n)]
+
+    def rest(design):
+        fitted = design @ np.linalg.lstsq(design, y.ravel(), rcond=None)[0]
+        return ((y.ravel() - fitted) ** 2).sum()
+
+    df, rest_df = n - 1, (n - 1) * (blocks - 1)
+    f = (rest(block) - rest(np.hstack([block, row]))) / df / (rest(np.hstack([block, row])) / rest_df)
+    return {"rows": y.tolist(), "f": f, "df": df, "rest_df": rest_df, "p": float(stats.f.sf(f, df, rest_df))}
+
+
 P = [0.298, 0.160, 0.057, 0.096, 0.033, 0.022, 0.019, 0.0004]  # the published column, "<0.001" as 0.0004
 json.dump({"scipy": scipy.__version__,
            "cases": {name: case(*xy) for name, xy in CASES.items()},
@@ -98,6 +118,10 @@ json.dump({"scipy": scipy.__version__,
            "contrasts": [contrast([1, -1], [ACCURACY, BASELINE[:3]]),
                          contrast([0.5, -0.5, -0.5, 0.5], [[0.1622, 0.16, 0.1475, 0.142], [0.1218, 0.1, 0.078, 0.0965],
                                                            [0.1582, 0.1426, 0.1597], [0.1665, 0.1443, 0.1305, 0.1223]])],
+           "block_f_test": [block_f_test([ACCURACY, BASELINE]),
+                            block_f_test([[1.0, 2, 4], [2.0, 3.5, 4.5], [0.0, 2, 3], [5.0, 5.5, 7.5]])],
+           "spearman": [spearman(ACCURACY, BASELINE), spearman([1.0, 2, 3, 4, 5], [5.0, 6, 7, 8, 7]),
+                        spearman([0.1, 0.1, 0.3, 0.2, 0.2, 0.2], [4.0, 4, 1, 2, 2, 7]), spearman([3.0, 1, 2], [0.5, 0.4, 0.9])],
            "power": [[n, d, power(n, d)] for n in (2, 3, 5, 20, 100) for d in (0.2, 0.5, 1.0, 3.0)],
            "t_quantile": [[df, float(stats.t.ppf(0.975, df))] for df in (1, 2, 4, 7.3, 30, 1000)]},
           sys.stdout, indent=1)

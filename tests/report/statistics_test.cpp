@@ -72,6 +72,20 @@ TEST_CASE("statistics: scipy's values") {
     expect_near(e->p, c["p"], 0, 1e-9);
     expect_interval(e->ci_low, e->ci_high, c["interval"]);
   }
+  REQUIRE(fixture["block_f_test"].size() == 2);
+  for (const Json& c : fixture["block_f_test"]) {
+    const auto f = block_f_test(c["rows"].get<std::vector<Sample>>());
+    REQUIRE(f.has_value());
+    for (const auto& [key, got] : {std::pair{"f", f->f}, {"df", f->df}, {"rest_df", f->rest_df}, {"p", f->p}})
+      expect_near(got, c[key], 0, 1e-8);
+  }
+  REQUIRE(fixture["spearman"].size() == 4);
+  for (const Json& c : fixture["spearman"]) {
+    const auto s = spearman(c["x"].get<Sample>(), c["y"].get<Sample>());
+    REQUIRE(s.has_value());
+    expect_near(s->rho, c["rho"]);
+    expect_near(s->p, c["p"]);
+  }
   REQUIRE(fixture["power"].size() == 20);
   for (const Json& row : fixture["power"])
     expect_near(power(row[0].get<int>(), row[1].get<double>()), row[2], 1, 1e-8);
@@ -107,6 +121,14 @@ TEST_CASE("statistics: too little data gives nothing, not a number") {
   EXPECT(!welch(two, one));
   EXPECT(!welch(same, other));  // infinitely significant is no statement
   EXPECT(!paired(one, one));
+  EXPECT(!block_f_test({two}));
+  EXPECT(!block_f_test({one, one}));
+  EXPECT(!block_f_test({{0.1, 0.2, 0.3}, {0.3, 0.4, 0.5}}));  // differs by the same in every block: no rest
+  EXPECT(!spearman(two, two));
+  const auto reversed = spearman({1, 2, 4, 8}, {-1, -2, -3, -5});
+  EXPECT(reversed->rho == -1);
+  EXPECT(reversed->p == 0);
+  EXPECT(!spearman({0.9, 0.9, 0.9}, {0.1, 0.2, 0.3}));
   EXPECT(!paired({0.3, 0.2, 0.1}, {0.2, 0.1, 0.0}));  // a constant difference, up to rounding
   EXPECT(!cohen_d(same, other));
   EXPECT(!cohen_d(one, two));

@@ -156,44 +156,81 @@ Gates top_k_gates_reference(const Var& logits, int64_t k, const Sequences& seque
   return {mul(softmax(top.values), sequence_broadcast(ones, sequences)), top.indices};
 }
 
-Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
+namespace {
+
+void check_load(const char* op, const Var& gates, const Tensor& experts) {
   CHECK(gates.rank() == 2 && experts.shape() == gates.shape() && experts.dtype() == DType::kInt32,
-        "load_losses: wants gates [T, K] and experts int32 [T, K], got {} and {} {}", gates.shape(),
-        experts.dtype(), experts.shape());
-  const LoadShape shape{gates.size(0), gates.size(1), n_experts,
-                        sequences.offsets.data<int32_t>() + sequences.count};
-  Tensor losses = empty(gates.context(), {2}, gates.dtype()),
-         importance = empty(gates.context(), {n_experts}, gates.dtype());
+        "{}: wants gates [T, K] and experts int32 [T, K], got {} and {} {}", op, gates.shape(), experts.dtype(),
+        experts.shape());
+}
+
+LoadShape load_shape(const Var& gates, int64_t n_experts, const Sequences& sequences) {
+  return {gates.size(0), gates.size(1), n_experts, sequences.offsets.data<int32_t>() + sequences.count};
+}
+
+// importance [E] = Σ_t g_te of these rows, losses [2] of it.
+void add_up_loads(const LoadShape& shape, const Tensor& gates, const Tensor& experts, const Tensor& losses,
+                  const Tensor& importance) {
   dispatch_wide(gates.dtype(), "load_losses", [&](auto tag) {
     using A = typename decltype(tag)::type;
-    const A* g = gates.value().data<A>();
+    const A* g = gates.data<A>();
+    const int32_t* chosen = experts.data<int32_t>();
     on_device(
         gates.context(), "load_losses",
-        [&] { cpu::load_losses(shape, g, experts.data<int32_t>(), losses.data<A>(), importance.data<A>()); },
+        [&] { cpu::load_losses(shape, g, chosen, losses.data<A>(), importance.data<A>()); },
         [&](auto& cuda) {
           const int64_t chunks = (shape.tokens + cuda::kLoadChunk - 1) / cuda::kLoadChunk;
-          const Tensor partial = empty(gates.context(), {chunks, n_experts}, gates.dtype());
-          cuda::load_losses(shape, g, experts.data<int32_t>(), partial.data<A>(), losses.data<A>(),
-                            importance.data<A>(), cuda.stream);
+          const Tensor partial = empty(gates.context(), {chunks, shape.experts}, gates.dtype());
+          cuda::load_losses(shape, g, chosen, partial.data<A>(), losses.data<A>(), importance.data<A>(),
+                            cuda.stream);
         });
   });
+}
+
+// The losses of sums that are there already, as of one chunk of rows.     sums [E] → losses [2], importance [E] = sums
+void losses_of_sums(const LoadShape& shape, const Tensor& sums, const Tensor& losses, const Tensor& importance) {
+  dispatch_wide(sums.dtype(), "load_losses", [&](auto tag) {
+    using A = typename decltype(tag)::type;
+    const A* s = sums.data<A>();
+    on_device(
+        sums.context(), "load_losses/sums",
+        [&] { cpu::losses_of_sums(shape, s, losses.data<A>(), importance.data<A>()); },
+        [&](auto& cuda) {
+          cuda::sum_load_losses(shape, s, 1, losses.data<A>(), importance.data<A>(), cuda.stream);
+        });
+  });
+}
+
+void load_gradient(const LoadShape& shape, const Tensor& experts, const Tensor& importance, const Tensor& dlosses,
+                   const Tensor& dgates) {
+  dispatch_wide(dlosses.dtype(), "load_losses", [&](auto tag) {
+    using A = typename decltype(tag)::type;
+    const int32_t* chosen = experts.data<int32_t>();
+    on_device(
+        dlosses.context(), "load_losses/gradient",
+        [&] {
+          cpu::load_losses_gradient(shape, chosen, importance.data<A>(), dlosses.data<A>(), dgates.data<A>());
+        },
+        [&](auto& cuda) {
+          cuda::load_losses_gradient(shape, chosen, importance.data<A>(), dlosses.data<A>(), dgates.data<A>(),
+                                     cuda.stream);
+        });
+  });
+}
+
+}  // namespace
+
+Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
+  check_load("load_losses", gates, experts);
+  const LoadShape shape = load_shape(gates, n_experts, sequences);
+  const Tensor losses = empty(gates.context(), {2}, gates.dtype()),
+               importance = empty(gates.context(), {n_experts}, gates.dtype());
+  add_up_loads(shape, gates.value(), experts, losses, importance);
   return record("load_losses", losses, {gates},
                 [shape, experts, importance, sequences](const Tensor& dy, Grads& in) {
-                  dispatch_wide(dy.dtype(), "load_losses", [&](auto tag) {
-                    using A = typename decltype(tag)::type;
-                    Tensor dg = in.buffer(0);
-                    on_device(
-                        dy.context(), "load_losses/gradient",
-                        [&] {
-                          cpu::load_losses_gradient(shape, experts.data<int32_t>(), importance.data<A>(),
-                                                    dy.data<A>(), dg.data<A>());
-                        },
-                        [&](auto& cuda) {
-                          cuda::load_losses_gradient(shape, experts.data<int32_t>(), importance.data<A>(),
-                                                     dy.data<A>(), dg.data<A>(), cuda.stream);
-                        });
-                    in.add(0, dg);
-                  });
+                  Tensor dg = in.buffer(0);
+                  load_gradient(shape, experts, importance, dy, dg);
+                  in.add(0, dg);
                 });
 }
 
@@ -223,13 +260,56 @@ Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_exp
   return losses_of_importance(sum(scatter_last(gates, experts, n_experts), 0), real_rows(sequences, gates.dtype()));
 }
 
-Var load_losses_over_ranks(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
-  // Importance [E] and the number of rows in one sum over the ranks; nobody chooses expert E.
-  const Var importance = sum(scatter_last(gates, experts, n_experts + 1), 0);
-  const Tensor own_rows = zeros(gates.context(), {n_experts + 1}, importance.dtype());
-  own_rows.rows(n_experts, n_experts + 1).copy_from(real_rows(sequences, importance.dtype()).reshape({1}));
-  const Var all = sum_over_ranks(add(importance, own_rows));
-  return losses_of_importance(rows(all, 0, n_experts), all.value().rows(n_experts, n_experts + 1).reshape(Shape{}));
+std::vector<Var> load_losses_over_ranks(const std::vector<LayerLoads>& layers, int64_t n_experts) {
+  CHECK(!layers.empty(), "load_losses_over_ranks: wants a layer");
+  Context& context = layers[0].gates.context();
+  Communicator& ranks = context.communicator();
+  const DType type = layers[0].gates.dtype();
+  const auto n = static_cast<int64_t>(layers.size());
+  std::vector<Var> gates;
+  const Tensor own = empty(context, {n, n_experts}, type), importance = empty_like(own),
+               losses = empty(context, {n, 2}, type), real = empty(context, {n}, DType::kInt32);
+  for (int64_t l = 0; l < n; ++l) {
+    const LayerLoads& layer = layers[static_cast<size_t>(l)];
+    const int64_t count = layer.sequences->count;
+    check_load("load_losses_over_ranks", layer.gates, layer.experts);
+    CHECK(layer.gates.dtype() == type, "load_losses_over_ranks: wants layers of one type");
+    add_up_loads(load_shape(layer.gates, n_experts, *layer.sequences), layer.gates.value(), layer.experts,
+                 losses.rows(l, l + 1),
+                 own.rows(l, l + 1));  // these losses are nobody's: of this rank's rows alone
+    real.rows(l, l + 1).copy_from(layer.sequences->offsets.rows(count, count + 1));
+    gates.push_back(layer.gates);
+  }
+  together(ranks, [&] {
+    ranks.all_reduce(own.raw(), own.numel(), type, Reduction::kSum);
+    ranks.all_reduce(real.raw(), real.numel(), DType::kInt32, Reduction::kSum);
+  });
+  std::vector<LoadShape> shapes;  // of this rank's pairs, and of the real rows of all
+  std::vector<Tensor> experts;
+  for (int64_t l = 0; l < n; ++l) {
+    const LayerLoads& layer = layers[static_cast<size_t>(l)];
+    LoadShape shape = load_shape(layer.gates, n_experts, *layer.sequences);
+    shape.real_tokens = real.data<int32_t>() + l;
+    losses_of_sums(shape, own.rows(l, l + 1), losses.rows(l, l + 1), importance.rows(l, l + 1));
+    shapes.push_back(shape), experts.push_back(layer.experts);
+  }
+  // Whoever differentiates gives each rank its share of the whole (sum_over_ranks): together they are all of it.
+  const Var all = record(
+      "load_losses_over_ranks", losses, gates, [shapes, experts, importance, real](const Tensor& dy, Grads& in) {
+        Tensor dlosses = empty_like(dy);
+        dlosses.copy_from(dy);
+        dy.context().communicator().all_reduce(dlosses.raw(), dlosses.numel(), dlosses.dtype(), Reduction::kSum);
+        for (size_t l = 0; l < shapes.size(); ++l) {
+          if (!in.wants(l)) continue;
+          const auto at = static_cast<int64_t>(l);
+          Tensor dg = in.buffer(l);
+          load_gradient(shapes[l], experts[l], importance.rows(at, at + 1), dlosses.rows(at, at + 1), dg);
+          in.add(l, dg);
+        }
+      });
+  std::vector<Var> each;
+  for (int64_t l = 0; l < n; ++l) each.push_back(reshape(rows(all, l, l + 1), {2}));
+  return each;
 }
 
 Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity) {

@@ -32,7 +32,13 @@ Gates top_k_gates_reference(const Var& logits, int64_t k, const Sequences& seque
 Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 // The same of the batch that all ranks have together: importance and rows are sums over the ranks.
-Var load_losses_over_ranks(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
+struct LayerLoads {
+  Var gates;       // [T, K]
+  Tensor experts;  // int32 [T, K]
+  const Sequences* sequences;
+};
+// Of each layer {balance, energy} over the rows of all ranks; what layers add up over the ranks travels together.     → [2] each
+std::vector<Var> load_losses_over_ranks(const std::vector<LayerLoads>& layers, int64_t n_experts);
 
 // A stable grouping of the (row, choice) pairs by expert. Everything stays on the device. Group starts are
 // multiples of `alignment`, the rows between a group's end and the next start hold nothing (zeros). `capacity`: the

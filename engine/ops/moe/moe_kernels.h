@@ -38,6 +38,8 @@ void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates
                           int64_t k, A* dlogits);
 template <class A>  // losses [2] =, importance [E] =
 void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* losses, A* importance);
+template <class A>  // the same from sums [E] that are there already
+void losses_of_sums(const LoadShape& s, const A* sums, A* losses, A* importance);
 template <class A>  // dgates [T, K] =
 void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
                           A* dgates);

@@ -1,4 +1,4 @@
-#include "experiments/report/rows_table.h"
+#include "experiments/report/of_runs/rows_table.h"
 
 #include <fmt/format.h>
 
