@@ -193,9 +193,9 @@ TEST_CASE("study: mistakes are named with their line") {
   EXPECT(contains(message("compare.accuracy = plain", "#"), "expected compare.accuracy"));
   for (const char* whole : {"seeds = 3", "preset = quick", "protocol = paper"})  // were kept and did nothing
     EXPECT(contains(message("lr = 0.002", whole), "x.study:14: --" + std::string(whole, 5)));
-  EXPECT(
-      contains(message("published.accuracy.p = <0.001", "published.acuracy = 1"),
-               "x.study:10: expected a metric as in summary.json, accuracy or specialisation.4 say, got 'acuracy'"));
+  EXPECT(contains(
+      message("published.accuracy.p = <0.001", "published.acuracy = 1"),
+      "x.study:10: expected a metric as in summary.json, accuracy or specialisation.4 say, got 'acuracy'"));
   EXPECT(contains(message("epochs = 1", "claim.a = copied > plain in acuracy"), "x.study:6: expected a metric"));
   EXPECT(contains(message("epochs = 1", "claim.a = copied > plain in specialisation.last"), "there is none"));
   EXPECT(contains(message("epochs = 1", "grid.lr = 1e-3, 1e-3"), "x.study:6: grid.lr: expected each value once"));

@@ -31,6 +31,17 @@ std::vector<std::string> weights_of(const RouterRow& row) {
   return words;
 }
 
+// Each loss by itself, unweighted: in the sum one of little weight could be anything.
+void expect_equal_parts(const Trained& alone, const Trained& several) {
+  EXPECT(alone.part_names == several.part_names);
+  for (size_t step = 0; step < alone.parts.size(); ++step)
+    for (size_t i = 0; i < alone.part_names.size(); ++i) {
+      const double a = alone.parts[step][i], b = several.parts[step][i];
+      INFO(alone.part_names[i], " of step ", step, ": ", a, " ", b);
+      EXPECT(std::abs(a - b) < 1e-5 * std::abs(a) + 1e-6);
+    }
+}
+
 TEST_CASE(
     "ranks: every router's losses, draws and choices are those of the whole batch, and exact sums have its bits") {
   for (const RouterRow& row : router_registry())
@@ -44,18 +55,28 @@ TEST_CASE(
       const Trained alone = train_alone(o, "softmax-moe", 3), several = train_over(o, "softmax-moe", 3, 3, 1);
       INFO("apart ", apart(alone, several));
       EXPECT(apart(alone, several) < 1e-6);
-      EXPECT(alone.part_names == several.part_names);
-      for (size_t step = 0; step < alone.parts.size(); ++step)
-        for (size_t i = 0; i < alone.part_names.size(); ++i) {
-          INFO(alone.part_names[i], " of step ", step, ": ", alone.parts[step][i], " ", several.parts[step][i]);
-          EXPECT(std::abs(alone.parts[step][i] - several.parts[step][i]) <
-                 1e-5 * std::abs(alone.parts[step][i]) + 1e-6);
-        }
+      expect_equal_parts(alone, several);
       EXPECT(largest_difference(alone.state, several.state) < 1e-5);
       const Trained processes = train_over(o, "softmax-moe", 3, 3, 3);
       EXPECT(processes.losses == several.losses);
       EXPECT(processes.weights == several.weights);
     }
+}
+
+TEST_CASE("ranks: every loss of the table is that of the whole batch") {
+  std::vector<std::string> weights;
+  for (const OptionRow& weight : further_loss_weights(router_row("softmax")))
+    weights.push_back(fmt::format("--{}=0.1", weight.name));
+  for (const char* task : {"classification", "masked_lm"}) {
+    std::vector<const char*> flags = {"--router", "softmax", "--task", task, "--batch", "11"};
+    for (const std::string& word : weights) flags.push_back(word.c_str());
+    const Options o = options_of(flags);
+    const Trained alone = train_alone(o, "softmax-moe", 3), several = train_over(o, "softmax-moe", 3, 3, 1);
+    INFO(task, " apart ", apart(alone, several));
+    EXPECT(alone.part_names.size() >= 3 + weights.size());  // the task, balance, energy
+    EXPECT(apart(alone, several) < 1e-6);
+    expect_equal_parts(alone, several);
+  }
 }
 
 // Batches of texts are cut by tokens, and have room for as many sequences as there could be.
