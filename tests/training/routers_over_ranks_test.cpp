@@ -64,11 +64,12 @@ TEST_CASE(
 }
 
 TEST_CASE("ranks: every loss of the table is that of the whole batch") {
+  const std::string router = plain_router();
   std::vector<std::string> weights;
-  for (const OptionRow& weight : further_loss_weights(router_row("softmax")))
+  for (const OptionRow& weight : further_loss_weights(router_row(router)))
     weights.push_back(fmt::format("--{}=0.1", weight.name));
   for (const char* task : {"classification", "masked_lm"}) {
-    std::vector<const char*> flags = {"--router", "softmax", "--task", task, "--batch", "11"};
+    std::vector<const char*> flags = {"--router", router.c_str(), "--task", task, "--batch", "11"};
     for (const std::string& word : weights) flags.push_back(word.c_str());
     const Options o = options_of(flags);
     const Trained alone = train_alone(o, "softmax-moe", 3), several = train_over(o, "softmax-moe", 3, 3, 1);
