@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 #include "engine/ops/elementwise/elementwise.h"
@@ -135,8 +136,11 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
       routing.losses.push_back(
           {{"policy"}, {1}, policy_loss(routing, advantage, out.routings.size() - 1 - l, pass)});
     }
-  for (Routing& routing : out.routings)
+  for (Routing& routing : out.routings) {
+    std::set<std::string_view> of_layer = {"ce", "loss", "lr", "grad_norm"};  // of the log
     for (AuxiliaryLosses& losses : routing.losses) {
+      for (const std::string& name : losses.names)
+        CHECK(of_layer.insert(name).second, "model: two losses are called '{}'", name);
       if (losses.later) losses.values = std::exchange(losses.later, nullptr)();
       LossTerm term{losses.values, {}, 1.0 / static_cast<double>(out.routings.size())};
       for (size_t i = 0; i < losses.names.size(); ++i) {
@@ -151,6 +155,7 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
       }
       terms.push_back(std::move(term));
     }
+  }
   LossSum sum = sum_losses(terms, weights);
   out.loss = std::move(sum.total);
   out.parts = std::move(sum.parts);

@@ -33,7 +33,9 @@ struct RouterOptions {
   OptionValues own = {};  // of the router's table of options
 };
 
-// Where logits are a function of the token, changed by a context of the sequence: the two apart.
+// Where the choice is by the largest scores alone, and these are logits of the token, changed by a context of the sequence:
+// the two apart. Where anything else takes part (a bias that balances, a limit) there is none: tools/route tells scores,
+// and state of each expert, of any router.
 struct Explanation {
   Tensor token_logits;  // [T, E] before the context; undefined: this router's choices have no such explanation
   ContextMode mode = ContextMode::kNone;

@@ -14,12 +14,21 @@
 #define SUBCASE(name) DOCTEST_SUBCASE(name)
 #define EXPECT(...) DOCTEST_CHECK(__VA_ARGS__)
 #define REQUIRE(...) DOCTEST_REQUIRE(__VA_ARGS__)
-#define INFO(...) DOCTEST_INFO(__VA_ARGS__)
+#define INFO(...) DOCTEST_INFO(::glia::test::told(__VA_ARGS__))
 #define FAIL(...) DOCTEST_FAIL(__VA_ARGS__)
 
 namespace glia::test {
 
 void count_skip(const std::string& why);  // printed at once, counted in the last line
+
+// One text of all: doctest would tell where a name in a `const char*` lies, not the name.
+template <class T> doctest::String told_one(const T& x) {
+  if constexpr (std::is_convertible_v<T, const char*>) return static_cast<const char*>(x);
+  else return doctest::toString(x);
+}
+template <class... T> doctest::String told(const T&... parts) {
+  return (doctest::String() + ... + told_one(parts));
+}
 
 // The message of the glia::Error that `f` throws; "" when it throws none.
 template <class F> std::string error_of(F&& f) {

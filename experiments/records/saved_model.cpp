@@ -53,7 +53,8 @@ Matrix matrix_of(const Tensor& t) {
 }
 
 // What the router says of its choices; nothing for one that has no such explanation.
-void explain_layer(LayerTrace& trace, size_t layer, const Explanation& e, const Routing& routing) {
+void explain_layer(LayerTrace& trace, size_t layer, const std::string& router, const Explanation& e,
+                   const Routing& routing) {
   if (!e.token_logits.defined()) return;
   trace.token_logits = matrix_of(e.token_logits);
   trace.logits = matrix_of(routing.scores.value());
@@ -66,9 +67,11 @@ void explain_layer(LayerTrace& trace, size_t layer, const Explanation& e, const 
     for (size_t k = 0; k < chosen.size(); ++k)
       for (int e = 0; e < trace.logits.cols; ++e) {
         const bool taken = std::find(chosen.begin(), chosen.end(), e) != chosen.end();
-        CHECK(taken || trace.logits(s, e) <= trace.logits(s, chosen[k]),
-              "trace: layer {}, token {}: the router took expert {}, whose logit is below that of expert {}",
-              layer + 1, s, chosen[k], e);
+        CHECK(
+            taken || trace.logits(s, e) <= trace.logits(s, chosen[k]),
+            "explain() of router {}: layer {}, token {}: expert {} is chosen, whose logit is below that of expert {}; a choice "
+            "that reads more than logits has no explanation: scores and state are told without one",
+            router, layer + 1, s, chosen[k], e);
       }
   }
 }
@@ -213,7 +216,8 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
     trace.layers.push_back(layer_trace(r.routing));
     add_grounds(trace.layers.back(), layer.number, model, r.routing);
     if (const auto* mixture = dynamic_cast<const Mixture*>(layer.layer.feed_forward.get()))
-      explain_layer(trace.layers.back(), layer.number, mixture->explain(layer.h, layer.pass), r.routing);
+      explain_layer(trace.layers.back(), layer.number, model.config().moe.router,
+                    mixture->explain(layer.h, layer.pass), r.routing);
   });
 
   const Model::Output out = model.forward(batch, false);

@@ -8,6 +8,7 @@
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
+#include "experiments/records/metrics.h"
 #include "experiments/training/options.h"
 
 namespace glia {
@@ -95,6 +96,15 @@ void set_look(Look& look, const Line& line) {
   }
 }
 
+// A key of summary.json, "specialisation.4" or "specialisation.last" too: a row of the metric table, or what has none.
+void check_metric(const std::string& place, const std::string& metric) {
+  const std::string row = metric.substr(0, metric.find('.'));
+  if (row != "other_prompt" && !results::metric_row(results::Stage::routing, row) &&
+      !results::metric_row(results::Stage::evaluation, row))
+    fail_input("{}: expected a metric as in summary.json, accuracy or specialisation.4 say, got '{}'", place,
+               metric);
+}
+
 // published.accuracy = 0.9431, published.accuracy.p = <0.001, published.specialisation.1 = 0.0129 (0.0139)
 void set_published(Configuration& c, const Line& line) {
   std::string metric = line.key.substr(std::string("published.").size());
@@ -105,6 +115,7 @@ void set_published(Configuration& c, const Line& line) {
     if (!c.published.contains(metric)) line.wrong("published." + metric + " before it");
     c.published[metric].p = line.value;
   } else {
+    check_metric(line.place, metric);
     const size_t bracket = line.value.find('(');
     Published& value = c.published[metric];
     value.value = line.number(trimmed(std::string_view(line.value).substr(0, bracket)));
@@ -126,6 +137,9 @@ void set_in_configuration(Configuration& c, const Line& line) {
   else if (line.key == "random-ffn") {
     if (line.value != "on" && line.value != "off") line.wrong("on or off");
     c.random_ffn = line.value == "on";
+  } else if (line.key == "seeds" || line.key == "preset" || line.key == "protocol") {
+    // What follows from them is settled before a configuration's own settings are looked at.
+    fail_input("{}: --{} is of a whole study: expected it above the first [configuration]", line.place, line.key);
   } else add_setting(c.settings, line);
 }
 
@@ -151,6 +165,7 @@ void set_grid(Grid& grid, const Line& line) {
       std::vector<std::pair<std::string, std::string>> unused;
       add_setting(unused, {line.place, key, value});
       if (value.find_first_of("/: \t") != std::string::npos) line.wrong("values that can name a folder");
+      if (std::ranges::count(values, value) > 1) line.wrong("each value once");
     }
     grid.axes.emplace_back(key, values);
   } catch (const Error& error) {
@@ -169,10 +184,10 @@ void set_in_study(Study& s, const Line& line) {
   if (line.key.starts_with("grid.")) return set_grid(s.grid, line);
   if (line.key.starts_with("claim.")) try {
       s.claims.push_back(parse_claim(line.value));
-      return;
     } catch (const Error& error) {
       fail_input("{}: {}", line.place, error.what());
     }
+  if (line.key.starts_with("claim.")) return check_metric(line.place, s.claims.back().metric);
   if (line.key == "configurations") return take_configurations(s, line, s.name);
   if (line.key == "title") s.title = line.value;
   else if (line.key == "compare.accuracy") s.accuracy_baselines = list_of(line.value, ',');
@@ -211,6 +226,10 @@ void check_study(const Study& s, const std::string& from) {
                    name);
   if (!s.claims.empty() && s.grid.empty())
     fail_input("{}: claims are looked at in a grid's cells: there is none", from);
+  if (const Grid& g = s.grid;
+      g.empty() && (g.each || g.seeds != Grid().seeds || !g.chosen_seeds.empty() || !g.seeds_of.empty()))
+    fail_input("{}: grid.seeds, grid.chosen-seeds and grid.choice are of a grid: expected grid.FLAG beside them",
+               from);
   for (const Configuration& c : s.configurations)
     for (const auto& [key, value] : c.settings)
       if (const std::string start = start_run(value);

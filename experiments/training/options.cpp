@@ -69,13 +69,29 @@ std::vector<Flag> with_data(std::vector<Flag> table) {
   return table;
 }
 
-// Behind them the flags that the registries of losses and routers add; an option that two routers share appears once.
-std::vector<Flag> with_routing(std::vector<Flag> table) {
-  const auto add = [&](const OptionRow& row, const char* section) {
-    const auto same = [&](const Flag& f) { return std::string_view(f.name) == row.name; };
-    if (std::none_of(table.begin(), table.end(), same))
-      table.push_back({row.name, &row, kNone, row.help, Flag::kAll, section});
+}  // namespace
+
+// An option that two routers share appears once. Not in a header: tests give it rows that no router has.
+void add_flag(std::vector<Flag>& table, const OptionRow& row, const char* section) {
+  const auto key = [](const OptionRow& r) {
+    const std::vector<std::string> choices(r.choices.begin(), r.choices.end());
+    return std::tuple(r.standard, std::string(r.help), r.least, r.most, choices);
   };
+  for (const Flag& flag : table)
+    if (std::string_view(flag.name) == row.name) {
+      const auto* other = std::get_if<const OptionRow*>(&flag.member);
+      CHECK(other && key(**other) == key(row),
+            "{}: --{} is another flag's name; routers that share an option have one row of it", section, row.name);
+      return;
+    }
+  table.push_back({row.name, &row, kNone, row.help, Flag::kAll, section});
+}
+
+namespace {
+
+// Behind them the flags that the registries of losses and routers add.
+std::vector<Flag> with_routing(std::vector<Flag> table) {
+  const auto add = [&](const OptionRow& row, const char* section) { add_flag(table, row, section); };
   static const std::vector<OptionRow> shared = shared_options();
   for (const OptionRow& row : shared)
     add(row, "Losses on routing, instead of the router's own weights; updates of experts");

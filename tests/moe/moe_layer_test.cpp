@@ -404,6 +404,7 @@ TEST_CASE(
     "reach that one") {
   for (const RouterRow& row : router_registry()) {
     if (row.traits.untrained) continue;
+    INFO(row.name);
     const std::vector<LossRow> losses = losses_of(row);
     Bench one(row.name);
     const size_t all_losses = one.run(one.input(), false, true).routing.losses.size();
@@ -423,7 +424,7 @@ TEST_CASE(
                                            : (name == "z" && row.traits.normalised) || (losses[i].always && hard);
         backward(reshape(rows(all, static_cast<int64_t>(j), static_cast<int64_t>(j) + 1), {}));
         for (const Parameter& p : bench.set.all()) {
-          INFO(std::string(row.name), " ", p.name, " ", losses[i].names[j]);
+          INFO(p.name, " ", losses[i].names[j]);
           const bool reached = p.var.grad().defined() && largest(values(p.var.grad())) > 1e-9;
           const bool experts_too = losses[i].reads == LossReads::kExperts || row.traits.reads_experts;
           if (experts_too && contains(p.name, "experts.up.weight")) continue;

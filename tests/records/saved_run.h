@@ -35,6 +35,9 @@ inline std::string write_saved_run(const std::string& out, const std::string& ro
   Model model(context, saved_model_config(run, DType::kFloat32), 5);
   for (const Parameter& p : model.parameters().all())
     if (p.name.find("router") != std::string::npos) model.parameters().redraw(p, Init::normal(0.5), 9);
+  // A state that says something, as after steps: what is told of a choice must hold with it too.
+  for (Statistic s : model.router_state())
+    s.value.copy_from(random_normal(context, s.value.shape(), 0.3, 9, purpose::kTest, 1, s.value.dtype()));
   save_checkpoint(folder + "/model.safetensors", model.parameters(), nullptr, model.router_state(),
                   {7, 42, "{}", ""});
   return folder;

@@ -191,6 +191,16 @@ TEST_CASE("study: mistakes are named with their line") {
   EXPECT(contains(message("compare.accuracy = plain", "compare.accuracy = dense"),
                   "expected one of plain, copied to compare with, got 'dense'"));
   EXPECT(contains(message("compare.accuracy = plain", "#"), "expected compare.accuracy"));
+  for (const char* whole : {"seeds = 3", "preset = quick", "protocol = paper"})  // were kept and did nothing
+    EXPECT(contains(message("lr = 0.002", whole), "x.study:14: --" + std::string(whole, 5)));
+  EXPECT(contains(
+      message("published.accuracy.p = <0.001", "published.acuracy = 1"),
+      "x.study:10: expected a metric as in summary.json, accuracy or specialisation.4 say, got 'acuracy'"));
+  EXPECT(contains(message("epochs = 1", "claim.a = copied > plain in acuracy"), "x.study:6: expected a metric"));
+  EXPECT(contains(message("epochs = 1", "claim.a = copied > plain in specialisation.last"), "there is none"));
+  EXPECT(contains(message("epochs = 1", "grid.lr = 1e-3, 1e-3"), "x.study:6: grid.lr: expected each value once"));
+  for (const char* key : {"grid.seeds = 2", "grid.chosen-seeds = 2", "grid.seeds.plain = 2", "grid.choice = each"})
+    EXPECT(contains(message("epochs = 1", key), "expected grid.FLAG beside them"));
   EXPECT(contains(message("compare.routing = copied", "#"), "expected compare.routing"));
   EXPECT(contains(error_of([] { parse_study("", "x.study"); }), "expected at least one [configuration]"));
   EXPECT(contains(error_of([] { find_study("nothing"); }), "--study: expected one of ahr, balance"));

@@ -43,6 +43,26 @@ TEST_CASE("options: every flag has one row, a help text, and goes through text a
       }
 }
 
+namespace glia {
+void add_flag(std::vector<Flag>& table, const OptionRow& row, const char* section);
+}
+
+TEST_CASE(
+    "options: a router's option that has another flag's name is refused, one that routers share stands once") {
+  const OptionRow first{"rate", 0.5, "a rate", 0, 1}, same = first, dropout{"dropout", 0.5, "a rate", 0, 1};
+  OptionRow other = first;
+  other.standard = 0.25;
+  std::vector<Flag> table = flags();
+  const size_t count = table.size();
+  add_flag(table, first, "Router a");
+  add_flag(table, same, "Router b");
+  EXPECT(table.size() == count + 1);
+  for (const OptionRow& row : {other, dropout}) {
+    const std::string error = error_of([&] { add_flag(table, row, "Router c"); });
+    EXPECT(contains(error, fmt::format("Router c: --{} is another flag's name", row.name)));
+  }
+}
+
 TEST_CASE(
     "options: what is typed wins over the protocol, the protocol over the preset, the preset over the default") {
   const Options quick = resolved({"--preset", "quick"});

@@ -42,6 +42,9 @@ inline Options options_of(std::vector<const char*> more) {
 
 struct Trained {
   std::vector<double> losses, weights, evaluation;
+  std::vector<std::string> part_names;
+  std::vector<std::vector<double>> parts;  // a step: each loss by itself, whatever its weight
+  std::vector<double> state;               // of the routers
 };
 
 // The steps on one context and what an evaluation says after them.
@@ -50,7 +53,10 @@ inline Trained train_on(Context& context, const Options& o, const char* config, 
   Trainer trainer(context, data, o, run_model(o, configuration(config)), 42);
   Trained t;
   for (int64_t i = 0; i < steps; ++i) trainer.step();
-  for (const StepLosses& l : trainer.read_losses()) t.losses.push_back(l.loss);
+  for (const StepLosses& l : trainer.read_losses()) t.losses.push_back(l.loss), t.parts.push_back(l.parts);
+  t.part_names = trainer.part_names();
+  for (const Statistic& s : trainer.model().router_state())
+    for (const double v : values(s.value)) t.state.push_back(v);
   trainer.gather_weights();
   t.weights = values(trainer.model().parameters().values());
   const Measured m = Evaluator(trainer.model(), data.test, o, data.vocabulary()).measure();
@@ -84,6 +90,7 @@ inline Trained train_over(const Options& o, const char* config, int64_t steps, i
   for (const Trained& one : each) {
     EXPECT(one.losses == each[0].losses);
     EXPECT(one.weights == each[0].weights);
+    EXPECT(one.state == each[0].state);
     EXPECT(one.evaluation == each[0].evaluation);
   }
   return each[0];

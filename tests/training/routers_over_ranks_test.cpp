@@ -1,19 +1,45 @@
 // Every router's own losses, draws and choices over the ranks: those of the whole batch.
-#include "moe/losses/losses.h"
-#include "moe/router.h"
+#include <algorithm>
+
+#include "tests/moe/bench.h"
 #include "tests/training/over_ranks.h"
 
 namespace glia::test {
 namespace {
 
-// Where a default is too small for a wrong loss to be seen in the sum of all.
-std::vector<const char*> weights_of(std::string_view router) {
-  if (router == "dselect-k") return {"--selector-entropy", "1e-3"};
-  if (router == "deepseek-v3") return {"--sequence-loss", "1"};
-  if (router == "remoe") return {"--sparsity-weight", "1"};
-  if (router == "noisy-top-k") return {"--load-loss", "1", "--importance-loss", "1"};
-  if (router == "thor") return {"--task-loss", "1", "--task-balance", "1"};
-  return {};
+// The options of a router that are weights of its own losses: what it returns as one when it is given that.
+std::vector<const char*> loss_weights_of(const RouterRow& row) {
+  constexpr double kMark = 0.737;
+  std::vector<const char*> found;
+  for (const OptionRow& option : row.options) {
+    if (!std::holds_alternative<double>(option.standard) || option.least > kMark || option.most < kMark) continue;
+    OptionValues own;
+    own.set(option.name, kMark);
+    Bench bench(row.name, 4, 2, {5, 1, 7}, 0, own);
+    for (const AuxiliaryLosses& losses : bench.run(bench.input(), false, true).routing.losses)
+      if (std::ranges::count(losses.weights, kMark) > 0) found.push_back(option.name);
+  }
+  return found;
+}
+
+// As large as the task's loss, or a wrong one would move nothing that is seen.
+std::vector<std::string> weights_of(const RouterRow& row) {
+  std::vector<std::string> words;
+  for (const char* option : loss_weights_of(row)) words.push_back(fmt::format("--{}=1", option));
+  if (row.name == std::string_view("dselect-k")) words = {"--selector-entropy=1e-3"};  // a sum over tokens
+  if (row.name == std::string_view("remoe")) words = {"--sparsity-weight=1"};          // where its state begins
+  return words;
+}
+
+// Each loss by itself, unweighted: in the sum one of little weight could be anything.
+void expect_equal_parts(const Trained& alone, const Trained& several) {
+  EXPECT(alone.part_names == several.part_names);
+  for (size_t step = 0; step < alone.parts.size(); ++step)
+    for (size_t i = 0; i < alone.part_names.size(); ++i) {
+      const double a = alone.parts[step][i], b = several.parts[step][i];
+      INFO(alone.part_names[i], " of step ", step, ": ", a, " ", b);
+      EXPECT(std::abs(a - b) < 1e-5 * std::abs(a) + 1e-6);
+    }
 }
 
 TEST_CASE(
@@ -22,16 +48,36 @@ TEST_CASE(
     for (const char* task : {"classification", "masked_lm"}) {
       if (row.traits.needs_labels && task != std::string_view("classification")) continue;
       std::vector<const char*> flags = {"--router", row.name, "--task", task, "--batch", "11"};
-      for (const char* word : weights_of(row.name)) flags.push_back(word);
+      const std::vector<std::string> weights = weights_of(row);
+      for (const std::string& word : weights) flags.push_back(word.c_str());
       INFO(row.name, " ", task);
       const Options o = options_of(flags);
       const Trained alone = train_alone(o, "softmax-moe", 3), several = train_over(o, "softmax-moe", 3, 3, 1);
       INFO("apart ", apart(alone, several));
       EXPECT(apart(alone, several) < 1e-6);
+      expect_equal_parts(alone, several);
+      EXPECT(largest_difference(alone.state, several.state) < 1e-5);
       const Trained processes = train_over(o, "softmax-moe", 3, 3, 3);
       EXPECT(processes.losses == several.losses);
       EXPECT(processes.weights == several.weights);
     }
+}
+
+TEST_CASE("ranks: every loss of the table is that of the whole batch") {
+  const std::string router = plain_router();
+  std::vector<std::string> weights;
+  for (const OptionRow& weight : further_loss_weights(router_row(router)))
+    weights.push_back(fmt::format("--{}=0.1", weight.name));
+  for (const char* task : {"classification", "masked_lm"}) {
+    std::vector<const char*> flags = {"--router", router.c_str(), "--task", task, "--batch", "11"};
+    for (const std::string& word : weights) flags.push_back(word.c_str());
+    const Options o = options_of(flags);
+    const Trained alone = train_alone(o, "softmax-moe", 3), several = train_over(o, "softmax-moe", 3, 3, 1);
+    INFO(task, " apart ", apart(alone, several));
+    EXPECT(alone.part_names.size() >= 3 + weights.size());  // the task, balance, energy
+    EXPECT(apart(alone, several) < 1e-6);
+    expect_equal_parts(alone, several);
+  }
 }
 
 // Batches of texts are cut by tokens, and have room for as many sequences as there could be.

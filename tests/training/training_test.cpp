@@ -201,7 +201,7 @@ TEST_CASE("training: on a GPU, replayed graphs have the bits of eager steps, and
   for (const char* config : {"dense", "astrocyte-hierarchical", "astrocyte-meanpool"})
     for (const auto& [precision, gradients] :
          {std::pair{"float32", "float32"}, {"bfloat16", "float32"}, {"bfloat16", "bfloat16"}}) {
-      INFO(config << " " << precision << ", gradients " << gradients);
+      INFO(config, " ", precision, ", gradients ", gradients);
       Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128",
                         "--log-every", "100"});
       o.precision = precision, o.gradients = gradients;
@@ -231,7 +231,7 @@ TEST_CASE("training: word rows that wait for their updates change no bit of loss
   for (const Device device :
        cuda_device_count() > 0 ? std::vector{Device::cpu(), Device::cuda()} : std::vector{Device::cpu()})
     for (const char* precision : {"float32", "bfloat16"}) {
-      INFO(device.str() << " " << precision);
+      INFO(device.str(), " ", precision);
       Options o = tiny({"--hidden", "64", "--heads", "1", "--ffn", "128", "--epochs", "3", "--bucket", "128",
                         "--log-every", "100"});
       o.precision = precision;
