@@ -115,6 +115,82 @@ TEST_CASE("expert-threshold: the batch's best at first, then the moving quantile
   EXPECT(before == loads(bench.run(bench.input()).routing));
 }
 
+// What after_step() is told when this batch was all of the step.
+Routing one_step(Bench& bench, const Tensor& x) {
+  const Routing r = bench.run(x, false, true).routing;
+  StepStatistics statistics;
+  statistics.add(r.statistics);
+  bench.layer->after_step(statistics);
+  return r;
+}
+
+// Which experts each token has.     → [T, 4]
+std::vector<bool> chosen_of(const Routing& r) {
+  const auto experts = r.experts.to_vector<int32_t>();
+  const size_t slots = static_cast<size_t>(r.experts.size(1));
+  std::vector<bool> chosen(experts.size() / slots * 4);
+  for (size_t i = 0; i < experts.size(); ++i)
+    if (experts[i] >= 0) chosen[i / slots * 4 + static_cast<size_t>(experts[i])] = true;
+  return chosen;
+}
+
+std::vector<double> column_of(const std::vector<double>& x, size_t e) {  // of [T, 4], largest first
+  std::vector<double> column;
+  for (size_t i = e; i < x.size(); i += 4) column.push_back(x[i]);
+  std::sort(column.rbegin(), column.rend());
+  return column;
+}
+
+TEST_CASE(
+    "expert-threshold: after n steps it is Σ mⁿ⁻ⁱ q_i / Σ mⁿ⁻ⁱ of the batches' T K / E-th largest logits, and chooses after "
+    "the warm-up's last step") {
+  OptionValues own;
+  own.set("threshold-memory", 0.9);
+  own.set("threshold-warmup", int64_t{2});
+  Bench bench("expert-threshold", 4, 2, {6, 6}, 0, own);
+  for (State& s : bench.set.states()) s.value.zero();
+  std::vector<double> sum(4);
+  double weights = 0;
+  for (int n = 0; n < 5; ++n) {
+    const std::vector<double> before = bench.weights("l.moe.router.threshold");
+    const Routing r =
+        one_step(bench, random_normal(bench.context, {12, kHidden}, 1 + n, 40 + static_cast<uint64_t>(n),
+                                      purpose::kTest, 0, DType::kFloat64));
+    const std::vector<double> l = values(r.scores.value()), after = bench.weights("l.moe.router.threshold");
+    const std::vector<bool> chosen = chosen_of(r);
+    weights = 0.9 * weights + 1;
+    for (size_t e = 0; e < 4; ++e) {
+      const double best = column_of(l, e)[5];  // 12 tokens · 2 / 4 experts
+      sum[e] = 0.9 * sum[e] + best;
+      EXPECT(after[e] == doctest::Approx(sum[e] / weights).epsilon(1e-9));
+      for (size_t t = 0; t < 12; ++t) EXPECT(chosen[t * 4 + e] == (l[t * 4 + e] >= (n < 2 ? best : before[e])));
+    }
+  }
+}
+
+TEST_CASE(
+    "quantile: a step's prices are the (⌊T K / E⌋ + 1)-th largest l − α, less their mean, α of the prices before") {
+  Bench bench("quantile", 4, 2, {5, 1, 7}, 17);  // ⌊13 · 2 / 4⌋ = 6, and a tail that is offered to nobody
+  for (State& s : bench.set.states()) s.value.zero();
+  std::vector<double> price(4);
+  for (int n = 0; n < 3; ++n) {
+    const Routing r = one_step(bench, random_normal(bench.context, {17, kHidden}, 1, 50 + static_cast<uint64_t>(n),
+                                                    purpose::kTest, 0, DType::kFloat64));
+    std::vector<double> surplus = values(r.scores.value()), next;
+    surplus.resize(13 * 4);
+    for (size_t t = 0; t < 13; ++t) {
+      std::vector<double> net;
+      for (size_t e = 0; e < 4; ++e) net.push_back(surplus[t * 4 + e] - price[e]);
+      std::sort(net.rbegin(), net.rend());
+      for (size_t e = 0; e < 4; ++e) surplus[t * 4 + e] -= net[2];
+    }
+    for (size_t e = 0; e < 4; ++e) next.push_back(column_of(surplus, e)[6]);
+    for (size_t e = 0; e < 4; ++e) price[e] = next[e] - (next[0] + next[1] + next[2] + next[3]) / 4;
+    EXPECT(largest_difference(bench.weights("l.moe.router.price"), price) < 1e-12);
+    EXPECT(spread(price) > 1e-3);
+  }
+}
+
 TEST_CASE("emo: in training each sequence has a pool of its own size, the tokens stay in it") {
   Bench bench("emo", 8, 2, {9, 9, 9, 9});
   const Routing r = bench.run(bench.input(), false, true).routing;

@@ -94,6 +94,45 @@ TEST_CASE(
   }
 }
 
+TEST_CASE(
+    "noisy-top-k: the noise is normal, as wide as the token says and 0.01 at least, and the load is counted from the "
+    "logits without it") {
+  constexpr int32_t kTokens = 4000;
+  constexpr size_t kExperts = 4, kTop = 2;
+  Bench bench("noisy-top-k", kExperts, kTop, {kTokens});
+  const Parameter& bias = bench.set.get("l.moe.router.noise.bias");
+  Tensor(bias.var.value()).copy_from(from_vector<double>(bench.context, {-40, 0.5, -1, 2}, bias.shape));
+  const std::vector<double> x = values(bench.input()),
+                            clean = oracle_linear(x, bench.weights("l.moe.router.token.weight"),
+                                                  bench.weights("l.moe.router.token.bias")),
+                            width = oracle_linear(x, bench.weights("l.moe.router.noise.weight"),
+                                                  bench.weights("l.moe.router.noise.bias"));
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  const std::vector<double> noisy = values(r.scores.value());
+  std::vector<double> mean(kExperts), square(kExperts), load(kExperts);
+  for (size_t t = 0; t < kTokens; ++t)
+    for (size_t e = 0; e < kExperts; ++e) {
+      const size_t i = t * kExperts + e;
+      const double std = std::log1p(std::exp(width[i])) + 0.01, z = (noisy[i] - clean[i]) / std;
+      mean[e] += z / kTokens, square[e] += z * z / kTokens;
+      std::vector<double> others;
+      for (size_t o = 0; o < kExperts; ++o)
+        if (o != e) others.push_back(noisy[t * kExperts + o]);
+      std::sort(others.rbegin(), others.rend());
+      load[e] += 0.5 * std::erfc((others[kTop - 1] - clean[i]) / std / std::sqrt(2.0));
+    }
+  for (size_t e = 0; e < kExperts; ++e) {
+    INFO("expert ", e);
+    EXPECT(std::abs(mean[e]) < 0.08);  // five deviations
+    EXPECT(std::abs(square[e] - 1) < 0.12);
+  }
+  const double even = std::accumulate(load.begin(), load.end(), 0.0) / kExperts;
+  double variance = 0;
+  for (const double l : load) variance += (l - even) * (l - even) / (kExperts - 1);
+  REQUIRE(r.losses[1].names[0] == "load");
+  EXPECT(values(r.losses[1].values.value())[0] == doctest::Approx(variance / (even * even)).epsilon(1e-6));
+}
+
 TEST_CASE("noisy-top-k: noise in training, anew in each step, none in evaluation; losses count real rows") {
   Bench bench("noisy-top-k", 4, 2, {5, 2, 7}), longer("noisy-top-k", 4, 2, {5, 2, 7}, 19);
   const auto scores = [](Bench& b, bool training) {
@@ -140,8 +179,10 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("deepseek-v3: experts come from the kept groups, which are those whose two best add up to most") {
+TEST_CASE(
+    "deepseek-v3: experts come from the kept groups, which are those whose two best add up to most; gates sum to scale") {
   OptionValues own = with("groups", int64_t{4});
+  own.set("gate-scale", 2.5);
   own.set("kept-groups", int64_t{2});
   Bench bench("deepseek-v3", 12, 3, {5, 8}, 15, own);
   const Routing r = bench.run(bench.input()).routing;
@@ -163,7 +204,7 @@ TEST_CASE("deepseek-v3: experts come from the kept groups, which are those whose
     for (size_t k = 0; k < 3; ++k) sum += s[size_t(order[k])];
     for (size_t k = 0; k < 3; ++k) {
       EXPECT(experts[t * 3 + k] == order[k]);
-      EXPECT(std::abs(gates[t * 3 + k] - s[size_t(order[k])] / sum) < 1e-13);
+      EXPECT(std::abs(gates[t * 3 + k] - 2.5 * s[size_t(order[k])] / sum) < 1e-13);
     }
   }
 }
