@@ -208,5 +208,38 @@ TEST_CASE("emo: in training each sequence has a pool of its own size, the tokens
     EXPECT(std::set<int32_t>(chosen.begin() + int(b * 18), chosen.begin() + int(b * 18 + 18)).size() == 2);
 }
 
+TEST_CASE(
+    "emo: a pool's size is drawn evenly from the fewest to all, and its experts are those that the sequence wants most") {
+  OptionValues own;
+  own.set("pool-fewest", int64_t{3});
+  constexpr size_t kSequences = 300, kLength = 3;
+  Bench bench("emo", 8, 2, std::vector<int32_t>(kSequences, kLength), 0, own);
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  const std::vector<double> l = values(r.scores.value()), gates = values(r.gates.value());
+  const auto experts = r.experts.to_vector<int32_t>();
+  std::vector<int> times(9);
+  for (size_t b = 0; b < kSequences; ++b) {
+    std::vector<double> wanted(8);
+    for (size_t t = b * kLength; t < (b + 1) * kLength; ++t) {
+      const std::vector<double> p = oracle_softmax(&l[t * 8], 8);
+      for (size_t e = 0; e < 8; ++e) wanted[e] += p[e];
+    }
+    const std::vector<int32_t> order = oracle_order(wanted.data(), 8);
+    // A gate is e^l over the pool's sum of them: which pool it was.
+    const double* row = &l[b * kLength * 8];
+    const double all = std::exp(row[experts[b * kLength * 2]]) / gates[b * kLength * 2];
+    double sum = 0;
+    size_t size = 0;
+    while (size < 8 && std::abs(sum - all) > 1e-9 * all) sum += std::exp(row[order[size++]]);
+    REQUIRE(std::abs(sum - all) <= 1e-9 * all);
+    ++times[size];
+  }
+  for (size_t size = 0; size <= 8; ++size) {
+    INFO(size);
+    EXPECT(times[size] >= (size < 3 ? 0 : 50 - 30));  // 50 are expected, the deviation is 6.5
+    EXPECT(times[size] <= (size < 3 ? 0 : 50 + 30));
+  }
+}
+
 }  // namespace
 }  // namespace glia::test

@@ -6,6 +6,7 @@
 #include "engine/ops/routing/noise/random_rows.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/sparsity_weight.h"
+#include "moe/cost.h"
 #include "tests/moe/bench.h"
 
 namespace glia::test {
@@ -284,6 +285,78 @@ TEST_CASE("routers: options that cannot go together are refused by name") {
   EXPECT(contains(refused("scored", {{"normalise-gates", true}}, 1), "--normalise-gates off"));
   for (const RouterRow& row : router_registry())
     EXPECT(error_of([&] { loss_weights(row, with("simbal-loss", 0.1)); }).empty() == row.traits.linear);
+}
+
+TEST_CASE(
+    "glider: after a step an expert has served memory · before + Σ over sequences of its mean P times their mean row") {
+  Bench bench("glider", 4, 2, {5, 1, 7}, 15, with("glider-memory", 0.75));
+  std::vector<double> served = bench.weights("l.moe.router.served");
+  const std::vector<double> x = values(bench.input());
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  StepStatistics statistics;
+  statistics.add(r.statistics);
+  bench.layer->after_step(statistics);
+  const std::vector<double> l = values(r.scores.value());
+  for (double& s : served) s *= 0.75;
+  size_t start = 0;
+  for (const size_t length : {5, 1, 7}) {
+    std::vector<double> p(4), mean(kHidden);
+    for (size_t t = start; t < start + length; ++t) {
+      const std::vector<double> of_token = oracle_softmax(&l[t * 4], 4);
+      for (size_t e = 0; e < 4; ++e) p[e] += of_token[e] / static_cast<double>(length);
+      for (size_t h = 0; h < kHidden; ++h) mean[h] += x[t * kHidden + h] / static_cast<double>(length);
+    }
+    for (size_t e = 0; e < 4; ++e)
+      for (size_t h = 0; h < kHidden; ++h) served[e * kHidden + h] += p[e] * mean[h];
+    start += length;
+  }
+  EXPECT(largest_difference(bench.weights("l.moe.router.served"), served) < 1e-12);
+}
+
+TEST_CASE("thor: in training a sequence's label is asked of the largest numbers of its rows, by cross-entropy") {
+  const std::vector<int32_t> lengths = {5, 1, 7};
+  Bench bench("thor", 4, 2, lengths, 15);
+  const std::vector<double> x = values(bench.input());
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  double loss = 0;
+  size_t start = 0;
+  for (size_t b = 0; b < 3; ++b) {
+    std::vector<double> largest(kHidden, -INFINITY);
+    for (size_t t = start; t < start + static_cast<size_t>(lengths[b]); ++t)
+      for (size_t h = 0; h < kHidden; ++h) largest[h] = std::max(largest[h], x[t * kHidden + h]);
+    start += static_cast<size_t>(lengths[b]);
+    const std::vector<double> task =
+        oracle_linear(largest, bench.weights("l.moe.router.task.weight"), bench.weights("l.moe.router.task.bias"));
+    loss -= std::log(oracle_softmax(task.data(), static_cast<int64_t>(task.size()))[b]) / 3;  // labels 0, 1, 2
+  }
+  const auto at = std::ranges::find_if(r.losses, [](const AuxiliaryLosses& a) { return a.names[0] == "task"; });
+  REQUIRE((at != r.losses.end()));
+  EXPECT(std::abs(values(at->values.value())[0] - loss) < 1e-12);
+}
+
+TEST_CASE("moe-plus-plus: a layer hands on its logits with what the layers before added to them") {
+  Bench bench("moe-plus-plus");
+  const Tensor x = bench.input(),
+               before = random_normal(bench.context, {13, 8}, 1, 3, purpose::kTest, 2, DType::kFloat64);
+  Pass pass{bench.sequences, bench.first, false, DType::kFloat64, 0};
+  pass.previous_scores = before;
+  const Routing r = bench.layer->forward(x, pass, false).routing;
+  std::vector<double> expected = oracle_linear(values(x), bench.weights("l.moe.router.token.weight"),
+                                               bench.weights("l.moe.router.token.bias"));
+  const std::vector<double> g = bench.weights("l.moe.router.before"), l = values(before);
+  for (size_t t = 0; t < 13; ++t)
+    for (size_t c = 0; c < 8; ++c)
+      for (size_t from = 0; from < 8; ++from) expected[t * 8 + c] += g[c * 8 + from] * l[t * 8 + from];
+  EXPECT(largest_difference(values(r.all_scores.value()), expected) < 1e-12);
+}
+
+TEST_CASE(
+    "null-experts, moe-plus-plus: where loads are even a token has K E of the E experts and the other columns") {
+  MoeConfig moe{"null-experts", 8, 4, 0, 0};
+  EXPECT(expected_experts(moe) == 2);  // as many null columns as experts
+  moe.options.set("null-experts", int64_t{4});
+  EXPECT(std::abs(expected_experts(moe) - 8.0 / 3) < 1e-12);
+  EXPECT(std::abs(expected_experts(MoeConfig{"moe-plus-plus", 8, 3, 0, 0}) - 2) < 1e-12);
 }
 
 }  // namespace
