@@ -288,6 +288,25 @@ TEST_CASE("routers: options that cannot go together are refused by name") {
 }
 
 TEST_CASE(
+    "remoe: after a step the loss's weight is times the factor where more than K of E experts are active, else over "
+    "it") {
+  for (const int64_t top_k : {1, 2, 3}) {
+    Bench bench("remoe", 4, top_k, {40, 23}, 70, with("sparsity-factor", 1.5));
+    for (State& s : bench.set.states())
+      s.value.copy_from(full(bench.context, s.shape, s.name == "moe.remoe.growth" ? 2 : 0, DType::kFloat64));
+    const Routing r = bench.run(bench.input(), false, true).routing;
+    StepStatistics statistics;
+    statistics.add(r.statistics);
+    bench.layer->after_step(statistics);
+    const std::vector<double> l = values(r.scores.value());
+    const auto active = std::count_if(l.begin(), l.begin() + 63 * 4, [](double x) { return x > 0; });
+    REQUIRE((active > 63 && active < 3 * 63));  // between one expert a token and three
+    EXPECT(bench.weights("moe.remoe.growth")[0] ==
+           doctest::Approx(active > 63 * top_k ? 2 * 1.5 : 2 / 1.5).epsilon(1e-12));
+  }
+}
+
+TEST_CASE(
     "glider: after a step an expert has served memory · before + Σ over sequences of its mean P times their mean row") {
   Bench bench("glider", 4, 2, {5, 1, 7}, 15, with("glider-memory", 0.75));
   std::vector<double> served = bench.weights("l.moe.router.served");
