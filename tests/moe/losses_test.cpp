@@ -22,7 +22,7 @@ TEST_CASE(
     "coupling: in training each number of a probe moves on its own, anew in each step, by at most half the way to the "
     "nearest row") {
   // Only M_10 = 2 r_1 δ_1 is not 0, but for M_00, which is larger: the loss is relu(M_10 − M_11) / E² = 2 δ_1 / 9.
-  Bench bench("softmax", 3);
+  Bench bench(plain_router(), 3);
   std::vector<double> r(3 * kHidden, 1.0);
   r[0] = r[1] = 3;
   for (size_t h = 0; h < kHidden; ++h) r[2 * kHidden + h] = h < 2 ? 0 : -5;
