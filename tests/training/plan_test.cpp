@@ -75,6 +75,19 @@ TEST_CASE("plan: an epoch has as many steps as whole batches, and --max-steps cu
   EXPECT(total_steps(options_of("--epochs 1 --max-steps 4"), data) == 3);
 }
 
+TEST_CASE("plan: another seed orders the rows and masks the words in another way") {
+  const Options o = options_of("--task masked_lm");
+  const Dataset data = load_data(o);
+  const RunModel run = run_model(o, configuration("dense"));
+  for (const uint64_t seed : {42, 43}) {
+    const TrainingPlan plan = training_plan(o, data, run, seed);
+    EXPECT(plan.feed.masking.rate == o.mask_rate);
+    EXPECT(plan.feed.masking.seed == seed);
+  }
+  const std::vector<BatchPlan> one = training_plans(o, data, 42), other = training_plans(o, data, 43);
+  EXPECT(!std::ranges::equal(one[0].rows(0), other[0].rows(0)));
+}
+
 TEST_CASE("plan: pretraining's optimiser has the numbers of its flags, and a one-cycle rate begins at a quarter") {
   const auto planned = [](const std::string& more) {
     const std::vector<std::string> words = words_of(
