@@ -124,6 +124,54 @@ TEST_CASE("experiment: a run belongs to one at a time") {
   EXPECT(other.try_lock());
 }
 
+// A rate that moves the weights and one that leaves them, so that the chosen step is a later one and the first; what the
+// router remembers goes on in both.
+TEST_CASE("experiment: saved and tested is the model of the step that was chosen, what its router remembers too") {
+  struct Case {
+    const char *select, *rate, *precision;
+  };
+  for (const auto& [select, rate, precision] : {Case{"validation", "1e-9", "float32"},
+                                                {"validation", "0.003", "bfloat16"},
+                                                {"validation", "1e-9", "bfloat16"},
+                                                {"last", "0.003", "float32"}}) {
+    INFO(std::string(select), ", rate ", std::string(rate), ", ", std::string(precision));
+    const TemporaryFolder out("chosen-step");
+    Options o = tiny({"--select", select, "--lr", rate, "--precision", precision, "--eval-every", "5"});
+    o.out = out.path;
+    const Dataset data = load_data(o);
+    RunSpec spec = plan_runs(o, {"softmax-moe"}).at(0);
+    spec.model.moe.router = router_with_option("bias-rate");
+    spec.model.moe.options.set("bias-rate", 0.3);
+    Progress progress(Progress::Mode::kOff, stdout);
+    const int id = progress.start(spec.title(), 1);
+    REQUIRE(execute_run(spec, data, data_fingerprint(data), Device::cpu(), "test", progress, id).failure == "");
+    const results::Run run = results::read_run(results::run_folder(o.out, 0, "softmax-moe"));
+    const std::vector<results::EvalPoint> evals = results::read_metrics(run.folder).evals;
+    REQUIRE(evals.size() >= 4);
+    size_t chosen = 0;  // of equals the first
+    for (size_t i = 1; i < evals.size(); ++i)
+      if (select == std::string("last") || evals[i].values.get("accuracy") > evals[chosen].values.get("accuracy"))
+        chosen = i;
+    EXPECT(run.evaluation->step == evals[chosen].step);
+    Context context(Device::cpu(), 42);
+    const auto model =
+        load_saved_model(context, run, spec.options.precision == "bfloat16" ? DType::kBFloat16 : DType::kFloat32);
+    const auto measured = [&](const TokenSplit& split) {
+      return Evaluator(*model, split, o, data.vocabulary()).measure();
+    };
+    const Measured validated = measured(data.validation);
+    const auto is_that_of = [&](const results::EvalPoint& e) {
+      bool same = e.values.get("loss") == validated.values.get("loss");
+      for (size_t l = 0; l < e.layers.size(); ++l)
+        same = same && e.layers[l].loads() == validated.layers[l].loads();
+      return same;
+    };
+    EXPECT(is_that_of(evals[chosen]));
+    EXPECT(is_that_of(evals[chosen == 0 ? evals.size() - 1 : 0]) == false);
+    EXPECT(run.evaluation->values.get("loss") == measured(data.test).values.get("loss"));
+  }
+}
+
 TEST_CASE("data: --max-rows keeps the classes' shares") {
   const TemporaryFolder out("cut");
   std::string rows = "label,text\n";
