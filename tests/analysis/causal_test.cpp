@@ -285,6 +285,10 @@ TEST_CASE("causal: experts are compared as numpy does, and random routers read t
     EXPECT(states[l].random[0] != states[l].random[1]);
     REQUIRE(states[l].similarity.rows == 4);
     for (int e = 0; e < 4; ++e) EXPECT(states[l].similarity(e, e) == doctest::Approx(1));
+    double others = 0;  // of twelve ordered pairs, the four experts' own similarity aside
+    for (int e = 0; e < 4; ++e)
+      for (int f = 0; f < 4; ++f) others += e == f ? 0 : states[l].similarity(e, f) / 12;
+    EXPECT(to_json(states)[l]["expert_similarity_mean"].get<double>() == doctest::Approx(others).epsilon(1e-9));
     EXPECT(states[l].similarity(0, 1) < 1);
   }
   EXPECT(to_json(states)[0]["expert_similarity"].size() == 4);
