@@ -384,6 +384,49 @@ TEST_CASE("evaluation: accuracy, loss and utilisation agree with a row-by-row co
   EXPECT(part.rows == 11);
 }
 
+TEST_CASE("evaluation: a part of the rows is drawn from all of them, the same each time") {
+  TokenSplit split;
+  for (int row = 0; row < 100; ++row) {
+    split.ids.push_back(row), split.offsets.push_back(row + 1), split.labels.push_back(row);
+  }
+  const TokenSplit part = part_of(split, 20);
+  REQUIRE(part.size() == 20);
+  EXPECT(part.labels == part_of(split, 20).labels);
+  EXPECT(*std::ranges::max_element(part.labels) > 60);
+  EXPECT(std::ranges::equal(part.labels, part.ids));
+  std::vector<int32_t> sorted = part.labels;
+  std::ranges::sort(sorted);
+  EXPECT(std::ranges::adjacent_find(sorted) == sorted.end());
+  EXPECT(part_of(split, 0).size() == 100);
+}
+
+TEST_CASE("evaluation: a token's experts are counted over all tokens, those without one too") {
+  const Options o = tiny({});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  RunModel run = run_model(o, configuration("astrocyte"));
+  run.moe.router = router_with_option("sparsity-factor");
+  run.moe.options = {};
+  Model model(context, model_config(o, run, data), 42);
+  Evaluator evaluator(model, data.test, o, data.vocabulary());
+  double pairs = 0, tokens = 0, unrouted = 0;
+  evaluator.for_each_batch([&](const Batch& batch) {
+    const NoGrad no_grad(context);
+    const auto real = static_cast<size_t>(batch.sequences.offsets.to_vector<int32_t>().back());
+    for (const Routing& r : model.forward(batch, false).routings) {
+      const auto experts = r.experts.to_vector<int32_t>();
+      const size_t slots = experts.size() / static_cast<size_t>(r.experts.size(0));
+      for (size_t t = 0; t < real; ++t) {
+        const auto n =
+            std::count_if(&experts[t * slots], &experts[t * slots] + slots, [](int e) { return e >= 0; });
+        pairs += double(n), tokens += 1, unrouted += n == 0;
+      }
+    }
+  });
+  REQUIRE(unrouted > 0);
+  EXPECT(std::abs(evaluator.measure().experts_a_token - pairs / tokens) < 1e-9);
+}
+
 TEST_CASE("evaluation: tokens that wanted more experts than there is room for are an error") {
   const Options o = tiny({});
   const Dataset data = load_data(o);
