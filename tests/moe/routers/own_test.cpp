@@ -378,5 +378,34 @@ TEST_CASE(
   EXPECT(std::abs(expected_experts(MoeConfig{"moe-plus-plus", 8, 3, 0, 0}) - 2) < 1e-12);
 }
 
+TEST_CASE("routers: what their rows say they start from: zeros, or numbers of a spread of their own") {
+  struct Start {
+    const char *router, *parameter;
+    double deviation;
+  };
+  constexpr double kGain = 0.32;
+  for (const Start& s : {Start{"noisy-top-k", "token.weight", 0},
+                         {"noisy-top-k", "noise.weight", 0},
+                         {"x-moe", "embedding", kGain / std::sqrt(32.0)},
+                         {"dselect-k", "bits.weight", 0.01},
+                         {"moe-plus-plus", "constants", 1},
+                         {"moe-plus-plus", "before", 0.02}}) {
+    INFO(std::string(s.router), " ", std::string(s.parameter));
+    Context context(test_device());
+    ParameterSet set;
+    RouterOptions o{64, 64, 2};
+    o.init_std = 0.02;
+    const auto router = make_router(s.router, set, "r", o);
+    set.materialise(context, 5, DType::kFloat64);
+    const Parameter& p = set.get(std::string("r.") + s.parameter);
+    EXPECT(p.decay);
+    double square = 0;
+    const std::vector<double> start = values(p.var.value());
+    for (const double v : start) square += v * v / static_cast<double>(start.size());
+    EXPECT(std::abs(std::sqrt(square) - s.deviation) <=
+           5 * s.deviation / std::sqrt(2 * static_cast<double>(start.size())));
+  }
+}
+
 }  // namespace
 }  // namespace glia::test
