@@ -218,6 +218,20 @@ TEST_CASE("causal: a whole report of what is lost, kept and left") {
   EXPECT(c.kept == std::vector<int>{1, 2, 4});
   for (int topic = 0; topic < 3; ++topic)
     EXPECT(c.kept_alone(topic, 2) == doctest::Approx(c.topic_whole[size_t(topic)]));
+  for (int topic = 0; topic < 3; ++topic)
+    for (int i = 0; i < 2; ++i) {  // the experts that have most of the topic's gates, and no others
+      Allowed busiest(2, std::vector<char>(4, 0));
+      for (size_t l = 0; l < 2; ++l) {
+        std::vector<double> gates(&utilisation[l].values[size_t(topic) * 4],
+                                  &utilisation[l].values[size_t(topic) * 4] + 4);
+        for (int m = 0; m < c.kept[size_t(i)]; ++m) {
+          const auto most = std::ranges::max_element(gates) - gates.begin();
+          busiest[l][size_t(most)] = 1, gates[size_t(most)] = -1;
+        }
+      }
+      EXPECT(c.kept_alone(topic, i) ==
+             predict(asked.model, asked.evaluator, busiest).class_accuracy(3)[size_t(topic)]);
+    }
   for (size_t l = 0; l < 2; ++l)
     for (size_t e = 0; e < 4; ++e) {  // what is lost of all rows is what the topics lose, by their number of rows
       double sum = 0;
