@@ -257,6 +257,22 @@ TEST_CASE("causal: a whole report of what is lost, kept and left") {
   EXPECT(first.tokens == 40);
 }
 
+TEST_CASE("causal: the first choice alone, and all but it, have the gates' whole sum") {
+  Asked asked(plain_router());
+  // Routers that tell no experts apart: every token has experts 0 and 1, by halves.
+  for (const Parameter& p : asked.model.parameters().all())
+    if (p.name.find("moe.router.token") != std::string::npos) Tensor(p.var.value()).zero();
+  const std::vector<Matrix> even(2, Matrix(3, 4));
+  const Causal c = knock_out(asked.model, asked.evaluator, asked.rows.split, asked.rows.options, asked.rows.words,
+                             even, {"a", "b", "c"});
+  const auto alone = [&](std::vector<char> experts) {
+    return predict(asked.model, asked.evaluator, Allowed(2, std::move(experts))).accuracy();
+  };
+  EXPECT(c.first_alone == alone({1, 0, 0, 0}));
+  EXPECT(c.without_first == alone({0, 1, 0, 0}));
+  EXPECT(c.first_alone != c.without_first);
+}
+
 TEST_CASE("causal: beside experts that every token has the others can be asked for too, and a mixture cannot") {
   Asked asked(plain_router(), Asked::one("shared-experts", int64_t{1}));
   const std::vector<Matrix> even(2, Matrix(3, 4));
