@@ -427,6 +427,18 @@ TEST_CASE("evaluation: a token's experts are counted over all tokens, those with
   EXPECT(std::abs(evaluator.measure().experts_a_token - pairs / tokens) < 1e-9);
 }
 
+TEST_CASE("evaluation: the words that a split is asked for are the same in every run, whatever its seed") {
+  const Options o = tiny({"--task", "masked_lm"});
+  const Dataset data = load_data(o);
+  std::vector<double> losses;
+  for (const uint64_t seed : {42, 43}) {
+    Context context(Device::cpu(), seed);
+    Model model(context, model_config(o, run_model(o, configuration("dense")), data), 7);
+    losses.push_back(Evaluator(model, data.test, o, data.vocabulary()).measure().values.get("loss"));
+  }
+  EXPECT(losses[0] == losses[1]);
+}
+
 TEST_CASE("evaluation: tokens that wanted more experts than there is room for are an error") {
   const Options o = tiny({});
   const Dataset data = load_data(o);
