@@ -218,6 +218,20 @@ TEST_CASE("causal: a whole report of what is lost, kept and left") {
   EXPECT(c.kept == std::vector<int>{1, 2, 4});
   for (int topic = 0; topic < 3; ++topic)
     EXPECT(c.kept_alone(topic, 2) == doctest::Approx(c.topic_whole[size_t(topic)]));
+  for (int topic = 0; topic < 3; ++topic)
+    for (int i = 0; i < 2; ++i) {  // the experts that have most of the topic's gates, and no others
+      Allowed busiest(2, std::vector<char>(4, 0));
+      for (size_t l = 0; l < 2; ++l) {
+        std::vector<double> gates(&utilisation[l].values[size_t(topic) * 4],
+                                  &utilisation[l].values[size_t(topic) * 4] + 4);
+        for (int m = 0; m < c.kept[size_t(i)]; ++m) {
+          const auto most = std::ranges::max_element(gates) - gates.begin();
+          busiest[l][size_t(most)] = 1, gates[size_t(most)] = -1;
+        }
+      }
+      EXPECT(c.kept_alone(topic, i) ==
+             predict(asked.model, asked.evaluator, busiest).class_accuracy(3)[size_t(topic)]);
+    }
   for (size_t l = 0; l < 2; ++l)
     for (size_t e = 0; e < 4; ++e) {  // what is lost of all rows is what the topics lose, by their number of rows
       double sum = 0;
@@ -241,6 +255,22 @@ TEST_CASE("causal: a whole report of what is lost, kept and left") {
   EXPECT(contains(lost_picture(c).svg_text(), "layer 2"));
   const results::TraceContent first = trace_of(asked.model, asked.evaluator, "test", {}, true);
   EXPECT(first.tokens == 40);
+}
+
+TEST_CASE("causal: the first choice alone, and all but it, have the gates' whole sum") {
+  Asked asked(plain_router());
+  // Routers that tell no experts apart: every token has experts 0 and 1, by halves.
+  for (const Parameter& p : asked.model.parameters().all())
+    if (p.name.find("moe.router.token") != std::string::npos) Tensor(p.var.value()).zero();
+  const std::vector<Matrix> even(2, Matrix(3, 4));
+  const Causal c = knock_out(asked.model, asked.evaluator, asked.rows.split, asked.rows.options, asked.rows.words,
+                             even, {"a", "b", "c"});
+  const auto alone = [&](std::vector<char> experts) {
+    return predict(asked.model, asked.evaluator, Allowed(2, std::move(experts))).accuracy();
+  };
+  EXPECT(c.first_alone == alone({1, 0, 0, 0}));
+  EXPECT(c.without_first == alone({0, 1, 0, 0}));
+  EXPECT(c.first_alone != c.without_first);
 }
 
 TEST_CASE("causal: beside experts that every token has the others can be asked for too, and a mixture cannot") {
@@ -285,6 +315,10 @@ TEST_CASE("causal: experts are compared as numpy does, and random routers read t
     EXPECT(states[l].random[0] != states[l].random[1]);
     REQUIRE(states[l].similarity.rows == 4);
     for (int e = 0; e < 4; ++e) EXPECT(states[l].similarity(e, e) == doctest::Approx(1));
+    double others = 0;  // of twelve ordered pairs, the four experts' own similarity aside
+    for (int e = 0; e < 4; ++e)
+      for (int f = 0; f < 4; ++f) others += e == f ? 0 : states[l].similarity(e, f) / 12;
+    EXPECT(to_json(states)[l]["expert_similarity_mean"].get<double>() == doctest::Approx(others).epsilon(1e-9));
     EXPECT(states[l].similarity(0, 1) < 1);
   }
   EXPECT(to_json(states)[0]["expert_similarity"].size() == 4);

@@ -150,6 +150,7 @@ TEST_CASE("analysis: two traces agree as numpy says, and by chance as independen
     EXPECT(layers[l].chance() < independent + 0.06);
     EXPECT(layers[l].p() == doctest::Approx(1.0 / 51));
     EXPECT(std::ranges::is_sorted(layers[l].permuted));
+    EXPECT(layers[l].permuted.front() < layers[l].permuted[25]);  // each is another permutation
   }
   for (const LayerAgreement& same : agreement(a, a, 1)) {
     EXPECT(same.same == doctest::Approx(1));

@@ -145,6 +145,12 @@ TEST_CASE("model: the loss is CE plus the weighted auxiliary losses averaged ove
   EXPECT(std::abs(parts[1] - (l0[0] + l1[0]) / 2) < 1e-15);
   EXPECT(std::abs(parts[2] - (l0[1] + l1[1]) / 2) < 1e-15);
   EXPECT(std::abs(out.loss.value().item() - (parts[0] + 0.1 * parts[1] + 0.2 * parts[2])) < 1e-15);
+  // --loss-scale: all but the task's; what is told of the parts stays.
+  ModelConfig scaled = config;
+  scaled.loss_scale = 3;
+  const Model::Output more = Model(context, scaled, 11).forward(tiny_batch(context, {6, 3, 9}, config.bert), true);
+  EXPECT(values(more.parts) == parts);
+  EXPECT(std::abs(more.loss.value().item() - (parts[0] + 0.3 * parts[1] + 0.6 * parts[2])) < 1e-15);
 }
 
 TEST_CASE("model: no memory is held after a step, and a second step asks the device for none") {

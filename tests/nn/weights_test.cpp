@@ -100,6 +100,48 @@ TEST_CASE("weights: experts start as the dense FFN that they name, times their f
   }
 }
 
+TEST_CASE(
+    "weights: each number of an expert that is a copy has normal noise of its own, by the seed; experts of a file have none") {
+  const Place place;
+  Source source;
+  write_safetensors(place / "file", source.tensors(place), {});
+  const ModelConfig config = tiny_config(plain_router(), DType::kFloat32);
+  const auto started = [&](const std::string& path, uint64_t seed) {
+    auto model = std::make_unique<Model>(source.context, config, 2);
+    WarmStartOptions options;
+    options.noise = 0.05, options.seed = seed;
+    warm_start(*model, Weights(path), options);
+    return model;
+  };
+  const auto model = started(place / "file", 1), again = started(place / "file", 1),
+             other = started(place / "file", 2);
+  std::vector<double> noise;
+  for (const Parameter& p : model->parameters().all()) {
+    if (p.dense_name.empty()) continue;
+    INFO(p.name);
+    const std::vector<double> dense = values(source.model.parameters().get(p.dense_name).var.value()),
+                              experts = values(p.var.value());
+    EXPECT(values(again->parameters().get(p.name).var.value()) == experts);
+    EXPECT(values(other->parameters().get(p.name).var.value()) != experts);
+    for (size_t i = 0; i < experts.size(); ++i) noise.push_back(experts[i] - dense[i % dense.size()]);
+  }
+  double mean = 0, square = 0;
+  for (const double n : noise) mean += n / double(noise.size()), square += n * n / double(noise.size());
+  EXPECT(std::abs(mean) < 5 * 0.05 / std::sqrt(double(noise.size())));
+  EXPECT(std::abs(std::sqrt(square) - 0.05) < 5 * 0.05 / std::sqrt(2 * double(noise.size())));
+  std::ranges::sort(noise);
+  // Float32 rounds some differences to equal ones; the same noise in two experts or matrices would halve the numbers.
+  EXPECT(std::ranges::unique(noise).size() < noise.size() / 4);
+
+  std::vector<NamedTensor> all;
+  for (const Parameter& p : model->parameters().all()) all.push_back({p.name, p.var.value()});
+  write_safetensors(place / "experts", all, {});
+  const auto from_experts = started(place / "experts", 3);
+  for (const Parameter& p : model->parameters().all())
+    if (!p.dense_name.empty())
+      EXPECT(values(from_experts->parameters().get(p.name).var.value()) == values(p.var.value()));
+}
+
 namespace {
 
 // A masked-LM model in Hugging Face's names, and another one of its shape.

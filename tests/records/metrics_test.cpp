@@ -6,6 +6,7 @@
 
 #include "engine/core/random/rng.h"
 #include "experiments/records/results.h"
+#include "experiments/records/routing/routing_shares.h"
 #include "experiments/report/pictures/heatmap.h"
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
@@ -138,6 +139,41 @@ TEST_CASE("metrics: a trace of tokens gives what a loop over them gives") {
   EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "expected a topic a token (600), got 599"));
 }
 
+TEST_CASE("metrics: MaxVio of batches is that of whole batches of 8,192 tokens, words count from 10 tokens on") {
+  // A batch of expert 0 alone, an even one, and what is no whole batch.
+  std::vector<int32_t> experts(2 * 8192 + 100, 1);
+  for (size_t n = 0; n < 2 * 8192; ++n) experts[n] = n < 8192 || n % 2 == 0 ? 0 : 1;
+  const std::vector<float> gates(experts.size(), 1.0f);
+  TokenTrace trace;
+  trace.tokens = std::ssize(experts), trace.layers = 1, trace.slots = 1, trace.n_experts = 2;
+  trace.experts = experts, trace.gates = gates;
+  EXPECT(layer_metrics(trace, 0).scalar("batch_violation") == 0.5);
+  EXPECT(std::isnan(layer_metrics(trace, 0).scalar("word_specialisation")));
+
+  // Ten tokens of word 0, one of them with expert 1; nine of word 1, all with it.
+  std::vector<int32_t> words(19), few(19, 1);
+  for (size_t n = 0; n < 19; ++n) words[n] = n < 10 ? 0 : 1, few[n] = n < 9 ? 0 : 1;
+  trace.tokens = 19, trace.experts = few, trace.gates = trace.gates.first(19), trace.word = words;
+  EXPECT(layer_metrics(trace, 0).scalar("word_specialisation") == doctest::Approx(0.9));
+  EXPECT(std::isnan(layer_metrics(trace, 0).scalar("batch_violation")));
+}
+
+TEST_CASE(
+    "metrics: an expert is dead below a hundredth of an even share; probabilities are those of tokens without an expert too") {
+  EXPECT(dead_experts({199, 1}) == 0);
+  EXPECT(dead_experts({200, 0.99}) == 1);
+  EXPECT(dead_experts({0, 0}) == 2);
+  const std::vector<int32_t> experts = {0, 1, -1, -1};
+  const std::vector<float> gates = {0.75f, 0.25f, 0, 0}, entropy = {0.25f, 1.0f};
+  TokenTrace trace;
+  trace.tokens = 2, trace.layers = 1, trace.slots = 2, trace.n_experts = 2;
+  trace.experts = experts, trace.gates = gates, trace.entropy = entropy;
+  const LayerMetrics m = layer_metrics(trace, 0);
+  EXPECT(m.scalar("router_entropy_bits") == 0.625);
+  EXPECT(m.scalar("unrouted") == 0.5);
+  EXPECT(m.scalar("gate_margin") == 0.5);
+}
+
 TEST_CASE("metrics: of a layer that routes nobody the shares are n/a, its experts dead, and it is read again") {
   const LayerMetrics m = layer_metrics(matrix(2, 3, {0, 0, 0, 0, 0, 0}), matrix(2, 3, {0, 0, 0, 0, 0, 0}));
   EXPECT(m.scalar("dead_experts") == 3);
@@ -171,6 +207,19 @@ TEST_CASE("metrics: a topic that no row has is n/a and in no mean") {
   EXPECT(contains(as_text(map, false), "  b       n/a    n/a\n"));
   EXPECT(contains(as_text(map, false), "specialisation 0.3000"));
   EXPECT(contains(draw(map).svg_text(), "n/a: no routed token"));
+}
+
+TEST_CASE(
+    "metrics: choices of all tokens are those of the topics by their tokens, and tokens without an expert are told") {
+  LayerShares shares;
+  shares.choices = {matrix(2, 3, {.5, .25, .25, 0, 1, 0}), matrix(2, 3, {.5, .25, .25, 0, 1, 0}), {30, 10}, 0.2};
+  shares.mass = {matrix(2, 3, {.8, .1, .1, 0, 1, 0}), matrix(2, 3, {.8, .1, .1, 0, 1, 0}), {30, 10}, 0.25};
+  LayerMetrics m;
+  set_shares(m, shares, 2);  // the third column lies outside the experts
+  EXPECT(m["choice_shares"].values == std::vector<double>{.375, .4375, .1875});
+  EXPECT(m.scalar("unrouted") == 0.25);
+  EXPECT(m.scalar("specialisation_choices") == doctest::Approx((.25 + .375) / 2));
+  EXPECT(m.scalar("specialisation_mass") == doctest::Approx((.4 + .45) / 2));
 }
 
 TEST_CASE("metrics: several values become one as their row says") {

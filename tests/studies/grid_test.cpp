@@ -158,6 +158,56 @@ TEST_CASE(
   EXPECT(json["claims"][0]["cells"][1]["verdict"] == "reversed");
 }
 
+TEST_CASE("grid: the effects of the axes on a claim are one Holm family") {
+  const Place place;
+  const auto& [tmp, study, out, cells] = place;
+  for (size_t i = 0; i < 4; ++i)
+    for (int seed = 0; seed < 5; ++seed) {
+      write_run(out, cells[i], "dense", seed, 0.90 + 0.001 * seed);
+      write_run(out, cells[i], "softmax-moe", seed, 0.90 + 0.001 * (seed * 2 % 5) + (i % 2 == 1 ? 0.003 : 0));
+    }
+  // Of six epochs 0.003 with a standard error of 1e-3 and df 32, p 0.0052; of the rate none.
+  for (const auto& row : axis_table(summarise_grid(out)).rows)
+    if (row[0] == "softmax-moe > dense in accuracy")
+      EXPECT(row[5] == (row[1].starts_with("epochs") ? "0.010" : "1.000"));
+}
+
+TEST_CASE("grid: a claim's margin is what it may fall behind by, and Holm's p is over its cells") {
+  const Place place;
+  const auto& [tmp, study, out, cells] = place;
+  const double gain[] = {-0.05, 0.0008, 0.0002, -0.06};
+  for (size_t i = 0; i < 4; ++i)
+    for (int seed = 0; seed < 5; ++seed) {
+      write_run(out, cells[i], "dense", seed, 0.90 + 0.0003 * seed);
+      write_run(out, cells[i], "softmax-moe", seed, 0.90 + 0.0003 * seed + gain[i]);
+    }
+  const GridSummary g = summarise_grid(out);
+  const Table claims = claim_table(g);
+  const std::string above = "softmax-moe > dense in accuracy", margin = "softmax-moe > dense - 0.05 in accuracy";
+  EXPECT(contains(entry(claims, margin, 1), "undecided -0.0500"));
+  EXPECT(contains(entry(claims, margin, 4), "reversed -0.0600"));
+  EXPECT(contains(entry(claims, above, 2), "undecided +0.0008"));
+  // Of the first claim the cells by ascending p: the last, the first, the second, the third.
+  const Json json = to_json(g)["claims"][0]["cells"];
+  const auto p = [&](size_t i) { return json[i]["welch_p"].get<double>(); };
+  const auto holm = [&](size_t i) { return json[i]["welch_p_holm"].get<double>(); };
+  EXPECT((p(1) > 0.025 && p(1) < 0.05));  // else the second cell's verdict says nothing
+  EXPECT(std::abs(holm(3) / p(3) - 4) < 1e-9);
+  EXPECT(std::abs(holm(0) / p(0) - 3) < 1e-9);
+  EXPECT(std::abs(holm(1) / p(1) - 2) < 1e-9);
+  EXPECT(std::abs(holm(2) / p(2) - 1) < 1e-9);
+}
+
+TEST_CASE("grid: of cells that are equally good the first is chosen") {
+  const Place place;
+  const auto& [tmp, study, out, cells] = place;
+  for (size_t i = 0; i < cells.size(); ++i)
+    for (const Configuration& c : study.configurations) write_run(out, cells[i], c.name, 0, i == 0 ? 0.90 : 0.91);
+  const GridSummary g = summarise_grid(out);
+  REQUIRE(g.chosen);
+  EXPECT(*g.chosen == 1);
+}
+
 TEST_CASE("grid: a run that failed is named above the tables, and its place does not say that nobody began it") {
   const Place place;
   const auto& [tmp, study, out, cells] = place;

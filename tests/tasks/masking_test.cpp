@@ -74,6 +74,23 @@ TEST_CASE("masking: 80 % [MASK], 10 % other words, 10 % left; each word as often
   for (const auto& [t, n] : chosen) EXPECT(std::abs(n - 80) < 5 * 9);
 }
 
+TEST_CASE("masking: the other words are evenly those from the first word on") {
+  Masking m = kMasking;
+  m.first_word = 4990;
+  std::vector<int64_t> times(10);
+  int64_t all = 0;
+  for (uint32_t batch = 0; batch < 400; ++batch) {
+    const Masked words = masked(m, {52}, 3, batch);
+    for (const int32_t t : words.read) {
+      const int32_t id = words.ids[static_cast<size_t>(t)];
+      if (id == m.mask_id || id == 100 + t) continue;
+      REQUIRE((id >= 4990 && id < 5000));
+      ++times[static_cast<size_t>(id - 4990)], ++all;
+    }
+  }
+  for (const int64_t n : times) EXPECT(std::abs(n - all / 10) < 5 * 6);
+}
+
 TEST_CASE("masking: another epoch, batch or seed masks other words, the same three the same") {
   const std::vector<int32_t> lengths = {30, 50};
   const Masked a = masked(kMasking, lengths, 1, 2), b = masked(kMasking, lengths, 1, 2);

@@ -294,5 +294,33 @@ TEST_CASE("language: words among tokens, and distances behind a prompt") {
   EXPECT(name_of(kDistances.back()) == "33-");
 }
 
+TEST_CASE(
+    "language: losses stand at their distance behind the prompt, or behind [CLS], and with their text's topic") {
+  Context context(test_device());
+  BertConfig config;
+  config.classes = 3;
+  // Two texts of 7 and 9 tokens; the first has a prompt of three. Every token behind it, or behind [CLS], is told; the last
+  // place is nobody's.
+  Batch batch;
+  batch.sequences = make_sequences(context, {7, 9});
+  batch.read = from_vector<int32_t>(context, {2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, -1}, {13});
+  batch.targets = from_vector<int32_t>(context, {5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, -1}, {13});
+  batch.borders = from_vector<int32_t>(context, {3, 0}, {2});
+  batch.labels = from_vector<int32_t>(context, {2, 0}, {2});
+  Model::Output out;
+  out.row_losses = from_vector<float>(context, {1, 2, 3, 4, 10, 20, 30, 40, 50, 60, 70, 80, 1e6f}, {13});
+  out.sums = from_vector<float>(context, {370, 12, 3}, {3});
+  const auto meter = find_task("causal_lm").meter(context, config, 1);
+  meter->add(out, batch);
+  const results::NamedValues v = meter->read().values;
+  EXPECT(v.get("loss.at-1") == (1 + 10) / 2.0);
+  EXPECT(v.get("loss.at-2-4") == (2 + 3 + 4 + 20 + 30 + 40) / 6.0);
+  EXPECT(v.get("loss.at-5-8") == (50 + 60 + 70 + 80) / 4.0);
+  EXPECT(!v.contains("loss.at-9-16"));
+  EXPECT(v.get("loss.topic-2") == 2.5);
+  EXPECT(v.get("loss.topic-0") == 45);
+  EXPECT(!v.contains("loss.topic-1"));
+}
+
 }  // namespace
 }  // namespace glia::test

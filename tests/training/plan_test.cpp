@@ -1,4 +1,7 @@
 // What runs are refused before any of them begins.
+#include "experiments/pretraining/options.h"
+#include "experiments/pretraining/run.h"
+#include "experiments/pretraining/text_feed.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/run.h"
@@ -44,6 +47,69 @@ TEST_CASE("plan: a mixture and its router that cannot go together are refused be
   EXPECT(refusal("--mixture merged --router " + switched).empty());
   EXPECT(contains(refusal("--slots 2"), "--slots: expected --mixture soft"));
   EXPECT(refusal("--mixture soft --slots 2").empty());
+}
+
+TEST_CASE("plan: the optimiser's numbers are those of the flags, a warm-up below 1 a share of the steps") {
+  const AdamWOptions a =
+      optimiser_options(options_of("--lr 0.25 --weight-decay 0.125 --clip 0.5 --warmup 0.2"), 40);
+  EXPECT(a.learning_rate == 0.25);
+  EXPECT(a.weight_decay == 0.125);
+  EXPECT(a.clip == 0.5);
+  EXPECT(a.warmup_steps == 8);
+  EXPECT(a.warmup_from == 0);
+  EXPECT(a.total_steps == 40);
+  EXPECT((a.beta1 == 0.9 && a.beta2 == 0.999 && a.eps == 1e-8));
+  EXPECT(!a.bfloat16_moments);
+  EXPECT(optimiser_options(options_of("--warmup 12"), 40).warmup_steps == 12);
+  EXPECT(optimiser_options(options_of("--warmup 1"), 40).warmup_steps == 1);
+  EXPECT(optimiser_options(options_of("--adam-state bfloat16"), 40).bfloat16_moments);
+}
+
+TEST_CASE("plan: an epoch has as many steps as whole batches, and --max-steps cuts") {
+  const Dataset all = load_data(options_of(""));
+  Dataset data;
+  for (int64_t row = 0; row < 30; ++row) data.train.append(all.train, row);
+  EXPECT(total_steps(options_of("--epochs 1"), data) == 3);
+  EXPECT(total_steps(options_of("--epochs 5"), data) == 15);  // not what all epochs' rows would fill
+  EXPECT(total_steps(options_of("--epochs 5 --max-steps 4"), data) == 4);
+  EXPECT(total_steps(options_of("--epochs 1 --max-steps 4"), data) == 3);
+}
+
+TEST_CASE("plan: another seed orders the rows and masks the words in another way") {
+  const Options o = options_of("--task masked_lm");
+  const Dataset data = load_data(o);
+  const RunModel run = run_model(o, configuration("dense"));
+  for (const uint64_t seed : {42, 43}) {
+    const TrainingPlan plan = training_plan(o, data, run, seed);
+    EXPECT(plan.feed.masking.rate == o.mask_rate);
+    EXPECT(plan.feed.masking.seed == seed);
+  }
+  const std::vector<BatchPlan> one = training_plans(o, data, 42), other = training_plans(o, data, 43);
+  EXPECT(!std::ranges::equal(one[0].rows(0), other[0].rows(0)));
+}
+
+TEST_CASE("plan: pretraining's optimiser has the numbers of its flags, and a one-cycle rate begins at a quarter") {
+  const auto planned = [](const std::string& more) {
+    const std::vector<std::string> words = words_of(
+        "pretrain " + std::string(kTinyFlags) +
+        "--layers 2 --progress off --synthetic-rows 300 --synthetic-test-rows 30 --vocab-size 300 --tokens 256 "
+        "--max-length 32 --steps 40 " +
+        more);
+    const PretrainOptions o = parse_pretrain(static_cast<int>(words.size()), pointers_to(words).data()).options;
+    return pretraining_plan(o, load_corpus(corpus_options(o)), run_model(o, configuration("dense")), 40).optimiser;
+  };
+  const AdamWOptions a = planned(
+      "--lr 0.25 --weight-decay 0.125 --clip 0.5 --beta1 0.75 --beta2 0.875 --eps 0.0625 --warmup 0.2 --schedule linear");
+  EXPECT(a.learning_rate == 0.25);
+  EXPECT(a.weight_decay == 0.125);
+  EXPECT(a.clip == 0.5);
+  EXPECT((a.beta1 == 0.75 && a.beta2 == 0.875 && a.eps == 0.0625));
+  EXPECT(a.warmup_steps == 8);
+  EXPECT(a.warmup_from == 0);
+  EXPECT(a.total_steps == 40);
+  EXPECT(planned("--schedule one-cycle").warmup_from == 0.25);
+  EXPECT(planned("--schedule one-cycle").warmup_steps == 20);
+  EXPECT(planned("").warmup_steps == 2);
 }
 
 }  // namespace

@@ -115,6 +115,82 @@ TEST_CASE("expert-threshold: the batch's best at first, then the moving quantile
   EXPECT(before == loads(bench.run(bench.input()).routing));
 }
 
+// What after_step() is told when this batch was all of the step.
+Routing one_step(Bench& bench, const Tensor& x) {
+  const Routing r = bench.run(x, false, true).routing;
+  StepStatistics statistics;
+  statistics.add(r.statistics);
+  bench.layer->after_step(statistics);
+  return r;
+}
+
+// Which experts each token has.     → [T, 4]
+std::vector<bool> chosen_of(const Routing& r) {
+  const auto experts = r.experts.to_vector<int32_t>();
+  const size_t slots = static_cast<size_t>(r.experts.size(1));
+  std::vector<bool> chosen(experts.size() / slots * 4);
+  for (size_t i = 0; i < experts.size(); ++i)
+    if (experts[i] >= 0) chosen[i / slots * 4 + static_cast<size_t>(experts[i])] = true;
+  return chosen;
+}
+
+std::vector<double> column_of(const std::vector<double>& x, size_t e) {  // of [T, 4], largest first
+  std::vector<double> column;
+  for (size_t i = e; i < x.size(); i += 4) column.push_back(x[i]);
+  std::sort(column.rbegin(), column.rend());
+  return column;
+}
+
+TEST_CASE(
+    "expert-threshold: after n steps it is Σ mⁿ⁻ⁱ q_i / Σ mⁿ⁻ⁱ of the batches' T K / E-th largest logits, and chooses after "
+    "the warm-up's last step") {
+  OptionValues own;
+  own.set("threshold-memory", 0.9);
+  own.set("threshold-warmup", int64_t{2});
+  Bench bench("expert-threshold", 4, 2, {6, 6}, 0, own);
+  for (State& s : bench.set.states()) s.value.zero();
+  std::vector<double> sum(4);
+  double weights = 0;
+  for (int n = 0; n < 5; ++n) {
+    const std::vector<double> before = bench.weights("l.moe.router.threshold");
+    const Routing r =
+        one_step(bench, random_normal(bench.context, {12, kHidden}, 1 + n, 40 + static_cast<uint64_t>(n),
+                                      purpose::kTest, 0, DType::kFloat64));
+    const std::vector<double> l = values(r.scores.value()), after = bench.weights("l.moe.router.threshold");
+    const std::vector<bool> chosen = chosen_of(r);
+    weights = 0.9 * weights + 1;
+    for (size_t e = 0; e < 4; ++e) {
+      const double best = column_of(l, e)[5];  // 12 tokens · 2 / 4 experts
+      sum[e] = 0.9 * sum[e] + best;
+      EXPECT(after[e] == doctest::Approx(sum[e] / weights).epsilon(1e-9));
+      for (size_t t = 0; t < 12; ++t) EXPECT(chosen[t * 4 + e] == (l[t * 4 + e] >= (n < 2 ? best : before[e])));
+    }
+  }
+}
+
+TEST_CASE(
+    "quantile: a step's prices are the (⌊T K / E⌋ + 1)-th largest l − α, less their mean, α of the prices before") {
+  Bench bench("quantile", 4, 2, {5, 1, 7}, 17);  // ⌊13 · 2 / 4⌋ = 6, and a tail that is offered to nobody
+  for (State& s : bench.set.states()) s.value.zero();
+  std::vector<double> price(4);
+  for (int n = 0; n < 3; ++n) {
+    const Routing r = one_step(bench, random_normal(bench.context, {17, kHidden}, 1, 50 + static_cast<uint64_t>(n),
+                                                    purpose::kTest, 0, DType::kFloat64));
+    std::vector<double> surplus = values(r.scores.value()), next;
+    surplus.resize(13 * 4);
+    for (size_t t = 0; t < 13; ++t) {
+      std::vector<double> net;
+      for (size_t e = 0; e < 4; ++e) net.push_back(surplus[t * 4 + e] - price[e]);
+      std::sort(net.rbegin(), net.rend());
+      for (size_t e = 0; e < 4; ++e) surplus[t * 4 + e] -= net[2];
+    }
+    for (size_t e = 0; e < 4; ++e) next.push_back(column_of(surplus, e)[6]);
+    for (size_t e = 0; e < 4; ++e) price[e] = next[e] - (next[0] + next[1] + next[2] + next[3]) / 4;
+    EXPECT(largest_difference(bench.weights("l.moe.router.price"), price) < 1e-12);
+    EXPECT(spread(price) > 1e-3);
+  }
+}
+
 TEST_CASE("emo: in training each sequence has a pool of its own size, the tokens stay in it") {
   Bench bench("emo", 8, 2, {9, 9, 9, 9});
   const Routing r = bench.run(bench.input(), false, true).routing;
@@ -130,6 +206,39 @@ TEST_CASE("emo: in training each sequence has a pool of its own size, the tokens
   const auto chosen = evaluated.run(evaluated.input()).routing.experts.to_vector<int32_t>();
   for (size_t b = 0; b < 2; ++b)
     EXPECT(std::set<int32_t>(chosen.begin() + int(b * 18), chosen.begin() + int(b * 18 + 18)).size() == 2);
+}
+
+TEST_CASE(
+    "emo: a pool's size is drawn evenly from the fewest to all, and its experts are those that the sequence wants most") {
+  OptionValues own;
+  own.set("pool-fewest", int64_t{3});
+  constexpr size_t kSequences = 300, kLength = 3;
+  Bench bench("emo", 8, 2, std::vector<int32_t>(kSequences, kLength), 0, own);
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  const std::vector<double> l = values(r.scores.value()), gates = values(r.gates.value());
+  const auto experts = r.experts.to_vector<int32_t>();
+  std::vector<int> times(9);
+  for (size_t b = 0; b < kSequences; ++b) {
+    std::vector<double> wanted(8);
+    for (size_t t = b * kLength; t < (b + 1) * kLength; ++t) {
+      const std::vector<double> p = oracle_softmax(&l[t * 8], 8);
+      for (size_t e = 0; e < 8; ++e) wanted[e] += p[e];
+    }
+    const std::vector<int32_t> order = oracle_order(wanted.data(), 8);
+    // A gate is e^l over the pool's sum of them: which pool it was.
+    const double* row = &l[b * kLength * 8];
+    const double all = std::exp(row[experts[b * kLength * 2]]) / gates[b * kLength * 2];
+    double sum = 0;
+    size_t size = 0;
+    while (size < 8 && std::abs(sum - all) > 1e-9 * all) sum += std::exp(row[order[size++]]);
+    REQUIRE(std::abs(sum - all) <= 1e-9 * all);
+    ++times[size];
+  }
+  for (size_t size = 0; size <= 8; ++size) {
+    INFO(size);
+    EXPECT(times[size] >= (size < 3 ? 0 : 50 - 30));  // 50 are expected, the deviation is 6.5
+    EXPECT(times[size] <= (size < 3 ? 0 : 50 + 30));
+  }
 }
 
 }  // namespace

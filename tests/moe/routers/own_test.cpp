@@ -6,6 +6,7 @@
 #include "engine/ops/routing/noise/random_rows.h"
 #include "engine/ops/routing/noisy_load.h"
 #include "engine/ops/routing/sparsity_weight.h"
+#include "moe/cost.h"
 #include "tests/moe/bench.h"
 
 namespace glia::test {
@@ -94,6 +95,45 @@ TEST_CASE(
   }
 }
 
+TEST_CASE(
+    "noisy-top-k: the noise is normal, as wide as the token says and 0.01 at least, and the load is counted from the "
+    "logits without it") {
+  constexpr int32_t kTokens = 4000;
+  constexpr size_t kExperts = 4, kTop = 2;
+  Bench bench("noisy-top-k", kExperts, kTop, {kTokens});
+  const Parameter& bias = bench.set.get("l.moe.router.noise.bias");
+  Tensor(bias.var.value()).copy_from(from_vector<double>(bench.context, {-40, 0.5, -1, 2}, bias.shape));
+  const std::vector<double> x = values(bench.input()),
+                            clean = oracle_linear(x, bench.weights("l.moe.router.token.weight"),
+                                                  bench.weights("l.moe.router.token.bias")),
+                            width = oracle_linear(x, bench.weights("l.moe.router.noise.weight"),
+                                                  bench.weights("l.moe.router.noise.bias"));
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  const std::vector<double> noisy = values(r.scores.value());
+  std::vector<double> mean(kExperts), square(kExperts), load(kExperts);
+  for (size_t t = 0; t < kTokens; ++t)
+    for (size_t e = 0; e < kExperts; ++e) {
+      const size_t i = t * kExperts + e;
+      const double std = std::log1p(std::exp(width[i])) + 0.01, z = (noisy[i] - clean[i]) / std;
+      mean[e] += z / kTokens, square[e] += z * z / kTokens;
+      std::vector<double> others;
+      for (size_t o = 0; o < kExperts; ++o)
+        if (o != e) others.push_back(noisy[t * kExperts + o]);
+      std::sort(others.rbegin(), others.rend());
+      load[e] += 0.5 * std::erfc((others[kTop - 1] - clean[i]) / std / std::sqrt(2.0));
+    }
+  for (size_t e = 0; e < kExperts; ++e) {
+    INFO("expert ", e);
+    EXPECT(std::abs(mean[e]) < 0.08);  // five deviations
+    EXPECT(std::abs(square[e] - 1) < 0.12);
+  }
+  const double even = std::accumulate(load.begin(), load.end(), 0.0) / kExperts;
+  double variance = 0;
+  for (const double l : load) variance += (l - even) * (l - even) / (kExperts - 1);
+  REQUIRE(r.losses[1].names[0] == "load");
+  EXPECT(values(r.losses[1].values.value())[0] == doctest::Approx(variance / (even * even)).epsilon(1e-6));
+}
+
 TEST_CASE("noisy-top-k: noise in training, anew in each step, none in evaluation; losses count real rows") {
   Bench bench("noisy-top-k", 4, 2, {5, 2, 7}), longer("noisy-top-k", 4, 2, {5, 2, 7}, 19);
   const auto scores = [](Bench& b, bool training) {
@@ -140,8 +180,10 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("deepseek-v3: experts come from the kept groups, which are those whose two best add up to most") {
+TEST_CASE(
+    "deepseek-v3: experts come from the kept groups, which are those whose two best add up to most; gates sum to scale") {
   OptionValues own = with("groups", int64_t{4});
+  own.set("gate-scale", 2.5);
   own.set("kept-groups", int64_t{2});
   Bench bench("deepseek-v3", 12, 3, {5, 8}, 15, own);
   const Routing r = bench.run(bench.input()).routing;
@@ -163,7 +205,7 @@ TEST_CASE("deepseek-v3: experts come from the kept groups, which are those whose
     for (size_t k = 0; k < 3; ++k) sum += s[size_t(order[k])];
     for (size_t k = 0; k < 3; ++k) {
       EXPECT(experts[t * 3 + k] == order[k]);
-      EXPECT(std::abs(gates[t * 3 + k] - s[size_t(order[k])] / sum) < 1e-13);
+      EXPECT(std::abs(gates[t * 3 + k] - 2.5 * s[size_t(order[k])] / sum) < 1e-13);
     }
   }
 }
@@ -243,6 +285,126 @@ TEST_CASE("routers: options that cannot go together are refused by name") {
   EXPECT(contains(refused("scored", {{"normalise-gates", true}}, 1), "--normalise-gates off"));
   for (const RouterRow& row : router_registry())
     EXPECT(error_of([&] { loss_weights(row, with("simbal-loss", 0.1)); }).empty() == row.traits.linear);
+}
+
+TEST_CASE(
+    "remoe: after a step the loss's weight is times the factor where more than K of E experts are active, else over "
+    "it") {
+  for (const int64_t top_k : {1, 2, 3}) {
+    Bench bench("remoe", 4, top_k, {40, 23}, 70, with("sparsity-factor", 1.5));
+    for (State& s : bench.set.states())
+      s.value.copy_from(full(bench.context, s.shape, s.name == "moe.remoe.growth" ? 2 : 0, DType::kFloat64));
+    const Routing r = bench.run(bench.input(), false, true).routing;
+    StepStatistics statistics;
+    statistics.add(r.statistics);
+    bench.layer->after_step(statistics);
+    const std::vector<double> l = values(r.scores.value());
+    const auto active = std::count_if(l.begin(), l.begin() + 63 * 4, [](double x) { return x > 0; });
+    REQUIRE((active > 63 && active < 3 * 63));  // between one expert a token and three
+    EXPECT(bench.weights("moe.remoe.growth")[0] ==
+           doctest::Approx(active > 63 * top_k ? 2 * 1.5 : 2 / 1.5).epsilon(1e-12));
+  }
+}
+
+TEST_CASE(
+    "glider: after a step an expert has served memory · before + Σ over sequences of its mean P times their mean row") {
+  Bench bench("glider", 4, 2, {5, 1, 7}, 15, with("glider-memory", 0.75));
+  std::vector<double> served = bench.weights("l.moe.router.served");
+  const std::vector<double> x = values(bench.input());
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  StepStatistics statistics;
+  statistics.add(r.statistics);
+  bench.layer->after_step(statistics);
+  const std::vector<double> l = values(r.scores.value());
+  for (double& s : served) s *= 0.75;
+  size_t start = 0;
+  for (const size_t length : {5, 1, 7}) {
+    std::vector<double> p(4), mean(kHidden);
+    for (size_t t = start; t < start + length; ++t) {
+      const std::vector<double> of_token = oracle_softmax(&l[t * 4], 4);
+      for (size_t e = 0; e < 4; ++e) p[e] += of_token[e] / static_cast<double>(length);
+      for (size_t h = 0; h < kHidden; ++h) mean[h] += x[t * kHidden + h] / static_cast<double>(length);
+    }
+    for (size_t e = 0; e < 4; ++e)
+      for (size_t h = 0; h < kHidden; ++h) served[e * kHidden + h] += p[e] * mean[h];
+    start += length;
+  }
+  EXPECT(largest_difference(bench.weights("l.moe.router.served"), served) < 1e-12);
+}
+
+TEST_CASE("thor: in training a sequence's label is asked of the largest numbers of its rows, by cross-entropy") {
+  const std::vector<int32_t> lengths = {5, 1, 7};
+  Bench bench("thor", 4, 2, lengths, 15);
+  const std::vector<double> x = values(bench.input());
+  const Routing r = bench.run(bench.input(), false, true).routing;
+  double loss = 0;
+  size_t start = 0;
+  for (size_t b = 0; b < 3; ++b) {
+    std::vector<double> largest(kHidden, -INFINITY);
+    for (size_t t = start; t < start + static_cast<size_t>(lengths[b]); ++t)
+      for (size_t h = 0; h < kHidden; ++h) largest[h] = std::max(largest[h], x[t * kHidden + h]);
+    start += static_cast<size_t>(lengths[b]);
+    const std::vector<double> task =
+        oracle_linear(largest, bench.weights("l.moe.router.task.weight"), bench.weights("l.moe.router.task.bias"));
+    loss -= std::log(oracle_softmax(task.data(), static_cast<int64_t>(task.size()))[b]) / 3;  // labels 0, 1, 2
+  }
+  const auto at = std::ranges::find_if(r.losses, [](const AuxiliaryLosses& a) { return a.names[0] == "task"; });
+  REQUIRE((at != r.losses.end()));
+  EXPECT(std::abs(values(at->values.value())[0] - loss) < 1e-12);
+}
+
+TEST_CASE("moe-plus-plus: a layer hands on its logits with what the layers before added to them") {
+  Bench bench("moe-plus-plus");
+  const Tensor x = bench.input(),
+               before = random_normal(bench.context, {13, 8}, 1, 3, purpose::kTest, 2, DType::kFloat64);
+  Pass pass{bench.sequences, bench.first, false, DType::kFloat64, 0};
+  pass.previous_scores = before;
+  const Routing r = bench.layer->forward(x, pass, false).routing;
+  std::vector<double> expected = oracle_linear(values(x), bench.weights("l.moe.router.token.weight"),
+                                               bench.weights("l.moe.router.token.bias"));
+  const std::vector<double> g = bench.weights("l.moe.router.before"), l = values(before);
+  for (size_t t = 0; t < 13; ++t)
+    for (size_t c = 0; c < 8; ++c)
+      for (size_t from = 0; from < 8; ++from) expected[t * 8 + c] += g[c * 8 + from] * l[t * 8 + from];
+  EXPECT(largest_difference(values(r.all_scores.value()), expected) < 1e-12);
+}
+
+TEST_CASE(
+    "null-experts, moe-plus-plus: where loads are even a token has K E of the E experts and the other columns") {
+  MoeConfig moe{"null-experts", 8, 4, 0, 0};
+  EXPECT(expected_experts(moe) == 2);  // as many null columns as experts
+  moe.options.set("null-experts", int64_t{4});
+  EXPECT(std::abs(expected_experts(moe) - 8.0 / 3) < 1e-12);
+  EXPECT(std::abs(expected_experts(MoeConfig{"moe-plus-plus", 8, 3, 0, 0}) - 2) < 1e-12);
+}
+
+TEST_CASE("routers: what their rows say they start from: zeros, or numbers of a spread of their own") {
+  struct Start {
+    const char *router, *parameter;
+    double deviation;
+  };
+  constexpr double kGain = 0.32;
+  for (const Start& s : {Start{"noisy-top-k", "token.weight", 0},
+                         {"noisy-top-k", "noise.weight", 0},
+                         {"x-moe", "embedding", kGain / std::sqrt(32.0)},
+                         {"dselect-k", "bits.weight", 0.01},
+                         {"moe-plus-plus", "constants", 1},
+                         {"moe-plus-plus", "before", 0.02}}) {
+    INFO(std::string(s.router), " ", std::string(s.parameter));
+    Context context(test_device());
+    ParameterSet set;
+    RouterOptions o{64, 64, 2};
+    o.init_std = 0.02;
+    const auto router = make_router(s.router, set, "r", o);
+    set.materialise(context, 5, DType::kFloat64);
+    const Parameter& p = set.get(std::string("r.") + s.parameter);
+    EXPECT(p.decay);
+    double square = 0;
+    const std::vector<double> start = values(p.var.value());
+    for (const double v : start) square += v * v / static_cast<double>(start.size());
+    EXPECT(std::abs(std::sqrt(square) - s.deviation) <=
+           5 * s.deviation / std::sqrt(2 * static_cast<double>(start.size())));
+  }
 }
 
 }  // namespace

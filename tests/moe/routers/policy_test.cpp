@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "moe/losses/losses.h"
-#include "tests/nn/helpers.h"
+#include "tests/moe/bench.h"
 
 namespace glia::test {
 namespace {
@@ -68,6 +68,36 @@ TEST_CASE(
   // In evaluation nothing is drawn, so nothing is paid.
   const std::vector<std::string> names = model.forward(batch, false).part_names;
   EXPECT(std::ranges::find(names, "policy") == names.end());
+}
+
+TEST_CASE("ada-k: a token's number of experts is drawn from π, and log π is that of the number which was drawn") {
+  constexpr int32_t kTokens = 6000;
+  Bench bench("ada-k", 4, 2, {kTokens});
+  std::vector<double> row(kHidden), x;
+  for (size_t h = 0; h < row.size(); ++h) row[h] = 0.4 * static_cast<double>(h % 3) - 0.3;
+  for (int32_t t = 0; t < kTokens; ++t) x.insert(x.end(), row.begin(), row.end());
+  const std::vector<double> wanted = oracle_linear(row, bench.weights("l.moe.router.allocator.weight"),
+                                                   bench.weights("l.moe.router.allocator.bias")),
+                            p = oracle_softmax(wanted.data(), 4);
+  const Routing r =
+      bench.run(from_vector<double>(bench.context, x, {kTokens, kHidden}, DType::kFloat64), false, true).routing;
+  const auto experts = r.experts.to_vector<int32_t>();
+  const std::vector<double> log_pi = values(r.policy.value());
+  std::vector<double> drawn(4);
+  double error = 0;
+  for (size_t t = 0; t < kTokens; ++t) {
+    const auto n =
+        static_cast<size_t>(std::count_if(&experts[t * 4], &experts[t * 4] + 4, [](int e) { return e >= 0; }));
+    REQUIRE(n >= 1);
+    drawn[n - 1] += 1.0 / kTokens;
+    error = std::max(error, std::abs(log_pi[t] - std::log(p[n - 1])));
+  }
+  EXPECT(error < 1e-9);
+  EXPECT(*std::ranges::max_element(p) > 0.35);  // else a draw that ignores π would do as well
+  for (size_t n = 0; n < 4; ++n) {
+    INFO(n, " more experts than one");
+    EXPECT(std::abs(drawn[n] - p[n]) < 5 * std::sqrt(p[n] * (1 - p[n]) / kTokens));
+  }
 }
 
 TEST_CASE("ada-k: the gradient is that of the policy's loss with the advantage held fast") {
