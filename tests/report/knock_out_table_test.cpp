@@ -63,16 +63,18 @@ TEST_CASE("report: knock-out is told in points lost, means over the seeds that w
       "without_first": 0.5, "first_alone": 0.88, "layers": [{"lost": [0.01]}]})");
   EXPECT(contains(error_of([&] { results::knock_out_table(s, listing); }), "expected accuracy of 200 test rows"));
   write_analysis(results::run_folder(out.path, 2, "softmax-moe"), R"({"rows": 200, "accuracy": 0.9})");
-  EXPECT(contains(error_of([&] { results::knock_out_table(s, listing); }), "analysis.json: expected what tools/analyse"));
+  EXPECT(contains(error_of([&] { results::knock_out_table(s, listing); }),
+                  "analysis.json: expected what tools/analyse"));
 }
 
 TEST_CASE("report: what specialisation foretells is a rank correlation over configurations") {
   const TemporaryFolder out("foretells");
-  const std::vector<std::string> configs = {"softmax-moe", "astrocyte", "astrocyte-hierarchical", "softmax-moe-energy",
-                                            "astrocyte-meanpool"};
+  const std::vector<std::string> configs = {"softmax-moe", "astrocyte", "astrocyte-hierarchical",
+                                            "softmax-moe-energy", "astrocyte-meanpool"};
   for (size_t i = 0; i < configs.size(); ++i)
     for (int seed : {0, 1}) {  // in accuracy the other way round, in idle experts not at all
-      const std::string folder = write_run(out.path, configs[i], seed, 0.9 - 0.01 * double(i), 0.1 + 0.02 * double(i) + 0.001 * seed);
+      const std::string folder =
+          write_run(out.path, configs[i], seed, 0.9 - 0.01 * double(i), 0.1 + 0.02 * double(i) + 0.001 * seed);
       if (i < 4) write_analysis(folder, i % 2 ? kOne : kOther);
     }
   const results::Listing listing = results::list_runs(out.path);
@@ -83,6 +85,6 @@ TEST_CASE("report: what specialisation foretells is a rank correlation over conf
   const results::Table more = results::specialisation_foretells_table(results::summarise(listing), listing);
   REQUIRE(more.rows.size() > 5);
   EXPECT(more.rows[1][0] == "lost without one expert");
-  EXPECT(more.rows[1][2] == "n/a");  // the same everywhere
+  EXPECT(more.rows[1][2] == "n/a");    // the same everywhere
   EXPECT(more.rows[2][2] == "+0.00");  // 1 3.2 1 3.2 1 by rank
 }

@@ -116,8 +116,8 @@ Table knock_out_table(const Summary& s, const Listing& listing) {
   t.title = "Knock-out";
   if (all.empty()) return t;
   const Measured& measure = *all.begin()->second.measure;
-  t.header = {"configuration", "seeds", "without one", "the most", "idle", "without first", "first alone",
-              "specialisation", "random router", "similarity"};
+  t.header = {"configuration", "seeds",       "without one",    "the most",      "idle",
+              "without first", "first alone", "specialisation", "random router", "similarity"};
   const std::string specialisation = layer_metric("specialisation", s.layers);
   for (const ConfigSummary& c : s.configs) {
     const auto it = all.find(c.config);
@@ -173,7 +173,8 @@ Table specialisation_foretells_table(const Summary& s, const Listing& listing) {
     }
     if (specialisation.size() < size_t(kLeastConfigurations)) continue;
     const auto c = statistics::spearman(specialisation, other);
-    t.rows.push_back({q.name, std::to_string(specialisation.size()), c ? fmt::format("{:+.2f}", c->rho) : kNotAvailable,
+    t.rows.push_back({q.name, std::to_string(specialisation.size()),
+                      c ? fmt::format("{:+.2f}", c->rho) : kNotAvailable,
                       format_p(c ? std::optional(c->p) : std::nullopt)});
   }
   t.note =
