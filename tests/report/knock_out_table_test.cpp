@@ -7,6 +7,7 @@
 #include "tests/records/fake_results.h"
 #include "tests/test.h"
 
+namespace fs = std::filesystem;
 using namespace glia;
 using namespace glia::test;
 
@@ -72,7 +73,7 @@ TEST_CASE("report: what specialisation foretells is a rank correlation over conf
   const std::vector<std::string> configs = {"softmax-moe", "astrocyte", "astrocyte-hierarchical",
                                             "softmax-moe-energy", "astrocyte-meanpool"};
   for (size_t i = 0; i < configs.size(); ++i)
-    for (int seed : {0, 1}) {  // in accuracy the other way round, in idle experts not at all
+    for (int seed : {0, 1, 2}) {  // in accuracy the other way round, in idle experts not at all
       const std::string folder =
           write_run(out.path, configs[i], seed, 0.9 - 0.01 * double(i), 0.1 + 0.02 * double(i) + 0.001 * seed);
       if (i < 4) write_analysis(folder, i % 2 ? kOne : kOther);
@@ -81,10 +82,16 @@ TEST_CASE("report: what specialisation foretells is a rank correlation over conf
   const results::Table t = results::specialisation_foretells_table(results::summarise(listing), listing);
   REQUIRE(t.rows.size() == 1);  // four with knock-out are too few
   EXPECT(t.rows[0] == std::vector<std::string>{"test accuracy", "5", "-1.00", "<0.001"});
-  for (int seed : {0, 1}) write_analysis(results::run_folder(out.path, seed, configs[4]), kOther);
+  for (int seed : {0, 1, 2}) write_analysis(results::run_folder(out.path, seed, configs[4]), kOther);
   const results::Table more = results::specialisation_foretells_table(results::summarise(listing), listing);
   REQUIRE(more.rows.size() > 5);
   EXPECT(more.rows[1][0] == "lost without one expert");
   EXPECT(more.rows[1][2] == "n/a");    // the same everywhere
   EXPECT(more.rows[2][2] == "+0.00");  // 1 3.2 1 3.2 1 by rank
+  fs::remove_all(out.path + "/seed2");
+  const results::Listing two = results::list_runs(out.path);
+  const results::Table few = results::specialisation_foretells_table(results::summarise(two), two);
+  EXPECT(few.rows[0][2] == "-1.00");
+  EXPECT(few.rows[0][3] == "n/a");
+  EXPECT(contains(few.note, "no p with fewer than 3 seeds"));
 }

@@ -150,7 +150,7 @@ Table specialisation_foretells_table(const Summary& s, const Listing& listing) {
       return it == all.end() ? std::nullopt : std::optional(it->second.*value);
     };
   };
-  const bool words = tells_words(s);
+  const bool words = tells_words(s), enough_seeds = s.seeds.size() >= size_t(kLeastSeeds);
   std::vector<Question> questions = {
       {words ? "loss a word" : "test accuracy",
        [&](const ConfigSummary& c) { return mean_of(c, words ? "word_loss" : "accuracy"); }},
@@ -175,11 +175,12 @@ Table specialisation_foretells_table(const Summary& s, const Listing& listing) {
     const auto c = statistics::spearman(specialisation, other);
     t.rows.push_back({q.name, std::to_string(specialisation.size()),
                       c ? fmt::format("{:+.2f}", c->rho) : kNotAvailable,
-                      format_p(c ? std::optional(c->p) : std::nullopt)});
+                      format_p(c && enough_seeds ? std::optional(c->p) : std::nullopt)});
   }
-  t.note =
+  t.note = fmt::format(
       "rank correlation of the last layer's specialisation with each, over the configurations that have both, each a point (the mean "
-      "over its seeds): what holds among these configurations, not what one of them does to itself. Uncorrected.";
+      "over its seeds): what holds among these configurations, not what one of them does to itself. Uncorrected{}.",
+      enough_seeds ? "" : fmt::format("; no p with fewer than {} seeds", kLeastSeeds));
   return t;
 }
 
