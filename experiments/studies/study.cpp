@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/datasets/dataset.h"
 #include "data/text/utf8.h"
 #include "engine/core/check.h"
 #include "engine/core/file.h"
@@ -192,8 +193,12 @@ void set_in_study(Study& s, const Line& line) {
   if (line.key == "title") s.title = line.value;
   else if (line.key == "compare.accuracy") s.accuracy_baselines = list_of(line.value, ',');
   else if (line.key == "compare.routing") s.routing_baselines = list_of(line.value, ',');
-  else if (line.key == "published.data") s.published_data = line.value;
-  else if (line.key == "published.note") s.published_note = line.value;
+  else if (line.key == "published.data") {
+    // By another name its numbers would stand beside no run, and nobody would know why.
+    if (std::ranges::none_of(dataset_rows(), [&](const DatasetRow& row) { return line.value == row.name; }))
+      line.wrong("a data set of --dataset");
+    s.published_data = line.value;
+  } else if (line.key == "published.note") s.published_note = line.value;
   else if (line.key == "published.layers") s.published_layers = line.whole(1, 10000);
   else add_setting(s.settings, line);
 }

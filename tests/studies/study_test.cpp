@@ -185,6 +185,8 @@ TEST_CASE("study: mistakes are named with their line") {
   EXPECT(contains(message("#0a0b0c", "red"), "look.colour: expected #rrggbb, got 'red'"));
   EXPECT(contains(message("5 3", "5 0"), "look.dashes: expected lengths above 0"));
   EXPECT(contains(message("look.dashes", "look.size"), "expected look.colour, look.marker or look.dashes"));
+  EXPECT(contains(message("published.data = synthetic", "published.data = ag-news"),
+                  "x.study:5: published.data: expected a data set"));
   EXPECT(contains(message("(0.625)", "(0.625"), "expected a number, or two, the second in brackets"));
   EXPECT(contains(message("run:plain", "run:copied"),
                   "copied starts from 'copied': expected a configuration above it"));
