@@ -183,12 +183,14 @@ void take_configurations(Study& s, const Line& line, const std::string& own_name
 
 void set_in_study(Study& s, const Line& line) {
   if (line.key.starts_with("grid.")) return set_grid(s.grid, line);
-  if (line.key.starts_with("claim.")) try {
+  if (line.key.starts_with("claim.")) {
+    try {
       s.claims.push_back(parse_claim(line.value));
     } catch (const Error& error) {
       fail_input("{}: {}", line.place, error.what());
     }
-  if (line.key.starts_with("claim.")) return check_metric(line.place, s.claims.back().metric);
+    return check_metric(line.place, s.claims.back().metric);
+  }
   if (line.key == "configurations") return take_configurations(s, line, s.name);
   if (line.key == "title") s.title = line.value;
   else if (line.key == "compare.accuracy") s.accuracy_baselines = list_of(line.value, ',');

@@ -400,13 +400,19 @@ TEST_CASE("evaluation: a part of the rows is drawn from all of them, the same ea
   EXPECT(part_of(split, 0).size() == 100);
 }
 
+// A configuration's model with the router that has such an option, at its usual value.
+static RunModel model_with_option(const Options& o, const char* option) {
+  RunModel run = run_model(o, configuration("astrocyte"));
+  run.moe.router = router_with_option(option);
+  run.moe.options = {};
+  return run;
+}
+
 TEST_CASE("evaluation: a token's experts are counted over all tokens, those without one too") {
   const Options o = tiny({});
   const Dataset data = load_data(o);
   Context context(Device::cpu(), 42);
-  RunModel run = run_model(o, configuration("astrocyte"));
-  run.moe.router = router_with_option("sparsity-factor");
-  run.moe.options = {};
+  const RunModel run = model_with_option(o, "sparsity-factor");
   Model model(context, model_config(o, run, data), 42);
   Evaluator evaluator(model, data.test, o, data.vocabulary());
   double pairs = 0, tokens = 0, unrouted = 0;
@@ -443,9 +449,7 @@ TEST_CASE("evaluation: tokens that wanted more experts than there is room for ar
   const Options o = tiny({});
   const Dataset data = load_data(o);
   Context context(Device::cpu(), 42);
-  RunModel run = run_model(o, configuration("astrocyte"));
-  run.moe.router = router_with_option("max-k");
-  run.moe.options = {};
+  RunModel run = model_with_option(o, "max-k");
   run.moe.options.set("max-k", int64_t{1});
   Model model(context, model_config(o, run, data), 42);
   EXPECT(contains(error_of([&] { Evaluator(model, data.test, o, data.vocabulary()).measure(); }), "--max-k"));

@@ -267,31 +267,30 @@ std::vector<Var> load_losses_over_ranks(const std::vector<LayerLoads>& layers, i
   const DType type = layers[0].gates.dtype();
   const auto n = static_cast<int64_t>(layers.size());
   std::vector<Var> gates;
+  std::vector<Tensor> experts;
+  std::vector<LoadShape> shapes;
   const Tensor own = empty(context, {n, n_experts}, type), importance = empty_like(own),
                losses = empty(context, {n, 2}, type), real = empty(context, {n}, DType::kInt32);
-  for (int64_t l = 0; l < n; ++l) {
-    const LayerLoads& layer = layers[static_cast<size_t>(l)];
+  for (const LayerLoads& layer : layers) {
+    const auto l = static_cast<int64_t>(gates.size());
     const int64_t count = layer.sequences->count;
     check_load("load_losses_over_ranks", layer.gates, layer.experts);
     CHECK(layer.gates.dtype() == type, "load_losses_over_ranks: wants layers of one type");
-    add_up_loads(load_shape(layer.gates, n_experts, *layer.sequences), layer.gates.value(), layer.experts,
-                 losses.rows(l, l + 1),
+    gates.push_back(layer.gates), experts.push_back(layer.experts);
+    shapes.push_back(load_shape(layer.gates, n_experts, *layer.sequences));
+    add_up_loads(shapes.back(), layer.gates.value(), layer.experts, losses.rows(l, l + 1),
                  own.rows(l, l + 1));  // these losses are nobody's: of this rank's rows alone
     real.rows(l, l + 1).copy_from(layer.sequences->offsets.rows(count, count + 1));
-    gates.push_back(layer.gates);
   }
   together(ranks, [&] {
     ranks.all_reduce(own.raw(), own.numel(), type, Reduction::kSum);
     ranks.all_reduce(real.raw(), real.numel(), DType::kInt32, Reduction::kSum);
   });
-  std::vector<LoadShape> shapes;  // of this rank's pairs, and of the real rows of all
-  std::vector<Tensor> experts;
   for (int64_t l = 0; l < n; ++l) {
-    const LayerLoads& layer = layers[static_cast<size_t>(l)];
-    LoadShape shape = load_shape(layer.gates, n_experts, *layer.sequences);
+    LoadShape& shape =
+        shapes[static_cast<size_t>(l)];  // from here on of this rank's pairs, and of the real rows of all
     shape.real_tokens = real.data<int32_t>() + l;
     losses_of_sums(shape, own.rows(l, l + 1), losses.rows(l, l + 1), importance.rows(l, l + 1));
-    shapes.push_back(shape), experts.push_back(layer.experts);
   }
   // Whoever differentiates gives each rank its share of the whole (sum_over_ranks): together they are all of it.
   const Var all = record(

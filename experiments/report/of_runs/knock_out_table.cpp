@@ -80,8 +80,11 @@ std::optional<Asked> read(const std::string& folder) {
   }
 }
 
-std::map<std::string, Asked> asked_again(const Listing& listing) {
-  std::map<std::string, Asked> all;
+// By configuration.
+using AskedAgain = std::map<std::string, Asked>;
+
+AskedAgain asked_again(const Listing& listing) {
+  AskedAgain all;
   const Asked* first = nullptr;
   for (const Run& run : listing.runs) {
     if (run.state != RunState::done) continue;
@@ -108,10 +111,7 @@ std::string told(double value, int digits, const char* sign = "") {
                               : kNotAvailable;
 }
 
-}  // namespace
-
-Table knock_out_table(const Summary& s, const Listing& listing) {
-  const std::map<std::string, Asked> all = asked_again(listing);
+Table knock_out_table(const Summary& s, const AskedAgain& all) {
   Table t;
   t.title = "Knock-out";
   if (all.empty()) return t;
@@ -138,8 +138,7 @@ Table knock_out_table(const Summary& s, const Listing& listing) {
   return t;
 }
 
-Table specialisation_foretells_table(const Summary& s, const Listing& listing) {
-  const std::map<std::string, Asked> all = asked_again(listing);
+Table specialisation_foretells_table(const Summary& s, const AskedAgain& all) {
   struct Question {
     std::string name;
     std::function<std::optional<double>(const ConfigSummary&)> value;
@@ -184,10 +183,19 @@ Table specialisation_foretells_table(const Summary& s, const Listing& listing) {
   return t;
 }
 
+}  // namespace
+
+Table knock_out_table(const Summary& s, const Listing& listing) { return knock_out_table(s, asked_again(listing)); }
+
+Table specialisation_foretells_table(const Summary& s, const Listing& listing) {
+  return specialisation_foretells_table(s, asked_again(listing));
+}
+
 std::vector<Table> tables_of_runs(const Summary& s, const Listing& listing) {
+  const AskedAgain all = asked_again(listing);
   std::vector<Table> tables;
-  for (Table& table : std::array{test_rows_table(s, listing), specialisation_foretells_table(s, listing),
-                                 knock_out_table(s, listing)})
+  for (Table& table :
+       std::array{test_rows_table(s, listing), specialisation_foretells_table(s, all), knock_out_table(s, all)})
     if (!table.rows.empty()) tables.push_back(std::move(table));
   return tables;
 }
