@@ -217,10 +217,10 @@ Table choice_table(const GridSummary& g) {
       "{} of seed {} of every configuration{}{}{}; * the best of its row.",
       g.chosen_by == "accuracy" ? "Test accuracy (the protocol has no validation rows)" : "Validation accuracy",
       kFirstSeed, means ? ", and their mean" : "",
-      g.study.grid.each ? ": each chooses for itself"
+      g.study.grid.each ? ": each that has a run in every cell chooses for itself"
       : means           ? ", by which the recipe is chosen"
                         : ", by whose mean the recipe is chosen",
-      g.not_chosen_why.empty() ? "" : ": not yet, " + g.not_chosen_why);
+      g.study.grid.each || g.not_chosen_why.empty() ? "" : ": not yet, " + g.not_chosen_why);
   return t;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "experiments/report/answer.h"
 #include "experiments/report/grid.h"
 
 namespace fs = std::filesystem;
@@ -91,6 +92,8 @@ std::string grid_markdown(const GridSummary& g) {
   for (const Table& table : grid_tables(g)) text += as_markdown(table) + "\n";
   if (const Summary* chosen = g.each ? &*g.each : g.chosen ? &*g.cells[*g.chosen].summary : nullptr) {
     text += g.each ? "## Each at its chosen recipe\n\n" : "## At the chosen recipe\n\n";
+    for (const std::string& answer : {accuracy_answer(*chosen), routing_answer(*chosen)})
+      if (!answer.empty()) text += answer + "\n\n";
     for (const Table& table : all_tables(*chosen)) text += as_markdown(table) + "\n";
   }
   text.pop_back();

@@ -305,6 +305,15 @@ TEST_CASE(
   EXPECT(entry(*chosen, "softmax-moe", 5) == "not run");
   EXPECT(contains(grid_markdown(g), "## Each at its chosen recipe"));
   EXPECT(to_json(g)["chosen_of"]["dense"] == "lr2e-4-epochs3");
+  // What does not choose yet keeps no other from it.
+  const auto choice = std::ranges::find(tables, "The choice", &Table::title);
+  REQUIRE(choice != tables.end());
+  EXPECT(!contains(choice->note, "not yet"));
+  // What the chosen runs say stands above their tables.
+  Cell first = cells[0];
+  first.name = "chosen";
+  for (int seed = 0; seed < 3; ++seed) write_run(out, first, "softmax-moe", seed, 0.91 + 0.001 * seed);
+  EXPECT(contains(grid_markdown(summarise_grid(out)), "In test accuracy these differ from dense beyond chance"));
 }
 
 TEST_CASE("grid: cells that were made of other things than the grid's flags are no grid") {
