@@ -169,8 +169,7 @@ Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, Summin
 // Outputs are younger than the joint node, so all of them have run when its turn comes.
 std::vector<Var> record_joint(const char* op, std::vector<Tensor> values, std::vector<Var> inputs,
                               JointBackwardFunction backward) {
-  CHECK(!values.empty() && values.size() <= kMaxTerms, "{}: wants 1 to {} outputs, got {}", op, kMaxTerms,
-        values.size());
+  CHECK(!values.empty(), "{}: wants an output", op);
   const Var joint = record_summing(
       op, values[0], std::move(inputs),
       [backward = std::move(backward), count = values.size()](std::span<const Tensor> terms, Grads& in) {
@@ -215,7 +214,8 @@ void backward(const Var& loss, Tensor dy) {
     node->freed = true;
     std::vector<Tensor> terms = std::move(node->terms);
     node->terms.clear();
-    while (terms.size() > kMaxTerms) {  // the first four become one
+    while (terms.size() > kMaxTerms &&
+           node->outputs.empty()) {  // the first four become one; of a joint node they are several
       const Tensor sum = sum_of(std::span(terms).first(kMaxTerms));
       terms.erase(terms.begin(), terms.begin() + kMaxTerms - 1);
       terms.front() = sum;

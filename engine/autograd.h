@@ -94,7 +94,7 @@ Var record(const char* op, Tensor value, std::vector<Var> inputs, BackwardFuncti
 
 Var record_summing(const char* op, Tensor value, std::vector<Var> inputs, SummingBackwardFunction backward);
 
-// The outputs of an op that has up to kMaxTerms of them and one gradient for all.
+// The outputs of an op that has several and one gradient for all.
 std::vector<Var> record_joint(const char* op, std::vector<Tensor> values, std::vector<Var> inputs,
                               JointBackwardFunction backward);
 

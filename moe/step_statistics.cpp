@@ -1,6 +1,7 @@
 #include "moe/step_statistics.h"
 
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/ranks/pack.h"
 
 namespace glia {
 namespace {
@@ -40,29 +41,42 @@ Tensor StepStatistics::operator[](const std::string& name) const {
   return scale(e.values[0], 1.0 / static_cast<double>(e.count)).value();
 }
 
-void StepStatistics::reduce(Communicator& communicator) {
-  if (communicator.size() == 1) return;
-  for (auto& [name, e] : entries_) {
-    if (e.reduction == StatisticReduction::kEach) {
-      std::vector<Tensor> all;
-      for (const Tensor& mine : e.values) {
-        const Tensor gathered = empty(mine.context(), {communicator.size(), mine.numel()}, mine.dtype());
-        communicator.all_gather(mine.raw(), gathered.raw(), mine.numel(), mine.dtype());
-        for (int r = 0; r < communicator.size(); ++r) all.push_back(gathered.rows(r, r + 1).reshape(mine.shape()));
-      }
-      e.values = std::move(all);
-    } else {
-      const bool largest = e.reduction == StatisticReduction::kMax;
-      e.values[0] = e.values[0].clone();  // a state, or what a router still holds
-      communicator.all_reduce(e.values[0].raw(), e.values[0].numel(), e.values[0].dtype(),
-                              largest ? Reduction::kMax : Reduction::kSum);
+// What is reduced alike travels together. May be called within a group of the communicator's calls: nothing reads here what they give.
+void StepRoutings::reduce(Communicator& ranks) {
+  if (ranks.size() == 1) return;
+  constexpr int64_t kAlign = 8;  // elements, 16 bytes at least: as wide as what anybody reads at once
+  enum class How { kSum, kMax, kGather };
+  std::map<std::pair<How, DType>, std::vector<StepStatistics::Entry*>> alike;
+  for (StepStatistics& layer : layers_)
+    for (auto& [name, e] : layer.entries_) {
+      const How how = e.reduction == StatisticReduction::kEach  ? How::kGather
+                      : e.reduction == StatisticReduction::kMax ? How::kMax
+                                                                : How::kSum;
+      alike[{how, e.values[0].dtype()}].push_back(&e);
     }
-    e.count *= communicator.size();
+  for (const auto& [kind, entries] : alike) {
+    const auto [how, dtype] = kind;
+    std::vector<Tensor> mine;
+    for (const StepStatistics::Entry* e : entries) mine.insert(mine.end(), e->values.begin(), e->values.end());
+    const int64_t size = packed_size(mine, kAlign), copies = how == How::kGather ? ranks.size() : 1;
+    // Of a copy: a value may be a state, or what a router still holds.
+    const Tensor all = empty(mine[0].context(), {copies, size}, dtype);
+    const auto of = [&](int r) { return all.rows(r, r + 1).reshape({size}); };
+    const Tensor own = of(how == How::kGather ? ranks.rank() : 0);
+    pack_into(own, mine, kAlign);
+    if (how == How::kGather) ranks.all_gather(own.raw(), all.raw(), size, dtype);
+    else ranks.all_reduce(own.raw(), size, dtype, how == How::kMax ? Reduction::kMax : Reduction::kSum);
+    std::vector<std::vector<Tensor>> each;  // of a copy
+    for (int r = 0; r < copies; ++r) each.push_back(unpack(of(r), mine, kAlign));
+    size_t at = 0;
+    for (StepStatistics::Entry* e : entries) {
+      const size_t count = e->values.size();
+      e->values.clear();
+      for (size_t i = 0; i < count; ++i, ++at)
+        for (const std::vector<Tensor>& copy : each) e->values.push_back(copy[at]);
+      e->count *= ranks.size();
+    }
   }
-}
-
-void StepRoutings::reduce(Communicator& communicator) {
-  for (StepStatistics& layer : layers_) layer.reduce(communicator);
 }
 
 void StepRoutings::add(const std::vector<Routing>& routings) {

@@ -13,10 +13,9 @@ class StepStatistics {
   // Reduced as the statistic says; for one that is kept value by value use each(). Unknown names are errors.
   Tensor operator[](const std::string& name) const;
   const std::vector<Tensor>& each(const std::string& name) const { return entry(name).values; }
-  // Over the ranks as over micro-batches; nothing with one rank.
-  void reduce(Communicator& communicator);
 
  private:
+  friend class StepRoutings;
   struct Entry {
     StatisticReduction reduction = StatisticReduction::kSum;
     int64_t count = 0;           // of micro-batches
@@ -30,7 +29,8 @@ class StepStatistics {
 class StepRoutings {
  public:
   void add(const std::vector<Routing>& routings);
-  void reduce(Communicator& communicator);
+  // Over the ranks as over micro-batches; nothing with one rank. Within a group of calls too (together()).
+  void reduce(Communicator& ranks);
   const std::vector<StepStatistics>& layers() const { return layers_; }
 
  private:

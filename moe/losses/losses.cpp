@@ -8,6 +8,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/row_losses.h"
 #include "engine/ops/moe/choose.h"
+#include "engine/ops/moe/load_losses.h"
 #include "engine/ops/moe/moe.h"
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/ranks/sum_over_ranks.h"
@@ -28,9 +29,18 @@ Var load(const LossInputs& from) {
 }
 
 std::vector<Var> loads(const std::vector<LossInputs>& layers) {
-  std::vector<LayerLoads> all;
-  for (const LossInputs& l : layers) all.push_back({l.routing.gates, l.routing.experts, &l.in.pass.sequences});
-  return load_losses_over_ranks(all, layers[0].routing.n_experts);
+  std::vector<LayerImportance> all;
+  std::vector<LayerPairs> pairs;  // of those whose routers have not said what they added up
+  for (const LossInputs& l : layers) {
+    const Routing& r = l.routing;
+    all.push_back({l.in.pass.later ? l.in.pass.later->importance_of(r.load_losses) : Var(), &l.in.pass.sequences});
+    if (!all.back().importance.defined()) pairs.push_back({r.gates, r.experts});
+  }
+  std::vector<Var> added_up = importance_of_layers(pairs, layers[0].routing.n_experts);
+  auto next = added_up.begin();
+  for (LayerImportance& layer : all)
+    if (!layer.importance.defined()) layer.importance = std::move(*next++);
+  return load_losses_over_ranks(all);
 }
 
 std::vector<double> load_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
@@ -140,8 +150,8 @@ Var mean_of_sequences(const Var& x, const Sequences& s) {
 }
 
 Var load_losses_of(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& s) {
-  return several_ranks(gates) ? load_losses_over_ranks({{gates, experts, &s}}, n_experts)[0]
-                              : load_losses(gates, experts, n_experts, s);
+  Loads own = loads_of(gates, experts, n_experts, s);
+  return several_ranks(gates) ? load_losses_over_ranks({{std::move(own.importance), &s}})[0] : own.losses;
 }
 
 Tensor identity(Context& context, int64_t n, DType dtype) {
@@ -275,6 +285,16 @@ std::function<Var()> LaterLosses::add(const LossRow& row, std::shared_ptr<const 
     }
     return of_row.values[at];
   };
+}
+
+void LaterLosses::made_of(const Var& load_losses, Var importance) {
+  importance_.push_back({load_losses, std::move(importance)});
+}
+
+Var LaterLosses::importance_of(const Var& load_losses) const {
+  for (const Loads& loads : importance_)
+    if (load_losses.defined() && loads.losses.value().raw() == load_losses.value().raw()) return loads.importance;
+  return {};
 }
 
 void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,

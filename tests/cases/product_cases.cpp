@@ -5,6 +5,7 @@
 #include "engine/ops/attention/rotary.h"
 #include "engine/ops/attention/self_attention.h"
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/moe/load_losses.h"
 #include "engine/ops/moe/moe.h"
 #include "engine/ops/moe/top_k_route.h"
 #include "engine/ops/products/feed_forward.h"
@@ -192,6 +193,41 @@ void add_moe(std::vector<OpCase>& cases) {
                      return load_losses(x[0], experts, 5, two_sequences(c));
                    },
                    false});
+  // The importance beside the losses, and alone; and layers together, of one rank: of some nobody uses the losses.
+  const auto some_experts = [](Context& c, int64_t rows) {
+    std::vector<int32_t> all;
+    for (int64_t i = 0; i < 2 * rows; ++i) all.push_back(i < 14 ? static_cast<int32_t>(i * i % 5) : -1);
+    return from_vector(c, all, {rows, 2});
+  };
+  for (const bool both : {true, false})
+    cases.push_back({both ? "load_losses/importance" : "load_losses/importance_alone",
+                     {{{10, 2}, 0.1, 1}},
+                     [=](Context& c, const Vars& x) {
+                       const Loads l = loads_of(x[0], some_experts(c, 10), 5, two_sequences(c));
+                       const Var importance = sum(square(l.importance));
+                       return both ? add(importance, sum(l.losses)) : importance;
+                     },
+                     false});
+  for (const int64_t layers : {3, 40})
+    cases.push_back({fmt::format("load_losses_over_ranks/{}", layers),
+                     {{{10, 2}, 0.1, 1}, {{7, 2}, 0.1, 1}},
+                     [=](Context& c, const Vars& x) {
+                       const Sequences q = two_sequences(c), other = make_sequences(c, {4, 3});
+                       std::vector<LayerPairs> pairs;
+                       std::vector<LayerImportance> all;
+                       for (int64_t l = 0; l < layers; ++l) {
+                         const Var gates = scale(x[l % 2], 1 + 0.1 * static_cast<double>(l));
+                         pairs.push_back({gates, some_experts(c, gates.size(0))});
+                       }
+                       const std::vector<Var> importance = importance_of_layers(pairs, 5);
+                       for (int64_t l = 0; l < layers; ++l) all.push_back({importance[l], l % 2 ? &other : &q});
+                       const std::vector<Var> each = load_losses_over_ranks(all);
+                       Var total = sum(each[0]);
+                       for (size_t l = 2; l < each.size(); ++l)
+                         total = add(total, scale(sum(each[l]), 1.0 / static_cast<double>(l)));
+                       return total;
+                     },
+                     false});
   // All outputs of the joint op enter one number; then each alone. 64 columns: bfloat16 takes the fused kernels on
   // a GPU.
   for (const auto& [name, mode, given] : {std::tuple{"route", ContextMode::kNone, false},
@@ -200,6 +236,7 @@ void add_moe(std::vector<OpCase>& cases) {
                                           {"route/given_context", ContextMode::kGate, true},
                                           {"route/gates", ContextMode::kAdd, false},
                                           {"route/losses", ContextMode::kAdd, false},
+                                          {"route/importance", ContextMode::kAdd, false},
                                           {"route/logits", ContextMode::kGate, false}}) {
     OpCase row{name, {{{10, 64}}, {{5, 64}}, {{5}}}, {}};
     if (given) row.inputs.push_back({{2, 5}});
@@ -213,8 +250,10 @@ void add_moe(std::vector<OpCase>& cases) {
           route(x[0], cast(x[1], a), cast(x[2], a), context, 2, two_sequences(c), make_sequences(c, {1, 1}));
       if (name == "route/gates") return r.gates;
       if (name == "route/losses") return r.losses;
+      if (name == "route/importance") return r.importance;
       if (name == "route/logits") return r.logits;
-      return add(add(sum(square(r.gates)), sum(r.losses)), scale(sum(square(r.logits)), 0.01));
+      return add(add(sum(square(r.gates)), sum(r.losses)),
+                 scale(add(sum(square(r.logits)), sum(square(r.importance))), 0.01));
     };
     cases.push_back(row);
   }

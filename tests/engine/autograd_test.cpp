@@ -182,8 +182,20 @@ TEST_CASE("a joint op gets the gradient of each of its outputs, and none for tho
   y = both();
   backward(add(sum(y[1]), sum(y[1])));  // one output twice, the other not at all
   EXPECT(x.grad().to_vector<float>() == std::vector<float>{12, 12});
-  const NoGrad off(c);
-  EXPECT(!both()[0].requires_grad());
+  {
+    const NoGrad off(c);
+    EXPECT(!both()[0].requires_grad());
+  }
+  Var(x).clear_grad();
+  std::vector<Tensor> values;  // of more outputs than one node's gradient has terms
+  for (int i = 0; i < 7; ++i) values.push_back(scale(x, i).value());
+  y = record_joint("seven", values, {x}, [](std::span<const Tensor> dy, Grads& in) {
+    for (int i = 0; i < 7; ++i) in.add(0, scale(Var(dy[static_cast<size_t>(i)]), i).value());
+  });
+  Var total = y[0];
+  for (size_t i = 1; i < 7; ++i) total = add(total, scale(y[i], std::pow(10.0, static_cast<double>(i))));
+  backward(sum(total));
+  EXPECT(x.grad().to_vector<float>() == std::vector<float>{6543210, 6543210});
 }
 
 TEST_CASE("allocator: after the first round nothing is asked of the device") {

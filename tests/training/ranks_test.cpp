@@ -174,9 +174,56 @@ TEST_CASE("ranks: a step of one of two asks for hardly more ops than that of one
       });
     INFO(std::string(config), ": ", asked[0], " and ", asked[1]);
     EXPECT(asked[0] > 50);
-    EXPECT(asked[1] <=
-           asked[0] + 2 + 2 * 3);  // losses to report; of each layer its part of the sums, and what is made of them
+    EXPECT(asked[1] <= asked[0] + 3);  // all layers' sums side by side, the losses of them, and their gradient
   }
+}
+
+// What the ranks tell one another of a step, in one call for each kind, is what one rank had in as many micro-batches.
+TEST_CASE("ranks: statistics of a step travel together, whatever they are, and are those of micro-batches") {
+  constexpr int kRanks = 3;
+  const auto of_rank = [](Context& context, double r) {
+    std::vector<Routing> layers(2);
+    for (const double l : {0.0, 1.0}) {
+      const auto numbers = [&](std::vector<double> v, DType t) {
+        const auto n = static_cast<int64_t>(v.size());
+        return from_vector(context, v, {n}, t);
+      };
+      layers[l > 0].statistics = {
+          {"sum", numbers({r, 10 + l, -r}, DType::kFloat32), StatisticReduction::kSum},
+          {"more", numbers({r * l}, DType::kFloat32), StatisticReduction::kSum},
+          {"mean", numbers({r + l, 1, 2, 3, 4, 5, 6, 7, r}, DType::kFloat64), StatisticReduction::kMean},
+          {"max", numbers({-r, r - l}, DType::kFloat32), StatisticReduction::kMax},
+          {"each", numbers({r, l}, DType::kFloat32).reshape({1, 2}), StatisticReduction::kEach}};
+    }
+    return layers;
+  };
+  Context one(Device::cpu(), 42);
+  StepRoutings expected;
+  for (int r = 0; r < kRanks; ++r) expected.add(of_rank(one, r));
+  run_ranks(kRanks, [&](std::unique_ptr<Communicator> communicator) {
+    std::string asked;
+    Context context(Device::cpu(), 42);
+    set_ranks(context, std::make_unique<Listening>(std::move(communicator), asked));
+    Communicator& ranks = context.communicator();
+    const std::vector<Routing> mine = of_rank(context, ranks.rank());
+    StepRoutings step;
+    step.add(mine);
+    together(ranks, [&] { step.reduce(ranks); });
+    EXPECT(asked == "(sss)");  // sums of two types, and the largest; gathering is not written down
+    for (size_t l = 0; l < 2; ++l) {
+      const StepStatistics &a = step.layers()[l], &b = expected.layers()[l];
+      for (const char* name : {"sum", "more", "mean", "max"}) {
+        INFO(std::string(name), " of layer ", l);
+        EXPECT(values(a[name]) == values(b[name]));
+      }
+      REQUIRE(a.each("each").size() == kRanks);
+      for (size_t r = 0; r < kRanks; ++r) {
+        EXPECT(a.each("each")[r].shape() == (Shape{1, 2}));
+        EXPECT(values(a.each("each")[r]) == values(b.each("each")[r]));
+      }
+      EXPECT(values(mine[l].statistics[0].value)[0] == ranks.rank());  // what a router holds is left alone
+    }
+  });
 }
 
 TEST_CASE("ranks: a group in which a call fails is given up, and the next one is whole") {

@@ -1,6 +1,9 @@
 // Every router's own losses, draws and choices over the ranks: those of the whole batch.
 #include <algorithm>
 
+#include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/moe/moe.h"
+#include "engine/ops/rows/reduce.h"
 #include "tests/moe/bench.h"
 #include "tests/training/over_ranks.h"
 
@@ -78,6 +81,64 @@ TEST_CASE("ranks: every loss of the table is that of the whole batch") {
     EXPECT(apart(alone, several) < 1e-6);
     expect_equal_parts(alone, several);
   }
+}
+
+TEST_CASE(
+    "ranks: load losses of more layers than a launch takes, and their gradients, are those of all rows at once") {
+  constexpr int64_t kRanks = 3, kLayers = 37, kExperts = 5;  // rank r has r + 2 rows
+  const auto rows_of = [](int64_t r) { return r + 2; };
+  struct Layers {
+    std::vector<Var> gates, losses;
+  };
+  // Of ranks [first, end), their rows one after another.
+  const auto run = [&](Context& context, int64_t first, int64_t end) {
+    std::vector<int32_t> lengths;
+    for (int64_t r = first; r < end; ++r) lengths.push_back(static_cast<int32_t>(rows_of(r)));
+    const Sequences s = make_sequences(context, lengths);
+    Layers all;
+    std::vector<LayerImportance> importance;
+    std::vector<Tensor> experts;
+    for (int64_t l = 0; l < kLayers; ++l) {
+      std::vector<double> gates;
+      std::vector<int32_t> chosen;
+      for (int64_t r = first; r < end; ++r)
+        for (int64_t i = 0; i < 2 * rows_of(r); ++i) {
+          const int64_t n = l * 31 + r * 17 + i;
+          gates.push_back(0.1 + static_cast<double>(n * n % 97) / 97);
+          chosen.push_back(static_cast<int32_t>(n * 7 % kExperts));
+        }
+      const auto rows = static_cast<int64_t>(gates.size()) / 2;
+      all.gates.push_back(Var::parameter(from_vector(context, gates, {rows, 2})));
+      experts.push_back(from_vector(context, chosen, {rows, 2}));
+      if (end - first == kRanks) all.losses.push_back(load_losses(all.gates.back(), experts.back(), kExperts, s));
+      else importance.push_back({loads_of(all.gates.back(), experts.back(), kExperts, s).importance, &s});
+    }
+    if (!importance.empty()) all.losses = load_losses_over_ranks(importance);
+    Var total;
+    for (size_t l = 0; l < kLayers; ++l) {
+      const Var term = scale(sum(all.losses[l]), 1 + 0.01 * static_cast<double>(l));
+      total = total.defined() ? add(total, term) : term;
+    }
+    backward(total, full(context, {}, 1.0 / static_cast<double>(importance.empty() ? 1 : kRanks), DType::kFloat64));
+    return all;
+  };
+  Context context(Device::cpu());
+  const Layers whole = run(context, 0, kRanks);
+  run_ranks(kRanks, [&](std::unique_ptr<Communicator> communicator) {
+    const int64_t r = communicator->rank();
+    Context own(Device::cpu());
+    set_ranks(own, std::move(communicator));
+    const Layers part = run(own, r, r + 1);
+    int64_t before = 0;
+    for (int64_t i = 0; i < r; ++i) before += 2 * rows_of(i);
+    for (size_t l = 0; l < kLayers; ++l) {
+      EXPECT(largest_difference(values(part.losses[l].value()), values(whole.losses[l].value())) < 1e-12);
+      const std::vector<double> expected = values(whole.gates[l].grad()), got = values(part.gates[l].grad());
+      EXPECT(got.size() == static_cast<size_t>(2 * rows_of(r)));
+      EXPECT(largest_difference(got, {expected.begin() + before, expected.begin() + before + std::ssize(got)}) <
+             1e-12);
+    }
+  });
 }
 
 // Batches of texts are cut by tokens, and have room for as many sequences as there could be.

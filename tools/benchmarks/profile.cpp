@@ -35,6 +35,7 @@ constexpr OpGroup kGroups[] = {
     {"router", "router"},
     {"top_k", "router"},
     {"load_losses", "router"},
+    {"importance_of_layers", "router"},
     {"gather_index", "router"},
     {"sequence_", "router"},
     {"layer_norm", "norms"},

@@ -168,12 +168,16 @@ LoadShape load_shape(const Var& gates, int64_t n_experts, const Sequences& seque
   return {gates.size(0), gates.size(1), n_experts, sequences.offsets.data<int32_t>() + sequences.count};
 }
 
-// importance [E] = Σ_t g_te of these rows, losses [2] of it.
-void add_up_loads(const LoadShape& shape, const Tensor& gates, const Tensor& experts, const Tensor& losses,
-                  const Tensor& importance) {
+}  // namespace
+
+Loads loads_of(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
+  check_load("load_losses", gates, experts);
+  const LoadShape shape = load_shape(gates, n_experts, sequences);
+  const Tensor losses = empty(gates.context(), {2}, gates.dtype()),
+               importance = empty(gates.context(), {n_experts}, gates.dtype());
   dispatch_wide(gates.dtype(), "load_losses", [&](auto tag) {
     using A = typename decltype(tag)::type;
-    const A* g = gates.data<A>();
+    const A* g = gates.value().data<A>();
     const int32_t* chosen = experts.data<int32_t>();
     on_device(
         gates.context(), "load_losses",
@@ -185,53 +189,30 @@ void add_up_loads(const LoadShape& shape, const Tensor& gates, const Tensor& exp
                             cuda.stream);
         });
   });
-}
-
-// The losses of sums that are there already, as of one chunk of rows.     sums [E] → losses [2], importance [E] = sums
-void losses_of_sums(const LoadShape& shape, const Tensor& sums, const Tensor& losses, const Tensor& importance) {
-  dispatch_wide(sums.dtype(), "load_losses", [&](auto tag) {
-    using A = typename decltype(tag)::type;
-    const A* s = sums.data<A>();
-    on_device(
-        sums.context(), "load_losses/sums",
-        [&] { cpu::losses_of_sums(shape, s, losses.data<A>(), importance.data<A>()); },
-        [&](auto& cuda) {
-          cuda::sum_load_losses(shape, s, 1, losses.data<A>(), importance.data<A>(), cuda.stream);
+  // `sequences` is captured for its tensors, which `shape` points into.
+  const std::vector<Var> outputs = record_joint(
+      "load_losses", {losses, importance}, {gates},
+      [shape, experts, importance, sequences](std::span<const Tensor> dy, Grads& in) {
+        const Tensor dg = in.buffer(0);
+        dispatch_wide(importance.dtype(), "load_losses", [&](auto tag) {
+          using A = typename decltype(tag)::type;
+          const int32_t* chosen = experts.data<int32_t>();
+          const A *of = importance.data<A>(), *dlosses = data_or_null<A>(dy[0]),
+                  *dimportance = data_or_null<A>(dy[1]);
+          on_device(
+              importance.context(), "load_losses/gradient",
+              [&] { cpu::load_losses_gradient(shape, chosen, of, dlosses, dimportance, dg.data<A>()); },
+              [&](auto& cuda) {
+                cuda::load_losses_gradient(shape, chosen, of, dlosses, dimportance, dg.data<A>(), cuda.stream);
+              });
         });
-  });
+        in.add(0, dg);
+      });
+  return {outputs[0], outputs[1]};
 }
-
-void load_gradient(const LoadShape& shape, const Tensor& experts, const Tensor& importance, const Tensor& dlosses,
-                   const Tensor& dgates) {
-  dispatch_wide(dlosses.dtype(), "load_losses", [&](auto tag) {
-    using A = typename decltype(tag)::type;
-    const int32_t* chosen = experts.data<int32_t>();
-    on_device(
-        dlosses.context(), "load_losses/gradient",
-        [&] {
-          cpu::load_losses_gradient(shape, chosen, importance.data<A>(), dlosses.data<A>(), dgates.data<A>());
-        },
-        [&](auto& cuda) {
-          cuda::load_losses_gradient(shape, chosen, importance.data<A>(), dlosses.data<A>(), dgates.data<A>(),
-                                     cuda.stream);
-        });
-  });
-}
-
-}  // namespace
 
 Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
-  check_load("load_losses", gates, experts);
-  const LoadShape shape = load_shape(gates, n_experts, sequences);
-  const Tensor losses = empty(gates.context(), {2}, gates.dtype()),
-               importance = empty(gates.context(), {n_experts}, gates.dtype());
-  add_up_loads(shape, gates.value(), experts, losses, importance);
-  return record("load_losses", losses, {gates},
-                [shape, experts, importance, sequences](const Tensor& dy, Grads& in) {
-                  Tensor dg = in.buffer(0);
-                  load_gradient(shape, experts, importance, dy, dg);
-                  in.add(0, dg);
-                });
+  return loads_of(gates, experts, n_experts, sequences).losses;
 }
 
 namespace {
@@ -258,57 +239,6 @@ Var losses_of_importance(const Var& importance, const Var& rows) {
 
 Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences) {
   return losses_of_importance(sum(scatter_last(gates, experts, n_experts), 0), real_rows(sequences, gates.dtype()));
-}
-
-std::vector<Var> load_losses_over_ranks(const std::vector<LayerLoads>& layers, int64_t n_experts) {
-  CHECK(!layers.empty(), "load_losses_over_ranks: wants a layer");
-  Context& context = layers[0].gates.context();
-  Communicator& ranks = context.communicator();
-  const DType type = layers[0].gates.dtype();
-  const auto n = static_cast<int64_t>(layers.size());
-  std::vector<Var> gates;
-  std::vector<Tensor> experts;
-  std::vector<LoadShape> shapes;
-  const Tensor own = empty(context, {n, n_experts}, type), importance = empty_like(own),
-               losses = empty(context, {n, 2}, type), real = empty(context, {n}, DType::kInt32);
-  for (const LayerLoads& layer : layers) {
-    const auto l = static_cast<int64_t>(gates.size());
-    const int64_t count = layer.sequences->count;
-    check_load("load_losses_over_ranks", layer.gates, layer.experts);
-    CHECK(layer.gates.dtype() == type, "load_losses_over_ranks: wants layers of one type");
-    gates.push_back(layer.gates), experts.push_back(layer.experts);
-    shapes.push_back(load_shape(layer.gates, n_experts, *layer.sequences));
-    add_up_loads(shapes.back(), layer.gates.value(), layer.experts, losses.rows(l, l + 1),
-                 own.rows(l, l + 1));  // these losses are nobody's: of this rank's rows alone
-    real.rows(l, l + 1).copy_from(layer.sequences->offsets.rows(count, count + 1));
-  }
-  together(ranks, [&] {
-    ranks.all_reduce(own.raw(), own.numel(), type, Reduction::kSum);
-    ranks.all_reduce(real.raw(), real.numel(), DType::kInt32, Reduction::kSum);
-  });
-  for (int64_t l = 0; l < n; ++l) {
-    LoadShape& shape =
-        shapes[static_cast<size_t>(l)];  // from here on of this rank's pairs, and of the real rows of all
-    shape.real_tokens = real.data<int32_t>() + l;
-    losses_of_sums(shape, own.rows(l, l + 1), losses.rows(l, l + 1), importance.rows(l, l + 1));
-  }
-  // Whoever differentiates gives each rank its share of the whole (sum_over_ranks): together they are all of it.
-  const Var all = record(
-      "load_losses_over_ranks", losses, gates, [shapes, experts, importance, real](const Tensor& dy, Grads& in) {
-        Tensor dlosses = empty_like(dy);
-        dlosses.copy_from(dy);
-        dy.context().communicator().all_reduce(dlosses.raw(), dlosses.numel(), dlosses.dtype(), Reduction::kSum);
-        for (size_t l = 0; l < shapes.size(); ++l) {
-          if (!in.wants(l)) continue;
-          const auto at = static_cast<int64_t>(l);
-          Tensor dg = in.buffer(l);
-          load_gradient(shapes[l], experts[l], importance.rows(at, at + 1), dlosses.rows(at, at + 1), dg);
-          in.add(l, dg);
-        }
-      });
-  std::vector<Var> each;
-  for (int64_t l = 0; l < n; ++l) each.push_back(reshape(rows(all, l, l + 1), {2}));
-  return each;
 }
 
 Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity) {

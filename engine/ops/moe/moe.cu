@@ -110,77 +110,6 @@ void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates
 
 namespace {
 
-// partial[block, e] = Σ of the gates that expert e got from the block's tokens; one warp an expert.
-template <class A>
-__global__ void __launch_bounds__(kThreads)
-    importance_kernel(LoadShape s, const A* gates, const int32_t* chosen, A* partial) {
-  const int lane = threadIdx.x % 32;
-  const int64_t begin = blockIdx.x * kLoadChunk * s.k, end = min(s.tokens * s.k, begin + kLoadChunk * s.k);
-  for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
-    A sum = 0;
-#pragma unroll 4
-    for (int64_t i = begin + lane; i < end; i += 32) sum += chosen[i] == e ? gates[i] : A(0);
-    sum = warp_sum(sum);
-    if (lane == 0) partial[blockIdx.x * s.experts + e] = sum;
-  }
-}
-
-template <class A>
-__global__ void __launch_bounds__(kThreads)
-    losses_kernel(LoadShape s, const A* partial, int64_t chunks, A* losses, A* importance) {
-  const int lane = threadIdx.x % 32;
-  for (int64_t e = threadIdx.x / 32; e < s.experts; e += kWarps) {
-    A sum = 0;
-    for (int64_t c = lane; c < chunks; c += 32) sum += partial[c * s.experts + e];
-    sum = warp_sum(sum);
-    if (lane == 0) importance[e] = sum;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) losses_of(importance, s.experts, static_cast<A>(*s.real_tokens), losses);
-}
-
-template <class A>
-__global__ void __launch_bounds__(kThreads)
-    losses_gradient_kernel(LoadShape s, const int32_t* chosen, const A* importance, const A* dlosses, A* dgates) {
-  extern __shared__ char memory[];
-  A* gradient = reinterpret_cast<A*>(memory);
-  for (int64_t e = threadIdx.x; e < s.experts; e += kThreads)
-    gradient[e] =
-        importance_gradient(importance, e, s.experts, static_cast<A>(*s.real_tokens), dlosses[0], dlosses[1]);
-  __syncthreads();
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < s.tokens * s.k;
-       i += static_cast<int64_t>(gridDim.x) * kThreads)
-    dgates[i] = chosen[i] >= 0 ? gradient[chosen[i]] : A(0);
-}
-
-}  // namespace
-
-template <class A>
-void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* partial, A* losses, A* importance,
-                 Stream stream) {
-  const int64_t chunks = (s.tokens + kLoadChunk - 1) / kLoadChunk;
-  if (chunks > 0) {
-    launch("load_losses/importance", importance_kernel<A>, {chunks, kThreads}, stream, s, gates, chosen, partial);
-  }
-  sum_load_losses(s, partial, chunks, losses, importance, stream);
-}
-
-template <class A>
-void sum_load_losses(const LoadShape& s, const A* partial, int64_t chunks, A* losses, A* importance,
-                     Stream stream) {
-  launch("load_losses", losses_kernel<A>, {1, kThreads}, stream, s, partial, chunks, losses, importance);
-}
-
-template <class A>
-void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
-                          A* dgates, Stream stream) {
-  launch("load_losses/gradient", losses_gradient_kernel<A>,
-         {grid_for(s.tokens * s.k), kThreads, s.experts * sizeof(A)}, stream, s, chosen, importance, dlosses,
-         dgates);
-}
-
-namespace {
-
 // A stable counting sort in two kernels. First: how many pairs of each chunk go to each expert (integers: shared
 // atomics give the same counts in any order); and no row has a pair yet.
 __global__ void __launch_bounds__(kDispatchChunk)
@@ -429,9 +358,6 @@ INSTANTIATE(bfloat16, float)
 #define INSTANTIATE(A)                                                                                           \
   template void top_k_gates(const A*, const int32_t*, int64_t, int64_t, int64_t, A*, int32_t*, Stream);          \
   template void top_k_gates_gradient(const A*, const int32_t*, const A*, int64_t, int64_t, int64_t, A*, Stream); \
-  template void load_losses(const LoadShape&, const A*, const int32_t*, A*, A*, A*, Stream);                     \
-  template void sum_load_losses(const LoadShape&, const A*, int64_t, A*, A*, Stream);                            \
-  template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, A*, Stream);          \
   template void combine_group_sums(const A*, const int32_t*, int64_t, int64_t, A*, Stream);
 INSTANTIATE(float)
 INSTANTIATE(double)

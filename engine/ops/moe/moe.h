@@ -31,14 +31,20 @@ Gates top_k_gates_reference(const Var& logits, int64_t k, const Sequences& seque
 // → [2] = {balance, energy}, unweighted, in the gates' dtype.     gates [T, K], experts int32 [T, K] (−1: nobody)
 Var load_losses(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
 Var load_losses_reference(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
-// The same of the batch that all ranks have together: importance and rows are sums over the ranks.
-struct LayerLoads {
-  Var gates;       // [T, K]
-  Tensor experts;  // int32 [T, K]
+// With what they are made of, which may be differentiated as well.
+struct Loads {
+  Var losses;      // [2]
+  Var importance;  // [E]
+};
+Loads loads_of(const Var& gates, const Tensor& experts, int64_t n_experts, const Sequences& sequences);
+// The same losses of the batch that all ranks have together: importance and rows are sums over the ranks.
+struct LayerImportance {
+  Var importance;  // [E], of this rank's rows
   const Sequences* sequences;
 };
-// Of each layer {balance, energy} over the rows of all ranks; what layers add up over the ranks travels together.     → [2] each
-std::vector<Var> load_losses_over_ranks(const std::vector<LayerLoads>& layers, int64_t n_experts);
+// Of each layer {balance, energy} over the rows of all ranks; what layers add up over the ranks travels together. In three
+// launches for up to 32 layers.     → [2] each
+std::vector<Var> load_losses_over_ranks(const std::vector<LayerImportance>& layers);
 
 // A stable grouping of the (row, choice) pairs by expert. Everything stays on the device. Group starts are
 // multiples of `alignment`, the rows between a group's end and the next start hold nothing (zeros). `capacity`: the

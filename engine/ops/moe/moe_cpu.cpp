@@ -141,18 +141,12 @@ void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* l
   losses_of(importance, s.experts, static_cast<A>(*s.real_tokens), losses);
 }
 
-template <class A> void losses_of_sums(const LoadShape& s, const A* sums, A* losses, A* importance) {
-  std::copy_n(sums, s.experts, importance);
-  losses_of(importance, s.experts, static_cast<A>(*s.real_tokens), losses);
-}
-
 template <class A>
 void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
-                          A* dgates) {
+                          const A* dimportance, A* dgates) {
   std::vector<A> gradient(static_cast<size_t>(s.experts));
   for (int64_t e = 0; e < s.experts; ++e)
-    gradient[e] =
-        importance_gradient(importance, e, s.experts, static_cast<A>(*s.real_tokens), dlosses[0], dlosses[1]);
+    gradient[e] = load_gradient(importance, e, s.experts, static_cast<A>(*s.real_tokens), dlosses, dimportance);
   for (int64_t i = 0; i < s.tokens * s.k; ++i) dgates[i] = chosen[i] >= 0 ? gradient[chosen[i]] : A{0};
 }
 
@@ -245,9 +239,8 @@ INSTANTIATE(bfloat16, float)
 #define INSTANTIATE(A)                                                                                   \
   template void top_k_gates(const A*, const int32_t*, int64_t, int64_t, int64_t, A*, int32_t*);          \
   template void top_k_gates_gradient(const A*, const int32_t*, const A*, int64_t, int64_t, int64_t, A*); \
-  template void losses_of_sums(const LoadShape&, const A*, A*, A*);                                      \
   template void load_losses(const LoadShape&, const A*, const int32_t*, A*, A*);                         \
-  template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, A*);
+  template void load_losses_gradient(const LoadShape&, const int32_t*, const A*, const A*, const A*, A*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

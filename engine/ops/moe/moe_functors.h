@@ -114,4 +114,13 @@ GLIA_HD A importance_gradient(const A* importance, int64_t e, int64_t experts, A
   return dbalance * balance + denergy * A(2) * importance[e] / (real * real);
 }
 
+// Where the losses were given dlosses [2] and the importance itself dimportance [E]; either may be nullptr.
+template <class A>
+GLIA_HD A load_gradient(const A* importance, int64_t e, int64_t experts, A real, const A* dlosses,
+                        const A* dimportance) {
+  A d = dlosses ? importance_gradient(importance, e, experts, real, dlosses[0], dlosses[1]) : A(0);
+  if (dimportance) d += dimportance[e];
+  return d;
+}
+
 }  // namespace glia

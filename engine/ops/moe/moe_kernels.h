@@ -38,11 +38,9 @@ void top_k_gates_gradient(const A* gates, const int32_t* chosen, const A* dgates
                           int64_t k, A* dlogits);
 template <class A>  // losses [2] =, importance [E] =
 void load_losses(const LoadShape& s, const A* gates, const int32_t* chosen, A* losses, A* importance);
-template <class A>  // the same from sums [E] that are there already
-void losses_of_sums(const LoadShape& s, const A* sums, A* losses, A* importance);
-template <class A>  // dgates [T, K] =
+template <class A>  // dgates [T, K] =; dlosses [2] or dimportance [E] may be nullptr
 void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
-                          A* dgates);
+                          const A* dimportance, A* dgates);
 void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
                    int32_t* offsets, int32_t* row_of, int32_t* pair_of);
 template <class T>
@@ -92,7 +90,7 @@ template <class A>  // from partial [chunks, E]: losses [2] =, importance [E] =
 void sum_load_losses(const LoadShape& s, const A* partial, int64_t chunks, A* losses, A* importance, Stream stream);
 template <class A>
 void load_losses_gradient(const LoadShape& s, const int32_t* chosen, const A* importance, const A* dlosses,
-                          A* dgates, Stream stream);
+                          const A* dimportance, A* dgates, Stream stream);
 // counts: int32 [⌈pairs / kDispatchChunk⌉, E]
 void make_dispatch(const int32_t* chosen, int64_t pairs, int64_t experts, int64_t alignment, int64_t rows,
                    int32_t* counts, int32_t* offsets, int32_t* row_of, int32_t* pair_of, Stream stream);

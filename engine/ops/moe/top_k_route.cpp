@@ -20,7 +20,9 @@ Routed route_reference(const Var& x, const Var& w, const Var& b, const RouteCont
   Gates g = top_k_gates(r.logits, k, sequences);
   r.gates = std::move(g.gates);
   r.experts = std::move(g.experts);
-  r.losses = load_losses(r.gates, r.experts, w.size(0), sequences);
+  Loads loads = loads_of(r.gates, r.experts, w.size(0), sequences);
+  r.losses = std::move(loads.losses);
+  r.importance = std::move(loads.importance);
   return r;
 }
 
@@ -83,7 +85,7 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
 
   // `sequences` is captured for its tensors, which `s` points into.
   const std::vector<Var> outputs = record_joint(
-      "route", {logits, gates, losses}, {x, w, b, own ? context.weight : context.logits, context.bias},
+      "route", {logits, gates, losses, importance}, {x, w, b, own ? context.weight : context.logits, context.bias},
       [=, sequences = sequences](std::span<const Tensor> dy, Grads& in) {
         Context& device = rows.context();
         const auto grad = [&](size_t i, const Shape& shape) {
@@ -97,13 +99,10 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
         on_device(
             device, "route/gradient", [] {},
             [&](auto& cuda) {
-              const cuda::RouteGradient g{data_or_null<float>(dy[0]),
-                                          data_or_null<float>(dy[1]),
-                                          data_or_null<float>(dy[2]),
-                                          data_or_null<float>(gates),
-                                          data_or_null<float>(importance),
-                                          chosen.data<int32_t>(),
-                                          k};
+              const cuda::RouteGradient g{data_or_null<float>(dy[0]), data_or_null<float>(dy[1]),
+                                          data_or_null<float>(dy[2]), data_or_null<float>(dy[3]),
+                                          data_or_null<float>(gates), data_or_null<float>(importance),
+                                          chosen.data<int32_t>(),     k};
               cuda::route_gradient(s, g, rows.data<bfloat16>(), data_or_null<float>(weight), data_or_null<float>(c),
                                    data_or_null<float>(raw), sums.data<float>(), to_dx, dw.data<float>(),
                                    db.data<float>(), data_or_null<float>(dcontext), partial.data<float>(),
@@ -127,7 +126,7 @@ Routed fused(const Var& x, const Var& w, const Var& b, const RouteContext& conte
         }
         if (dx.defined()) in.add(0, dx);
       });
-  return {outputs[0], outputs[1], outputs[2], chosen};
+  return {outputs[0], outputs[1], outputs[2], outputs[3], chosen};
 }
 
 }  // namespace

@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(kRouteThreads)
 }
 
 // d(w x + b) from what the gates, the losses and the logits were given:
-//     dg_i = dgates_i + Σ dlosses · d(losses)/d(importance of i's expert),   dl_e = dlogits_e + g_i (dg_i − Σ_j g_j
-//     dg_j).
+//     dg_i = dgates_i + dimportance of i's expert + Σ dlosses · d(losses)/d(that importance),
+//     dl_e = dlogits_e + g_i (dg_i − Σ_j g_j dg_j).
 struct GatesSource {
   RouterShape s;
   RouteGradient g;
@@ -114,9 +114,9 @@ struct GatesSource {
   __device__ void begin(float* by_expert) const {
     const int e = threadIdx.x;
     if (e >= kMostExperts) return;
-    by_expert[e] = g.dlosses && e < s.experts
-                       ? importance_gradient(g.importance, e, s.experts, static_cast<float>(s.offsets[s.sequences]),
-                                             g.dlosses[0], g.dlosses[1])
+    by_expert[e] = (g.dlosses || g.dimportance) && e < s.experts
+                       ? load_gradient(g.importance, e, s.experts, static_cast<float>(s.offsets[s.sequences]),
+                                       g.dlosses, g.dimportance)
                        : 0.0f;
   }
   // One thread a token.

@@ -17,6 +17,7 @@ struct Routed {
   Var logits;      // [T, E] float32 (float64 for float64), 0 in the tail
   Var gates;       // [T, K], rows sum to 1; 0 in the tail
   Var losses;      // [2] = {balance, energy} of load_losses
+  Var importance;  // [E], which these are made of
   Tensor experts;  // int32 [T, K], by descending logit; −1 in the tail
 };
 

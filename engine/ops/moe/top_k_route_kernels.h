@@ -19,9 +19,9 @@ void route(const RouterShape& s, int64_t k, const bfloat16* x, const float* w, c
            float* logits, float* raw, float* gates, int32_t* chosen, float* partial, Stream stream);
 
 struct RouteGradient {
-  const float *dlogits, *dgates, *dlosses;  // [T, E], [T, K], [2]; each may be nullptr
-  const float *gates, *importance;          // [T, K], [E]
-  const int32_t* chosen;                    // [T, K]
+  const float *dlogits, *dgates, *dlosses, *dimportance;  // [T, E], [T, K], [2], [E]; each may be nullptr
+  const float *gates, *importance;                        // [T, K], [E]
+  const int32_t* chosen;                                  // [T, K]
   int64_t k;
 };
 // sum_dlogits [T, E] =: the logits' whole gradient; dx [T, H] =, dw [E, H] =, db [E] =, dcontext [B, E] = (each or
