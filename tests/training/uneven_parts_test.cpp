@@ -98,7 +98,8 @@ struct CountingHead : Head {
   }
 };
 
-TEST_CASE("uneven parts: all ranks launch for the sequences of the largest part, not for those of the whole batch") {
+TEST_CASE(
+    "uneven parts: all ranks launch for the sequences of the largest part, not for those of the whole batch") {
   for (const char* task : {"classification", "masked_lm"}) {
     const bool masked = task == std::string_view("masked_lm");
     const Options o = options_of({"--task", task, "--batch", masked ? "300" : "60", "--synthetic-rows=700"});
