@@ -27,7 +27,7 @@ struct ModelConfig {
 
 struct Batch {
   Tensor ids;     // int32 [T]; −1 or anything valid in the tail
-  Tensor labels;  // int32 [B]: the topic of each sequence
+  Tensor labels;  // int32 [B]: the topic of each sequence, or −1: none
   Sequences sequences;
   RowOrder order;  // of the ids, where the host has made it; the gradient then needs no sort
   // What the head is to predict, and from which rows. Undefined targets: the labels, from first rows (classification);

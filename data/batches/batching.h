@@ -28,6 +28,7 @@ struct PartOfBatch {
   int64_t tokens_before = 0, read_before = 0;  // rows, and those that are read: masked ones, or sequences
   int64_t all_tokens = 0, all_read = 0;
   int64_t most_tokens = 0, most_read = 0;  // of a part
+  int64_t most_sequences = 0;              // likewise; 0: each part has as many as there is room for
 };
 
 // A batch in memory of the caller's (pinned, say). fill() sets `tokens` and `sequences`.

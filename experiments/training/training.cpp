@@ -155,7 +155,8 @@ AdamWSharing sharing_of(const Options& o, const Model& model) {
 // Where rows wait, or would, every rank computes the table's gradient of all of them.
 BatchFeed feed_of_rank(const Options& o, const TrainingPlan& plan, Context& context, const AdamW& optimiser) {
   const Communicator& ranks = context.communicator();
-  return part_of(plan.feed, ranks.rank(), ranks.size(), o.bucket, optimiser.rows_of_all_ranks());
+  return part_of(plan.feed, ranks.rank(), ranks.size(), o.bucket, o.reduction == "exact",
+                 optimiser.rows_of_all_ranks());
 }
 
 }  // namespace
@@ -266,7 +267,9 @@ void Trainer::set_parts(std::span<const Prefetcher::Ready> ready) {
   // Rows that are read all have a target: masked words, or each sequence's first row. Of one rank a batch is whole.
   const auto part_of = [&](const BatchView& view) {
     if (view.part.most_tokens > 0) return view.part;
-    return PartOfBatch{0, 0, view.tokens, view.read ? view.read_rows : view.sequences, 0, 0};
+    PartOfBatch whole;
+    whole.all_tokens = view.tokens, whole.all_read = view.read ? view.read_rows : view.sequences;
+    return whole;
   };
   const auto own_rows = [](const BatchView& view) { return view.read ? view.read_rows : view.sequences; };
   int64_t tokens = 0, read = 0, all = 0;
@@ -285,10 +288,11 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
   const bool whole = of.most_tokens == 0;
   const int64_t tokens = round_up(whole ? ready.view.tokens : of.most_tokens, options_.bucket);
   const int64_t read = whole || !ready.view.read ? -1 : std::max(kReadBucket, round_up(of.most_read, kReadBucket));
-  buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens, read);
+  const int64_t sequences = launched_sequences(ready.view, feed_.sequences);
+  buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens, read, sequences);
   in_flight_.push_back(ready.slot);
-  graphs_.run({tokens, read, part.first(), part.last()}, options_.graphs,
-              [&] { step_.run(buffer_.batch(tokens, feed_.sequences, read), part); });
+  graphs_.run({tokens, sequences, read, part.first(), part.last()}, options_.graphs,
+              [&] { step_.run(buffer_.batch(tokens, sequences, read), part); });
   tokens_done_ += whole ? ready.view.tokens : of.all_tokens;
 }
 

@@ -134,8 +134,8 @@ class Trainer {
   std::vector<int64_t> in_flight_;  // slots whose copies may not be done
   int64_t done_ = 0, tokens_done_ = 0;
 
-  GraphCache
-      graphs_;   // by tokens and rows that are read, and by whether the part is its step's first one, its last
+  // By tokens, sequences and rows that are read, and by whether the part is its step's first one, its last.
+  GraphCache graphs_;
   Tensor ring_;  // float32 [log_every, 1 + P]
   int64_t unread_ = 0;
 };

@@ -113,16 +113,18 @@ void add_softmax(Cases& cases) {
   softmaxes("/odd", {2, 3, 7});
   softmaxes("/long", {2, 1100});  // one block a row on a GPU
   softmaxes("/one", {4, 1});
-  const auto entropy = [&](const char* name, int64_t rows, int64_t classes) {
+  const auto entropy = [&](const char* name, int64_t rows, int64_t classes, int64_t labelled) {
     cases.push_back({name, {{{rows, classes}, -3, 3}}, [=](Context& c, const Vars& x) {
-                       std::vector<int32_t> labels;
-                       for (int64_t r = 0; r < rows; ++r) labels.push_back(static_cast<int32_t>(r * 5 % classes));
+                       std::vector<int32_t> labels(static_cast<size_t>(rows), -1);
+                       for (int64_t r = 0; r < labelled; ++r)
+                         labels[static_cast<size_t>(r)] = static_cast<int32_t>(r * 5 % classes);
                        return cross_entropy(x[0], ints(c, labels));
                      }});
   };
-  entropy("cross_entropy", 6, 4);
-  entropy("cross_entropy/odd", 11, 7);
-  entropy("cross_entropy/many_rows", 300, 3);
+  entropy("cross_entropy", 6, 4, 6);
+  entropy("cross_entropy/odd", 11, 7, 11);
+  entropy("cross_entropy/many_rows", 300, 3, 300);
+  entropy("cross_entropy/unlabelled", 40, 4, 33);
 }
 
 void add_layer_norm(Cases& cases) {

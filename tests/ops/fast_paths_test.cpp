@@ -285,7 +285,14 @@ TEST_CASE("fast paths: attention with its projection, of all rows and of first r
     std::vector<int32_t> lengths = {2, 128, 1, 64, 65, 17, 100, 33, 48, 127, 5, 80};
     if (longest != 128) lengths = {1, longest, 37, longest / 2 + 1};
     const int64_t hidden = heads * size, tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{30});
-    const Sequences sequences = make_sequences(c, lengths, tokens);
+    Sequences sequences = make_sequences(c, lengths, tokens);
+    // A rank's part is filled up with sequences of no rows.
+    std::vector<int32_t> offsets = sequences.offsets.to_vector<int32_t>(),
+                         first(offsets.begin(), offsets.end() - 1);
+    offsets.insert(offsets.end(), 3, offsets.back()), first.insert(first.end(), 3, -1);
+    sequences.count += 3;
+    sequences.offsets = from_vector(c, offsets, {sequences.count + 1});
+    sequences.first_rows = from_vector(c, first, {sequences.count});
     const auto normal = [&](const Shape& s, double std, uint32_t i) {
       return random_normal(c, s, std, 7, purpose::kTest, i);
     };

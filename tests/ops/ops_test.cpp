@@ -282,11 +282,29 @@ TEST_CASE("softmax: large and infinite logits") {
          doctest::Approx((std::log(2) + 100) / 2));
 }
 
+TEST_CASE("cross_entropy: rows without a label are passed over, in the mean and in the gradient") {
+  Context c(test::device());
+  const Var three = Var::parameter(matrix(c, {1, 2, 7, 7, 4, 3}, {3, 2}).value()),
+            two = Var::parameter(matrix(c, {1, 2, 4, 3}, {2, 2}).value());
+  const Var loss = cross_entropy(three, ints(c, {0, -1, 0})), wanted = cross_entropy(two, ints(c, {0, 0}));
+  EXPECT(loss.value().item() == wanted.value().item());
+  backward(loss), backward(wanted);
+  Values d = two.grad().to_vector<double>();
+  d.insert(d.begin() + 2, 2, 0);
+  EXPECT(three.grad().to_vector<double>() == d);
+
+  const Var none = Var::parameter(matrix(c, {1, 2, 3, 4}, {2, 2}).value()),
+            nothing = cross_entropy(none, ints(c, {-1, -1}));
+  EXPECT(nothing.value().item() == 0);
+  backward(nothing);
+  EXPECT(none.grad().to_vector<double>() == Values{0, 0, 0, 0});
+}
+
 TEST_CASE("cross_entropy: a label outside the classes makes the loss NaN; bfloat16 logits give a float32 loss") {
   Context c(test::device());
   const Var logits = cast(matrix(c, {1, 2, 3, 4}, {2, 2}), DType::kBFloat16);
   EXPECT(std::isnan(cross_entropy(logits, ints(c, {0, 2})).value().item()));
-  EXPECT(std::isnan(cross_entropy(logits, ints(c, {0, -1})).value().item()));
+  EXPECT(std::isnan(cross_entropy(logits, ints(c, {0, -2})).value().item()));
   const Var loss = cross_entropy(logits, ints(c, {0, 1}));
   EXPECT(loss.dtype() == DType::kFloat32);
   EXPECT(loss.value().item() == doctest::Approx((std::log(1 + M_E) + std::log(1 + 1 / M_E)) / 2).epsilon(1e-6));

@@ -73,8 +73,8 @@ inline Trained train_alone(const Options& o, const char* config, int64_t steps) 
 }
 
 // By `ranks` in `processes`: all ranks have the same, which is given.
-inline Trained train_over(const Options& o, const char* config, int64_t steps, int ranks, int processes) {
-  const Dataset data = load_data(o);
+inline Trained train_over(const Options& o, const char* config, const Dataset& data, int64_t steps, int ranks,
+                          int processes) {
   std::vector<Trained> each(static_cast<size_t>(ranks));
   run_processes(processes, [&](Transport& transport) {
     run_ranks(
@@ -94,6 +94,9 @@ inline Trained train_over(const Options& o, const char* config, int64_t steps, i
     EXPECT(one.evaluation == each[0].evaluation);
   }
   return each[0];
+}
+inline Trained train_over(const Options& o, const char* config, int64_t steps, int ranks, int processes) {
+  return train_over(o, config, load_data(o), steps, ranks, processes);
 }
 
 // The largest difference of losses, in relation to them.

@@ -328,6 +328,109 @@ TEST_CASE("ranks: the parts of a batch are the batch, in order, and know what pr
     }
 }
 
+// Batches of these lengths, one like the other, labels 0, 1, 2, …
+BatchFeed feed_of(const std::vector<int32_t>& lengths) {
+  BatchFeed feed;
+  feed.sequences = static_cast<int64_t>(lengths.size());
+  feed.longest = std::ranges::max(lengths);
+  for (const int32_t length : lengths) feed.tokens += length;
+  feed.from = [lengths](int64_t) -> FillBatch {
+    return [lengths](BatchView& view) {
+      view.sequences = static_cast<int64_t>(lengths.size()), view.tokens = view.offsets[0] = 0;
+      for (size_t b = 0; b < lengths.size(); ++b) {
+        view.lengths[b] = lengths[b], view.labels[b] = static_cast<int32_t>(b);
+        std::fill_n(view.ids + view.tokens, lengths[b], static_cast<int32_t>(b));
+        view.offsets[b + 1] = static_cast<int32_t>(view.tokens += lengths[b]);
+      }
+      return true;
+    };
+  };
+  return feed;
+}
+
+std::vector<BatchView> parts_of(const BatchFeed& feed, int ranks, bool exact = false) {
+  std::vector<BatchView> parts;
+  for (int r = 0; r < ranks; ++r) ids_of(part_of(feed, r, ranks, 1, exact), 1, &parts);
+  return parts;
+}
+
+TEST_CASE(
+    "ranks: parts have as many tokens but for half a sequence, and agree on how many sequences are launched") {
+  const std::vector<std::vector<int32_t>> batches = {
+      {30, 1, 1, 1, 1, 1, 1, 1, 1, 2},
+      {2, 1, 1, 1, 1, 1, 1, 1, 1, 30},
+      {7, 3, 9, 4, 4, 8, 1, 12, 5, 6, 2, 9, 9, 3, 1, 1, 1, 10, 4, 5},
+      std::vector<int32_t>(96, 5),
+  };
+  for (const std::vector<int32_t>& lengths : batches)
+    for (const int ranks : {2, 3, 5}) {
+      INFO("first ", lengths[0], " of ", lengths.size(), " ranks ", ranks);
+      const BatchFeed feed = feed_of(lengths);
+      const std::vector<BatchView> parts = parts_of(feed, ranks);
+      int64_t most = 0, sequences = 0, labels = 0;
+      for (int r = 0; r < ranks; ++r) {
+        const BatchView& part = parts[static_cast<size_t>(r)];
+        most = std::max(most, part.tokens), sequences = std::max(sequences, part.sequences);
+        labels += part.sequences;
+        EXPECT(part.sequences >= 1);
+        EXPECT(part.tokens * ranks <= feed.tokens + ranks * feed.longest);
+        // Of parts that are longer than a sequence each cut is where it would be equal, but for half of the sequence there.
+        if (feed.longest * ranks <= feed.tokens)
+          EXPECT(2 * std::abs(part.part.tokens_before * ranks - feed.tokens * r) <= ranks * feed.longest);
+      }
+      EXPECT(labels == feed.sequences);
+      for (const BatchView& part : parts) {
+        EXPECT(part.part.most_tokens == most);
+        EXPECT(part.part.most_sequences == sequences);
+        EXPECT(part.part.all_read == feed.sequences);
+        EXPECT(launched_sequences(part, feed.sequences) == std::min(feed.sequences, round_up(sequences, 8)));
+      }
+    }
+  // The long one alone has more than half of the tokens; by sequences its part had 34 of 40.
+  std::vector<BatchView> parts = parts_of(feed_of(batches[0]), 2);
+  EXPECT(parts[0].sequences == 1);
+  EXPECT(parts[0].tokens == 30);
+  parts = parts_of(feed_of(batches[0]), 2, true);
+  EXPECT(parts[0].sequences == 5);
+  EXPECT(parts[0].tokens == 34);
+  EXPECT(launched_sequences(parts[0], 5) == 5);
+  // Nobody is without, though one sequence is as long as six parts.
+  for (const size_t at : {0, 2, 4}) {
+    std::vector<int32_t> lengths(5, 1);
+    lengths[at] = 100;
+    for (const BatchView& part : parts_of(feed_of(lengths), 5)) EXPECT(part.sequences == 1);
+    for (const BatchView& part : parts_of(feed_of(lengths), 4)) EXPECT(part.sequences >= 1);
+  }
+  // Where a batch ends in sequences of no rows they are no part's.
+  std::vector<int32_t> texts(200, 3);
+  texts.resize(400);
+  for (const BatchView& part : parts_of(feed_of(texts), 2)) {
+    EXPECT(part.sequences == 100);
+    EXPECT(part.part.most_sequences == 100);
+  }
+}
+
+TEST_CASE("ranks: places behind a part's own sequences have no rows, no keys and no label") {
+  Context context(Device::cpu());
+  BatchFeed feed = feed_of({4, 1, 3, 2, 1, 1});
+  feed.padded = feed.borders = true;
+  BatchBuffer buffer(context, feed.tokens, feed.sequences, feed.longest, true, 0, {}, true, true);
+  std::vector<int32_t> slot(static_cast<size_t>(buffer.ints()), 77);
+  BatchView view = buffer.view(slot.data());
+  REQUIRE(part_of(feed, 0, 2, 1).from(0)(view));
+  EXPECT(view.sequences == 2);
+  buffer.upload(slot.data(), view, 8, -1, 5);
+  const Batch batch = buffer.batch(8, 5);
+  using Ints = std::vector<int32_t>;
+  EXPECT(batch.sequences.offsets.to_vector<int32_t>() == Ints{0, 4, 5, 5, 5, 5});
+  EXPECT(batch.sequences.first_rows.to_vector<int32_t>() == Ints{0, 4, -1, -1, -1});
+  EXPECT(batch.sequences.sequence_of.to_vector<int32_t>() == Ints{0, 0, 0, 0, 1, -1, -1, -1});
+  EXPECT(batch.sequences.key_lengths.to_vector<int32_t>() == Ints{4, 1, 0, 0, 0});
+  EXPECT(batch.labels.to_vector<int32_t>() == Ints{0, 1, -1, -1, -1});
+  EXPECT(batch.borders.rows(2, 5).to_vector<int32_t>() == Ints{0, 0, 0});
+  EXPECT(contains(error_of([&] { buffer.upload(slot.data(), view, 8, -1, 7); }), "7 sequences in a buffer of 6"));
+}
+
 TEST_CASE("ranks: what these ranks cannot have is an error of one line") {
   const Ranks& alone = Ranks::alone();
   EXPECT(alone.count(options_of({})) == 1);

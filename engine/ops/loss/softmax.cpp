@@ -93,52 +93,52 @@ Var logsumexp(const Var& x) {
       using A = Accumulator<T>;
       const T *x = saved.data<T>(), *d = dy.data<T>();
       const int32_t* no_labels = nullptr;
+      const A* no_scale = nullptr;
       on_device(
           dy.context(), "logsumexp/gradient",
-          [&] { cpu::logsumexp_gradient(x, lse.data<A>(), d, no_labels, A{1}, dx.data<T>(), rows, n); },
+          [&] { cpu::logsumexp_gradient(x, lse.data<A>(), d, no_labels, no_scale, dx.data<T>(), rows, n); },
           [&](auto& cuda) {
-            cuda::logsumexp_gradient(x, lse.data<A>(), d, no_labels, A{1}, dx.data<T>(), rows, n, cuda.stream);
+            cuda::logsumexp_gradient(x, lse.data<A>(), d, no_labels, no_scale, dx.data<T>(), rows, n, cuda.stream);
           });
     });
     in.add(0, dx);
   });
 }
 
-// L = 1/B Σ_b (ln Σ_c e^x_bc − x_b,label);  dx = dL/B (softmax(x) − onehot(label)).
+// L = 1/N Σ_b (ln Σ_c e^x_bc − x_b,label) over the N rows with a label;  dx = dL/N (softmax(x) − onehot(label)), 0 without one.
 Var cross_entropy(const Var& logits, const Tensor& labels) {
   CHECK(logits.rank() == 2, "cross_entropy: wants logits [B, C], got {}", logits.shape());
   const int64_t rows = check_rows("cross_entropy", logits), n = logits.size(1);
   check_index("cross_entropy", "labels", labels, {rows}, logits.context());
   const Tensor x = logits.value();
   const DType type = accumulation_dtype(x.dtype());
-  Tensor loss = empty(x.context(), {}, type), lse = empty(x.context(), {rows}, type);
+  Tensor loss = empty(x.context(), {}, type), lse = empty(x.context(), {rows}, type),
+         scale = empty(x.context(), {}, type);
   dispatch_floating(x.dtype(), "cross_entropy", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = Accumulator<T>;
     const int32_t* l = labels.data<int32_t>();
     on_device(
         x.context(), "cross_entropy",
-        [&] { cpu::cross_entropy(x.data<T>(), l, lse.data<A>(), loss.data<A>(), rows, n); },
+        [&] { cpu::cross_entropy(x.data<T>(), l, lse.data<A>(), loss.data<A>(), scale.data<A>(), rows, n); },
         [&](auto& cuda) {
           Tensor losses = empty_like(lse);
-          cuda::cross_entropy(x.data<T>(), l, lse.data<A>(), losses.data<A>(), loss.data<A>(), rows, n,
-                              cuda.stream);
+          cuda::cross_entropy(x.data<T>(), l, lse.data<A>(), losses.data<A>(), loss.data<A>(), scale.data<A>(),
+                              rows, n, cuda.stream);
         });
   });
-  return record("cross_entropy", loss, {logits}, [x, labels, lse, rows, n](const Tensor& dy, Grads& in) {
+  return record("cross_entropy", loss, {logits}, [x, labels, lse, scale, rows, n](const Tensor& dy, Grads& in) {
     Tensor dx = in.buffer(0);
     dispatch_floating(x.dtype(), "cross_entropy", [&](auto tag) {
       using T = typename decltype(tag)::type;
       using A = Accumulator<T>;
       const int32_t* l = labels.data<int32_t>();
-      const A scale = A{1} / static_cast<A>(rows);
+      const A* s = scale.data<A>();
       on_device(
           x.context(), "cross_entropy/gradient",
-          [&] {
-            cpu::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, scale, dx.data<T>(), rows, n);
-          },
+          [&] { cpu::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, s, dx.data<T>(), rows, n); },
           [&](auto& cuda) {
-            cuda::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, scale, dx.data<T>(), rows, n,
+            cuda::logsumexp_gradient(x.data<T>(), lse.data<A>(), dy.data<A>(), l, s, dx.data<T>(), rows, n,
                                      cuda.stream);
           });
     });
@@ -269,10 +269,11 @@ GLIA_CLONES void scaled_softmax_row(const T* x, Accumulator<T> lse, Accumulator<
 
 template <class T, class D>
 void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels,
-                        Accumulator<T> scale, T* dx, int64_t rows, int64_t n) {
+                        const Accumulator<T>* scale, T* dx, int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   for_each_row(rows, n, [=](int64_t r) {
-    const A d = static_cast<A>(dy[labels ? 0 : r]) * scale;
+    if (labels && labels[r] == -1) return static_cast<void>(std::fill_n(dx + r * n, n, static_cast<T>(A{0})));
+    const A d = labels ? static_cast<A>(*dy) * *scale : static_cast<A>(dy[r]);
     scaled_softmax_row(x + r * n, lse[r], d, dx + r * n, n);
     if (!labels || labels[r] < 0 || labels[r] >= n) return;
     const int64_t c = r * n + labels[r];
@@ -281,32 +282,37 @@ void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, cons
 }
 
 template <class T>
-void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* loss, int64_t rows,
-                   int64_t n) {
+void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* loss,
+                   Accumulator<T>* scale, int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   logsumexp(x, static_cast<T*>(nullptr), lse, rows, n);
   double sum = 0;
+  int64_t count = 0;
   for (int64_t r = 0; r < rows; ++r) {
+    if (labels[r] == -1) continue;
+    ++count;
     const bool valid = labels[r] >= 0 && labels[r] < n;
     sum += valid ? static_cast<double>(lse[r] - static_cast<A>(x[r * n + labels[r]]))
                  : std::numeric_limits<double>::quiet_NaN();
   }
-  *loss = static_cast<A>(sum / static_cast<double>(rows));
+  *loss = count > 0 ? static_cast<A>(sum / static_cast<double>(count)) : A{0};
+  *scale = count > 0 ? A{1} / static_cast<A>(count) : A{0};
 }
 
-#define INSTANTIATE(T)                                                                                            \
-  template void softmax(const T*, T*, int64_t, int64_t);                                                          \
-  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                                       \
-  template void log_softmax(const T*, T*, int64_t, int64_t);                                                      \
-  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                                   \
-  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t);                                       \
-  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, \
-                                   int64_t, int64_t);                                                             \
-  template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, int64_t, int64_t);
+#define INSTANTIATE(T)                                                                                     \
+  template void softmax(const T*, T*, int64_t, int64_t);                                                   \
+  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                                \
+  template void log_softmax(const T*, T*, int64_t, int64_t);                                               \
+  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t);                            \
+  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t);                                \
+  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*,              \
+                                   const Accumulator<T>*, T*, int64_t, int64_t);                           \
+  template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, Accumulator<T>*, \
+                              int64_t, int64_t);
 GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
-template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*,
-                                 int64_t, int64_t);
+template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, const float*,
+                                 bfloat16*, int64_t, int64_t);
 
 }  // namespace cpu
 }  // namespace glia

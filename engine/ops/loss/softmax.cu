@@ -154,7 +154,9 @@ template <class T> struct LogSumExp {
     if (out) out[r] = static_cast<T>(s);
     if (labels) {
       const int32_t c = labels[r];
-      losses[r] = c >= 0 && c < n ? s - static_cast<A>(x[r * n + c]) : std::numeric_limits<A>::quiet_NaN();
+      losses[r] = c == -1           ? A{0}
+                  : c >= 0 && c < n ? s - static_cast<A>(x[r * n + c])
+                                    : std::numeric_limits<A>::quiet_NaN();
     }
   }
 };
@@ -190,12 +192,12 @@ template <class T, class D> struct LogSumExpGradient {
   const A* lse;
   const D* dy;
   const int32_t* labels;
-  A scale;
+  const A* scale;
   T* dx;
   int64_t n;
   template <int kTeam, int W, int P> __device__ void run(int64_t r, A*) const {
-    const A d = static_cast<A>(dy[labels ? 0 : r]) * scale, s = lse[r];
     const int32_t label = labels ? labels[r] : -1;
+    const A s = lse[r], d = !labels ? static_cast<A>(dy[r]) : label == -1 ? A{0} : static_cast<A>(*dy) * *scale;
     const Part<kTeam, W, P, T> from(x + r * n, n);
     from.each([&](int64_t j, A(&v)[W]) {
 #pragma unroll
@@ -232,15 +234,23 @@ void for_each_row(const char* name, int64_t rows, int64_t n, Stream stream, F f,
       pointers...);
 }
 
-// One block: the mean of n values, thread t adding every 1024th.
+// One block: the mean of those of n values that have a label, thread t adding every 1024th, and 1 / their number.
 constexpr int kMeanThreads = 1024;
-template <class A> __global__ void __launch_bounds__(kMeanThreads) mean_kernel(const A* x, A* y, int64_t n) {
+template <class A>
+__global__ void __launch_bounds__(kMeanThreads)
+    mean_kernel(const A* x, const int32_t* labels, A* y, A* scale, int64_t n) {
   __shared__ A shared[32];
-  A sum = 0;
+  A sum = 0, count = 0;
 #pragma unroll 8
-  for (int64_t i = threadIdx.x; i < n; i += kMeanThreads) sum += x[i];
+  for (int64_t i = threadIdx.x; i < n; i += kMeanThreads) {
+    sum += x[i];
+    count += labels[i] == -1 ? A{0} : A{1};
+  }
   sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) *y = sum / static_cast<A>(n);
+  count = block_sum(count, shared);
+  if (threadIdx.x > 0) return;
+  *y = count > A{0} ? sum / count : A{0};
+  *scale = count > A{0} ? A{1} / count : A{0};
 }
 
 }  // namespace
@@ -268,31 +278,32 @@ template <class T> void logsumexp(const T* x, T* y, Accumulator<T>* lse, int64_t
 
 template <class T, class D>
 void logsumexp_gradient(const T* x, const Accumulator<T>* lse, const D* dy, const int32_t* labels,
-                        Accumulator<T> scale, T* dx, int64_t rows, int64_t n, Stream stream) {
+                        const Accumulator<T>* scale, T* dx, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("logsumexp/gradient", rows, n, stream, LogSumExpGradient<T, D>{x, lse, dy, labels, scale, dx, n},
                   x, dx);
 }
 
 template <class T>
 void cross_entropy(const T* x, const int32_t* labels, Accumulator<T>* lse, Accumulator<T>* losses,
-                   Accumulator<T>* loss, int64_t rows, int64_t n, Stream stream) {
+                   Accumulator<T>* loss, Accumulator<T>* scale, int64_t rows, int64_t n, Stream stream) {
   for_each_row<T>("cross_entropy", rows, n, stream, LogSumExp<T>{x, nullptr, nullptr, lse, labels, losses, n}, x);
-  launch("cross_entropy/mean", mean_kernel<Accumulator<T>>, {1, kMeanThreads}, stream, losses, loss, rows);
+  launch("cross_entropy/mean", mean_kernel<Accumulator<T>>, {1, kMeanThreads}, stream, losses, labels, loss, scale,
+         rows);
 }
 
-#define INSTANTIATE(T)                                                                                            \
-  template void softmax(const T*, T*, int64_t, int64_t, Stream);                                                  \
-  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                               \
-  template void log_softmax(const T*, T*, int64_t, int64_t, Stream);                                              \
-  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                           \
-  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t, Stream);                               \
-  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*, Accumulator<T>, T*, \
-                                   int64_t, int64_t, Stream);                                                     \
-  template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, Accumulator<T>*,        \
-                              int64_t, int64_t, Stream);
+#define INSTANTIATE(T)                                                                                     \
+  template void softmax(const T*, T*, int64_t, int64_t, Stream);                                           \
+  template void softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                        \
+  template void log_softmax(const T*, T*, int64_t, int64_t, Stream);                                       \
+  template void log_softmax_gradient(const T*, const T*, T*, int64_t, int64_t, Stream);                    \
+  template void logsumexp(const T*, T*, Accumulator<T>*, int64_t, int64_t, Stream);                        \
+  template void logsumexp_gradient(const T*, const Accumulator<T>*, const T*, const int32_t*,              \
+                                   const Accumulator<T>*, T*, int64_t, int64_t, Stream);                   \
+  template void cross_entropy(const T*, const int32_t*, Accumulator<T>*, Accumulator<T>*, Accumulator<T>*, \
+                              Accumulator<T>*, int64_t, int64_t, Stream);
 GLIA_FOR_FLOATING(INSTANTIATE)
 #undef INSTANTIATE
-template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, float, bfloat16*,
-                                 int64_t, int64_t, Stream);
+template void logsumexp_gradient(const bfloat16*, const float*, const float*, const int32_t*, const float*,
+                                 bfloat16*, int64_t, int64_t, Stream);
 
 }  // namespace glia::cuda

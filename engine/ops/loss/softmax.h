@@ -8,9 +8,9 @@ Var softmax(const Var& x);      // → [.., N]
 Var log_softmax(const Var& x);  // → [.., N]
 Var logsumexp(const Var& x);    // → [..]
 
-// Mean over rows of −log softmax(logits)[label].
-//                      logits [B, C], labels int32 [B], each in [0, C) → [], in float32 for bfloat16
-// Labels are not checked on a GPU (that would wait); an out-of-range label makes the loss NaN.
+// Mean of −log softmax(logits)[label] over the rows that have a label; 0 where none has.
+//                      logits [B, C], labels int32 [B], each in [0, C) or −1: none → [], in float32 for bfloat16
+// Labels are not checked on a GPU (that would wait); any other label makes the loss NaN.
 Var cross_entropy(const Var& logits, const Tensor& labels);
 
 }  // namespace glia

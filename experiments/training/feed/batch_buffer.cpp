@@ -66,14 +66,23 @@ void BatchBuffer::set_part(int32_t* slot, int64_t tokens_before, int64_t read_be
   std::fill_n(slot + share_, kShares, std::bit_cast<int32_t>(static_cast<float>(share)));
 }
 
-void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens, int64_t read) {
+void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens, int64_t read, int64_t sequences) {
   const int64_t room = read < 0 ? masked_room(masking_, tokens) : read;
+  if (sequences < 0) sequences = view.sequences;
   CHECK(tokens >= view.tokens && tokens <= tokens_, "batch: {} tokens in a buffer of {}", tokens, tokens_);
+  CHECK(sequences >= view.sequences && sequences <= sequences_, "batch: {} sequences in a buffer of {}", sequences,
+        sequences_);
   int32_t* sequence_of = slot + sequence_of_;
   for (int64_t b = 0; b < view.sequences; ++b) {
     // An empty sequence has no first row.
     slot[first_ + b] = view.offsets[b] < view.offsets[b + 1] ? view.offsets[b] : -1;
     std::fill(sequence_of + view.offsets[b], sequence_of + view.offsets[b + 1], static_cast<int32_t>(b));
+  }
+  for (int64_t b = view.sequences; b < sequences; ++b) {
+    view.offsets[b + 1] = static_cast<int32_t>(view.tokens);
+    slot[first_ + b] = view.labels[b] = -1;
+    view.lengths[b] = 0;
+    if (view.borders) view.borders[b] = 0;
   }
   std::fill(sequence_of + view.tokens, sequence_of + tokens, -1);
   std::fill(view.ids + view.tokens, view.ids + tokens, -1);

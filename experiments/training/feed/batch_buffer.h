@@ -24,8 +24,9 @@ class BatchBuffer {
   void set_part(int32_t* slot, int64_t tokens_before, int64_t read_before, double share);
   // Completes a filled slot (rows from view.tokens to `tokens` belong to no sequence) and copies it to the device,
   // in the stream's order. The slot may be written to again when the copy is done: after synchronize().
-  // `read`: the room for masked rows; below 0: what the masking wants for so many tokens.
-  void upload(int32_t* slot, const BatchView& view, int64_t tokens, int64_t read = -1);
+  // `read`: the room for masked rows; below 0: what the masking wants for so many tokens. `sequences`: those behind the
+  // view's have no rows and the label −1; below 0: there are none.
+  void upload(int32_t* slot, const BatchView& view, int64_t tokens, int64_t read = -1, int64_t sequences = -1);
   // Views of the buffer: T = tokens, B = sequences.
   Batch batch(int64_t tokens, int64_t sequences, int64_t read = -1) const;
 

@@ -34,17 +34,43 @@ class WholeBatch {
   std::vector<int32_t> ids_, offsets_, lengths_, labels_, borders_, read_, targets_;
 };
 
-struct Bounds {
-  int64_t first, end;  // sequences
+// The sequences that have rows: a batch of texts ends in some that have none.
+int64_t real_sequences(const BatchView& whole) {
+  return std::lower_bound(whole.offsets, whole.offsets + whole.sequences, static_cast<int32_t>(whole.tokens)) -
+         whole.offsets;
+}
+
+struct Division {
+  CutParts cut;
+  bool ranks_order;
+  int rank, ranks;
+  int64_t bucket;
 };
-Bounds bounds_of(const BatchView& whole, bool by_tokens, int rank, int ranks) {
-  const auto bound = [&](int64_t r) -> int64_t {
-    if (!by_tokens) return whole.sequences * r / ranks;
-    if (r == ranks) return whole.sequences;
-    const auto token = static_cast<int32_t>(whole.tokens * r / ranks);
-    return std::lower_bound(whole.offsets, whole.offsets + whole.sequences, token) - whole.offsets;
-  };
-  return {bound(rank), bound(rank + 1)};
+
+// Before sequence begin[r] part r begins, where part r − 1 ends.     → [ranks + 1]
+std::vector<int64_t> cuts_of(const BatchView& whole, const Division& d) {
+  const int64_t sequences = real_sequences(whole), ranks = d.ranks;
+  std::vector<int64_t> begin(static_cast<size_t>(ranks + 1), sequences);
+  const int32_t *first = whole.offsets, *end = whole.offsets + sequences;
+  // Where there are enough of them each part has one, however long others are.
+  const int64_t least = sequences >= ranks ? 1 : 0;
+  begin[0] = 0;
+  for (int64_t r = 1; r < ranks; ++r) {
+    int64_t& at = begin[static_cast<size_t>(r)];
+    const int64_t token = whole.tokens * r;  // times the ranks, as all tokens are here
+    switch (d.cut) {
+      case CutParts::kSequences: at = sequences * r / ranks; break;
+      case CutParts::kFirstTokens:
+        at = std::lower_bound(first, end, static_cast<int32_t>(token / ranks)) - first;
+        break;
+      case CutParts::kTokens:
+        at = std::partition_point(first, end, [&](int32_t offset) { return offset * ranks < token; }) - first;
+        if (at > 0 && token - first[at - 1] * ranks < first[at] * ranks - token) --at;
+        at = std::min(std::max(at, begin[static_cast<size_t>(r - 1)] + least), sequences - least * (ranks - r));
+        break;
+    }
+  }
+  return begin;
 }
 
 // The masked rows before a token.
@@ -53,85 +79,79 @@ int64_t read_before(const BatchView& whole, int64_t token) {
 }
 
 // The ids of all parts, −1 where none is, in the places that the parts have when they are gathered.
-std::vector<int32_t> gathered_ids(const BatchView& whole, bool by_tokens, int ranks, int64_t room) {
-  std::vector<int32_t> ids(static_cast<size_t>(ranks * room), -1);
-  for (int r = 0; r < ranks; ++r) {
-    const Bounds part = bounds_of(whole, by_tokens, r, ranks);
-    std::copy(whole.ids + whole.offsets[part.first], whole.ids + whole.offsets[part.end], ids.begin() + r * room);
-  }
+std::vector<int32_t> gathered_ids(const BatchView& whole, const std::vector<int64_t>& begin, int64_t room) {
+  std::vector<int32_t> ids((begin.size() - 1) * static_cast<size_t>(room), -1);
+  auto to = ids.begin();
+  for (size_t r = 0; r + 1 < begin.size(); ++r, to += room)
+    std::copy(whole.ids + whole.offsets[begin[r]], whole.ids + whole.offsets[begin[r + 1]], to);
   return ids;
 }
 
-struct Division {
-  bool by_tokens, ranks_order;
-  int rank, ranks;
-  int64_t bucket;
-};
-
 void take_part(const BatchView& whole, const Division& d, BatchView& out) {
-  const auto [by_tokens, ranks_order, rank, ranks, bucket] = d;
-  const Bounds own = bounds_of(whole, by_tokens, rank, ranks);
-  const int32_t begin = whole.offsets[own.first], end = whole.offsets[own.end];
-  const int64_t count = own.end - own.first, room = by_tokens ? out.sequence_capacity : count;
+  const std::vector<int64_t> cuts = cuts_of(whole, d);
+  const int64_t first = cuts[static_cast<size_t>(d.rank)], last = cuts[static_cast<size_t>(d.rank + 1)];
+  const int32_t begin = whole.offsets[first], end = whole.offsets[last];
+  const int64_t count = last - first;
   CHECK(count <= out.sequence_capacity && end - begin <= out.token_capacity,
         "part of a batch: wants room for {} sequences and {} tokens, got {} and {}", count, end - begin,
         out.sequence_capacity, out.token_capacity);
   std::copy(whole.ids + begin, whole.ids + end, out.ids);
-  for (int64_t b = 0; b <= room; ++b) out.offsets[b] = whole.offsets[own.first + std::min(b, count)] - begin;
-  const auto copy = [&](const int32_t* from, int32_t* to) {
-    std::copy(from + own.first, from + own.end, to);
-    std::fill(to + count, to + room, 0);
-  };
+  for (int64_t b = 0; b <= count; ++b) out.offsets[b] = whole.offsets[first + b] - begin;
+  const auto copy = [&](const int32_t* from, int32_t* to) { std::copy(from + first, from + last, to); };
   copy(whole.lengths, out.lengths), copy(whole.labels, out.labels);
   if (out.borders) copy(whole.borders, out.borders);
-  out.tokens = end - begin, out.sequences = room;
+  out.tokens = end - begin, out.sequences = count;
   PartOfBatch& part = out.part;
-  part = {begin,
-          whole.read ? read_before(whole, begin) : own.first,
-          whole.tokens,
-          whole.read ? whole.read_rows : whole.sequences,
-          0,
-          0};
-  for (int r = 0; r < ranks; ++r) {
-    const Bounds other = bounds_of(whole, by_tokens, r, ranks);
-    const int64_t first = whole.offsets[other.first], last = whole.offsets[other.end];
-    part.most_tokens = std::max(part.most_tokens, last - first);
-    if (whole.read) part.most_read = std::max(part.most_read, read_before(whole, last) - read_before(whole, first));
+  part = {};
+  part.tokens_before = begin, part.all_tokens = whole.tokens;
+  part.read_before = whole.read ? read_before(whole, begin) : first;
+  part.all_read = whole.read ? whole.read_rows : cuts.back();
+  for (size_t r = 0; r + 1 < cuts.size(); ++r) {
+    const int64_t from = whole.offsets[cuts[r]], to = whole.offsets[cuts[r + 1]];
+    part.most_tokens = std::max(part.most_tokens, to - from);
+    if (d.cut == CutParts::kTokens) part.most_sequences = std::max(part.most_sequences, cuts[r + 1] - cuts[r]);
+    if (whole.read) part.most_read = std::max(part.most_read, read_before(whole, to) - read_before(whole, from));
   }
   if (whole.read) {
-    const int64_t first = part.read_before;
-    out.read_rows = read_before(whole, end) - first;
-    std::transform(whole.read + first, whole.read + first + out.read_rows, out.read,
+    const int64_t before = part.read_before;
+    out.read_rows = read_before(whole, end) - before;
+    std::transform(whole.read + before, whole.read + before + out.read_rows, out.read,
                    [&](int32_t row) { return row - begin; });
-    std::copy_n(whole.targets + first, out.read_rows, out.targets);
+    std::copy_n(whole.targets + before, out.read_rows, out.targets);
   }
   if (!out.vocabulary) return;
-  if (!ranks_order) return order_rows(out.ids, out.tokens, out.vocabulary, out.order);
-  const std::vector<int32_t> ids = gathered_ids(whole, by_tokens, ranks, round_up(part.most_tokens, bucket));
+  if (!d.ranks_order) return order_rows(out.ids, out.tokens, out.vocabulary, out.order);
+  const std::vector<int32_t> ids = gathered_ids(whole, cuts, round_up(part.most_tokens, d.bucket));
   order_rows(ids.data(), static_cast<int64_t>(ids.size()), out.vocabulary, out.order);
 }
 
 }  // namespace
 
-BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket, bool ranks_order) {
+int64_t launched_sequences(const BatchView& view, int64_t most) {
+  if (view.part.most_sequences == 0) return most;
+  return std::min(most, round_up(view.part.most_sequences, view.read ? 64 : 8));
+}
+
+BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket, bool exact, bool ranks_order) {
   if (ranks == 1) return whole;
-  const bool by_tokens = whole.masking.rate > 0;
+  const bool masked = whole.masking.rate > 0;
   if (whole.sequences < ranks)
     fail_input("ranks: expected at most as many as a batch has sequences, {}, got {}", whole.sequences, ranks);
+  const CutParts cut = !exact ? CutParts::kTokens : masked ? CutParts::kFirstTokens : CutParts::kSequences;
   BatchFeed part = whole;
-  const int64_t most = (whole.sequences + ranks - 1) / ranks;
-  if (by_tokens) {
-    // A sequence more than an equal part, which begins before its end.
+  if (cut == CutParts::kSequences) {
+    part.sequences = whole.sequences * (rank + 1) / ranks - whole.sequences * rank / ranks;
+    part.tokens = std::min(whole.tokens, round_up((whole.sequences + ranks - 1) / ranks * whole.longest, bucket));
+  } else {
+    // A sequence more than an equal part; of short ones there may be nearly all.
     part.tokens = std::min(whole.tokens, round_up(whole.tokens / ranks + 1 + whole.longest, bucket));
     // Of few tokens all may be masked, while the whole batch has its rate of them.
-    part.masking.rows = std::min(round_up(masked_room(whole.masking, whole.tokens), kReadBucket),
-                                 round_up(part.tokens, kReadBucket));
-  } else {
-    part.sequences = whole.sequences * (rank + 1) / ranks - whole.sequences * rank / ranks;
-    part.tokens = std::min(whole.tokens, round_up(most * whole.longest, bucket));
+    if (masked)
+      part.masking.rows = std::min(round_up(masked_room(whole.masking, whole.tokens), kReadBucket),
+                                   round_up(part.tokens, kReadBucket));
   }
   if (ranks_order) part.order_parts = ranks;
-  const Division division{by_tokens, ranks_order, rank, ranks, bucket};
+  const Division division{cut, ranks_order, rank, ranks, bucket};
   part.from = [whole, division](int64_t first) -> FillBatch {
     return [fill = whole.from(first), batch = std::make_shared<WholeBatch>(whole), division](BatchView& out) {
       if (!fill(batch->view)) return false;

@@ -104,7 +104,9 @@ class ContextRouter : public Router {
     const int64_t h = options_.hidden;
     const Var ones = full(in.context(), {1, h}, 1.0, weight.dtype());
     const Var x = mul(cast(in.x, weight.dtype()), matmul(weight, ones));
-    return div(sequence_mean(x, all, false), matmul(sequence_mean(weight, all, false), ones));
+    // A sequence of no rows has 0 of all, which is not to be divided by; others have 1 / their rows or more.
+    const Var sum = add_scalar(sequence_mean(weight, all, false), 1e-18);
+    return div(sequence_mean(x, all, false), matmul(sum, ones));
   }
 
   RouterOptions options_;
