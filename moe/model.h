@@ -38,6 +38,7 @@ struct Batch {
   // written several times (experiments/training/step.h).
   Tensor rows_before = {}, share = {};
   std::function<void(int)> behind_attention_done = {};  // as in nn/pass.h
+  RowsLater* words_later = nullptr;                     // likewise
   Tensor borders = {};       // int32 [B], or undefined: so many rows of each sequence are its prompt
   Tensor context_rows = {};  // int32 [T], or undefined: as in nn/pass.h
 };

@@ -15,6 +15,9 @@ struct Embeddings {
 
   Embeddings(ParameterSet& set, const std::string& name, const BertConfig& config);
   Var operator()(const Tensor& ids, const Pass& pass) const;
+
+ private:
+  const ParameterSet& set_;
 };
 
 }  // namespace glia

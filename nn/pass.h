@@ -42,11 +42,16 @@ struct Pass {
   // Where losses on routing wait for all layers, over several ranks (moe/losses/losses.h); nullptr: they are formed at once.
   LaterLosses* later = nullptr;
 
-  // Called in backward with a layer's number when it comes to the layer's attention: the gradients of all parameters behind that are
-  // complete. Empty: nobody asks.
+  // Over several ranks the rows of the word table's gradient, where they are gathered with what else is sent at a step's end; nullptr:
+  // at once.
+  RowsLater* words_later = nullptr;
+
+  // Called in backward with a layer's number when it comes to what the layer's attention has mixed: the gradients of all parameters
+  // behind that are complete, its own output projection's too; last with −1, when those of all layers are. Empty: nobody asks.
   std::function<void(int)> behind_attention_done = {};
 
-  // What attention has made in layer `layer`: its gradient is whole when those of all behind it are.
+  // What attention has mixed in layer `layer`, or the input of the first layer (−1): its gradient is whole when those of all behind it
+  // are.
   Var behind_attention(const Var& x, int layer) const {
     return behind_attention_done ? when_differentiated(x, [done = behind_attention_done, layer] { done(layer); })
                                  : x;

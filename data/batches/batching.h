@@ -29,6 +29,7 @@ struct PartOfBatch {
   int64_t all_tokens = 0, all_read = 0;
   int64_t most_tokens = 0, most_read = 0;  // of a part
   int64_t most_sequences = 0;              // likewise; 0: each part has as many as there is room for
+  int64_t most_words = 0;                  // distinct ids, likewise; 0: the order is that of the part's own
 };
 
 // A batch in memory of the caller's (pinned, say). fill() sets `tokens` and `sequences`.
@@ -42,7 +43,9 @@ struct BatchView {
   // With masking: the first read_rows of masked_room(T) entries are filled (Masking says with what); the ids are masked.
   int32_t *read = nullptr, *targets = nullptr;
   int64_t read_rows = 0;
-  RowOrderView order;      // of the ids, with room for token_capacity of them; filled where `vocabulary` is given
+  RowOrderView order;  // of the ids, with room for token_capacity of them; filled where `vocabulary` is given
+  RowOrderView
+      own_order;  // where there is room: RowOrder::own of a rank's part, and `order` is then of all parts' distinct ids
   int64_t vocabulary = 0;  // all ids are below it
   int64_t token_capacity = 0, sequence_capacity = 0;
   int64_t tokens = 0, sequences = 0;  // T, B

@@ -17,7 +17,7 @@ namespace glia {
 class GraphCache {
  public:
   static constexpr int64_t kMost = 64, kIdle = 512, kEager = 512;
-  using Shape = std::array<int64_t, 5>;  // whatever tells one shape of the work from another
+  using Shape = std::array<int64_t, 6>;  // whatever tells one shape of the work from another
   using Capture = std::function<std::unique_ptr<Graph>(Context&, const std::function<void()>&)>;
 
   // `capture`: for tests; what it gives is replayed instead of running the work.

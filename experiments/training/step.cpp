@@ -8,13 +8,21 @@
 namespace glia {
 
 ElementRange low_range_of_piece(int piece, const ParameterSet& parameters, bool complete) {
-  const std::string own = fmt::format("encoder.layer.{}.", piece - 1), own_attention = own + "attention.",
-                    next_attention = fmt::format("encoder.layer.{}.attention.", piece);
+  const std::string own = fmt::format("encoder.layer.{}.", piece - 1), own_qkv = own + "attention.qkv.",
+                    next = fmt::format("encoder.layer.{}.", piece), next_qkv = next + "attention.qkv.";
+  const auto has_layer = [&](const std::string& prefix) {
+    return std::ranges::any_of(parameters.all(), [&](const Parameter& p) { return p.name.starts_with(prefix); });
+  };
+  const bool last = has_layer(own) && !has_layer(next);
+  const auto belongs = [&](const std::string& name) {
+    if (name.starts_with(own)) return !name.starts_with(own_qkv);
+    return name.starts_with(next_qkv) ||
+           (last && !name.starts_with("encoder.layer.") && !name.starts_with("embeddings."));
+  };
   ElementRange range{parameters.low_size(), 0};
   int64_t size_of_all = 0;
   for (const Parameter& p : parameters.all()) {
-    const bool feed_forward = p.name.starts_with(own) && !p.name.starts_with(own_attention);
-    if (!feed_forward && !p.name.starts_with(next_attention)) continue;
+    if (!belongs(p.name)) continue;
     if (p.offset >= parameters.low_size() || p.frozen || p.expert_ranks > 1) continue;
     if (complete && !p.var.grad().defined()) return {};
     const int64_t size = round_up(p.shape.numel(), ParameterSet::kAlign);
@@ -35,8 +43,10 @@ void TrainingStep::reduce_piece(int piece, AsideReducer& aside) {
   done_.push_back(range);
 }
 
-Batch TrainingStep::with_reduction(Batch batch, AsideReducer& aside) {
-  batch.behind_attention_done = [this, &aside](int layer) { reduce_piece(layer + 1, aside); };
+Batch TrainingStep::with_reduction(Batch batch) {
+  batch.words_later = &words_;
+  if (AsideReducer* aside = aside_of(model_.context().communicator()))
+    batch.behind_attention_done = [this, aside](int layer) { reduce_piece(layer + 1, *aside); };
   return batch;
 }
 
@@ -51,8 +61,14 @@ void TrainingStep::gather_divided() {
   }
 }
 
+void TrainingStep::leave_out_positions(int64_t longest) {
+  const Parameter* p = model_.parameters().find("embeddings.position.weight");
+  if (!p || p->frozen || longest >= p->shape[0]) return;
+  done_.push_back({p->offset + longest * p->shape[1], p->offset + p->shape.numel()});
+}
+
 // One rank alone launches nothing.
-void TrainingStep::reduce_rest() {
+void TrainingStep::reduce_rest(int64_t longest) {
   ParameterSet& parameters = model_.parameters();
   Communicator& ranks = model_.context().communicator();
   if (ranks.size() == 1) return;
@@ -61,7 +77,8 @@ void TrainingStep::reduce_rest() {
   // The table's rows may have the gradient of all ranks already (input_embedding).
   if (const Parameter* table = parameters.table(); table && optimiser_.rows_of_all_ranks())
     done_.push_back({table->offset, table->offset + round_up(table->shape.numel(), ParameterSet::kAlign)});
-  // The first piece, and what backward did not come to.
+  leave_out_positions(longest);
+  // What backward did not come to.
   for (const ElementRange& range : optimiser_.scattered()) {
     if (std::ranges::any_of(done_, [&](const ElementRange& r) { return r.begin == range.begin; })) continue;
     const Tensor part = parameters.low_gradients().rows(range.begin, range.end);
@@ -87,10 +104,13 @@ void TrainingStep::reduce_rest() {
     reduce_to(end);
   };
   together(ranks, [&] {
+    words_.gather();
     reduce_between(parameters.low_gradients(), 0, parameters.low_size());
     reduce_between(parameters.gradients(), parameters.low_size(), parameters.trained_size());
     ranks.all_reduce(losses_.raw(), losses_.numel(), losses_.dtype(), Reduction::kSum);
+    routings_.reduce(ranks);
   });
+  words_.use();
 }
 
 void TrainingStep::run(const Batch& batch, StepPart part) {
@@ -103,10 +123,9 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
     parameters.clear_gradients();
     routings_ = {};
   }
-  AsideReducer* aside = part.last() ? aside_of(model_.context().communicator()) : nullptr;
-  done_.clear();  // here, since a capture may break in the middle of a step
-  const Model::Output out =
-      aside ? model_.forward(with_reduction(batch, *aside), true) : model_.forward(batch, true);
+  done_.clear(), words_.clear();  // here, since a capture may break in the middle of a step
+  const bool reduces = part.last() && model_.context().communicator().size() > 1;
+  const Model::Output out = model_.forward(reduces ? with_reduction(batch) : batch, true);
   if (!batch.share.defined() && part.count == 1) {
     backward(out.loss);
   } else {
@@ -118,8 +137,7 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
   add_losses(out, batch, part);
   if (part.last()) {
     parameters.complete_gradients();
-    reduce_rest();
-    routings_.reduce(model_.context().communicator());
+    reduce_rest(batch.sequences.max_length);
     model_.before_update(routings_);
     optimiser_.step();
     model_.after_step(routings_);

@@ -9,6 +9,7 @@
 // another order than within one batch: the bits differ from those of another number of parts.
 #pragma once
 #include "engine/comm/aside.h"
+#include "engine/ops/ranks/rows_later.h"
 #include "experiments/training/feed/batch_buffer.h"
 #include "nn/optimizer.h"
 
@@ -21,10 +22,12 @@ struct StepPart {
   bool last() const { return index + 1 == count; }
 };
 
-// Bfloat16 gradients are summed over ranks in pieces, each as soon as backward has left it: a layer's feed-forward network, most of its
-// bytes, together with the attention of the layer behind it, which is too little to be worth a sum of its own; piece 0 is the first
-// layer's attention, piece l + 1 begins with layer l's feed-forward network. Where they all lie, but for experts that ranks divide, if
-// nothing else lies between them; else empty. `complete`: and if all have a gradient now.
+// Bfloat16 gradients are summed over ranks in pieces, each as soon as backward has come to the kernel of an attention, whose many small
+// blocks share a device with a sum better than products do, which fill all multiprocessors once: with one of them taken they take twice
+// as long. Piece l + 1 begins behind layer l's attention, with its output projection and the layer's feed-forward network, and has the
+// projections in front of layer l + 1's; piece 0 is those of the first layer; the last piece has what lies behind all layers too, the
+// head's. Where they all lie, but for experts that ranks divide, if nothing else lies between them; else empty. `complete`: and if all
+// have a gradient now.
 ElementRange low_range_of_piece(int piece, const ParameterSet& parameters, bool complete = true);
 
 class TrainingStep {
@@ -32,7 +35,7 @@ class TrainingStep {
   TrainingStep(Model& model, AdamW& optimiser) : model_(model), optimiser_(optimiser) {}
 
   // To be called for each part in order; the last one updates. Nothing waits for the device. `batch.share` is wanted where
-  // there are several parts or ranks, and read where it is given.
+  // there are several parts or ranks, and read where it is given; batch.sequences.max_length is the same on all ranks.
   void run(const Batch& batch, StepPart part);
 
   // float32 [1 + P] (float64 in float64): the loss and its parts of the last whole step, in fixed memory; undefined
@@ -42,16 +45,19 @@ class TrainingStep {
 
  private:
   void add_losses(const Model::Output& out, const Batch& batch, StepPart part);
-  // A piece's gradients of products, while backward goes on; what is left is reduced at the end.
+  // A piece's gradients of products, while backward goes on; what is left is reduced at the end, in one group.
   void reduce_piece(int piece, AsideReducer& aside);
   void gather_divided();
-  void reduce_rest();
-  Batch with_reduction(Batch batch, AsideReducer& aside);  // in whose backward they are
+  void reduce_rest(int64_t longest);
+  // Nobody has a gradient of positions behind the longest sequence.
+  void leave_out_positions(int64_t longest);
+  Batch with_reduction(Batch batch);  // in whose backward pieces are summed, and words are left for the end
 
   Model& model_;
   AdamW& optimiser_;
   StepRoutings routings_;           // of the parts so far
   std::vector<ElementRange> done_;  // of the gradients: those that this step has summed over the ranks
+  RowsLater words_;
   Tensor losses_;
   std::vector<std::string> part_names_;
 };

@@ -152,7 +152,7 @@ AdamWSharing sharing_of(const Options& o, const Model& model) {
   return sharing;
 }
 
-// Where rows wait, or would, every rank computes the table's gradient of all of them.
+// Where rows wait, or would, every rank gathers the rows of the table's gradient that any of them has.
 BatchFeed feed_of_rank(const Options& o, const TrainingPlan& plan, Context& context, const AdamW& optimiser) {
   const Communicator& ranks = context.communicator();
   return part_of(plan.feed, ranks.rank(), ranks.size(), o.bucket, o.reduction == "exact",
@@ -289,10 +289,11 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
   const int64_t tokens = round_up(whole ? ready.view.tokens : of.most_tokens, options_.bucket);
   const int64_t read = whole || !ready.view.read ? -1 : std::max(kReadBucket, round_up(of.most_read, kReadBucket));
   const int64_t sequences = launched_sequences(ready.view, feed_.sequences);
+  words_ = of.most_words > 0 ? round_up(of.most_words, kWordBucket) : 0;
   buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens, read, sequences);
   in_flight_.push_back(ready.slot);
-  graphs_.run({tokens, sequences, read, part.first(), part.last()}, options_.graphs,
-              [&] { step_.run(buffer_.batch(tokens, sequences, read), part); });
+  graphs_.run({tokens, sequences, read, words_, part.first(), part.last()}, options_.graphs,
+              [&] { step_.run(buffer_.batch(tokens, sequences, read, words_), part); });
   tokens_done_ += whole ? ready.view.tokens : of.all_tokens;
 }
 

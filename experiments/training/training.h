@@ -87,6 +87,9 @@ class Trainer {
     return static_cast<double>(parts_.before(done_)) /
            static_cast<double>(std::max<int64_t>(1, feed_.batches_a_epoch));
   }
+  int64_t words_sent() const {
+    return words_;
+  }  // rows of the word table's gradient, by each rank of several in the last step
   int64_t tokens_done() const { return tokens_done_; }  // real ones of all ranks, by this object
   const std::vector<std::string>& part_names() const { return step_.part_names(); }  // known after the first step
 
@@ -133,8 +136,9 @@ class Trainer {
   std::unique_ptr<Prefetcher> prefetcher_;
   std::vector<int64_t> in_flight_;  // slots whose copies may not be done
   int64_t done_ = 0, tokens_done_ = 0;
+  int64_t words_ = 0;
 
-  // By tokens, sequences and rows that are read, and by whether the part is its step's first one, its last.
+  // By tokens, sequences, rows that are read and words that are sent, and by whether the part is its step's first one, its last.
   GraphCache graphs_;
   Tensor ring_;  // float32 [log_every, 1 + P]
   int64_t unread_ = 0;

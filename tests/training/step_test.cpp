@@ -32,6 +32,7 @@ Batch part_of(Context& context, const BertConfig& bert, size_t first, size_t end
             tokens = std::accumulate(lengths.begin(), lengths.end(), 0);
   Batch b;
   b.sequences = make_sequences(context, lengths);
+  b.sequences.max_length = whole.sequences.max_length;
   b.ids = numbers(context, {ids.begin() + before, ids.begin() + before + tokens});
   b.labels = numbers(context, {labels.begin() + first, labels.begin() + end});
   b.rows_before = numbers(context, {before, static_cast<int32_t>(first)});

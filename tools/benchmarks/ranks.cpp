@@ -26,7 +26,7 @@ using Json = nlohmann::ordered_json;
 using PlanOf = std::function<TrainingPlan(int64_t ranks)>;
 
 // What a rank sends each step, in MiB: gradients that are summed beside backward (half of those that are summed part by part, which
-// send half as much), and behind it; gradients of its tokens' words, to every other rank; updated weights; rows to other ranks' experts
+// send half as much), and behind it; gradients of the words that its tokens have, to every other rank; updated weights; rows to other ranks' experts
 // and back, forward and backward, likewise to every other rank.
 struct Sent {
   double low = 0, rest = 0, words = 0, gathered = 0, rows = 0;
@@ -49,7 +49,7 @@ Sent sent_by(Trainer& trainer, const TrainingPlan& plan, int64_t ranks) {
   for (const ElementRange& range : optimiser.scattered()) low -= (range.end - range.begin) / 2;
   const int64_t layers = plan.model.bert.layers - (plan.model.last_layer_cls_only ? 1 : 0);
   return {bytes(low, DType::kBFloat16), bytes(rest, type),
-          words > 0 ? bytes(tokens * hidden, plan.model.compute) : 0,
+          bytes(trainer.words_sent() * hidden, p.low_size() > 0 ? plan.model.compute : type),
           static_cast<double>(optimiser.gathered_bytes()) / mib,
           divided ? bytes(4 * layers * tokens * hidden, plan.model.compute) : 0};
 }

@@ -7,6 +7,7 @@
 #include "engine/core/parallel.h"
 #include "engine/ops/checks.h"
 #include "engine/ops/elementwise/elementwise.h"
+#include "engine/ops/ranks/rows_later.h"
 #include "engine/ops/ranks/sum_over_ranks.h"
 #include "engine/ops/rows/bias.h"
 #include "engine/ops/rows/rows_kernels.h"
@@ -58,14 +59,12 @@ void scatter_into(const char* op, const Tensor& x, const Tensor& index, const Te
   });
 }
 
-// The sums of scatter_into by an order that the host made. Rows that it does not pick become 0, or keep what they
-// hold.
-void scatter_ordered_into(const char* op, const Tensor& x, const RowOrder& order, const Tensor& y,
-                          bool touched_only) {
+// The sums of scatter_into by an order that the host made (RowOrder, RowOrder::Own). Rows that it does not pick keep what they hold.
+template <class Order>
+void scatter_ordered_into(const char* op, const Tensor& x, const Order& order, const Tensor& y) {
   const int64_t h = y.size(1), most = order.pieces.size(0) - 1;
-  const RowOrderView view{order.entries.data<int32_t>(), order.pieces.data<int32_t>(),
-                          order.touched.data<int32_t>(), order.count.data<int32_t>()};
-  if (!touched_only) Tensor(y).zero();
+  const RowOrderView view{order.entries.template data<int32_t>(), order.pieces.template data<int32_t>(), nullptr,
+                          order.count.template data<int32_t>()};
   dispatch_pair(op, x.dtype(), y.dtype(), [&]<class T, class Out>(TypeTag<T>, TypeTag<Out>) {
     on_device(
         x.context(), op, [&] { cpu::scatter_ordered(x.data<T>(), view, y.data<Out>(), h); },
@@ -139,7 +138,7 @@ Var position_embedding(const Var& table, const Sequences& s, DType dtype) {
 
 // y[t] = words[ids[t]] + positions[p] + types[0];  the gradient of a table's row is the sum over its tokens.
 Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequences& s, DType dtype,
-                    const RowOrder& order, Tensor* touched) {
+                    const RowOrder& order, Tensor* touched, RowsLater* later) {
   const Var &words = tables.words, &positions = tables.positions, &types = tables.types;
   CHECK(words.rank() == 2 && positions.rank() == 2 && types.rank() == 2 && types.size(0) > 0 &&
             positions.size(1) == words.size(1) && types.size(1) == words.size(1) &&
@@ -147,13 +146,15 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
         "input_embedding: wants tables [V, H], [P, H] and [K, H] of one dtype, got {} {}, {} {} and {} {}",
         words.dtype(), words.shape(), positions.dtype(), positions.shape(), types.dtype(), types.shape());
   check_index("input_embedding", "ids", ids, {s.tokens}, words.context());
-  // An order of the rows of all ranks, one after the other, as they are gathered.
   const int64_t ranks = words.context().communicator().size();
-  const bool of_ranks = ranks > 1 && order.defined() && order.entries.shape() == Shape{ranks * s.tokens};
-  CHECK(!order.defined() || ((order.entries.shape() == Shape{s.tokens} || of_ranks) &&
+  const bool of_ranks = order.own.rows > 0;
+  CHECK(!order.defined() || ((of_ranks ? order.own.entries : order.entries).shape() == Shape{s.tokens} &&
                              order.touched.numel() == touched_words(words.size(0))),
         "input_embedding: an order of {} entries and {} words of touched rows, for {} tokens and {} rows",
         order.entries.shape(), order.touched.shape(), s.tokens, words.size(0));
+  CHECK(!of_ranks || order.entries.shape() == Shape{ranks * order.own.rows},
+        "input_embedding: an order of {} entries for {} rows of each of {} ranks", order.entries.shape(),
+        order.own.rows, ranks);
   CHECK(order.defined() || !touched, "input_embedding: touched rows alone want an order");
   const int64_t h = words.size(1);
   Tensor y = empty(words.context(), {s.tokens, h}, dtype);
@@ -178,7 +179,8 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
   const int64_t longest = std::min(positions.size(0), s.max_length);
   return record(
       "input_embedding", y, {words, positions, types},
-      [ids, s, order, touched, of_ranks, longest, h](const Tensor& dy, Grads& in) {
+      [ids, s, order, touched, later, of_ranks, gathered = tables.gathered, longest, h](const Tensor& dy,
+                                                                                        Grads& in) {
         constexpr const char* op = "input_embedding/gradient";
         if (in.wants(1) || in.wants(2)) {
           Tensor dpositions = in.wants(1) ? in.buffer(1) : empty(dy.context(), {longest, h}, in.dtype(2));
@@ -203,8 +205,21 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
               "input_embedding: a gradient of touched rows alone is there already; clear it first");
         Tensor dwords = in.buffer(0);
         CHECK(once || !of_ranks, "input_embedding: an order of all ranks' rows wants a table that is used once");
-        if (order.defined()) scatter_ordered_into(op, of_ranks ? rows_of_all_ranks(dy) : dy, order, dwords, alone);
-        else scatter_into(op, dy, ids, dwords);
+        const auto by_order = [=](const Tensor& rows) {
+          if (!alone) Tensor(dwords).zero();
+          scatter_ordered_into(op, rows, order, dwords);
+        };
+        if (of_ranks) {
+          const Tensor sums =
+              empty(dy.context(), {order.own.rows, h}, gathered);  // nobody reads a row that it does not have
+          scatter_ordered_into(op, dy, order.own, sums);
+          if (later) later->add(sums, by_order);
+          else by_order(rows_of_all_ranks(sums));
+        } else if (order.defined()) {
+          by_order(dy);
+        } else {
+          scatter_into(op, dy, ids, dwords);
+        }
         if (alone) *touched = order.touched;
         in.add(0, dwords);
       });

@@ -35,10 +35,15 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
   ids_ = place(tokens);
   sequence_of_ = place(tokens);
   const bool ordered = vocabulary > 0;
-  entries_ = place(ordered ? order_parts * tokens : 0);
+  const bool of_parts = ordered && order_parts > 1;
+  const int64_t entries = of_parts ? order_parts * round_up(std::min(tokens, vocabulary), kWordBucket) : tokens;
+  entries_ = place(ordered ? entries : 0);
+  own_entries_ = place(of_parts ? tokens : 0);
   touched_ = place(touched_words(vocabulary));
   count_ = place(ordered ? 1 : 0);
-  pieces_ = place(ordered ? 2 * most_pieces(order_parts * tokens, vocabulary) : 0);
+  own_count_ = place(of_parts ? 1 : 0);
+  own_pieces_ = place(of_parts ? 2 * most_pieces(tokens, vocabulary) : 0);
+  pieces_ = place(ordered ? 2 * most_pieces(entries, vocabulary) : 0);
   ints_ = at;
   device_ = zeros(context, {ints_}, DType::kInt32);
   if (parts) shares_ = zeros(context, {kShares});
@@ -53,6 +58,8 @@ BatchView BatchBuffer::view(int32_t* slot) const {
   if (borders_) v.borders = slot + border_;
   if (masking_.rate > 0) v.read = slot + read_, v.targets = slot + targets_;
   if (vocabulary_) v.order = {slot + entries_, slot + pieces_, slot + touched_, slot + count_};
+  if (vocabulary_ && order_parts_ > 1)
+    v.own_order = {slot + own_entries_, slot + own_pieces_, nullptr, slot + own_count_};
   v.vocabulary = vocabulary_;
   v.token_capacity = tokens_;
   v.sequence_capacity = sequences_;
@@ -95,7 +102,7 @@ void BatchBuffer::upload(int32_t* slot, const BatchView& view, int64_t tokens, i
                             CopyKind::kHostToDevice);
 }
 
-Batch BatchBuffer::batch(int64_t tokens, int64_t sequences, int64_t read) const {
+Batch BatchBuffer::batch(int64_t tokens, int64_t sequences, int64_t read, int64_t words) const {
   Batch b;
   b.ids = part(ids_, tokens);
   b.labels = part(labels_, sequences);
@@ -104,9 +111,15 @@ Batch BatchBuffer::batch(int64_t tokens, int64_t sequences, int64_t read) const 
   if (const int64_t room = read < 0 ? masked_room(masking_, tokens) : read)
     b.read = part(read_, room), b.targets = part(targets_, room);
   if (vocabulary_) {
-    const int64_t ordered = order_parts_ * tokens, most = most_pieces(ordered, vocabulary_);
-    b.order = {part(entries_, ordered), part(pieces_, 2 * most).reshape({most, 2}), part(count_, 1),
+    const auto pieces = [&](int64_t begin, int64_t of) {
+      const int64_t most = most_pieces(of, vocabulary_);
+      return part(begin, 2 * most).reshape({most, 2});
+    };
+    const int64_t ordered = words > 0 ? order_parts_ * words : tokens;
+    b.order = {part(entries_, ordered), pieces(pieces_, ordered), part(count_, 1),
                part(touched_, touched_words(vocabulary_))};
+    if (words > 0)
+      b.order.own = {part(own_entries_, tokens), pieces(own_pieces_, tokens), part(own_count_, 1), words};
   }
   b.sequences.offsets = part(offsets_, sequences + 1);
   b.sequences.sequence_of = part(sequence_of_, tokens);

@@ -12,7 +12,7 @@ class BatchBuffer {
   // the batches hold padding tokens, and attention's keys end at the real lengths. With a vocabulary's size the
   // order of the ids comes along, which is for training. `masking`: of the plans that fill it; with a rate above 0 there
   // is room for the masked rows and their targets. `parts`: the batches are parts of larger ones. `borders`: sequences
-  // have a border. `order_parts`: so many times the tokens are ordered.
+  // have a border. `order_parts`: above 1, the order is that of the distinct ids of so many parts, and there is one of the own ids.
   BatchBuffer(Context& context, int64_t tokens, int64_t sequences, int64_t max_length, bool padded,
               int64_t vocabulary = 0, const Masking& masking = {}, bool parts = false, bool borders = false,
               int64_t order_parts = 1);
@@ -28,7 +28,8 @@ class BatchBuffer {
   // view's have no rows and the label −1; below 0: there are none.
   void upload(int32_t* slot, const BatchView& view, int64_t tokens, int64_t read = -1, int64_t sequences = -1);
   // Views of the buffer: T = tokens, B = sequences.
-  Batch batch(int64_t tokens, int64_t sequences, int64_t read = -1) const;
+  // `words`: the room of each part for its distinct ids, where the order is of several.
+  Batch batch(int64_t tokens, int64_t sequences, int64_t read = -1, int64_t words = 0) const;
 
  private:
   static constexpr int64_t kShares = 32;  // more than a loss has parts (engine/ops/loss/loss_sum.h)
@@ -40,13 +41,15 @@ class BatchBuffer {
   Masking masking_;
   // Where each part begins. The last one has room for many more pieces than there are, and only these are copied.
   int64_t rows_before_, share_, labels_, border_, offsets_, lengths_, first_, read_, targets_, ids_, sequence_of_,
-      entries_, touched_, count_, pieces_, ints_;
+      entries_, own_entries_, touched_, count_, own_count_, own_pieces_, pieces_, ints_;
   Tensor device_;  // int32 [ints_]
   Tensor shares_;  // float32 [kShares], the same number in all, where batches are parts
 };
 
 // Room for masked rows of a rank's part grows in such steps: a captured step for each.
 constexpr int64_t kReadBucket = 64;
+// Likewise for the distinct ids of a rank's part.
+constexpr int64_t kWordBucket = 256;
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 

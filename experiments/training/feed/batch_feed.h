@@ -15,7 +15,7 @@ struct BatchFeed {
   int64_t batches_a_epoch = 0;  // for a person: about so many
   Masking masking = {};
   bool borders = false;     // sequences have one
-  int64_t order_parts = 1;  // so many times the launched tokens are in the order of the ids
+  int64_t order_parts = 1;  // above 1: of so many parts the distinct ids are in the order
   // Gives the batches from number `first` on, in order.
   std::function<FillBatch(int64_t first)> from;
 };

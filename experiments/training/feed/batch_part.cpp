@@ -44,7 +44,6 @@ struct Division {
   CutParts cut;
   bool ranks_order;
   int rank, ranks;
-  int64_t bucket;
 };
 
 // Before sequence begin[r] part r begins, where part r − 1 ends.     → [ranks + 1]
@@ -78,13 +77,40 @@ int64_t read_before(const BatchView& whole, int64_t token) {
   return std::lower_bound(whole.read, whole.read + whole.read_rows, static_cast<int32_t>(token)) - whole.read;
 }
 
-// The ids of all parts, −1 where none is, in the places that the parts have when they are gathered.
-std::vector<int32_t> gathered_ids(const BatchView& whole, const std::vector<int64_t>& begin, int64_t room) {
-  std::vector<int32_t> ids((begin.size() - 1) * static_cast<size_t>(room), -1);
-  auto to = ids.begin();
-  for (size_t r = 0; r + 1 < begin.size(); ++r, to += room)
-    std::copy(whole.ids + whole.offsets[begin[r]], whole.ids + whole.offsets[begin[r + 1]], to);
-  return ids;
+// The distinct ids [begin, end), ascending.
+std::vector<int32_t> distinct_words(const int32_t* begin, const int32_t* end, int64_t vocabulary) {
+  std::vector<bool> there(static_cast<size_t>(vocabulary), false);
+  for (const int32_t* id = begin; id < end; ++id)
+    if (*id >= 0 && *id < vocabulary) there[static_cast<size_t>(*id)] = true;
+  std::vector<int32_t> words;
+  for (int32_t id = 0; id < vocabulary; ++id)
+    if (there[static_cast<size_t>(id)]) words.push_back(id);
+  return words;
+}
+
+// RowOrder::own of the part's ids, and the order of the distinct ones of all parts in the places that they have when they are gathered.
+void order_words_of_parts(const BatchView& whole, const std::vector<int64_t>& begin, BatchView& out) {
+  std::vector<std::vector<int32_t>> words;
+  for (size_t r = 0; r + 1 < begin.size(); ++r)
+    words.push_back(distinct_words(whole.ids + whole.offsets[begin[r]], whole.ids + whole.offsets[begin[r + 1]],
+                                   out.vocabulary));
+  int64_t& most = out.part.most_words;
+  for (const auto& of_part : words) most = std::max(most, static_cast<int64_t>(of_part.size()));
+  const int64_t room = round_up(most, kWordBucket);
+  std::vector<int32_t> gathered(words.size() * static_cast<size_t>(room), -1);
+  for (size_t r = 0; r < words.size(); ++r)
+    std::ranges::copy(words[r], gathered.begin() + static_cast<int64_t>(r) * room);
+  order_rows(gathered.data(), static_cast<int64_t>(gathered.size()), out.vocabulary, out.order);
+
+  std::vector<int32_t> touched(static_cast<size_t>(touched_words(out.vocabulary)));
+  RowOrderView own = out.own_order;
+  own.touched = touched.data();
+  order_rows(out.ids, out.tokens, out.vocabulary, own);
+  int32_t row = -1, id = -1;
+  for (int32_t* piece = own.pieces; piece < own.pieces + 2 * *own.count; piece += 2) {
+    if (piece[0] != id) id = piece[0], ++row;
+    piece[0] = row;
+  }
 }
 
 void take_part(const BatchView& whole, const Division& d, BatchView& out) {
@@ -121,8 +147,7 @@ void take_part(const BatchView& whole, const Division& d, BatchView& out) {
   }
   if (!out.vocabulary) return;
   if (!d.ranks_order) return order_rows(out.ids, out.tokens, out.vocabulary, out.order);
-  const std::vector<int32_t> ids = gathered_ids(whole, cuts, round_up(part.most_tokens, d.bucket));
-  order_rows(ids.data(), static_cast<int64_t>(ids.size()), out.vocabulary, out.order);
+  order_words_of_parts(whole, cuts, out);
 }
 
 }  // namespace
@@ -151,7 +176,7 @@ BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket, b
                                    round_up(part.tokens, kReadBucket));
   }
   if (ranks_order) part.order_parts = ranks;
-  const Division division{cut, ranks_order, rank, ranks, bucket};
+  const Division division{cut, ranks_order, rank, ranks};
   part.from = [whole, division](int64_t first) -> FillBatch {
     return [fill = whole.from(first), batch = std::make_shared<WholeBatch>(whole), division](BatchView& out) {
       if (!fill(batch->view)) return false;

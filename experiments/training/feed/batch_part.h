@@ -13,8 +13,8 @@ enum class CutParts { kSequences, kFirstTokens, kTokens };
 // By tokens, so that parts cost the same: the largest one sets what all launch. Exact sums, whose bits are those of their parts, cut
 // batches of a fixed number of sequences by sequences, others (masked words) by first tokens. More ranks than sequences are an
 // error.
-// `ranks_order`: the order of the ids is that of all parts, each filled up to what the largest one's tokens are rounded to
-// (feed.order_parts; engine/ops/rows: input_embedding).
+// `ranks_order`: the order is that of the distinct ids of all parts, each filled up to what the largest one's number of them is rounded
+// to (feed.order_parts; engine/ops/rows: input_embedding).
 BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket, bool exact = false,
                   bool ranks_order = false);
 
