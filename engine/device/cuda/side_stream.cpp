@@ -15,7 +15,11 @@ struct SideStream::Handles {
 
 SideStream::SideStream(Stream main) : handles_(new Handles{main}) {
   const CaptureLock lock(capture_mutex());
-  CUDA_CHECK(cudaStreamCreateWithFlags(&handles_->side, cudaStreamNonBlocking));
+  // Before the main stream: else what it launches at the same time takes all multiprocessors first, and the side stream's kernel begins
+  // when that is nearly done, beside the next one. Kernels of a captured graph keep their stream's priority.
+  int least = 0, greatest = 0;
+  CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  CUDA_CHECK(cudaStreamCreateWithPriority(&handles_->side, cudaStreamNonBlocking, greatest));
   CUDA_CHECK(cudaEventCreateWithFlags(&handles_->forked, cudaEventDisableTiming));
   CUDA_CHECK(cudaEventCreateWithFlags(&handles_->joined, cudaEventDisableTiming));
 }
