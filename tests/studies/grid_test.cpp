@@ -310,9 +310,9 @@ TEST_CASE(
   REQUIRE(choice != tables.end());
   EXPECT(!contains(choice->note, "not yet"));
   // What the chosen runs say stands above their tables.
-  Cell first = cells[0];
-  first.name = "chosen";
-  for (int seed = 0; seed < 3; ++seed) write_run(out, first, "softmax-moe", seed, 0.91 + 0.001 * seed);
+  Cell own = cells[2];
+  own.name = "chosen";
+  for (int seed = 0; seed < 3; ++seed) write_run(out, own, "softmax-moe", seed, 0.91 + 0.001 * seed);
   EXPECT(contains(grid_markdown(summarise_grid(out)), "In test accuracy these differ from dense beyond chance"));
 }
 
