@@ -147,6 +147,7 @@ void resolve(P& o, const std::set<std::string>& given) {
   // Half-way is the peak of a cycle; a warm-up is short.
   if (!given.contains("warmup")) o.warmup = o.schedule == "one-cycle" ? 0.5 : 0.05;
   shape_by_weights(o, given);
+  if (o.init_layers > 0 && o.init.empty()) refuse_init_layers(o.init_layers);
   settle_layout(o, given);
   if (finite_check_wanted()) o.check_finite = true;
   // Every output is read back, or sums go through the host, which no capture can hold.

@@ -32,6 +32,10 @@ void take_positions(Options& o, const std::set<std::string>& given, int64_t posi
 
 }  // namespace
 
+void refuse_init_layers(int64_t layers) {
+  fail_input("--init-layers {}: expected weights to take them from (--init), got none", layers);
+}
+
 void shape_by_weights(Options& o, const std::set<std::string>& given) {
   if (o.init.empty() || !start_run(o.init).empty()) return;  // a run of this study has the study's own shape
   const Pretrained p = find_pretrained(o.init);

@@ -15,6 +15,9 @@ namespace glia {
 // of the tables.
 void shape_by_weights(Options& options, const std::set<std::string>& given);
 
+// For --init-layers where there are no weights to take them from.
+[[noreturn]] void refuse_init_layers(int64_t layers);
+
 // Reads everything once, before any run and before the data: what cannot be used is an error of one line.
 struct CheckedWeights {
   std::string text;   // one line about the weights

@@ -100,6 +100,14 @@ void check_routing_flags(const Options& options, const std::vector<RunSpec>& spe
   }
 }
 
+// A study's rows may bring weights of their own: it is enough that one run has some to take layers from.
+void check_init_layers(const Options& options, const std::vector<RunSpec>& specs) {
+  const auto asks = [](const RunSpec& s) { return s.options.init_layers > 0; };
+  const auto has = [&](const RunSpec& s) { return asks(s) && !s.options.init.empty(); };
+  if (options.init.empty() && std::ranges::any_of(specs, asks) && std::ranges::none_of(specs, has))
+    refuse_init_layers(std::ranges::find_if(specs, asks)->options.init_layers);
+}
+
 // "run:NAME": of the same result folder; "run:FOLDER/NAME": of another one. The run of the same seed either way.
 std::string start_folder(const Options& o, int seed) {
   const std::string start = start_run(o.init);
@@ -168,6 +176,7 @@ std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
       specs.push_back(std::move(spec));
     }
   check_routing_flags(options, specs);
+  check_init_layers(options, specs);
   return specs;
 }
 

@@ -49,6 +49,14 @@ TEST_CASE("plan: a mixture and its router that cannot go together are refused be
   EXPECT(refusal("--mixture soft --slots 2").empty());
 }
 
+TEST_CASE("plan: layers of weights that nobody names are refused") {
+  EXPECT(contains(refusal("--init-layers 1"),
+                  "--init-layers 1: expected weights to take them from (--init), got none"));
+  const Study study = parse_study("title = x\ncompare.accuracy = a\n\n[a]\n[b]\ninit = run:a\n", "x.study");
+  EXPECT(error_of([&] { plan_runs(options_of("--init-layers 1"), study, {"a", "b"}); }).empty());  // b has some
+  EXPECT(contains(error_of([&] { plan_runs(options_of("--init-layers 1"), study, {"a"}); }), "got none"));
+}
+
 TEST_CASE("plan: the optimiser's numbers are those of the flags, a warm-up below 1 a share of the steps") {
   const AdamWOptions a =
       optimiser_options(options_of("--lr 0.25 --weight-decay 0.125 --clip 0.5 --warmup 0.2"), 40);
@@ -108,6 +116,7 @@ TEST_CASE("plan: pretraining's optimiser has the numbers of its flags, and a one
   EXPECT(a.warmup_from == 0);
   EXPECT(a.total_steps == 40);
   EXPECT(planned("--schedule one-cycle").warmup_from == 0.25);
+  EXPECT(contains(error_of([&] { planned("--init-layers 1"); }), "--init-layers 1: expected weights"));
   EXPECT(planned("--schedule one-cycle").warmup_steps == 20);
   EXPECT(planned("").warmup_steps == 2);
 }
