@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <filesystem>
 #include <set>
 
@@ -229,6 +230,35 @@ const Metric* chosen_metric(const GridSummary& g, const std::string& config, con
   return c ? c->find(metric) : nullptr;
 }
 
+std::optional<double> as_number(const std::string& text) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, value);
+  return read.ec == std::errc() && read.ptr == end ? std::optional(value) : std::nullopt;
+}
+
+// Where nearly all choose an axis' smallest or largest number, with a space in front: a better one may lie beyond it.
+std::string ends_of_the_grid(const GridSummary& g) {
+  std::string text;
+  for (size_t axis = 0; axis < g.study.grid.axes.size(); ++axis) {
+    const auto& [flag, values] = g.study.grid.axes[axis];
+    if (values.size() < 2 ||
+        !std::ranges::all_of(values, [](const std::string& v) { return as_number(v).has_value(); }))
+      continue;
+    const auto by_size = [](const std::string& a, const std::string& b) { return *as_number(a) < *as_number(b); };
+    const auto [least, most] = std::ranges::minmax_element(values, by_size);
+    for (const auto& [end, word] : {std::pair{*least, "smallest"}, {*most, "largest"}}) {
+      const auto there = std::ranges::count_if(g.chosen_of, [&](const auto& chosen) {
+        return g.cells[chosen.second].cell.settings[axis].second == end;
+      });
+      if (4 * there >= 3 * std::ssize(g.chosen_of) && there >= kLeastSeeds)
+        text += fmt::format(" {} of {} chose {} {}, the {} of the grid: what lies beyond it was not tried.", there,
+                            g.chosen_of.size(), flag, end, word);
+    }
+  }
+  return text;
+}
+
 // What tuning is worth: each configuration at the first cell, its source's settings, and at the one that it chose.
 Table chosen_table(const GridSummary& g) {
   Table t;
@@ -237,8 +267,8 @@ Table chosen_table(const GridSummary& g) {
               "validation, chosen", "test, first cell", "test, chosen"};
   t.note = fmt::format(
       "Each configuration's cell is the one with the highest {} of seed {}, the same cells for all; the first cell is {}. "
-      "The best of several is biased upwards on what chose it, not on the test rows.",
-      g.chosen_by, kFirstSeed, cell_heading(g, 0));
+      "The best of several is biased upwards on what chose it, not on the test rows.{}",
+      g.chosen_by, kFirstSeed, cell_heading(g, 0), ends_of_the_grid(g));
   const auto text = [](const std::optional<double>& value) {
     return value ? fmt::format("{:.4f}", *value) : kNotRun;
   };

@@ -309,6 +309,15 @@ TEST_CASE(
   const auto choice = std::ranges::find(tables, "The choice", &Table::title);
   REQUIRE(choice != tables.end());
   EXPECT(!contains(choice->note, "not yet"));
+  // Two configurations are too few to say that the grid ends too early.
+  EXPECT(!contains(chosen->note, "was not tried"));
+  GridSummary many = g;
+  for (const char* name : {"a", "b", "c", "d"}) many.chosen_of[name] = 2;
+  const std::vector<Table> more = grid_tables(many);
+  const auto again = std::ranges::find(more, "Chosen point", &Table::title);
+  REQUIRE(again != more.end());
+  EXPECT(
+      contains(again->note, "5 of 6 chose lr 2e-4, the largest of the grid: what lies beyond it was not tried."));
   // What the chosen runs say stands above their tables.
   Cell own = cells[2];
   own.name = "chosen";
