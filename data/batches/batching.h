@@ -29,7 +29,7 @@ struct PartOfBatch {
   int64_t all_tokens = 0, all_read = 0;
   int64_t most_tokens = 0, most_read = 0;  // of a part
   int64_t most_sequences = 0;              // likewise; 0: each part has as many as there is room for
-  int64_t most_words = 0;                  // distinct ids, likewise; 0: the order is that of the part's own
+  int64_t most_words = 0;  // distinct ids, of this batch's or an earlier one's; 0: the order is the part's own
 };
 
 // A batch in memory of the caller's (pinned, say). fill() sets `tokens` and `sequences`.

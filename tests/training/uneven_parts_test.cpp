@@ -1,6 +1,8 @@
 // Ranks whose parts have equal numbers of tokens and unequal ones of sequences: what fills the fewer up counts for nothing.
 #include <algorithm>
+#include <set>
 
+#include "experiments/training/feed/batch_part.h"
 #include "nn/head.h"
 #include "tests/training/over_ranks.h"
 
@@ -124,6 +126,61 @@ TEST_CASE(
       EXPECT(count >= o.batch / 2);
       EXPECT(count <= (masked ? 192 : 40));
       EXPECT(count % 8 == 0);
+    }
+  }
+}
+
+TEST_CASE(
+    "uneven parts: a rank orders its own words, and the distinct ones of all in the places where they are gathered") {
+  const Options o = options_of({});
+  const Dataset data = load_data(o);
+  Context context(Device::cpu(), 42);
+  const TrainingPlan plan = training_plan(o, data, run_model(o, configuration("dense")), 42);
+  constexpr int kRanks = 3, kBatches = 6;
+  std::vector<std::vector<int32_t>> slots(kRanks);
+  std::vector<BatchView> views;
+  std::vector<FillBatch> fills;
+  for (int r = 0; r < kRanks; ++r) {
+    const BatchFeed feed = part_of(plan.feed, r, kRanks, o.bucket, false, true);
+    const BatchBuffer buffer(context, feed.tokens, feed.sequences, feed.longest, feed.padded, feed.vocabulary,
+                             feed.masking, true, feed.borders, feed.order_parts);
+    slots[static_cast<size_t>(r)].resize(static_cast<size_t>(buffer.ints()));
+    views.push_back(buffer.view(slots[static_cast<size_t>(r)].data()));
+    fills.push_back(feed.from(0));
+  }
+  int64_t most = 0;
+  for (int batch = 0; batch < kBatches; ++batch) {
+    std::vector<std::vector<int32_t>> words;  // distinct, ascending
+    for (int r = 0; r < kRanks; ++r) {
+      BatchView& v = views[static_cast<size_t>(r)];
+      REQUIRE(fills[static_cast<size_t>(r)](v));
+      const std::set<int32_t> distinct(v.ids, v.ids + v.tokens);
+      words.emplace_back(distinct.begin(), distinct.end());
+      most = std::max(most, static_cast<int64_t>(words.back().size()));
+    }
+    const int64_t room = round_up(most, kWordBucket);
+    for (int r = 0; r < kRanks; ++r) {
+      const BatchView& v = views[static_cast<size_t>(r)];
+      const std::vector<int32_t>& mine = words[static_cast<size_t>(r)];
+      EXPECT(v.part.most_words == most);  // of this batch or an earlier one, the same on all ranks
+      // Row i of the own sums is the i-th word's: every token of it, once.
+      std::vector<int> seen(static_cast<size_t>(v.tokens), 0);
+      for (int32_t i = 0; i < *v.own_order.count; ++i)
+        for (int32_t e = v.own_order.pieces[2 * i + 1]; e < v.own_order.pieces[2 * i + 3]; ++e) {
+          const int32_t token = v.own_order.entries[e];
+          EXPECT(v.ids[token] == mine[static_cast<size_t>(v.own_order.pieces[2 * i])]);
+          ++seen[static_cast<size_t>(token)];
+        }
+      EXPECT(std::ranges::all_of(seen, [](int n) { return n == 1; }));
+      // A word's row of the table is the sum of one row of each rank that has it.
+      size_t rows = 0;
+      for (int32_t i = 0; i < *v.order.count; ++i)
+        for (int32_t e = v.order.pieces[2 * i + 1]; e < v.order.pieces[2 * i + 3]; ++e, ++rows) {
+          const int64_t place = v.order.entries[e];
+          EXPECT(words[static_cast<size_t>(place / room)][static_cast<size_t>(place % room)] ==
+                 v.order.pieces[2 * i]);
+        }
+      EXPECT(rows == words[0].size() + words[1].size() + words[2].size());
     }
   }
 }

@@ -29,6 +29,7 @@ class WholeBatch {
   WholeBatch& operator=(const WholeBatch&) = delete;
 
   BatchView view;
+  int64_t most_words = 0;  // distinct ids of a part, of the batches so far
 
  private:
   std::vector<int32_t> ids_, offsets_, lengths_, labels_, borders_, read_, targets_;
@@ -89,13 +90,15 @@ std::vector<int32_t> distinct_words(const int32_t* begin, const int32_t* end, in
 }
 
 // RowOrder::own of the part's ids, and the order of the distinct ones of all parts in the places that they have when they are gathered.
-void order_words_of_parts(const BatchView& whole, const std::vector<int64_t>& begin, BatchView& out) {
+// `most`, the distinct ids of the largest part so far, has the room: it soon stays the same, and so do the captured steps.
+void order_words_of_parts(const BatchView& whole, const std::vector<int64_t>& begin, int64_t& most,
+                          BatchView& out) {
   std::vector<std::vector<int32_t>> words;
   for (size_t r = 0; r + 1 < begin.size(); ++r)
     words.push_back(distinct_words(whole.ids + whole.offsets[begin[r]], whole.ids + whole.offsets[begin[r + 1]],
                                    out.vocabulary));
-  int64_t& most = out.part.most_words;
   for (const auto& of_part : words) most = std::max(most, static_cast<int64_t>(of_part.size()));
+  out.part.most_words = most;
   const int64_t room = round_up(most, kWordBucket);
   std::vector<int32_t> gathered(words.size() * static_cast<size_t>(room), -1);
   for (size_t r = 0; r < words.size(); ++r)
@@ -113,7 +116,8 @@ void order_words_of_parts(const BatchView& whole, const std::vector<int64_t>& be
   }
 }
 
-void take_part(const BatchView& whole, const Division& d, BatchView& out) {
+void take_part(WholeBatch& batch, const Division& d, BatchView& out) {
+  const BatchView& whole = batch.view;
   const std::vector<int64_t> cuts = cuts_of(whole, d);
   const int64_t first = cuts[static_cast<size_t>(d.rank)], last = cuts[static_cast<size_t>(d.rank + 1)];
   const int32_t begin = whole.offsets[first], end = whole.offsets[last];
@@ -147,7 +151,7 @@ void take_part(const BatchView& whole, const Division& d, BatchView& out) {
   }
   if (!out.vocabulary) return;
   if (!d.ranks_order) return order_rows(out.ids, out.tokens, out.vocabulary, out.order);
-  order_words_of_parts(whole, cuts, out);
+  order_words_of_parts(whole, cuts, batch.most_words, out);
 }
 
 }  // namespace
@@ -180,7 +184,7 @@ BatchFeed part_of(const BatchFeed& whole, int rank, int ranks, int64_t bucket, b
   part.from = [whole, division](int64_t first) -> FillBatch {
     return [fill = whole.from(first), batch = std::make_shared<WholeBatch>(whole), division](BatchView& out) {
       if (!fill(batch->view)) return false;
-      take_part(batch->view, division, out);
+      take_part(*batch, division, out);
       return true;
     };
   };
