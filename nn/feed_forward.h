@@ -49,6 +49,7 @@ struct Routing {
   Var all_scores;  // [T, E + X] with those of columns outside E, as the next layer's router may read them, or undefined
   Var matrix;      // [E, H] where the scores are a linear function of the token (and perhaps more), else undefined
   Var load_losses;  // [2] = {balance, energy} where they came with the choice, else undefined
+  Var importance;   // [E] of these rows, what those are functions of and ranks sum, likewise
   // Columns outside E, of a router that lets a token go to no FFN (null, zero, copy): how often each was chosen and with
   // which gate [T, X], 0 in the tail, undefined where there are none; and what they add to the experts' sum, [T, H] in
   // x's dtype, undefined where nothing.

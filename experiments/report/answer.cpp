@@ -95,4 +95,10 @@ std::string routing_answer(const Summary& s) {
                 {"the last layer's specialisation", 1, "", 4, 4});
 }
 
+std::vector<std::string> answers(const Summary& s) {
+  std::vector<std::string> all = {accuracy_answer(s), routing_answer(s)};
+  std::erase(all, "");
+  return all;
+}
+
 }  // namespace glia::results

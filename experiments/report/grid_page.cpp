@@ -92,8 +92,7 @@ std::string grid_markdown(const GridSummary& g) {
   for (const Table& table : grid_tables(g)) text += as_markdown(table) + "\n";
   if (const Summary* chosen = g.each ? &*g.each : g.chosen ? &*g.cells[*g.chosen].summary : nullptr) {
     text += g.each ? "## Each at its chosen recipe\n\n" : "## At the chosen recipe\n\n";
-    for (const std::string& answer : {accuracy_answer(*chosen), routing_answer(*chosen)})
-      if (!answer.empty()) text += answer + "\n\n";
+    for (const std::string& answer : answers(*chosen)) text += answer + "\n\n";
     for (const Table& table : all_tables(*chosen)) text += as_markdown(table) + "\n";
   }
   text.pop_back();

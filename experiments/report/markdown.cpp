@@ -51,8 +51,7 @@ std::string results_markdown(const Summary& s, const std::vector<Table>& further
         fmt::format("- **{}**: {}\n", label,
                     label == "Command" || label == "Commit" ? fmt::format("`{}`", value) : markdown_text(value));
   if (s.seconds > 0) text += fmt::format("- **Duration**: {} over all runs\n", format_duration(s.seconds));
-  for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
-    if (!answer.empty()) text += "\n" + answer + "\n";
+  for (const std::string& answer : answers(s)) text += "\n" + answer + "\n";
   if (!s.warnings.empty()) text += "\n### Warnings\n\n";
   for (const std::string& warning : s.warnings) text += "- " + markdown_text(warning) + "\n";
   text += "\n";

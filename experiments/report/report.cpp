@@ -194,8 +194,8 @@ std::string report_html(const Summary& s, const Listing& listing) {
   for (const RunLine& run : s.runs) done += run.state == RunState::done;
   page += fmt::format("<p>{}. {} of {} runs finished, on {}.</p>\n", html_escaped(s.study.title), done,
                       s.runs.size(), html_escaped(s.common.device));
-  for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
-    if (!answer.empty()) page += fmt::format("<p class=\"answer\">{}</p>\n", html_escaped(answer));
+  for (const std::string& answer : answers(s))
+    page += fmt::format("<p class=\"answer\">{}</p>\n", html_escaped(answer));
   page += warnings_html(s);
   const std::string heatmaps = heatmaps_html(s, listing);
   std::string models;

@@ -450,10 +450,9 @@ std::string print_table(const Summary& s) {
   std::string text;
   for (const std::string& warning : s.warnings) text += "! " + warning + "\n";
   if (!text.empty()) text += "\n";
-  std::string answers;
-  for (const std::string& answer : {accuracy_answer(s), routing_answer(s)})
-    if (!answer.empty()) answers += answer + "\n";
-  if (!answers.empty()) text += answers + "\n";
+  const std::vector<std::string> said = answers(s);
+  for (const std::string& answer : said) text += answer + "\n";
+  if (!said.empty()) text += "\n";
   text += as_text(accuracy_table(s));
   for (const Table& table : language_tables(s)) text += "\n" + as_text(table);
   if (s.near_copies > 0) text += "\n" + as_text(unseen_accuracy_table(s));

@@ -289,7 +289,7 @@ void Trainer::run_part(const Prefetcher::Ready& ready, StepPart part) {
   const int64_t tokens = round_up(whole ? ready.view.tokens : of.most_tokens, options_.bucket);
   const int64_t read = whole || !ready.view.read ? -1 : std::max(kReadBucket, round_up(of.most_read, kReadBucket));
   const int64_t sequences = launched_sequences(ready.view, feed_.sequences);
-  words_ = of.most_words > 0 ? round_up(of.most_words, kWordBucket) : 0;
+  words_ = word_room(of.most_words);
   buffer_.upload(slots_ + ready.slot * buffer_.ints(), ready.view, tokens, read, sequences);
   in_flight_.push_back(ready.slot);
   graphs_.run({tokens, sequences, read, words_, part.first(), part.last()}, options_.graphs,

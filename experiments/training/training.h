@@ -87,9 +87,8 @@ class Trainer {
     return static_cast<double>(parts_.before(done_)) /
            static_cast<double>(std::max<int64_t>(1, feed_.batches_a_epoch));
   }
-  int64_t words_sent() const {
-    return words_;
-  }  // rows of the word table's gradient, by each rank of several in the last step
+  // Rows of the word table's gradient that each rank of several has sent in the last step.
+  int64_t words_sent() const { return words_; }
   int64_t tokens_done() const { return tokens_done_; }  // real ones of all ranks, by this object
   const std::vector<std::string>& part_names() const { return step_.part_names(); }  // known after the first step
 

@@ -33,8 +33,8 @@ std::vector<Var> loads(const std::vector<LossInputs>& layers) {
   std::vector<LayerPairs> pairs;  // of those whose routers have not said what they added up
   for (const LossInputs& l : layers) {
     const Routing& r = l.routing;
-    all.push_back({l.in.pass.later ? l.in.pass.later->importance_of(r.load_losses) : Var(), &l.in.pass.sequences});
-    if (!all.back().importance.defined()) pairs.push_back({r.gates, r.experts});
+    all.push_back({r.importance, &l.in.pass.sequences});
+    if (!r.importance.defined()) pairs.push_back({r.gates, r.experts});
   }
   std::vector<Var> added_up = importance_of_layers(pairs, layers[0].routing.n_experts);
   auto next = added_up.begin();
@@ -285,16 +285,6 @@ std::function<Var()> LaterLosses::add(const LossRow& row, std::shared_ptr<const 
     }
     return of_row.values[at];
   };
-}
-
-void LaterLosses::made_of(const Var& load_losses, Var importance) {
-  importance_.push_back({load_losses, std::move(importance)});
-}
-
-Var LaterLosses::importance_of(const Var& load_losses) const {
-  for (const Loads& loads : importance_)
-    if (load_losses.defined() && loads.losses.value().raw() == load_losses.value().raw()) return loads.importance;
-  return {};
 }
 
 void attach_losses(Routing& routing, const OptionValues& weights, const RoutingInputs& in,

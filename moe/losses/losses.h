@@ -82,9 +82,6 @@ class LaterLosses {
  public:
   // The inputs of one more layer. What is given forms its values; of a row with of_layers the first call those of all layers.
   std::function<Var()> add(const LossRow& row, std::shared_ptr<const KeptInputs> inputs);
-  // What a router's own load_losses are functions of: ranks sum that, and nobody has to add it up once more.
-  void made_of(const Var& load_losses, Var importance);
-  Var importance_of(const Var& load_losses) const;  // undefined where nobody has said
 
  private:
   struct OfRow {
@@ -92,7 +89,6 @@ class LaterLosses {
     std::vector<Var> values;
   };
   std::map<const LossRow*, OfRow> rows_;
-  std::vector<Loads> importance_;
 };
 
 // Appends to routing.losses. One expert has nothing to balance: none then.

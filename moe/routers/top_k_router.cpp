@@ -2,7 +2,6 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/sequences/sequences.h"
-#include "moe/losses/losses.h"
 #include "nn/row_cache.h"
 
 namespace glia {
@@ -39,8 +38,8 @@ Routing TopKRouter::route(const RoutingInputs& in) const {
   r.n_experts = options_.n_experts;
   r.chosen = options_.top_k;
   r.scores = std::move(routed.logits);
-  if (in.pass.later && several_ranks(in.x)) in.pass.later->made_of(routed.losses, std::move(routed.importance));
   r.load_losses = std::move(routed.losses);
+  r.importance = std::move(routed.importance);
   r.matrix = token_.weight->var;
   return r;
 }

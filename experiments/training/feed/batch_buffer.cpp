@@ -36,7 +36,7 @@ BatchBuffer::BatchBuffer(Context& context, int64_t tokens, int64_t sequences, in
   sequence_of_ = place(tokens);
   const bool ordered = vocabulary > 0;
   const bool of_parts = ordered && order_parts > 1;
-  const int64_t entries = of_parts ? order_parts * round_up(std::min(tokens, vocabulary), kWordBucket) : tokens;
+  const int64_t entries = of_parts ? order_parts * word_room(std::min(tokens, vocabulary)) : tokens;
   entries_ = place(ordered ? entries : 0);
   own_entries_ = place(of_parts ? tokens : 0);
   touched_ = place(touched_words(vocabulary));

@@ -53,4 +53,7 @@ constexpr int64_t kWordBucket = 256;
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// The room that each part has for its distinct ids where the largest has `most`; 0: the order is the part's own.
+inline int64_t word_room(int64_t most) { return round_up(most, kWordBucket); }
+
 }  // namespace glia

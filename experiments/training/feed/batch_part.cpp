@@ -99,7 +99,7 @@ void order_words_of_parts(const BatchView& whole, const std::vector<int64_t>& be
                                    out.vocabulary));
   for (const auto& of_part : words) most = std::max(most, static_cast<int64_t>(of_part.size()));
   out.part.most_words = most;
-  const int64_t room = round_up(most, kWordBucket);
+  const int64_t room = word_room(most);
   std::vector<int32_t> gathered(words.size() * static_cast<size_t>(room), -1);
   for (size_t r = 0; r < words.size(); ++r)
     std::ranges::copy(words[r], gathered.begin() + static_cast<int64_t>(r) * room);
