@@ -83,6 +83,18 @@ Tensor zeros(Context& context, const Shape& shape, DType dtype) {
   return t;
 }
 
+Tensor shared_zeros(Context& context, const Shape& shape, DType dtype) {
+  const int64_t bytes = shape.numel() * size_of(dtype);
+  std::shared_ptr<void> memory = context.communicator().shared_memory(bytes);
+  if (!memory) return zeros(context, shape, dtype);
+  Tensor t;
+  t.shape_ = shape;
+  t.dtype_ = dtype;
+  t.storage_ = std::make_shared<Storage>(context, std::move(memory), bytes);
+  t.zero();
+  return t;
+}
+
 Tensor full(Context& context, const Shape& shape, double value, DType dtype) {
   Tensor t = empty(context, shape, dtype);
   fill(t, value);

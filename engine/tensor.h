@@ -16,7 +16,15 @@ namespace glia {
 class Storage {
  public:
   Storage(Context& context, int64_t bytes) : context_(context), block_(context.allocator().allocate(bytes)) {}
-  ~Storage() { context_.allocator().release(block_); }
+  // Memory that is not the allocator's, which counts it.
+  Storage(Context& context, std::shared_ptr<void> memory, int64_t bytes)
+      : context_(context), block_{memory.get(), bytes}, memory_(std::move(memory)) {
+    context.allocator().count_elsewhere(bytes);
+  }
+  ~Storage() {
+    if (memory_) context_.allocator().count_elsewhere(-block_.bytes);
+    else context_.allocator().release(block_);
+  }
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
   Context& context() const { return context_; }
@@ -25,6 +33,7 @@ class Storage {
  private:
   Context& context_;
   Allocator::Block block_;
+  std::shared_ptr<void> memory_;
 };
 
 class Tensor {
@@ -67,6 +76,7 @@ class Tensor {
 
  private:
   friend Tensor empty(Context&, const Shape&, DType);
+  friend Tensor shared_zeros(Context&, const Shape&, DType);
   Tensor reshape_to(const int64_t* extents, size_t rank) const;
 
   std::shared_ptr<Storage> storage_;
@@ -80,6 +90,9 @@ template <class T> T* data_or_null(const Tensor& t) { return t.defined() ? t.dat
 
 Tensor empty(Context& context, const Shape& shape, DType dtype = DType::kFloat32);
 Tensor zeros(Context& context, const Shape& shape, DType dtype = DType::kFloat32);
+// For what is summed over the ranks or gathered from them, to be called by all at once: where they do that best
+// (Communicator::shared_memory), anywhere if there is no such place.
+Tensor shared_zeros(Context& context, const Shape& shape, DType dtype = DType::kFloat32);
 Tensor full(Context& context, const Shape& shape, double value, DType dtype = DType::kFloat32);
 inline Tensor empty_like(const Tensor& t) { return empty(t.context(), t.shape(), t.dtype()); }
 inline Tensor zeros_like(const Tensor& t) { return zeros(t.context(), t.shape(), t.dtype()); }

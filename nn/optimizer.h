@@ -15,6 +15,7 @@
 // AdamWOptions::bfloat16_moments halves the moments' memory and takes 8 of 28 bytes an element off an update, for moments that err
 // at random, m by half a per cent and v by five, without bias (docs/science.md 13).
 #pragma once
+#include "engine/comm/aside.h"
 #include "engine/ops/optimiser/adamw.h"
 #include "nn/parameters.h"
 
@@ -22,10 +23,13 @@ namespace glia {
 
 // What the ranks of the context have parts of.
 struct AdamWSharing {
-  bool moments = false;            // then no row waits, but who computes the table's gradient stays the same
-  bool experts = false;            // those that all ranks divide are each rank's own
-  bool gradients = false;          // of products in bfloat16, where moments are shared out: summed part by part
+  bool moments = false;    // all of them: then no row waits, but who computes the table's gradient stays the same
+  bool experts = false;    // those that all ranks divide are each rank's own
+  bool gradients = false;  // of products in bfloat16, where moments are shared out: summed part by part
   std::vector<int64_t> cuts = {};  // elements that no part of the moments reaches across: where a layer begins
+  // If not `moments`: those of products in bfloat16, of as many pieces between cuts, from the first one on, as make the step the
+  // shortest. All have the whole gradient, and rows may wait, so that nobody can tell it by the bits.
+  AsideReducer::SharingCost products = {};
 };
 
 class AdamW {
@@ -95,6 +99,7 @@ class AdamW {
   }
   void share_out(const AdamWSharing& sharing);
   void gather_parts(const Tensor& flat, const Parts& parts) const;
+  void gather_copies(const Parts& parts, AsideReducer* aside) const;
   void take_norm();
 
   ParameterSet& parameters_;

@@ -92,9 +92,9 @@ void ParameterSet::materialise(Context& context, uint64_t seed, DType dtype, boo
   CHECK(with_copy || !bfloat16_gradients, "parameters: bfloat16 gradients are for weights with a bfloat16 copy");
   place(bfloat16_gradients);
   values_ = zeros(context, {flat_size_}, dtype);
-  if (low_size_) low_gradients_ = zeros(context, {low_size_}, DType::kBFloat16);
+  if (low_size_) low_gradients_ = shared_zeros(context, {low_size_}, DType::kBFloat16);
   gradients_ = zeros(context, {trained_size_ - low_size_}, dtype);
-  if (with_copy) copy_ = zeros(context, {flat_size_}, DType::kBFloat16);
+  if (with_copy) copy_ = (low_size_ ? shared_zeros : zeros)(context, {flat_size_}, DType::kBFloat16);
   for (Parameter& p : parameters_) {
     p.var = p.frozen ? Var(slice(values_, p)) : Var::parameter(slice(values_, p), gradient(p));
     if (with_copy) p.var.set_copy(slice(copy_, p));

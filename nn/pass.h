@@ -11,6 +11,10 @@ namespace glia {
 class LaterLosses;
 class RowCache;
 
+// Where backward comes to (Pass::backward_at): the input of a layer's feed-forward network, what its attention has mixed, and the input
+// of the first layer.
+enum class BackwardPlace { kFeedForward, kMixed, kFirst };
+
 struct Pass {
   const Sequences& sequences;       // the rows' layout
   const Sequences& first_rows;      // the same sequences reduced to their first rows: row b is sequence b
@@ -46,15 +50,14 @@ struct Pass {
   // at once.
   RowsLater* words_later = nullptr;
 
-  // Called in backward with a layer's number when it comes to what the layer's attention has mixed: the gradients of all parameters
-  // behind that are complete, its own output projection's too; last with −1, when those of all layers are. Empty: nobody asks.
-  std::function<void(int)> behind_attention_done = {};
+  // Called in backward with a layer's number when it comes to what the layer's feed-forward network reads, and again at what its
+  // attention has mixed; last at the input of the first layer. The gradients of all parameters behind that are complete. Empty: nobody
+  // asks.
+  std::function<void(int layer, BackwardPlace)> backward_at = {};
 
-  // What attention has mixed in layer `layer`, or the input of the first layer (−1): its gradient is whole when those of all behind it
-  // are.
-  Var behind_attention(const Var& x, int layer) const {
-    return behind_attention_done ? when_differentiated(x, [done = behind_attention_done, layer] { done(layer); })
-                                 : x;
+  // x, which is what lies at that place.
+  Var at(BackwardPlace place, const Var& x, int layer = -1) const {
+    return backward_at ? when_differentiated(x, [call = backward_at, layer, place] { call(layer, place); }) : x;
   }
 
   // Each place that drops elements has a number of its own, counted through the model. `read`: its rows are those of

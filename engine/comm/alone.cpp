@@ -28,6 +28,7 @@ class RanksOrAlone : public Communicator {
   void broadcast(void* data, int64_t bytes, int root) override { now().broadcast(data, bytes, root); }
   void barrier() override { now().barrier(); }
   bool meet(bool mine) override { return now().meet(mine); }
+  std::shared_ptr<void> shared_memory(int64_t bytes) override { return now().shared_memory(bytes); }
   void begin_group() override { now().begin_group(); }
   void end_group() override { now().end_group(); }
   void abandon_group() noexcept override { now().abandon_group(); }

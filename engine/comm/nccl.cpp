@@ -15,7 +15,13 @@ template <class F> void find(void* library, const char* name, F& function) {
   if (!function) fail_input("NCCL: expected a library of version 2.13 or later, this one has no {}", name);
 }
 
+template <class F> void find_if_there(void* library, const char* name, F& function) {
+  function = reinterpret_cast<F>(::dlsym(library, name));
+}
+
 Nccl load() {
+  // Where a collective can be done by copy engines alone it is: NCCL_CTA_POLICY_ZERO. Older versions take it for the default.
+  ::setenv("NCCL_CTA_POLICY", "2", 0);
   // Graphs whose buffers NCCL registers must be captured by all ranks at once; a capture may fail on one and be tried again.
   ::setenv("NCCL_GRAPH_REGISTER", "0", 0);
   const char* named = std::getenv("GLIA_NCCL");
@@ -37,6 +43,10 @@ Nccl load() {
   find(library, "ncclRecv", n.receive);
   find(library, "ncclGroupStart", n.group_start);
   find(library, "ncclGroupEnd", n.group_end);
+  find_if_there(library, "ncclMemAlloc", n.memory_allocate);
+  find_if_there(library, "ncclMemFree", n.memory_free);
+  find_if_there(library, "ncclCommWindowRegister", n.window_register);
+  find_if_there(library, "ncclAlltoAll", n.all_to_all);
   find(library, "ncclGetErrorString", n.error_text);
   find(library, "ncclGetLastError", n.last_error);
   return n;

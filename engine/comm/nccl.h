@@ -14,6 +14,7 @@ struct NcclId {
   char bytes[128];
 };
 using NcclComm = struct NcclCommunicator*;
+using NcclWindow = struct NcclWindowOfMemory*;
 
 struct Nccl {
   using Type = NcclType;
@@ -29,6 +30,13 @@ struct Nccl {
   int (*receive)(void*, size_t, Type, int peer, NcclComm, Stream);
   int (*group_start)();
   int (*group_end)();
+  // Memory that all ranks register together; null in versions before 2.28, which do not do with copies what is asked of it.
+  // flags 1: at the same place in each rank's.
+  int (*memory_allocate)(void**, size_t);
+  int (*memory_free)(void*);
+  int (*window_register)(NcclComm, void*, size_t, NcclWindow*, int flags);
+  int (*all_to_all)(const void*, void*, size_t, Type, NcclComm, Stream);
+  bool has_windows() const { return memory_allocate && memory_free && window_register && all_to_all; }
   const char* (*error_text)(int);
   const char* (*last_error)(NcclComm);
 

@@ -186,6 +186,9 @@ class ThreadCommunicator : public Communicator, public AsideReducer {
   void reduce_scatter_aside(void* data, int64_t n, DType dtype) override {
     reduce_scatter(data, static_cast<char*>(data) + rank() * n * size_of(dtype), n, dtype, Reduction::kSum);
   }
+  void all_gather_aside(void* data, int64_t n, DType dtype) override {
+    all_gather(static_cast<char*>(data) + rank() * n * size_of(dtype), data, n, dtype);
+  }
   void join_aside() override {}
 
   void barrier() override {

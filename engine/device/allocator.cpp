@@ -213,6 +213,12 @@ void Allocator::reset_peak() {
   stats_.peak = stats_.active;
 }
 
+void Allocator::count_elsewhere(int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  stats_.active += bytes;
+  stats_.peak = std::max(stats_.peak, stats_.active);
+}
+
 MemoryStats Allocator::stats() const {
   const std::lock_guard lock(mutex_);
   return stats_;

@@ -76,6 +76,9 @@ class Allocator {
   void guard(bool on) { guard_ = on; }
   int64_t overwritten() const { return overwritten_; }  // blocks that came back with a broken margin
 
+  // Memory of others that tensors hold is counted as theirs all the same; negative when they let go of it.
+  void count_elsewhere(int64_t bytes);
+
   void trim();  // gives the free lists back to the device
   void reset_peak();
   MemoryStats stats() const;

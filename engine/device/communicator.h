@@ -40,6 +40,13 @@ class Communicator {
   // Waits for those ranks alone that are threads of this process, on the host, not for any device. True where all of them say `mine`.
   virtual bool meet(bool mine) { return mine; }
 
+  // Memory for sums over the ranks, which all of them ask for at once, equal in size; nullptr where none is better than any other. It
+  // goes back to the communicator, which must outlive it.
+  virtual std::shared_ptr<void> shared_memory(int64_t bytes) {
+    static_cast<void>(bytes);
+    return nullptr;
+  }
+
   // Calls between the two may travel together; nobody reads what they give before end_group(). See together().
   virtual void begin_group() {}
   virtual void end_group() {}

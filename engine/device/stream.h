@@ -26,7 +26,8 @@ struct CudaHandles {
   void* parts = nullptr;  // grouped_products.h's GemmWorkspace: zeros at first, and this stream's alone
   int64_t parts_bytes = 0;
   int multiprocessors = 0;
-  int capability = 0;  // 90 for sm_90
+  int capability = 0;      // 90 for sm_90
+  double memory_rate = 0;  // bytes a second, the most there can be
   Kernels kernels = Kernels::kAuto;
   std::shared_ptr<void> gemm_plans;  // matmul.cu's cache of cuBLASLt algorithms by shape
 

@@ -8,15 +8,15 @@
 namespace glia {
 
 ElementRange low_range_of_piece(int piece, const ParameterSet& parameters, bool complete) {
-  const std::string own = fmt::format("encoder.layer.{}.", piece - 1), own_qkv = own + "attention.qkv.",
-                    next = fmt::format("encoder.layer.{}.", piece), next_qkv = next + "attention.qkv.";
+  const std::string own = fmt::format("encoder.layer.{}.", piece - 1), own_attention = own + "attention.",
+                    next = fmt::format("encoder.layer.{}.", piece), next_attention = next + "attention.";
   const auto has_layer = [&](const std::string& prefix) {
     return std::ranges::any_of(parameters.all(), [&](const Parameter& p) { return p.name.starts_with(prefix); });
   };
   const bool last = has_layer(own) && !has_layer(next);
   const auto belongs = [&](const std::string& name) {
-    if (name.starts_with(own)) return !name.starts_with(own_qkv);
-    return name.starts_with(next_qkv) ||
+    if (name.starts_with(own)) return !name.starts_with(own_attention);
+    return name.starts_with(next_attention) ||
            (last && !name.starts_with("encoder.layer.") && !name.starts_with("embeddings."));
   };
   ElementRange range{parameters.low_size(), 0};
@@ -45,8 +45,17 @@ void TrainingStep::reduce_piece(int piece, AsideReducer& aside) {
 
 Batch TrainingStep::with_reduction(Batch batch) {
   batch.words_later = &words_;
-  if (AsideReducer* aside = aside_of(model_.context().communicator()))
-    batch.behind_attention_done = [this, aside](int layer) { reduce_piece(layer + 1, *aside); };
+  words_.begin({});
+  if (AsideReducer* aside = aside_of(model_.context().communicator())) {
+    const BackwardPlace begins =
+        aside->takes_multiprocessors() ? BackwardPlace::kMixed : BackwardPlace::kFeedForward;
+    batch.backward_at = [this, aside, begins](int layer, BackwardPlace place) {
+      if (place == begins || place == BackwardPlace::kFirst) reduce_piece(layer + 1, *aside);
+    };
+    words_.begin([aside](const Tensor& all) {
+      aside->all_gather_aside(all.raw(), all.numel() / all.context().communicator().size(), all.dtype());
+    });
+  }
   return batch;
 }
 
@@ -123,7 +132,7 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
     parameters.clear_gradients();
     routings_ = {};
   }
-  done_.clear(), words_.clear();  // here, since a capture may break in the middle of a step
+  done_.clear();  // here, since a capture may break in the middle of a step
   const bool reduces = part.last() && model_.context().communicator().size() > 1;
   const Model::Output out = model_.forward(reduces ? with_reduction(batch) : batch, true);
   if (!batch.share.defined() && part.count == 1) {

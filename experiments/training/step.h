@@ -22,11 +22,11 @@ struct StepPart {
   bool last() const { return index + 1 == count; }
 };
 
-// Bfloat16 gradients are summed over ranks in pieces, each as soon as backward has come to the kernel of an attention, whose many small
-// blocks share a device with a sum better than products do, which fill all multiprocessors once: with one of them taken they take twice
-// as long. Piece l + 1 begins behind layer l's attention, with its output projection and the layer's feed-forward network, and has the
-// projections in front of layer l + 1's; piece 0 is those of the first layer; the last piece has what lies behind all layers too, the
-// head's. Where they all lie, but for experts that ranks divide, if nothing else lies between them; else empty. `complete`: and if all
+// Bfloat16 gradients are summed over ranks in pieces. Piece l + 1 is layer l's feed-forward network and the attention of layer l + 1;
+// piece 0 is the attention of the first layer; the last piece has what lies behind all layers too, the head's. A sum that leaves the
+// multiprocessors alone begins as soon as its piece is complete; another one when backward has come to the kernel of layer l's attention,
+// whose many small blocks share a device better than products do, which fill all multiprocessors once: with one of them taken they take
+// twice as long. Where they all lie, but for experts that ranks divide, if nothing else lies between them; else empty. `complete`: and if all
 // have a gradient now.
 ElementRange low_range_of_piece(int piece, const ParameterSet& parameters, bool complete = true);
 

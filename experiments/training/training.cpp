@@ -144,6 +144,8 @@ AdamWSharing sharing_of(const Options& o, const Model& model) {
                        fast && o.expert_parallel > 1 && o.expert_parallel == model.context().communicator().size(),
                        fast && o.shard_optimiser,
                        {}};
+  if (const AsideReducer* aside = aside_of(model.context().communicator()); aside && o.expert_parallel == 1)
+    sharing.products = aside->sharing_cost();
   for (int piece = 0; piece <= model.config().bert.layers; ++piece) {
     const ElementRange range = low_range_of_piece(piece, model.parameters(), false);
     for (const int64_t cut : {range.begin, range.end})

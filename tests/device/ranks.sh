@@ -49,6 +49,10 @@ done
 check "$c: eager steps, bfloat16" train eager --config $c --ranks "$ranks" --no-graphs
 check "$c: replayed steps, bfloat16" train replayed --config $c --ranks "$ranks"
 check "$c: the same bytes" same eager replayed $c
+if [ "$ranks" = 2 ] && [ "$device" != cpu ]; then  # two numbers have one sum, whoever adds them
+  NCCL_CTA_POLICY=0 check "$c: sums by NCCL's kernels, every update by both" train kernels --config $c --ranks 2
+  check "$c: copy engines and shared updates: the same bytes" same replayed kernels $c
+fi
 
 exact=(--config astrocyte-hierarchical --reduction exact --chunks 4 --max-steps 6 --eval-every 6 --log-every 2)
 check "exact sums on $ranks GPUs" train exact "${exact[@]}"

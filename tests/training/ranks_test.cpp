@@ -3,43 +3,15 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "engine/comm/aside.h"
 #include "experiments/studies/study.h"
 #include "experiments/training/feed/batch_part.h"
 #include "experiments/training/schedule.h"
 #include "tests/temporary_folder.h"
 #include "tests/training/over_ranks.h"
+#include "tests/training/wrapped_ranks.h"
 
 namespace glia::test {
 namespace {
-
-// A communicator that can do nothing beside.
-class Plain : public Communicator {
- public:
-  explicit Plain(std::unique_ptr<Communicator> inner) : inner_(std::move(inner)) {}
-  int rank() const override { return inner_->rank(); }
-  int size() const override { return inner_->size(); }
-  std::string description() const override { return inner_->description(); }
-  void all_reduce(void* data, int64_t n, DType dtype, Reduction r) override {
-    inner_->all_reduce(data, n, dtype, r);
-  }
-  void reduce_scatter(const void* from, void* to, int64_t n, DType dtype, Reduction r) override {
-    inner_->reduce_scatter(from, to, n, dtype, r);
-  }
-  void all_gather(const void* from, void* to, int64_t n, DType dtype) override {
-    inner_->all_gather(from, to, n, dtype);
-  }
-  void all_to_all_rows(const void* from, std::span<const int64_t> send, void* to, std::span<const int64_t> receive,
-                       int64_t row_bytes) override {
-    inner_->all_to_all_rows(from, send, to, receive, row_bytes);
-  }
-  void broadcast(void* data, int64_t bytes, int root) override { inner_->broadcast(data, bytes, root); }
-  void barrier() override { inner_->barrier(); }
-  bool meet(bool mine) override { return inner_->meet(mine); }
-
- protected:
-  std::unique_ptr<Communicator> inner_;
-};
 
 TEST_CASE("ranks: exact sums have the same bits in 1, 2, 3 and 4 processes, whatever the rows and the task") {
   struct Case {
@@ -99,12 +71,11 @@ TEST_CASE(
   }
 }
 
-// Writes down what is asked: a for a sum beside backward, j for the wait for those, s for any other sum, g for rows of all ranks,
+// Writes down what is asked: a for a sum beside backward, w for rows or weights beside what follows, j for the wait for those, s for any other sum, g for rows of all ranks,
 // brackets for a group.
-class Listening : public Plain, public AsideReducer {
+class Listening : public Beside {
  public:
-  Listening(std::unique_ptr<Communicator> inner, std::string& asked)
-      : Plain(std::move(inner)), aside_(*dynamic_cast<AsideReducer*>(inner_.get())), asked_(asked) {}
+  Listening(std::unique_ptr<Communicator> inner, std::string& asked) : Beside(std::move(inner)), asked_(asked) {}
   void all_reduce(void* data, int64_t n, DType dtype, Reduction r) override {
     asked_ += 's';
     Plain::all_reduce(data, n, dtype, r);
@@ -115,22 +86,25 @@ class Listening : public Plain, public AsideReducer {
   }
   void all_reduce_aside(void* data, int64_t n, DType dtype) override {
     asked_ += 'a';
-    aside_.all_reduce_aside(data, n, dtype);
+    Beside::all_reduce_aside(data, n, dtype);
   }
   void reduce_scatter_aside(void* data, int64_t n, DType dtype) override {
     asked_ += 'a';
-    aside_.reduce_scatter_aside(data, n, dtype);
+    Beside::reduce_scatter_aside(data, n, dtype);
+  }
+  void all_gather_aside(void* data, int64_t n, DType dtype) override {
+    asked_ += 'w';
+    Beside::all_gather_aside(data, n, dtype);
   }
   void join_aside() override {
     asked_ += 'j';
-    aside_.join_aside();
+    Beside::join_aside();
   }
   void begin_group() override { asked_ += '('; }
   void end_group() override { asked_ += ')'; }
   void abandon_group() noexcept override { asked_ += '!'; }
 
  private:
-  AsideReducer& aside_;
   std::string& asked_;
 };
 
@@ -150,10 +124,11 @@ TEST_CASE("ranks: no sum waits in line behind the gradients of a layer that back
     });
     INFO(std::string(config), ": ", asked[0]);
     EXPECT(asked[0] == asked[1]);
-    // Of two layers and what stands before the first, and nothing between; all else, words too, is one group.
-    EXPECT(contains(asked[0], "aaaj(gs"));
+    // Of two layers and what stands before the first, and nothing between, then the words; all else is one group.
+    EXPECT(contains(asked[0], "aaawj(s"));
     EXPECT(std::ranges::count(asked[0], 'a') == 3);
-    EXPECT(std::ranges::count(asked[0], 'g') == 1);
+    EXPECT(std::ranges::count(asked[0], 'w') == 1);
+    EXPECT(std::ranges::count(asked[0], 'g') == 0);
     EXPECT(std::ranges::count(asked[0], '(') == std::ranges::count(asked[0], ')'));
     EXPECT(asked[0].size() < 22);
   }

@@ -1,9 +1,13 @@
 // AdamW whose moments ranks share out: the bits of the optimiser that has them whole, in every way that parameters are grouped, and
 // checkpoints that do not tell.
+#include <atomic>
+#include <new>
+
 #include "engine/core/file.h"
 #include "nn/weights/checkpoint.h"
 #include "tests/temporary_folder.h"
 #include "tests/training/over_ranks.h"
+#include "tests/training/wrapped_ranks.h"
 
 namespace glia::test {
 namespace {
@@ -37,6 +41,79 @@ TEST_CASE("shared moments: steps have the bits of moments that every rank has") 
         EXPECT(parts.evaluation == whole.evaluation);
       }
     }
+}
+
+// Ranks that say what it costs to share products out, whose gathers are counted, and whose memory for sums is their own.
+class Sharing : public Beside {
+ public:
+  Sharing(std::unique_ptr<Communicator> inner, SharingCost cost, std::atomic<int>& gathers)
+      : Beside(std::move(inner)), cost_(cost), gathers_(gathers) {}
+  bool takes_multiprocessors() const override { return cost_.update == 0; }
+  SharingCost sharing_cost() const override { return cost_; }
+  void all_gather_aside(void* data, int64_t n, DType dtype) override {
+    ++gathers_;
+    Beside::all_gather_aside(data, n, dtype);
+  }
+  std::shared_ptr<void> shared_memory(int64_t bytes) override {
+    return {::operator new (static_cast<size_t>(bytes), std::align_val_t{64}),
+            [](void* p) { ::operator delete (p, std::align_val_t{64}); }};
+  }
+
+ private:
+  SharingCost cost_;
+  std::atomic<int>& gathers_;
+};
+
+// Where gathers of weights cost less than their update, and rows of the table wait as ever.
+TEST_CASE("shared moments: those of large products alone have the bits of moments that every rank has") {
+  const std::vector<std::vector<const char*>> ways = {{},
+                                                      {"--no-lazy-embedding"},
+                                                      {"--adam-state=bfloat16", "--clip=0.1"},
+                                                      {"--lr-of=*layer.1*=0.001", "--freeze=*position*"},
+                                                      {"--micro-batches=2"}};
+  for (const auto& way : ways)
+    for (const char* config : {"dense", "astrocyte-hierarchical"})
+      for (const int ranks : {2, 3}) {
+        std::vector<const char*> words = {"--precision=bfloat16", "--gradients=bfloat16"};
+        words.insert(words.end(), way.begin(), way.end());
+        const Options o = options_of(words);
+        const Dataset data = load_data(o);
+        INFO(config, " ", ranks, " ", way.empty() ? "" : way[0]);
+        std::atomic<int> gathers[2] = {};
+        std::vector<Trained> of[2] = {std::vector<Trained>(3), std::vector<Trained>(3)};
+        std::vector<std::string> saved[2] = {std::vector<std::string>(3), std::vector<std::string>(3)};
+        const TemporaryFolder folder("products");
+        for (const int shared : {0, 1})
+          run_ranks(ranks, [&](std::unique_ptr<Communicator> communicator) {
+            const auto rank = static_cast<size_t>(communicator->rank());
+            Context context(Device::cpu(), 42);
+            set_ranks(context, std::make_unique<Sharing>(std::move(communicator),
+                                                         AsideReducer::SharingCost{shared ? 1.0 : 0.0, 0, 0},
+                                                         gathers[shared]));
+            {
+              Trainer trainer(context, data, o, run_model(o, configuration(config)), 42);
+              for (int i = 0; i < 4; ++i) trainer.step();
+              EXPECT(trainer.optimiser().shared_out() == (shared == 1));
+              const std::string path = folder / fmt::format("{}", shared);
+              trainer.checkpoint(rank == 0, [&] {
+                save_checkpoint(path, trainer.model().parameters(), &trainer.optimiser(), {},
+                                {trainer.done(), 42, "", ""});
+              });
+              context.communicator().barrier();
+              saved[shared][rank] = read_file(path);
+            }
+            of[shared][rank] = train_on(context, o, config, data, 4);
+            EXPECT(context.allocator().stats().active == 0);
+          });
+        // Rows of words in both ways; of weights two pieces at least of eight steps.
+        EXPECT(gathers[1] >= gathers[0] + 2 * 8 * ranks);
+        for (size_t rank = 0; rank < static_cast<size_t>(ranks); ++rank) {
+          EXPECT(of[1][rank].losses == of[0][rank].losses);
+          EXPECT(of[1][rank].weights == of[0][rank].weights);
+          EXPECT(of[1][rank].evaluation == of[0][rank].evaluation);
+          EXPECT(saved[1][rank] == saved[0][rank]);
+        }
+      }
 }
 
 // Of every step a log has the norm: that of all gradients, whoever has summed which part of them.

@@ -79,6 +79,9 @@ class CudaBackend final : public Backend {
     BLAS_CHECK(cublasSetWorkspace(handles_.blas, handles_.workspace, kWorkspaceBytes));
     handles_.multiprocessors = properties_.multiProcessorCount;
     handles_.capability = 10 * properties_.major + properties_.minor;
+    int kilohertz = 0;  // of a clock at whose both edges a word moves
+    CUDA_CHECK(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, index));
+    handles_.memory_rate = 2e3 * kilohertz * properties_.memoryBusWidth / 8;
     if (handles_.capability == 90) {
       handles_.parts_bytes = kPartBytes * (handles_.multiprocessors + 1);
       CUDA_CHECK(cudaMalloc(&handles_.parts, handles_.parts_bytes));

@@ -1,6 +1,10 @@
 #include "engine/device/cuda/side_stream.h"
 
+#include <cuda.h>
 #include <cuda_runtime.h>
+
+#include <algorithm>
+#include <vector>
 
 #include "engine/device/cuda/capture_lock.h"
 #include "engine/device/cuda/check.h"
@@ -53,6 +57,35 @@ void SideStream::join() {
   handles_->open = false;
   CUDA_CHECK(cudaEventRecord(handles_->joined, handles_->side));
   CUDA_CHECK(cudaStreamWaitEvent(handles_->main, handles_->joined, 0));
+}
+
+void SideStream::wait() { CUDA_CHECK(cudaStreamSynchronize(handles_->side)); }
+
+bool SideStream::launches_no_kernel(const std::function<void()>& work) {
+  const CaptureLock lock(capture_mutex());
+  CUDA_CHECK(cudaStreamBeginCapture(handles_->side, cudaStreamCaptureModeRelaxed));
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {
+    cudaStreamEndCapture(handles_->side, &graph);
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    throw;
+  }
+  CUDA_CHECK(cudaStreamEndCapture(handles_->side, &graph));
+  size_t count = 0;
+  cudaGraphGetNodes(graph, nullptr, &count);
+  std::vector<cudaGraphNode_t> nodes(count);
+  const cudaError_t status = cudaGraphGetNodes(graph, nodes.data(), &count);
+  const bool none = std::ranges::none_of(nodes, [](cudaGraphNode_t node) {
+    CUgraphNodeType type{};  // the runtime's own call has no word for waits
+    return cuGraphNodeGetType(node, &type) != CUDA_SUCCESS || type == CU_GRAPH_NODE_TYPE_KERNEL ||
+           type == CU_GRAPH_NODE_TYPE_GRAPH;
+  });
+  cudaGraphDestroy(graph);  // before anything fails: NCCL counts the graphs that know of it
+  CUDA_CHECK(status);
+  return none;
 }
 
 }  // namespace glia

@@ -1,6 +1,8 @@
 // A second stream beside the backend's, for work that may run under what is launched next: sums between GPUs during backward.
 // Within a capture it becomes a branch of the graph.
 #pragma once
+#include <functional>
+
 #include "engine/device/stream.h"
 
 namespace glia {
@@ -18,6 +20,9 @@ class SideStream {
   Stream fork();
   // What the main stream gets next comes behind all that the side stream has. Nothing without a fork since the last join.
   void join();
+  void wait();  // on the host, for what the side stream has
+  // Whether what `work` launches on this stream takes no multiprocessor: copies, and waits for them. Nothing of it is done.
+  bool launches_no_kernel(const std::function<void()>& work);
 
  private:
   struct Handles;

@@ -12,17 +12,31 @@
 namespace glia {
 namespace {
 
+int64_t low_end(const AdamWBuffers& b) { return b.low.defined() ? b.low.numel() : 0; }
+int64_t own_end(const AdamWBuffers& b) { return b.groups.empty() ? b.p.numel() : b.groups.front().begin; }
+
+// The table begins behind the bfloat16 gradients.
+bool holds_table(const AdamWBuffers& b, const AdamWSpan& s) {
+  return s.begin <= low_end(b) && low_end(b) + b.rows.count * b.rows.width <= s.end;
+}
+AdamWSpan span_of_table(const AdamWBuffers& b) {
+  for (const AdamWSpan& s : b.spans)
+    if (holds_table(b, s)) return s;
+  return {0, b.spans.empty() ? b.p.numel() : 0, 0};
+}
+
 // How many elements have their moments here.
 int64_t check_spans(const AdamWBuffers& b) {
   if (b.spans.empty()) return b.p.numel();
   int64_t at = 0, last = 0;
   for (const AdamWSpan& s : b.spans) {
     CHECK(s.begin >= last && s.begin <= s.end && s.end <= b.p.numel() && s.at == at && s.begin % 64 == 0 &&
-              s.end % 64 == 0 && b.rows.count == 0,
-          "adamw: wants spans in order, in multiples of 64 up to {}, and no waiting rows, got [{}, {}) at {}",
-          b.p.numel(), s.begin, s.end, s.at);
+              s.end % 64 == 0,
+          "adamw: wants spans in order, in multiples of 64 up to {}, got [{}, {}) at {}", b.p.numel(), s.begin,
+          s.end, s.at);
     at += s.end - s.begin, last = s.end;
   }
+  CHECK(b.rows.count == 0 || holds_table(b, span_of_table(b)), "adamw: wants a span with all rows that may wait");
   return at;
 }
 
@@ -77,9 +91,6 @@ template <class T> WaitingRows<T> waiting_rows(const AdamWRows& r) {
           r.numbers.defined() ? static_cast<uint32_t*>(r.numbers.raw()) : nullptr};
 }
 
-int64_t low_end(const AdamWBuffers& b) { return b.low.defined() ? b.low.numel() : 0; }
-int64_t own_end(const AdamWBuffers& b) { return b.groups.empty() ? b.p.numel() : b.groups.front().begin; }
-
 // The elements of a span, of which those below `decayed` decay; g begins with element `first`.
 template <class T, class G, class M>
 AdamWSegment<T, G, M> segment(const AdamWBuffers& b, const Tensor& g, int64_t first, const AdamWSpan& s,
@@ -107,17 +118,21 @@ AdamWOptions options_of(const AdamWOptions& o, const AdamWGroup& group) {
   return own;
 }
 
-// Calls update(options, low, rest, whether waiting rows are among them) for every piece with options of its own.
-template <class T, class M, class F> void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o, F&& update) {
+// Calls update(options, low, rest, whether waiting rows are among them) for every piece with options of its own, and behind
+// those of a span updated(span).
+template <class T, class M, class F>
+void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o,
+                    const std::function<void(const AdamWSpan&)>& updated, F&& update) {
   const int64_t split = low_end(b);
   for (const AdamWSpan& span : b.spans.empty() ? std::vector<AdamWSpan>{{0, b.p.numel(), 0}} : b.spans) {
     const auto low = segment<T, bfloat16, M>(b, b.low, 0, cut(span, 0, split), b.decayed);
     const auto rest = segment<T, T, M>(b, b.g, split, cut(span, split, own_end(b)), b.decayed);
-    if (low.n + rest.n > 0) update(o, low, rest, true);
+    if (low.n + rest.n > 0) update(o, low, rest, holds_table(b, span));
     for (const AdamWGroup& group : b.groups) {
       const auto own = segment<T, T, M>(b, b.g, split, cut(span, group.begin, group.end), group.decayed);
       if (own.n > 0) update(options_of(o, group), AdamWSegment<T, bfloat16, M>{}, own, false);
     }
+    if (updated) updated(span);
   }
 }
 
@@ -131,7 +146,8 @@ template <class F> void dispatch(const AdamWBuffers& b, F&& f) {
 
 }  // namespace
 
-void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched) {
+void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched,
+                const std::function<void(const AdamWSpan&)>& updated) {
   dispatch(b, [&]<class T, class M>(TypeTag<T>, TypeTag<M>) {
     CHECK(
         !touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
@@ -155,14 +171,14 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
         [&] {
           if (squares) cpu::adamw_factors(o, context.step_pointer(), squares, factors);
           else cpu::adamw_norm(o, context.step_pointer(), g, rows);
-          for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+          for_each_piece<T, M>(b, o, updated, [&](const auto& own, const auto& low, const auto& rest, bool first) {
             cpu::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched);
           });
         },
         [&](auto& cuda) {
           if (squares) cuda::adamw_factors(o, context.step_pointer(), squares, factors, cuda.stream);
           else cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
-          for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+          for_each_piece<T, M>(b, o, updated, [&](const auto& own, const auto& low, const auto& rest, bool first) {
             cuda::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched,
                                      cuda.stream);
           });
@@ -208,7 +224,7 @@ void adamw_catch_up(const AdamWBuffers& b, const AdamWOptions& o, const RowOrder
   if (b.rows.count == 0) return;
   dispatch(b, [&]<class T, class M>(TypeTag<T>, TypeTag<M>) {
     const int64_t split = low_end(b);
-    const auto rest = segment<T, T, M>(b, b.g, split, {split, own_end(b), split}, b.decayed);
+    const auto rest = segment<T, T, M>(b, b.g, split, cut(span_of_table(b), split, own_end(b)), b.decayed);
     const WaitingRows<T> rows = waiting_rows<T>(b.rows);
     const RandomKey key = b.p.context().random_key(purpose::kMoments);
     const int32_t *pieces = order.defined() ? order.pieces.data<int32_t>() : nullptr,

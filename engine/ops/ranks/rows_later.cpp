@@ -6,10 +6,19 @@
 
 namespace glia {
 
-void RowsLater::add(const Tensor& own, Use use) { waiting_.push_back({own, {}, std::move(use)}); }
+void RowsLater::begin(Send send) {
+  waiting_.clear();  // a capture may have broken in the middle of a step
+  send_ = std::move(send);
+}
+
+void RowsLater::add(const Tensor& all, Use use) {
+  if (send_) send_(all);
+  waiting_.push_back({all, std::move(use), send_ != nullptr});
+}
 
 void RowsLater::gather() {
-  for (Waiting& w : waiting_) w.all = rows_of_all_ranks(w.own);
+  for (const Waiting& w : waiting_)
+    if (!w.sent) gather_own_parts(w.all);
 }
 
 void RowsLater::use() {

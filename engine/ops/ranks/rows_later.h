@@ -1,4 +1,5 @@
-// Rows that are gathered from all ranks later than they are asked for, so that they can travel together with what else is sent then.
+// Rows of all ranks that are wanted later than they are asked for: so they can be under way meanwhile, or travel together with what else
+// is sent then.
 #pragma once
 #include <functional>
 #include <vector>
@@ -9,21 +10,25 @@ namespace glia {
 
 class RowsLater {
  public:
+  using Send = std::function<void(const Tensor& all)>;
   using Use = std::function<void(const Tensor& all)>;
 
-  // use() gets the rows of all ranks, [R T, H], once they are there.     own [T, H], of one shape on all ranks
-  void add(const Tensor& own, Use use);
-  // Asks for all of them; may be within a group of calls (together()).
+  // What is added from now on is sent at once, beside what follows. Without a `send`: by gather().
+  void begin(Send send);
+  // use() gets the rows of all ranks once they are there.     all [R T, H], of one shape on all ranks, of which this one's are written
+  void add(const Tensor& all, Use use);
+  // Asks for what is not under way; may be within a group of calls (together()).
   void gather();
-  // Behind the group: hands them on, in the order in which they were added.
+  // Behind the group, and behind what was sent: hands all on, in the order in which they were added.
   void use();
-  void clear() { waiting_.clear(); }
 
  private:
   struct Waiting {
-    Tensor own, all;
+    Tensor all;
     Use use;
+    bool sent;
   };
+  Send send_;
   std::vector<Waiting> waiting_;
 };
 

@@ -182,46 +182,52 @@ Var input_embedding(const EmbeddingTables& tables, const Tensor& ids, const Sequ
       [ids, s, order, touched, later, of_ranks, gathered = tables.gathered, longest, h](const Tensor& dy,
                                                                                         Grads& in) {
         constexpr const char* op = "input_embedding/gradient";
-        if (in.wants(1) || in.wants(2)) {
-          Tensor dpositions = in.wants(1) ? in.buffer(1) : empty(dy.context(), {longest, h}, in.dtype(2));
-          position_sums_into(op, dy, s, dpositions);
-          if (in.wants(2)) {
-            Tensor dtypes = in.buffer(2);
-            dispatch_floating(dtypes.dtype(), op, [&]<class T>(TypeTag<T>) {
-              const T* from = dpositions.data<T>();
-              T* to = dtypes.data<T>();
-              on_device(
-                  dy.context(), op, [&] { cpu::type_sums(from, to, longest, dtypes.size(0), h); },
-                  [&](auto& cuda) { cuda::type_sums(from, to, longest, dtypes.size(0), h, cuda.stream); });
-            });
-            in.add(2, dtypes);
+        if (in.wants(0)) {
+          // Behind another use of the table (a tied head) every row has a gradient already: this one is added to it whole.
+          const bool once = in.owns_buffer(0), alone = touched && once;
+          CHECK(!touched || alone || !touched->defined(),
+                "input_embedding: a gradient of touched rows alone is there already; clear it first");
+          Tensor dwords = in.buffer(0);
+          CHECK(once || !of_ranks, "input_embedding: an order of all ranks' rows wants a table that is used once");
+          const auto by_order = [=](const Tensor& rows) {
+            if (!alone) Tensor(dwords).zero();
+            scatter_ordered_into(op, rows, order, dwords);
+          };
+          if (of_ranks) {  // first, so that they may be under way while the others' are computed
+            const Communicator& ranks = dy.context().communicator();
+            const int64_t own = order.own.rows;
+            const Tensor all = empty(dy.context(), {ranks.size() * own, h}, gathered);
+            // Nobody reads a row that it does not have.
+            scatter_ordered_into(op, dy, order.own, all.rows(ranks.rank() * own, (ranks.rank() + 1) * own));
+            if (later) {
+              later->add(all, by_order);
+            } else {
+              gather_own_parts(all);
+              by_order(all);
+            }
+          } else if (order.defined()) {
+            by_order(dy);
+          } else {
+            scatter_into(op, dy, ids, dwords);
           }
-          if (in.wants(1)) in.add(1, dpositions);
+          if (alone) *touched = order.touched;
+          in.add(0, dwords);
         }
-        if (!in.wants(0)) return;
-        // Behind another use of the table (a tied head) every row has a gradient already: this one is added to it whole.
-        const bool once = in.owns_buffer(0), alone = touched && once;
-        CHECK(!touched || alone || !touched->defined(),
-              "input_embedding: a gradient of touched rows alone is there already; clear it first");
-        Tensor dwords = in.buffer(0);
-        CHECK(once || !of_ranks, "input_embedding: an order of all ranks' rows wants a table that is used once");
-        const auto by_order = [=](const Tensor& rows) {
-          if (!alone) Tensor(dwords).zero();
-          scatter_ordered_into(op, rows, order, dwords);
-        };
-        if (of_ranks) {
-          const Tensor sums =
-              empty(dy.context(), {order.own.rows, h}, gathered);  // nobody reads a row that it does not have
-          scatter_ordered_into(op, dy, order.own, sums);
-          if (later) later->add(sums, by_order);
-          else by_order(rows_of_all_ranks(sums));
-        } else if (order.defined()) {
-          by_order(dy);
-        } else {
-          scatter_into(op, dy, ids, dwords);
+        if (!in.wants(1) && !in.wants(2)) return;
+        Tensor dpositions = in.wants(1) ? in.buffer(1) : empty(dy.context(), {longest, h}, in.dtype(2));
+        position_sums_into(op, dy, s, dpositions);
+        if (in.wants(2)) {
+          Tensor dtypes = in.buffer(2);
+          dispatch_floating(dtypes.dtype(), op, [&]<class T>(TypeTag<T>) {
+            const T* from = dpositions.data<T>();
+            T* to = dtypes.data<T>();
+            on_device(
+                dy.context(), op, [&] { cpu::type_sums(from, to, longest, dtypes.size(0), h); },
+                [&](auto& cuda) { cuda::type_sums(from, to, longest, dtypes.size(0), h, cuda.stream); });
+          });
+          in.add(2, dtypes);
         }
-        if (alone) *touched = order.touched;
-        in.add(0, dwords);
+        if (in.wants(1)) in.add(1, dpositions);
       });
 }
 
