@@ -1,6 +1,5 @@
 #include "engine/device/cuda/side_stream.h"
 
-#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -78,11 +77,14 @@ bool SideStream::launches_no_kernel(const std::function<void()>& work) {
   cudaGraphGetNodes(graph, nullptr, &count);
   std::vector<cudaGraphNode_t> nodes(count);
   const cudaError_t status = cudaGraphGetNodes(graph, nodes.data(), &count);
+  // The runtime has no name for a wait for memory and fails: no kernel. The driver's own call would, but then no program of ours began
+  // where there is no driver.
   const bool none = std::ranges::none_of(nodes, [](cudaGraphNode_t node) {
-    CUgraphNodeType type{};  // the runtime's own call has no word for waits
-    return cuGraphNodeGetType(node, &type) != CUDA_SUCCESS || type == CU_GRAPH_NODE_TYPE_KERNEL ||
-           type == CU_GRAPH_NODE_TYPE_GRAPH;
+    cudaGraphNodeType type{};
+    return cudaGraphNodeGetType(node, &type) == cudaSuccess &&
+           (type == cudaGraphNodeTypeKernel || type == cudaGraphNodeTypeGraph);
   });
+  cudaGetLastError();
   cudaGraphDestroy(graph);  // before anything fails: NCCL counts the graphs that know of it
   CUDA_CHECK(status);
   return none;
