@@ -57,7 +57,8 @@ bool CopyEngines::work() {
   if (!data) return false;
   const auto n = static_cast<size_t>(kTried / 4 / host_.size());
   const auto both = [&] {
-    nccl_.check(nccl_.all_to_all(data, data + kTried / 2, n, NcclType::kBytes, comm_, side_.stream()), "ncclAlltoAll");
+    nccl_.check(nccl_.all_to_all(data, data + kTried / 2, n, NcclType::kBytes, comm_, side_.stream()),
+                "ncclAlltoAll");
     nccl_.check(nccl_.all_gather(data + host_.rank() * n, data, n, NcclType::kBytes, comm_, side_.stream()),
                 "ncclAllGather");
   };

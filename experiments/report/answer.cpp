@@ -91,7 +91,7 @@ std::string accuracy_answer(const Summary& s) {
 
 std::string routing_answer(const Summary& s) {
   if (s.layers == 0) return "";
-  return answer(s, layer_metric("specialisation", s.layers), s.study.routing_baseline(),
+  return answer(s, layer_metric(kSpecialisation, s.layers), s.study.routing_baseline(),
                 {"the last layer's specialisation", 1, "", 4, 4});
 }
 

@@ -50,8 +50,8 @@ Table side_by_side(const Summary& a, const Summary& b) {
     if (!other) continue;
     t.rows.push_back({c.config});
     append(t.rows.back(), c.find("accuracy"), other->find("accuracy"));
-    append(t.rows.back(), c.find(layer_metric("specialisation", a.layers)),
-           other->find(layer_metric("specialisation", b.layers)));
+    append(t.rows.back(), c.find(layer_metric(kSpecialisation, a.layers)),
+           other->find(layer_metric(kSpecialisation, b.layers)));
   }
   if (t.rows.empty()) fail_input("{} and {}: have no configuration in common", a.out, b.out);
   return t;

@@ -21,11 +21,13 @@ constexpr const char* kNotRun = "not run";
 constexpr double kSignificant = 0.05;
 constexpr int kFirstSeed = 0;  // the seed that every configuration has in every cell
 
-// "specialisation.last" → "specialisation.4"
+// "specialisation.last" → that of layer 4
 std::string metric_name(const std::string& metric, const Summary& s) {
-  constexpr std::string_view last = ".last";
-  if (!metric.ends_with(last)) return metric;
-  return layer_metric(metric.substr(0, metric.size() - last.size()), s.layers);
+  const size_t dot = metric.find('.');
+  if (dot == std::string::npos) return metric;
+  const std::string name = metric.substr(0, dot), layer = metric.substr(dot + 1);
+  return fmt::format("{}.{}", name == "specialisation" ? kSpecialisation : name,
+                     layer == "last" ? std::to_string(s.layers) : layer);
 }
 
 const ConfigSummary* find_config(const GridCell& cell, const std::string& config) {

@@ -113,7 +113,7 @@ std::string grid_html(const Heatmap& map, double end) {
 
 // The routing baseline and the configuration that specialises most in the last layer, next to each other.
 std::string pair_html(const Summary& s, const std::map<std::string, std::vector<Run>>& by_config) {
-  const std::string metric = layer_metric("specialisation", s.layers), baseline = s.study.routing_baseline();
+  const std::string metric = layer_metric(kSpecialisation, s.layers), baseline = s.study.routing_baseline();
   const ConfigSummary* most = nullptr;
   for (const ConfigSummary& c : s.configs)
     if (const Metric* m = c.find(metric); m && c.config != baseline)

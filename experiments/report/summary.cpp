@@ -37,10 +37,16 @@ void add_run(ConfigSummary& c, const Run& run) {
     }
     if (const auto all = combined(row->layers, layers)) add_value(c, row->name, seed, *all);
   }
+  for (size_t l = 0; l < e.layers.size(); ++l) {
+    const double mass = e.layers[l].scalar("specialisation_mass");
+    add_value(c, layer_metric(kSpecialisation, int(l) + 1), seed,
+              std::isnan(mass) ? e.layers[l].scalar("specialisation") : mass);
+  }
 }
 
 const MetricRow* row_of(const std::string& metric) {  // of "specialisation.4" too
-  const std::string name = metric.substr(0, metric.find('.'));
+  const std::string prefix = metric.substr(0, metric.find('.')),
+                    name = prefix == kSpecialisation ? "specialisation" : prefix;
   const MetricRow* row = metric_row(Stage::routing, name);
   return row ? row : metric_row(Stage::evaluation, name);
 }
@@ -182,6 +188,11 @@ const ConfigSummary* Summary::find(const std::string& config) const {
   return nullptr;
 }
 
+bool any_mass(const Summary& s) {
+  return std::ranges::any_of(s.configs,
+                             [](const ConfigSummary& c) { return c.find(layer_metric("specialisation_mass", 1)); });
+}
+
 std::string layer_metric(const std::string& name, int layer) { return fmt::format("{}.{}", name, layer); }
 
 Summary summarise(const Listing& listing) {
@@ -235,6 +246,9 @@ Summary summarise(const Listing& listing) {
     for (const MetricRow* row : metric_rows(Stage::routing))
       for (const std::string& baseline : s.study.routing_baselines)
         if (row->compared) compare_all(s.configs, layer_metric(row->name, l), baseline);
+  for (int l = 1; l <= s.layers; ++l)
+    for (const std::string& baseline : s.study.routing_baselines)
+      compare_all(s.configs, layer_metric(kSpecialisation, l), baseline);
   add_warnings(s, listing);
   return s;
 }

@@ -77,6 +77,11 @@ inline constexpr int kLeastSeeds =
     3;  // fewer give no interval and no test: two values say next to nothing of a spread
 inline constexpr const char* kNotAvailable = "n/a";
 
+// Per layer what the report compares: specialisation of the mean gates, or, of a router whose gates do not sum to 1, of each token's
+// gates over their sum ("specialisation_mass"): else a router would specialise by what its gates happen to sum to.
+constexpr const char* kSpecialisation = "specialisation_share";
+bool any_mass(const Summary& summary);  // whether they differ anywhere
+
 std::string layer_metric(const std::string& name, int layer);  // ("specialisation", 4) → "specialisation.4"
 
 // Accuracy is compared with the study's accuracy baselines, each layer's compared metrics (metrics.h) with its routing

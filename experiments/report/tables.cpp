@@ -234,7 +234,7 @@ std::vector<Table> accuracy_tables(const Summary& s) {
 namespace {
 
 Table specialisation_table(const Summary& s, bool cls) {
-  const std::string metric = cls ? "specialisation_cls" : "specialisation", baseline = s.study.routing_baseline();
+  const std::string metric = cls ? "specialisation_cls" : kSpecialisation, baseline = s.study.routing_baseline();
   const bool published = !cls && s.any_published();
   Table t;
   t.title = cls ? "Specialisation, CLS rows only" : "Specialisation, all tokens";
@@ -247,6 +247,10 @@ Table specialisation_table(const Summary& s, bool cls) {
         "mean over experts of the standard deviation over topics of the mean gate; mean ± standard error over "
         "seeds; p against {}, Welch, Holm-corrected.",
         baseline);
+    if (any_mass(s))
+      t.note +=
+          " Gates of routers that do not sum to 1 are taken over each token's sum, so that nobody specialises by that; mean gates as they "
+          "are stand in Routing by layer.";
     if (published) t.note += " In brackets: the study's table where it differs from its figure.";
   }
   t.header = {"configuration"};
@@ -261,7 +265,8 @@ Table specialisation_table(const Summary& s, bool cls) {
     for (const int layer : {1, s.layers}) {
       const std::string name = layer_metric(metric, layer);
       t.rows.back().push_back(mean_se(c.find(name), 4));
-      if (published) t.rows.back().push_back(published_value(s.published(c.config, name)));
+      if (published)
+        t.rows.back().push_back(published_value(s.published(c.config, layer_metric("specialisation", layer))));
       t.rows.back().push_back(p_against(c, name, baseline));
     }
   }

@@ -96,6 +96,37 @@ TEST_CASE("summary: estimates, tests and Holm families over the configurations")
   EXPECT(to_json(summary_from(to_json(s), "x")) == to_json(s));
 }
 
+// Else a router would specialise by what its gates happen to sum to.
+TEST_CASE("summary: of gates that do not sum to 1 it is their shares that are compared") {
+  Listing listing{"out", built_in_studies().front(), {}, {}};
+  for (int seed = 0; seed < 5; ++seed) {
+    listing.runs.push_back(fake_run("softmax-moe", seed, 0.9));
+    listing.runs.push_back(fake_run("astrocyte", seed, 0.9));
+    std::vector<LayerMetrics>&sums = listing.runs[listing.runs.size() - 2].evaluation->layers,
+    &ours = listing.runs.back().evaluation->layers;
+    for (size_t l = 0; l < ours.size(); ++l) {
+      sums[l]["specialisation"] = MetricValue(0.1 + 0.001 * seed);
+      ours[l]["specialisation"] = MetricValue(0.4 + 0.001 * seed);  // gates that sum to 4
+      ours[l]["specialisation_mass"] = MetricValue(0.1 + 0.001 * seed);
+    }
+  }
+  const Summary s = summarise(listing);
+  const ConfigSummary& c = *s.find("astrocyte");
+  EXPECT(*c.find("specialisation.4")->estimate.mean == doctest::Approx(0.402));  // the table Routing by layer
+  EXPECT(*c.find("specialisation_share.4")->estimate.mean == doctest::Approx(0.102));
+  EXPECT(s.find("softmax-moe")->find("specialisation_share.4")->values ==
+         s.find("softmax-moe")->find("specialisation.4")->values);
+  EXPECT(*c.against("specialisation_share.4", "softmax-moe")->welch_p == doctest::Approx(1));
+  EXPECT(contains(routing_answer(s), "no configuration differs from softmax-moe"));
+  const std::string table = as_text(specialisation_tables(s)[0]);
+  EXPECT(contains(table, "0.1020"));
+  EXPECT(!contains(table, "0.4020"));
+  EXPECT(contains(specialisation_tables(s)[0].note, "over each token's sum"));
+  for (Run& run : listing.runs)
+    for (LayerMetrics& m : run.evaluation->layers) m["specialisation_mass"] = MetricValue();
+  EXPECT(!contains(specialisation_tables(summarise(listing))[0].note, "over each token's sum"));
+}
+
 TEST_CASE("summary: pairs are matched by seed, not by position") {
   Listing listing{"out", built_in_studies().front(), {}, {}};
   for (int seed : {0, 1, 2, 3}) listing.runs.push_back(fake_run("dense", seed, 0.90 + 0.01 * seed));

@@ -118,7 +118,7 @@ Table knock_out_table(const Summary& s, const AskedAgain& all) {
   const Measured& measure = *all.begin()->second.measure;
   t.header = {"configuration", "seeds",       "without one",    "the most",      "idle",
               "without first", "first alone", "specialisation", "random router", "similarity"};
-  const std::string specialisation = layer_metric("specialisation", s.layers);
+  const std::string specialisation = layer_metric(kSpecialisation, s.layers);
   for (const ConfigSummary& c : s.configs) {
     const auto it = all.find(c.config);
     if (it == all.end()) continue;
@@ -166,7 +166,7 @@ Table specialisation_foretells_table(const Summary& s, const AskedAgain& all) {
   for (const Question& q : questions) {
     statistics::Sample specialisation, other;
     for (const ConfigSummary& c : s.configs) {
-      const std::optional<double> x = mean_of(c, layer_metric("specialisation", s.layers)), y = q.value(c);
+      const std::optional<double> x = mean_of(c, layer_metric(kSpecialisation, s.layers)), y = q.value(c);
       if (!x || !y || !std::isfinite(*y)) continue;
       specialisation.push_back(*x), other.push_back(*y);
     }

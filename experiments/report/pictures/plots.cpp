@@ -238,13 +238,14 @@ Picture word_loss_plot(const Summary& s) {
 }
 
 Picture specialisation_plot(const Summary& s, int layer, bool cls) {
-  const std::string metric = layer_metric(cls ? "specialisation_cls" : "specialisation", layer);
+  const std::string metric = layer_metric(cls ? "specialisation_cls" : kSpecialisation, layer);
   std::vector<Bar> bars;
   for (const ConfigSummary& c : s.configs) {
     const Metric* m = c.find(metric);
     if (!m) continue;
     bars.push_back(
-        {c.config, m, p_note(c.against(metric, s.study.routing_baseline())), published_mark(s, c.config, metric)});
+        {c.config, m, p_note(c.against(metric, s.study.routing_baseline())),
+         published_mark(s, c.config, layer_metric(cls ? "specialisation_cls" : "specialisation", layer))});
   }
   const char* place = layer == 1 ? " (first)" : layer == s.layers ? " (last)" : "";
   return bar_plot(s,
@@ -263,7 +264,7 @@ Picture depth_plot(const Summary& s) {
   std::vector<double> values;
   for (const ConfigSummary& c : s.configs)
     for (int l = 1; l <= s.layers; ++l)
-      for (const char* name : {"specialisation", "specialisation_cls"})
+      for (const char* name : {kSpecialisation, "specialisation_cls"})
         if (const Metric* m = c.find(layer_metric(name, l));
             m && (sides == 2 || name != std::string("specialisation_cls")))
           values.push_back(*m->estimate.mean + m->estimate.se.value_or(0));
@@ -285,7 +286,7 @@ Picture depth_plot(const Summary& s) {
       const Style style = style_of(s, c.config);
       std::vector<Point> points;
       for (int l = 1; l <= s.layers; ++l)
-        if (const Metric* m = c.find(layer_metric(side ? "specialisation_cls" : "specialisation", l))) {
+        if (const Metric* m = c.find(layer_metric(side ? "specialisation_cls" : kSpecialisation, l))) {
           points.push_back({x(l), y(*m->estimate.mean)});
           if (const auto& se = m->estimate.se)
             p.line({x(l), y(*m->estimate.mean - *se)}, {x(l), y(*m->estimate.mean + *se)},
@@ -316,7 +317,7 @@ Picture scatter_plot(const Summary& s) {
   std::vector<Entry> entries;
   std::vector<double> xs, ys;
   for (const ConfigSummary& c : s.configs) {
-    const Metric* x = c.find(layer_metric("specialisation", s.layers));
+    const Metric* x = c.find(layer_metric(kSpecialisation, s.layers));
     const Metric* y = c.find("accuracy");
     if (!x || !y) continue;
     entries.push_back({&c, x, y});
