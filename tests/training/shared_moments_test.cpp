@@ -1,7 +1,9 @@
 // AdamW whose moments ranks share out: the bits of the optimiser that has them whole, in every way that parameters are grouped, and
 // checkpoints that do not tell.
 #include <atomic>
+#include <functional>
 #include <new>
+#include <utility>
 
 #include "engine/core/file.h"
 #include "nn/weights/checkpoint.h"
@@ -43,16 +45,23 @@ TEST_CASE("shared moments: steps have the bits of moments that every rank has") 
     }
 }
 
-// Ranks that say what it costs to share products out, whose gathers are counted, and whose memory for sums is their own.
+// Ranks that say what it costs to share products out, whose memory for sums is their own, and where what runs aside is done as late as
+// it may be: whoever reads before the wait reads what was there.
 class Sharing : public Beside {
  public:
   Sharing(std::unique_ptr<Communicator> inner, SharingCost cost, std::atomic<int>& gathers)
       : Beside(std::move(inner)), cost_(cost), gathers_(gathers) {}
   bool takes_multiprocessors() const override { return cost_.update == 0; }
   SharingCost sharing_cost() const override { return cost_; }
+  void all_reduce_aside(void* data, int64_t n, DType dtype) override {
+    later_.push_back([=, this] { Beside::all_reduce_aside(data, n, dtype); });
+  }
   void all_gather_aside(void* data, int64_t n, DType dtype) override {
     ++gathers_;
-    Beside::all_gather_aside(data, n, dtype);
+    later_.push_back([=, this] { Beside::all_gather_aside(data, n, dtype); });
+  }
+  void join_aside() override {
+    for (const auto& call : std::exchange(later_, {})) call();
   }
   std::shared_ptr<void> shared_memory(int64_t bytes) override {
     return {::operator new (static_cast<size_t>(bytes), std::align_val_t{64}),
@@ -62,6 +71,7 @@ class Sharing : public Beside {
  private:
   SharingCost cost_;
   std::atomic<int>& gathers_;
+  std::vector<std::function<void()>> later_;
 };
 
 // Where gathers of weights cost less than their update, and rows of the table wait as ever.
