@@ -117,7 +117,9 @@ void AdamW::share_out(const AdamWSharing& sharing) {
   std::vector<int64_t> cuts = sharing.cuts;
   cuts.push_back(low), cuts.push_back(all);
   std::ranges::sort(cuts);
-  const int64_t products_end = sharing.moments ? 0 : shared_products(sharing.products, cuts, low, ranks.size());
+  // Float32 weights of all that somebody reads would cost more to gather than their update.
+  const int64_t products_end =
+      sharing.moments || read ? 0 : shared_products(sharing.products, cuts, low, ranks.size());
   const auto keep_up_to = [&](int64_t stop) {
     for (const int64_t cut : cuts) {
       const int64_t end = std::min(cut, stop);
