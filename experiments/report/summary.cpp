@@ -242,13 +242,13 @@ Summary summarise(const Listing& listing) {
     if (row->compared) compared.emplace_back(row->name);
   for (const std::string& metric : compared)
     for (const std::string& baseline : s.study.accuracy_baselines) compare_all(s.configs, metric, baseline);
+  std::vector<std::string> of_layers = {kSpecialisation};
+  for (const MetricRow* row : metric_rows(Stage::routing))
+    if (row->compared) of_layers.emplace_back(row->name);
   for (int l = 1; l <= s.layers; ++l)
-    for (const MetricRow* row : metric_rows(Stage::routing))
+    for (const std::string& metric : of_layers)
       for (const std::string& baseline : s.study.routing_baselines)
-        if (row->compared) compare_all(s.configs, layer_metric(row->name, l), baseline);
-  for (int l = 1; l <= s.layers; ++l)
-    for (const std::string& baseline : s.study.routing_baselines)
-      compare_all(s.configs, layer_metric(kSpecialisation, l), baseline);
+        compare_all(s.configs, layer_metric(metric, l), baseline);
   add_warnings(s, listing);
   return s;
 }

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "engine/device/cuda/capture_lock.h"
+#include "engine/device/cuda/captured.h"
 #include "engine/device/cuda/check.h"
 
 namespace glia {
@@ -37,18 +38,7 @@ class CudaGraph final : public Graph {
 std::unique_ptr<Graph> capture_cuda_graph(CudaHandles& cuda, const std::function<void()>& work) {
   wait_for_other_ranks(cuda);
   const CaptureLock lock(capture_mutex());
-  // Relaxed: the allocator may call cudaMalloc during a first capture.
-  CUDA_CHECK(cudaStreamBeginCapture(cuda.stream, cudaStreamCaptureModeRelaxed));
-  cudaGraph_t graph = nullptr;
-  try {
-    work();
-  } catch (...) {
-    cudaStreamEndCapture(cuda.stream, &graph);
-    if (graph) cudaGraphDestroy(graph);
-    cudaGetLastError();
-    throw;
-  }
-  CUDA_CHECK(cudaStreamEndCapture(cuda.stream, &graph));
+  cudaGraph_t graph = captured(cuda.stream, work);
   cudaGraphExec_t executable = nullptr;
   // The driver takes memory for nodes when a graph is made and when it is uploaded, which is done here and not by the first
   // replay: under the lock nobody else of this process allocates, so the difference is this graph's.

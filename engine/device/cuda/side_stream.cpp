@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/device/cuda/capture_lock.h"
+#include "engine/device/cuda/captured.h"
 #include "engine/device/cuda/check.h"
 
 namespace glia {
@@ -62,17 +63,7 @@ void SideStream::wait() { CUDA_CHECK(cudaStreamSynchronize(handles_->side)); }
 
 bool SideStream::launches_no_kernel(const std::function<void()>& work) {
   const CaptureLock lock(capture_mutex());
-  CUDA_CHECK(cudaStreamBeginCapture(handles_->side, cudaStreamCaptureModeRelaxed));
-  cudaGraph_t graph = nullptr;
-  try {
-    work();
-  } catch (...) {
-    cudaStreamEndCapture(handles_->side, &graph);
-    if (graph) cudaGraphDestroy(graph);
-    cudaGetLastError();
-    throw;
-  }
-  CUDA_CHECK(cudaStreamEndCapture(handles_->side, &graph));
+  cudaGraph_t graph = captured(handles_->side, work);
   size_t count = 0;
   cudaGraphGetNodes(graph, nullptr, &count);
   std::vector<cudaGraphNode_t> nodes(count);
