@@ -107,7 +107,10 @@ Model::Output Model::forward(const Batch& batch, bool training) const {
   pass.context_rows = batch.context_rows;
   LaterLosses later;
   pass.later = &later;
-  if (training) pass.backward_at = batch.backward_at, pass.words_later = batch.words_later;
+  if (training) {
+    pass.forward_at = batch.forward_at, pass.backward_at = batch.backward_at;
+    pass.words_later = batch.words_later;
+  }
   if (training && !config_.moe.dense() && router_row(config_.moe.router).traits.needs_labels)
     pass.labels = batch.labels;
   Bert::Result r = bag_ ? Bert::Result{bag_->forward(batch.ids, pass), {}}

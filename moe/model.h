@@ -37,8 +37,8 @@ struct Batch {
   // Of a part of a larger batch, or undefined: rows_before as in nn/pass.h, and the part's share of the whole batch's loss,
   // written several times (experiments/training/step.h).
   Tensor rows_before = {}, share = {};
-  std::function<void(int layer, BackwardPlace)> backward_at = {};  // as in nn/pass.h
-  RowsLater* words_later = nullptr;                                // likewise
+  std::function<void(int layer, ModelPlace)> forward_at = {}, backward_at = {};  // as in nn/pass.h
+  RowsLater* words_later = nullptr;                                              // likewise
   Tensor borders = {};       // int32 [B], or undefined: so many rows of each sequence are its prompt
   Tensor context_rows = {};  // int32 [T], or undefined: as in nn/pass.h
 };

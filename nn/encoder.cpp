@@ -21,11 +21,11 @@ EncoderLayer::Result EncoderLayer::forward(const Var& input, const Pass& pass, b
   const bool early = read_rows_only && !feed_forward->reads_all_rows();
   const Var x = early ? pass.read_rows(input) : input;
   // Attention has a kernel for first rows alone; of other rows it is taken from all.
-  Var mixed = pass.at(BackwardPlace::kMixed, attention.mix(input, pass, early && !pass.read.defined()), layer_);
+  Var mixed = pass.at(ModelPlace::kMixed, attention.mix(input, pass, early && !pass.read.defined()), layer_);
   if (early && pass.read.defined()) mixed = pass.read_rows(mixed);
   Var h = attention.finish(mixed, x, pass, early);
   if (second_norm) h = second_norm->residual(h, x, 0, {});
-  h = pass.at(BackwardPlace::kFeedForward, h, layer_);
+  h = pass.at(ModelPlace::kFeedForward, h, layer_);
   FeedForward::Result r = feed_forward->forward(before_feed_forward(h), pass, read_rows_only);
   if (pre_norm_ && read_rows_only && !early) h = pass.read_rows(h);
   Var y = behind_feed_forward(r, h, pass, read_rows_only);
@@ -50,7 +50,7 @@ Bert::Bert(ParameterSet& set, const BertConfig& c, const EncoderLayer::MakeFeedF
 
 Bert::Result Bert::forward(const Tensor& ids, const Pass& pass, bool last_layer_read_rows_only) const {
   Result result;
-  Var x = pass.at(BackwardPlace::kFirst, embeddings(ids, pass));
+  Var x = pass.at(ModelPlace::kFirst, embeddings(ids, pass));
   Pass here = pass;
   here.ids = ids;
   for (const EncoderLayer& layer : layers) {

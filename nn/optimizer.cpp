@@ -9,25 +9,6 @@ namespace glia {
 
 namespace {
 
-// Elements [0, end) up to a cut: the pieces that are to be shared out. A piece is gathered while the next one is updated, and the pieces
-// that all update come last.
-int64_t shared_products(const AsideReducer::SharingCost& cost, const std::vector<int64_t>& cuts, int64_t low,
-                        int ranks) {
-  if (cost.update <= 0 || ranks == 1) return 0;
-  double updated = 0, gathered = 0, shortest = static_cast<double>(low) * cost.update;
-  int64_t end = 0, done = 0;
-  for (const int64_t cut : cuts) {
-    if (cut > low || cut <= done) continue;
-    const auto n = static_cast<double>(cut - done);
-    updated += n * cost.update / ranks;
-    gathered = std::max(gathered, updated) + cost.latency + n * cost.gather;
-    done = cut;
-    const double step = std::max(gathered, updated + static_cast<double>(low - cut) * cost.update);
-    if (step < shortest) shortest = step, end = cut;
-  }
-  return end;
-}
-
 // A rate that is no number makes every weight one, and nothing else would say so.
 void check_options(const ParameterSet& parameters, const AdamWOptions& o) {
   CHECK(parameters.materialised(), "AdamW: wants parameters behind materialise()");
@@ -48,7 +29,7 @@ void check_options(const ParameterSet& parameters, const AdamWOptions& o) {
 }  // namespace
 
 AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wait, const AdamWSharing& sharing)
-    : parameters_(parameters), options_(options) {
+    : parameters_(parameters), options_(options), copies_later_(sharing.copies_later) {
   check_options(parameters, options);
   Context& context = parameters.context();
   const int64_t low = parameters.low_size(), trained = parameters.trained_size(), rest = trained - low;
@@ -56,7 +37,7 @@ AdamW::AdamW(ParameterSet& parameters, const AdamWOptions& options, bool rows_wa
   buffers_.low = parameters.low_gradients();
   buffers_.g = parameters.gradients();
   if (parameters.copy().defined()) buffers_.copy = parameters.copy().rows(0, trained);
-  if (sharing.moments || sharing.experts || sharing.products.update > 0) share_out(sharing);
+  if (sharing.moments || sharing.experts || sharing.products) share_out(sharing);
   const int64_t kept = buffers_.spans.empty()
                            ? trained
                            : buffers_.spans.back().at + buffers_.spans.back().end - buffers_.spans.back().begin;
@@ -117,14 +98,13 @@ void AdamW::share_out(const AdamWSharing& sharing) {
   std::vector<int64_t> cuts = sharing.cuts;
   cuts.push_back(low), cuts.push_back(all);
   std::ranges::sort(cuts);
-  // Float32 weights of all that somebody reads would cost more to gather than their update.
-  const int64_t products_end =
-      sharing.moments || read ? 0 : shared_products(sharing.products, cuts, low, ranks.size());
   const auto keep_up_to = [&](int64_t stop) {
     for (const int64_t cut : cuts) {
       const int64_t end = std::min(cut, stop);
       if (end <= done) continue;
-      const bool divided = sharing.moments || end <= products_end;
+      // Float32 weights of all that somebody reads would cost more to gather than their update.
+      const bool divided =
+          sharing.moments || (!read && sharing.products && done < low && sharing.products(end - done));
       const int64_t each = divided ? (end - done) / (align * ranks.size()) * align : 0;
       const Shown shown = done < low && !read ? Shown::kCopies : Shown::kWeights;
       if (each > 0) divide({done, each, shown, sharing.gradients && done < low});
@@ -172,31 +152,35 @@ void AdamW::take_norm() {
   adamw_squares(buffers_, others);
 }
 
-void AdamW::gather_copies(const Parts& parts, AsideReducer* aside) const {
-  if (!aside) return gather_parts(buffers_.copy, parts);
-  const Tensor all = buffers_.copy.rows(parts.begin, end_of(parts));
-  aside->all_gather_aside(all.raw(), parts.each, all.dtype());
+void AdamW::send_copies() {
+  AsideReducer* aside = copies_later_ ? aside_of(parameters_.context().communicator()) : nullptr;
+  if (!aside) return;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    if (parts_[i].shown != Shown::kCopies) continue;
+    const Tensor all = buffers_.copy.rows(parts_[i].begin, end_of(parts_[i]));
+    aside->all_gather_aside(all.raw(), parts_[i].each, all.dtype());
+    aside->mark_aside(i);
+  }
 }
 
-// Copies of a piece are on their way while the next one is updated.
+void AdamW::wait_for_copies(const ElementRange& range) {
+  AsideReducer* aside = copies_later_ ? aside_of(parameters_.context().communicator()) : nullptr;
+  if (!aside) return;
+  for (size_t i = 0; i < parts_.size(); ++i)
+    if (parts_[i].shown == Shown::kCopies && parts_[i].begin < range.end && range.begin < end_of(parts_[i]))
+      aside->join_aside_up_to(i);
+}
+
 void AdamW::step() {
   parameters_.complete_gradients();
   if (buffers_.squares.defined()) take_norm();
-  Communicator& ranks = parameters_.context().communicator();
-  AsideReducer* aside = aside_of(ranks);
-  adamw_step(buffers_, options_, buffers_.rows.count ? parameters_.table()->touched : Tensor{},
-             [&](const AdamWSpan& span) {
-               for (const Parts& parts : parts_)
-                 if (parts.shown == Shown::kCopies && span.begin == parts.begin + ranks.rank() * parts.each)
-                   gather_copies(parts, aside);
-             });
+  adamw_step(buffers_, options_, buffers_.rows.count ? parameters_.table()->touched : Tensor{});
   for (const Parts& parts : parts_) {
-    if (parts.shown != Shown::kWeights) continue;
-    gather_parts(buffers_.p, parts);
-    if (!buffers_.copy.defined()) continue;
+    if (parts.shown == Shown::kNothing || (parts.shown == Shown::kCopies && copies_later_)) continue;
+    gather_parts(parts.shown == Shown::kCopies ? buffers_.copy : buffers_.p, parts);
+    if (parts.shown == Shown::kCopies || !buffers_.copy.defined()) continue;
     cast_into(buffers_.p.rows(parts.begin, end_of(parts)), buffers_.copy.rows(parts.begin, end_of(parts)));
   }
-  if (aside && !parts_.empty()) aside->join_aside();
 }
 
 bool AdamW::own(const Parameter& p) const {

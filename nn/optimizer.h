@@ -15,6 +15,8 @@
 // AdamWOptions::bfloat16_moments halves the moments' memory and takes 8 of 28 bytes an element off an update, for moments that err
 // at random, m by half a per cent and v by five, without bias (docs/science.md 13).
 #pragma once
+#include <functional>
+
 #include "engine/comm/aside.h"
 #include "engine/ops/optimiser/adamw.h"
 #include "nn/parameters.h"
@@ -27,9 +29,11 @@ struct AdamWSharing {
   bool experts = false;    // those that all ranks divide are each rank's own
   bool gradients = false;  // of products in bfloat16, where moments are shared out: summed part by part
   std::vector<int64_t> cuts = {};  // elements that no part of the moments reaches across: where a layer begins
-  // If not `moments`: those of products in bfloat16, of as many pieces between cuts, from the first one on, as make the step the
-  // shortest. All have the whole gradient, and rows may wait, so that nobody can tell it by the bits.
-  AsideReducer::SharingCost products = {};
+  // If not `moments`: those of products in bfloat16, of the pieces between cuts of so many elements for which it says so; empty: of
+  // none. All have the whole gradient, and rows may wait, so that nobody can tell it by the bits.
+  std::function<bool(int64_t)> products = {};
+  // The others' copies are gathered by send_copies() of the next step, and not behind each.
+  bool copies_later = false;
 };
 
 class AdamW {
@@ -75,6 +79,11 @@ class AdamW {
   // these are such.
   std::vector<ElementRange> scattered() const;
   bool scatters(const ElementRange& range) const;
+  // With copies_later, by all ranks before a step's forward pass: the others' copies are under way; and what is launched next waits for
+  // those of elements that the range has some of.
+  bool copies_later() const { return copies_later_; }
+  void send_copies();
+  void wait_for_copies(const ElementRange& range);
   // The others' weights, as they are now: to be called by all ranks before anybody reads them but to compute. Nothing where all
   // ranks have all.
   void gather_weights();
@@ -99,14 +108,13 @@ class AdamW {
   }
   void share_out(const AdamWSharing& sharing);
   void gather_parts(const Tensor& flat, const Parts& parts) const;
-  void gather_copies(const Parts& parts, AsideReducer* aside) const;
   void take_norm();
 
   ParameterSet& parameters_;
   AdamWOptions options_;
   AdamWBuffers buffers_;
   std::vector<Parts> parts_;
-  bool rows_of_all_ = false;
+  bool rows_of_all_ = false, copies_later_ = false;
   Tensor whole_m_, whole_v_;
 };
 

@@ -11,9 +11,9 @@ namespace glia {
 class LaterLosses;
 class RowCache;
 
-// Where backward comes to (Pass::backward_at): the input of a layer's feed-forward network, what its attention has mixed, and the input
+// Where forward and backward come to (Pass::forward_at, backward_at): the input of a layer's feed-forward network, what its attention has mixed, and the input
 // of the first layer.
-enum class BackwardPlace { kFeedForward, kMixed, kFirst };
+enum class ModelPlace { kFeedForward, kMixed, kFirst };
 
 struct Pass {
   const Sequences& sequences;       // the rows' layout
@@ -53,10 +53,14 @@ struct Pass {
   // Called in backward with a layer's number when it comes to what the layer's feed-forward network reads, and again at what its
   // attention has mixed; last at the input of the first layer. The gradients of all parameters behind that are complete. Empty: nobody
   // asks.
-  std::function<void(int layer, BackwardPlace)> backward_at = {};
+  std::function<void(int layer, ModelPlace)> backward_at = {};
+
+  // Called in forward at the same places, in their order, before what reads them is launched; empty: nobody asks.
+  std::function<void(int layer, ModelPlace)> forward_at = {};
 
   // x, which is what lies at that place.
-  Var at(BackwardPlace place, const Var& x, int layer = -1) const {
+  Var at(ModelPlace place, const Var& x, int layer = -1) const {
+    if (forward_at) forward_at(layer, place);
     return backward_at ? when_differentiated(x, [call = backward_at, layer, place] { call(layer, place); }) : x;
   }
 

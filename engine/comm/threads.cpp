@@ -190,6 +190,8 @@ class ThreadCommunicator : public Communicator, public AsideReducer {
     all_gather(static_cast<char*>(data) + rank() * n * size_of(dtype), data, n, dtype);
   }
   void join_aside() override {}
+  void mark_aside(size_t) override {}
+  void join_aside_up_to(size_t) override {}
 
   void barrier() override {
     meeting_.wait();

@@ -47,15 +47,34 @@ Batch TrainingStep::with_reduction(Batch batch) {
   batch.words_later = &words_;
   words_.begin({});
   if (AsideReducer* aside = aside_of(model_.context().communicator())) {
-    const BackwardPlace begins =
-        aside->takes_multiprocessors() ? BackwardPlace::kMixed : BackwardPlace::kFeedForward;
-    batch.backward_at = [this, aside, begins](int layer, BackwardPlace place) {
-      if (place == begins || place == BackwardPlace::kFirst) reduce_piece(layer + 1, *aside);
+    const ModelPlace begins = aside->takes_multiprocessors() ? ModelPlace::kMixed : ModelPlace::kFeedForward;
+    batch.backward_at = [this, aside, begins](int layer, ModelPlace place) {
+      if (place == begins || place == ModelPlace::kFirst) reduce_piece(layer + 1, *aside);
     };
     words_.begin([aside](const Tensor& all) {
       aside->all_gather_aside(all.raw(), all.numel() / all.context().communicator().size(), all.dtype());
     });
   }
+  return batch;
+}
+
+// What the update of the step before has left for now: forward waits for a piece where it comes to it, and first for what is in none.
+Batch TrainingStep::with_others_weights(Batch batch) {
+  optimiser_.send_copies();
+  batch.forward_at = [this](int layer, ModelPlace place) {
+    const ParameterSet& parameters = model_.parameters();
+    if (place == ModelPlace::kFeedForward)
+      return optimiser_.wait_for_copies(low_range_of_piece(layer + 1, parameters, false));
+    if (place != ModelPlace::kFirst) return;
+    int64_t at = 0;
+    for (int piece = 1; piece <= model_.config().bert.layers; ++piece) {
+      const ElementRange range = low_range_of_piece(piece, parameters, false);
+      if (range.begin >= range.end) continue;
+      optimiser_.wait_for_copies({at, range.begin});
+      at = range.end;
+    }
+    optimiser_.wait_for_copies({at, parameters.low_size()});
+  };
   return batch;
 }
 
@@ -134,7 +153,9 @@ void TrainingStep::run(const Batch& batch, StepPart part) {
   }
   done_.clear();  // here, since a capture may break in the middle of a step
   const bool reduces = part.last() && model_.context().communicator().size() > 1;
-  const Model::Output out = model_.forward(reduces ? with_reduction(batch) : batch, true);
+  Batch own = reduces ? with_reduction(batch) : batch;
+  if (part.first() && optimiser_.copies_later()) own = with_others_weights(std::move(own));
+  const Model::Output out = model_.forward(own, true);
   if (!batch.share.defined() && part.count == 1) {
     backward(out.loss);
   } else {

@@ -51,6 +51,7 @@ class TrainingStep {
   void reduce_rest(int64_t longest);
   // Nobody has a gradient of positions behind the longest sequence.
   void leave_out_positions(int64_t longest);
+  Batch with_others_weights(Batch batch);
   Batch with_reduction(Batch batch);  // in whose backward pieces are summed, and words are left for the end
 
   Model& model_;

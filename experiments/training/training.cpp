@@ -144,8 +144,12 @@ AdamWSharing sharing_of(const Options& o, const Model& model) {
                        fast && o.expert_parallel > 1 && o.expert_parallel == model.context().communicator().size(),
                        fast && o.shard_optimiser,
                        {}};
-  if (const AsideReducer* aside = aside_of(model.context().communicator()); aside && o.expert_parallel == 1)
-    sharing.products = aside->sharing_cost();
+  if (const AsideReducer* aside = aside_of(model.context().communicator())) {
+    if (o.expert_parallel == 1) sharing.products = [aside](int64_t n) { return aside->worth_sharing(n); };
+    // Forward says where it comes to a piece, if there are layers.
+    const ElementRange first = low_range_of_piece(1, model.parameters(), false);
+    sharing.copies_later = first.begin < first.end;
+  }
   for (int piece = 0; piece <= model.config().bert.layers; ++piece) {
     const ElementRange range = low_range_of_piece(piece, model.parameters(), false);
     for (const int64_t cut : {range.begin, range.end})

@@ -2,8 +2,8 @@
 // checkpoints that do not tell.
 #include <atomic>
 #include <functional>
+#include <map>
 #include <new>
-#include <utility>
 
 #include "engine/core/file.h"
 #include "nn/weights/checkpoint.h"
@@ -45,14 +45,14 @@ TEST_CASE("shared moments: steps have the bits of moments that every rank has") 
     }
 }
 
-// Ranks that say what it costs to share products out, whose memory for sums is their own, and where what runs aside is done as late as
+// Ranks that say whether products are worth sharing, whose memory for sums is their own, and where what runs aside is done as late as
 // it may be: whoever reads before the wait reads what was there.
 class Sharing : public Beside {
  public:
-  Sharing(std::unique_ptr<Communicator> inner, SharingCost cost, std::atomic<int>& gathers)
-      : Beside(std::move(inner)), cost_(cost), gathers_(gathers) {}
-  bool takes_multiprocessors() const override { return cost_.update == 0; }
-  SharingCost sharing_cost() const override { return cost_; }
+  Sharing(std::unique_ptr<Communicator> inner, bool worth, std::atomic<int>& gathers)
+      : Beside(std::move(inner)), worth_(worth), gathers_(gathers) {}
+  bool takes_multiprocessors() const override { return !worth_; }
+  bool worth_sharing(int64_t n) const override { return worth_ && n >= 256; }
   void all_reduce_aside(void* data, int64_t n, DType dtype) override {
     later_.push_back([=, this] { Beside::all_reduce_aside(data, n, dtype); });
   }
@@ -60,8 +60,11 @@ class Sharing : public Beside {
     ++gathers_;
     later_.push_back([=, this] { Beside::all_gather_aside(data, n, dtype); });
   }
+  void mark_aside(size_t number) override { marks_[number] = later_.size(); }
+  void join_aside_up_to(size_t number) override { do_up_to(marks_.at(number)); }
   void join_aside() override {
-    for (const auto& call : std::exchange(later_, {})) call();
+    do_up_to(later_.size());
+    later_.clear(), marks_.clear(), done_ = 0;
   }
   std::shared_ptr<void> shared_memory(int64_t bytes) override {
     return {::operator new (static_cast<size_t>(bytes), std::align_val_t{64}),
@@ -69,9 +72,15 @@ class Sharing : public Beside {
   }
 
  private:
-  SharingCost cost_;
+  void do_up_to(size_t end) {
+    for (; done_ < end; ++done_) later_[done_]();
+  }
+
+  bool worth_;
   std::atomic<int>& gathers_;
   std::vector<std::function<void()>> later_;
+  std::map<size_t, size_t> marks_;
+  size_t done_ = 0;
 };
 
 // Where gathers of weights cost less than their update, and rows of the table wait as ever.
@@ -97,9 +106,7 @@ TEST_CASE("shared moments: those of large products alone have the bits of moment
           run_ranks(ranks, [&](std::unique_ptr<Communicator> communicator) {
             const auto rank = static_cast<size_t>(communicator->rank());
             Context context(Device::cpu(), 42);
-            set_ranks(context, std::make_unique<Sharing>(std::move(communicator),
-                                                         AsideReducer::SharingCost{shared ? 1.0 : 0.0, 0, 0},
-                                                         gathers[shared]));
+            set_ranks(context, std::make_unique<Sharing>(std::move(communicator), shared == 1, gathers[shared]));
             {
               Trainer trainer(context, data, o, run_model(o, configuration(config)), 42);
               for (int i = 0; i < 4; ++i) trainer.step();

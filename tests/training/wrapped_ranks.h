@@ -46,6 +46,8 @@ class Beside : public Plain, public AsideReducer {
   }
   void all_gather_aside(void* data, int64_t n, DType dtype) override { aside_.all_gather_aside(data, n, dtype); }
   void join_aside() override { aside_.join_aside(); }
+  void mark_aside(size_t number) override { aside_.mark_aside(number); }
+  void join_aside_up_to(size_t number) override { aside_.join_aside_up_to(number); }
 
  private:
   AsideReducer& aside_;

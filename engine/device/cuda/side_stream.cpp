@@ -14,6 +14,7 @@ namespace glia {
 struct SideStream::Handles {
   cudaStream_t main, side = nullptr;
   cudaEvent_t forked = nullptr, joined = nullptr;
+  std::vector<cudaEvent_t> marks;
   bool open = false;
 };
 
@@ -33,6 +34,7 @@ SideStream::~SideStream() {
   // The driver may be gone already: there is nobody to tell.
   cudaEventDestroy(handles_->forked);
   cudaEventDestroy(handles_->joined);
+  for (const cudaEvent_t mark : handles_->marks) cudaEventDestroy(mark);
   cudaStreamDestroy(handles_->side);
   delete handles_;
 }
@@ -57,6 +59,19 @@ void SideStream::join() {
   handles_->open = false;
   CUDA_CHECK(cudaEventRecord(handles_->joined, handles_->side));
   CUDA_CHECK(cudaStreamWaitEvent(handles_->main, handles_->joined, 0));
+}
+
+void SideStream::mark(size_t number) {
+  while (handles_->marks.size() <= number) {
+    cudaEvent_t made = nullptr;
+    CUDA_CHECK(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
+    handles_->marks.push_back(made);
+  }
+  CUDA_CHECK(cudaEventRecord(handles_->marks[number], handles_->side));
+}
+
+void SideStream::join(size_t number) {
+  CUDA_CHECK(cudaStreamWaitEvent(handles_->main, handles_->marks[number], 0));
 }
 
 void SideStream::wait() { CUDA_CHECK(cudaStreamSynchronize(handles_->side)); }

@@ -21,6 +21,9 @@ class SideStream {
   // What the main stream gets next comes behind all that the side stream has. Nothing without a fork since the last join.
   void join();
   void wait();  // on the host, for what the side stream has
+  // The place that the side stream has come to, and what the main stream gets next comes behind it.
+  void mark(size_t number);
+  void join(size_t number);
   // Whether what `work` launches on this stream takes no multiprocessor: copies, and waits for them. Nothing of it is done.
   bool launches_no_kernel(const std::function<void()>& work);
 

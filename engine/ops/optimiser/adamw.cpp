@@ -118,11 +118,8 @@ AdamWOptions options_of(const AdamWOptions& o, const AdamWGroup& group) {
   return own;
 }
 
-// Calls update(options, low, rest, whether waiting rows are among them) for every piece with options of its own, and behind
-// those of a span updated(span).
-template <class T, class M, class F>
-void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o,
-                    const std::function<void(const AdamWSpan&)>& updated, F&& update) {
+// Calls update(options, low, rest, whether waiting rows are among them) for every piece with options of its own.
+template <class T, class M, class F> void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o, F&& update) {
   const int64_t split = low_end(b);
   for (const AdamWSpan& span : b.spans.empty() ? std::vector<AdamWSpan>{{0, b.p.numel(), 0}} : b.spans) {
     const auto low = segment<T, bfloat16, M>(b, b.low, 0, cut(span, 0, split), b.decayed);
@@ -132,7 +129,6 @@ void for_each_piece(const AdamWBuffers& b, const AdamWOptions& o,
       const auto own = segment<T, T, M>(b, b.g, split, cut(span, group.begin, group.end), group.decayed);
       if (own.n > 0) update(options_of(o, group), AdamWSegment<T, bfloat16, M>{}, own, false);
     }
-    if (updated) updated(span);
   }
 }
 
@@ -146,8 +142,7 @@ template <class F> void dispatch(const AdamWBuffers& b, F&& f) {
 
 }  // namespace
 
-void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched,
-                const std::function<void(const AdamWSpan&)>& updated) {
+void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touched) {
   dispatch(b, [&]<class T, class M>(TypeTag<T>, TypeTag<M>) {
     CHECK(
         !touched.defined() || (touched.dtype() == DType::kInt32 && touched.numel() == touched_words(b.rows.count)),
@@ -171,14 +166,14 @@ void adamw_step(const AdamWBuffers& b, const AdamWOptions& o, const Tensor& touc
         [&] {
           if (squares) cpu::adamw_factors(o, context.step_pointer(), squares, factors);
           else cpu::adamw_norm(o, context.step_pointer(), g, rows);
-          for_each_piece<T, M>(b, o, updated, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+          for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
             cpu::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched);
           });
         },
         [&](auto& cuda) {
           if (squares) cuda::adamw_factors(o, context.step_pointer(), squares, factors, cuda.stream);
           else cuda::adamw_norm(o, context.step_pointer(), g, rows, cuda.stream);
-          for_each_piece<T, M>(b, o, updated, [&](const auto& own, const auto& low, const auto& rest, bool first) {
+          for_each_piece<T, M>(b, o, [&](const auto& own, const auto& low, const auto& rest, bool first) {
             cuda::adamw_update<T, M>(own, factors, key, low, rest, first ? rows : WaitingRows<T>{}, !g.touched,
                                      cuda.stream);
           });

@@ -1,6 +1,5 @@
 // One AdamW step over flat buffers, with clipping by the global norm; nothing waits for the device.
 #pragma once
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -56,9 +55,8 @@ inline int64_t norm_chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk
 // gradient whose norm is not finite leaves p, m and v alone and is counted in factors[kSkipped].
 // `touched` (RowOrder): the rows of the table that have a gradient; those of the others count as 0 and are not
 // read. A touched row's gradient must stay where it is until the row is up to date. Undefined: all rows have one,
-// and none waits. `updated` is called for each span, behind what updates it.
-void adamw_step(const AdamWBuffers& b, const AdamWOptions& options, const Tensor& touched = {},
-                const std::function<void(const AdamWSpan&)>& updated = {});
+// and none waits.
+void adamw_step(const AdamWBuffers& b, const AdamWOptions& options, const Tensor& touched = {});
 // b.squares += the squares of the gradients of elements [begin, end) of each range, multiples of 64.
 void adamw_squares(const AdamWBuffers& b, std::span<const AdamWSpan> ranges);
 // Brings the rows of `order` up to date, or all rows where it is undefined.
