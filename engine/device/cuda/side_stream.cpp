@@ -14,7 +14,7 @@ namespace glia {
 struct SideStream::Handles {
   cudaStream_t main, side = nullptr;
   cudaEvent_t forked = nullptr, joined = nullptr;
-  std::vector<cudaEvent_t> marks;
+  std::vector<cudaEvent_t> marks = {};
   bool open = false;
 };
 
