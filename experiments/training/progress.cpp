@@ -74,9 +74,7 @@ void Progress::plan(int runs, double work) {
 
 std::string Progress::overall() const {
   double done = work_done_;
-  for (const auto& [id, row] : rows_)
-    if (row.now.total > 0)
-      done += row.work * static_cast<double>(row.now.step) / static_cast<double>(row.now.total);
+  for (const auto& [id, row] : rows_) done += row.done();
   const double elapsed = seconds_since(begin_), here = done - work_begun_;
   const double left = here > 0 ? elapsed * (work_ - done) / here : -1;
   return fmt::format("{} of {} runs done, {:.0f} % of the work, {} gone, {} left", finished_, runs_,
@@ -128,9 +126,9 @@ void Progress::update(int run, const RunProgress& now, bool evaluated) {
   const std::lock_guard lock(mutex_);
   Row& row = rows_.at(run);
   // What a resumed run brings along was not done in this program's time.
-  if (!row.any && now.total > 0 && now.tokens_per_second == 0)
-    work_begun_ += row.work * static_cast<double>(now.step) / static_cast<double>(now.total);
+  const bool resumed = !row.any && now.tokens_per_second == 0;
   row.now = now;
+  if (resumed) work_begun_ += row.done();
   row.any = true;
   const auto time = Clock::now();
   if (mode_ == Mode::kLines && now.tokens_per_second > 0 &&
@@ -157,6 +155,12 @@ void Progress::skip(double work, const std::string& line) {
   work_ -= work;
   if (mode_ != Mode::kOff && !line.empty()) print(line);
   draw(true);
+}
+
+double Progress::remaining(int run) const {
+  const std::lock_guard lock(mutex_);
+  const auto row = rows_.find(run);
+  return row == rows_.end() ? 0 : row->second.work - row->second.done();
 }
 
 void Progress::say(const std::string& line) {

@@ -40,6 +40,7 @@ class Progress {
   // `line` stays on the screen. `done_here`: false for a run that another program did or does.
   void finish(int run, const std::string& line);
   void skip(double work, const std::string& line);  // planned, but not to be done
+  double remaining(int run) const;                  // of its work; 0 once it is finished
   void say(const std::string& line);                // also when off
 
  private:
@@ -47,6 +48,9 @@ class Progress {
     std::string title;
     double work = 0;
     RunProgress now;
+    double done() const {
+      return now.total > 0 ? work * static_cast<double>(now.step) / static_cast<double>(now.total) : 0;
+    }
     Clock::time_point printed{};
     bool any = false;
   };
@@ -57,7 +61,7 @@ class Progress {
 
   const Mode mode_;
   std::FILE* out_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<int, Row> rows_;
   int next_ = 0, runs_ = 0, finished_ = 0, drawn_ = 0;
   double work_ = 0, work_done_ = 0,

@@ -16,6 +16,7 @@
 #include "experiments/report/report.h"
 #include "experiments/report/summary.h"
 #include "experiments/report/tables.h"
+#include "experiments/training/balance.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/grid_run.h"
 #include "experiments/training/pretrained.h"
@@ -67,8 +68,13 @@ double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
 class Schedule {
  public:
   Schedule(std::vector<RunSpec> specs, const Dataset& data, uint64_t fingerprint, std::string command,
-           const StepEstimate& estimate, Progress& progress, const Ranks& ranks)
-      : data_(data), fingerprint_(fingerprint), command_(std::move(command)), progress_(progress), ranks_(ranks) {
+           const StepEstimate& estimate, Progress& progress, const Ranks& ranks, std::vector<Device> devices)
+      : data_(data),
+        fingerprint_(fingerprint),
+        command_(std::move(command)),
+        progress_(progress),
+        ranks_(ranks),
+        devices_(std::move(devices)) {
     double work = 0;
     for (RunSpec& spec : specs) {
       const double seconds = estimate.run_seconds(spec, data);
@@ -78,11 +84,11 @@ class Schedule {
     progress_.plan(static_cast<int>(items_.size()), work);
   }
 
-  // One worker: takes open runs until none is left. Runs that another program has locked wait till the end, and so
-  // do those that start from a run that somebody is still at.
-  void work(Device device) {
+  // One worker of devices[device]: takes open runs until none is left. Runs that another program has locked wait till
+  // the end, and so do those that start from a run that somebody is still at.
+  void work(size_t device) {
     for (bool waiting = false;;) {
-      Item* item = take(waiting);
+      Item* item = take(waiting, device);
       if (!item && waiting && !settled()) {
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
         continue;
@@ -93,7 +99,7 @@ class Schedule {
         continue;
       }
       try {
-        run(*item, device);
+        run(*item);
       } catch (const std::exception& error) {  // the lock or the disk
         const std::lock_guard guard(mutex_);
         item->state = Item::State::kClosed;
@@ -111,6 +117,8 @@ class Schedule {
     double seconds;
     State state;
     bool elsewhere = false;  // found locked by another program
+    size_t device = 0;       // where kTaken
+    int progress = -1;       // its number there, once it has begun
   };
 
   // No item is open that could still become ready. The caller holds nothing.
@@ -126,14 +134,30 @@ class Schedule {
            });
   }
 
-  Item* take(bool waiting) {
+  // The caller holds the mutex.
+  bool leave_to_another_device(const Item& next, size_t device) const {
+    std::vector<double> left(devices_.size());
+    double waiting = 0;
+    for (const Item& item : items_) {
+      if (item.state == Item::State::kOpen) waiting += item.seconds;
+      if (item.state == Item::State::kTaken)
+        left[item.device] += item.progress < 0 ? item.seconds : progress_.remaining(item.progress);
+    }
+    return !is_turn_of(device, left, next.seconds, waiting);
+  }
+
+  Item* take(bool waiting, size_t device) {
     const std::lock_guard guard(mutex_);
-    for (Item& item : items_)
-      if ((item.state == Item::State::kOpen || (waiting && item.state == Item::State::kElsewhere)) && ready(item)) {
-        item.state = Item::State::kTaken;
-        return &item;
-      }
-    return nullptr;
+    const auto ready_in = [&](Item::State state) {
+      return std::ranges::find_if(items_, [&](const Item& item) { return item.state == state && ready(item); });
+    };
+    auto item = ready_in(Item::State::kOpen);
+    if (item != items_.end() && leave_to_another_device(*item, device)) return nullptr;
+    if (item == items_.end() && waiting) item = ready_in(Item::State::kElsewhere);
+    if (item == items_.end()) return nullptr;
+    item->state = Item::State::kTaken;
+    item->device = device;
+    return &*item;
   }
 
   void close(Item& item, Item::State state) {
@@ -141,7 +165,7 @@ class Schedule {
     item.state = state;
   }
 
-  void run(Item& item, Device device) {
+  void run(Item& item) {
     RunLock lock(item.spec.options.out, item.spec.title());
     if (item.elsewhere) {
       progress_.say(fmt::format("{:<29} another program works on it: waiting", item.spec.title()));
@@ -159,8 +183,13 @@ class Schedule {
       return;
     }
     const int id = progress_.start(item.spec.title(), item.seconds);
+    {
+      const std::lock_guard guard(mutex_);
+      item.progress = id;
+    }
     ranks_.lead(&item - items_.data());
-    const RunOutcome outcome = execute_run(item.spec, data_, fingerprint_, device, command_, progress_, id, ranks_);
+    const RunOutcome outcome =
+        execute_run(item.spec, data_, fingerprint_, devices_[item.device], command_, progress_, id, ranks_);
     progress_.finish(id, outcome.line);
     if (!outcome.ok) ranks_.end_all("train", outcome.failure);
     try {  // the report grows with the runs; whoever writes it right now writes it for all
@@ -178,6 +207,7 @@ class Schedule {
   const std::string command_;
   Progress& progress_;
   const Ranks& ranks_;
+  const std::vector<Device> devices_;  // each has a worker or more
   std::mutex mutex_;
   std::vector<Item> items_;
   std::vector<std::string> failures_;
@@ -462,10 +492,12 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
   std::vector<std::string> failures;
   {
     Progress progress(Progress::mode_of(options.progress, out), out);
-    Schedule schedule(open, data, fingerprint, command, estimate, progress, ranks);
+    const std::vector<Device> used(devices.begin(),
+                                   devices.begin() + std::clamp<int64_t>(jobs, 1, std::ssize(devices)));
+    Schedule schedule(open, data, fingerprint, command, estimate, progress, ranks, used);
     const auto work = [&](int64_t job) {
       omp_set_num_threads(threads);
-      schedule.work(devices[static_cast<size_t>(job) % devices.size()]);
+      schedule.work(static_cast<size_t>(job) % used.size());
     };
     if (jobs <= 1) {
       work(0);
