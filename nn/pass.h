@@ -11,8 +11,8 @@ namespace glia {
 class LaterLosses;
 class RowCache;
 
-// Where forward and backward come to (Pass::forward_at, backward_at): the input of a layer's feed-forward network, what its attention has mixed, and the input
-// of the first layer.
+// Where forward and backward come to (Pass::forward_at, backward_at): the input of a layer's feed-forward network, what its attention
+// has mixed, and the input of the first layer.
 enum class ModelPlace { kFeedForward, kMixed, kFirst };
 
 struct Pass {

@@ -3,7 +3,7 @@
 # weak scaling beside PyTorch's. A line PASS, FAIL or SKIP a check and one table; the exit status is 1 where one failed.
 #   CUDA_VISIBLE_DEVICES=0,1 tests/device/ranks.sh [FOLDER [.device/bundle] [SECONDS [130]]]
 # As many ranks as CUDA_VISIBLE_DEVICES names, else two. Times come first. What does not begin within SECONDS is skipped by name, no
-# part but the last takes more than 45 of them, and one that fails stops no other. Wants libnccl.so.2: GLIA_NCCL, the loader's path, or
+# part but the last takes more than 75 of them, and one that fails stops no other. Wants libnccl.so.2: GLIA_NCCL, the loader's path, or
 # PyTorch's own. DEVICE=cpu tries the script itself, with threads for GPUs; PYTHON: a python3 that has PyTorch.
 set -uo pipefail
 cd "$(dirname "$0")/../.."

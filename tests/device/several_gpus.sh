@@ -12,7 +12,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 failures=0
 left() { echo $((seconds - SECONDS)); }
-most=45
+most=75
 run() { timeout -k 2 $(($(left) < most ? $(left) : most)) "$@"; }
 # NAME COMMAND…: what it says is shown where it fails.
 check() {

@@ -71,9 +71,9 @@ TEST_CASE("schedule: devices are through at about the same time") {
 
 TEST_CASE("schedule: who may begin the next run") {
   EXPECT(is_turn_of(0, std::vector<double>{5}, 1, 1));
-  EXPECT(is_turn_of(1, std::vector<double>{3, 2}, 1, 1));      // the least
-  EXPECT(!is_turn_of(0, std::vector<double>{3, 2}, 1, 1));     // the last one
-  EXPECT(is_turn_of(0, std::vector<double>{3, 2}, 1, 3));      // enough is left for the other
+  EXPECT(is_turn_of(1, std::vector<double>{3, 2}, 1, 1));   // the least
+  EXPECT(!is_turn_of(0, std::vector<double>{3, 2}, 1, 1));  // the last one
+  EXPECT(is_turn_of(0, std::vector<double>{3, 2}, 1, 3));   // enough is left for the other
   EXPECT(is_turn_of(0, std::vector<double>{2, 2}, 1, 1));
   EXPECT(contains(error_of([] { is_turn_of(2, std::vector<double>{0, 0}, 1, 1); }), "wants a device below 2"));
 }
