@@ -72,7 +72,7 @@ Var answers(const LossInputs& from) {
   const Var probe = probes(from);
   const int64_t n = probe.size(0);
   const Tensor all = top_k(full(probe.context(), {n, n}, 1.0, probe.dtype()), n).indices;  // 0 … n − 1 in each row
-  return first_product_lengths(cast(probe, from.in.pass.compute), all, *from.in.experts, probe.dtype());
+  return first_product_lengths(cast(probe, from.in.pass.compute), all, *from.in.experts);
 }
 
 // Σ over i, j of relu(M_ij − M_ii) + relu(M_ij − M_jj); the diagonal's are 0.

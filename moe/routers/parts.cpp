@@ -5,6 +5,7 @@
 
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/moe/moe.h"
+#include "engine/ops/norm/row_lengths.h"
 #include "engine/ops/products/matmul.h"
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/rows/rows.h"
@@ -58,12 +59,11 @@ Tensor constant_rows(const Sequences& q, int64_t n, double value, DType dtype) {
 
 Var root(const Var& x) { return exp(scale(log(x), 0.5)); }
 
-Var first_product_lengths(const Var& x, const Tensor& all, const Experts& experts, DType type) {
+Var first_product_lengths(const Var& x, const Tensor& all, const Experts& experts) {
   const int64_t rows = all.size(0), n = all.size(1);
-  const Dispatch d = make_dispatch(all, n, 1);
-  const Var first = grouped_linear(dispatch_rows(x, d), experts.up_weight->var, {}, d.offsets);
-  // Rows of nobody are 0, where a root has no derivative; none of them is gathered.
-  const Var lengths = root(add_scalar(sum(square(cast(first, type)), 1), 1e-20));
+  const Dispatch d = make_dispatch(all, n, expert_alignment(x.context(), x.dtype()));
+  const Var first = grouped_linear(dispatch_rows(x, d), experts.up_weight->var, {}, d.offsets, d.alignment);
+  const Var lengths = row_lengths(first);
   return reshape(gather_rows(reshape(lengths, {d.rows, 1}), d.row_of.reshape({rows * n})), {rows, n});
 }
 

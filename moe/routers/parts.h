@@ -27,9 +27,9 @@ RandomKey noise_key(const RoutingInputs& in, uint32_t site = 0);
 Tensor constant_rows(const Sequences& sequences, int64_t n, double value, DType dtype);
 
 Var root(const Var& x);  // of numbers above 0
-// ‖W_first,e x‖ of every row and expert, in `type`; `all`: every expert for each row, as choose() gives it, −1: 0.
-// x [T, H], all int32 [T, E] → [T, E]
-Var first_product_lengths(const Var& x, const Tensor& all, const Experts& experts, DType type);
+// ‖W_first,e x‖ of every row and expert; `all`: every expert for each row, as choose() gives it, −1: 0.
+// x [T, H], all int32 [T, E] → [T, E] in x's accumulation type
+Var first_product_lengths(const Var& x, const Tensor& all, const Experts& experts);
 
 // CV² over the experts of the sums of p over the rows of all ranks' sequences: var(Σ_t p_te, ddof 1) / mean².
 //     p [T, E] → [1]

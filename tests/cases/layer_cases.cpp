@@ -7,6 +7,7 @@
 #include "engine/ops/moe/choose.h"
 #include "engine/ops/moe/slots.h"
 #include "engine/ops/norm/normalise_rows.h"
+#include "engine/ops/norm/row_lengths.h"
 #include "engine/ops/routing/columns.h"
 #include "engine/ops/routing/noise/jitter.h"
 #include "engine/ops/routing/noisy_load.h"
@@ -343,6 +344,8 @@ void add_routing_ops(std::vector<OpCase>& cases) {
   cases.push_back(
       {"share_rows", {{{7, 5}, 0.1, 2}}, [](Context&, const Vars& v) { return share_rows(v[0]); }, false});
   cases.push_back({"unit_rows", {{{7, 5}, -2, 2}}, [](Context&, const Vars& v) { return unit_rows(v[0]); }, false});
+  cases.push_back({"row_lengths", {{{7, 5}, -2, 2}}, [](Context&, const Vars& v) { return row_lengths(v[0]); }});
+  cases.push_back({"row_lengths/wide", {{{5, 300}}}, [](Context&, const Vars& v) { return row_lengths(v[0]); }});
   cases.push_back({"sequence_softmax",
                    {logits},
                    [](Context& c, const Vars& v) { return sequence_softmax(v[0], rows_of(c)); },

@@ -122,6 +122,58 @@ TEST_CASE("fast paths: the experts agree with the plain grouped ops, whatever th
   }
 }
 
+TEST_CASE("fast paths: one linear layer an expert agrees with the plain grouped products") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  for (const auto [tokens, inputs, outputs, E] :
+       {std::array<int64_t, 4>{300, 512, 1024, 4}, {300, 72, 136, 4}, {1000, 64, 72, 200}, {500, 64, 72, 300}}) {
+    INFO("tokens ", tokens, " inputs ", inputs, " outputs ", outputs, " experts ", E);
+    std::vector<int32_t> chosen;  // the last fifth of the experts has no row
+    for (int64_t t = 0; t < tokens; ++t)
+      chosen.push_back(static_cast<int32_t>(random_below(E - E / 5, 5, purpose::kTest, 1, t)));
+    const Dispatch d = make_dispatch(from_vector(c, chosen, {tokens, 1}), E, 128);
+    const auto through = [&](int64_t alignment) -> Run {
+      return [&, alignment](const Vars& x) {
+        const DType gate_type = x[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+        return combine_rows(grouped_linear(dispatch_rows(x[0], d), x[1], x[2], d.offsets, alignment),
+                            cast(x[3], gate_type), d);
+      };
+    };
+    const auto normal = [&](const Shape& s, double std, uint32_t i) {
+      return random_normal(c, s, std, 4, purpose::kTest, i);
+    };
+    compare(through(d.alignment), through(1),
+            {normal({tokens, inputs}, 1, 1), normal({E, outputs, inputs}, 0.05, 2), normal({E, outputs}, 0.1, 3),
+             random_uniform(c, {tokens, 1}, 0.1, 0.9, 4, purpose::kTest, 8)});
+  }
+}
+
+TEST_CASE("fast paths: rows behind the last expert's are 0, in a linear layer's result and in its gradient") {
+  if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
+  Context c(Device::cuda());
+  c.allocator().guard(true);  // memory full of NaN
+  const int64_t E = 3, tokens = 200, inputs = 72, outputs = 136;
+  std::vector<int32_t> chosen;
+  for (int64_t t = 0; t < tokens; ++t) chosen.push_back(t < 5 ? -1 : static_cast<int32_t>(t % 2));
+  const Dispatch d = make_dispatch(from_vector(c, chosen, {tokens, 1}), E, 128);
+  const Var x = Var::parameter(
+      dispatch_rows(cast(random_normal(c, {tokens, inputs}, 1, 4, purpose::kTest, 1), DType::kBFloat16), d).value());
+  const Var w = Var::parameter(
+      cast(random_normal(c, {E, outputs, inputs}, 0.05, 4, purpose::kTest, 2), DType::kBFloat16));
+  const int64_t end = d.offsets.to_vector<int32_t>()[E];
+  REQUIRE(end < d.rows);
+  for (const Kernels kernels : test::kernel_sets(c)) {
+    c.set_kernels(kernels);
+    const Var y = grouped_linear(x, w, {}, d.offsets, d.alignment);
+    backward(y, full(c, y.shape(), 1.0, DType::kBFloat16));
+    for (const auto& [m, columns] : {std::pair{y.value(), outputs}, {x.grad(), inputs}}) {
+      const std::vector<double> values = m.to_vector<double>();
+      EXPECT(std::any_of(values.begin(), values.begin() + end * columns, [](double v) { return v != 0; }));
+      EXPECT(std::all_of(values.begin() + end * columns, values.end(), [](double v) { return v == 0; }));
+    }
+  }
+}
+
 TEST_CASE("fast paths: 200 and 256 experts, and 300, more than Hopper's own products take") {
   if (!on_gpu()) SKIP("no GPU (GLIA_TEST_DEVICE=cuda)");
   Context c(Device::cuda());

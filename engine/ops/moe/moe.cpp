@@ -251,6 +251,7 @@ Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignme
   const int64_t most = capacity > 0 ? capacity : pairs;
   Dispatch d;
   d.rows = (most + n_experts * (alignment - 1) + alignment - 1) / alignment * alignment;
+  d.alignment = alignment;
   d.offsets = empty(context, {n_experts + 1}, DType::kInt32);
   d.row_of = empty(context, experts.shape(), DType::kInt32);
   d.pair_of = empty(context, {d.rows}, DType::kInt32);

@@ -55,6 +55,7 @@ struct Dispatch {
   Tensor row_of;     // int32 [T, K]: where pair (t, k) went; −1 where experts[t, k] = −1
   Tensor pair_of;    // int32 [rows]: t·K + k, or −1
   int64_t rows = 0;  // N: the capacity, plus E·(alignment − 1), up to a multiple of alignment
+  int64_t alignment = 1;
 };
 Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity = 0);
 

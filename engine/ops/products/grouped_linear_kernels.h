@@ -30,6 +30,8 @@ void grouped_forward(const GroupedShape& s, const T* x, const T* w, const T* bia
 template <class T> void grouped_data_gradient(const GroupedShape& s, const T* dy, const T* w, T* dx, Stream stream);
 template <class T, class C>
 void grouped_weight_gradient(const GroupedShape& s, const T* dy, const T* x, C* dw, Stream stream);
+// What grouped_products.h leaves as it was: rows from offsets[E] on = 0.     m [N, columns] bfloat16, columns a multiple of 8
+void clear_behind_groups(const GroupedShape& s, int64_t columns, void* m, Stream stream);
 }  // namespace cuda
 
 }  // namespace glia

@@ -15,7 +15,10 @@ Var linear_gelu(const Var& x, const Var& w, const Var& b);
 
 // y[r] = w[e] x[r] + b[e] for the rows r of group e, offsets[e] <= r < offsets[e + 1]; 0 from row offsets[E] on.
 //                      x [N, I], w [E, O, I], b [E, O] or undefined, offsets int32 [E + 1] on the device → [N, O]
-Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offsets);
+// `alignment`: what all offsets and N are multiples of, as a Dispatch knows. Where it is expert_alignment() the products are
+// the experts' own, many times as fast, and they add whole tiles: rows between groups must be 0 in x and in y's gradient,
+// as dispatched rows are.
+Var grouped_linear(const Var& x, const Var& w, const Var& b, const Tensor& offsets, int64_t alignment = 1);
 
 struct Into {
   Tensor bias = {};  // [N] in c's dtype, added to each row; undefined: none. On CUDA

@@ -30,7 +30,7 @@ class AutonomyRouter : public Router {
     const int64_t tokens = in.x.size(0), n = options_.n_experts;
     const DType type = accumulation_dtype(in.x.dtype());
     const Tensor all = choose(full(in.context(), {tokens, n}, 1, type), {}, n, in.pass.sequences).experts;
-    return first_product_lengths(in.x, all, *in.experts, type);
+    return first_product_lengths(in.x, all, *in.experts);
   }
 
   RouterOptions options_;
