@@ -3,6 +3,7 @@
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/products/merge_experts.h"
 #include "moe/mixtures/mixture_parts.h"
 
 namespace glia {
@@ -10,7 +11,7 @@ namespace {
 
 class MergedMixture : public WeighedMixture {
  public:
-  // The weights of products are averaged in float32: none has its gradient from a product with activations.
+  // The weights are averaged from their float32 masters: none has its gradient from a product with activations.
   MergedMixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& c, const BertConfig& bert,
                 int layer)
       : WeighedMixture(set, layer_name, c, bert, layer, c.n_experts, false) {}
@@ -29,15 +30,12 @@ class MergedMixture : public WeighedMixture {
   }
 
  private:
-  // Σ_e p_be w_e of each sequence.     w [E, …] → [B, …]
-  static Var merged(const Var& p, const Parameter& w) {
-    const Var flat = matmul(p, reshape(w.var, {w.shape[0], w.shape.numel() / w.shape[0]}));
-    return reshape(flat, w.shape.with(0, p.size(0)));
-  }
+  // Σ_e p_be w_e of each sequence, in the type of what it is applied to.     w [E, …] → [B, …]
+  static Var merged(const Var& p, const Parameter& w, const Var& x) { return merge_experts(p, w.var, x.dtype()); }
   Var run(const Var& p, const Var& x, const Tensor& offsets) const {
     const Experts& e = experts_;
-    const Var inner = gelu(grouped_linear(x, merged(p, *e.up_weight), merged(p, *e.up_bias), offsets));
-    return grouped_linear(inner, merged(p, *e.down_weight), merged(p, *e.down_bias), offsets);
+    const Var inner = gelu(grouped_linear(x, merged(p, *e.up_weight, x), merged(p, *e.up_bias, x), offsets));
+    return grouped_linear(inner, merged(p, *e.down_weight, x), merged(p, *e.down_bias, x), offsets);
   }
 };
 

@@ -10,6 +10,7 @@
 #include "engine/ops/moe/top_k_route.h"
 #include "engine/ops/products/feed_forward.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/products/merge_experts.h"
 #include "engine/ops/ranks/experts_over_ranks.h"
 #include "engine/ops/rows/reduce.h"
 #include "tests/cases/op_cases.h"
@@ -62,6 +63,21 @@ void add_matmul(std::vector<OpCase>& cases) {
   cases.push_back({"grouped_linear/one_group", {{{7, 6}}, {{3, 4, 6}}}, [](Context& c, const Vars& x) {
                      return grouped_linear(x[0], x[1], {}, ints(c, {0, 0, 7, 7}));
                    }});
+}
+
+// One expert; sequences and columns that fill nothing; more experts than a GPU's block takes; a vector an expert; more
+// sequences than one group. p and w are cast to the accumulation type, so that the rows run in bfloat16 too.
+void add_merges(std::vector<OpCase>& cases) {
+  for (const auto& [name, p, w] : {std::tuple{"merge_experts/one", Shape{1, 1}, Shape{1, 2, 5}},
+                                   {"merge_experts", Shape{5, 3}, Shape{3, 4, 6}},
+                                   {"merge_experts/odd", Shape{5, 8}, Shape{8, 3, 7}},
+                                   {"merge_experts/many_experts", Shape{5, 17}, Shape{17, 3, 5}},
+                                   {"merge_experts/biases", Shape{1, 8}, Shape{8, 13}},
+                                   {"merge_experts/many_sequences", Shape{37, 4}, Shape{4, 8}}})
+    cases.push_back({name, {{p, 0, 1}, {w}}, [](Context&, const Vars& x) {
+                       const DType type = x[0].dtype(), sums = accumulation_dtype(type);
+                       return merge_experts(cast(x[0], sums), cast(x[1], sums), type);
+                     }});
 }
 
 void add_attention(std::vector<OpCase>& cases) {
@@ -308,6 +324,7 @@ void add_moe(std::vector<OpCase>& cases) {
 
 void add_product_cases(std::vector<OpCase>& cases) {
   add_matmul(cases);
+  add_merges(cases);
   add_attention(cases);
   add_rotary(cases);
   add_self_attention(cases);

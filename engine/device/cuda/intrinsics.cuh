@@ -34,6 +34,19 @@ __device__ __forceinline__ uint4 load_shared(uint32_t address) {
   return x;
 }
 
+// One access where nvcc 13.0 cuts a vector type's store into its parts, as it does under a condition in unrolled loops.
+__device__ __forceinline__ void store_global(void* p, uint32_t a, uint32_t b) {
+  asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(p)), "r"(a), "r"(b) : "memory");
+}
+__device__ __forceinline__ void store_global(void* p, float a, float b, float c, float d) {
+  asm volatile("st.global.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(p)), "f"(a), "f"(b), "f"(c),
+               "f"(d)
+               : "memory");
+}
+__device__ __forceinline__ void store_global(void* p, double a, double b) {
+  asm volatile("st.global.v2.f64 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(p)), "d"(a), "d"(b) : "memory");
+}
+
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Four 8 × 8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8.

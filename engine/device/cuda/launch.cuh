@@ -67,17 +67,16 @@ template <class T> __device__ __forceinline__ T warp_sum(T x) {
 }
 
 // v[i] summed over the warp, for 32 values at once; lane i returns the sum of v[i]. 31 shuffles.
-template <class A> __device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
+// A template for each step, not a loop: nvcc 13.0 leaves v in local memory where it unrolls the loop too late.
+template <int kHalf = 16, class A> __device__ __forceinline__ A warp_sum_transposed(A (&v)[32], int lane) {
+  const bool upper = lane & kHalf;
 #pragma unroll
-  for (int half = 16; half >= 1; half /= 2) {
-    const bool upper = lane & half;
-#pragma unroll
-    for (int j = 0; j < half; ++j) {
-      const A mine = upper ? v[j + half] : v[j], other = upper ? v[j] : v[j + half];
-      v[j] = mine + __shfl_xor_sync(0xffffffffu, other, half);
-    }
+  for (int j = 0; j < kHalf; ++j) {
+    const A mine = upper ? v[j + kHalf] : v[j], other = upper ? v[j] : v[j + kHalf];
+    v[j] = mine + __shfl_xor_sync(0xffffffffu, other, kHalf);
   }
-  return v[0];
+  if constexpr (kHalf > 1) return warp_sum_transposed<kHalf / 2>(v, lane);
+  else return v[0];
 }
 
 template <class T> __device__ __forceinline__ T warp_max(T x) {
