@@ -1,8 +1,7 @@
 // SMEAR (Muqeeth et al. 2023): the experts' weights are averaged for each sequence, by a router that has read all of it,
 // and the sequence passes through that one FFN.
-#include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/softmax.h"
-#include "engine/ops/products/matmul.h"
+#include "engine/ops/moe/moe.h"
 #include "engine/ops/products/merge_experts.h"
 #include "moe/mixtures/mixture_parts.h"
 
@@ -23,19 +22,25 @@ class MergedMixture : public WeighedMixture {
     Result r;
     r.routing = report(sequence_broadcast(p, q), sequence_broadcast(logits, q), scored.matrix, inputs(x, pass));
     const bool first = read_rows_only && !pass.read.defined();
-    r.y = run(p, first ? pass.read_rows(x) : x, first ? pass.first_rows.offsets : q.offsets);
+    r.y = run(p, first ? pass.read_rows(x) : x, first ? pass.first_rows : q);
     if (read_rows_only && !first) r.y = pass.read_rows(r.y);
     r.x = read_rows_only ? pass.read_rows(x) : x;
     return r;
   }
 
  private:
-  // Σ_e p_be w_e of each sequence, in the type of what it is applied to.     w [E, …] → [B, …]
-  static Var merged(const Var& p, const Parameter& w, const Var& x) { return merge_experts(p, w.var, x.dtype()); }
-  Var run(const Var& p, const Var& x, const Tensor& offsets) const {
-    const Experts& e = experts_;
-    const Var inner = gelu(grouped_linear(x, merged(p, *e.up_weight, x), merged(p, *e.up_bias, x), offsets));
-    return grouped_linear(inner, merged(p, *e.down_weight, x), merged(p, *e.down_bias, x), offsets);
+  // Σ_e p_be FFN's weights_e of each sequence, applied to its rows, which are a group. A GPU's experts run on tiles of rows that
+  // lie in one group: the rows go there and back, which costs less than anything without tiles (BENCHMARKS.md).
+  Var run(const Var& p, const Var& x, const Sequences& q) const {
+    const auto merged = [&](const Parameter* w) { return merge_experts(p, w->var, x.dtype()); };
+    const Var up = merged(experts_.up_weight), up_bias = merged(experts_.up_bias),
+              down = merged(experts_.down_weight), down_bias = merged(experts_.down_bias);
+    const int64_t alignment = expert_alignment(x.context(), x.dtype());
+    if (alignment == 1 || q.count > kMostDispatched)
+      return expert_ffn_reference(x, up, up_bias, down, down_bias, q.offsets);
+    const Dispatch d = make_dispatch(q.sequence_of.reshape({q.tokens, 1}), q.count, alignment);
+    const Tensor ones = full(x.context(), {q.tokens, 1}, 1, accumulation_dtype(x.dtype()));
+    return combine_rows(expert_ffn(dispatch_rows(x, d), up, up_bias, down, down_bias, d.offsets), ones, d);
   }
 };
 

@@ -263,8 +263,9 @@ Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignme
                            d.row_of.data<int32_t>(), d.pair_of.data<int32_t>());
       },
       [&](auto& cuda) {
-        CHECK(n_experts <= cuda::kMostDispatched, "make_dispatch: wants at most {} experts on a GPU, got {}",
-              cuda::kMostDispatched, n_experts);
+        static_assert(kMostDispatched == cuda::kRoomForExperts);
+        CHECK(n_experts <= kMostDispatched, "make_dispatch: wants at most {} experts on a GPU, got {}",
+              kMostDispatched, n_experts);
         const int64_t chunks = (pairs + cuda::kDispatchChunk - 1) / cuda::kDispatchChunk;
         const Tensor counts = empty(context, {std::max<int64_t>(chunks, 1), n_experts}, DType::kInt32);
         cuda::make_dispatch(chosen, pairs, n_experts, alignment, d.rows, counts.data<int32_t>(),

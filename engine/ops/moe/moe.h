@@ -58,6 +58,7 @@ struct Dispatch {
   int64_t alignment = 1;
 };
 Dispatch make_dispatch(const Tensor& experts, int64_t n_experts, int64_t alignment, int64_t capacity = 0);
+constexpr int64_t kMostDispatched = 682;  // experts on a GPU
 
 // z[r] = x[pair_of[r] / K], 0 where pair_of[r] = −1;   dx[t] = Σ_k dz[row_of[t, k]], k ascending.     x [T, H] → [N, H]
 Var dispatch_rows(const Var& x, const Dispatch& dispatch);

@@ -65,8 +65,8 @@ inline int64_t router_chunks(int64_t tokens, int64_t hidden) {
 }
 constexpr int kLoadChunk = 256;      // tokens a partial sum of the importance
 constexpr int kDispatchChunk = 512;  // pairs a block of the counting sort
-// Experts of the counting sort: each has a count a warp and two more in a block's 48 KB of shared memory.
-constexpr int64_t kMostDispatched = 48 * 1024 / (4 * (kDispatchChunk / 32 + 2));
+// The counting sort has a count a warp and two more of each expert in a block's 48 KB of shared memory.
+constexpr int64_t kRoomForExperts = 48 * 1024 / (4 * (kDispatchChunk / 32 + 2));
 constexpr int kCombineTile = 16;  // rows a partial sum of combine_rows_gradient
 
 template <class T, class A>
