@@ -12,6 +12,7 @@
 #include "engine/ops/moe/moe.h"
 #include "engine/ops/moe/top_k_route.h"
 #include "engine/ops/products/feed_forward.h"
+#include "engine/ops/products/matmul.h"
 #include "engine/ops/rows/reduce.h"
 #include "tests/device.h"
 #include "tests/test.h"
