@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "engine/core/random/rng.h"
+#include "moe/router.h"
 #include "tests/cases/gradcheck.h"
 #include "tests/device.h"
 #include "tests/test.h"
@@ -100,6 +101,25 @@ TEST_CASE("table: names are unique, and every row has what it needs") {
   std::sort(names.begin(), names.end());
   EXPECT(std::adjacent_find(names.begin(), names.end()) == names.end());
   EXPECT(names.size() > 100);
+}
+
+TEST_CASE("table: every option of a router has a row at another value, every text and switch of it too") {
+  std::vector<std::string> of_options;  // "moe/NAME/OPTION=VALUE,…,"
+  for (const OpCase& c : op_cases()) of_options.push_back(c.name + ",");
+  const auto any = [&](const RouterRow& row, const std::string& told) {
+    return std::any_of(of_options.begin(), of_options.end(), [&](const std::string& name) {
+      return name.starts_with(fmt::format("moe/{}/", row.name)) &&
+             (name.find("/" + told) != std::string::npos || name.find("," + told) != std::string::npos);
+    });
+  };
+  for (const RouterRow& row : router_registry())
+    for (const OptionRow& option : row.options) {
+      INFO(row.name, " --", option.name);
+      EXPECT(any(row, std::string(option.name) + "="));
+      for (const char* choice : option.choices)
+        EXPECT((OptionValue(std::string(choice)) == option.standard ||
+                any(row, fmt::format("{}={},", option.name, choice))));
+    }
 }
 
 // The slowest case by far, so it is eight: tests/device/suite.sh runs cases side by side.
