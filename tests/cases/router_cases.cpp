@@ -238,6 +238,17 @@ std::vector<OptionValues> with_numbers(const RouterRow& row) {
   return all;
 }
 
+// What losses' other options change, on a router that has what they read.
+void add_loss_options(std::vector<OpCase>& cases) {
+  for (const LossRow& loss : loss_registry())
+    for (const OptionRow& o : loss.options)
+      for (const OptionValue& value : other_numbers(o)) {
+        MoeConfig moe = small_moe(router_with_k(true));
+        moe.options.set(o.name, value);
+        add_training(cases, fmt::format("loss/{}/{}={}", loss.names[0], o.name, option_text(value)), moe);
+      }
+}
+
 // What a router's options change, from its table of them: a new one is walked as it is there.
 void add_options(std::vector<OpCase>& cases, const RouterRow& row) {
   std::vector<OptionValues> all = combinations(row);
@@ -275,6 +286,7 @@ void add_router_cases(std::vector<OpCase>& cases) {
   for (const RouterRow& row : router_registry()) add_router(cases, row);
   add_mixtures(cases);
   add_output_losses(cases);
+  add_loss_options(cases);
   add_model(cases, "none");
   for (const RouterRow& row : router_registry()) add_model(cases, row.name);
 }
