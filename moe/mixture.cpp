@@ -113,9 +113,10 @@ const MixtureRow& mixture_row(const MoeConfig& config) {
 }
 
 bool routing_varies(const MoeConfig& config) {
-  const RouterTraits& traits = router_row(config.router).traits;
+  const RouterRow& router = router_row(config.router);
   // The other mixtures weigh all experts, by shares.
-  return &mixture_row(config) == &rows()[0] && !(traits.gates_sum_to_one && traits.fixed_k);
+  return &mixture_row(config) == &rows()[0] &&
+         !(router.traits.gates_sum_to_one && gates_sum(router, config.options) == 1 && router.traits.fixed_k);
 }
 
 std::vector<std::string> columns_outside(const MoeConfig& config) {
@@ -156,7 +157,7 @@ void add_common_options(std::vector<OptionRow>& all) {
 }  // namespace
 
 std::vector<OptionRow> shared_options() {
-  std::vector<OptionRow> all = further_loss_weights();
+  std::vector<OptionRow> all = further_loss_options();
   add_common_options(all);
   return all;
 }
@@ -164,7 +165,7 @@ std::vector<OptionRow> shared_options() {
 std::vector<OptionRow> routing_options(std::string_view router) {
   const RouterRow& row = router_row(router);
   std::vector<OptionRow> all(row.options.begin(), row.options.end());
-  for (const OptionRow& weight : further_loss_weights(row)) all.push_back(weight);
+  for (const OptionRow& weight : further_loss_options(row)) all.push_back(weight);
   add_common_options(all);
   return all;
 }

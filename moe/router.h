@@ -57,7 +57,8 @@ class Router {
 
 // What tests and tables may assume of a router.
 struct RouterTraits {
-  bool gates_sum_to_one = true;    // so equal experts are the dense FFN; with K = 1 there is no gradient: refused
+  bool gates_sum_to_one =
+      true;  // by default (RouterRow::gates_sum): so equal experts are the dense FFN; with K = 1 there is no gradient: refused
   bool fixed_k = true;             // every token has K experts
   bool experts_permutable = true;  // permuting the experts' parameters permutes the choices and nothing else
   bool reads_future = false;       // a token's choice depends on later ones: not causal
@@ -105,7 +106,14 @@ struct RouterRow {
   const char* (*future)(const OptionValues& own) = nullptr;
   bool (*reads_borders)(const OptionValues& own) = nullptr;
   const OptionRow* labels = nullptr;  // how many labels it tells apart: those of the data at least
+  // What every token's gates sum to where an option says it, 0: not all to one number; absent: 1 or no, as the trait says.
+  double (*gates_sum)(const OptionValues& own) = nullptr;
 };
+
+// What every token's gates sum to with these options; 0: not all to one number, or there may be none.
+inline double gates_sum(const RouterRow& row, const OptionValues& own) {
+  return row.gates_sum ? row.gates_sum(own) : row.traits.gates_sum_to_one ? 1 : 0;
+}
 
 // Why a causal model cannot have this router with these options, in words that follow "it"; "": it can.
 std::string why_not_causal(const RouterRow& row, const OptionValues& own);

@@ -90,8 +90,11 @@ constexpr UpdateRuleRow kRules[] = {
      },
      "every second step G_e := G_e · mean of the others' P for the first weights, then AdamW; P_e −= k (P_e x)ᵀ with "
      "k = P_e x / (α + xᵀ P_e x), x the mean input of expert e in the step",
-     "after Liu et al. 2023, arXiv 2310.09762 (OMoE); P as in Zeng et al. 2019 (OWM). Projected are gradients, not "
-     "AdamW's updates, and first weights alone",
+     "after Liu et al. 2023, arXiv 2310.09762 (OMoE); P as in Zeng et al. 2019, arXiv 1810.01256 (OWM)",
+     "projected are gradients, which AdamW then scales number by number, and not AdamW's updates: what an update does to "
+     "the others' inputs is not quite 0. Projected are the first weights alone, whose inputs are the tokens. P is "
+     "learnt from one mean input a step and expert; the first update is AdamW's. Its projector was checked against no code of "
+     "theirs",
      kOrthogonal},
 };
 

@@ -29,6 +29,7 @@ struct UpdateRuleRow {
   MakeUpdateRule* make;
   const char* formula;
   const char* source;
+  const char* differs;  // from the source, and why
   std::span<const OptionRow> options = {};
 };
 

@@ -39,11 +39,14 @@ int check(const std::string& device, const std::string& filter, const std::strin
   const auto asked = [&](const OpCase& c) { return c.name.find(filter) != std::string::npos; };
   if (std::none_of(cases.begin(), cases.end(), asked))
     fail_input("--filter: no case has '{}' in its name; --list shows them", filter);
+  size_t width = 4;
+  for (const OpCase& c : cases)
+    if (asked(c)) width = std::max(width, c.name.size());
   nlohmann::json rows = nlohmann::json::array();
   int passed = 0, failed = 0, none = 0;
   fmt::print("gradients in float64 on {}, seed {}, bound {:g}\n", context.backend().description(), options.seed,
              options.bound);
-  fmt::print("{:<44} {:>6} {:>7} {:>10} {:>7}  verdict\n", "case", "inputs", "checks", "max error", "ms");
+  fmt::print("{:<{}} {:>6} {:>7} {:>10} {:>7}  verdict\n", "case", width, "inputs", "checks", "max error", "ms");
   for (const OpCase& c : cases) {
     if (!asked(c)) continue;
     const GradcheckResult r = gradcheck(context, c, options);
@@ -51,7 +54,7 @@ int check(const std::string& device, const std::string& filter, const std::strin
     const std::string why = !failure          ? ""
                             : r.error.empty() ? fmt::format(": input {}", r.worst_input)
                                               : ": " + r.error;
-    fmt::print("{:<44} {:>6} {:>7} {:>10.1e} {:>7.1f}  {}{}\n", r.name, r.inputs, r.checks, r.worst,
+    fmt::print("{:<{}} {:>6} {:>7} {:>10.1e} {:>7.1f}  {}{}\n", r.name, width, r.inputs, r.checks, r.worst,
                1e3 * r.seconds, word(r.verdict), why);
     ++(r.verdict == GradcheckResult::Verdict::kPass   ? passed
        : r.verdict == GradcheckResult::Verdict::kFail ? failed

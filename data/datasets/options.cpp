@@ -47,8 +47,10 @@ const std::vector<DataOption>& data_options() {
              "whether texts are lower-cased: on, off, or auto: as the vocabulary is, or tokenizer_config.json says",
              {}, -kFree, kFree, {"auto", "on", "off"}),
       option("cache", &D::cache, Kept::kNowhere, "folder for token ids; empty: none"),
-      option("max-length", &D::max_length, Kept::kData, "tokens of a sequence, [CLS] and [SEP] included", {}, 3,
-             1 << 20),
+      option(
+          "max-length", &D::max_length, Kept::kData,
+          "tokens of a sequence, [CLS] and [SEP] included, so 3 at least: a shorter one would hold no word (a text without any is those two)",
+          {}, 3, 1 << 20),
       option(
           "only-topics", &D::only_topics, Kept::kData,
           "only the rows of these topics, by name or number from 0, separated by commas; counted anew in that order"),

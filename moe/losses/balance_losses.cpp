@@ -76,14 +76,17 @@ Var global_balance(const LossInputs& from) {
 }  // namespace
 
 LossRow variance_row() {
-  return {{"variance"},
-          {{"variance-loss", 0.0, "weight of minus the variance over tokens of each expert's probability", 0,
-            kInfinity}},
-          false,
-          "−(1/E) Σ_e variance over tokens of P_e, P = softmax(l): routers that tell tokens apart",
-          "Guo et al. 2025, arXiv 2505.22323; its sum over tokens is a mean here",
-          variance,
-          variance_oracle};
+  return {
+      {"variance"},
+      {{"variance-loss", 0.0, "weight of minus the variance over tokens of each expert's probability", 0,
+        kInfinity}},
+      false,
+      "−(1/E) Σ_e variance over tokens of P_e, P = softmax(l): routers that tell tokens apart",
+      "Guo et al. 2025, arXiv 2505.22323",
+      "its sum over tokens is a mean here, as that of orthogonality; P is the softmax of the scores whatever the router "
+      "makes of them",
+      variance,
+      variance_oracle};
 }
 
 LossRow global_balance_row() {
@@ -95,6 +98,7 @@ LossRow global_balance_row() {
       "E · Σ_e f_e P_e, f over all ranks and the step's micro-batches up to this one, P of this micro-batch; gradient "
       "through P alone",
       "Qiu et al. 2025, arXiv 2501.11873 (global-batch balance)",
+      "micro-batches count by their rows, where its mean of their f counts all alike. In evaluation f is the batch's own",
       global_balance,
       switch_oracle,
       LossReads::kCounted};

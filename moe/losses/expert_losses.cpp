@@ -75,14 +75,25 @@ Var answers(const LossInputs& from) {
   return first_product_lengths(cast(probe, from.in.pass.compute), all, *from.in.experts);
 }
 
-// Σ over i, j of relu(M_ij − M_ii) + relu(M_ij − M_jj); the diagonal's are 0.
+const OptionRow kAlpha = {
+    "coupling-alpha", 1.0,
+    "α of --coupling-loss: how much of what an expert answers to its own row others may; 0.5 in its "
+    "paper at 256 experts",
+    0, 1e6};
+
+// Σ over i ≠ j of relu(M_ij − α M_ii) + relu(M_ij − α M_jj); the diagonal's are 0 where α is 1.
 Var coupling(const LossInputs& from) {
   const Var m = answers(from);
   const int64_t n = m.size(0);
   const Tensor one = full(m.context(), {1, n}, 1.0, m.dtype());
-  const Var own = reshape(sum(mul(m, identity(m.context(), n, m.dtype())), 1), {n, 1});
+  const Tensor eye = identity(m.context(), n, m.dtype());
+  const double alpha = from.options.get<double>(kAlpha);
+  Var own = reshape(sum(mul(m, eye), 1), {n, 1});
+  if (alpha != 1) own = scale(own, alpha);
   const Var of_probe = relu(sub(m, matmul(own, one))), of_expert = relu(sub(m, matmul(one, own, true, true)));
-  return scale(reshape(sum(add(of_probe, of_expert)), {1}), 1.0 / static_cast<double>(n * n));
+  Var all = add(of_probe, of_expert);
+  if (alpha != 1) all = mul(all, add_scalar(scale(eye, -1), 1).value());
+  return scale(reshape(sum(all), {1}), 1.0 / static_cast<double>(n * n));
 }
 
 std::vector<double> coupling_oracle(const OracleRouting& r, int64_t n_experts, int64_t) {
@@ -114,8 +125,9 @@ LossRow orthogonality_row() {
       false,
       "mean over tokens of Σ_{j≠k} ‖⟨y_j, y_k⟩ / (⟨y_k, y_k⟩ + 1e-8) · y_k‖², y the outputs of the token's experts; no "
       "gradient to the router",
-      "Guo et al. 2025, arXiv 2505.22323; its sum over tokens is a mean here. In the last layer it makes all rows pass "
-      "through the experts",
+      "Guo et al. 2025, arXiv 2505.22323",
+      "its sum over tokens is a mean here, so that a weight means the same in batches of any size. In the last layer it makes "
+      "all rows pass through the experts, where else those that the head reads do",
       orthogonality,
       orthogonality_oracle,
       LossReads::kOutputs};
@@ -127,12 +139,17 @@ LossRow coupling_row() {
       {{"coupling-loss", 0.0, "weight of the loss that ties the router's rows to the experts; 1 in its paper", 0,
         kInfinity}},
       false,
-      "(1/E²) Σ_{i≠j} relu(M_ij − M_ii) + relu(M_ji − M_ii), M_ij = ‖W_first,j (r_i ∘ δ_i)‖, r_i the router's rows, δ_i "
+      "(1/E²) Σ_{i≠j} relu(M_ij − α M_ii) + relu(M_ji − α M_ii), M_ij = ‖W_first,j (r_i ∘ δ_i)‖, r_i the router's rows, δ_i "
       "uniform in 1 ± min_j ‖r_i − r_j‖ / (2 ‖r_i‖) in training",
-      "expert-router coupling, arXiv 2512.23447, with its α = 1",
+      "Lv et al. 2025, arXiv 2512.23447 (ERC, expert-router coupling), followed by an account of the paper: no code of "
+      "theirs was seen",
+      "W_first is an expert's only first product, without its bias, where the paper's experts are gated. δ is 1 in "
+      "evaluation. The gradient goes through the bound of δ too, as there",
       coupling,
       coupling_oracle,
-      LossReads::kExperts};
+      LossReads::kExperts,
+      nullptr,
+      {kAlpha}};
 }
 
 }  // namespace glia

@@ -175,8 +175,11 @@ const std::vector<LossRow>& loss_registry() {
       {{"balance", "energy"},
        {weight("balance", "weight α of the balance loss"), weight("energy", "weight β of the energy loss")},
        true,
-       "importance_e = Σ_t g_te; var(importance) / mean(importance)², and Σ_e (importance_e / T)²",
-       "docs/science.md 1",
+       "importance_e = Σ_t g_te; var(importance, ddof 1) / (mean(importance)² + 1e-8), and Σ_e (importance_e / T)²",
+       "balance: Shazeer et al. 2017, arXiv 1701.06538 (importance); energy: Astrocyte-Inspired Hierarchical Routing "
+       "(docs/science.md 1)",
+       "as AHR's code has them; Shazeer's divides by mean² + 1e-10 in the released code. Where gates sum to 1, energy is 1/E + "
+       "(E − 1)/E² · balance and nothing else (docs/science.md 6.1)",
        load,
        load_oracle,
        LossReads::kRouting,
@@ -185,28 +188,33 @@ const std::vector<LossRow>& loss_registry() {
        {weight("z-loss", "weight of the router z-loss; 1e-3 in its paper")},
        false,
        "mean of logsumexp(l)²",
-       "Zoph et al. 2022 (ST-MoE), eq. 5",
+       "Zoph et al. 2022, arXiv 2202.08906 (ST-MoE), eq. 5",
+       "in nothing; with routers whose scores are logarithms of probabilities it is 0",
        [](const LossInputs& from) { return mean_over_ranks(z_loss, from); },
        z_oracle},
       {{"switch"},
        {weight("switch-loss", "weight of the loss E · Σ f_e P_e; 1e-2 in its paper")},
        false,
        "E · Σ_e f_e P_e, P = softmax(l), f_e = pairs of e / (T · K), or / T where K varies; f without gradient",
-       "Fedus et al. 2022 (Switch), eq. 4",
+       "Fedus et al. 2022, arXiv 2101.03961 (Switch), eq. 4, for K = 1",
+       "with K experts f is divided by K, so that an even load has the value 1 whatever K is; others leave that out, and "
+       "have K there. P is the softmax of the scores whatever the router makes of them",
        switched,
        switch_oracle},
       {{"entropy"},
        {weight("entropy-loss", "weight of the entropy of each token's P; 1e-4 in its paper")},
        false,
        "mean of −Σ_e P_e ln P_e, P = softmax(l)",
-       "Huang et al. 2024, eq. 6",
+       "Huang et al. 2024, arXiv 2403.07652, eq. 6",
+       "in nothing; its released code has no such loss",
        [](const LossInputs& from) { return mean_over_ranks(entropy_loss, from); },
        entropy_oracle},
       {{"simbal"},
        {weight("simbal-loss", "weight of SimBal's loss on the router's matrix; 0.1 in its paper")},
        false,
        "Σ_ij |W Wᵀ − I|_ij over pairs of experts: tokens keep their distances",
-       "Omi et al. 2025, arXiv 2506.14038; there W starts orthogonal",
+       "Omi et al. 2025, arXiv 2506.14038 (SimBal)",
+       "there W starts orthogonal, here as the router draws it; the router's bias is no part of it",
        similarity,
        similarity_oracle,
        LossReads::kMatrix},
@@ -218,24 +226,30 @@ const std::vector<LossRow>& loss_registry() {
   return rows;
 }
 
-std::vector<OptionRow> further_loss_weights() {
+namespace {
+
+// `router`: nullptr for any.
+std::vector<OptionRow> further(const RouterRow* router, bool weights_alone) {
   std::vector<OptionRow> all;
-  for (const LossRow& row : loss_registry())
-    if (!row.always) all.insert(all.end(), row.weights.begin(), row.weights.end());
+  for (const LossRow& row : loss_registry()) {
+    if (row.always || (router && row.of_matrix() && !router->traits.linear)) continue;
+    all.insert(all.end(), row.weights.begin(), row.weights.end());
+    if (!weights_alone) all.insert(all.end(), row.options.begin(), row.options.end());
+  }
   return all;
 }
 
-std::vector<OptionRow> further_loss_weights(const RouterRow& router) {
-  std::vector<OptionRow> all;
-  for (const LossRow& row : loss_registry())
-    if (!row.always && (!row.of_matrix() || router.traits.linear))
-      all.insert(all.end(), row.weights.begin(), row.weights.end());
-  return all;
-}
+}  // namespace
+
+std::vector<OptionRow> further_loss_weights() { return further(nullptr, true); }
+std::vector<OptionRow> further_loss_weights(const RouterRow& router) { return further(&router, true); }
+std::vector<OptionRow> further_loss_options() { return further(nullptr, false); }
+std::vector<OptionRow> further_loss_options(const RouterRow& router) { return further(&router, false); }
 
 OptionValues loss_weights(const RouterRow& router, const OptionValues& given) {
   OptionValues weights;
-  for (const LossRow& row : loss_registry())
+  for (const LossRow& row : loss_registry()) {
+    bool weighed = row.always;
     for (const OptionRow& option : row.weights) {
       OptionValue value = option.standard;
       for (const LossDefault& d : router.losses)
@@ -245,8 +259,18 @@ OptionValues loss_weights(const RouterRow& router, const OptionValues& given) {
       if (row.of_matrix() && !router.traits.linear && value != OptionValue(0.0))
         fail_input("--{}: expected a router whose scores are linear in the token, got {}", option.name,
                    router.name);
+      weighed = weighed || value != OptionValue(0.0);
       weights.set(option.name, value);
     }
+    for (const OptionRow& option : row.options) {
+      const OptionValue value = given.contains(option.name) ? given.all().at(option.name) : option.standard;
+      check_option(option, value);
+      if (!weighed && value != option.standard)
+        fail_input("--{}: expected --{} above 0 with it, got {} and 0", option.name, row.weights[0].name,
+                   option_text(value));
+      weights.set(option.name, value);
+    }
+  }
   return weights;
 }
 
@@ -259,18 +283,19 @@ bool any_loss_reads(LossReads what, const OptionValues& weights) {
 
 // What LossInputs refers to, for losses that are formed later.
 struct KeptInputs {
-  KeptInputs(const Routing& r, const RoutingInputs& i, const ExpertPairs* p)
-      : routing(r), x(i.x), pass(i.pass), in{x, pass, i.layer, i.experts, i.counted} {
+  KeptInputs(const Routing& r, const RoutingInputs& i, const ExpertPairs* p, const OptionValues& o)
+      : routing(r), x(i.x), pass(i.pass), in{x, pass, i.layer, i.experts, i.counted}, options(o) {
     if (p) pairs = *p;
   }
   KeptInputs(const KeptInputs&) = delete;
-  LossInputs inputs() const { return {routing, in, pairs ? &*pairs : nullptr}; }
+  LossInputs inputs() const { return {routing, in, pairs ? &*pairs : nullptr, options}; }
 
   Routing routing;
   Var x;
   Pass pass;
   RoutingInputs in;
   std::optional<ExpertPairs> pairs;
+  OptionValues options;
 };
 
 std::function<Var()> LaterLosses::add(const LossRow& row, std::shared_ptr<const KeptInputs> inputs) {
@@ -301,10 +326,10 @@ void attach_losses(Routing& routing, const OptionValues& weights, const RoutingI
     }
     if (!wanted) continue;
     if (in.pass.later && several_ranks(in.x)) {
-      if (!kept) kept = std::make_shared<KeptInputs>(routing, in, pairs);
+      if (!kept) kept = std::make_shared<KeptInputs>(routing, in, pairs, weights);
       losses.later = in.pass.later->add(row, kept);
     } else {
-      losses.values = row.compute({routing, in, pairs});
+      losses.values = row.compute({routing, in, pairs, weights});
     }
     routing.losses.push_back(std::move(losses));
   }

@@ -23,7 +23,8 @@ struct ExpertPairs {
 struct LossInputs {
   const Routing& routing;
   const RoutingInputs& in;
-  const ExpertPairs* pairs = nullptr;  // where a loss of weight other than 0 reads them
+  const ExpertPairs* pairs;     // where a loss of weight other than 0 reads them, or nullptr
+  const OptionValues& options;  // loss_weights(): of the row's table too
 };
 
 // What a loss reads beside gates and scores. Only routers and mixtures that have it may weigh such a loss.
@@ -41,11 +42,13 @@ struct LossRow {
   bool always;                     // reported though all weights are 0
   const char* formula;
   const char* source;
+  const char* differs;                     // from the source, and why; "": in nothing
   Var (*compute)(const LossInputs& from);  // [names.size()]
   std::vector<double> (*oracle)(const OracleRouting& routing, int64_t n_experts, int64_t per_token);
   LossReads reads = LossReads::kRouting;
   // Over several ranks: of all layers, so that what they sum over the ranks travels together; nullptr: each for itself.
   std::vector<Var> (*of_layers)(const std::vector<LossInputs>& layers) = nullptr;
+  std::vector<OptionRow> options = {};  // beside the weights: numbers of the formula
   bool of_matrix() const { return reads == LossReads::kMatrix || reads == LossReads::kExperts; }
 };
 
@@ -55,9 +58,13 @@ const std::vector<LossRow>& loss_registry();
 std::vector<OptionRow> further_loss_weights();
 // Those of losses that this router has what they read for.
 std::vector<OptionRow> further_loss_weights(const RouterRow& router);
+// Each followed by the other options of its loss.
+std::vector<OptionRow> further_loss_options();
+std::vector<OptionRow> further_loss_options(const RouterRow& router);
 
-// The weights of a router's losses: the row's defaults, then what `given` sets; every flag of the table is in it. Errors:
-// a weight other than 0 of a loss that reads what the router does not offer.
+// The weights of a router's losses: the row's defaults, then what `given` sets; every flag of the table is in it, other
+// options of the losses too. Errors: a weight other than 0 of a loss that reads what the router does not offer; another
+// option, not as usual, of a loss whose weights are all 0.
 OptionValues loss_weights(const RouterRow& router, const OptionValues& given);
 // Of that loss without ranks and earlier micro-batches.
 std::vector<double> switch_oracle(const OracleRouting& routing, int64_t n_experts, int64_t per_token);

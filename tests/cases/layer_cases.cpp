@@ -1,5 +1,5 @@
-// Rows of the table for layers, every router of the registry, the MoE layer and whole models: each parameter that a
-// module declares is an input whose gradient is checked.
+// Rows of the table for ops on routing and for layers without experts: each parameter that a module declares is an input
+// whose gradient is checked.
 #include "engine/ops/elementwise/elementwise.h"
 #include "engine/ops/loss/loss_sum.h"
 #include "engine/ops/loss/row_losses.h"
@@ -15,20 +15,13 @@
 #include "engine/ops/rows/reduce.h"
 #include "engine/ops/sequences/running_mean.h"
 #include "engine/ops/sequences/sequence_max.h"
-#include "moe/losses/losses.h"
-#include "moe/mixture.h"
 #include "nn/bag.h"
 #include "nn/encoder.h"
 #include "nn/head.h"
 #include "nn/heads/joint_head.h"
-#include "tests/cases/op_cases.h"
+#include "tests/cases/layer_case.h"
 
 namespace glia {
-namespace {
-
-using Vars = std::vector<Var>;
-using Forward = std::function<Var(const Pass&, const Vars&)>;  // the variables before the parameters
-using Make = std::function<Forward(ParameterSet&)>;            // declares parameters
 
 BertConfig small_bert() {
   BertConfig c;
@@ -37,35 +30,34 @@ BertConfig small_bert() {
   return c;
 }
 
-MoeConfig small_moe(const std::string& router) {
-  MoeConfig c;
-  c.router = router, c.n_experts = 4, c.top_k = 2, c.balance = 0.3, c.energy = 0.7;
-  for (const LossRow& loss : loss_registry())
-    for (const OptionRow& weight : loss.weights)
-      if (!loss.always && loss.reads != LossReads::kOutputs &&
-          (!loss.of_matrix() || router_row(router).traits.linear))
-        c.options.set(weight.name, 0.2);
-  return c;
-}
-
-// Two sequences of 4 and 5 rows; a tail of 2.
-constexpr int64_t kTokens = 11;
-
 Tensor ids(Context& c) { return from_vector<int32_t>(c, {1, 7, 7, 3, 1, 10, 0, 7, 2, 0, 0}, {kTokens}); }
 
-OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const Make& make) {
+// Numbers that are no inputs, the same in every dtype and on every device.
+Tensor constants(Context& context, const Shape& shape, DType dtype) {
+  std::vector<double> all(static_cast<size_t>(shape.numel()));
+  for (size_t i = 0; i < all.size(); ++i)
+    all[i] = static_cast<double>(bfloat16(random_normal(5, purpose::kTest, static_cast<uint32_t>(all.size()), i)));
+  return from_vector(context, all, shape, dtype);
+}
+
+OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const Make& make,
+                  bool (*moves)(const Parameter&)) {
   const size_t own = inputs.size();
   ParameterSet declared;
   make(declared);
   for (const Parameter& p : declared.all()) {
     const bool one = p.init.kind == Init::Kind::kOne;
-    inputs.push_back({p.shape, one ? 0.5 : -0.6, one ? 1.5 : 0.6});
+    if (moves(p)) inputs.push_back({p.shape, one ? 0.5 : -0.6, one ? 1.5 : 0.6});
   }
   return {name, inputs,
-          [make, own](Context& context, const Vars& x) {
+          [make, own, moves](Context& context, const Vars& x) {
             ParameterSet set;
             const Forward forward = make(set);
-            set.bind(std::span(x).subspan(own));
+            Vars parameters;
+            size_t next = own;
+            for (const Parameter& p : set.all())
+              parameters.push_back(moves(p) ? x[next++] : Var(constants(context, p.shape, x[0].dtype())));
+            set.bind(parameters);
             const Sequences sequences = make_sequences(context, {4, 5}, kTokens),
                             first = make_sequences(context, {1, 1});
             Pass pass{sequences, first, false, x[0].dtype(), 0};
@@ -76,26 +68,12 @@ OpCase layer_case(const std::string& name, std::vector<CaseInput> inputs, const 
           false};
 }
 
-EncoderLayer::MakeFeedForward maker(const std::string& router) {
-  return [router](ParameterSet& set, const std::string& name, int layer) -> std::unique_ptr<FeedForward> {
-    if (router == "none") return make_dense(set, name, small_bert());
-    return make_mixture(set, name, small_moe(router), small_bert(), layer);
-  };
-}
+namespace {
 
-// A part of `first` and the routing's losses, each with a weight of its own.
-Var with_losses(std::vector<LossTerm> terms, const std::vector<Routing>& routings) {
-  std::vector<double> weights = {1};
-  for (const Routing& routing : routings)
-    for (const AuxiliaryLosses& losses : routing.losses) {
-      LossTerm term{losses.values, {}, 0.5};
-      for (size_t i = 0; i < losses.names.size(); ++i) {
-        term.part.push_back(static_cast<int>(weights.size()));
-        weights.push_back(0.7 / static_cast<double>(weights.size()));
-      }
-      terms.push_back(term);
-    }
-  return sum_losses(terms, weights).total;
+EncoderLayer::MakeFeedForward dense_maker() {
+  return [](ParameterSet& set, const std::string& name, int) -> std::unique_ptr<FeedForward> {
+    return make_dense(set, name, small_bert());
+  };
 }
 
 void add_dense(std::vector<OpCase>& cases) {
@@ -120,7 +98,7 @@ void add_dense(std::vector<OpCase>& cases) {
   for (const bool first_rows : {false, true})
     cases.push_back(layer_case(
         first_rows ? "layer/encoder/first_rows" : "layer/encoder", {x}, [=](ParameterSet& set) -> Forward {
-          const auto layer = std::make_shared<EncoderLayer>(set, "l", small_bert(), 0, maker("none"));
+          const auto layer = std::make_shared<EncoderLayer>(set, "l", small_bert(), 0, dense_maker());
           return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, first_rows).y; };
         }));
   BertConfig decoder = small_bert();
@@ -128,7 +106,7 @@ void add_dense(std::vector<OpCase>& cases) {
   for (const std::string name : {"layer/decoder", "layer/decoder/pre_norm", "layer/decoder/rotary"}) {
     decoder.pre_norm = name.ends_with("pre_norm"), decoder.rotary = name.ends_with("rotary");
     cases.push_back(layer_case(name, {x}, [=](ParameterSet& set) -> Forward {
-      const auto layer = std::make_shared<EncoderLayer>(set, "l", decoder, 0, maker("none"));
+      const auto layer = std::make_shared<EncoderLayer>(set, "l", decoder, 0, dense_maker());
       return [=](const Pass& p, const Vars& v) { return layer->forward(v[0], p, false).y; };
     }));
   }
@@ -142,124 +120,6 @@ void add_joint_head(std::vector<OpCase>& cases) {
     return [=](const Pass& p, const Vars& v) {
       const Tensor targets = from_vector<int32_t>(v[0].context(), {-1, 2, 7, 0, -1, 10}, {6});
       return head->forward(v[0], targets, p).loss;
-    };
-  }));
-}
-
-// The layer's output, and that with the losses.
-void add_mixture(std::vector<OpCase>& cases, const std::string& name, const MoeConfig& moe) {
-  const CaseInput x{{kTokens, 8}};
-  const auto layer = [moe](ParameterSet& set) {
-    return std::shared_ptr<FeedForward>(make_mixture(set, "l", moe, small_bert(), 0));
-  };
-  for (const bool first_rows : {false, true}) {
-    const std::string rows = first_rows ? "/first_rows" : "";
-    cases.push_back(layer_case(name + rows, {x}, [=](ParameterSet& set) -> Forward {
-      return
-          [l = layer(set), first_rows](const Pass& p, const Vars& v) { return l->forward(v[0], p, first_rows).y; };
-    }));
-    cases.push_back(layer_case(name + rows + "/with_losses", {x}, [=](ParameterSet& set) -> Forward {
-      return [l = layer(set), first_rows](const Pass& p, const Vars& v) {
-        const FeedForward::Result r = l->forward(v[0], p, first_rows);
-        return with_losses({{mean(square(r.y)), {0}, 1}}, {r.routing});
-      };
-    }));
-  }
-}
-
-// The first router of the table whose tokens have K experts, or a number that varies.
-std::string router_with_k(bool fixed) {
-  for (const RouterRow& row : router_registry())
-    if (row.traits.fixed_k == fixed) return row.name;
-  fail_input("the table has no such router");
-}
-
-// Every mixture there is, its options other than their defaults, and experts beside it that every token has.
-void add_mixtures(std::vector<OpCase>& cases) {
-  for (const MixtureRow& row : mixture_registry()) {
-    MoeConfig moe = small_moe(router_with_k(true));
-    moe.options.set("mixture", std::string(row.name));
-    add_mixture(cases, fmt::format("mixture/{}", row.name), moe);
-    moe.options.set("shared-experts", int64_t{2});
-    for (const char* of_matrix : {"simbal-loss", "coupling-loss"})  // want a row of the router an expert
-      moe.options.set(of_matrix, 0.0);
-    for (const OptionRow& option : row.options)
-      moe.options.set(option.name, std::get<int64_t>(option.standard) + 2);
-    add_mixture(cases, fmt::format("mixture/{}/shared", row.name), moe);
-  }
-}
-
-// Losses on what the chosen experts say, of routers with K experts and with as many as it takes.
-void add_output_losses(std::vector<OpCase>& cases) {
-  for (const LossRow& loss : loss_registry())
-    for (const bool fixed : {true, false}) {
-      if (loss.reads != LossReads::kOutputs) continue;
-      const std::string router = router_with_k(fixed);
-      MoeConfig moe = small_moe(router);
-      for (const OptionRow& weight : loss.weights) moe.options.set(weight.name, 0.2);
-      add_mixture(cases, fmt::format("loss/{}/{}", loss.names[0], router), moe);
-    }
-}
-
-// Gates, and what they are in training and with losses, of a router alone.
-void add_router_alone(std::vector<OpCase>& cases, const std::string& router) {
-  const CaseInput x{{kTokens, 8}};
-  const auto make = [router](ParameterSet& set) {
-    return std::shared_ptr<Router>(make_router(router, set, "r", router_options(small_moe(router), 8, 0.02)));
-  };
-  ParameterSet declared;
-  make(declared);
-  const bool learns = !declared.all().empty();
-  const size_t first = cases.size();
-  cases.push_back(layer_case("router/" + router + "/gates", {x}, [=](ParameterSet& set) -> Forward {
-    return [r = make(set)](const Pass& p, const Vars& v) { return r->route({v[0], p}).gates; };
-  }));
-  // What it does in training alone: noise, and what losses make of it.
-  cases.push_back(layer_case("router/" + router + "/training", {x}, [=](ParameterSet& set) -> Forward {
-    return [r = make(set), router](const Pass& p, const Vars& v) {
-      Pass training = p;
-      training.training = true;
-      Routing routing = r->route({v[0], training});
-      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), {v[0], training});
-      return with_losses({{mean(square(routing.gates)), {0}, 1}}, {routing});
-    };
-  }));
-  cases.push_back(layer_case("router/" + router + "/losses", {x}, [=](ParameterSet& set) -> Forward {
-    return [r = make(set), router](const Pass& p, const Vars& v) {
-      Routing routing = r->route({v[0], p});
-      attach_losses(routing, loss_weights(router_row(router), small_moe(router).options), {v[0], p});
-      return with_losses({}, {routing});
-    };
-  }));
-  for (size_t i = first; i < cases.size(); ++i) cases[i].gradient = learns;
-}
-
-// That and the layer's output, for every router there is.
-void add_router(std::vector<OpCase>& cases, const std::string& router) {
-  if (!router_row(router).traits.reads_experts) add_router_alone(cases, router);
-  add_mixture(cases, "moe/" + router, small_moe(router));
-}
-
-// What a router's options change in what it reads of a sequence.
-void add_contexts(std::vector<OpCase>& cases, const RouterRow& row) {
-  if (!row.reads_borders) return;
-  for (const OptionRow& option : row.options)
-    for (const char* choice : option.choices) {
-      MoeConfig moe = small_moe(row.name);
-      moe.options.set(option.name, std::string(choice));
-      add_mixture(cases, fmt::format("moe/{}/{}", row.name, choice), moe);
-    }
-}
-
-void add_model(std::vector<OpCase>& cases, const std::string& router) {
-  cases.push_back(layer_case("model/" + router, {}, [router](ParameterSet& set) -> Forward {
-    const auto bert = std::make_shared<Bert>(set, small_bert(), maker(router));
-    const auto head = std::make_shared<ClassificationHead>(set, small_bert());
-    return [bert, head](const Pass& p, const Vars&) {
-      Context& c = bert->embeddings.word->var.context();
-      const Bert::Result r = bert->forward(ids(c), p, true);
-      const Var loss = head->forward(r.hidden, from_vector<int32_t>(c, {2, 0}, {2}), p).loss;
-      return with_losses({{loss, {0}, 1}}, r.routings);
     };
   }));
 }
@@ -398,11 +258,6 @@ void add_layer_cases(std::vector<OpCase>& cases) {
   add_routing_ops(cases);
   add_dense(cases);
   add_joint_head(cases);
-  for (const RouterRow& row : router_registry()) add_router(cases, row.name), add_contexts(cases, row);
-  add_mixtures(cases);
-  add_output_losses(cases);
-  add_model(cases, "none");
-  for (const RouterRow& row : router_registry()) add_model(cases, row.name);
 }
 
 }  // namespace glia

@@ -290,6 +290,7 @@ std::vector<OpCase> op_cases() {
   add_sequences(cases);
   add_product_cases(cases);
   add_layer_cases(cases);
+  add_router_cases(cases);
   add_task_cases(cases);
   return cases;
 }

@@ -1,5 +1,6 @@
 // The table of differentiable functions that tests and tools/gradcheck share. To add one: a row in op_cases.cpp
-// (ops) or layer_cases.cpp (layers, routers). Every row is gradient-checked in float64 on every device, compared
+// (ops) or layer_cases.cpp (layers); routers have theirs by their registry. Every row is gradient-checked in float64 on
+// every device, compared
 // between CPU and CUDA, compared with a float64 run in the lower precisions it lists, and run repeatedly for the
 // same bits.
 #pragma once
@@ -29,8 +30,9 @@ struct OpCase {
 
 std::vector<OpCase> op_cases();
 void add_product_cases(std::vector<OpCase>& cases);  // product_cases.cpp: products, attention, MoE
-void add_layer_cases(std::vector<OpCase>& cases);    // layer_cases.cpp: layers, routers, models
-void add_task_cases(std::vector<OpCase>& cases);     // task_cases.cpp: losses over a vocabulary
+void add_layer_cases(std::vector<OpCase>& cases);    // layer_cases.cpp: layers, ops on routing
+void add_router_cases(std::vector<OpCase>& cases);  // router_cases.cpp: routers and their options, mixtures, models
+void add_task_cases(std::vector<OpCase>& cases);    // task_cases.cpp: losses over a vocabulary
 
 // The inputs of a row: drawn from the seed, rounded to bfloat16, so the same numbers in every dtype and on every
 // device.

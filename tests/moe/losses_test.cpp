@@ -50,5 +50,59 @@ TEST_CASE(
   EXPECT(std::abs(sum / (2 * kSteps) - 1) < 0.05);  // four deviations of the mean
 }
 
+TEST_CASE("coupling: with another α others may answer that much of what an expert says to its own row") {
+  const auto of = [](const OptionValues& own, std::vector<double>& row_values, std::vector<double>& first) {
+    Bench bench(plain_router(), 4, 2, {5, 1, 7}, 0, own);
+    row_values = bench.weights("l.moe.router.token.weight"), first = bench.weights("l.moe.experts.up.weight");
+    return coupling_of(bench.run(bench.input()).routing);
+  };
+  const auto with = [](double alpha) {
+    OptionValues own;
+    own.set("coupling-alpha", alpha);
+    return own;
+  };
+  std::vector<double> r, w;
+  const double usual = of({}, r, w);
+  EXPECT(of(with(1), r, w) == usual);
+  for (const double alpha : {0.0, 0.5, 1.0, 1.5}) {
+    INFO(alpha);
+    const double told = of(with(alpha), r, w);
+    std::vector<double> m(16);  // ‖W_first,j r_i‖
+    for (size_t i = 0; i < 4; ++i)
+      for (size_t j = 0; j < 4; ++j) {
+        for (size_t f = 0; f < kFfn; ++f) {
+          double sum = 0;
+          for (size_t h = 0; h < kHidden; ++h) sum += w[(j * kFfn + f) * kHidden + h] * r[i * kHidden + h];
+          m[i * 4 + j] += sum * sum;
+        }
+        m[i * 4 + j] = std::sqrt(m[i * 4 + j]);
+      }
+    double loss = 0;
+    for (size_t i = 0; i < 4; ++i)
+      for (size_t j = 0; j < 4; ++j)
+        if (i != j)
+          loss += std::max(0.0, m[i * 4 + j] - alpha * m[i * 5]) + std::max(0.0, m[j * 4 + i] - alpha * m[i * 5]);
+    EXPECT(std::abs(told - loss / 16) < 1e-12);
+  }
+}
+
+TEST_CASE("losses: an option of a loss that nobody weighs is refused, but for its usual value") {
+  for (const LossRow& loss : loss_registry())
+    for (const OptionRow& option : loss.options) {
+      INFO(option.name);
+      OptionValues given;
+      given.set(option.name, option.standard);
+      EXPECT(error_of([&] { loss_weights(router_row(plain_router()), given); }).empty());
+      given.set(option.name, 0.5);
+      EXPECT(contains(
+          error_of([&] { loss_weights(router_row(plain_router()), given); }),
+          fmt::format("--{}: expected --{} above 0 with it, got 0.5 and 0", option.name, loss.weights[0].name)));
+      given.set(loss.weights[0].name, 0.1);
+      EXPECT(loss_weights(router_row(plain_router()), given).get<double>(option) == 0.5);
+      given.set(option.name, -1.0);
+      EXPECT(contains(error_of([&] { loss_weights(router_row(plain_router()), given); }), option.name));
+    }
+}
+
 }  // namespace
 }  // namespace glia::test

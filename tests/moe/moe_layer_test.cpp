@@ -95,7 +95,11 @@ void compare_with_oracle(const RouterRow& row, const OptionValues& own, int64_t 
   }
   // Energy is load balance: Σ (mean g)² = 1/E + (E − 1)/E² · CV² (docs/science.md 6.1).
   const std::vector<double> load = values(r.routing.losses[own_losses].values.value());
-  if (row.traits.gates_sum_to_one) EXPECT(std::abs(load[1] - (0.25 + 3.0 / 16 * load[0])) < 1e-7);
+  if (gates_sum(row, own) == 1) EXPECT(std::abs(load[1] - (0.25 + 3.0 / 16 * load[0])) < 1e-7);
+}
+
+bool one_gate_is_fixed(const RouterRow& row, const OptionValues& own) {
+  return gates_sum(row, own) > 0 && row.traits.fixed_k && !row.traits.untrained;
 }
 
 TEST_CASE(
@@ -105,12 +109,47 @@ TEST_CASE(
     for (const OptionValues& own : option_choices(row))
       for (const int64_t top_k : {1, 2, 3, 4})
         for (const int64_t capacity : {0, 17}) {
-          if (top_k == 1 && refuses_one_expert(row.traits)) continue;
-          // scored refuses that itself, where an option makes its gates sum to 1.
-          if (top_k == 1 && own.contains("normalise-gates") && std::get<bool>(own.all().at("normalise-gates")))
-            continue;
+          // A router whose gates may all be shares by an option refuses that itself.
+          if (top_k == 1 && (refuses_one_expert(row.traits) || one_gate_is_fixed(row, own))) continue;
           compare_with_oracle(row, own, top_k, capacity);
         }
+}
+
+// Its options as usual, with other texts and switches, and where one says what gates sum to, with other numbers.
+std::vector<OptionValues> choices_and_sums(const RouterRow& row) {
+  std::vector<OptionValues> all = option_choices(row);
+  for (const OptionRow& o : row.options) {
+    if (!row.gates_sum || !std::holds_alternative<double>(o.standard) || o.most < 2.5) continue;
+    all.push_back(all[0]);
+    all.back().set(o.name, 2.5);
+  }
+  return all;
+}
+
+TEST_CASE("moe: a token's gates sum to what the router's row says, with its options") {
+  size_t others = 0;
+  for (const RouterRow& row : router_registry()) {
+    EXPECT((gates_sum(row, {}) == 1) == row.traits.gates_sum_to_one);
+    for (const OptionValues& own : choices_and_sums(row)) {
+      INFO(std::string(row.name));
+      Bench bench(row.name, 4, 2, {5, 2, 7}, 0, own);
+      const Routing r = bench.run(bench.input()).routing;
+      const std::vector<double> gates = values(r.gates.value());
+      const size_t slots = gates.size() / 14;
+      const double said = gates_sum(row, own);
+      others += said != gates_sum(row, {});
+      bool to_one_number = true;
+      for (size_t t = 0; t < 14; ++t)
+        to_one_number = to_one_number &&
+                        std::abs(std::accumulate(&gates[t * slots], &gates[t * slots] + slots, 0.0) - said) < 1e-12;
+      EXPECT(to_one_number == (said > 0));
+      // What the tables of shares are for.
+      MoeConfig config{row.name, 4, 2};
+      for (const auto& [name, value] : own.all()) config.options.set(name, value);
+      if (row.traits.gates_sum_to_one && row.traits.fixed_k) EXPECT(routing_varies(config) == (said != 1));
+    }
+  }
+  EXPECT(others >= 2);
 }
 
 TEST_CASE("moe: traits hold: gates that sum to 1, K experts of each token, choices that look ahead or do not") {
@@ -332,16 +371,20 @@ TEST_CASE("moe: one expert is the dense FFN, bit for bit") {
   EXPECT(values(bench.run(x).y.value()) == values(dense_with(bench, x, 0).value()));
 }
 
-TEST_CASE("moe: equal experts are the dense FFN where gates sum to 1") {
-  for (const RouterRow& row : router_registry()) {
-    if (!row.traits.gates_sum_to_one) continue;
-    Bench bench(row.name);
-    for (const Parameter& p : bench.set.all())
-      if (contains(p.name, "experts"))
-        for (int64_t e = 1; e < 4; ++e) p.var.value().rows(e, e + 1).copy_from(p.var.value().rows(0, 1));
-    const Tensor x = bench.input();
-    EXPECT(largest_difference(values(bench.run(x).y.value()), values(dense_with(bench, x, 0).value())) < 1e-13);
-  }
+TEST_CASE(
+    "moe: equal experts are the dense FFN where gates sum to 1, and so much of it where they sum to another number") {
+  for (const RouterRow& row : router_registry())
+    for (const OptionValues& own : choices_and_sums(row)) {
+      const double sum = gates_sum(row, own);
+      if (sum == 0) continue;
+      Bench bench(row.name, 4, 2, {5, 1, 7}, 0, own);
+      for (const Parameter& p : bench.set.all())
+        if (contains(p.name, "experts"))
+          for (int64_t e = 1; e < 4; ++e) p.var.value().rows(e, e + 1).copy_from(p.var.value().rows(0, 1));
+      const Tensor x = bench.input();
+      EXPECT(largest_difference(values(bench.run(x).y.value()),
+                                values(scale(dense_with(bench, x, 0), sum).value())) < 1e-13);
+    }
 }
 
 TEST_CASE("moe: permuting the experts permutes their numbers and nothing else") {

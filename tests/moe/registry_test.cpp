@@ -12,6 +12,13 @@ TEST_CASE("registry: names of routers, options and losses are words of a command
   std::set<std::string> routers, of_losses = {"ce", "loss"};
   for (const LossRow& loss : loss_registry())
     for (const std::string& name : loss.names) EXPECT(of_losses.insert(name).second);
+  std::set<std::string> flags;
+  for (const OptionRow& option : shared_options()) {
+    INFO(option.name);
+    EXPECT(std::regex_match(option.name, word));
+    EXPECT(flags.insert(option.name).second);
+    EXPECT(error_of([&] { check_option(option, option.standard); }).empty());
+  }
   for (const RouterRow& row : router_registry()) {
     INFO(row.name);
     EXPECT(std::regex_match(row.name, word));

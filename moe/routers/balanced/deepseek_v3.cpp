@@ -114,7 +114,7 @@ OracleRouting oracle_of(const OracleInputs& in) {
 }  // namespace
 
 RouterRow deepseek_v3_row() {
-  return {
+  RouterRow row = {
       "deepseek-v3",
       [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
         return std::make_unique<DeepSeekV3Router>(set, name, o);
@@ -128,6 +128,8 @@ RouterRow deepseek_v3_row() {
       options(),
       {},
       oracle_of};
+  row.gates_sum = [](const OptionValues& own) { return own.get<double>(kScale); };
+  return row;
 }
 
 }  // namespace glia

@@ -10,9 +10,13 @@
 namespace glia {
 namespace {
 
-const OptionRow kMemory = {"threshold-memory", 0.99, "what stays of the moving quantile after a step", 0, 0.999999},
-                kWarm = {"threshold-warmup", int64_t{4000},
-                         "steps in which an expert takes the batch's best instead, T K / E of them", 0, 1e9};
+const OptionRow
+    kMemory = {"threshold-memory", 0.99, "what stays of the moving quantile after a step", 0, 0.999999},
+    kWarm = {
+        "threshold-warmup", int64_t{4000},
+        "steps in which an expert takes the batch's best instead, T K / E of them: a run of fewer steps is trained so "
+        "throughout, and its thresholds act in evaluation alone",
+        0, 1e9};
 
 std::span<const OptionRow> options() {
   static const OptionRow rows[] = {kMemory, kWarm};

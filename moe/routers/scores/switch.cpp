@@ -7,7 +7,8 @@
 namespace glia {
 namespace {
 
-const OptionRow kJitter = {"jitter", 1e-2, "in training the router reads x · u, u uniform in 1 ± this", 0, 1};
+const OptionRow kJitter = {"jitter", 1e-2, "in training the router reads x · u, u uniform in 1 ± this", 0,
+                           0.999999};
 
 std::span<const OptionRow> options() {
   static const OptionRow rows[] = {kJitter};
