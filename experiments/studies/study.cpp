@@ -299,6 +299,7 @@ Study parse_study(const std::string& text, const std::string& from) {
     keys.push_back(line.key);
     if (!in_configuration) set_in_study(s, line);
     else set_in_configuration(s.configurations.back(), line);
+    (in_configuration ? s.configurations.back().places : s.places)[line.key] = place;
   }
   if (s.title.empty()) s.title = s.name;
   check_study(s, from);

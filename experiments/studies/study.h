@@ -13,6 +13,7 @@ struct Study {
   std::string name, title;
   std::string text;                                           // the file's: result folders keep it
   std::vector<std::pair<std::string, std::string>> settings;  // flags and values for all its runs
+  std::map<std::string, std::string> places;                  // of its keys in the file, "zoo.study:3"
   std::vector<Configuration> configurations;                  // in the order of tables and plots
   // Accuracy is compared with each of the first, every compared metric of routing with each of the second; the main
   // baseline is the first of a list.

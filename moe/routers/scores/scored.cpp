@@ -79,16 +79,19 @@ OracleRouting oracle_of(const OracleInputs& in) {
 }  // namespace
 
 RouterRow scored_row() {
-  return {"scored",
-          [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
-            return std::make_unique<ScoredRouter>(set, name, o);
-          },
-          "s = f(W x + b), f softmax, sigmoid, sqrt(softplus) or ReLU; the K largest, weighed by s or by s / Σ s",
-          "docs/science.md 7: the score functions in use since 2017, as one option",
-          {.gates_sum_to_one = false},
-          options(),
-          {},
-          oracle_of};
+  RouterRow row = {
+      "scored",
+      [](ParameterSet& set, const std::string& name, const RouterOptions& o) -> std::unique_ptr<Router> {
+        return std::make_unique<ScoredRouter>(set, name, o);
+      },
+      "s = f(W x + b), f softmax, sigmoid, sqrt(softplus) or ReLU; the K largest, weighed by s or by s / Σ s",
+      "docs/science.md 7: the score functions in use since 2017, as one option",
+      {.gates_sum_to_one = false},
+      options(),
+      {},
+      oracle_of};
+  row.of_gates = options();  // the scores are the logits
+  return row;
 }
 
 }  // namespace glia
