@@ -43,7 +43,8 @@ Study find_study(const std::string& name_or_path);
 // Its own configuration, else one of the built-in studies; an unknown name is an error that lists the study's.
 const Configuration& configuration_of(const Study& study, std::string_view name);
 const Configuration& configuration_of(Study&& study, std::string_view name) = delete;  // would be gone with it
-// "all" (the study's, in its order) or names separated by commas, each once.
+// "all" (the study's, in its order) or names separated by commas, each configuration once, by its own name where it is the
+// study's. Two that differ and have one name for their runs are an error.
 std::vector<std::string> parse_configs(const std::string& text, const Study& study = built_in_studies().front());
 // The order of tables and plots: the study's own configurations first, then the others by name.
 bool configuration_less(const Study& study, const std::string& a, const std::string& b);
