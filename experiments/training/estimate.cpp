@@ -17,19 +17,23 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// A CPU's step may take long: one is enough then.
 double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
   Context context(device, spec.seed());
   Options options = spec.options;
   if (!spec.starts_from.empty()) options.init.clear();  // that run may not be there yet
   Trainer trainer(context, data, options, spec.model, spec.seed());
   const int64_t steps = std::min<int64_t>(device.is_cuda() ? 40 : 5, trainer.total());
-  trainer.timed_steps(device.is_cuda() ? steps : std::min<int64_t>(2, steps));  // plans, graphs, caches
-  if (device.is_cuda()) return median(trainer.timed_steps(steps));
-  const auto begin = Clock::now();
-  std::vector<double> times;
-  while (std::ssize(times) < steps && (times.empty() || seconds_since(begin) < 1))
-    times.push_back(trainer.timed_steps(1)[0]);
+  if (device.is_cuda()) {
+    trainer.timed_steps(steps);  // plans, graphs, caches
+    return median(trainer.timed_steps(steps));
+  }
+  // A CPU's may take long: then the first says enough.
+  constexpr double kLong = 1000;  // ms
+  std::vector<double> times = trainer.timed_steps(1);
+  if (times[0] > kLong) return times[0];
+  times.clear();
+  double all = 0;
+  while (std::ssize(times) < steps && all < kLong) times.push_back(trainer.timed_steps(1)[0]), all += times.back();
   return median(times);
 }
 
@@ -41,11 +45,11 @@ std::string key_of(const RunSpec& spec) {
                      o.task);
 }
 
-std::string step_text(const StepTimes::Step& step) {
-  return fmt::format("{}{:.3g} ms", step.near ? "~ " : "", step.ms);
-}
-
 }  // namespace
+
+std::string step_text(double ms) {
+  return ms < 1000 ? fmt::format("{:.3g} ms", ms) : fmt::format("{:.3g} s", 1e-3 * ms);
+}
 
 StepTimes::StepTimes(const Dataset& data, Device device, std::string device_text)
     : data_(data), device_(device), device_text_(std::move(device_text)) {}
@@ -123,7 +127,8 @@ void print_costs(const std::vector<RunSpec>& specs, const std::vector<RunSpec>& 
       }
       near += any_near, all += sum;
       time = left.empty() ? fmt::format(", {:>28}", "finished")
-                          : fmt::format(", {:>9} a step, {:>7} for {} run{}", step_text(times->of(*left[0])),
+                          : fmt::format(", {:>9} a step, {:>7} for {} run{}",
+                                        (times->of(*left[0]).near ? "~ " : "") + step_text(times->of(*left[0]).ms),
                                         clock_text(sum), left.size(), left.size() == 1 ? "" : "s");
     }
     fmt::print(out, "{}{:<26} {:>9.3f} M active parameters, {:>9.3f} MFLOP a token{}{}{}\n",

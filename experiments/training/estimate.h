@@ -6,6 +6,8 @@
 
 namespace glia {
 
+std::string step_text(double ms);  // "7.08 ms", "1.2 s"
+
 class StepTimes {
  public:
   struct Step {

@@ -324,8 +324,8 @@ void print_estimate(StepTimes& times, const std::vector<RunSpec>& open, double p
   double seconds = 0;
   for (const RunSpec& spec : open)
     if (times.measure(spec, true))
-      parts += fmt::format("{}{} {:.3g} ms", parts.empty() ? "" : ", ", spec.model.moe.dense() ? "dense" : "MoE",
-                           times.of(spec).ms);
+      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", spec.model.moe.dense() ? "dense" : "MoE",
+                           step_text(times.of(spec).ms));
   for (const RunSpec& spec : open) seconds += times.run_seconds(spec);
   fmt::print(out, "estimate   {}; about {} for {} run{}\n",
              parts.empty() ? "by finished runs" : parts + " a step here, measured on a few",
