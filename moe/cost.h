@@ -9,8 +9,10 @@ struct TokenCost {
   double flops = 0;       // 2 a weight of every product that its row passes; attention's own products aside
 };
 
-// Experts of a token where loads are even: K, or what the router's row says.
+// Experts of a token where loads are even: K, or what the router's row says. Where their number is learned: the most.
 double expected_experts(const MoeConfig& config);
+// The same in words: "2 experts", "up to 8 experts", or what a mixture makes of all; "": dense.
+std::string experts_in_words(const MoeConfig& config);
 // `experts`: of a token, on the mean; `length`: of a sequence, on the mean. A dense model has no experts. Last layers that
 // only compute rows which are read, and heads, which read one row a sequence, are counted for every row.
 TokenCost token_cost(const ModelConfig& config, double experts, double length);

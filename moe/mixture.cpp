@@ -35,11 +35,18 @@ std::span<const MixtureRow> rows() {
          const auto n = static_cast<double>(c.n_experts);
          return FfnCost{n * static_cast<double>(c.options.get<int64_t>(soft_options()[0])) / length, n};
        },
-       true, true, soft_options()},
-      {"merged", make_merged,
+       true, true, soft_options(),
+       [](const MoeConfig& c) {
+         const auto slots = c.options.get<int64_t>(soft_options()[0]);
+         return fmt::format("{} slot{} of each of {} experts a sequence", slots, slots == 1 ? "" : "s",
+                            c.n_experts);
+       }},
+      {"merged",
+       make_merged,
        "p = softmax(mean of the router's scores over the sequence); y_t = FFN(x_t) with the weights Σ_e p_e W_e and the "
        "biases Σ_e p_e b_e",
-       "every expert is a copy of the FFN, plus noise", "p of the sequence, at each of its tokens",
+       "every expert is a copy of the FFN, plus noise",
+       "p of the sequence, at each of its tokens",
        "Muqeeth et al. 2023, arXiv 2306.03745 (SMEAR): with --router softmax the scores of the mean token, as there; without "
        "its layer norm before the router and its dropout of experts",
        // Its own FFN, and what merging costs: every expert's weights once a sequence.
@@ -47,7 +54,10 @@ std::span<const MixtureRow> rows() {
          const auto n = static_cast<double>(c.n_experts);
          return FfnCost{1 + n / length, n};
        },
-       true},
+       true,
+       false,
+       {},
+       [](const MoeConfig& c) { return fmt::format("{} experts merged into one a sequence", c.n_experts); }},
   };
   return all;
 }
@@ -142,6 +152,50 @@ std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& laye
   check_option(kSharedExperts, config.options.get<int64_t>(kSharedExperts));
   if (config.options.get<int64_t>(kSharedExperts) == 0) return mixture;
   return std::make_unique<WithShared>(std::move(mixture), set, layer_name, config, bert);
+}
+
+void check_pair(const MoeConfig& c) {
+  if (!c.dense() && &mixture_row(c) != &rows()[0]) check_weighable(c);
+}
+
+std::map<std::string, std::string> idle_options(const MoeConfig& c) {
+  std::map<std::string, std::string> idle;
+  if (c.dense()) return idle;
+  const RouterRow& router = router_row(c.router);
+  const MixtureRow& mixture = mixture_row(c);
+  const auto add = [&](const char* option, const std::string& wanted, std::string_view got) {
+    if (c.options.contains(option))
+      idle[option] = fmt::format("--{}: expected {} with it, got {}", option, wanted, got);
+  };
+  for (const OptionRow& option : router.options)
+    if (const char* wanted = router.wanted_by ? router.wanted_by(option.name, c.options) : nullptr)
+      add(option.name, wanted, fmt::format("router {} without", c.router));
+  for (const UpdateRuleRow& rule : update_rule_registry())
+    for (const OptionRow& option : rule.options)
+      if (const std::string name = update_rule_of(c.options); name != rule.name)
+        add(option.name, fmt::format("--update-rule {}", rule.name), name);
+  if (&mixture != &rows()[0])
+    for (const OptionRow& option : router.of_gates)
+      add(option.name, fmt::format("--mixture {}", rows()[0].name),
+          fmt::format("{}, which reads the scores of router {} alone", mixture.name, c.router));
+  return idle;
+}
+
+std::vector<std::string> losses_without_gradient(const MoeConfig& c) {
+  std::vector<std::string> idle;
+  if (c.dense()) return idle;
+  const RouterTraits& traits = router_row(c.router).traits;
+  const OptionValues weights = mixture_losses(c);
+  for (const LossRow& row : loss_registry())
+    for (const OptionRow& option : row.weights) {
+      const auto weight = weights.get<double>(option);
+      const bool of_routing = row.reads == LossReads::kRouting || row.reads == LossReads::kCounted;
+      // Logarithms of shares that sum to 1: their log Σ exp is 0, whatever they are.
+      const bool of_sum = traits.normalised && std::string_view(option.name) == "z-loss";
+      if (weight != 0 && ((traits.constant && of_routing) || of_sum))
+        idle.push_back(fmt::format("--{} {:.3g}", option.name, weight));
+    }
+  return idle;
 }
 
 namespace {

@@ -49,6 +49,8 @@ struct MixtureRow {
   bool reads_future = false;   // a token's output depends on later ones, whatever the router: not causal
   bool blends_tokens = false;  // experts read no single tokens, so equal experts are not the dense FFN
   std::span<const OptionRow> options = {};
+  // What a token has of the experts, in words, where none are chosen for it.
+  std::string (*all_experts)(const MoeConfig& config) = nullptr;
 };
 
 inline const OptionRow kSharedExperts = {
@@ -68,6 +70,14 @@ std::string why_not_causal(const MoeConfig& config);
 // make_router()'s.
 std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& config,
                                       const BertConfig& bert, int layer);
+
+// For what somebody asks to be trained, before anything is read: a mixture whose router has a choice or losses that it would
+// take no notice of is an error that names both. Models that were trained before it was one are read as they are.
+void check_pair(const MoeConfig& config);
+// Options of it that change nothing beside the others, each with what it would take, as an error says it.
+std::map<std::string, std::string> idle_options(const MoeConfig& config);
+// "--balance 5": weights of losses that have no gradient with this router, though they are logged; none: nothing to say.
+std::vector<std::string> losses_without_gradient(const MoeConfig& config);
 
 // What config.options may hold whatever the router is: the weights of all losses but those that MoeConfig has members for,
 // what changes the experts' updates, and how experts are mixed.

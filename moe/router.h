@@ -70,6 +70,10 @@ struct RouterTraits {
   bool stateful = false;           // after_step() changes something
   bool reads_experts = false;      // the experts' own weights: no router without them
   bool linear = true;  // scores are linear in the token: Routing::matrix is there for losses that read it
+  bool weighable =
+      true;  // its scores are all it says, so a mixture may weigh every expert by them; no limit or loss of its own
+  bool learned_k = false;  // how many experts a token has is learned, whatever K says
+  bool constant = false;   // nothing of its routing has a gradient: a loss on it would change nothing
 };
 
 // Whether a token's only gate would always be 1, which nothing could be learned from: K = 1 is refused then.
@@ -99,7 +103,8 @@ struct RouterRow {
   std::span<const OptionRow> options = {};
   std::span<const LossDefault> losses = {};
   RouterOracle* oracle = nullptr;
-  double (*experts_a_token)(const RouterOptions& options) = nullptr;  // FFNs where loads are even; nullptr: K
+  // FFNs where loads are even, or the most where their number is learned; nullptr: K, or E.
+  double (*experts_a_token)(const RouterOptions& options) = nullptr;
   std::span<const char* const> columns = {};  // those beside the experts, as Routing::other_choices has them
   // What an option changes of the traits: why a choice reads later tokens, or nullptr where it does not; absent: as the
   // traits say. And whether it reads Pass::borders.
@@ -108,6 +113,9 @@ struct RouterRow {
   const OptionRow* labels = nullptr;  // how many labels it tells apart: those of the data at least
   // What every token's gates sum to where an option says it, 0: not all to one number; absent: 1 or no, as the trait says.
   double (*gates_sum)(const OptionValues& own) = nullptr;
+  // What an option would need to change anything, where the others leave it without effect: "--context-balance on"; nullptr: nothing.
+  const char* (*wanted_by)(std::string_view option, const OptionValues& own) = nullptr;
+  std::span<const OptionRow> of_gates = {};  // those of its options that leave its scores as they are
 };
 
 // What every token's gates sum to with these options; 0: not all to one number, or there may be none.

@@ -119,11 +119,16 @@ std::vector<OptionRow> update_rule_options() {
   return all;
 }
 
-std::unique_ptr<UpdateRule> make_update_rule(ParameterSet& set, const std::string& layer_name,
-                                             const Experts& experts, const OptionValues& options) {
+std::string update_rule_of(const OptionValues& options) {
   const OptionRow row = rule_row();
   const auto name = options.get<std::string>(row);
   check_option(row, name);
+  return name;
+}
+
+std::unique_ptr<UpdateRule> make_update_rule(ParameterSet& set, const std::string& layer_name,
+                                             const Experts& experts, const OptionValues& options) {
+  const std::string name = update_rule_of(options);
   for (const UpdateRuleRow& rule : kRules)
     if (name == rule.name) {
       if (experts.count < 2)

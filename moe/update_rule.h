@@ -36,6 +36,8 @@ struct UpdateRuleRow {
 std::span<const UpdateRuleRow> update_rule_registry();
 // "update-rule", and the options of all rules.
 std::vector<OptionRow> update_rule_options();
+// The name of the rule that options ask for, or "none".
+std::string update_rule_of(const OptionValues& options);
 // nullptr where options say "none", which they do by default. Errors: a name that no row has.
 std::unique_ptr<UpdateRule> make_update_rule(ParameterSet& set, const std::string& layer_name,
                                              const Experts& experts, const OptionValues& options);

@@ -396,6 +396,7 @@ int run_pretraining(const PretrainOptions& o, const std::string& command, std::F
   const Study study = find_study(o.study);
   const RunModel model = run_model(o, configuration_of(study, o.config));
   check_model(o, model);
+  for (const auto& [name, why] : idle_options(model.moe)) fail_input("{}", why);
   ranks.check(o);
   ranks.agree({{"the flags", echo_own(o)}});
   if (o.joint > 0) check_joint(model, divides);

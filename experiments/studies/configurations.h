@@ -35,6 +35,7 @@ struct Configuration {
               // are given
   std::vector<std::pair<std::string, std::string>>
       settings;                                // further flags of ./experiments/train and their values
+  std::map<std::string, std::string> places;   // of its keys in the study's file, "zoo.study:12"
   std::string published_name;                  // its name in the published results; "": none
   std::map<std::string, Published> published;  // by the summary's names: "accuracy", "specialisation.4"
   std::optional<Look> look;

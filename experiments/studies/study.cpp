@@ -299,6 +299,7 @@ Study parse_study(const std::string& text, const std::string& from) {
     keys.push_back(line.key);
     if (!in_configuration) set_in_study(s, line);
     else set_in_configuration(s.configurations.back(), line);
+    (in_configuration ? s.configurations.back().places : s.places)[line.key] = place;
   }
   if (s.title.empty()) s.title = s.name;
   check_study(s, from);
@@ -372,12 +373,16 @@ std::vector<std::string> parse_configs(const std::string& text, const Study& stu
   }
   for (const std::string& name : list_of(text, ',')) {
     const Configuration& row = configuration_of(study, name);  // throws for an unknown one
-    for (const std::string& before : names)
-      if (const Configuration& other = configuration_of(study, before);
-          other.name == row.name && !same_run(other, row))
+    bool there = false;  // by whatever name: its runs would be the same folders
+    for (const std::string& before : names) {
+      const Configuration& other = configuration_of(study, before);
+      if (other.name != row.name) continue;
+      if (!same_run(other, row))
         fail_input("--configs: {} and {} have one name for their runs: expected each in an --out of its own",
                    before, name);
-    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+      there = true;
+    }
+    if (!there) names.push_back(study.find(row.name) == &row ? row.name : name);
   }
   if (names.empty()) fail_input("--configs: expected all, or names separated by commas; got '{}'", text);
   return names;

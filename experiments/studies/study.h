@@ -13,6 +13,7 @@ struct Study {
   std::string name, title;
   std::string text;                                           // the file's: result folders keep it
   std::vector<std::pair<std::string, std::string>> settings;  // flags and values for all its runs
+  std::map<std::string, std::string> places;                  // of its keys in the file, "zoo.study:3"
   std::vector<Configuration> configurations;                  // in the order of tables and plots
   // Accuracy is compared with each of the first, every compared metric of routing with each of the second; the main
   // baseline is the first of a list.
@@ -42,7 +43,8 @@ Study find_study(const std::string& name_or_path);
 // Its own configuration, else one of the built-in studies; an unknown name is an error that lists the study's.
 const Configuration& configuration_of(const Study& study, std::string_view name);
 const Configuration& configuration_of(Study&& study, std::string_view name) = delete;  // would be gone with it
-// "all" (the study's, in its order) or names separated by commas, each once.
+// "all" (the study's, in its order) or names separated by commas, each configuration once, by its own name where it is the
+// study's. Two that differ and have one name for their runs are an error.
 std::vector<std::string> parse_configs(const std::string& text, const Study& study = built_in_studies().front());
 // The order of tables and plots: the study's own configurations first, then the others by name.
 bool configuration_less(const Study& study, const std::string& a, const std::string& b);

@@ -8,6 +8,8 @@
 #include "engine/core/file.h"
 #include "engine/core/json.h"
 #include "experiments/report/grid.h"
+#include "experiments/report/report.h"
+#include "experiments/report/summary.h"
 #include "experiments/training/run.h"
 #include "experiments/training/schedule.h"
 
@@ -74,6 +76,69 @@ void take_over(const std::string& from, const RunSpec& spec) {
   write_file_atomic(spec.folder + "/config.json", config.dump(1) + "\n");
 }
 
+// What a run computes, its seed aside.
+results::Json recipe_of(const std::string& folder) {
+  results::Json recipe = run_identity(read_json_object(folder + "/config.json"));
+  for (const char* key : {"seed", "seed_index"}) recipe.erase(key);
+  return recipe;
+}
+
+// The folder of the chosen runs to that of the cell which they are of, as a run of it. What the cell has itself stays.
+void move_to_cell(const results::Run& run, const std::string& to, const RunSpec& spec) {
+  namespace fs = std::filesystem;
+  RunLock lock(fs::path(run.folder).parent_path().parent_path().string(), spec.title());
+  if (!lock.try_lock()) fail_input("{}: another program works on it", run.folder);
+  if (results::is_done(to) || (fs::exists(to) && !results::is_done(run.folder))) {
+    fs::remove_all(run.folder);
+    return;
+  }
+  fs::remove_all(to);
+  make_folder(fs::path(to).parent_path().string());
+  results::Json config = read_json_object(run.folder + "/config.json");
+  config.erase("sets");
+  if (!spec.sets.empty()) config["sets"] = spec.sets;
+  write_file_atomic(run.folder + "/config.json", config.dump(1) + "\n");
+  fs::rename(run.folder, to);
+}
+
+// A grid that has got more cells since may choose others. Runs at those of before are further seeds of theirs.
+void put_back(const Options& options, const Study& study, const results::GridSummary& grid,
+              const std::vector<std::string>& configs) {
+  const std::string chosen = results::chosen_folder(options.out);
+  if (!std::filesystem::is_directory(chosen)) return;
+  std::map<std::pair<std::string, std::string>, int> moved;  // configuration and cell → runs
+  for (const results::Run& run : results::list_runs(chosen).runs) {
+    const std::string& config = run.config.config;
+    const auto now = grid.chosen_of.find(config);
+    if (now == grid.chosen_of.end() || std::ranges::find(configs, config) == configs.end()) continue;
+    const results::Json recipe = recipe_of(run.folder);
+    for (size_t i = 0; i < grid.cells.size(); ++i) {
+      const Cell& cell = grid.cells[i].cell;
+      const std::string out = results::cell_folder(options.out, cell);
+      const std::string first = results::run_folder(out, 0, config);
+      if (!results::is_done(first) || !changed_setting(recipe_of(first), recipe).empty()) continue;
+      if (i == now->second) break;
+      Options at_cell = options_of(options, study, cell);
+      at_cell.seeds = fmt::format("{0}-{0}", run.config.seed_index);
+      const RunSpec spec = plan_runs(at_cell, study, {config}).at(0);
+      move_to_cell(run, spec.folder, spec);
+      ++moved[{config, cell.name}];
+      break;
+    }
+  }
+  std::set<std::string> cells;
+  for (const auto& [of, runs] : moved) {
+    fmt::print("moved      {} run{} of {} from chosen to {}, since {} is chosen now\n", runs, runs == 1 ? "" : "s",
+               of.first, of.second, grid.cells[grid.chosen_of.at(of.first)].cell.name);
+    cells.insert(of.second);
+  }
+  for (const std::string& cell : cells) {
+    const std::string out = options.out + "/" + cell;
+    if (options.report) results::write_report(out);
+    else results::write_summary(out, results::summarise(out));
+  }
+}
+
 // Of each configuration the runs at the cell that it chose, in one folder; those that the cell has need not run again.
 std::vector<RunSpec> runs_of_each(const Options& options, const Study& study, const results::GridSummary& grid,
                                   const std::vector<std::string>& configs) {
@@ -123,6 +188,7 @@ int run_grid(const Options& options, const Study& study, const std::vector<std::
   results::GridSummary grid = results::summarise_grid(options.out);
   if (!grid.chosen_of.empty() && (only_chosen || options.cells == "all")) {
     fmt::print("\nchosen     each configuration its own cell, by {}\n", grid.chosen_by);
+    put_back(options, study, grid, configs);
     status = std::max(status, run_all_of(options, study, runs_of_each(options, study, grid, configs), command));
     grid = results::summarise_grid(options.out);
   } else if (grid.chosen && (only_chosen || options.cells == "all")) {

@@ -77,26 +77,45 @@ std::string routing_flags_of(const MoeConfig& moe) {
   return line;
 }
 
-[[noreturn]] void refuse_routing_flag(const std::string& name, const OptionValue& value, const std::string& known) {
-  fail_input("--{}: expected an option of a router that is run ({}), got '{}'", name, known, option_text(value));
+// Where the study says what an error begins with, "x.study:7: [mine]: "; "": it does not, or somebody typed it.
+std::string place_of(std::string_view error, const Options& options, const Study& study, const Configuration* row) {
+  const bool of_flag = error.starts_with("--");
+  if (!of_flag && !error.starts_with("router ")) return "";
+  error.remove_prefix(of_flag ? 2 : 0);
+  const std::string key(error.substr(0, error.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-")));
+  if (options.typed.contains(key)) return "";
+  if (row && row->places.contains(key)) return fmt::format("{}: [{}]: ", row->places.at(key), row->name);
+  return study.places.contains(key) ? study.places.at(key) + ": " : "";
 }
 
-// A flag that no run of these takes is an error; where some do, it is theirs. What a configuration itself says must be
-// its router's.
-void check_routing_flags(const Options& options, const std::vector<RunSpec>& specs) {
-  for (const RunSpec& spec : specs)
-    for (const auto& [name, value] : spec.options.routing.all())
-      if (!options.routing.contains(name) && !spec.model.moe.options.contains(name))
-        refuse_routing_flag(name, value, routing_flags_of(spec.model.moe));
+// What a configuration itself says must be its router's.
+void check_own_flags(const Options& options, const RunSpec& spec) {
+  for (const auto& [name, value] : spec.options.routing.all())
+    if (!options.routing.contains(name) && !spec.model.moe.options.contains(name))
+      fail_input("--{}: expected an option of its router ({}), got '{}'", name, routing_flags_of(spec.model.moe),
+                 option_text(value));
+  for (const auto& [name, why] : idle_options(spec.model.moe))
+    if (!options.routing.contains(name)) fail_input("{}", why);
+}
+
+// A flag that no run of these takes, or that changes none, is an error; where some do, it is theirs.
+void check_routing_flags(const Options& options, const Study& study, const std::vector<RunSpec>& specs) {
   for (const auto& [name, value] : options.routing.all()) {
-    std::string known;
+    std::string known, idle;
     bool taken = false;
     for (const RunSpec& spec : specs) {
-      taken = taken || spec.model.moe.options.contains(name);
+      const std::map<std::string, std::string> without = idle_options(spec.model.moe);
+      const auto found = without.find(name);
+      if (found != without.end()) idle = found->second;
+      taken = taken || (spec.model.moe.options.contains(name) && found == without.end());
       const std::string line = routing_flags_of(spec.model.moe);
       if (known.find(line) == std::string::npos) known += (known.empty() ? "" : "; ") + line;
     }
-    if (!taken) refuse_routing_flag(name, value, known);
+    if (taken) continue;
+    const std::string place = place_of("--" + name, options, study, nullptr);
+    if (!idle.empty()) fail_input("{}{}", place, idle);
+    fail_input("{}--{}: expected an option of a router that is run ({}), got '{}'", place, name, known,
+               option_text(value));
   }
 }
 
@@ -126,56 +145,74 @@ std::vector<RunSpec> plan_runs(const Options& options, const std::vector<std::st
   return plan_runs(options, find_study(options.study), configs);
 }
 
+namespace {
+
+using WeightsByPath =
+    std::map<std::string, CheckedWeights>;  // by path and shape: nine runs from one file read it once
+
+// `before`: the runs that are planned already.
+RunSpec plan_run(const Options& options, const Study& study, const Configuration& row, int seed,
+                 const std::vector<RunSpec>& before, WeightsByPath& checked) {
+  RunSpec spec{options, {}, seed, ""};
+  apply_settings(spec.options, row.settings);
+  if (spec.options.encoder == "bag" && !options.init.empty()) {  // no encoder's weights fit it
+    spec.options.init.clear();
+    spec.sets.push_back("init");
+  }
+  if (spec.options.init != options.init) {  // weights of its own
+    std::set<std::string> given = options.typed;
+    for (const auto& [key, value] : row.settings) given.insert(key);
+    shape_by_weights(spec.options, given);
+  }
+  check_options(spec.options);
+  check_batch(spec.options);
+  const Options& o = spec.options;
+  spec.model = run_model(o, row);
+  if (o.encoder == "bag" && !spec.model.moe.dense())
+    fail_input("--encoder bag: expected a configuration without a router, got {} with {}", row.name,
+               spec.model.moe.router);
+  check_own_flags(options, spec);
+  spec.folder = results::run_folder(o.out, seed, spec.model.name);
+  spec.study = study.name;
+  for (const auto& [key, value] : row.settings)
+    if (!o.typed.contains(key)) spec.sets.push_back(json_key(key));
+  if (const std::string start = start_run(o.init); start.empty() && !o.init.empty()) {
+    const std::string key = fmt::format("{} {} {} {} {}", o.init, o.init_layers, o.layers, o.hidden, o.ffn);
+    if (!checked.contains(key)) checked[key] = check_weights(o);
+    spec.weights = checked[key];
+  } else if (!start.empty()) {
+    spec.starts_from = start_folder(o, seed);
+    const bool planned =
+        std::ranges::any_of(before, [&](const RunSpec& s) { return s.folder == spec.starts_from; });
+    if (!planned && !results::is_done(spec.starts_from))
+      fail_input("--init {}: {} wants the finished run {}, which is neither there nor planned before it", o.init,
+                 spec.title(), spec.starts_from);
+  }
+  if (ParameterSet unused; !spec.model.moe.dense()) {
+    BertConfig shape;
+    shape.hidden = o.hidden, shape.ffn = o.ffn;
+    make_mixture(unused, "layer", spec.model.moe, shape, 0);  // only to hear what does not go together
+  }
+  check_model(o, spec.model);
+  return spec;
+}
+
+}  // namespace
+
 std::vector<RunSpec> plan_runs(const Options& options, const Study& study,
                                const std::vector<std::string>& configs) {
   std::vector<RunSpec> specs;
-  std::map<std::string, CheckedWeights> checked;  // by path and shape: nine runs from one file read it once here
+  WeightsByPath checked;
   for (const int seed : parse_seeds(options.seeds))
     for (const std::string& config : configs) {
       const Configuration& row = configuration_of(study, config);
-      RunSpec spec{options, {}, seed, ""};
-      apply_settings(spec.options, row.settings);
-      if (spec.options.encoder == "bag" && !options.init.empty()) {  // no encoder's weights fit it
-        spec.options.init.clear();
-        spec.sets.push_back("init");
+      try {
+        specs.push_back(plan_run(options, study, row, seed, specs, checked));
+      } catch (const Error& error) {
+        fail_input("{}{}", place_of(error.what(), options, study, &row), error.what());
       }
-      if (spec.options.init != options.init) {  // weights of its own
-        std::set<std::string> given = options.typed;
-        for (const auto& [key, value] : row.settings) given.insert(key);
-        shape_by_weights(spec.options, given);
-      }
-      check_options(spec.options);
-      check_batch(spec.options);
-      const Options& o = spec.options;
-      spec.model = run_model(o, row);
-      if (o.encoder == "bag" && !spec.model.moe.dense())
-        fail_input("--encoder bag: expected a configuration without a router, got {} with {}", config,
-                   spec.model.moe.router);
-      spec.folder = results::run_folder(o.out, seed, spec.model.name);
-      spec.study = study.name;
-      for (const auto& [key, value] : row.settings)
-        if (!o.typed.contains(key)) spec.sets.push_back(json_key(key));
-      if (const std::string start = start_run(o.init); start.empty() && !o.init.empty()) {
-        const std::string key = fmt::format("{} {} {} {} {}", o.init, o.init_layers, o.layers, o.hidden, o.ffn);
-        if (!checked.contains(key)) checked[key] = check_weights(o);
-        spec.weights = checked[key];
-      } else if (!start.empty()) {
-        spec.starts_from = start_folder(o, seed);
-        const bool planned =
-            std::ranges::any_of(specs, [&](const RunSpec& s) { return s.folder == spec.starts_from; });
-        if (!planned && !results::is_done(spec.starts_from))
-          fail_input("--init {}: {} wants the finished run {}, which is neither there nor planned before it",
-                     o.init, spec.title(), spec.starts_from);
-      }
-      if (ParameterSet unused; !spec.model.moe.dense()) {
-        BertConfig shape;
-        shape.hidden = o.hidden, shape.ffn = o.ffn;
-        make_mixture(unused, "layer", spec.model.moe, shape, 0);  // only to hear what does not go together
-      }
-      check_model(o, spec.model);
-      specs.push_back(std::move(spec));
     }
-  check_routing_flags(options, specs);
+  check_routing_flags(options, study, specs);
   check_init_layers(options, specs);
   return specs;
 }

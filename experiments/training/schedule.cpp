@@ -17,10 +17,10 @@
 #include "experiments/report/summary.h"
 #include "experiments/report/tables.h"
 #include "experiments/training/balance.h"
+#include "experiments/training/estimate.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/grid_run.h"
 #include "experiments/training/pretrained.h"
-#include "moe/cost.h"
 
 namespace fs = std::filesystem;
 
@@ -50,25 +50,11 @@ results::Summary write_outputs(const Options& options) {  // of options.out
   return summary;
 }
 
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
-double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
-  Context context(device, spec.seed());
-  Options options = spec.options;
-  if (!spec.starts_from.empty()) options.init.clear();  // that run may not be there yet
-  Trainer trainer(context, data, options, spec.model, spec.seed());
-  trainer.timed_steps(std::min<int64_t>(device.is_cuda() ? 40 : 2, trainer.total()));  // plans, graphs, caches
-  return median(trainer.timed_steps(std::min<int64_t>(device.is_cuda() ? 40 : 5, trainer.total())));
-}
-
 // The runs and who takes which; one object a call of run_experiment.
 class Schedule {
  public:
   Schedule(std::vector<RunSpec> specs, const Dataset& data, uint64_t fingerprint, std::string command,
-           const StepEstimate& estimate, Progress& progress, const Ranks& ranks, std::vector<Device> devices)
+           const StepTimes& times, Progress& progress, const Ranks& ranks, std::vector<Device> devices)
       : data_(data),
         fingerprint_(fingerprint),
         command_(std::move(command)),
@@ -77,7 +63,7 @@ class Schedule {
         devices_(std::move(devices)) {
     double work = 0;
     for (RunSpec& spec : specs) {
-      const double seconds = estimate.run_seconds(spec, data);
+      const double seconds = times.run_seconds(spec);
       work += seconds;
       items_.push_back({std::move(spec), seconds, Item::State::kOpen});
     }
@@ -307,6 +293,12 @@ void print_plan(const std::vector<RunSpec>& specs, size_t folders, size_t open, 
   for (const int seed : seeds)
     seed_text += fmt::format("{}seed{} is {}", seed_text.empty() ? "" : ", ", seed, 42 + seed);
   fmt::print(out, "seeds      {}\n", seed_text);
+  std::set<std::string> notes;
+  for (const RunSpec& spec : specs)
+    for (const std::string& loss : losses_without_gradient(spec.model.moe))
+      notes.insert(fmt::format("{}: {} changes nothing, since router {} gives it no gradient", spec.model.name,
+                               loss, spec.model.moe.router));
+  for (const std::string& note : notes) fmt::print(out, "note       {}\n", note);
   std::fflush(out);
 }
 
@@ -323,19 +315,26 @@ int follow_runs(const std::vector<RunSpec>& open, const Dataset& data, uint64_t 
   return 0;
 }
 
-// A line a configuration: what a token costs in it where loads are even.
-void print_costs(const std::vector<RunSpec>& specs, const Dataset& data, std::FILE* out) {
-  const double length = static_cast<double>(data.test.tokens()) / static_cast<double>(data.test.size());
-  std::set<std::string> seen;
-  for (const RunSpec& spec : specs) {
-    if (!seen.insert(spec.model.name).second) continue;
-    const ModelConfig model = model_config(spec.options, spec.model, data);
-    const double experts = expected_experts(model.moe);
-    const TokenCost cost = token_cost(model, experts, length);
-    fmt::print(out, "{}{:<26} {:>9.3f} M active parameters, {:>9.3f} MFLOP a token{}\n",
-               seen.size() == 1 ? "cost       " : "           ", spec.model.name, 1e-6 * cost.parameters,
-               1e-6 * cost.flops, model.moe.dense() ? "" : fmt::format(", {:.3g} experts", experts));
-  }
+// How long a dry run may measure.
+constexpr double kMeasuredSeconds = 40;
+
+// In short: of what nothing is known, one dense and one MoE configuration stand for the others.
+void print_estimate(StepTimes& times, const std::vector<RunSpec>& open, double parallel, std::FILE* out) try {
+  std::string parts;
+  double seconds = 0;
+  for (const RunSpec& spec : open)
+    if (times.measure(spec, true))
+      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", spec.model.moe.dense() ? "dense" : "MoE",
+                           step_text(times.of(spec).ms));
+  for (const RunSpec& spec : open) seconds += times.run_seconds(spec);
+  fmt::print(out, "estimate   {}; about {} for {} run{}\n",
+             parts.empty() ? "by finished runs" : parts + " a step here, measured on a few",
+             clock_text(seconds / parallel), open.size(), open.size() == 1 ? "" : "s");
+  std::fflush(out);
+} catch (const Error& error) {  // each run says so itself
+  // A flag that no model can take (--freeze of a name that none has) is every run's error: it is told once.
+  if (std::string_view(error.what()).starts_with("--")) throw;
+  fmt::print(out, "estimate   none: {}\n", error.what());
 }
 
 // Where to look, and what to try with what is there now. A report that was not written may be there from before.
@@ -353,29 +352,6 @@ void print_next(const Options& options, const std::vector<RunSpec>& specs, bool 
 }
 
 }  // namespace
-
-double StepEstimate::run_seconds(const RunSpec& spec, const Dataset& data) const {
-  const Options& o = spec.options;
-  const double step = spec.model.moe.dense() ? (dense_ms > 0 ? dense_ms : 1) : (moe_ms > 0 ? moe_ms : 1);
-  const double steps = static_cast<double>(total_steps(o, data));
-  // An evaluated row costs a forward pass, a third of a trained one.
-  const double every =
-      o.eval_every > 0 ? static_cast<double>(o.eval_every) : static_cast<double>(data.train.size() / o.batch);
-  const double rows = static_cast<double>(o.select == "test" ? data.test.size() : data.validation.size()) *
-                      std::ceil(steps / every);
-  const double evaluated = (rows + static_cast<double>(data.test.size())) / static_cast<double>(o.batch);
-  return 1e-3 * step * (steps + evaluated / 3);
-}
-
-StepEstimate estimate_steps(const std::vector<RunSpec>& specs, const Dataset& data, Device device) {
-  StepEstimate estimate;
-  for (const RunSpec& spec : specs) {
-    double& ms = spec.model.moe.dense() ? estimate.dense_ms : estimate.moe_ms;
-    if (ms == 0) ms = measure_step(spec, data, device);
-    if (estimate.dense_ms > 0 && estimate.moe_ms > 0) break;
-  }
-  return estimate;
-}
 
 int run_experiment(const Options& options, const Study& study, const std::vector<std::string>& configs,
                    const std::string& command, const Ranks& ranks) {
@@ -464,37 +440,27 @@ int run_specs(const Options& options, const Study& study, const std::vector<RunS
     results::write_study(first->options.out, study);
   }
   print_plan(specs, folders.size(), open.size(), data, out);
-  if (options.dry_run) print_costs(specs, data, out);
   // Before the threads and the libraries' pools are made.
   omp_set_num_threads(threads);
-
-  StepEstimate estimate;
-  if (options.estimate && !open.empty() && !divides) try {
-      estimate = estimate_steps(open, data, devices[0]);
-      double seconds = 0;
-      for (const RunSpec& spec : open) seconds += estimate.run_seconds(spec, data);
-      // Runs on one GPU share it; on a CPU each run was measured with the threads that it will have.
-      const double parallel = static_cast<double>(
-          devices[0].is_cpu() ? jobs : std::min<int64_t>(static_cast<int64_t>(devices.size()), jobs));
-      std::string parts;
-      if (estimate.dense_ms > 0) parts += fmt::format("dense {:.3g} ms", estimate.dense_ms);
-      if (estimate.moe_ms > 0) parts += fmt::format("{}MoE {:.3g} ms", parts.empty() ? "" : ", ", estimate.moe_ms);
-      fmt::print(out, "estimate   {} a step here, measured on a few; about {} for {} run{}\n", parts,
-                 clock_text(seconds / parallel), open.size(), open.size() == 1 ? "" : "s");
-      std::fflush(out);
-    } catch (const Error& error) {  // each run says so itself
-      // A flag that no model can take (--freeze of a name that none has) is every run's error: it is told once.
-      if (options.dry_run || std::string_view(error.what()).starts_with("--")) throw;
-      fmt::print(out, "estimate   none: {}\n", error.what());
-    }
-  if (options.dry_run) return 0;
+  StepTimes times(data, devices[0], device_text);
+  for (const RunSpec& spec : specs)
+    if (results::is_done(spec.folder)) times.add_finished(spec);
+  const bool estimated = options.estimate && !divides;
+  // Runs on one GPU share it; on a CPU each run was measured with the threads that it will have.
+  const double parallel = static_cast<double>(
+      devices[0].is_cpu() ? jobs : std::min<int64_t>(static_cast<int64_t>(devices.size()), jobs));
+  if (options.dry_run) {
+    print_costs(specs, open, data, estimated ? &times : nullptr, kMeasuredSeconds, parallel, out);
+    return 0;
+  }
+  if (estimated && !open.empty()) print_estimate(times, open, parallel, out);
 
   std::vector<std::string> failures;
   {
     Progress progress(Progress::mode_of(options.progress, out), out);
     const std::vector<Device> used(devices.begin(),
                                    devices.begin() + std::clamp<int64_t>(jobs, 1, std::ssize(devices)));
-    Schedule schedule(open, data, fingerprint, command, estimate, progress, ranks, used);
+    Schedule schedule(open, data, fingerprint, command, times, progress, ranks, used);
     const auto work = [&](int64_t job) {
       omp_set_num_threads(threads);
       schedule.work(static_cast<size_t>(job) % used.size());

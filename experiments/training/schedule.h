@@ -5,14 +5,6 @@
 
 namespace glia {
 
-struct StepEstimate {
-  double dense_ms = 0, moe_ms = 0;  // a training step
-  double run_seconds(const RunSpec& spec, const Dataset& data) const;
-};
-
-// Measures a few steps of one dense and one MoE run, of those that are asked for.
-StepEstimate estimate_steps(const std::vector<RunSpec>& specs, const Dataset& data, Device device);
-
 // The devices that --device names: cuda is all GPUs.
 std::vector<Device> devices_of(const Options& options);
 int64_t jobs_of(const Options& options, size_t devices);

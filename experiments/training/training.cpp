@@ -37,6 +37,7 @@ std::string with_last(std::string patterns, int64_t layers) {
 
 void check_model(const Options& o, const RunModel& run) {
   if (run.moe.dense()) return;
+  check_pair(run.moe);
   ModelConfig config;
   config.bert.causal = find_task(o.task).causal();
   config.moe = run.moe;

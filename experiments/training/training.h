@@ -24,8 +24,8 @@ struct RunModel {
   bool random_ffn = false;
 };
 RunModel run_model(const Options& options, const Configuration& configuration);
-// Before anything is read or computed: a causal task with a router that looks ahead, and a router that reads prompts of text
-// that has none, are errors that name them.
+// Before anything is read or computed: a causal task with a router that looks ahead, a router that reads prompts of text
+// that has none, and a router that its mixture cannot weigh by, are errors that name them.
 void check_model(const Options& options, const RunModel& run);
 ModelConfig model_config(const Options& options, const RunModel& run, const Dataset& data);
 ModelConfig model_config(const Options& options, const RunModel& run, int64_t vocabulary, int64_t classes);

@@ -69,6 +69,29 @@ Var run_experts(const Experts& experts, const Var& x, const Choice& choice) {
                       experts.down_bias->var);
 }
 
+namespace {
+
+// What the mixtures are built for. The other routers have a choice, or losses, that no mixture would take notice of.
+bool can_be_weighed(const RouterTraits& t) { return !t.stateful && !t.untrained && !t.reads_experts; }
+
+}  // namespace
+
+std::string weighable_routers() {
+  std::string names;
+  for (const RouterRow& row : router_registry())
+    if (row.traits.weighable && can_be_weighed(row.traits))
+      names += (names.empty() ? "" : ", ") + std::string(row.name);
+  return names;
+}
+
+void check_weighable(const MoeConfig& c) {
+  const RouterTraits& traits = router_row(c.router).traits;
+  if (!traits.weighable || !can_be_weighed(traits))
+    fail_input(
+        "--mixture {}: expected a router that learns from its scores, keeps no state and has no choice or loss of its own ({}), got {}",
+        c.options.get<std::string>(mixture_option()), weighable_routers(), c.router);
+}
+
 WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name, const MoeConfig& c,
                                const BertConfig& bert, int layer, int64_t columns, bool product)
     : losses_(mixture_losses(c)),
@@ -76,11 +99,9 @@ WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name,
                layer_name + ".ffn", dense_share(c), product),
       second_residual_(c.second_residual),
       layer_(layer) {
-  const RouterRow& row = router_row(c.router);
   const auto mixture = c.options.get<std::string>(mixture_option());
-  if (row.traits.stateful || row.traits.untrained || row.traits.reads_experts)
-    fail_input("--mixture {}: expected a router that learns from its scores and keeps no state, got {}", mixture,
-               c.router);
+  // Models of routers that were refused later are read as ever (check_acts).
+  if (!can_be_weighed(router_row(c.router).traits)) check_weighable(c);
   if (c.options.contains("update-rule") && std::get<std::string>(c.options.all().at("update-rule")) != "none")
     fail_input("--update-rule: expected --mixture routed, whose tokens have experts of their own, got {}", mixture);
   if (c.expert_ranks > 1)
@@ -94,8 +115,9 @@ WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name,
   // With some options a router keeps state that its row does not promise; nobody would read or change it here.
   for (const State& state : set.states())
     if (state.name.starts_with(layer_name + ".moe.router."))
-      fail_input("--mixture {}: expected a router that learns from its scores and keeps no state, got {} with {}",
-                 mixture, c.router, state.name.substr(state.name.rfind('.') + 1));
+      fail_input(
+          "--mixture {}: expected a router that learns from its scores and keeps no state ({}), got {} with {}",
+          mixture, weighable_routers(), c.router, state.name.substr(state.name.rfind('.') + 1));
 }
 
 Routing WeighedMixture::report(const Var& weights, Var scores, const Var& matrix, const RoutingInputs& in) const {

@@ -52,6 +52,11 @@ class WeighedMixture : public Mixture {
   int layer_;
 };
 
+// Names of the routers that mixtures which choose no experts may have.
+std::string weighable_routers();
+// An error where the router cannot be weighed by its scores alone, by a mixture that does; it names those that can.
+void check_weighable(const MoeConfig& config);
+
 // The mixtures of the table but "routed".
 MakeMixture make_soft, make_merged;
 std::span<const OptionRow> soft_options();

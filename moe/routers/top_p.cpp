@@ -74,10 +74,14 @@ RouterRow top_p_row() {
       },
       "P = softmax(W x + b); the fewest experts whose P sums to more than p, weighed by P",
       "Huang et al. 2024, arXiv 2403.07652; its entropy loss has the weight 1e-4 there, and is not in the released code",
-      {.gates_sum_to_one = false, .fixed_k = false},
+      {.gates_sum_to_one = false, .fixed_k = false, .weighable = false, .learned_k = true},
       options(),
       losses,
-      oracle};
+      oracle,
+      [](const RouterOptions& o) {
+        const auto most = o.own.get<int64_t>(kMost);
+        return static_cast<double>(most > 0 ? std::min(most, o.n_experts) : o.n_experts);
+      }};
 }
 
 }  // namespace glia

@@ -243,7 +243,7 @@ TEST_CASE(
       }
     if (std::string_view(row.name) == "routed") continue;
     for (const RouterRow& router : router_registry())
-      EXPECT(contains(error(config_of(row.name, 0, router.name)), "learns from its scores and keeps no state") ==
+      EXPECT(contains(error(config_of(row.name, 0, router.name)), "learns from its scores, keeps no state") ==
              (router.traits.stateful || router.traits.untrained || router.traits.reads_experts));
     MoeConfig moe = config_of(row.name);
     moe.options.set("update-rule", std::string("orthogonal"));

@@ -101,13 +101,18 @@ TEST_CASE("cost: the products of a dense model; a mixture of one expert costs as
     for (const Parameter& p : set.all())
       if (contains(p.name, "router") && p.shape.rank() >= 2 && p.shape.numel() > 1)
         router += static_cast<double>(p.shape.numel());
+    // Who reads the experts to choose passes the first half of all four; by labels in training alone.
+    const double read = row.traits.reads_experts && !row.traits.needs_labels ? 2 : 0;
     for (const double k : {1.0, 2.0}) {
       const TokenCost cost = token_cost(moe, k, 10);
-      EXPECT(std::abs(cost.flops - (dense.flops + 2 * router + 2 * 2 * (k - 1) * ffn)) < 1e-9);
-      EXPECT(cost.parameters >= dense.parameters);
+      EXPECT(std::abs(cost.flops - (dense.flops + 2 * router + 2 * 2 * (k - 1 + read) * ffn)) < 1e-9);
+      EXPECT(cost.parameters >= dense.parameters + (read > 0 ? 2 * (2 - k / 2) * ffn : 0));
     }
     const double expected = expected_experts(moe.moe);
     EXPECT((expected > 0 && expected <= 4));
+    const std::string words = experts_in_words(moe.moe);
+    EXPECT(words.starts_with("up to 4 experts") == row.traits.learned_k);
+    EXPECT(contains(words, "all 4") == row.traits.reads_experts);
   }
   for (const MixtureRow& row : mixture_registry()) {
     ModelConfig moe = tiny_config(std::string(row.name) + ":" + plain_router());

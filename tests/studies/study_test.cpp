@@ -8,6 +8,7 @@
 #include "engine/core/file.h"
 #include "experiments/report/report.h"
 #include "experiments/report/tables.h"
+#include "experiments/training/estimate.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/presets.h"
 #include "experiments/training/run.h"
@@ -59,9 +60,10 @@ Options tiny(const std::string& study, const std::string& out, std::vector<const
 }
 
 // The program itself, as another process; what it prints goes to `output` beside `out`.
-int run_all(const std::string& study, const std::string& out, const std::string& more) {
+int run_all(const std::string& study, const std::string& out, const std::string& more,
+            const std::string& usual = kTiny) {
   const std::string command = fmt::format(
-      "./experiments/run_all --study {} --out {} {} --estimate off --progress lines", study, out, kTiny);
+      "./experiments/run_all --study {} --out {} {} --estimate off --progress lines", study, out, usual);
   const std::string output = fs::path(out).parent_path().string() + "/output";
   return std::system(fmt::format("{} {} > {} 2>&1", command, more, output).c_str());
 }
@@ -223,6 +225,10 @@ TEST_CASE(
   const std::string first = built_in_studies()[0].configurations[0].name,
                     full = built_in_studies()[0].name + "/" + first;
   EXPECT(parse_configs("plain," + full, s) == std::vector<std::string>{"plain", full});
+  // By whatever name it is one run.
+  EXPECT(parse_configs("plain, x/plain", s) == std::vector<std::string>{"plain"});
+  EXPECT(parse_configs("x/copied,copied", s) == std::vector<std::string>{"copied"});
+  EXPECT(parse_configs(first + "," + full, built_in_studies()[1]).size() == 1);
   const std::string study = built_in_studies()[0].name;
   EXPECT(
       contains(error_of([&] { configuration_of(s, study + "/nobody"); }), "in study " + study + "; got 'nobody'"));
@@ -352,4 +358,81 @@ TEST_CASE(
   EXPECT(run_all("ahr", out, "--configs dense") != 0);
   EXPECT(run_all(path, out, "--lr 1 --max-rows 3") != 0);
   EXPECT(contains(read_file(tmp.path + "/output"), "--max-rows: the grid of the study moved sets it"));
+}
+
+TEST_CASE("study: the dry run lists each configuration with its time and their sum, and writes nothing") {
+  if (!fs::exists("experiments/run_all")) SKIP("experiments/run_all is not built");
+  TemporaryFolder tmp("study-dry");
+  const std::string path = tmp.path + "/small.study", out = tmp.path + "/out";
+  std::ofstream(path) << kSmall << "[third]\nrouter = softmax\nexperts = 2\n[loud]\nrouter = hash\nbalance = 5\n";
+  REQUIRE(run_all(path, out, "--seeds 2 --dry-run on --estimate on") == 0);
+  const std::string text = read_file(tmp.path + "/output");
+  for (const char* name : {"plain", "copied", "third", "loud"}) {
+    INFO(text);
+    const size_t at = text.find(fmt::format(" {:<26} ", name));
+    REQUIRE(at != std::string::npos);
+    const std::string line = text.substr(at, text.find('\n', at) - at);
+    EXPECT(contains(line, " ms a step, "));
+    EXPECT(contains(line, " for 2 runs"));
+    EXPECT(!contains(line, "~"));
+  }
+  EXPECT(contains(text, " for 8 runs, by a few steps of each configuration here"));
+  EXPECT(contains(text, "note       loud: --balance 5 changes nothing, since router hash gives it no gradient"));
+  EXPECT(!fs::exists(out));
+}
+
+TEST_CASE(
+    "study: where measuring takes too long the nearest measured configuration stands for another, and a line says so") {
+  const Study s = parse_study(
+      replaced(kSmall, "published.data = synthetic\n", "") + "[wide]\nrouter = softmax\ntop-k = 4\n", "x.study");
+  TemporaryFolder tmp("study-near");
+  const Options o = tiny("ahr", tmp.path + "/out");
+  const Dataset data = load_data(o);
+  const std::vector<RunSpec> specs = plan_runs(o, s, {"plain", "copied", "wide"});
+  StepTimes times(data, Device::cpu(), "a device");
+  EXPECT(times.of(specs[0]).ms == 1);
+  const std::string file = tmp.path + "/said";
+  std::FILE* said = std::fopen(file.c_str(), "w");
+  print_costs(specs, specs, data, &times, 0, 1, said);  // no time at all: one of each kind
+  std::fclose(said);
+  EXPECT((!times.of(specs[0]).near && !times.of(specs[1]).near && times.of(specs[2]).near));
+  EXPECT(times.of(specs[2]).ms == times.of(specs[1]).ms);
+  EXPECT(contains(read_file(file), "~ of 1 configuration: "));
+  EXPECT((times.measure(specs[2], false) && !times.measure(specs[2], false)));
+  EXPECT(!times.of(specs[2]).near);
+}
+
+TEST_CASE("study: a grid that grows and chooses another cell moves the chosen runs of before to theirs") {
+  if (!fs::exists("experiments/run_all")) SKIP("experiments/run_all is not built");
+  TemporaryFolder tmp("study-grown");
+  const std::string out = tmp.path + "/out", path = tmp.path + "/grown.study";
+  const auto write = [&](const char* rates) {
+    std::ofstream(path) << "compare.accuracy = a\nepochs = 6\nwarmup = 0\ndifficulty = 0\ngrid.lr = " << rates
+                        << "\ngrid.seeds = 1\ngrid.chosen-seeds = 3\ngrid.choice = each\n[a]\n";
+  };
+  const std::string no_seeds = kTiny.substr(0, kTiny.find("--seeds"));
+  // Nothing is learned with the first two, so that of equals the first is chosen; the third is better.
+  write("1e-30, 1e-29");
+  REQUIRE(run_all(path, out, "--report off", no_seeds) == 0);
+  const auto rate = [](const std::string& folder) {
+    return results::is_done(folder) ? results::read_run(folder).config.train.value("lr", 0.0) : 0.0;
+  };
+  for (int seed = 0; seed < 3; ++seed) EXPECT(rate(results::run_folder(out + "/chosen", seed, "a")) == 1e-30);
+  EXPECT(!fs::exists(results::run_folder(out + "/lr1e-30", 1, "a")));
+  const std::string weights = read_file(results::run_folder(out + "/chosen", 2, "a") + "/model.safetensors");
+  write("1e-30, 1e-29, 0.006");
+  const int status = run_all(path, out, "--report off", no_seeds);
+  const std::string said = read_file(tmp.path + "/output");
+  INFO(said);
+  REQUIRE(status == 0);
+  EXPECT(contains(said, "moved      3 runs of a from chosen to lr1e-30, since lr0.006 is chosen now"));
+  for (int seed = 0; seed < 3; ++seed) {
+    EXPECT(rate(results::run_folder(out + "/chosen", seed, "a")) == 0.006);
+    EXPECT(rate(results::run_folder(out + "/lr1e-30", seed, "a")) == 1e-30);
+  }
+  EXPECT(!fs::exists(results::run_folder(out + "/lr1e-29", 1, "a")));
+  EXPECT(read_file(results::run_folder(out + "/lr1e-30", 2, "a") + "/model.safetensors") == weights);
+  EXPECT(results::read_run(results::run_folder(out + "/lr1e-30", 1, "a")).config.sets.empty());
+  REQUIRE(run_all(path, out, "--report off", no_seeds) == 0);  // once more: there is nothing to move
+  EXPECT(!contains(read_file(tmp.path + "/output"), "moved"));
 }

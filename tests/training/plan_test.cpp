@@ -41,12 +41,117 @@ TEST_CASE("plan: a router that tells fewer labels apart than the data has is ref
 
 TEST_CASE("plan: a mixture and its router that cannot go together are refused before anything is read") {
   const std::string stateful = router_where([](const RouterRow& row) { return row.traits.stateful; });
-  EXPECT(contains(refusal("--mixture soft --router " + stateful), "learns from its scores and keeps no state"));
+  EXPECT(contains(refusal("--mixture soft --router " + stateful), "learns from its scores, keeps no state"));
   const std::string switched = router_with_option("context-balance");  // keeps state where it is told to
   EXPECT(contains(refusal("--mixture merged --context-balance on --router " + switched), "with load_bias"));
   EXPECT(refusal("--mixture merged --router " + switched).empty());
   EXPECT(contains(refusal("--slots 2"), "--slots: expected --mixture soft"));
   EXPECT(refusal("--mixture soft --slots 2").empty());
+}
+
+TEST_CASE(
+    "plan: a mixture that weighs by scores alone refuses routers that say more, and names those that do not") {
+  int refused = 0;
+  for (const MixtureRow& mixture : mixture_registry())
+    for (const RouterRow& router : router_registry()) {
+      INFO(std::string(mixture.name) + " " + router.name);
+      const bool routed = std::string(mixture.name) == "routed";
+      const RouterTraits& t = router.traits;
+      const std::string flags = fmt::format("--mixture {} --router {} --top-k 2", mixture.name, router.name),
+                        error = refusal(flags + (t.reads_future || t.needs_labels ? " --prompt title" : ""));
+      if (routed || (t.weighable && !t.stateful && !t.untrained && !t.reads_experts)) {
+        EXPECT(error == "");
+        continue;
+      }
+      ++refused;
+      EXPECT(contains(error,
+                      fmt::format("--mixture {}: expected a router that learns from its scores", mixture.name)));
+      EXPECT(contains(error, std::string(" got ") + router.name));
+      EXPECT(contains(error, plain_router() + ", "));
+    }
+  EXPECT(refused > 20);
+  // A model that was trained before is read.
+  ParameterSet set;
+  BertConfig shape;
+  shape.hidden = 8, shape.ffn = 16;
+  MoeConfig old;
+  old.router = router_where([](const RouterRow& row) { return row.name == std::string("top-p"); });
+  old.options.set("mixture", std::string("soft"));
+  EXPECT(make_mixture(set, "layer", old, shape, 0) != nullptr);
+}
+
+TEST_CASE("plan: options that change nothing beside the others are refused where no run has a use for them") {
+  EXPECT(contains(refusal("--orthogonal-alpha 0.5"),
+                  "--orthogonal-alpha: expected --update-rule orthogonal with it, got none"));
+  EXPECT(refusal("--orthogonal-alpha 0.5 --update-rule orthogonal") == "");
+  const std::string switched = " --router " + router_with_option("context-balance");
+  EXPECT(contains(refusal("--bias-rate 0.5" + switched), "--bias-rate: expected --context-balance on with it"));
+  EXPECT(refusal("--bias-rate 0.5 --context-balance on" + switched) == "");
+  int of_gates = 0;
+  for (const RouterRow& row : router_registry())
+    for (const OptionRow& option : row.of_gates) {
+      const std::string flags =
+          fmt::format("--router {} --{} {}", row.name, option.name, option_text(option.standard));
+      EXPECT(refusal(flags) == "");
+      EXPECT(contains(refusal(flags + " --mixture soft"),
+                      fmt::format("--{}: expected --mixture routed", option.name)));
+      ++of_gates;
+    }
+  EXPECT(of_gates > 0);
+  // Of several configurations one is enough for what is typed; what one says itself is its own.
+  const std::string text = "compare.accuracy = a\ncompare.routing = b\n[a]\n[b]\nrouter = " + plain_router() +
+                           "\n[c]\nrouter = " + plain_router() + "\nupdate-rule = orthogonal\n";
+  const Study study = parse_study(text, "x.study");
+  EXPECT(error_of([&] { plan_runs(options_of("--orthogonal-alpha 0.5"), study, {"a", "b", "c"}); }) == "");
+  EXPECT(contains(error_of([&] {
+                    plan_runs(options_of("--orthogonal-alpha 0.5"), study, {"a", "b"});
+                  }),
+                  "--orthogonal-alpha: expected --update-rule orthogonal"));
+}
+
+TEST_CASE("plan: a loss that gives nothing a gradient is named, with its weight") {
+  int constant = 0;
+  for (const RouterRow& row : router_registry()) {
+    INFO(std::string(row.name));
+    MoeConfig moe;
+    moe.router = row.name;
+    const size_t usual = losses_without_gradient(moe).size();
+    moe.balance = 5;
+    moe.options.set("z-loss", 0.5);
+    const std::vector<std::string> idle = losses_without_gradient(moe);
+    const bool balanced = std::ranges::find(idle, "--balance 5") != idle.end();
+    EXPECT(usual == 0);
+    EXPECT(balanced == row.traits.constant);
+    EXPECT((std::ranges::find(idle, "--z-loss 0.5") != idle.end()) ==
+           (row.traits.constant || row.traits.normalised));
+    if (row.traits.constant) {  // which is the case: no parameter, and scores that no layer's rows reach
+      ++constant;
+      ParameterSet set;
+      make_router(row.name, set, "r", {8, 4, 2});
+      EXPECT(set.all().empty());
+    }
+  }
+  EXPECT(constant > 0);
+}
+
+TEST_CASE("plan: what a study's file has wrong for a router is told with its line, configuration and router") {
+  const std::string router = plain_router(),
+                    text =
+                        "title = x\ncompare.accuracy = a\ncompare.routing = mine\n[a]\n[mine]\nrouter = " + router +
+                        "\n";
+  const auto message = [&](const std::string& file, const std::string& flags = "") {
+    return error_of([&] { plan_runs(options_of(flags), parse_study(file, "x.study"), {"a", "mine"}); });
+  };
+  EXPECT(message(text) == "");
+  EXPECT(message(text + "top-p = 0.5\n")
+             .starts_with("x.study:7: [mine]: --top-p: expected an option of its router (" + router + " has --"));
+  EXPECT(message(text + "mixture = soft\n\nscore-function = relu\n")
+             .starts_with("x.study:9: [mine]: --score-function: "));
+  EXPECT(message(text + "top-k = 9\n").starts_with("x.study:7: [mine]: --top-k: expected at most --experts"));
+  EXPECT(message(text + "top-k = 1\n").starts_with("x.study:6: [mine]: router " + router + ": with top_k 1"));
+  EXPECT(message(text + "slots = 2\n").starts_with("x.study:7: [mine]: --slots: expected --mixture soft"));
+  EXPECT(message(text, "--slots 2").starts_with("--slots: expected --mixture soft"));  // typed, not written
+  EXPECT(message(text, "--top-p 0.5").starts_with("--top-p: expected an option of a router that is run"));
 }
 
 TEST_CASE("plan: layers of weights that nobody names are refused") {

@@ -80,7 +80,7 @@ RouterRow sinkhorn_row() {
       "evaluation of l; weighed by softmax(l), or by sigmoid(l) for K = 1",
       "Clark et al. 2022, arXiv 2202.01169, as in Megatron-LM; there it iterates to a tolerance, which would wait for the "
       "device",
-      {.gates_sum_to_one = false, .trains_on_batch = true},
+      {.gates_sum_to_one = false, .trains_on_batch = true, .weighable = false},
       options(),
       {},
       oracle_of};

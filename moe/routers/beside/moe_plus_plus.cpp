@@ -139,7 +139,11 @@ RouterRow moe_plus_plus_row() {
       "Loss Σ η_i f_i P_i, η = 1 of an FFN, f_i = tokens that chose i / T",
       "Jin et al. 2024, arXiv 2410.07348, and its released code; its W and W_c have no bias, and by that code's defaults W is "
       "two layers with a tanh between them and the experts read K x",
-      {.gates_sum_to_one = false, .fixed_k = false, .experts_permutable = false, .shares = true},
+      {.gates_sum_to_one = false,
+       .fixed_k = false,
+       .experts_permutable = false,
+       .shares = true,
+       .weighable = false},
       options(),
       {},
       oracle_of,

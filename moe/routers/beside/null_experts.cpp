@@ -116,7 +116,7 @@ RouterRow null_experts_row() {
       "Zeng et al. 2024, arXiv 2406.13233 (AdaMoE); its null rows start as copies of a trained router's, and its "
       "released balance leaves the null columns out. With m = E its K is twice the experts a token has where loads "
       "are even",
-      {.gates_sum_to_one = false, .fixed_k = false, .shares = true},
+      {.gates_sum_to_one = false, .fixed_k = false, .shares = true, .weighable = false},
       options(),
       {},
       oracle_of,

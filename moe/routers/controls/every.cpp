@@ -38,7 +38,7 @@ RouterRow every_row() {
           },
           "the first K experts, each weighed by 1 / K",
           "a control: with --experts K it is a dense FFN of K times the width, at the cost of K chosen experts",
-          {.experts_permutable = false, .untrained = true, .linear = false},
+          {.experts_permutable = false, .untrained = true, .linear = false, .constant = true},
           {},
           {},
           oracle_of};

@@ -61,7 +61,7 @@ RouterRow hash_row() {
           },
           "the K experts for which a hash of the token's id is largest, weighed by 1 / K",
           "a control; Roller et al. 2021, arXiv 2106.04426 (random hash)",
-          {.experts_permutable = false, .untrained = true, .linear = false},
+          {.experts_permutable = false, .untrained = true, .linear = false, .constant = true},
           options(),
           {},
           oracle_of};

@@ -123,7 +123,7 @@ RouterRow ada_k_row() {
       "Yue et al. 2025 (Ada-K, ICLR). There PPO in two passes with the reward under plain top-K for a baseline, the rest "
       "of the model frozen; here one pass (the ratio is 1), A = the batch's mean loss − the loss of the sequence, or "
       "of the token that is predicted, and all is trained unless --train '*allocator*' says otherwise",
-      {.fixed_k = false, .experts_permutable = true},
+      {.fixed_k = false, .experts_permutable = true, .weighable = false, .learned_k = true},
       options(),
       {},
       oracle_of};

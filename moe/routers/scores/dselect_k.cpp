@@ -99,7 +99,12 @@ RouterRow dselect_k_row() {
       "Hazimeh et al. 2021, arXiv 2106.03760, for experts that are a power of two: for other numbers it has codes without an "
       "expert and a penalty on them; bits begin within γ / 100 where the "
       "token is of unit length",
-      {.fixed_k = false, .experts_permutable = false, .normalised = true, .linear = false},
+      {.fixed_k = false,
+       .experts_permutable = false,
+       .normalised = true,
+       .linear = false,
+       .weighable = false,
+       .learned_k = true},
       options(),
       {},
       oracle_of};

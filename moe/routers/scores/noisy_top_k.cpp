@@ -84,7 +84,7 @@ RouterRow noisy_top_k_row() {
       "losses: CV² of Σ gates and of Σ Φ((W x + b − threshold) / std)",
       "Shazeer et al. 2017, arXiv 1701.06538; the original has no b, and 0.1 for both losses where the code that followed it "
       "has 0.01, as here",
-      {},
+      {.weighable = false},
       options(),
       {},
       oracle_of};

@@ -93,6 +93,7 @@ RouterRow scored_row() {
   row.gates_sum = [](const OptionValues& own) {  // ReLU's may all be 0
     return own.get<bool>(kNormalise) && own.get<std::string>(kFunction) != "relu" ? 1.0 : 0.0;
   };
+  row.of_gates = options();  // the scores are the logits
   return row;
 }
 

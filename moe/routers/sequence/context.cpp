@@ -188,6 +188,9 @@ RouterRow context_row() {
                ? nullptr
                : "reads all rows of a sequence but with --context-source first";
   };
+  row.wanted_by = [](std::string_view option, const OptionValues& own) -> const char* {
+    return option == kBiasRate.name && !own.get<bool>(kLossFree) ? "--context-balance on" : nullptr;
+  };
   return row;
 }
 

@@ -112,7 +112,7 @@ RouterRow emo_row() {
       "q = Σ_t softmax(W x_t + b) over the sequence; the m experts with the largest q, m drawn in training; K largest of "
       "the softmax within them, weighed by it",
       "EMO, arXiv 2605.06663; there 128 experts, m from 8 to 128 and 32 in evaluation, and shared experts",
-      {.gates_sum_to_one = false, .reads_future = true},
+      {.gates_sum_to_one = false, .reads_future = true, .weighable = false},
       options(),
       {},
       oracle_of};

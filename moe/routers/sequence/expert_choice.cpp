@@ -68,7 +68,7 @@ RouterRow expert_choice_row() {
       "weighed by P",
       "Zhou et al. 2022, arXiv 2202.09368; there over the whole batch, here within a sequence, so that evaluation does "
       "not depend on who else is in the batch",
-      {.gates_sum_to_one = false, .fixed_k = false, .reads_future = true},
+      {.gates_sum_to_one = false, .fixed_k = false, .reads_future = true, .weighable = false},
       {},
       {},
       oracle_of};

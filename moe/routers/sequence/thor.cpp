@@ -155,7 +155,7 @@ RouterRow thor_row() {
       "b). Losses: CV² of the subsets' softmax, the cross-entropy of P",
       "after Liang et al. 2025 (THOR-MoE), which has no code: the weights of the losses are ours, the subset's experts are "
       "weighed as softmax weighs them, and on a classifier the tasks are its labels, read in training alone",
-      {.reads_future = true, .needs_labels = true, .linear = false},
+      {.reads_future = true, .needs_labels = true, .linear = false, .weighable = false},
       options(),
       {},
       oracle_of};
