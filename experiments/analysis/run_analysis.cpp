@@ -3,11 +3,25 @@
 #include "engine/core/check.h"
 #include "experiments/analysis/run_trace.h"
 #include "experiments/records/recompute.h"
+#include "experiments/records/saved_model.h"
 
 namespace glia {
+namespace {
+
+// Told by the configuration, before a trace is made and written.
+void want_single_experts(const results::Run& run) {
+  const std::string mixture = mixture_row(saved_model_config(run, DType::kFloat32).moe).name;
+  if (mixture != std::get<std::string>(mixture_option().standard))
+    fail_input("--knock-out: {}: expected experts that tokens are sent to one by one, got the mixture {} ({}), which has "
+               "none; without --knock-out its routing is told",
+               run.folder, mixture, run.config.config);
+}
+
+}  // namespace
 
 RunAnalysis analyse_run(const results::Run& run, const Options& given, Device device, bool deeply, int words) {
   if (!run.config.moe()) fail_input("{}: has no experts ({})", run.folder, run.config.router);
+  if (deeply) want_single_experts(run);
   const Options o = without_padding(given);
   return with_evaluator(run, o, device, [&](Model& model, Evaluator& evaluator, const Dataset& data) {
     RunAnalysis out;

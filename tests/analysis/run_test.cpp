@@ -15,7 +15,7 @@
 #include "experiments/training/presets.h"
 #include "experiments/training/run.h"
 #include "experiments/training/schedule.h"
-#include "tests/records/fake_results.h"
+#include "tests/records/saved_run.h"
 #include "tests/temporary_folder.h"
 #include "tests/test.h"
 #include "tests/training/flag_words.h"
@@ -65,6 +65,19 @@ void write_run(const std::string& out, const results::RunConfig& config, double 
 }
 
 }  // namespace
+
+TEST_CASE("analysis of a run: a mixture without single experts is refused by run and name, before anything is read") {
+  const TemporaryFolder out("run-soft");
+  results::Run run = results::read_run(write_saved_run(out.path, plain_router()));
+  for (const char* mixture : {"soft", "merged"}) {
+    run.config.model["mixture"] = mixture;
+    const std::string message = error_of([&] { analyse_run(run, Options(), Device::cpu(), true, 10); });
+    INFO(message);
+    EXPECT(message.starts_with("--knock-out: " + run.folder));
+    EXPECT(contains(message, fmt::format("got the mixture {} ({})", mixture, run.config.config)));
+    EXPECT(files_like(run.folder, "trace") == 0);
+  }
+}
 
 TEST_CASE("analysis of a run: what was kept while it trained, and all that its model is asked afterwards") {
   const TemporaryFolder out("run-analysis"), plain("run-plain");
