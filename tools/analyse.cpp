@@ -160,7 +160,9 @@ int main(int argc, char** argv) {
       "random routers make of the same states");
   app.add_option("--rows", a.rows, "of a run: so many test rows, the same for every run (default: all)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app.add_option("--vocab", a.vocabulary, "names of the ids, of any model: one token a line, a tokenizer.json or a vocab.json; of a run: its vocabulary");
+  app.add_option(
+      "--vocab", a.vocabulary,
+      "names of the ids, of any model: one token a line, a tokenizer.json or a vocab.json; of a run: its vocabulary");
   app.add_option("--data", a.data, "of a run: folder of the data set");
   app.add_option("--cache", a.cache, "of a run: folder for token ids");
   app.add_option("--device", a.device, "of a run: cpu (default), cuda or cuda:N");

@@ -79,8 +79,8 @@ std::vector<std::string> of_tokenizer(const Json& json, const std::string& sourc
       names.names.push_back(entry[0].get<std::string>());
     }
   } else {
-    fail_input("{}: model.vocab: expected an object from tokens to ids, or a list of [token, score], got {}", source,
-               shown(vocabulary));
+    fail_input("{}: model.vocab: expected an object from tokens to ids, or a list of [token, score], got {}",
+               source, shown(vocabulary));
   }
   const Json& added = part(json, "added_tokens");
   if (!added.is_null() && !added.is_array())
@@ -113,9 +113,10 @@ std::vector<std::string> of_lines(std::string_view text, const std::string& sour
     begin = end + 1;
     if (name.ends_with('\r')) name.pop_back();
     if (name.empty())
-      fail_input("{}:{}: expected a token, found an empty line; a token that is a line's end moves all ids behind it: "
-                 "a tokenizer.json or a vocab.json can name it",
-                 source, names.size());
+      fail_input(
+          "{}:{}: expected a token, found an empty line; a token that is a line's end moves all ids behind it: "
+          "a tokenizer.json or a vocab.json can name it",
+          source, names.size());
     if (utf8::find_invalid(name) != std::string::npos)
       fail_input("{}:{}: expected UTF-8, found other bytes", source, names.size());
     if (names.size() > kMostIds) fail_input("{}: expected at most {} lines, got more", source, kMostIds);

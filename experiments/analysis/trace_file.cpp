@@ -22,7 +22,8 @@ namespace {
 
 constexpr int kMostExperts = 4096;      // counts of pairs of experts stay below a gigabyte
 constexpr int64_t kMostIds = 16 << 20;  // a table of all ids
-constexpr const char* kForms = "experts int32 or int64 [N, L, K] and gates float32 [N, L, K], or logits float32 [N, L, E]";
+constexpr const char* kForms =
+    "experts int32 or int64 [N, L, K] and gates float32 [N, L, K], or logits float32 [N, L, E]";
 
 std::string text_of(const RawTensor& t) { return fmt::format("{} {}", t.dtype, t.shape); }
 
@@ -287,8 +288,8 @@ void TraceFile::read_chosen(Buffers& b, int64_t begin, int64_t count) const {
     const int64_t token = begin + i / row, layer = i % row / slots_ + 1, expert = integer(*experts_, first + i);
     const float gate = element<float>(*gates_, first + i);
     if (expert < -1 || expert >= n_experts_)
-      fail_input("{}: 'experts': token {}, layer {}: expected one of 0 … {}, or -1 for nobody, got {}", path_, token,
-                 layer, n_experts_ - 1, expert);
+      fail_input("{}: 'experts': token {}, layer {}: expected one of 0 … {}, or -1 for nobody, got {}", path_,
+                 token, layer, n_experts_ - 1, expert);
     if (!(gate >= 0) || !std::isfinite(gate))
       fail_input("{}: 'gates': token {}, layer {}, expert {}: expected a number of 0 or more, got {}", path_, token,
                  layer, expert, gate);
@@ -298,8 +299,8 @@ void TraceFile::read_chosen(Buffers& b, int64_t begin, int64_t count) const {
                  layer, gate);
     for (int64_t k = i / slots_ * slots_; k < i; ++k)
       if (expert >= 0 && b.experts[size_t(k)] == expert)
-        fail_input("{}: 'experts': token {}, layer {}: expected each expert once, got {} twice", path_, token, layer,
-                   expert);
+        fail_input("{}: 'experts': token {}, layer {}: expected each expert once, got {} twice", path_, token,
+                   layer, expert);
     b.experts[size_t(i)] = int32_t(expert), b.gates[size_t(i)] = gate;
   }
   mapping_->give_back(part_of(*experts_, first, first + count * row));
@@ -358,8 +359,7 @@ void TraceFile::for_each_chunk(const std::function<void(const TokenTrace&)>& f) 
     if (!word_ids_.empty()) {
       const RawTensor& ids = header_.tensors.at("ids");
       b.word.resize(size_t(count));
-      for (int64_t n = 0; n < count; ++n)
-        b.word[size_t(n)] = row_of_id_[size_t(integer(ids, begin + n))];
+      for (int64_t n = 0; n < count; ++n) b.word[size_t(n)] = row_of_id_[size_t(integer(ids, begin + n))];
       chunk.word = b.word;
     }
     f(chunk);

@@ -85,10 +85,12 @@ void explain_layer(LayerTrace& trace, size_t layer, const std::string& router, c
     for (const int one : chosen)
       for (int other = 0; other < values.cols; ++other) {
         const bool taken = std::ranges::find(chosen, other) != chosen.end();
-        CHECK(allowed[size_t(one)] == 0 && (taken || allowed[size_t(other)] != 0 || values(s, other) <= values(s, one)),
-              "explain() of router {}: layer {}, token {}: expert {} is chosen, which is not allowed, or less than expert {}; a "
-              "choice that reads more than what explain() says has no explanation: scores and state are told without one",
-              router, layer + 1, s, one, other);
+        CHECK(
+            allowed[size_t(one)] == 0 &&
+                (taken || allowed[size_t(other)] != 0 || values(s, other) <= values(s, one)),
+            "explain() of router {}: layer {}, token {}: expert {} is chosen, which is not allowed, or less than expert {}; a "
+            "choice that reads more than what explain() says has no explanation: scores and state are told without one",
+            router, layer + 1, s, one, other);
       }
   }
 }
@@ -229,14 +231,15 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
 
   // A router's input is known nowhere else than on the way. Model::forward then has to agree with what comes out. Without
   // experts there is nothing on the way, and a bag of n-grams has no layers.
-  if (!model.config().moe.dense()) walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {
-    if (r.routing.n_experts == 0) return;
-    trace.layers.push_back(layer_trace(r.routing));
-    add_grounds(trace.layers.back(), layer.number, model, r.routing);
-    if (const auto* mixture = dynamic_cast<const Mixture*>(layer.layer.feed_forward.get()))
-      explain_layer(trace.layers.back(), layer.number, model.config().moe.router,
-                    mixture->explain(layer.h, layer.pass), r.routing);
-  });
+  if (!model.config().moe.dense())
+    walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {
+      if (r.routing.n_experts == 0) return;
+      trace.layers.push_back(layer_trace(r.routing));
+      add_grounds(trace.layers.back(), layer.number, model, r.routing);
+      if (const auto* mixture = dynamic_cast<const Mixture*>(layer.layer.feed_forward.get()))
+        explain_layer(trace.layers.back(), layer.number, model.config().moe.router,
+                      mixture->explain(layer.h, layer.pass), r.routing);
+    });
 
   const Model::Output out = model.forward(batch, false);
   for (size_t l = 0; l < trace.layers.size(); ++l)

@@ -33,8 +33,7 @@ struct NamesFile {
 };
 
 std::string utf8_of(uint32_t code) {
-  return code < 0x80 ? std::string(1, char(code))
-                     : std::string{char(0xC0 | code >> 6), char(0x80 | (code & 0x3F))};
+  return code < 0x80 ? std::string(1, char(code)) : std::string{char(0xC0 | code >> 6), char(0x80 | (code & 0x3F))};
 }
 
 // The characters of GPT-2's bytes in the order of its ids: 0 … 255.
@@ -66,14 +65,16 @@ TEST_CASE("token names: a tokenizer.json of every kind of model, and its added t
   EXPECT(file.read("tokenizer.json", R"({"model":{"type":"WordPiece","vocab":{"[UNK]":0,"a":2,"##b":1}}})") ==
          Names{"[UNK]", "##b", "a"});
   // BPE: ids behind the vocabulary's, one that it has already, and one that nobody names.
-  EXPECT(file.read("tokenizer.json", R"({"added_tokens":[{"id":4,"content":"<|im_end|>"},{"id":0,"content":"<unk>"}],
+  EXPECT(
+      file.read("tokenizer.json", R"({"added_tokens":[{"id":4,"content":"<|im_end|>"},{"id":0,"content":"<unk>"}],
          "model":{"type":"BPE","vocab":{"<unk>":0,"▁model":1,"el":2},"merges":["m o"]}})") ==
-         Names{"<unk>", "▁model", "el", "", "<|im_end|>"});
+      Names{"<unk>", "▁model", "el", "", "<|im_end|>"});
   EXPECT(file.read("tokenizer.json", R"({"added_tokens":null,"model":{"type":"Unigram","unk_id":0,
          "vocab":[["<unk>",0.0],["▁the",-3.5],["s",-4]]}})") == Names{"<unk>", "▁the", "s"});
   file.refuses("tokenizer.json", "{\"model\":\n{", "tokenizer.json:2:2: expected JSON");
   file.refuses("tokenizer.json", "[1]", "tokenizer.json");
-  file.refuses("tokenizer.json", R"({"model":{"type":"BPE"}})", "model.vocab: expected an object from tokens to ids");
+  file.refuses("tokenizer.json", R"({"model":{"type":"BPE"}})",
+               "model.vocab: expected an object from tokens to ids");
   file.refuses("tokenizer.json", R"({"model":{"vocab":{"a":0,"b":"x"}}})",
                "model.vocab: expected an id of 0 … 16777215 of \"b\", got \"x\"");
   file.refuses("tokenizer.json", R"({"model":{"vocab":{"a":-1}}})", "of \"a\", got -1");
@@ -82,7 +83,8 @@ TEST_CASE("token names: a tokenizer.json of every kind of model, and its added t
                "model.vocab: expected each id once, got 3 of \"a\" and \"b\"");
   file.refuses("tokenizer.json", R"({"model":{"vocab":[["a",0],["b",0],"c"]}})",
                "model.vocab: expected [token, score] at 2, got \"c\"");
-  file.refuses("tokenizer.json", R"({"model":{"vocab":{"a":0}},"added_tokens":{}})", "added_tokens: expected a list");
+  file.refuses("tokenizer.json", R"({"model":{"vocab":{"a":0}},"added_tokens":{}})",
+               "added_tokens: expected a list");
   file.refuses("tokenizer.json", R"({"model":{"vocab":{"a":0}},"added_tokens":[{"id":1}]})",
                "added_tokens: expected objects with id and content, got {\"id\":1}");
   file.refuses("tokenizer.json", R"({"model":{"vocab":{"a":0}},"added_tokens":[{"content":"b"}]})",
@@ -124,12 +126,14 @@ TEST_CASE("token names: tools/analyse names a trace's words of any model, and sa
   std::string lines;
   for (int i = 0; i < 15; ++i) lines += fmt::format("▁word{}\n", i);
   write_file_atomic(file.tmp.path + "/vocab.txt", lines);
-  const CommandResult r = run_command(
-      fmt::format("./tools/analyse tests/fixtures/routing/chosen.safetensors --words 40 --vocab {0}/vocab.txt --format "
-                  "text,json --out {0}/out 2>&1",
-                  file.tmp.path));
+  const CommandResult r = run_command(fmt::format(
+      "./tools/analyse tests/fixtures/routing/chosen.safetensors --words 40 --vocab {0}/vocab.txt --format "
+      "text,json --out {0}/out 2>&1",
+      file.tmp.path));
   INFO(r.out);
   EXPECT(r.status == 0);
   EXPECT(contains(r.out, "▁word7"));
-  EXPECT(contains(r.out, "vocab.txt: names 15 of the 20 different ids of tests/fixtures/routing/chosen.safetensors; others are shown as #id, as #1"));
+  EXPECT(contains(
+      r.out,
+      "vocab.txt: names 15 of the 20 different ids of tests/fixtures/routing/chosen.safetensors; others are shown as #id, as #1"));
 }

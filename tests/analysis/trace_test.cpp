@@ -377,7 +377,8 @@ TEST_CASE("analysis: a layer in which nobody has an expert is n/a, and the other
   EXPECT(!contains(page, "inf,"));
 }
 
-TEST_CASE("analysis: experts may be int64, and a file of many chunks that does not say their number is read alike") {
+TEST_CASE(
+    "analysis: experts may be int64, and a file of many chunks that does not say their number is read alike") {
   const TraceContent content = long_trace();
   Parts narrow, wide;
   narrow.with_sequences = wide.with_sequences = false;
@@ -419,10 +420,12 @@ TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it")
     EXPECT(contains(message, part));
     EXPECT(std::ranges::count(message, '\n') == 0);
   };
-  says([](Parts& p) { p.experts[1] = 3; }, "'experts': token 0, layer 1: expected one of 0 … 2, or -1 for nobody, got 3");
+  says([](Parts& p) { p.experts[1] = 3; },
+       "'experts': token 0, layer 1: expected one of 0 … 2, or -1 for nobody, got 3");
   says([](Parts& p) { p.experts[0] = -2; }, "or -1 for nobody, got -2");
   says([](Parts& p) { p.experts[1] = 0; }, "'experts': token 0, layer 1: expected each expert once, got 0 twice");
-  says([](Parts& p) { p.gates[2] = std::nanf(""); }, "'gates': token 1, layer 1, expert 2: expected a number of 0 or more, got nan");
+  says([](Parts& p) { p.gates[2] = std::nanf(""); },
+       "'gates': token 1, layer 1, expert 2: expected a number of 0 or more, got nan");
   says([](Parts& p) { p.gates[2] = -1; }, "expected a number of 0 or more, got -1");
   says([](Parts& p) { p.gates[3] = 0.5f; },
        "'gates': token 1, layer 1: expected 0 where 'experts' has -1, nobody, got 0.5");
@@ -448,7 +451,8 @@ TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it")
   says([](Parts& p) { p.labels = {0, -1}; }, "'labels': expected 0 … 99999, got -1 at sequence 1");
   says([](Parts& p) { p.ids = {5}; }, "'ids': expected one a token (2), got 1");
   says([](Parts& p) { p.ids = {5, -7}; }, "got -7 at token 1");
-  says([](Parts& p) { p.experts_type = "F32"; }, "'experts': expected I32 or I64 of 3 dimensions, got F32 [2, 1, 2]");
+  says([](Parts& p) { p.experts_type = "F32"; },
+       "'experts': expected I32 or I64 of 3 dimensions, got F32 [2, 1, 2]");
   says([](Parts& p) { p.shape = "[4,1]"; }, "'experts': expected I32 or I64 of 3 dimensions, got I32 [4, 1]");
   says([](Parts& p) { p.gates_shape = "[1,2,2]"; },
        "expected gates of the experts' shape [2, 1, 2], got [1, 2, 2]");

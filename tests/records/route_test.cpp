@@ -90,7 +90,8 @@ TEST_CASE("route: a choice among a part of the experts, by other numbers than lo
   layer.compared(0, 2) = 0.5, layer.comparison = "logits + bias";
   const std::string text = as_text(t, false);
   EXPECT(contains(text, "in brackets the token's logit; compared is logits + bias, behind the colon\n"));
-  EXPECT(contains(text, "  mean probability  e0 0.200 e1 0.500 e2 0.300\n  pool, of which its tokens choose  e1 e2\n"));
+  EXPECT(contains(text,
+                  "  mean probability  e0 0.200 e1 0.500 e2 0.300\n  pool, of which its tokens choose  e1 e2\n"));
   EXPECT(contains(text, "  e1  0.60 (+1.00: 1.00)  e2  0.40 (+0.00: 0.50)  experts wanted 2 (0.80)\n"));
   const Json json = as_json(t)["layers"][0];
   EXPECT(json["sequence"]["mean_probability"] == Json({0.2, 0.5, 0.3}));

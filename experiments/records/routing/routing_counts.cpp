@@ -34,7 +34,8 @@ struct Choices {
       if (expert == -1) continue;
       bool fits = expert >= 0 && expert < t.n_experts && gate >= 0 && std::isfinite(gate);
       for (int i = 0; i < count; ++i) fits = fits && experts[size_t(i)] != expert;
-      CHECK(fits, "trace: token {}, layer {}: wants each of {} experts once, with a gate of 0 or more, got {} with {}",
+      CHECK(fits,
+            "trace: token {}, layer {}: wants each of {} experts once, with a gate of 0 or more, got {} with {}",
             t.begin + n, layer + 1, t.n_experts, expert, gate);
       experts[size_t(count)] = expert, gates[size_t(count)] = gate;
       sum += double(gate);

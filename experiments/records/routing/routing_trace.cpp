@@ -60,7 +60,8 @@ std::string bracket_note(const LayerTrace& layer) {
 std::string in_brackets(const LayerTrace& layer, int s, int e) {
   std::string text;
   if (layer.kind != ContextKind::none)
-    text = fmt::format("{:+.2f} {} {:.2f}", layer.token_logits(s, e), sign_of(layer.kind), layer.context[size_t(e)]);
+    text =
+        fmt::format("{:+.2f} {} {:.2f}", layer.token_logits(s, e), sign_of(layer.kind), layer.context[size_t(e)]);
   else if (layer.logits.rows > 0) text = fmt::format("{:+.2f}", layer.logits(s, e));
   else if (layer.scores.rows > 0) text = fmt::format("{:+.2f}", layer.scores(s, e));
   if (layer.compared.rows > 0) text += fmt::format(": {:.2f}", layer.compared(s, e));
@@ -166,8 +167,8 @@ void check_trace(const RoutingTrace& t) {
               ground.values.rows, ground.values.cols);
     for (const Matrix* m : {&layer.compared, &layer.compared_alone})
       CHECK(m->rows == 0 || (m->rows == int(tokens) && m->cols == layer.n_experts),
-            "routing trace: layer {}: compared [{}, {}] for {} tokens and {} experts", l + 1, m->rows, m->cols, tokens,
-            layer.n_experts);
+            "routing trace: layer {}: compared [{}, {}] for {} tokens and {} experts", l + 1, m->rows, m->cols,
+            tokens, layer.n_experts);
     const size_t context = layer.kind == ContextKind::none ? 0 : size_t(layer.n_experts);
     CHECK(layer.context.size() == context, "routing trace: layer {}: wants {} context values, got {}", l + 1,
           context, layer.context.size());

@@ -17,7 +17,7 @@ struct LayerTrace {
   Matrix token_logits;  // [S, E] W_r x + b_r, before the context
   Matrix logits;        // [S, E] what the choice was made from
   ContextKind kind = ContextKind::none;
-  std::vector<double> context;             // [E] the bias or factor; empty for none
+  std::vector<double> context;  // [E] the bias or factor; empty for none
   // [S, E] what the choice compares where that is not the logits, and the same without the context; and in words.
   Matrix compared, compared_alone;
   std::string comparison;

@@ -82,8 +82,7 @@ class ContextRouter : public Router {
     const auto with_bias = [&](const Var& logits) {
       return bias_add(softmax(logits).value(), bias_->value()).value();
     };
-    e.compared = with_bias(
-        router_logits(in.x, token_.weight->var, token_.bias->var, c, mode_, in.pass.sequences));
+    e.compared = with_bias(router_logits(in.x, token_.weight->var, token_.bias->var, c, mode_, in.pass.sequences));
     e.compared_alone = with_bias(e.token_logits);
     e.comparison = "softmax of the logits + load bias";
     return e;

@@ -75,8 +75,7 @@ class ThorRouter : public Router {
     const auto [task, wanted] = of_sequences(x, q);
     Explanation e = by_token(linear_scores({blended(x, q), in.pass, in.layer, in.experts}, token_));
     e.allowed = subset(wanted), e.allowed_name = "subset";
-    e.of_sequences = {{"task probability", "", 0, softmax(task).value()},
-                      {"subset score", "e", 0, wanted.value()}};
+    e.of_sequences = {{"task probability", "", 0, softmax(task).value()}, {"subset score", "e", 0, wanted.value()}};
     return e;
   }
 
