@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/core/command_line/options.h"
 #include "engine/ops/moe/moe.h"
@@ -33,13 +34,27 @@ struct RouterOptions {
   OptionValues own = {};  // of the router's table of options
 };
 
-// Where the choice is by the largest scores alone, and these are logits of the token, changed by a context of the sequence:
-// the two apart. Where anything else takes part (a bias that balances, a limit) there is none: tools/route tells scores,
-// and state of each expert, of any router.
+// What a choice comes from, for tools/route: a token's experts are the largest of `compared`, or of the scores, among those
+// that its sequence may have. Where anything else takes part (a limit over tokens or experts) there is no explanation but
+// `grounds`: scores, and state of each expert, are told of any router.
 struct Explanation {
+  // Numbers that the choice rests on, of each sequence [B, n] or of each token [T, n].
+  struct Ground {
+    const char* name;   // "task probability"
+    const char* label;  // in front of the columns' numbers: "e" for experts
+    int first;          // the first column's number
+    Tensor values;
+  };
   Tensor token_logits;  // [T, E] before the context; undefined: this router's choices have no such explanation
   ContextMode mode = ContextMode::kNone;
   Tensor context;  // [B, E] the bias, or the factor sigmoid(c); undefined for kNone
+  // [T, E] what the choice compares where that is not the scores, and the same without the context; and in words.
+  Tensor compared, compared_alone;
+  const char* comparison = "";
+  // [B, E] 0: an expert that the sequence's tokens may have, −∞: not (as keep_largest() says it); undefined: all. And its name.
+  Tensor allowed;
+  const char* allowed_name = "";
+  std::vector<Ground> of_sequences, of_tokens;
 };
 
 class Router {

@@ -1,11 +1,11 @@
 // ./tools/analyse TRACE — what the routing of any model is like: metrics with their chance levels, pictures, a page.
 #include <filesystem>
 
-#include "data/tokens/vocabulary.h"
 #include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
 #include "experiments/analysis/report/analysis_report.h"
 #include "experiments/analysis/run_analysis.h"
+#include "experiments/analysis/token_names.h"
 #include "experiments/analysis/trace_file.h"
 #include "experiments/records/recompute.h"
 #include "tools/tool.h"
@@ -68,13 +68,17 @@ std::string trace_of(const std::string& path) {
   return trace;
 }
 
-// Errors in the choices themselves know tokens and layers; here the file is known.
-TraceAnalysis analysed(const Arguments& a) try {
-  return analyse(TraceFile(a.path), a.words);
-} catch (const Error& error) {
-  const std::string message = error.what();
-  if (message.starts_with(a.path)) throw;
-  fail_input("{}: {}", a.path, message);
+// Names of another model would be worse than numbers, and mostly show by being too few.
+void note_unnamed(const Arguments& a, const TraceFile& trace, const std::vector<std::string>& names) {
+  if (trace.word_ids().empty()) {
+    fmt::print(stderr, "analyse: --vocab {}: {} has no 'ids' to be named\n", a.vocabulary, a.path);
+    return;
+  }
+  const auto unnamed = [&](int32_t id) { return size_t(id) >= names.size() || names[size_t(id)].empty(); };
+  const std::vector<int32_t>& ids = trace.word_ids();
+  if (const auto count = std::ranges::count_if(ids, unnamed); count > 0)
+    fmt::print(stderr, "analyse: {}: names {} of the {} different ids of {}; others are shown as #id, as #{}\n",
+               a.vocabulary, int64_t(ids.size()) - count, ids.size(), a.path, *std::ranges::find_if(ids, unnamed));
 }
 
 Result of_trace(const Arguments& a) {
@@ -82,8 +86,10 @@ Result of_trace(const Arguments& a) {
     fail_input("--knock-out: wants a run's folder, whose model can be asked again; {} is a trace", a.path);
   if (!a.of_runs.empty()) fail_input("{}: wants a run's folder; {} is a trace", fmt::join(a.of_runs, ", "), a.path);
   std::vector<std::string> words;
-  if (!a.vocabulary.empty()) words = Vocabulary::from_file(a.vocabulary).tokens();
-  Result r{analysed(a), {}, {}, {}, a.out.empty() ? default_out(a.path) : a.out, ""};
+  if (!a.vocabulary.empty()) words = token_names(a.vocabulary);
+  const TraceFile trace(a.path);
+  if (!a.vocabulary.empty()) note_unnamed(a, trace, words);
+  Result r{analyse(trace, a.words), {}, {}, {}, a.out.empty() ? default_out(a.path) : a.out, ""};
   r.json_path = r.out + "/analysis.json";
   r.tables = all_tables(r.routing, words), r.pictures = pictures(r.routing), r.json = to_json(r.routing, words);
   return r;
@@ -154,7 +160,9 @@ int main(int argc, char** argv) {
       "random routers make of the same states");
   app.add_option("--rows", a.rows, "of a run: so many test rows, the same for every run (default: all)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app.add_option("--vocab", a.vocabulary, "one token a line, for the names of the ids");
+  app.add_option(
+      "--vocab", a.vocabulary,
+      "names of the ids, of any model: one token a line, a tokenizer.json or a vocab.json; of a run: its vocabulary");
   app.add_option("--data", a.data, "of a run: folder of the data set");
   app.add_option("--cache", a.cache, "of a run: folder for token ids");
   app.add_option("--device", a.device, "of a run: cpu (default), cuda or cuda:N");

@@ -9,8 +9,10 @@
 #include "engine/core/file.h"
 #include "experiments/records/recompute.h"
 #include "experiments/records/results.h"
+#include "experiments/records/routing/routing_shares.h"
 #include "experiments/report/pictures/fonts.h"
 #include "experiments/report/pictures/heatmap.h"
+#include "experiments/report/tables.h"
 #include "tools/tool.h"
 
 namespace {
@@ -63,6 +65,28 @@ Heatmap recomputed(const Run& run, const Arguments& a, std::optional<int> layer)
   return heatmap_of(run, std::move(u), a.cls, layer);
 }
 
+// What tokens chose beside the experts, in columns of its own. The matrices above are of experts alone.
+void show_choices(const Run& run, const Arguments& a) {
+  if (!wants(a, "text")) return;
+  const auto [columns, layers] = read_choices(run, a.cls);
+  if (columns.empty()) return;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    if (a.layer && int(l) + 1 != a.layer) continue;
+    const Matrix& m = layers[l];
+    Table t;
+    t.title = fmt::format("{}, seed{}: layer {}: whose the {} choices are (percent)", run.config.config,
+                          run.config.seed_index, l + 1, a.cls ? "CLS rows'" : "tokens'");
+    t.header = {"topic"};
+    for (size_t e = 0; e + columns.size() < size_t(m.cols); ++e) t.header.push_back(fmt::format("e{}", e));
+    t.header.insert(t.header.end(), columns.begin(), columns.end());
+    for (int c = 0; c < m.rows; ++c) {
+      auto& row = t.rows.emplace_back(std::vector{run.config.data.class_names[size_t(c)]});
+      for (int e = 0; e < m.cols; ++e) row.push_back(seen(m, c) ? fmt::format("{:.1f}", 100 * m(c, e)) : "n/a");
+    }
+    fmt::print("{}\n", as_text(t));
+  }
+}
+
 void show(const Heatmap& map, const Arguments& a, const std::string& folder, const std::string& name) {
   const std::string stem = fmt::format("{}/{}{}", folder, name, a.cls ? "_cls" : "");
   if (wants(a, "text")) fmt::print("{}\n", as_text(map, isatty(STDOUT_FILENO) && !std::getenv("NO_COLOR")));
@@ -95,6 +119,7 @@ int run(const Arguments& a) {
     try {
       show(a.recompute ? recomputed(run, a, layer) : heatmap_of(run, a.cls, layer), a,
            fmt::format("{}/seed{}", out, run.config.seed_index), run.config.config);
+      if (!a.recompute) show_choices(run, a);
       by_config[run.config.config].push_back(run);
       ++shown;
     } catch (const Error& error) {

@@ -67,8 +67,6 @@ struct Side {
   TokenTrace trace;
   explicit Side(const TraceFile& file) {
     file.for_each_chunk([&](const TokenTrace& chunk) {
-      for (int layer = 0; layer < chunk.layers; ++layer)
-        LayerCounts(layer, chunk.n_experts, chunk.topics).add(chunk);
       experts.insert(experts.end(), chunk.experts.begin(), chunk.experts.end());
       for (const int32_t row : chunk.word) ids.push_back(file.word_ids()[size_t(row)]);
     });

@@ -42,8 +42,6 @@ struct Sums {
   std::vector<LayerPair> pairs;
   std::vector<std::vector<int64_t>> firsts;  // [L, E + 1] first choices; the last: of nobody
   std::optional<Signatures> signatures;
-  std::string error;
-  int error_layer = 0;
 
   explicit Sums(const TraceFile& trace)
       : pairs(layer_pairs(trace.layers(), trace.n_experts())),
@@ -55,13 +53,7 @@ struct Sums {
   void add(const TokenTrace& chunk) {
     check_sizes(chunk);
 #pragma omp parallel for schedule(dynamic)
-    for (int l = 0; l < int(layers.size()); ++l) try {  // an exception may not leave a parallel loop
-        layers[size_t(l)].add(chunk);
-      } catch (const Error& e) {
-#pragma omp critical(trace_error)
-        if (error.empty() || l < error_layer) error = e.what(), error_layer = l;
-      }
-    if (!error.empty()) return;  // the ids are not to be trusted
+    for (int l = 0; l < int(layers.size()); ++l) layers[size_t(l)].add(chunk);
     const std::vector<int32_t> first = first_choices(chunk);
 #pragma omp parallel for schedule(dynamic)
     for (int i = 0; i < int(pairs.size()); ++i) glia::results::add(pairs[size_t(i)], first, chunk.tokens);
@@ -92,10 +84,7 @@ Json layer_json(const LayerAnalysis& layer, size_t number, const std::vector<std
 
 TraceAnalysis analyse(const TraceFile& trace, int words_an_expert) {
   Sums sums(trace);
-  trace.for_each_chunk([&](const TokenTrace& chunk) {
-    sums.add(chunk);
-    if (!sums.error.empty()) fail_input("{}: {}", trace.path(), sums.error);
-  });
+  trace.for_each_chunk([&](const TokenTrace& chunk) { sums.add(chunk); });
   TraceAnalysis a{trace.title(),
                   trace.path(),
                   trace.tokens(),
@@ -127,7 +116,7 @@ Json rows_json(const Matrix& m) {
 }
 
 std::string word_name(const std::vector<std::string>& words, int32_t id) {
-  return size_t(id) < words.size() ? words[size_t(id)] : fmt::format("#{}", id);
+  return size_t(id) < words.size() && !words[size_t(id)].empty() ? words[size_t(id)] : fmt::format("#{}", id);
 }
 
 Json to_json(const TraceAnalysis& a, const std::vector<std::string>& words) {

@@ -12,6 +12,10 @@ struct RunAnalysis {
   std::vector<std::string> words;  // of the run's vocabulary; empty where it is not found
   std::optional<Causal> causal;
   std::vector<LayerStates> states;
+  // Of a router with columns beside its experts: their names, and of each layer the share of the choices that each expert and
+  // then each column has, [L] of [E + X]: those of the run's evaluation.
+  std::vector<std::string> columns;
+  std::vector<std::vector<double>> choices;
   std::vector<Saturation> saturation;  // of a run that was trained with --trace-rows
 };
 

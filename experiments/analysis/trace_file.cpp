@@ -22,7 +22,8 @@ namespace {
 
 constexpr int kMostExperts = 4096;      // counts of pairs of experts stay below a gigabyte
 constexpr int64_t kMostIds = 16 << 20;  // a table of all ids
-constexpr const char* kForms = "experts int32 [N, L, K] and gates float32 [N, L, K], or logits float32 [N, L, E]";
+constexpr const char* kForms =
+    "experts int32 or int64 [N, L, K] and gates float32 [N, L, K], or logits float32 [N, L, E]";
 
 std::string text_of(const RawTensor& t) { return fmt::format("{} {}", t.dtype, t.shape); }
 
@@ -31,6 +32,16 @@ template <class T> T element(const RawTensor& t, int64_t i) {
   T value;
   std::memcpy(&value, t.bytes.data() + i * int64_t{sizeof(T)}, sizeof(T));
   return value;
+}
+
+int64_t integer(const RawTensor& t, int64_t i) {
+  return t.dtype == "I64" ? element<int64_t>(t, i) : element<int32_t>(t, i);
+}
+
+// The bytes of the elements from … to.
+std::string_view part_of(const RawTensor& t, int64_t from, int64_t to) {
+  const size_t size = t.dtype == "I64" ? 8 : 4;
+  return t.bytes.substr(size_t(from) * size, size_t(to - from) * size);
 }
 
 }  // namespace
@@ -96,8 +107,7 @@ const RawTensor& TraceFile::entry(const std::string& name, std::initializer_list
 std::vector<int64_t> TraceFile::integers(const std::string& name) const {
   const RawTensor& t = entry(name, {"I32", "I64"}, 1);
   std::vector<int64_t> values(static_cast<size_t>(t.shape[0]));
-  for (size_t i = 0; i < values.size(); ++i)
-    values[i] = t.dtype == "I64" ? element<int64_t>(t, int64_t(i)) : element<int32_t>(t, int64_t(i));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = integer(t, int64_t(i));
   mapping_->give_back(t.bytes);
   return values;
 }
@@ -117,7 +127,7 @@ void TraceFile::read_choices() {
   };
   int64_t slots, experts = number("n_experts");
   if (chosen) {
-    experts_ = entry("experts", {"I32"}, 3);
+    experts_ = entry("experts", {"I32", "I64"}, 3);
     if (!header_.tensors.contains("gates")) fail_input("{}: expected {}; got experts without gates", path_, kForms);
     gates_ = entry("gates", {"F32"}, 3);
     if (gates_->shape != experts_->shape)
@@ -150,16 +160,16 @@ void TraceFile::read_choices() {
 
 // Of a file that does not say how many experts there are.
 int TraceFile::largest_expert() const {
-  int32_t largest = 0;
+  int64_t largest = 0;
   const int64_t row = int64_t{layers_} * slots_;
   for (int64_t begin = 0; begin < tokens_; begin += kChunk) {
     const int64_t end = std::min(tokens_, begin + kChunk);
-    for (int64_t i = begin * row; i < end * row; ++i) largest = std::max(largest, element<int32_t>(*experts_, i));
-    mapping_->give_back(experts_->bytes.substr(size_t(begin * row) * 4, size_t((end - begin) * row) * 4));
+    for (int64_t i = begin * row; i < end * row; ++i) largest = std::max(largest, integer(*experts_, i));
+    mapping_->give_back(part_of(*experts_, begin * row, end * row));
   }
   if (largest >= kMostExperts)
     fail_input("{}: 'experts': expected ids below {}, got {}", path_, kMostExperts, largest);
-  return largest;
+  return int(largest);
 }
 
 void TraceFile::read_sequences() {
@@ -222,7 +232,7 @@ void TraceFile::read_names() {
 namespace {
 
 // A token's slots by descending gate, the earlier one on a tie, empty ones last: a file may have them in any order, and
-// the first is a token's first choice. By insertion, for a gate that is not a number is somebody else's to refuse.
+// the first is a token's first choice.
 void order_slots(int32_t* experts, float* gates, int slots) {
   const auto key = [](int32_t expert, float gate) {
     return expert == -1 ? -std::numeric_limits<float>::infinity() : gate;
@@ -248,7 +258,7 @@ struct Chooser {
     for (size_t e = 0; e < row.size(); ++e) {
       if (!std::isfinite(row[e]))
         fail_input("{}: 'logits': token {}, layer {}, expert {}: expected a number, got {}", file.path(), token,
-                   layer, e, row[e]);
+                   layer + 1, e, row[e]);
       largest = std::max(largest, double(row[e]));
     }
     for (const float logit : row) {
@@ -271,6 +281,33 @@ struct Chooser {
 };
 
 }  // namespace
+
+void TraceFile::read_chosen(Buffers& b, int64_t begin, int64_t count) const {
+  const int64_t row = int64_t{layers_} * slots_, first = begin * row;
+  for (int64_t i = 0; i < count * row; ++i) {
+    const int64_t token = begin + i / row, layer = i % row / slots_ + 1, expert = integer(*experts_, first + i);
+    const float gate = element<float>(*gates_, first + i);
+    if (expert < -1 || expert >= n_experts_)
+      fail_input("{}: 'experts': token {}, layer {}: expected one of 0 … {}, or -1 for nobody, got {}", path_,
+                 token, layer, n_experts_ - 1, expert);
+    if (!(gate >= 0) || !std::isfinite(gate))
+      fail_input("{}: 'gates': token {}, layer {}, expert {}: expected a number of 0 or more, got {}", path_, token,
+                 layer, expert, gate);
+    // What nobody has counts nowhere: such a file means something else than what would be said of it.
+    if (expert == -1 && gate > 0)
+      fail_input("{}: 'gates': token {}, layer {}: expected 0 where 'experts' has -1, nobody, got {}", path_, token,
+                 layer, gate);
+    for (int64_t k = i / slots_ * slots_; k < i; ++k)
+      if (expert >= 0 && b.experts[size_t(k)] == expert)
+        fail_input("{}: 'experts': token {}, layer {}: expected each expert once, got {} twice", path_, token,
+                   layer, expert);
+    b.experts[size_t(i)] = int32_t(expert), b.gates[size_t(i)] = gate;
+  }
+  mapping_->give_back(part_of(*experts_, first, first + count * row));
+  mapping_->give_back(part_of(*gates_, first, first + count * row));
+  for (int64_t n = 0; n < count * layers_; ++n)
+    order_slots(b.experts.data() + n * slots_, b.gates.data() + n * slots_, slots_);
+}
 
 void TraceFile::choose(Buffers& b, int64_t begin, int64_t count) const {
   const size_t row = size_t(layers_) * size_t(slots_), bytes = size_t(n_experts_) * sizeof(float);
@@ -302,18 +339,8 @@ void TraceFile::for_each_chunk(const std::function<void(const TokenTrace&)>& f) 
   for (int64_t begin = 0; begin < tokens_; begin += kChunk) {
     const int64_t count = std::min(kChunk, tokens_ - begin);
     b.experts.resize(size_t(count) * row), b.gates.resize(size_t(count) * row);
-    if (logits_) {
-      choose(b, begin, count);
-    } else {
-      for (const auto& [from, to] :
-           {std::pair<const RawTensor*, void*>{&*experts_, b.experts.data()}, {&*gates_, b.gates.data()}}) {
-        const std::string_view part = from->bytes.substr(size_t(begin) * row * 4, size_t(count) * row * 4);
-        std::memcpy(to, part.data(), part.size());
-        mapping_->give_back(part);
-      }
-      for (int64_t n = 0; n < count * layers_; ++n)
-        order_slots(b.experts.data() + n * slots_, b.gates.data() + n * slots_, slots_);
-    }
+    if (logits_) choose(b, begin, count);
+    else read_chosen(b, begin, count);
     TokenTrace chunk;
     chunk.tokens = count, chunk.begin = begin;
     chunk.layers = layers_, chunk.slots = slots_, chunk.n_experts = n_experts_, chunk.topics = topics_;
@@ -332,9 +359,7 @@ void TraceFile::for_each_chunk(const std::function<void(const TokenTrace&)>& f) 
     if (!word_ids_.empty()) {
       const RawTensor& ids = header_.tensors.at("ids");
       b.word.resize(size_t(count));
-      for (int64_t n = 0; n < count; ++n)
-        b.word[size_t(n)] = row_of_id_[size_t(ids.dtype == "I64" ? element<int64_t>(ids, begin + n)
-                                                                 : element<int32_t>(ids, begin + n))];
+      for (int64_t n = 0; n < count; ++n) b.word[size_t(n)] = row_of_id_[size_t(integer(ids, begin + n))];
       chunk.word = b.word;
     }
     f(chunk);

@@ -1,6 +1,6 @@
 // The routing of a model as one safetensors file, ours or anybody's (docs/analysis.md):
 //
-//   experts int32 [N, L, K], −1: nobody, and gates float32 [N, L, K] >= 0; by descending gate when they are read
+//   experts int32/int64 [N, L, K], −1: nobody, and gates float32 [N, L, K] >= 0, 0 of nobody; by descending gate when they are read
 //   or logits float32 [N, L, E], with "top_k" in the metadata: the K largest are the experts (lower index on a tie),
 //     their gates the softmax over the K, or with "gates" = "probabilities" over all E
 //   ids int32/int64 [N]: the tokens           offsets int32/int64 [B + 1]: where sequences begin, 0 … N, increasing
@@ -43,8 +43,9 @@ class TraceFile {
     return word_ids_;
   }  // [V] ids by order of appearance; empty: not known
 
-  // All tokens in order, at most kChunk at a time; what the spans show lives until the next call. Expert ids and gates
-  // are checked by whoever counts them (LayerCounts::add), logits here.
+  // All tokens in order, at most kChunk at a time; what the spans show lives until the next call. Errors name the file, the
+  // tensor, the token (from 0) and the layer (from 1, as tables do): an expert that does not exist or stands twice, a gate
+  // that is negative or no number or is nobody's and not 0, a logit that is no number.
   static constexpr int64_t kChunk = 4096;
   void for_each_chunk(const std::function<void(const TokenTrace&)>& f) const;
 
@@ -58,6 +59,7 @@ class TraceFile {
   void read_words();
   void read_names();
   int largest_expert() const;
+  void read_chosen(Buffers& buffers, int64_t begin, int64_t count) const;
   void choose(Buffers& buffers, int64_t begin, int64_t count) const;
 
   std::string path_, title_;

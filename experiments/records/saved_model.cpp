@@ -52,9 +52,16 @@ Matrix matrix_of(const Tensor& t) {
   return m;
 }
 
+std::vector<LayerTrace::Ground> grounds_of(const std::vector<Explanation::Ground>& list) {
+  std::vector<LayerTrace::Ground> grounds;
+  for (const auto& [name, label, first, values] : list) grounds.push_back({name, label, first, matrix_of(values)});
+  return grounds;
+}
+
 // What the router says of its choices; nothing for one that has no such explanation.
 void explain_layer(LayerTrace& trace, size_t layer, const std::string& router, const Explanation& e,
                    const Routing& routing) {
+  trace.of_sequence = grounds_of(e.of_sequences), trace.of_tokens = grounds_of(e.of_tokens);
   if (!e.token_logits.defined()) return;
   trace.token_logits = matrix_of(e.token_logits);
   trace.logits = matrix_of(routing.scores.value());
@@ -62,16 +69,28 @@ void explain_layer(LayerTrace& trace, size_t layer, const std::string& router, c
   trace.kind = e.mode == ContextMode::kNone  ? ContextKind::none
                : e.mode == ContextMode::kAdd ? ContextKind::added
                                              : ContextKind::multiplied;
-  for (int s = 0; s < trace.logits.rows; ++s) {
+  if (e.compared.defined()) {
+    trace.compared = matrix_of(e.compared), trace.compared_alone = matrix_of(e.compared_alone);
+    trace.comparison = e.comparison;
+  }
+  std::vector<double> allowed(size_t(trace.logits.cols), 0.0);
+  if (e.allowed.defined()) {  // of the one sequence that a text is
+    allowed = e.allowed.to_vector<double>(), trace.allowed_name = e.allowed_name;
+    for (size_t i = 0; i < allowed.size(); ++i)
+      if (allowed[i] == 0) trace.allowed.push_back(int(i));
+  }
+  const Matrix& values = trace.compared.rows > 0 ? trace.compared : trace.logits;
+  for (int s = 0; s < values.rows; ++s) {
     const auto& chosen = trace.experts[size_t(s)];
-    for (size_t k = 0; k < chosen.size(); ++k)
-      for (int e = 0; e < trace.logits.cols; ++e) {
-        const bool taken = std::find(chosen.begin(), chosen.end(), e) != chosen.end();
+    for (const int one : chosen)
+      for (int other = 0; other < values.cols; ++other) {
+        const bool taken = std::ranges::find(chosen, other) != chosen.end();
         CHECK(
-            taken || trace.logits(s, e) <= trace.logits(s, chosen[k]),
-            "explain() of router {}: layer {}, token {}: expert {} is chosen, whose logit is below that of expert {}; a choice "
-            "that reads more than logits has no explanation: scores and state are told without one",
-            router, layer + 1, s, chosen[k], e);
+            allowed[size_t(one)] == 0 &&
+                (taken || allowed[size_t(other)] != 0 || values(s, other) <= values(s, one)),
+            "explain() of router {}: layer {}, token {}: expert {} is chosen, which is not allowed, or less than expert {}; a "
+            "choice that reads more than what explain() says has no explanation: scores and state are told without one",
+            router, layer + 1, s, one, other);
       }
   }
 }
@@ -210,15 +229,17 @@ results::RoutingTrace trace_text(const Model& model, const results::Run& run, co
   const int32_t border = border_of(ids.data(), count, sentence_enders(tokenizer.vocabulary()));
   batch.borders = from_vector(context, std::vector<int32_t>{border}, {1});
 
-  // A router's input is known nowhere else than on the way. Model::forward then has to agree with what comes out.
-  walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {
-    if (r.routing.n_experts == 0) return;
-    trace.layers.push_back(layer_trace(r.routing));
-    add_grounds(trace.layers.back(), layer.number, model, r.routing);
-    if (const auto* mixture = dynamic_cast<const Mixture*>(layer.layer.feed_forward.get()))
-      explain_layer(trace.layers.back(), layer.number, model.config().moe.router,
-                    mixture->explain(layer.h, layer.pass), r.routing);
-  });
+  // A router's input is known nowhere else than on the way. Model::forward then has to agree with what comes out. Without
+  // experts there is nothing on the way, and a bag of n-grams has no layers.
+  if (!model.config().moe.dense())
+    walk(model, batch, [&](const WalkedLayer& layer, const FeedForward::Result& r) {
+      if (r.routing.n_experts == 0) return;
+      trace.layers.push_back(layer_trace(r.routing));
+      add_grounds(trace.layers.back(), layer.number, model, r.routing);
+      if (const auto* mixture = dynamic_cast<const Mixture*>(layer.layer.feed_forward.get()))
+        explain_layer(trace.layers.back(), layer.number, model.config().moe.router,
+                      mixture->explain(layer.h, layer.pass), r.routing);
+    });
 
   const Model::Output out = model.forward(batch, false);
   for (size_t l = 0; l < trace.layers.size(); ++l)

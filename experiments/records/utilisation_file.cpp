@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 
 #include "engine/core/check.h"
 #include "engine/core/file.h"
@@ -55,6 +56,46 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
+// Columns behind the first `experts` may have any name, which `beside` gets.
+UtilisationFile table_from(const std::string& text, const std::string& path, size_t experts,
+                           std::vector<std::string>& beside) {
+  if (!text.empty() && text.back() != '\n') fail_input("{}: half-written: the last line has no end", path);
+  size_t at = 0;
+  int line = 1;
+  const auto header = record(text, at, line);
+  if (header.size() < 2 || header[0] != "topic")
+    fail_input("{}:1: expected the header topic,expert0,expert1,…, got \"{}\"", path,
+               text.substr(0, text.find('\n')));
+  const size_t named = std::min(header.size(), experts + 1);
+  for (size_t e = 1; e < named; ++e)
+    if (header[e] != fmt::format("expert{}", e - 1))
+      fail_input("{}:1: expected expert{} in column {}, got \"{}\"", path, e - 1, e + 1, header[e]);
+  beside.assign(header.begin() + long(named), header.end());
+  UtilisationFile file;
+  file.u.cols = int(header.size()) - 1;
+  while (at < text.size()) {
+    const int here = line;
+    const auto fields = record(text, at, line);
+    if (fields.size() != header.size())
+      fail_input("{}:{}: expected {} fields, got {}", path, here, header.size(), fields.size());
+    file.topics.push_back(fields[0]);
+    const bool none =
+        std::all_of(fields.begin() + 1, fields.end(), [](const auto& field) { return field == "n/a"; });
+    if (none) file.u.values.resize(file.u.values.size() + fields.size() - 1);
+    for (size_t e = 1; e < fields.size() && !none; ++e) {
+      double value = 0;
+      const char* last = fields[e].data() + fields[e].size();
+      const auto [end, error] = std::from_chars(fields[e].data(), last, value);
+      if (error != std::errc() || end != last || !(value >= -1e-6) || !std::isfinite(value))
+        fail_input("{}:{}: expected a share >= 0 in column {}, got \"{}\"", path, here, e + 1, fields[e]);
+      file.u.values.push_back(value);
+    }
+  }
+  file.u.rows = int(file.topics.size());
+  if (file.u.rows == 0) fail_input("{}: expected a row a topic, got only the header", path);
+  return file;
+}
+
 }  // namespace
 
 std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& topics) {
@@ -88,39 +129,37 @@ void write_utilisation(const std::string& path, const Matrix& u, const std::vect
 UtilisationFile read_utilisation(const std::string& path) { return utilisation_from(read_file(path), path); }
 
 UtilisationFile utilisation_from(const std::string& text, const std::string& path) {
-  if (!text.empty() && text.back() != '\n') fail_input("{}: half-written: the last line has no end", path);
-  size_t at = 0;
-  int line = 1;
-  const auto header = record(text, at, line);
-  if (header.size() < 2 || header[0] != "topic")
-    fail_input("{}:1: expected the header topic,expert0,expert1,…, got \"{}\"", path,
-               text.substr(0, text.find('\n')));
-  for (size_t e = 1; e < header.size(); ++e)
-    if (header[e] != fmt::format("expert{}", e - 1))
-      fail_input("{}:1: expected expert{} in column {}, got \"{}\"", path, e - 1, e + 1, header[e]);
-  UtilisationFile file;
-  file.u.cols = int(header.size()) - 1;
-  while (at < text.size()) {
-    const int here = line;
-    const auto fields = record(text, at, line);
-    if (fields.size() != header.size())
-      fail_input("{}:{}: expected {} fields, got {}", path, here, header.size(), fields.size());
-    file.topics.push_back(fields[0]);
-    const bool none =
-        std::all_of(fields.begin() + 1, fields.end(), [](const auto& field) { return field == "n/a"; });
-    if (none) file.u.values.resize(file.u.values.size() + fields.size() - 1);
-    for (size_t e = 1; e < fields.size() && !none; ++e) {
-      double value = 0;
-      const char* last = fields[e].data() + fields[e].size();
-      const auto [end, error] = std::from_chars(fields[e].data(), last, value);
-      if (error != std::errc() || end != last || !(value >= -1e-6) || !std::isfinite(value))
-        fail_input("{}:{}: expected a share >= 0 in column {}, got \"{}\"", path, here, e + 1, fields[e]);
-      file.u.values.push_back(value);
-    }
+  std::vector<std::string> none;
+  return table_from(text, path, text.size(), none);
+}
+
+namespace {
+
+void want_of_run(const Run& run, const UtilisationFile& file, const std::string& path, size_t beside) {
+  if (const int experts = file.u.cols - int(beside); experts != run.config.experts())
+    fail_input("{}: expected {} experts as in config.json, got {}", path, run.config.experts(), experts);
+  if (file.topics != run.config.data.class_names)
+    fail_input("{}: expected the topics {}, got {}", path, joined(run.config.data.class_names),
+               joined(file.topics));
+}
+
+}  // namespace
+
+RunChoices read_choices(const Run& run, bool cls) {
+  RunChoices all;
+  for (int l = 1; l <= run.config.layers(); ++l) {
+    const std::string path = fmt::format("{}/utilization_choices_{}layer{}.csv", run.folder, cls ? "cls_" : "", l);
+    if (l == 1 && !std::filesystem::exists(path)) return {};
+    std::vector<std::string> columns;
+    UtilisationFile file = table_from(read_file(path), path, size_t(run.config.experts()), columns);
+    want_of_run(run, file, path, columns.size());
+    if (l == 1) all.columns = columns;
+    if (columns != all.columns)
+      fail_input("{}: expected the columns of the first layer, {}, got {}", path, joined(all.columns),
+                 joined(columns));
+    all.layers.push_back(std::move(file.u));
   }
-  file.u.rows = int(file.topics.size());
-  if (file.u.rows == 0) fail_input("{}: expected a row a topic, got only the header", path);
-  return file;
+  return all;
 }
 
 RunUtilisation read_run_utilisation(const Run& run, bool cls) {
@@ -132,11 +171,7 @@ RunUtilisation read_run_utilisation(const Run& run, bool cls) {
   for (int l = 1; l <= run.config.layers(); ++l) {
     const std::string path = fmt::format("{}/utilization_{}layer{}.csv", run.folder, cls ? "cls_" : "", l);
     UtilisationFile file = read_utilisation(path);
-    if (file.u.cols != run.config.experts())
-      fail_input("{}: expected {} experts as in config.json, got {}", path, run.config.experts(), file.u.cols);
-    if (file.topics != run.config.data.class_names)
-      fail_input("{}: expected the topics {}, got {}", path, joined(run.config.data.class_names),
-                 joined(file.topics));
+    want_of_run(run, file, path, 0);
     all.topics = file.topics;
     all.layers.push_back(std::move(file.u));
   }

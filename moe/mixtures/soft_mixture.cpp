@@ -40,9 +40,14 @@ class SoftMixture : public WeighedMixture {
     return r;
   }
 
-  // With several slots of an expert its scores are no token's logits.
+  // With several slots of an expert its scores are no token's logits. The scores are all that is read of the router: neither
+  // its subsets nor what else it compares.
   Explanation explain(const Var& x, const Pass& pass) const override {
-    return of_each_ == 1 ? router_->explain(inputs(x, pass)) : Explanation();
+    if (of_each_ > 1) return {};
+    Explanation routed = router_->explain(inputs(x, pass)), e;
+    e.token_logits = std::move(routed.token_logits);
+    e.mode = routed.mode, e.context = std::move(routed.context);
+    return e;
   }
 
  private:

@@ -15,7 +15,7 @@
 #include "experiments/training/presets.h"
 #include "experiments/training/run.h"
 #include "experiments/training/schedule.h"
-#include "tests/records/fake_results.h"
+#include "tests/records/saved_run.h"
 #include "tests/temporary_folder.h"
 #include "tests/test.h"
 #include "tests/training/flag_words.h"
@@ -65,6 +65,46 @@ void write_run(const std::string& out, const results::RunConfig& config, double 
 }
 
 }  // namespace
+
+TEST_CASE(
+    "analysis of a run: a mixture without single experts is refused by run and name, before anything is read") {
+  const TemporaryFolder out("run-soft");
+  results::Run run = results::read_run(write_saved_run(out.path, plain_router()));
+  for (const char* mixture : {"soft", "merged"}) {
+    run.config.model["mixture"] = mixture;
+    const std::string message = error_of([&] { analyse_run(run, Options(), Device::cpu(), true, 10); });
+    INFO(message);
+    EXPECT(message.starts_with("--knock-out: " + run.folder));
+    EXPECT(contains(message, fmt::format("got the mixture {} ({})", mixture, run.config.config)));
+    EXPECT(files_like(run.folder, "trace") == 0);
+  }
+}
+
+TEST_CASE("analysis of a run: what tokens chose beside the experts stands in a table and in JSON") {
+  const TemporaryFolder out("run-beside");
+  const Options o = small_options(out.path, "");
+  const results::Run run = trained(o, "moe-plus-plus", load_data(o), "zoo");
+  Options saved = saved_options(run);
+  saved.cache = "";
+  const RunAnalysis a = analyse_run(run, saved, Device::cpu(), false, 5);
+  EXPECT(a.columns == std::vector<std::string>{"zero", "copy", "constant 1", "constant 2"});
+  REQUIRE(a.choices.size() == 2);
+  std::vector<std::vector<std::string>> rows;
+  for (const results::Table& table : all_tables(a))
+    if (table.title == "Choices beside the experts") {
+      EXPECT(table.header ==
+             std::vector<std::string>{"layer", "experts", "zero", "copy", "constant 1", "constant 2"});
+      rows = table.rows;
+    }
+  REQUIRE(rows.size() == 2);
+  for (size_t l = 0; l < 2; ++l) {
+    double sum = 0;
+    for (size_t i = 1; i < rows[l].size(); ++i) sum += std::stod(rows[l][i]);
+    EXPECT(std::abs(sum - 100) < 0.4);  // each is rounded
+  }
+  EXPECT(to_json(a)["choices"]["columns"] == results::Json(a.columns));
+  EXPECT(to_json(a)["choices"]["layers"][0].size() == size_t(run.config.experts()) + 4);
+}
 
 TEST_CASE("analysis of a run: what was kept while it trained, and all that its model is asked afterwards") {
   const TemporaryFolder out("run-analysis"), plain("run-plain");

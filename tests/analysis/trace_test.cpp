@@ -49,8 +49,9 @@ template <class T> std::string bytes_of(const std::vector<T>& values) {
 struct Parts {
   std::vector<int32_t> experts = {0, 1, 2, -1}, offsets = {0, 1, 2}, labels = {0, 1}, ids = {5, 7};
   std::vector<float> gates = {0.75f, 0.25f, 1, 0};
+  std::vector<int64_t> wide;  // instead of `experts`, as torch has them
   std::string experts_type = "I32", shape = "[2,1,2]", gates_shape = "[2,1,2]", metadata = R"("n_experts":"3")";
-  bool with_gates = true, with_offsets = true;
+  bool with_gates = true, with_offsets = true, with_sequences = true;
 
   std::string content() const {
     std::string header = "{\"__metadata__\":{" + metadata + "}", data;
@@ -60,8 +61,10 @@ struct Parts {
                             data.size(), data.size() + bytes.size());
       data += bytes;
     };
-    add("experts", experts_type, shape, bytes_of(experts));
+    if (wide.empty()) add("experts", experts_type, shape, bytes_of(experts));
+    else add("experts", "I64", shape, bytes_of(wide));
     if (with_gates) add("gates", "F32", gates_shape, bytes_of(gates));
+    if (!with_sequences) return file_of(header + "}", data);
     if (with_offsets) add("offsets", "I32", fmt::format("[{}]", offsets.size()), bytes_of(offsets));
     add("labels", "I32", fmt::format("[{}]", labels.size()), bytes_of(labels));
     add("ids", "I32", fmt::format("[{}]", ids.size()), bytes_of(ids));
@@ -374,6 +377,26 @@ TEST_CASE("analysis: a layer in which nobody has an expert is n/a, and the other
   EXPECT(!contains(page, "inf,"));
 }
 
+TEST_CASE(
+    "analysis: experts may be int64, and a file of many chunks that does not say their number is read alike") {
+  const TraceContent content = long_trace();
+  Parts narrow, wide;
+  narrow.with_sequences = wide.with_sequences = false;
+  narrow.metadata = wide.metadata = R"("title":"long")";
+  narrow.experts = content.experts, narrow.gates = wide.gates = content.gates;
+  narrow.shape = narrow.gates_shape = wide.shape = wide.gates_shape = "[50000,3,2]";
+  wide.wide.assign(content.experts.begin(), content.experts.end());
+  Written w;
+  std::string found[2];
+  for (const Parts* parts : {&narrow, &wide}) {
+    write_file_atomic(w.path, parts->content());
+    const TraceAnalysis a = analyse(TraceFile(w.path));
+    EXPECT(a.n_experts == 6);
+    found[parts == &wide] = to_json(a, {}).dump();
+  }
+  EXPECT(found[0] == found[1]);
+}
+
 TEST_CASE("analysis: a trace's names command no terminal") {
   Written w;
   Parts parts;
@@ -397,11 +420,16 @@ TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it")
     EXPECT(contains(message, part));
     EXPECT(std::ranges::count(message, '\n') == 0);
   };
-  says([](Parts& p) { p.experts[1] = 3; }, "token 0 of layer 0 has expert 3 of 3");
-  says([](Parts& p) { p.experts[0] = -2; }, "has expert -2 of 3");
-  says([](Parts& p) { p.experts[1] = 0; }, "token 0 of layer 0 has expert 0 twice");
-  says([](Parts& p) { p.gates[2] = std::nanf(""); }, "token 1 of layer 0 has expert 2 of 3 with gate nan");
-  says([](Parts& p) { p.gates[2] = -1; }, "with gate -1");
+  says([](Parts& p) { p.experts[1] = 3; },
+       "'experts': token 0, layer 1: expected one of 0 … 2, or -1 for nobody, got 3");
+  says([](Parts& p) { p.experts[0] = -2; }, "or -1 for nobody, got -2");
+  says([](Parts& p) { p.experts[1] = 0; }, "'experts': token 0, layer 1: expected each expert once, got 0 twice");
+  says([](Parts& p) { p.gates[2] = std::nanf(""); },
+       "'gates': token 1, layer 1, expert 2: expected a number of 0 or more, got nan");
+  says([](Parts& p) { p.gates[2] = -1; }, "expected a number of 0 or more, got -1");
+  says([](Parts& p) { p.gates[3] = 0.5f; },
+       "'gates': token 1, layer 1: expected 0 where 'experts' has -1, nobody, got 0.5");
+  says([](Parts& p) { p.wide = {0, 1, int64_t{1} << 32, -1}; }, "or -1 for nobody, got 4294967296");
   says(
       [](Parts& p) {
         p.offsets = {0, 2, 1};
@@ -423,8 +451,9 @@ TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it")
   says([](Parts& p) { p.labels = {0, -1}; }, "'labels': expected 0 … 99999, got -1 at sequence 1");
   says([](Parts& p) { p.ids = {5}; }, "'ids': expected one a token (2), got 1");
   says([](Parts& p) { p.ids = {5, -7}; }, "got -7 at token 1");
-  says([](Parts& p) { p.experts_type = "F32"; }, "'experts': expected I32 of 3 dimensions, got F32 [2, 1, 2]");
-  says([](Parts& p) { p.shape = "[4,1]"; }, "'experts': expected I32 of 3 dimensions, got I32 [4, 1]");
+  says([](Parts& p) { p.experts_type = "F32"; },
+       "'experts': expected I32 or I64 of 3 dimensions, got F32 [2, 1, 2]");
+  says([](Parts& p) { p.shape = "[4,1]"; }, "'experts': expected I32 or I64 of 3 dimensions, got I32 [4, 1]");
   says([](Parts& p) { p.gates_shape = "[1,2,2]"; },
        "expected gates of the experts' shape [2, 1, 2], got [1, 2, 2]");
   says([](Parts& p) { p.with_gates = false; }, "got experts without gates");
@@ -451,7 +480,7 @@ TEST_CASE("analysis: a trace that is wrong is refused by what is wrong with it")
   EXPECT(
       contains(logits(R"("top_k":"1","gates":"odd")", {1, 2}), "expected softmax or probabilities, got \"odd\""));
   EXPECT(contains(logits(R"("top_k":"1")", {1, std::nanf("")}),
-                  "token 0, layer 0, expert 1: expected a number, got nan"));
+                  "token 0, layer 1, expert 1: expected a number, got nan"));
   EXPECT(contains(error_of([&] { TraceFile(w.tmp.path + "/none"); }), "cannot open"));
   EXPECT(contains(error_of([&] { TraceFile file(w.tmp.path); }), "expected a file, found a directory"));
 }

@@ -187,9 +187,12 @@ def main(folder):
     other = rename[other].astype(np.int32)
     names = {"topics": json.dumps(["World", "Sports", "Business"])}
     base = {"ids": ids.astype(np.int64), "offsets": offsets.astype(np.int64), "labels": labels.astype(np.int32)}
-    save(folder + "/chosen.safetensors", {"experts": chosen, "gates": kept, **base},
+    def of(experts):                                 # nobody's gate is 0
+        return np.where(experts < 0, np.float32(0), kept)
+
+    save(folder + "/chosen.safetensors", {"experts": chosen, "gates": of(chosen), **base},
          {"n_experts": str(E), "title": "chosen", **names})
-    save(folder + "/other.safetensors", {"experts": other, "gates": kept, **base}, {"n_experts": str(E), "title": "other"})
+    save(folder + "/other.safetensors", {"experts": other, "gates": of(other), **base}, {"n_experts": str(E), "title": "other"})
     save(folder + "/logits.safetensors", {"logits": logits, **base}, {"top_k": str(K), **names})
     expected = {
         "chosen": {

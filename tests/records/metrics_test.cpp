@@ -132,9 +132,10 @@ TEST_CASE("metrics: a trace of tokens gives what a loop over them gives") {
   }
   FakeTrace bad;
   bad.experts[5] = 4;
-  EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "has expert 4 of 4"));
+  EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }),
+                  "wants each of 4 experts once, with a gate of 0 or more, got 4 with"));
   bad.experts[5] = (bad.experts[4] + 1) % 4, bad.gates[5] = std::nanf("");
-  EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "with gate nan"));
+  EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "with nan"));
   bad.trace.topic = bad.trace.topic.subspan(1);
   EXPECT(contains(error_of([&] { reading_of(bad.trace, 0); }), "expected a topic a token (600), got 599"));
 }

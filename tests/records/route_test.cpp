@@ -67,13 +67,41 @@ TEST_CASE("route: text and JSON") {
   EXPECT(!contains(text, "\x1b"));
   EXPECT(contains(as_text(fake_trace(), true), "\x1b[1;38;5;"));
   const std::string plain = as_text(fake_trace(ContextKind::none), false);
-  EXPECT(contains(plain, "  [CLS]   e0  0.60  e1  0.40\n"));
+  EXPECT(contains(plain, "layer 1: in brackets the token's logit\n"));
+  EXPECT(contains(plain, "  [CLS]   e0  0.60 (+2.00)  e1  0.40 (+1.00)\n"));
   EXPECT(!contains(plain, "context"));
   const Json json = as_json(fake_trace());
   EXPECT(json["topic"] == "Business");
   EXPECT(json["layers"][0]["changed_by_context"]["experts"] == 2);
   EXPECT(json["layers"][0]["tokens"][0]["decided_by"][1] == "context");
   EXPECT(json["layers"][0]["tokens"][1]["without_context"] == Json({0, 2}));
+}
+
+TEST_CASE("route: a choice among a part of the experts, by other numbers than logits, can be followed") {
+  RoutingTrace t = fake_trace(ContextKind::none);
+  LayerTrace& layer = t.layers[0];
+  layer.experts = {{1, 2}, {2, 1}, {2, 1}};  // e0, whose logit is the largest, is not in the pool
+  layer.allowed = {1, 2}, layer.allowed_name = "pool";
+  layer.of_sequence = {{"mean probability", "e", 0, Matrix(1, 3)}};
+  layer.of_sequence[0].values.values = {0.2, 0.5, 0.3};
+  layer.of_tokens = {{"experts wanted", "", 1, Matrix(3, 3)}};
+  layer.of_tokens[0].values.values = {0.1, 0.8, 0.1, 0.6, 0.2, 0.2, 0.3, 0.3, 0.4};
+  layer.compared = layer.compared_alone = layer.logits;
+  layer.compared(0, 2) = 0.5, layer.comparison = "logits + bias";
+  const std::string text = as_text(t, false);
+  EXPECT(contains(text, "in brackets the token's logit; compared is logits + bias, behind the colon\n"));
+  EXPECT(contains(text,
+                  "  mean probability  e0 0.200 e1 0.500 e2 0.300\n  pool, of which its tokens choose  e1 e2\n"));
+  EXPECT(contains(text, "  e1  0.60 (+1.00: 1.00)  e2  0.40 (+0.00: 0.50)  experts wanted 2 (0.80)\n"));
+  const Json json = as_json(t)["layers"][0];
+  EXPECT(json["sequence"]["mean_probability"] == Json({0.2, 0.5, 0.3}));
+  EXPECT(json["sequence"]["pool"] == Json({1, 2}));
+  EXPECT(json["compared_is"] == "logits + bias");
+  EXPECT(json["tokens"][0]["compared"] == Json({2.0, 1.0, 0.5}));
+  EXPECT(json["tokens"][1]["experts_wanted"] == Json({0.6, 0.2, 0.2}));
+  EXPECT(choice_without_context(layer, 0) == std::vector<int>{1, 2});  // of the pool
+  layer.of_tokens[0].values = Matrix(2, 3);
+  EXPECT(contains(error_of([&] { as_text(t, false); }), "layer 1: wants 3 rows of experts wanted, got [2, 3]"));
 }
 
 TEST_CASE("route: a dense model has no routing; a trace that does not fit is named") {

@@ -13,8 +13,9 @@ inline constexpr const char* kSavedVocabulary =
     "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nstocks\nfell\non\nmonday\n##s\nteam\nwins\n";
 
 // A run folder as the training loop leaves it, with an untrained model whose router weights are large enough to
-// matter.
-inline std::string write_saved_run(const std::string& out, const std::string& router) {
+// matter. `more`: keys of config.json's model, such as a router's options.
+inline std::string write_saved_run(const std::string& out, const std::string& router,
+                                   const std::vector<std::pair<std::string, results::Json>>& more = {}) {
   results::RunConfig c = fake_config(router == "none" ? "dense" : router, 0, 2, 4);
   c.router = router;
   c.model = {{"layers", 2},
@@ -25,6 +26,7 @@ inline std::string write_saved_run(const std::string& out, const std::string& ro
              {"top_k", router == "none" ? 0 : 2},
              {"classes", 4},
              {"vocabulary", 12}};
+  for (const auto& [key, value] : more) c.model[key] = value;
   c.options["second_residual"] = router == plain_router();
   c.train["max_length"] = 6;
   const std::string folder = results::run_folder(out, 0, c.config);

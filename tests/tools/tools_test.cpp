@@ -4,6 +4,7 @@
 #include "engine/core/build_info.h"
 #include "engine/core/command_line/program.h"
 #include "engine/core/file.h"
+#include "experiments/records/routing/routing_shares.h"
 #include "tests/command.h"
 #include "tests/records/saved_run.h"
 #include "tests/test.h"
@@ -141,6 +142,38 @@ TEST_CASE("tools: heatmap makes no mean of seeds that are made of different thin
   write(fake_config("softmax-moe", 0).balance);
   EXPECT(run(command).status == 0);
   EXPECT(fs::exists(tmp.path + "/maps/mean"));
+}
+
+TEST_CASE("tools: heatmap shows what tokens chose beside the experts, in columns of their own") {
+  if (!are_built({"tools/heatmap"})) SKIP("the programs are not built");
+  TemporaryFolder tmp("heatmap-beside");
+  const results::RunConfig c = fake_config("softmax-moe", 0, 2, 2);
+  write_fake_run(tmp.path, c, 2);
+  const std::string folder = results::run_folder(tmp.path, 0, "softmax-moe");
+  const std::string command = "./tools/heatmap " + folder + " --format text";
+  EXPECT(!contains(run(command).out, "choices are"));
+  const int topics = int(c.data.class_names.size());
+  results::ShareTable t{results::Matrix(topics, 4), results::Matrix(topics, 4), {}, 0};
+  for (int i = 0; i < 4; ++i) t.all(0, i) = 0.1 * (i + 1), t.cls(0, i) = i == 3;
+  const results::LayerShares layer{t, t};
+  results::write_shares(folder, {layer, layer}, 2, {"zero", "copy"}, c.data.class_names);
+  const results::RunChoices read = results::read_choices(results::read_run(folder), false);
+  EXPECT(read.columns == std::vector<std::string>{"zero", "copy"});
+  REQUIRE(read.layers.size() == 2);
+  EXPECT(read.layers[1] == t.all);
+  const Result all = run(command), cls = run(command + " --cls --layer 2");
+  INFO(all.out);
+  EXPECT(all.status == 0);
+  EXPECT(contains(all.out, "layer 1: whose the tokens' choices are (percent)\n"));
+  EXPECT(contains(all.out, "e0    e1  zero  copy\n"));
+  EXPECT(contains(all.out, "  10.0  20.0  30.0  40.0\n"));
+  EXPECT(contains(cls.out, "layer 2: whose the CLS rows' choices are (percent)\n"));
+  EXPECT(!contains(cls.out, "layer 1"));
+  EXPECT(contains(cls.out, "100.0\n"));
+  // Another number of experts than the run has is a broken file's.
+  results::write_shares(folder, {layer, layer}, 1, {"zero", "copy", "more"}, c.data.class_names);
+  EXPECT(contains(run(command + " 2>&1").out,
+                  "utilization_choices_layer1.csv:1: expected expert1 in column 3, got \"zero\""));
 }
 
 TEST_CASE("tools: train_vocab and tokenize unpack text, and take no other file for it") {

@@ -17,16 +17,6 @@ double entropy_bits(const float* gates, int count, double sum) {
   return bits;
 }
 
-[[noreturn]] void refuse(const TokenTrace& t, int layer, int64_t n, int k) {
-  const size_t at = size_t((n * t.layers + layer) * t.slots);
-  const int expert = t.experts[at + size_t(k)];
-  for (int i = 0; i < k; ++i)
-    if (t.experts[at + size_t(i)] == expert && expert >= 0)
-      fail_input("trace: token {} of layer {} has expert {} twice", t.begin + n, layer, expert);
-  fail_input("trace: token {} of layer {} has expert {} of {} with gate {}", t.begin + n, layer, expert,
-             t.n_experts, t.gates[at + size_t(k)]);
-}
-
 // A token's experts and gates, in their order and without empty slots.
 struct Choices {
   std::vector<int32_t> experts;
@@ -44,7 +34,9 @@ struct Choices {
       if (expert == -1) continue;
       bool fits = expert >= 0 && expert < t.n_experts && gate >= 0 && std::isfinite(gate);
       for (int i = 0; i < count; ++i) fits = fits && experts[size_t(i)] != expert;
-      if (!fits) refuse(t, layer, n, k);
+      CHECK(fits,
+            "trace: token {}, layer {}: wants each of {} experts once, with a gate of 0 or more, got {} with {}",
+            t.begin + n, layer + 1, t.n_experts, expert, gate);
       experts[size_t(count)] = expert, gates[size_t(count)] = gate;
       sum += double(gate);
       ++count;

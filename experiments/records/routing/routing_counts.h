@@ -48,8 +48,7 @@ struct LayerCounts {
   std::vector<uint32_t> words, words_experts;  // [V], [V, E]: tokens of a word, and of them those with the expert
 
   LayerCounts(int layer, int n_experts, int topics);
-  // Throws, naming token and layer, at an expert that does not exist or stands twice, and at a gate that is negative
-  // or no number.
+  // CHECKs that every expert exists and stands once, and that gates are numbers of 0 or more: who reads a file has said so.
   void add(const TokenTrace& chunk);
 
   // Experts a token has on average.

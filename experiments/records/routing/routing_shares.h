@@ -30,5 +30,12 @@ std::string utilisation_csv(const Matrix& u, const std::vector<std::string>& top
 // utilization_{mass,choices}[_cls]_layer<l>.csv: `topic,expert0,…,null`, columns outside the experts by their names.
 void write_shares(const std::string& folder, const std::vector<LayerShares>& layers, int n_experts,
                   const std::vector<std::string>& columns, const std::vector<std::string>& class_names);
+// The choices of a finished run as those files have them; nothing where the run has no such files. Errors as
+// read_run_utilisation()'s.
+struct RunChoices {
+  std::vector<std::string> columns;  // [X] those outside the experts
+  std::vector<Matrix> layers;        // [L] of [C, E + X]
+};
+RunChoices read_choices(const Run& run, bool cls);
 
 }  // namespace glia::results

@@ -45,13 +45,42 @@ std::string names(const std::vector<int>& experts, bool color) {
 
 const char* sign_of(ContextKind kind) { return kind == ContextKind::added ? "+" : "×"; }
 
+// What stands in brackets behind a gate.
+std::string bracket_note(const LayerTrace& layer) {
+  std::string text;
+  if (layer.kind != ContextKind::none)
+    text = fmt::format(": in brackets the token's logit {} the context's {}", sign_of(layer.kind),
+                       layer.kind == ContextKind::added ? "bias" : "factor");
+  else if (layer.logits.rows > 0) text = ": in brackets the token's logit";
+  else if (layer.scores.rows > 0) text = ": in brackets the router's score";
+  if (!layer.comparison.empty()) text += fmt::format("; compared is {}, behind the colon", layer.comparison);
+  return text;
+}
+
+std::string in_brackets(const LayerTrace& layer, int s, int e) {
+  std::string text;
+  if (layer.kind != ContextKind::none)
+    text =
+        fmt::format("{:+.2f} {} {:.2f}", layer.token_logits(s, e), sign_of(layer.kind), layer.context[size_t(e)]);
+  else if (layer.logits.rows > 0) text = fmt::format("{:+.2f}", layer.logits(s, e));
+  else if (layer.scores.rows > 0) text = fmt::format("{:+.2f}", layer.scores(s, e));
+  if (layer.compared.rows > 0) text += fmt::format(": {:.2f}", layer.compared(s, e));
+  return text.empty() ? text : fmt::format(" ({})", text);
+}
+
 std::string layer_text(const RoutingTrace& trace, size_t number, bool color) {
   const LayerTrace& layer = trace.layers[number];
-  std::string text = fmt::format("\nlayer {}", number + 1);
-  if (layer.kind != ContextKind::none)
-    text += fmt::format(": in brackets the token's logit {} the context's {}", sign_of(layer.kind),
-                        layer.kind == ContextKind::added ? "bias" : "factor");
-  text += "\n";
+  std::string text = fmt::format("\nlayer {}{}\n", number + 1, bracket_note(layer));
+  for (const auto& [name, label, first, values] : layer.of_sequence) {
+    text += fmt::format("  {} ", name);
+    for (int i = 0; i < values.cols; ++i) {
+      const std::string column = fmt::format("{}{}", label, first + i);
+      text += fmt::format(" {} {:.3f}", label == "e" ? painted(column, i, color) : column, values(0, i));
+    }
+    text += "\n";
+  }
+  if (!layer.allowed.empty())
+    text += fmt::format("  {}, of which its tokens choose  {}\n", layer.allowed_name, names(layer.allowed, color));
   if (!layer.context.empty()) {
     text += "  context ";
     for (size_t e = 0; e < layer.context.size(); ++e)
@@ -73,15 +102,18 @@ std::string layer_text(const RoutingTrace& trace, size_t number, bool color) {
         painted(left(trace.tokens[s], token_width), experts.empty() ? 0 : experts[0], color && !experts.empty());
     for (size_t k = 0; k < experts.size(); ++k) {
       const int e = experts[k];
-      text += fmt::format("  {} {:.2f}", painted(fmt::format("e{:<2}", e), e, color), layer.gates[s][k]);
-      if (layer.kind != ContextKind::none)
-        text += fmt::format(" ({:+.2f} {} {:.2f})", layer.token_logits(int(s), e), sign_of(layer.kind),
-                            layer.context[size_t(e)]);
+      text += fmt::format("  {} {:.2f}{}", painted(fmt::format("e{:<2}", e), e, color), layer.gates[s][k],
+                          in_brackets(layer, int(s), e));
     }
     if (experts.empty()) text += "  no expert";
     if (!layer.beside.empty())
       for (const auto& [name, gate] : layer.beside[s])
         text += gate > 0 ? fmt::format("  {} {:.2f}", name, gate) : "  " + name;
+    for (const auto& [name, label, first, values] : layer.of_tokens) {
+      const auto row = values.values.begin() + long(s) * values.cols;
+      const auto largest = std::max_element(row, row + values.cols);
+      text += fmt::format("  {} {}{} ({:.2f})", name, label, first + (largest - row), *largest);
+    }
     if (layer.kind != ContextKind::none) {
       const std::vector<int> alone = choice_without_context(layer, int(s));
       if (alone != experts) text += fmt::format("  without context: {}", names(alone, color));
@@ -128,6 +160,15 @@ void check_trace(const RoutingTrace& t) {
     CHECK(layer.beside.empty() || layer.beside.size() == tokens,
           "routing trace: layer {}: columns beside the experts of {} tokens for {}", l + 1, layer.beside.size(),
           tokens);
+    for (const auto& [grounds, rows] : {std::pair{&layer.of_sequence, size_t(1)}, {&layer.of_tokens, tokens}})
+      for (const LayerTrace::Ground& ground : *grounds)
+        CHECK(ground.values.rows == int(rows) && ground.values.cols > 0,
+              "routing trace: layer {}: wants {} rows of {}, got [{}, {}]", l + 1, rows, ground.name,
+              ground.values.rows, ground.values.cols);
+    for (const Matrix* m : {&layer.compared, &layer.compared_alone})
+      CHECK(m->rows == 0 || (m->rows == int(tokens) && m->cols == layer.n_experts),
+            "routing trace: layer {}: compared [{}, {}] for {} tokens and {} experts", l + 1, m->rows, m->cols,
+            tokens, layer.n_experts);
     const size_t context = layer.kind == ContextKind::none ? 0 : size_t(layer.n_experts);
     CHECK(layer.context.size() == context, "routing trace: layer {}: wants {} context values, got {}", l + 1,
           context, layer.context.size());
@@ -135,10 +176,13 @@ void check_trace(const RoutingTrace& t) {
 }
 
 std::vector<int> choice_without_context(const LayerTrace& layer, int token) {
-  std::vector<int> order(static_cast<size_t>(layer.token_logits.cols));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int a, int b) { return layer.token_logits(token, a) > layer.token_logits(token, b); });
+  const Matrix& values = layer.compared_alone.rows > 0 ? layer.compared_alone : layer.token_logits;
+  std::vector<int> order = layer.allowed;
+  if (order.empty()) {
+    order.resize(size_t(values.cols));
+    std::iota(order.begin(), order.end(), 0);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return values(token, a) > values(token, b); });
   order.resize(layer.experts[size_t(token)].size());
   return order;
 }
@@ -216,6 +260,11 @@ Json as_json(const RoutingTrace& t) {
   const auto row = [](const Matrix& m, int r) {
     return std::vector<double>(m.values.begin() + long(r) * m.cols, m.values.begin() + long(r + 1) * m.cols);
   };
+  const auto key = [](const LayerTrace::Ground& ground) {
+    std::string name = ground.name;
+    std::ranges::replace(name, ' ', '_');
+    return name;
+  };
   for (size_t l = 0; l < t.layers.size(); ++l) {
     const LayerTrace& layer = t.layers[l];
     Json& out = json["layers"].emplace_back();
@@ -232,6 +281,9 @@ Json as_json(const RoutingTrace& t) {
                                    {"cls", effect.cls_changed}};
     }
     for (const auto& [name, values] : layer.kept) out["kept"][name] = values;
+    for (const LayerTrace::Ground& ground : layer.of_sequence) out["sequence"][key(ground)] = row(ground.values, 0);
+    if (!layer.allowed.empty()) out["sequence"][layer.allowed_name] = layer.allowed;
+    if (!layer.comparison.empty()) out["compared_is"] = layer.comparison;
     out["tokens"] = Json::array();
     for (int s = 0; s < int(t.tokens.size()); ++s) {
       Json& token = out["tokens"].emplace_back();
@@ -242,6 +294,8 @@ Json as_json(const RoutingTrace& t) {
         token["logits"] = row(layer.logits, s);
       }
       if (layer.logits.rows == 0 && layer.scores.rows > 0) token["scores"] = row(layer.scores, s);
+      if (layer.compared.rows > 0) token["compared"] = row(layer.compared, s);
+      for (const LayerTrace::Ground& ground : layer.of_tokens) token[key(ground)] = row(ground.values, s);
       if (!layer.beside.empty()) token["beside"] = Json::object();
       if (!layer.beside.empty())
         for (const auto& [name, gate] : layer.beside[size_t(s)]) token["beside"][name] = gate;

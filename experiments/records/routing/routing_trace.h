@@ -17,7 +17,19 @@ struct LayerTrace {
   Matrix token_logits;  // [S, E] W_r x + b_r, before the context
   Matrix logits;        // [S, E] what the choice was made from
   ContextKind kind = ContextKind::none;
-  std::vector<double> context;             // [E] the bias or factor; empty for none
+  std::vector<double> context;  // [E] the bias or factor; empty for none
+  // [S, E] what the choice compares where that is not the logits, and the same without the context; and in words.
+  Matrix compared, compared_alone;
+  std::string comparison;
+  std::vector<int> allowed;  // the experts that the sequence's tokens may have, ascending; empty: all. And its name
+  std::string allowed_name;
+  // Numbers that the choice rests on: names, and what stands in front of the columns' numbers, which count from `first`.
+  struct Ground {
+    std::string name, label;
+    int first = 0;
+    Matrix values;  // [1, n] of the sequence, or [S, n] of its tokens
+  };
+  std::vector<Ground> of_sequence, of_tokens;
   std::vector<std::vector<int>> experts;   // [S][k] chosen, best first
   std::vector<std::vector<double>> gates;  // [S][k]
   Matrix scores;                           // [S, E] of a router without logits above; empty: it has none
@@ -39,7 +51,7 @@ struct RoutingTrace {
 // Throws when the sizes do not fit each other.
 void check_trace(const RoutingTrace& trace);
 
-// The k experts a token's logits alone would choose (lower index wins a tie), best first.
+// The k experts that a token would choose without the context (lower index wins a tie), best first.
 std::vector<int> choice_without_context(const LayerTrace& layer, int token);
 
 // How often the context changed a choice.
@@ -56,8 +68,9 @@ ContextEffect context_effect(const LayerTrace& layer);
 enum class Decider { token, context };
 Decider decided_by(const LayerTrace& layer, int token, int expert);
 
-// Per layer a line a token: its experts and gates, the token's logit + the context's bias, and, where it differs,
-// the choice without the context. Coloured by expert for a terminal.
+// Per layer what of the sequence the choices rest on, and a line a token: its experts and gates, in brackets the logit or score, or
+// the token's logit + the context's bias, and, where it differs, the choice without the context. Coloured by expert for a
+// terminal.
 std::string as_text(const RoutingTrace& trace, bool color);
 Json as_json(const RoutingTrace& trace);
 

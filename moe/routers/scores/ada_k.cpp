@@ -58,7 +58,11 @@ class AdaKRouter : public Router {
     r.policy_discount = options_.own.get<double>(kDiscount);
     return r;
   }
-  Explanation explain(const RoutingInputs& in) const override { return by_token(linear_scores(in, token_)); }
+  Explanation explain(const RoutingInputs& in) const override {
+    Explanation e = by_token(linear_scores(in, token_));
+    e.of_tokens = {{"experts wanted", "", 1, softmax(linear_scores(in, allocator_)).value()}};
+    return e;
+  }
 
  private:
   // Gumbel's noise: the largest is a draw from the softmax. Away from 0 and 1, whose logarithms are none.

@@ -7,6 +7,7 @@
 #include "engine/ops/loss/softmax.h"
 #include "engine/ops/norm/normalise_rows.h"
 #include "engine/ops/products/matmul.h"
+#include "engine/ops/rows/bias.h"
 #include "engine/ops/sequences/sequence_max.h"
 #include "moe/routers/parts.h"
 #include "nn/row_cache.h"
@@ -58,7 +59,7 @@ class ContextRouter : public Router {
     const Sequences& sequences = in.pass.sequences;
     Var scores = router_logits(in.x, token_.weight->var, token_.bias->var, context(in), mode_, sequences);
     Gates gates;
-    if (bias_) {
+    if (bias_) {  // explain() adds it up again
       gates = choose(softmax(scores), bias_->value(), options_.top_k, sequences);
       gates.gates = share_rows(gates.gates);
     } else {
@@ -73,11 +74,17 @@ class ContextRouter : public Router {
     if (bias_) bias_->after_step(step);
   }
   Explanation explain(const RoutingInputs& in) const override {
-    if (bias_) return {};  // the logits alone do not say who is chosen
     Explanation e = by_token(linear_scores(in, token_));
     e.mode = mode_;
     const Var c = context(in);
     e.context = mode_ == ContextMode::kAdd ? c.value() : sigmoid(c).value();
+    if (!bias_) return e;
+    const auto with_bias = [&](const Var& logits) {
+      return bias_add(softmax(logits).value(), bias_->value()).value();
+    };
+    e.compared = with_bias(router_logits(in.x, token_.weight->var, token_.bias->var, c, mode_, in.pass.sequences));
+    e.compared_alone = with_bias(e.token_logits);
+    e.comparison = "softmax of the logits + load bias";
     return e;
   }
 

@@ -54,19 +54,32 @@ class EmoRouter : public Router {
              switch_loss_of(inside, counts, options_.top_k, sequences));
     return r;
   }
+  Explanation explain(const RoutingInputs& in) const override {
+    Explanation e = by_token(linear_scores(in, token_));
+    e.allowed = pool(in, e.token_logits), e.allowed_name = "pool";
+    e.of_sequences = {{"mean probability", "e", 0, wanted(in, e.token_logits)}};
+    return e;
+  }
 
  private:
+  static Sequences whole(Sequences all) {
+    all.key_lengths = {};  // in the padded layout of the published code padding counts (docs/science.md 6)
+    return all;
+  }
+  // What all of a sequence's tokens want.     → [B, E]
+  static Tensor wanted(const RoutingInputs& in, const Tensor& scores) {
+    return sequence_mean(softmax(scores).value(), whole(in.pass.sequences), false).value();
+  }
   // 0 for the experts of each sequence's pool, −∞ for the others; the choice has no gradient.     → [B, E]
   Tensor pool(const RoutingInputs& in, const Tensor& scores) const {
-    Sequences all = in.pass.sequences;
-    all.key_lengths = {};  // in the padded layout of the published code padding counts (docs/science.md 6)
-    const Tensor wanted = sequence_mean(softmax(scores).value(), all, false).value();
-    if (!in.pass.training) return keep_largest(wanted, size_, size_, {});
+    const Tensor mean = wanted(in, scores);
+    if (!in.pass.training) return keep_largest(mean, size_, size_, {});
+    const Sequences all = whole(in.pass.sequences);
     // A sequence draws what its first row does, whichever part of the batch it is in.
     const Tensor drawn =
-        random_rows(in.context(), all.tokens, 1, wanted.dtype(), RandomKind::kUniform, noise_key(in));
+        random_rows(in.context(), all.tokens, 1, mean.dtype(), RandomKind::kUniform, noise_key(in));
     const Tensor u = first_rows(drawn, all).value();
-    return keep_largest(wanted, fewest_, options_.n_experts, u);
+    return keep_largest(mean, fewest_, options_.n_experts, u);
   }
 
   RouterOptions options_;

@@ -55,10 +55,9 @@ class ThorRouter : public Router {
   Routing route(const RoutingInputs& in) const override {
     const Sequences& q = in.pass.sequences;
     const Var x = cast(in.x, token_.weight->var.dtype());
-    const Var task = task_(sequence_max(x, q)),
-              wanted = wanted_(matmul(softmax(task), mixed_->var));  // [B, C], [B, E]
+    const auto [task, wanted] = of_sequences(x, q);
     Var scores = linear_scores({blended(x, q), in.pass, in.layer, in.experts}, token_);
-    const Tensor kept = sequence_broadcast(keep_largest(wanted.value(), subset_, subset_, {}), q).value();
+    const Tensor kept = sequence_broadcast(subset(wanted), q).value();
     const Var inside = add(scores, kept);
     Gates gates = choose_among(softmax(inside), inside.value(), options_.top_k, q);
     gates.gates = share_rows(gates.gates);
@@ -70,8 +69,27 @@ class ThorRouter : public Router {
       add_loss(r, "task", options_.own.get<double>(kTask), task_loss(task, in.pass));
     return r;
   }
+  Explanation explain(const RoutingInputs& in) const override {
+    const Sequences& q = in.pass.sequences;
+    const Var x = cast(in.x, token_.weight->var.dtype());
+    const auto [task, wanted] = of_sequences(x, q);
+    Explanation e = by_token(linear_scores({blended(x, q), in.pass, in.layer, in.experts}, token_));
+    e.allowed = subset(wanted), e.allowed_name = "subset";
+    e.of_sequences = {{"task probability", "", 0, softmax(task).value()}, {"subset score", "e", 0, wanted.value()}};
+    return e;
+  }
 
  private:
+  struct OfSequences {
+    Var task, wanted;  // logits of the tasks [B, C], and of the experts of the subset [B, E]
+  };
+  OfSequences of_sequences(const Var& x, const Sequences& sequences) const {
+    Var task = task_(sequence_max(x, sequences));
+    Var wanted = wanted_(matmul(softmax(task), mixed_->var));
+    return {std::move(task), std::move(wanted)};
+  }
+  // 0 for the subset's experts, −∞ for the others.     [B, E]
+  Tensor subset(const Var& wanted) const { return keep_largest(wanted.value(), subset_, subset_, {}); }
   // g ∘ x + (1 − g) ∘ m, g = σ(W x + V m), m the mean of the sequence's rows.     [T, H]
   Var blended(const Var& x, const Sequences& sequences) const {
     Sequences all = sequences;
