@@ -20,6 +20,11 @@ double number(const Json& json, const char* key) {
   return it == json.end() || it->is_null() ? std::nan("") : it->get<double>();
 }
 
+double number(const Json& json, const char* object, const char* key) {
+  const auto it = json.find(object);
+  return it == json.end() ? std::nan("") : number(*it, key);
+}
+
 void set(NamedValues& values, const std::string& metric, double value, double chance) {
   values.set(metric, value);
   if (std::isfinite(chance)) values.set(chance_of(metric), chance);
@@ -46,7 +51,7 @@ void set_by_token(NamedValues& values, const Json& layers) {
   for (const MetricRow* row : metric_rows(Stage::routing))
     if (row->analysed && row->form == Form::scalar)
       set_layers(values, *row, layers, [row](const Json& layer) {
-        return std::pair(number(layer.at("metrics"), row->name), number(layer.at("chance"), row->name));
+        return std::pair(number(layer, "metrics", row->name), number(layer, "chance", row->name));
       });
 }
 
