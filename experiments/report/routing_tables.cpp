@@ -20,10 +20,10 @@ std::string mean(const Metric* m, int digits, const char* none) {
   return m ? number(m->estimate.mean, digits) : std::string(none);
 }
 
-// The mean with half a 95 % t interval behind it, where there are seeds enough for one.
+// The mean with half a 95 % t interval behind it, where there is one.
 std::string mean_and_interval(const Metric* m, int digits) {
   const std::string text = mean(m, digits, kNotAvailable);
-  if (!m || m->estimate.n < kLeastSeeds || !m->estimate.se) return text;
+  if (!m || !m->estimate.ci_low) return text;
   return text + fmt::format(" ±{:.{}f}", statistics::t_quantile(0.95, m->estimate.n - 1) * *m->estimate.se, digits);
 }
 

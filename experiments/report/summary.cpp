@@ -56,7 +56,8 @@ const MetricRow* row_of(const std::string& metric) {  // of "specialisation.4" t
 // Too few seeds make no interval, and none leaves the range of what it is about.
 statistics::Estimate estimated(const std::string& name, const std::vector<double>& values) {
   statistics::Estimate e = statistics::estimate(values);
-  if (e.n < kLeastSeeds) e.ci_low = e.ci_high = {};
+  // Pairs of seeds have seeds in common: their spread is no spread of independent values.
+  if (e.n < kLeastSeeds || name.starts_with("seed_overlap")) e.ci_low = e.ci_high = {};
   if (const MetricRow* row = row_of(name); row && e.ci_low) {
     e.ci_low = std::max(*e.ci_low, row->least);
     e.ci_high = std::min(*e.ci_high, row->most);

@@ -47,6 +47,8 @@ void write_analysed(const std::string& out, int seed, double topic, double agree
  "layer_pairs": [{{"layers": [1, 2], "matched_overlap": {2}, "matched_overlap_permuted": 0.15,
                   "normalised_information": 0.125, "normalised_information_permuted": 0}}],
  "topic_probe": {{"accuracy": 0.875, "chance": 0.25}},
+ "agreement": {{"trace": "other/seed9/softmax-moe", "layers": [{{"matched_overlap": {3}, "matched_overlap_permuted": 0.2}},
+                                                             {{"matched_overlap": {3}, "matched_overlap_permuted": 0.2}}]}},
  "saturation": [{{"step": 0, "layers": [{{"saturation": 0.1}}, {{"saturation": 0.1}}]}},
                 {{"step": 40, "layers": [{{"saturation": {3}, "saturation_chance": 0.25}},
                                          {{"saturation": {3}, "saturation_chance": 0.25}}]}},
@@ -141,7 +143,8 @@ TEST_CASE("report: what tools/analyse said of the runs, over seeds and with chan
   EXPECT(cell(runs, "softmax-moe", "topic probe, chance") == "0.250");
   EXPECT(cell(runs, "softmax-moe", "saturation") == "0.700 ±0.248");  // of step 40 of 100
   EXPECT(cell(runs, "softmax-moe", "saturation, chance") == "0.250");
-  EXPECT(std::ranges::find(runs.header, "seeds agree") == runs.header.end());
+  EXPECT(cell(runs, "softmax-moe", "seeds agree") == "0.700");  // with one seed in common there is no interval
+  EXPECT(cell(runs, "softmax-moe", "seeds agree, chance") == "0.200");
   // Each stands in its own tables alone, and in all of the report's forms.
   const Table routing = routing_table(s);
   EXPECT(std::ranges::find(routing.header, "topic") == routing.header.end());
