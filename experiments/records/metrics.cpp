@@ -10,6 +10,31 @@
 namespace glia::results {
 namespace {
 
+// Of a finished run as a whole; experiments/report/of_runs/analysis_values.cpp reads them.
+void add_analysis_rows(std::vector<MetricRow>& rows) {
+  const auto share = [&](const char* name, const char* label, const char* help) {
+    rows.push_back(
+        {.name = name, .label = label, .help = help, .stage = Stage::analysis, .digits = 3, .least = 0, .most = 1});
+  };
+  share(
+      "layer_overlap", "layers agree",
+      "layers agree: share of the tokens whose first experts agree in two layers that follow each other, experts matched one "
+      "to one");
+  share("layer_information", "… information",
+        "… information: normalised mutual information of these choices, which needs no matching");
+  share("topic_probe", "topic probe",
+        "topic probe: a linear probe's accuracy in naming a sequence's topic from its routing");
+  share(
+      "saturation", "saturation",
+      "saturation: share of a token's experts that it had half-way through training already (the evaluation next to it), mean "
+      "over layers");
+  share("saturation_first", "… first", "… first: the same of first choices");
+  share(
+      "seed_overlap", "seeds agree",
+      "seeds agree: share of the choices that agree with another seed's (tools/analyse --against), experts matched one to one, "
+      "mean over layers");
+}
+
 std::vector<MetricRow> make_rows() {
   using enum Stage;
   std::vector<MetricRow> rows;
@@ -80,6 +105,7 @@ std::vector<MetricRow> make_rows() {
   for (MetricRow& row : cost_rows()) rows.push_back(std::move(row));
   for (MetricRow& row : routing_rows()) rows.push_back(std::move(row));
   for (MetricRow& row : share_rows()) rows.push_back(std::move(row));
+  add_analysis_rows(rows);
   return rows;
 }
 

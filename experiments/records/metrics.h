@@ -22,6 +22,7 @@ enum class Stage {
   step,        // a logged training step: from its named values
   evaluation,  // one pass over a split: from its named values
   routing,     // the same pass: one value a MoE layer, read from its routing
+  analysis,    // of a finished run, or of each layer: from its analysis.json (tools/analyse)
 };
 enum class Form { scalar, vector, matrix };  // a curve is a matrix of two columns, x and y
 enum class Better { neither, lower, higher };
@@ -65,8 +66,10 @@ struct MetricRow {
   std::variant<std::monostate, FromUtilisation, FromLoads, FromCounts> read = {};
   bool first_rows = false;
   Form form = Form::scalar;
-  bool whole = false;     // a count: an integer in JSON
-  int logged = 0;         // place among a layer's keys in metrics.jsonl, from 1; 0: eval.json alone
+  bool whole = false;  // a count: an integer in JSON
+  // Place among a layer's keys in metrics.jsonl, from 1, newer rows behind the older; TensorBoard has the same. 0: neither.
+  int logged = 0;
+  bool analysed = false;  // of Stage::routing: counted token by token, so that analysis.json alone has it
   bool column = false;    // of every progress line
   bool compared = false;  // with the study's baselines, over seeds
   double (*even)(int n_experts) = nullptr;  // its value when all experts are used alike whatever the topic

@@ -7,6 +7,7 @@
 
 #include "experiments/report/answer.h"
 #include "experiments/report/grid.h"
+#include "experiments/report/of_runs/knock_out_table.h"
 
 namespace fs = std::filesystem;
 
@@ -93,7 +94,9 @@ std::string grid_markdown(const GridSummary& g) {
   if (const Summary* chosen = g.each ? &*g.each : g.chosen ? &*g.cells[*g.chosen].summary : nullptr) {
     text += g.each ? "## Each at its chosen recipe\n\n" : "## At the chosen recipe\n\n";
     for (const std::string& answer : answers(*chosen)) text += answer + "\n\n";
-    for (const Table& table : all_tables(*chosen)) text += as_markdown(table) + "\n";
+    const Listing runs = list_runs(g.each ? chosen_folder(g.out) : cell_folder(g.out, g.cells[*g.chosen].cell));
+    for (const std::vector<Table>& tables : {all_tables(*chosen), tables_of_runs(*chosen, runs)})
+      for (const Table& table : tables) text += as_markdown(table) + "\n";
   }
   text.pop_back();
   return text;

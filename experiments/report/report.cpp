@@ -64,7 +64,7 @@ std::string warnings_html(const Summary& s) {
 const char* measured_by(const Summary& s) { return tells_words(s) ? "Loss" : "Accuracy"; }
 
 // The sections that the page will have; the links stay inside it.
-std::string contents_html(const Summary& s, bool models, bool heatmaps) {
+std::string contents_html(const Summary& s, bool models, bool heatmaps, bool analysed) {
   std::string links;
   const auto link = [&](const char* id, const char* title) {
     links += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", id, title);
@@ -75,6 +75,7 @@ std::string contents_html(const Summary& s, bool models, bool heatmaps) {
   link("plots", "Plots");
   if (heatmaps) link("heatmaps", "Who routes where");
   if (s.layers > 0) link("routing", "Routing by layer");
+  if (analysed) link("analysis", "Analysis");
   link("runs", "What was run");
   return "<nav aria-label=\"Contents\"><ul>\n" + links + "</ul></nav>\n";
 }
@@ -200,10 +201,12 @@ std::string report_html(const Summary& s, const Listing& listing) {
   const std::string heatmaps = heatmaps_html(s, listing);
   std::string models;
   for (const Table& table : tables_of_runs(s, listing)) models += as_html(table);
-  page += contents_html(s, !models.empty(), !heatmaps.empty()) + "</header>\n<main>\n";
+  std::string analysis;
+  for (const Table& table : analysis_tables(s)) analysis += as_html(table);
+  page += contents_html(s, !models.empty(), !heatmaps.empty(), !analysis.empty()) + "</header>\n<main>\n";
   std::string accuracy;
   for (const Table& table : accuracy_tables(s)) accuracy += as_html(table);
-  for (const Table& table : {significance_table(s), power_table(s)})
+  for (const Table& table : {cost_table(s, false), significance_table(s), power_table(s)})
     if (!table.rows.empty()) accuracy += as_html(table);
   page += section("accuracy", measured_by(s), accuracy);
   std::string specialisation;
@@ -219,6 +222,7 @@ std::string report_html(const Summary& s, const Listing& listing) {
                     fmt::format("<details><summary>Table of {} configurations</summary>{}"
                                 "</details>\n",
                                 s.configs.size(), as_html(routing_table(s))));
+  if (!analysis.empty()) page += section("analysis", "Analysis", analysis);
   std::string about = "<dl>\n";
   for (const auto& [label, value] : provenance(s))
     about += fmt::format("<dt>{}</dt><dd>{}</dd>\n", label, html_escaped(value));

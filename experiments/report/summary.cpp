@@ -11,6 +11,7 @@
 #include "engine/core/check.h"
 #include "engine/core/file.h"
 #include "engine/core/json.h"
+#include "experiments/report/of_runs/analysis_values.h"
 #include "experiments/report/warnings.h"
 
 namespace glia::results {
@@ -47,14 +48,16 @@ void add_run(ConfigSummary& c, const Run& run) {
 const MetricRow* row_of(const std::string& metric) {  // of "specialisation.4" too
   const std::string prefix = metric.substr(0, metric.find('.')),
                     name = prefix == kSpecialisation ? "specialisation" : prefix;
-  const MetricRow* row = metric_row(Stage::routing, name);
-  return row ? row : metric_row(Stage::evaluation, name);
+  for (const Stage stage : {Stage::routing, Stage::evaluation, Stage::analysis})
+    if (const MetricRow* row = metric_row(stage, name)) return row;
+  return nullptr;
 }
 
 // Too few seeds make no interval, and none leaves the range of what it is about.
 statistics::Estimate estimated(const std::string& name, const std::vector<double>& values) {
   statistics::Estimate e = statistics::estimate(values);
-  if (e.n < kLeastSeeds) e.ci_low = e.ci_high = {};
+  // Pairs of seeds have seeds in common: their spread is no spread of independent values.
+  if (e.n < kLeastSeeds || name.starts_with("seed_overlap")) e.ci_low = e.ci_high = {};
   if (const MetricRow* row = row_of(name); row && e.ci_low) {
     e.ci_low = std::max(*e.ci_low, row->least);
     e.ci_high = std::min(*e.ci_high, row->most);
@@ -166,6 +169,13 @@ Metric metric_from(const Json& json) {
   return m;
 }
 
+// Of a run, in its timing.json and in that of all runs.
+constexpr std::pair<const char*, std::optional<double> RunLine::*> kTimes[] = {
+    {"seconds", &RunLine::seconds},
+    {"peak_bytes", &RunLine::peak_bytes},
+    {"ms_per_step", &RunLine::step_ms},
+    {"parameters", &RunLine::parameters}};
+
 constexpr const char* kStates[] = {"done", "failed", "unfinished"};
 
 }  // namespace
@@ -205,31 +215,33 @@ Summary summarise(const Listing& listing) {
   s.study = listing.study;
   s.common = listing.runs[0].config;
   std::set<int> seeds;
+  std::vector<std::string> unreadable;
   for (const Run& run : listing.runs) {
     seeds.insert(run.config.seed_index);
     auto at = std::ranges::find(s.configs, run.config.config, &ConfigSummary::config);
     if (at == s.configs.end())
-      at = s.configs.insert(at, ConfigSummary{run.config.config, run.config.moe(), {}, {}, {}, {}});
-    RunLine line{run.config.config, run.config.seed_index, run.state, "", {}, {}, {}};
+      at = s.configs.insert(
+          at, ConfigSummary{run.config.config, run.config.moe(), run.config.experts(), {}, {}, {}, {}});
+    RunLine line{run.config.config, run.config.seed_index, run.state, "", {}, {}, {}, {}, {}};
     if (run.state == RunState::done) {
       at->seeds.push_back(run.config.seed_index);
       add_run(*at, run);
+      try {
+        for (const auto& [name, value] : analysis_values(run)) add_value(*at, name, run.config.seed_index, value);
+      } catch (const Error& error) {  // what was trained is worth a summary without it
+        unreadable.push_back(error.what());
+      }
       s.near_copies = std::max(s.near_copies, run.evaluation->near_copies.value_or(0));
       line.accuracy = run.evaluation->accuracy();
-      if (run.config.moe()) {
-        s.experts = s.layers == 0 || s.experts == run.config.experts() ? run.config.experts() : 0;
-        s.layers = run.config.layers();
-      }
+      if (run.config.moe()) s.layers = run.config.layers();
     } else {
       (run.state == RunState::failed ? at->failed : at->unfinished).push_back(run.config.seed_index);
       if (run.failure) line.reason = run.failure->reason;
     }
-    if (const auto it = run.timing.find("seconds"); it != run.timing.end() && it->is_number()) {
-      line.seconds = it->get<double>();
-      s.seconds += *line.seconds;
-    }
-    if (const auto it = run.timing.find("peak_bytes"); it != run.timing.end() && it->is_number())
-      line.peak_bytes = it->get<double>();
+    for (const auto& [key, member] : kTimes)
+      if (const auto it = run.timing.find(key); it != run.timing.end() && it->is_number())
+        line.*member = it->get<double>();
+    s.seconds += line.seconds.value_or(0);
     s.runs.push_back(std::move(line));
   }
   s.seeds.assign(seeds.begin(), seeds.end());
@@ -250,24 +262,21 @@ Summary summarise(const Listing& listing) {
       for (const std::string& baseline : s.study.routing_baselines)
         compare_all(s.configs, layer_metric(metric, l), baseline);
   add_warnings(s, listing);
+  for (const std::string& message : unreadable) s.warnings.push_back("Not readable: " + message);
   return s;
 }
 
 Summary summarise(const std::string& out) { return summarise(list_runs(out)); }
 
 Json to_json(const Summary& s) {
-  Json json = {{"study", s.study.name},      {"study_text", s.study.text}, {"seeds", s.seeds},
-               {"layers", s.layers},         {"experts", s.experts},       {"warnings", s.warnings},
-               {"common", to_json(s.common)}};
+  Json json = {{"study", s.study.name}, {"study_text", s.study.text}, {"seeds", s.seeds},
+               {"layers", s.layers},    {"warnings", s.warnings},     {"common", to_json(s.common)}};
   if (s.near_copies > 0) json["near_copies"] = s.near_copies;
   json["configs"] = Json::array();
   for (const ConfigSummary& c : s.configs) {
     Json& entry = json["configs"].emplace_back();
-    entry = {{"config", c.config},
-             {"moe", c.moe},
-             {"seeds", c.seeds},
-             {"failed", c.failed},
-             {"unfinished", c.unfinished}};
+    entry = {{"config", c.config}, {"moe", c.moe},       {"experts", c.experts},
+             {"seeds", c.seeds},   {"failed", c.failed}, {"unfinished", c.unfinished}};
     entry["metrics"] = Json::object();
     for (const auto& [name, metric] : c.metrics) entry["metrics"][name] = to_json(metric);
   }
@@ -304,7 +313,7 @@ Summary summary_from(const Json& json, const std::string& from) {
                   : built_in_studies().front();
     s.seeds = whole_list(json.at("seeds"));
     s.layers = whole(json.at("layers"));
-    s.experts = json.contains("experts") ? whole(json["experts"]) : 0;
+    const int experts = json.contains("experts") ? whole(json["experts"]) : 0;  // of older files: of all
     s.near_copies = json.contains("near_copies") ? whole(json["near_copies"]) : 0;
     s.warnings = json.at("warnings").get<std::vector<std::string>>();
     s.common = run_config_from(json.at("common"), from);
@@ -312,6 +321,7 @@ Summary summary_from(const Json& json, const std::string& from) {
       ConfigSummary c;
       c.config = entry.at("config").get<std::string>();
       c.moe = entry.at("moe").get<bool>();
+      c.experts = entry.contains("experts") ? whole(entry["experts"]) : c.moe ? experts : 0;
       c.seeds = whole_list(entry.at("seeds"));
       c.failed = whole_list(entry.at("failed"));
       c.unfinished = whole_list(entry.at("unfinished"));
@@ -327,6 +337,8 @@ Summary summary_from(const Json& json, const std::string& from) {
                         RunState(index),
                         line.value("reason", ""),
                         optional_from(line, "accuracy"),
+                        {},
+                        {},
                         {},
                         {}});
     }
@@ -344,7 +356,16 @@ Summary read_summary(const std::string& path_given) {
   const std::string timing = s.out + "/timing.json";
   if (!std::filesystem::exists(timing)) return s;
   const Json times = Json::parse(read_file(timing), nullptr, false);
-  if (times.is_object()) s.seconds = Fields{times, timing}.get<double>("seconds", 0.0);
+  if (!times.is_object()) return s;
+  s.seconds = Fields{times, timing}.get<double>("seconds", 0.0);
+  if (const auto runs = times.find("runs"); runs != times.end() && runs->is_array())
+    for (const Json& one : *runs) {
+      const Fields f{one, timing};
+      for (RunLine& run : s.runs)
+        if (run.config == f.get<std::string>("config") && run.seed_index == f.get<int>("seed_index"))
+          for (const auto& [key, member] : kTimes)
+            if (one.contains(key)) run.*member = f.get<double>(key);
+    }
   return s;
 }
 
@@ -374,9 +395,13 @@ void write_summary(const std::string& out, const Summary& summary) {
   write_file_atomic(out + "/summary.csv", summary_csv(summary));
   Json timing = {{"seconds", summary.seconds}};
   timing["runs"] = Json::array();
-  for (const RunLine& run : summary.runs)
-    if (run.seconds)
-      timing["runs"].push_back({{"config", run.config}, {"seed_index", run.seed_index}, {"seconds", *run.seconds}});
+  for (const RunLine& run : summary.runs) {
+    if (!run.seconds) continue;
+    Json& entry = timing["runs"].emplace_back();
+    entry = {{"config", run.config}, {"seed_index", run.seed_index}};
+    for (const auto& [key, member] : kTimes)
+      if (run.*member) entry[key] = *(run.*member);
+  }
   write_file_atomic(out + "/timing.json", timing.dump(1) + "\n");
 }
 

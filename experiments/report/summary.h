@@ -30,9 +30,10 @@ struct Metric {
 struct ConfigSummary {
   std::string config;
   bool moe = false;
+  int experts = 0;                             // 0: dense
   std::vector<int> seeds, failed, unfinished;  // seed indices of the finished runs, and of the others
   // The evaluation's named values; per layer "specialisation.1" … (layer_metric) for each scalar row of the metric
-  // table. A value that is n/a for a seed is left out.
+  // table; of runs that were analysed what of_runs/analysis_values.h reads. A value that is n/a for a seed is left out.
   std::map<std::string, Metric> metrics;
 
   const Metric* find(const std::string& name) const;  // nullptr when no finished run has it
@@ -43,8 +44,10 @@ struct RunLine {
   std::string config;
   int seed_index = 0;
   RunState state = RunState::unfinished;
-  std::string reason;                                   // of a failure
-  std::optional<double> accuracy, seconds, peak_bytes;  // the last two are no part of summary.json
+  std::string reason;  // of a failure
+  std::optional<double> accuracy;
+  // From the run's timing.json: no part of summary.json, but of the timing.json beside it.
+  std::optional<double> seconds, peak_bytes, step_ms, parameters;
 };
 
 struct Summary {
@@ -52,7 +55,6 @@ struct Summary {
   Study study;              // order, baselines, published numbers, colours
   RunConfig common;         // of the first run: protocol, preset, data, train, options, commit, device
   int layers = 0;           // of the MoE runs; 0 when there are none
-  int experts = 0;          // likewise; 0 too where they differ
   int64_t near_copies = 0;  // of the test rows; 0 too where nobody looked
   std::vector<int> seeds;   // union over configurations
   std::vector<std::string> warnings;

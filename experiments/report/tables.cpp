@@ -15,18 +15,12 @@
 namespace glia::results {
 namespace {
 
-constexpr const char* kNone = "–";  // the quantity does not exist here (experts of a dense model)
-
-std::string number(const std::optional<double>& x, int digits) {
-  return x ? fmt::format("{:.{}f}", *x, digits) : std::string(kNotAvailable);
-}
-
 std::string signed_number(const std::optional<double>& x, int digits) {
   return x ? fmt::format("{:+.{}f}", *x, digits) : std::string(kNotAvailable);
 }
 
 std::string mean_se(const Metric* m, int digits) {
-  if (!m || !m->estimate.mean) return kNone;
+  if (!m || !m->estimate.mean) return kAbsent;
   return fmt::format("{:.{}f} ±{}", *m->estimate.mean, digits,
                      m->estimate.se ? fmt::format("{:.{}f}", *m->estimate.se, digits) : kNotAvailable);
 }
@@ -45,7 +39,7 @@ std::string padded(const std::string& text, size_t to, bool left) {
 void append_comparison(std::vector<std::string>& row, const ConfigSummary& c, const char* metric,
                        const std::string& baseline) {
   const Comparison* vs = c.against(metric, baseline);
-  const std::string none = c.config == baseline ? kNone : kNotAvailable;
+  const std::string none = c.config == baseline ? kAbsent : kNotAvailable;
   row.push_back(vs ? signed_number(vs->difference, 4) : none);
   row.push_back(vs ? format_p(vs->welch_holm) : none);
   row.push_back(vs ? format_p(vs->paired_holm) : none);
@@ -53,7 +47,7 @@ void append_comparison(std::vector<std::string>& row, const ConfigSummary& c, co
 }
 
 std::string p_against(const ConfigSummary& c, const std::string& metric, const std::string& baseline) {
-  if (c.config == baseline) return kNone;
+  if (c.config == baseline) return kAbsent;
   const Comparison* vs = c.against(metric, baseline);
   return vs ? format_p(vs->welch_holm) : std::string(kNotAvailable);
 }
@@ -71,11 +65,15 @@ std::string csv_link(const Table& t) {
 }
 
 std::string published_value(const Published* p) {
-  if (!p) return kNone;
+  if (!p) return kAbsent;
   return fmt::format("{:.4f}{}", p->value, p->other ? fmt::format(" ({:.4f})", *p->other) : "");
 }
 
 }  // namespace
+
+std::string number(const std::optional<double>& x, int digits) {
+  return x ? fmt::format("{:.{}f}", *x, digits) : std::string(kNotAvailable);
+}
 
 std::string format_p(const std::optional<double>& p) {
   if (!p) return kNotAvailable;
@@ -109,10 +107,10 @@ Table accuracy_table(const Summary& s) {
     const Metric* m = c.find("accuracy");
     const Published* p = s.published(c.config, "accuracy");
     std::vector<std::string> row = {c.config, std::to_string(c.seeds.size()), mean_se(m, 4),
-                                    m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kNone};
-    if (published) row.push_back(p ? number(p->value, 4) : kNone);
+                                    m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kAbsent};
+    if (published) row.push_back(p ? number(p->value, 4) : kAbsent);
     append_comparison(row, c, "accuracy", baseline);
-    if (published) row.push_back(p && !p->p.empty() ? p->p : kNone);
+    if (published) row.push_back(p && !p->p.empty() ? p->p : kAbsent);
     t.rows.push_back(std::move(row));
   }
   return t;
@@ -165,7 +163,7 @@ Table word_loss_table(const Summary& s, const std::string& baseline) {
               "p Welch",           "p paired",    "d"};
   for (const ConfigSummary& c : s.configs) {
     const Metric* m = c.find("word_loss");
-    t.rows.push_back({c.config, mean_se(m, 4), m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kNone,
+    t.rows.push_back({c.config, mean_se(m, 4), m ? interval(m->estimate.ci_low, m->estimate.ci_high, 4) : kAbsent,
                       mean_se(c.find("word_perplexity"), 1), mean_se(c.find("perplexity"), 2)});
     append_comparison(t.rows.back(), c, "word_loss", baseline);
   }
@@ -202,7 +200,7 @@ Table other_prompt_table(const Summary& s) {
   t.header.insert(t.header.begin() + 1, "a word");
   for (size_t i = 0; i < s.configs.size(); ++i)
     t.rows[i].insert(t.rows[i].begin() + 1, mean_se(s.configs[i].find("other_prompt.word"), 4));
-  std::erase_if(t.rows, [](const std::vector<std::string>& row) { return row[1] == kNone; });
+  std::erase_if(t.rows, [](const std::vector<std::string>& row) { return row[1] == kAbsent; });
   return t;
 }
 
@@ -282,35 +280,6 @@ std::vector<Table> specialisation_tables(const Summary& s) {
   return tables;
 }
 
-Table routing_table(const Summary& s) {
-  Table t;
-  t.title = "Routing by layer";
-  t.note = "means over seeds; in the first row the values of experts that are all used alike. ";
-  t.header = {"configuration", "layer"};
-  std::vector<const MetricRow*> rows;
-  for (const MetricRow* row : metric_rows(Stage::routing)) {
-    const bool any =
-        std::ranges::any_of(s.configs, [&](const auto& c) { return c.find(layer_metric(row->name, 1)); });
-    if (row->form == Form::scalar && any) rows.push_back(row);
-  }
-  std::vector<std::string> even = {"(even use)", kNone};
-  for (const MetricRow* row : rows) {
-    t.header.push_back(row->label);
-    t.note += std::string(row->help) + (row == rows.back() ? "." : "; ");
-    even.push_back(row->even && s.experts > 0 ? number(row->even(s.experts), row->digits) : kNone);
-  }
-  t.rows.push_back(std::move(even));
-  for (const ConfigSummary& c : s.configs)
-    for (int l = 1; c.moe && l <= s.layers; ++l) {
-      t.rows.push_back({c.config, std::to_string(l)});
-      for (const MetricRow* row : rows) {
-        const Metric* m = c.find(layer_metric(row->name, l));
-        t.rows.back().push_back(m ? number(m->estimate.mean, row->digits) : std::string(kNotAvailable));
-      }
-    }
-  return t;
-}
-
 Table runs_table(const Summary& s) {
   Table t;
   t.title = "Runs";
@@ -334,11 +303,13 @@ Table runs_table(const Summary& s) {
 
 std::vector<Table> all_tables(const Summary& s) {
   std::vector<Table> tables = accuracy_tables(s);
+  if (Table cost = cost_table(s, true); !cost.rows.empty()) tables.push_back(std::move(cost));
   tables.push_back(significance_table(s));
   tables.push_back(power_table(s));
   if (s.layers > 0) {
     for (Table& table : specialisation_tables(s)) tables.push_back(std::move(table));
     tables.push_back(routing_table(s));
+    for (Table& table : analysis_tables(s)) tables.push_back(std::move(table));
   }
   tables.push_back(runs_table(s));
   return tables;
@@ -413,7 +384,7 @@ std::string as_csv(const Table& t) {
         if (row[i].find(pair.between) != std::string::npos) pairs[i] = &pair;
   std::string text;
   const auto cell = [&](const std::string& value, bool first) {
-    std::string quoted = value == kNone ? "" : value;
+    std::string quoted = value == kAbsent ? "" : value;
     for (size_t at = 0; (at = quoted.find('"', at)) != std::string::npos; at += 2) quoted.insert(at, 1, '"');
     if (quoted.find_first_of(",\"\n") != std::string::npos) quoted = '"' + quoted + '"';
     text += (first ? "" : ",") + quoted;
@@ -461,7 +432,9 @@ std::string print_table(const Summary& s) {
   text += as_text(accuracy_table(s));
   for (const Table& table : language_tables(s)) text += "\n" + as_text(table);
   if (s.near_copies > 0) text += "\n" + as_text(unseen_accuracy_table(s));
+  if (const Table cost = cost_table(s, true); !cost.rows.empty()) text += "\n" + as_text(cost);
   for (const Table& table : specialisation_tables(s)) text += "\n" + as_text(table);
+  if (const Table analysed = analysed_runs_table(s); !analysed.rows.empty()) text += "\n" + as_text(analysed);
   return text;
 }
 

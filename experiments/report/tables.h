@@ -22,6 +22,14 @@ Table accuracy_table(const Summary& summary);
 // Over all tokens and, where a classifier reads the CLS row, over CLS rows alone. None without routing.
 std::vector<Table> specialisation_tables(const Summary& summary);
 Table routing_table(const Summary& summary);  // per configuration and layer each scalar row of the metric table
+// What a token and a run cost; no rows where nobody counted. `times`: with milliseconds a step and seconds a run, which
+// differ from time to time (report.html, which does not, goes without).
+Table cost_table(const Summary& summary, bool times);
+// Of the runs that tools/analyse has been at, with what chance would give: by layer what is counted token by token, and
+// what is one number a run. No rows where it was at none.
+Table analysed_layers_table(const Summary& summary);
+Table analysed_runs_table(const Summary& summary);
+std::vector<Table> analysis_tables(const Summary& summary);  // these two, as far as they have rows
 Table runs_table(const Summary& summary);
 std::vector<Table> all_tables(const Summary& summary);
 
@@ -41,8 +49,10 @@ std::string print_table(const Summary& summary);
 std::string results_markdown(const Summary& summary, const std::vector<Table>& further = {});
 void write_results_md(const std::string& path, const Summary& summary, const std::vector<Table>& further = {});
 
-std::string format_p(const std::optional<double>& p);  // "0.031", "<0.001", "n/a"
-std::string format_duration(double seconds);           // "95.5 s", "12 min 4 s", "3 h 12 min"
+inline constexpr const char* kAbsent = "–";  // the quantity does not exist here (experts of a dense model)
+std::string number(const std::optional<double>& x, int digits);  // n/a for none
+std::string format_p(const std::optional<double>& p);            // "0.031", "<0.001", "n/a"
+std::string format_duration(double seconds);                     // "95.5 s", "12 min 4 s", "3 h 12 min"
 
 // (label, value) pairs about what was run: study, protocol, data, model, training, commit, device.
 std::vector<std::pair<std::string, std::string>> provenance(const Summary& summary);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <set>
 
+#include "experiments/report/of_runs/analysis_values.h"
 #include "experiments/report/pictures/fonts.h"
 
 namespace glia::results {
@@ -122,6 +123,15 @@ void add_warnings(Summary& s, const Listing& listing) {
   for (const std::string& baseline : s.study.routing_baselines)
     if (s.layers > 0 && !s.find(baseline))
       add(fmt::format("No {} runs: the specialisations are not compared with it.", baseline));
+  std::set<double> analysed;
+  for (const ConfigSummary& config : s.configs)
+    if (const Metric* tokens = config.find(kAnalysedTokens))
+      analysed.insert(tokens->values.begin(), tokens->values.end());
+  if (analysed.size() > 1)
+    add(fmt::format(
+        "The runs were analysed on {} to {} tokens: values of all rows and of a part of them (--rows) stand beside "
+        "each other.",
+        *analysed.begin(), *analysed.rbegin()));
   std::set<std::string> precisions, commits, devices;
   for (const Run& run : listing.runs) {
     precisions.insert(run.config.precision);

@@ -100,8 +100,9 @@ void set_look(Look& look, const Line& line) {
 // A key of summary.json, "specialisation.4" or "specialisation.last" too: a row of the metric table, or what has none.
 void check_metric(const std::string& place, const std::string& metric) {
   const std::string row = metric.substr(0, metric.find('.'));
-  if (row != "other_prompt" && !results::metric_row(results::Stage::routing, row) &&
-      !results::metric_row(results::Stage::evaluation, row))
+  const auto known = [&](results::Stage stage) { return results::metric_row(stage, row) != nullptr; };
+  if (row != "other_prompt" && !known(results::Stage::routing) && !known(results::Stage::evaluation) &&
+      !known(results::Stage::analysis))
     fail_input("{}: expected a metric as in summary.json, accuracy or specialisation.4 say, got '{}'", place,
                metric);
 }

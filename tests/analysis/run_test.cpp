@@ -6,7 +6,10 @@
 #include <filesystem>
 
 #include "engine/core/file.h"
+#include "experiments/analysis/agreement.h"
+#include "experiments/analysis/trace_file.h"
 #include "experiments/records/recompute.h"
+#include "experiments/report/of_runs/analysis_values.h"
 #include "experiments/report/of_runs/knock_out_table.h"
 #include "experiments/report/of_runs/rows_table.h"
 #include "experiments/report/report.h"
@@ -134,7 +137,7 @@ TEST_CASE("analysis of a run: what was kept while it trained, and all that its m
   REQUIRE(a.saturation.size() == size_t(kept));
   for (const results::LayerAgreement& layer : a.saturation.back().layers) EXPECT(layer.same == doctest::Approx(1));
   EXPECT(a.saturation.front().step < a.saturation.back().step);
-  const results::Json json = to_json(a);
+  results::Json json = to_json(a);
   for (const char* key : {"layers", "layer_pairs", "topic_probe", "knock_out", "states", "saturation"}) {
     INFO(key);
     EXPECT(json.contains(key));
@@ -146,6 +149,29 @@ TEST_CASE("analysis of a run: what was kept while it trained, and all that its m
   const results::Table asked = results::knock_out_table(results::summarise(listing), listing);
   REQUIRE(asked.rows.size() == 1);
   EXPECT(asked.rows[0][5] == fmt::format("{:+.2f}", 100 * (a.causal->whole - a.causal->without_first)));
+  // All of it is in the summary, with what chance would give.
+  const results::TraceFile trace(run.folder + "/trace.safetensors");
+  for (const char* other : {"elsewhere/seed1/softmax-moe", "elsewhere/seed0/softmax-moe", "seed1/astrocyte"}) {
+    json["agreement"] = {{"trace", other}, {"layers", results::to_json(results::agreement(trace, trace, 2))}};
+    write_file_atomic(run.folder + "/analysis.json", json.dump());
+    const results::Summary s = results::summarise(listing);
+    EXPECT((s.configs.at(0).find("seed_overlap") != nullptr) == std::string(other).starts_with("elsewhere/seed1"));
+    if (!s.configs[0].find("seed_overlap")) continue;
+    EXPECT(s.configs[0].find("topic_peak.2")->values.at(0) == a.routing.layers[1].metrics.scalar("topic_peak"));
+    EXPECT(s.configs[0].find("topic_probe")->values.at(0) == a.routing.probe->accuracy);
+    for (const results::MetricRow* row : results::metric_rows(results::Stage::analysis)) {
+      INFO(row->name);
+      REQUIRE(s.configs[0].find(row->name));
+      REQUIRE(s.configs[0].find(results::chance_of(row->name)));
+    }
+    for (const results::MetricRow* row : results::metric_rows(results::Stage::routing))
+      if (row->analysed && std::isfinite(a.routing.layers[0].metrics.scalar(row->name))) {
+        INFO(row->name);
+        EXPECT(s.configs[0].find(results::layer_metric(row->name, 1)));
+        EXPECT((row->even || row->chance) ==
+               (s.configs[0].find(results::chance_of(results::layer_metric(row->name, 1))) != nullptr));
+      }
+  }
   fs::remove(run.folder + "/analysis.json");
 
   // A part of the rows makes no predictions.csv, which is of all of them.

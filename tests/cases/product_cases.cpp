@@ -54,12 +54,6 @@ void add_matmul(std::vector<OpCase>& cases) {
   cases.push_back({"grouped_linear", {{{10, 6}}, {{4, 5, 6}}, {{4, 5}}}, [](Context& c, const Vars& x) {
                      return grouped_linear(x[0], x[1], x[2], ints(c, {0, 3, 3, 4, 8}));
                    }});
-  // Groups that begin at multiples of 128, as dispatched rows do.
-  cases.push_back({"grouped_linear/tiles",
-                   {{{256, 8}}, {{3, 16, 8}}, {{3, 16}}},
-                   [](Context& c, const Vars& x) {
-                     return grouped_linear(x[0], x[1], x[2], ints(c, {0, 128, 128, 256}), 128);
-                   }});
   cases.push_back({"grouped_linear/one_group", {{{7, 6}}, {{3, 4, 6}}}, [](Context& c, const Vars& x) {
                      return grouped_linear(x[0], x[1], {}, ints(c, {0, 0, 7, 7}));
                    }});

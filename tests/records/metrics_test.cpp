@@ -98,6 +98,17 @@ TEST_CASE("metrics: the bytes of a layer's keys, newer ones behind the older") {
       R"("entropy_bits":0.8112781244591328,"loads":[0.75,0.25],"effective_experts":)"));
   EXPECT(m.scalar("effective_experts") ==
          doctest::Approx(std::exp(0.75 * std::log(4 / 3.0) + 0.25 * std::log(4.0))));
+  // What is drawn while a run trains is all that its eval.json will have, in one place each.
+  std::set<int> places;
+  for (const MetricRow* row : metric_rows(Stage::routing)) {
+    INFO(row->name);
+    if (row->form == Form::scalar) EXPECT((row->logged > 0) != row->analysed);
+    if (row->logged > 0) EXPECT(places.insert(row->logged).second);
+  }
+  for (const char* name : {"mutual_information_bits", "max_violation", "gini"}) {
+    EXPECT(metric_row(Stage::routing, name)->logged > metric_row(Stage::routing, "effective_experts")->logged);
+    EXPECT(to_json(m, true).at(name) == to_json(m, false).at(name));
+  }
   // A file from before a row: what the loads tell is computed, the rest is n/a.
   const LayerMetrics old = layer_metrics_from(Json::parse(R"({"specialisation":0.25,"loads":[0.75,0.25]})"), "x");
   EXPECT(old.scalar("effective_experts") == m.scalar("effective_experts"));

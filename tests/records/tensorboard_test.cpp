@@ -78,6 +78,8 @@ TEST_CASE("tensorboard: a resumed run leaves the bytes of one that was not stopp
     write_steps(writer, 1, 20);
   }
   const std::string whole = read_file(tmp.path + kFile);
+  for (const char* name : {"specialisation", "max_violation", "gini", "mutual_information_bits", "dead_experts"})
+    EXPECT(contains(whole, std::string("layer2/") + name));
   {
     TensorBoardWriter writer(tmp.path, kTime);
     write_steps(writer, 1, 13);

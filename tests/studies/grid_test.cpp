@@ -323,6 +323,14 @@ TEST_CASE(
   own.name = "chosen";
   for (int seed = 0; seed < 3; ++seed) write_run(out, own, "softmax-moe", seed, 0.91 + 0.001 * seed);
   EXPECT(contains(grid_markdown(summarise_grid(out)), "In test accuracy these differ from dense beyond chance"));
+  // … and what they were asked behind them.
+  write_file_atomic(run_folder(chosen_folder(out), 0, "softmax-moe") + "/analysis.json",
+                    R"({"tokens": 100, "topic_probe": {"accuracy": 0.8125, "chance": 0.25},
+  "states": [{"specialisation_random_router": [0.5], "expert_similarity_mean": 0.25}],
+  "knock_out": {"rows": 200, "accuracy": 0.9, "without_first": 0.5, "first_alone": 0.88, "layers": [{"lost": [0.01]}]}})");
+  const std::string page = grid_markdown(summarise_grid(out));
+  EXPECT(contains(page, "| softmax-moe | 1 | 0.812 | 0.250 |"));
+  EXPECT(contains(page, "### Knock-out"));
 }
 
 TEST_CASE("grid: cells that were made of other things than the grid's flags are no grid") {

@@ -62,7 +62,8 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   .help = "margin: first gate minus second, mean over tokens",
                   .stage = routing,
                   .digits = 3,
-                  .read = FromCounts([](const LayerCounts& c) { return routed_mean(c, c.margin); })});
+                  .read = FromCounts([](const LayerCounts& c) { return routed_mean(c, c.margin); }),
+                  .analysed = true});
   rows.push_back({.name = "gate_entropy_bits",
                   .label = "gate entropy",
                   .help = "gate entropy: of a token's gates over their sum, bits, mean over tokens",
@@ -70,6 +71,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   .digits = 3,
                   .least = 0,
                   .read = FromCounts([](const LayerCounts& c) { return routed_mean(c, c.gate_entropy); }),
+                  .analysed = true,
                   .chance = [](const LayerCounts& c) {
                     return c.even_entropy / double(std::max<int64_t>(c.tokens - c.unrouted, 1));
                   }});
@@ -82,6 +84,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   .read = FromCounts([](const LayerCounts& c) {
                     return c.entropy_known ? MetricValue(c.entropy / double(c.tokens)) : MetricValue();
                   }),
+                  .analysed = true,
                   .even = [](int n) { return std::log2(n); }});
   rows.push_back({.name = "unrouted",
                   .label = "unrouted",
@@ -92,6 +95,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   .read = FromCounts([](const LayerCounts& c) {
                     return c.tokens > 0 ? MetricValue(double(c.unrouted) / double(c.tokens)) : MetricValue();
                   }),
+                  .logged = 13,
                   .even = zero});
   rows.push_back({.name = "experts_a_token",
                   .label = "experts",
@@ -99,7 +103,8 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   .stage = routing,
                   .digits = 2,
                   .least = 0,
-                  .read = FromCounts([](const LayerCounts& c) { return MetricValue(c.experts_a_token()); })});
+                  .read = FromCounts([](const LayerCounts& c) { return MetricValue(c.experts_a_token()); }),
+                  .analysed = true});
   rows.push_back({.name = "batch_violation",
                   .label = "MaxVio, batch",
                   .help = "MaxVio, batch: mean over batches of 8,192 tokens",
@@ -109,6 +114,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
                   .read = FromCounts([](const LayerCounts& c) {
                     return c.batches > 0 ? MetricValue(c.batch_violation / double(c.batches)) : MetricValue();
                   }),
+                  .analysed = true,
                   .even = zero});
   rows.push_back(
       {.name = "specialisation_mass",
@@ -117,6 +123,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
        .stage = routing,
        .least = 0,
        .read = FromCounts([](const LayerCounts& c) { return value_of(specialisation(over_row_sums(c.shares))); }),
+       .logged = 14,
        .even = zero});
   rows.push_back(
       {.name = "specialisation_choices",
@@ -126,6 +133,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
        .least = 0,
        .read = FromCounts(
            [](const LayerCounts& c) { return value_of(specialisation(over_row_sums(c.choice_shares))); }),
+       .logged = 15,
        .even = zero});
   rows.push_back(
       {.name = "topic_peak",
@@ -136,6 +144,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
        .least = 0,
        .most = 1,
        .read = FromCounts([](const LayerCounts& c) { return MetricValue(mean_largest(topic_choices(c), false)); }),
+       .analysed = true,
        .chance = share_by_chance});
   rows.push_back(
       {.name = "word_specialisation",
@@ -147,6 +156,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
        .least = 0,
        .most = 1,
        .read = FromCounts([](const LayerCounts& c) { return value_of(word_specialisation(c)); }),
+       .analysed = true,
        .chance = share_by_chance});
   rows.push_back(
       {.name = "partner_peak",
@@ -157,6 +167,7 @@ void add_token_rows(std::vector<MetricRow>& rows) {
        .least = 0,
        .most = 1,
        .read = FromCounts([](const LayerCounts& c) { return MetricValue(mean_largest(co_activation(c), true)); }),
+       .analysed = true,
        .chance = partner_by_chance});
   rows.push_back({.name = "topic_choices",
                   .label = "topic × expert",
@@ -206,6 +217,7 @@ std::vector<MetricRow> routing_rows() {
                   .digits = 3,
                   .least = 0,
                   .read = FromUtilisation(mutual_information_bits),
+                  .logged = 7,
                   .even = zero});
   rows.push_back({.name = "mutual_information_bits_cls",
                   .label = "MI, CLS",
@@ -215,6 +227,7 @@ std::vector<MetricRow> routing_rows() {
                   .least = 0,
                   .read = FromUtilisation(mutual_information_bits),
                   .first_rows = true,
+                  .logged = 8,
                   .even = zero});
   rows.push_back({.name = "entropy_bits",
                   .label = "entropy",
@@ -244,6 +257,7 @@ std::vector<MetricRow> routing_rows() {
        .layers = Over::sum,
        .read = FromLoads([](const std::vector<double>& l) { return MetricValue(double(dead_experts(l))); }),
        .whole = true,
+       .logged = 11,
        .even = zero});
   rows.push_back({.name = "largest_share",
                   .label = "largest",
@@ -256,6 +270,7 @@ std::vector<MetricRow> routing_rows() {
                   .read = FromLoads([](const std::vector<double>& l) {
                     return MetricValue(*std::max_element(l.begin(), l.end()));
                   }),
+                  .logged = 12,
                   .even = [](int n) { return 1.0 / n; }});
   rows.push_back({.name = "loads",
                   .label = "loads",
@@ -282,6 +297,7 @@ std::vector<MetricRow> routing_rows() {
                   .least = 0,
                   .layers = Over::largest,
                   .read = FromLoads([](const std::vector<double>& l) { return MetricValue(max_violation(l)); }),
+                  .logged = 9,
                   .even = zero});
   rows.push_back({.name = "gini",
                   .label = "Gini",
@@ -291,6 +307,7 @@ std::vector<MetricRow> routing_rows() {
                   .least = 0,
                   .most = 1,
                   .read = FromLoads([](const std::vector<double>& l) { return MetricValue(gini(l)); }),
+                  .logged = 10,
                   .even = zero});
   rows.push_back({.name = "coverage",
                   .label = "coverage",
