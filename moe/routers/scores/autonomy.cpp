@@ -62,8 +62,8 @@ RouterRow autonomy_row() {
       },
       "l_e = ‖W_first,e x‖, before the bias; the K largest, weighed by softmax(l) over all experts",
       "Lv et al. 2025, arXiv 2501.13074; there the first product is factored so that its narrow half, which all experts "
-      "compute, is cheap. Here it is the FFN's own, so that a dense model's weights can start it; it costs (E − K) / 2K "
-      "of the layer more. Its code can add a balance loss, here --switch-loss",
+      "compute, is cheap. Here it is the FFN's own, so that a dense model's weights can start it; it costs E / 2K of the "
+      "layer more, since the chosen experts begin again. Its code can add a balance loss, here --switch-loss",
       {.gates_sum_to_one = false, .reads_experts = true, .linear = false},
       {},
       {},
