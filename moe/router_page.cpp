@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "moe/losses/losses.h"
-#include "moe/update_rule.h"
 #include "moe/mixtures/mixture_parts.h"
+#include "moe/update_rule.h"
 
 namespace glia {
 namespace {

@@ -11,6 +11,7 @@
 #include "engine/core/check.h"
 #include "engine/core/command_line/options.h"
 #include "engine/core/file.h"
+#include "experiments/report/grid_choice.h"
 
 namespace fs = std::filesystem;
 
@@ -19,86 +20,11 @@ namespace {
 
 constexpr const char* kNotRun = "not run";
 constexpr double kSignificant = 0.05;
-constexpr int kFirstSeed = 0;  // the seed that every configuration has in every cell
-
-// "specialisation.last" → that of layer 4
-std::string metric_name(const std::string& metric, const Summary& s) {
-  const size_t dot = metric.find('.');
-  if (dot == std::string::npos) return metric;
-  const std::string name = metric.substr(0, dot), layer = metric.substr(dot + 1);
-  return fmt::format("{}.{}", name == "specialisation" ? kSpecialisation : name,
-                     layer == "last" ? std::to_string(s.layers) : layer);
-}
-
-const ConfigSummary* find_config(const GridCell& cell, const std::string& config) {
-  return cell.summary ? cell.summary->find(config) : nullptr;
-}
-
-const Metric* find_metric(const GridCell& cell, const std::string& config, const std::string& metric) {
-  const ConfigSummary* c = find_config(cell, config);
-  return c ? c->find(metric_name(metric, *cell.summary)) : nullptr;
-}
 
 // What stands where a number is missing: runs that failed are not runs that nobody began.
 const char* no_number(const GridCell& cell, const std::string& config) {
   const ConfigSummary* c = find_config(cell, config);
   return !c ? kNotRun : !c->failed.empty() ? "failed" : !c->unfinished.empty() ? "not finished" : kNotRun;
-}
-
-std::optional<double> of_first_seed(const Metric* m) {
-  for (size_t i = 0; m && i < m->seeds.size(); ++i)
-    if (m->seeds[i] == kFirstSeed) return m->values[i];
-  return {};
-}
-
-// The mean over the configurations, each with the seed that all of them have: the same effort for each.
-std::optional<double> choosing_value(const GridSummary& g, const GridCell& cell) {
-  double sum = 0;
-  for (const Configuration& c : g.study.configurations) {
-    const auto value = of_first_seed(find_metric(cell, c.name, g.chosen_by));
-    if (!value) return {};
-    sum += *value;
-  }
-  return sum / static_cast<double>(g.study.configurations.size());
-}
-
-// Each configuration by itself, of equals the first; one that lacks a run chooses nothing yet.
-void choose_each(GridSummary& g) {
-  for (const Configuration& c : g.study.configurations) {
-    std::optional<size_t> chosen;
-    double best = 0;
-    bool complete = true;
-    for (size_t i = 0; i < g.cells.size() && complete; ++i) {
-      const auto value = of_first_seed(find_metric(g.cells[i], c.name, g.chosen_by));
-      complete = value.has_value();
-      if (complete && (!chosen || *value > best)) best = *value, chosen = i;
-      if (!complete && g.not_chosen_why.empty())
-        g.not_chosen_why = fmt::format("{} lacks {} of seed {}", g.cells[i].cell.name, c.name, kFirstSeed);
-    }
-    if (complete && chosen) g.chosen_of[c.name] = *chosen;
-  }
-}
-
-void choose(GridSummary& g) {
-  const auto validates = [&](const GridCell& c) {
-    return c.summary && c.summary->common.options.value("select", "validation") == "validation";
-  };
-  g.chosen_by = std::ranges::any_of(g.cells, validates) ? "validation_accuracy" : "accuracy";
-  if (g.study.grid.chosen_seeds.empty()) {
-    g.not_chosen_why = "the study chooses none";
-    return;
-  }
-  if (g.study.grid.each) return choose_each(g);
-  double best = 0;
-  for (size_t i = 0; i < g.cells.size(); ++i) {
-    const auto value = choosing_value(g, g.cells[i]);
-    if (!value) {
-      g.not_chosen_why = fmt::format("{} lacks a run of seed {}", g.cells[i].cell.name, kFirstSeed);
-      g.chosen.reset();
-      return;
-    }
-    if (!g.chosen || *value > best) best = *value, g.chosen = i;  // of equals the first
-  }
 }
 
 std::vector<std::string> header(const GridSummary& g, const char* first) {
@@ -261,6 +187,16 @@ std::string ends_of_the_grid(const GridSummary& g) {
   return text;
 }
 
+// Whose cells the further seeds have chosen, with a space behind.
+std::string means_that_chose(const GridSummary& g) {
+  const auto all = g.chosen_of.size();
+  if (g.chosen_by_means == 0 && g.study.grid.finalists < 2) return "";
+  return fmt::format(
+      "Where that cell and others have all {} seeds, the highest mean over them chooses instead: so it was with "
+      "{} of {}. ",
+      g.study.grid.chosen_seeds, g.chosen_by_means, all);
+}
+
 // What tuning is worth: each configuration at the first cell, its source's settings, and at the one that it chose.
 Table chosen_table(const GridSummary& g) {
   Table t;
@@ -269,8 +205,8 @@ Table chosen_table(const GridSummary& g) {
               "validation, chosen", "test, first cell", "test, chosen"};
   t.note = fmt::format(
       "Each configuration's cell is the one with the highest {} of seed {}, the same cells for all; the first cell is {}. "
-      "The best of several is biased upwards on what chose it, not on the test rows.{}",
-      g.chosen_by, kFirstSeed, cell_heading(g, 0), ends_of_the_grid(g));
+      "{}The best of several is biased upwards on what chose it, not on the test rows.{}",
+      g.chosen_by, kFirstSeed, cell_heading(g, 0), means_that_chose(g), ends_of_the_grid(g));
   const auto text = [](const std::optional<double>& value) {
     return value ? fmt::format("{:.4f}", *value) : kNotRun;
   };
@@ -280,9 +216,12 @@ Table chosen_table(const GridSummary& g) {
     const auto value = [&](size_t cell) {
       return text(of_first_seed(find_metric(g.cells[cell], c.name, g.chosen_by)));
     };
-    t.rows.push_back({c.name, cell_heading(g, chosen->second), value(0), value(chosen->second),
-                      mean_and_interval(find_metric(g.cells[0], c.name, "accuracy")),
-                      mean_and_interval(chosen_metric(g, c.name, "accuracy"))});
+    const Metric* validation = chosen_metric(g, c.name, g.chosen_by);
+    t.rows.push_back(
+        {c.name, cell_heading(g, chosen->second), value(0),
+         validation && validation->estimate.n > 1 ? mean_and_interval(validation) : value(chosen->second),
+         mean_and_interval(find_metric(g.cells[0], c.name, "accuracy")),
+         mean_and_interval(chosen_metric(g, c.name, "accuracy"))});
   }
   return t;
 }

@@ -24,6 +24,9 @@ struct GridSummary {
   std::optional<size_t> chosen;
   // Where each configuration chooses for itself: its cell, for those that have a run in all of them; and their runs there.
   std::map<std::string, size_t> chosen_of;
+  std::map<std::string, std::vector<size_t>>
+      finalists_of;             // its best cells by one seed, as many as the study asks for
+  int64_t chosen_by_means = 0;  // of chosen_of: those whose best cell and another have all chosen seeds
   std::optional<Summary> each;
   std::string chosen_by;       // validation_accuracy; accuracy where there are no validation rows (protocol paper)
   std::string not_chosen_why;  // "" when one is

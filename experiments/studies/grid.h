@@ -18,9 +18,12 @@ struct Grid {
   std::vector<std::pair<std::string, std::vector<std::string>>> axes;  // a flag and its values
   std::string seeds = "1";                                             // of every configuration in every cell
   std::map<std::string, std::string> seeds_of;                         // of single configurations instead
-  std::string chosen_seeds;  // of all, at the chosen cell; "": none is chosen
+  std::string chosen_seeds;              // of all, at the chosen cell; "": none is chosen
+  std::vector<int> chosen_seed_indices;  // which those are
   // Each configuration chooses a cell for itself instead of one for all; what it chose lies in a result folder of its own.
   bool each = false;
+  // With `each`: so many of a configuration's cells, the best by one seed, get the chosen seeds, and their means choose.
+  int64_t finalists = 1;
 
   bool empty() const { return axes.empty(); }
   std::vector<Cell> cells() const;  // the first axis slowest

@@ -145,7 +145,7 @@ void set_in_configuration(Configuration& c, const Line& line) {
   } else add_setting(c.settings, line);
 }
 
-// grid.lr = 5e-5, 1e-4    grid.seeds = 1    grid.seeds.dense = 5    grid.chosen-seeds = 5    grid.choice = each
+// grid.lr = 5e-5, 1e-4    grid.seeds = 1    grid.seeds.dense = 5    grid.chosen-seeds = 5    grid.choice = each    grid.finalists = 2
 void set_grid(Grid& grid, const Line& line) {
   const std::string key = line.key.substr(std::string("grid.").size());
   if (key == "choice") {
@@ -153,11 +153,18 @@ void set_grid(Grid& grid, const Line& line) {
     grid.each = line.value == "each";
     return;
   }
+  if (key == "finalists") {
+    const auto [end, error] =
+        std::from_chars(line.value.data(), line.value.data() + line.value.size(), grid.finalists);
+    if (error != std::errc() || end != line.value.data() + line.value.size() || grid.finalists < 1)
+      line.wrong("a number of cells from 1 on");
+    return;
+  }
   constexpr std::string_view of_one = "seeds.";
   try {
     if (key == "chosen-seeds" || key == "seeds" || key.starts_with(of_one)) {
-      parse_seeds(line.value);
-      if (key == "chosen-seeds") grid.chosen_seeds = line.value;
+      const std::vector<int> seeds = parse_seeds(line.value);
+      if (key == "chosen-seeds") grid.chosen_seeds = line.value, grid.chosen_seed_indices = seeds;
       else if (key == "seeds") grid.seeds = line.value;
       else grid.seeds_of[key.substr(of_one.size())] = line.value;
       return;
@@ -238,6 +245,11 @@ void check_study(const Study& s, const std::string& from) {
       g.empty() && (g.each || g.seeds != Grid().seeds || !g.chosen_seeds.empty() || !g.seeds_of.empty()))
     fail_input("{}: grid.seeds, grid.chosen-seeds and grid.choice are of a grid: expected grid.FLAG beside them",
                from);
+  if (const Grid& g = s.grid; g.finalists > 1 && (!g.each || g.chosen_seeds.empty()))
+    fail_input(
+        "{}: grid.finalists are of configurations that choose with further seeds: expected grid.choice = each and "
+        "grid.chosen-seeds beside it",
+        from);
   for (const Configuration& c : s.configurations)
     for (const auto& [key, value] : c.settings)
       if (const std::string start = start_run(value);

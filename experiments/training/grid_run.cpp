@@ -117,12 +117,15 @@ void put_back(const Options& options, const Study& study, const results::GridSum
       const std::string out = results::cell_folder(options.out, cell);
       const std::string first = results::run_folder(out, 0, config);
       if (!results::is_done(first) || !changed_setting(recipe_of(first), recipe).empty()) continue;
-      if (i == now->second) break;
+      // Finalists have their further seeds where they are, and what is chosen has them from there.
+      if (i == now->second &&
+          (study.grid.finalists == 1 || results::is_done(results::run_folder(out, run.config.seed_index, config))))
+        break;
       Options at_cell = options_of(options, study, cell);
       at_cell.seeds = fmt::format("{0}-{0}", run.config.seed_index);
       const RunSpec spec = plan_runs(at_cell, study, {config}).at(0);
       move_to_cell(run, spec.folder, spec);
-      ++moved[{config, cell.name}];
+      if (i != now->second) ++moved[{config, cell.name}];
       break;
     }
   }
@@ -137,6 +140,23 @@ void put_back(const Options& options, const Study& study, const results::GridSum
     if (options.report) results::write_report(out);
     else results::write_summary(out, results::summarise(out));
   }
+}
+
+// The chosen seeds of each configuration's best cells by one seed, in those cells' folders.
+std::vector<RunSpec> finalist_runs(const Options& options, const Study& study, const results::GridSummary& grid,
+                                   const std::vector<std::string>& configs) {
+  std::vector<RunSpec> specs;
+  for (const std::string& config : configs) {
+    const auto finalists = grid.finalists_of.find(config);
+    if (finalists == grid.finalists_of.end()) continue;
+    for (const size_t cell : finalists->second) {
+      Options o = options_of(options, study, grid.cells[cell].cell);
+      if (!options.typed.contains("seeds")) o.seeds = study.grid.chosen_seeds;
+      const std::vector<RunSpec> planned = plan_runs(o, study, {config});
+      specs.insert(specs.end(), planned.begin(), planned.end());
+    }
+  }
+  return specs;
 }
 
 // Of each configuration the runs at the cell that it chose, in one folder; those that the cell has need not run again.
@@ -187,6 +207,13 @@ int run_grid(const Options& options, const Study& study, const std::vector<std::
   if (options.dry_run) return status;
   results::GridSummary grid = results::summarise_grid(options.out);
   if (!grid.chosen_of.empty() && (only_chosen || options.cells == "all")) {
+    if (study.grid.finalists > 1) {
+      put_back(options, study, grid, configs);
+      fmt::print("\nfinalists  the best {} cells of each configuration by {} of one seed: seeds {}\n",
+                 study.grid.finalists, grid.chosen_by, study.grid.chosen_seeds);
+      status = std::max(status, run_all_of(options, study, finalist_runs(options, study, grid, configs), command));
+      grid = results::summarise_grid(options.out);
+    }
     fmt::print("\nchosen     each configuration its own cell, by {}\n", grid.chosen_by);
     put_back(options, study, grid, configs);
     status = std::max(status, run_all_of(options, study, runs_of_each(options, study, grid, configs), command));

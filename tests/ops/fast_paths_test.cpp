@@ -158,9 +158,10 @@ TEST_CASE("fast paths: rows behind the last expert's are 0, in a linear layer's 
   for (int64_t t = 0; t < tokens; ++t) chosen.push_back(t < 5 ? -1 : static_cast<int32_t>(t % 2));
   const Dispatch d = make_dispatch(from_vector(c, chosen, {tokens, 1}), E, 128);
   const Var x = Var::parameter(
-      dispatch_rows(cast(random_normal(c, {tokens, inputs}, 1, 4, purpose::kTest, 1), DType::kBFloat16), d).value());
-  const Var w = Var::parameter(
-      cast(random_normal(c, {E, outputs, inputs}, 0.05, 4, purpose::kTest, 2), DType::kBFloat16));
+      dispatch_rows(cast(random_normal(c, {tokens, inputs}, 1, 4, purpose::kTest, 1), DType::kBFloat16), d)
+          .value());
+  const Var w =
+      Var::parameter(cast(random_normal(c, {E, outputs, inputs}, 0.05, 4, purpose::kTest, 2), DType::kBFloat16));
   const int64_t end = d.offsets.to_vector<int32_t>()[E];
   REQUIRE(end < d.rows);
   for (const Kernels kernels : test::kernel_sets(c)) {

@@ -126,17 +126,23 @@ TEST_CASE("table: every option of a router has a row at another value, every tex
     }
 }
 
-// The slowest case by far, so it is eight: tests/device/suite.sh runs cases side by side.
-constexpr size_t kGradientCases = 8;
-DOCTEST_TEST_CASE_TEMPLATE("table: every gradient agrees with finite differences", Part,
-                           std::integral_constant<size_t, 0>, std::integral_constant<size_t, 1>,
-                           std::integral_constant<size_t, 2>, std::integral_constant<size_t, 3>,
-                           std::integral_constant<size_t, 4>, std::integral_constant<size_t, 5>,
-                           std::integral_constant<size_t, 6>, std::integral_constant<size_t, kGradientCases - 1>) {
+// What walks the table takes minutes on a GPU, so each is eight cases: tests/device/suite.sh runs cases side by side.
+constexpr size_t kParts = 8;
+#define TABLE_CASE(name)                                                                                       \
+  DOCTEST_TEST_CASE_TEMPLATE(name, Part, std::integral_constant<size_t, 0>, std::integral_constant<size_t, 1>, \
+                             std::integral_constant<size_t, 2>, std::integral_constant<size_t, 3>,             \
+                             std::integral_constant<size_t, 4>, std::integral_constant<size_t, 5>,             \
+                             std::integral_constant<size_t, 6>, std::integral_constant<size_t, kParts - 1>)
+std::vector<OpCase> rows_of(size_t part) {
+  const std::vector<OpCase> all = op_cases();
+  std::vector<OpCase> rows;
+  for (size_t i = part; i < all.size(); i += kParts) rows.push_back(all[i]);
+  return rows;
+}
+
+TABLE_CASE("table: every gradient agrees with finite differences") {
   Context context(test::device());
-  const std::vector<OpCase> cases = op_cases();
-  for (size_t i = Part::value; i < cases.size(); i += kGradientCases) {
-    const OpCase& c = cases[i];
+  for (const OpCase& c : rows_of(Part::value)) {
     const GradcheckResult r = gradcheck(context, c);
     INFO(c.name, ": error ", r.worst, " in input ", r.worst_input, " ", r.error);
     EXPECT(r.verdict == (c.gradient ? GradcheckResult::Verdict::kPass : GradcheckResult::Verdict::kNoGradient));
@@ -160,12 +166,12 @@ TEST_CASE("gradcheck: a gradient that is wrong by one part in a thousand is caug
   }
 }
 
-TEST_CASE("table: float32 and bfloat16 err no more than their rounding explains") {
+TABLE_CASE("table: float32 and bfloat16 err no more than their rounding explains") {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   SKIP("sanitizer builds add in sequence what others add in vectors, and round more");
 #endif
   Context host(Device::cpu()), context(test::device());
-  for (const OpCase& c : op_cases()) {
+  for (const OpCase& c : rows_of(Part::value)) {
     check_precision(host, context, c, DType::kFloat32);
     if (!c.bfloat16) continue;
     for (const Kernels kernels : test::kernel_sets(context)) {
@@ -190,10 +196,10 @@ TEST_CASE("table: CUDA agrees with the CPU in float64") {
   }
 }
 
-TEST_CASE("table: the same bits every time, whatever the number of threads") {
+TABLE_CASE("table: the same bits every time, whatever the number of threads") {
   Context context(test::device());
   const int threads = omp_get_max_threads();
-  for (const OpCase& c : op_cases()) {
+  for (const OpCase& c : rows_of(Part::value)) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       if (dtype == DType::kBFloat16 && !c.bfloat16) continue;
       for (const Kernels kernels : test::kernel_sets(context)) {
@@ -211,10 +217,10 @@ TEST_CASE("table: the same bits every time, whatever the number of threads") {
   omp_set_num_threads(threads);
 }
 
-TEST_CASE("table: nothing is written outside an output, nothing is read before it is written, nothing leaks") {
+TABLE_CASE("table: nothing is written outside an output, nothing is read before it is written, nothing leaks") {
   Context plain(test::device()), guarded(test::device());
   guarded.allocator().guard(true);
-  for (const OpCase& c : op_cases()) {
+  for (const OpCase& c : rows_of(Part::value)) {
     const DType dtype = c.bfloat16 ? DType::kBFloat16 : DType::kFloat32;
     for (const Kernels kernels : test::kernel_sets(plain)) {
       plain.set_kernels(kernels), guarded.set_kernels(kernels);

@@ -205,6 +205,10 @@ TEST_CASE("study: mistakes are named with their line") {
   EXPECT(contains(message("epochs = 1", "grid.lr = 1e-3, 1e-3"), "x.study:6: grid.lr: expected each value once"));
   for (const char* key : {"grid.seeds = 2", "grid.chosen-seeds = 2", "grid.seeds.plain = 2", "grid.choice = each"})
     EXPECT(contains(message("epochs = 1", key), "expected grid.FLAG beside them"));
+  EXPECT(contains(message("epochs = 1", "grid.finalists = 0"),
+                  "x.study:6: grid.finalists: expected a number of cells"));
+  EXPECT(
+      contains(message("epochs = 1", "grid.finalists = 2"), "expected grid.choice = each and grid.chosen-seeds"));
   EXPECT(contains(message("compare.routing = copied", "#"), "expected compare.routing"));
   EXPECT(contains(error_of([] { parse_study("", "x.study"); }), "expected at least one [configuration]"));
   EXPECT(contains(error_of([] { find_study("nothing"); }), "--study: expected one of ahr, balance"));
@@ -434,5 +438,42 @@ TEST_CASE("study: a grid that grows and chooses another cell moves the chosen ru
   EXPECT(read_file(results::run_folder(out + "/lr1e-30", 2, "a") + "/model.safetensors") == weights);
   EXPECT(results::read_run(results::run_folder(out + "/lr1e-30", 1, "a")).config.sets.empty());
   REQUIRE(run_all(path, out, "--report off", no_seeds) == 0);  // once more: there is nothing to move
+  EXPECT(!contains(read_file(tmp.path + "/output"), "moved"));
+}
+
+TEST_CASE("study: finalists have the chosen seeds in their cells, and the highest mean over them is chosen") {
+  if (!fs::exists("experiments/run_all")) SKIP("experiments/run_all is not built");
+  TemporaryFolder tmp("study-finalists");
+  const std::string out = tmp.path + "/out", path = tmp.path + "/finals.study";
+  std::ofstream(path)
+      << "compare.accuracy = a\nepochs = 2\nwarmup = 0\ngrid.lr = 1e-30, 0.004, 0.006, 0.008\ngrid.seeds = 1\n"
+         "grid.chosen-seeds = 3\ngrid.choice = each\ngrid.finalists = 2\n[a]\n";
+  const std::string no_seeds = kTiny.substr(0, kTiny.find("--seeds"));
+  REQUIRE(run_all(path, out, "--report off", no_seeds) == 0);
+  const std::vector<std::string> cells = {"lr1e-30", "lr0.004", "lr0.006", "lr0.008"};
+  const auto validation = [](const std::string& folder) {
+    return results::read_run(folder).evaluation->values.get("validation_accuracy");
+  };
+  std::vector<std::pair<double, size_t>> by_one, by_mean;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const auto folder = [&](int seed) { return results::run_folder(out + "/" + cells[i], seed, "a"); };
+    by_one.emplace_back(-validation(folder(0)), i);
+    EXPECT(results::is_done(folder(1)) == results::is_done(folder(2)));
+    if (results::is_done(folder(1)))
+      by_mean.emplace_back(-(validation(folder(0)) + validation(folder(1)) + validation(folder(2))), i);
+  }
+  REQUIRE(by_mean.size() == 2);
+  std::ranges::sort(by_one);
+  for (const auto& [mean, i] : by_mean) EXPECT((i == by_one[0].second || i == by_one[1].second));
+  // Of equal means the one that is better by one seed.
+  const bool second = by_mean[0].first < by_mean[1].first
+                          ? by_mean[0].second == by_one[1].second
+                          : by_mean[1].first < by_mean[0].first && by_mean[1].second == by_one[1].second;
+  const std::string chosen = cells[by_one[second ? 1 : 0].second];
+  EXPECT(contains(read_file(out + "/grid.json"), "\"a\": \"" + chosen + "\""));
+  for (int seed = 0; seed < 3; ++seed)
+    EXPECT(read_file(results::run_folder(out + "/chosen", seed, "a") + "/eval.json") ==
+           read_file(results::run_folder(out + "/" + chosen, seed, "a") + "/eval.json"));
+  REQUIRE(run_all(path, out, "--report off", no_seeds) == 0);  // once more: everything is there
   EXPECT(!contains(read_file(tmp.path + "/output"), "moved"));
 }

@@ -38,13 +38,16 @@ Var row_lengths(const Var& x) {
 namespace cpu {
 
 template <class T> void row_lengths(const T* x, int64_t rows, int64_t n, Accumulator<T>* y) {
-  using A = Accumulator<T>;
+  // A long sum of squares in float32 would err by several roundings.
   parallel_for(rows, 16, [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      A sum = 0;
+      double sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < n; ++i) sum += static_cast<A>(x[r * n + i]) * static_cast<A>(x[r * n + i]);
-      y[r] = std::sqrt(sum + static_cast<A>(kLeastSquare));
+      for (int64_t i = 0; i < n; ++i) {
+        const auto v = static_cast<double>(static_cast<Accumulator<T>>(x[r * n + i]));
+        sum += v * v;
+      }
+      y[r] = static_cast<Accumulator<T>>(std::sqrt(sum + kLeastSquare));
     }
   });
 }
@@ -61,8 +64,8 @@ void row_lengths_gradient(const T* x, const Accumulator<T>* y, const Accumulator
   });
 }
 
-#define INSTANTIATE(T)                                                                  \
-  template void row_lengths(const T*, int64_t, int64_t, Accumulator<T>*);               \
+#define INSTANTIATE(T)                                                    \
+  template void row_lengths(const T*, int64_t, int64_t, Accumulator<T>*); \
   template void row_lengths_gradient(const T*, const Accumulator<T>*, const Accumulator<T>*, int64_t, int64_t, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -70,8 +70,8 @@ void row_lengths_gradient(const T* x, const Accumulator<T>* y, const Accumulator
       x, dx);
 }
 
-#define INSTANTIATE(T)                                                                                           \
-  template void row_lengths(const T*, int64_t, int64_t, Accumulator<T>*, Stream);                                \
+#define INSTANTIATE(T)                                                                                             \
+  template void row_lengths(const T*, int64_t, int64_t, Accumulator<T>*, Stream);                                  \
   template void row_lengths_gradient(const T*, const Accumulator<T>*, const Accumulator<T>*, int64_t, int64_t, T*, \
                                      Stream);
 INSTANTIATE(float)

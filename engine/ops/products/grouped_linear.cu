@@ -206,7 +206,8 @@ void grouped_weight_gradient(const GroupedShape& s, const T* dy, const T* x, C* 
   run<Product::kWeightGradient, T, C>("grouped_linear/dw", {s, dy, x, nullptr, dw}, stream);
 }
 
-__global__ void __launch_bounds__(kThreads) clear_kernel(const int32_t* end, int64_t rows, int64_t packs, uint4* m) {
+__global__ void __launch_bounds__(kThreads)
+    clear_kernel(const int32_t* end, int64_t rows, int64_t packs, uint4* m) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = *end * packs + blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < rows * packs;
        i += stride)
@@ -216,8 +217,8 @@ __global__ void __launch_bounds__(kThreads) clear_kernel(const int32_t* end, int
 // How many rows that are only the device knows: the groups' ends are rounded up to tiles, so they are few.
 void clear_behind_groups(const GroupedShape& s, int64_t columns, void* m, Stream stream) {
   if (s.rows > 0)
-    launch("grouped_linear/behind", clear_kernel, {264, kThreads}, stream, s.offsets + s.groups, s.rows, columns / 8,
-           static_cast<uint4*>(m));
+    launch("grouped_linear/behind", clear_kernel, {264, kThreads}, stream, s.offsets + s.groups, s.rows,
+           columns / 8, static_cast<uint4*>(m));
 }
 
 #define GLIA_GROUPED(T)                                                                         \
