@@ -37,7 +37,8 @@ std::optional<double> mean_of(const Metric* m, const std::vector<int>& seeds) {
 // One run in two cells, where what they set does nothing to the configuration.
 bool same_run(const GridSummary& g, const std::string& config, size_t a, size_t b) {
   return std::ranges::all_of(std::array{g.chosen_by.c_str(), "accuracy", "loss"}, [&](const char* metric) {
-    return of_first_seed(find_metric(g.cells[a], config, metric)) == of_first_seed(find_metric(g.cells[b], config, metric));
+    return of_first_seed(find_metric(g.cells[a], config, metric)) ==
+           of_first_seed(find_metric(g.cells[b], config, metric));
   });
 }
 

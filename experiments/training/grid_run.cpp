@@ -209,8 +209,9 @@ int run_grid(const Options& options, const Study& study, const std::vector<std::
   if (!grid.chosen_of.empty() && (only_chosen || options.cells == "all")) {
     if (study.grid.finalists > 1) {
       put_back(options, study, grid, configs);
-      fmt::print("\nfinalists  the best {} cells of each configuration by {} of one seed: seeds {}\n",
-                 study.grid.finalists, grid.chosen_by, study.grid.chosen_seeds);
+      fmt::print("\nfinalists  the best {} cells of each configuration by {} of one seed, now with seeds {}\n",
+                 study.grid.finalists, grid.chosen_by,
+                 options.typed.contains("seeds") ? options.seeds : study.grid.chosen_seeds);
       status = std::max(status, run_all_of(options, study, finalist_runs(options, study, grid, configs), command));
       grid = results::summarise_grid(options.out);
     }
