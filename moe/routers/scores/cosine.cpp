@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "engine/ops/elementwise/elementwise.h"
-#include "engine/ops/norm/normalise_rows.h"
+#include "engine/ops/norm/row_lengths.h"
 #include "engine/ops/products/matmul.h"
 #include "moe/routers/parts.h"
 
@@ -26,11 +26,14 @@ class CosineRouter : public Router {
   Explanation explain(const RoutingInputs& in) const override { return by_token(scores_of(in)); }
 
  private:
+  // Products over lengths: rows of length 1 would have to be written, in float32.
   Var scores_of(const RoutingInputs& in) const {
     const Var& w = direction_->var;
-    const Tensor none = zeros(in.context(), {options_.n_experts}, w.dtype());
-    const Var cosines = router_logits(unit_rows(cast(in.x, w.dtype())), unit_rows(w), none, {}, ContextMode::kNone,
-                                      in.pass.sequences);
+    const int64_t tokens = in.x.size(0), n = options_.n_experts;
+    const Tensor none = zeros(in.context(), {n}, w.dtype());
+    const Var products = router_logits(in.x, w, none, {}, ContextMode::kNone, in.pass.sequences),
+              lengths = matmul(reshape(row_lengths(in.x), {tokens, 1}), reshape(row_lengths(w), {1, n})),
+              cosines = div(products, lengths);
     return reshape(matmul(reshape(cosines, {cosines.value().numel(), 1}), scale_->var), cosines.shape());
   }
 
