@@ -122,15 +122,21 @@ const MixtureRow& mixture_row(const MoeConfig& config) {
   fail_input("mixture: '{}' is no row of the table", name);
 }
 
+namespace {
+
+// Whether tokens are sent to experts of their own; the other mixtures weigh all experts.
+bool is_routed(const MoeConfig& config) { return &mixture_row(config) == &rows()[0]; }
+
+}  // namespace
+
 bool routing_varies(const MoeConfig& config) {
   const RouterRow& router = router_row(config.router);
-  // The other mixtures weigh all experts, by shares.
-  return &mixture_row(config) == &rows()[0] &&
+  return is_routed(config) &&
          !(router.traits.gates_sum_to_one && gates_sum(router, config.options) == 1 && router.traits.fixed_k);
 }
 
 std::vector<std::string> columns_outside(const MoeConfig& config) {
-  if (config.dense() || &mixture_row(config) != &rows()[0]) return {};
+  if (config.dense() || !is_routed(config)) return {};
   const std::span<const char* const> columns = router_row(config.router).columns;
   return {columns.begin(), columns.end()};
 }
@@ -155,7 +161,7 @@ std::unique_ptr<Mixture> make_mixture(ParameterSet& set, const std::string& laye
 }
 
 void check_pair(const MoeConfig& c) {
-  if (!c.dense() && &mixture_row(c) != &rows()[0]) check_weighable(c);
+  if (!c.dense() && !is_routed(c)) check_weighable(c);
 }
 
 std::map<std::string, std::string> idle_options(const MoeConfig& c) {
@@ -174,7 +180,7 @@ std::map<std::string, std::string> idle_options(const MoeConfig& c) {
     for (const OptionRow& option : rule.options)
       if (const std::string name = update_rule_of(c.options); name != rule.name)
         add(option.name, fmt::format("--update-rule {}", rule.name), name);
-  if (&mixture != &rows()[0])
+  if (!is_routed(c))
     for (const OptionRow& option : router.of_gates)
       add(option.name, fmt::format("--mixture {}", rows()[0].name),
           fmt::format("{}, which reads the scores of router {} alone", mixture.name, c.router));

@@ -15,6 +15,7 @@
 #include "experiments/pretraining/pages.h"
 #include "experiments/pretraining/text_feed.h"
 #include "experiments/records/export.h"
+#include "experiments/report/statistics.h"
 #include "experiments/training/pretrained.h"
 #include "experiments/training/run.h"
 #include "nn/heads/joint_head.h"
@@ -26,11 +27,6 @@ namespace glia {
 namespace {
 
 using results::Json;
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
 
 // Behind what is said of the words; nothing where no topic was asked for.
 std::string topics_told(const HeldOut::Measured& m) {
@@ -51,7 +47,7 @@ ClockPlan measured_plan(const PretrainOptions& o, const Corpus& corpus, const Ru
                   static_cast<uint64_t>(o.seed), {});
   const int64_t count = context.device().is_cuda() ? 40 : 3;
   trainer.timed_steps(count);  // plans, graphs, caches
-  ClockPlan plan{0, o.minutes, median(trainer.timed_steps(count)), 0};
+  ClockPlan plan{0, o.minutes, statistics::median(trainer.timed_steps(count)), 0};
   const HeldOut held_out(context, o, corpus);
   held_out.measure(trainer.model());
   const auto begin = Clock::now();

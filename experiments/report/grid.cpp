@@ -37,8 +37,7 @@ std::vector<std::string> header(const GridSummary& g, const char* first) {
 std::string mean_and_interval(const Metric* m, const char* none = kNotRun) {
   if (!m || !m->estimate.mean) return none;
   if (m->estimate.n < kLeastSeeds) return fmt::format("{:.4f} (n = {})", *m->estimate.mean, m->estimate.n);
-  const double half = statistics::t_quantile(0.95, m->estimate.n - 1) * *m->estimate.se;
-  return fmt::format("{:.4f} ±{:.4f}", *m->estimate.mean, half);
+  return fmt::format("{:.4f} ±{:.4f}", *m->estimate.mean, statistics::half_interval(m->estimate));
 }
 
 struct Verdict {

@@ -24,7 +24,7 @@ std::string mean(const Metric* m, int digits, const char* none) {
 std::string mean_and_interval(const Metric* m, int digits) {
   const std::string text = mean(m, digits, kNotAvailable);
   if (!m || !m->estimate.ci_low) return text;
-  return text + fmt::format(" ±{:.{}f}", statistics::t_quantile(0.95, m->estimate.n - 1) * *m->estimate.se, digits);
+  return text + fmt::format(" ±{:.{}f}", statistics::half_interval(m->estimate), digits);
 }
 
 // Each metric of the rows, with what chance would give in a column behind it where that is known.

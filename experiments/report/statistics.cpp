@@ -97,12 +97,18 @@ Estimate estimate(const Sample& x) {
   if (e.n >= 2) {
     e.sd = std::sqrt(variance_of(x));
     e.se = *e.sd / std::sqrt(double(e.n));
-    const double half = t_quantile(kLevel, e.n - 1) * *e.se;
-    e.ci_low = *e.mean - half;
-    e.ci_high = *e.mean + half;
+    e.ci_low = *e.mean - half_interval(e);
+    e.ci_high = *e.mean + half_interval(e);
   }
   return e;
 }
+
+double median(Sample x) {
+  std::ranges::nth_element(x, x.begin() + std::ssize(x) / 2);
+  return x[x.size() / 2];
+}
+
+double half_interval(const Estimate& e) { return t_quantile(kLevel, e.n - 1) * *e.se; }
 
 std::optional<TTest> contrast(const std::vector<Term>& terms) {
   const auto w = welch_scale(terms);

@@ -16,6 +16,9 @@ struct Estimate {
   std::optional<double> ci_low, ci_high;  // n >= 2; 95 %: mean ± t(0.975, n − 1) · se
 };
 Estimate estimate(const Sample& x);
+double median(Sample x);  // of n >= 1; of an even number the upper of the two in the middle
+double half_interval(
+    const Estimate& e);  // of n >= 2: t(0.975, n − 1) · se, whatever bounds the interval has been held to
 
 struct TTest {
   double t = 0, df = 0, p = 1;     // two-sided

@@ -7,15 +7,11 @@
 #include "engine/core/clock.h"
 #include "engine/core/file.h"
 #include "engine/core/json.h"
+#include "experiments/report/statistics.h"
 #include "moe/cost.h"
 
 namespace glia {
 namespace {
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
 
 double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
   Context context(device, spec.seed());
@@ -25,7 +21,7 @@ double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
   const int64_t steps = std::min<int64_t>(device.is_cuda() ? 40 : 5, trainer.total());
   if (device.is_cuda()) {
     trainer.timed_steps(steps);  // plans, graphs, caches
-    return median(trainer.timed_steps(steps));
+    return statistics::median(trainer.timed_steps(steps));
   }
   // A CPU's may take long: then the first says enough.
   constexpr double kLong = 1000;  // ms
@@ -34,7 +30,7 @@ double measure_step(const RunSpec& spec, const Dataset& data, Device device) {
   times.clear();
   double all = 0;
   while (std::ssize(times) < steps && all < kLong) times.push_back(trainer.timed_steps(1)[0]), all += times.back();
-  return median(times);
+  return statistics::median(times);
 }
 
 // What decides how long a step takes; a grid's learning rates do not.

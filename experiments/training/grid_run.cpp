@@ -64,6 +64,20 @@ int run_all_of(const Options& options, const Study& study, std::vector<RunSpec> 
   return status;
 }
 
+// The same with the seeds that the study gives a chosen cell, where none are typed.
+Options with_chosen_seeds(Options options, const Study& study) {
+  if (!options.typed.contains("seeds")) options.seeds = study.grid.chosen_seeds;
+  return options;
+}
+
+// Which flags differ by design from the other runs of the folder where this one lies now.
+void write_sets(const std::string& folder, const std::vector<std::string>& sets) {
+  results::Json config = read_json_object(folder + "/config.json");
+  if (sets.empty()) config.erase("sets");
+  else config["sets"] = sets;
+  write_file_atomic(folder + "/config.json", config.dump(1) + "\n");
+}
+
 // A finished run of a cell as one of the chosen folder, where its table is with runs of other cells: by design.
 void take_over(const std::string& from, const RunSpec& spec) {
   if (!results::is_done(from) || results::is_done(spec.folder)) return;
@@ -71,9 +85,7 @@ void take_over(const std::string& from, const RunSpec& spec) {
   std::filesystem::copy(
       from, spec.folder,
       std::filesystem::copy_options::recursive | std::filesystem::copy_options::overwrite_existing);
-  results::Json config = read_json_object(spec.folder + "/config.json");
-  config["sets"] = spec.sets;
-  write_file_atomic(spec.folder + "/config.json", config.dump(1) + "\n");
+  write_sets(spec.folder, spec.sets);
 }
 
 // What a run computes, its seed aside.
@@ -94,10 +106,7 @@ void move_to_cell(const results::Run& run, const std::string& to, const RunSpec&
   }
   fs::remove_all(to);
   make_folder(fs::path(to).parent_path().string());
-  results::Json config = read_json_object(run.folder + "/config.json");
-  config.erase("sets");
-  if (!spec.sets.empty()) config["sets"] = spec.sets;
-  write_file_atomic(run.folder + "/config.json", config.dump(1) + "\n");
+  write_sets(run.folder, spec.sets);
   fs::rename(run.folder, to);
 }
 
@@ -150,8 +159,7 @@ std::vector<RunSpec> finalist_runs(const Options& options, const Study& study, c
     const auto finalists = grid.finalists_of.find(config);
     if (finalists == grid.finalists_of.end()) continue;
     for (const size_t cell : finalists->second) {
-      Options o = options_of(options, study, grid.cells[cell].cell);
-      if (!options.typed.contains("seeds")) o.seeds = study.grid.chosen_seeds;
+      const Options o = with_chosen_seeds(options_of(options, study, grid.cells[cell].cell), study);
       const std::vector<RunSpec> planned = plan_runs(o, study, {config});
       specs.insert(specs.end(), planned.begin(), planned.end());
     }
@@ -166,10 +174,9 @@ std::vector<RunSpec> runs_of_each(const Options& options, const Study& study, co
   for (const std::string& config : configs) {
     const auto chosen = grid.chosen_of.find(config);
     if (chosen == grid.chosen_of.end()) continue;
-    const Options at_cell = options_of(options, study, grid.cells[chosen->second].cell);
+    const Options at_cell = with_chosen_seeds(options_of(options, study, grid.cells[chosen->second].cell), study);
     Options o = at_cell;
     o.out = results::chosen_folder(options.out);
-    if (!options.typed.contains("seeds")) o.seeds = study.grid.chosen_seeds;
     for (RunSpec& spec : plan_runs(o, study, {config})) {
       for (const auto& [flag, values] : study.grid.axes) spec.sets.push_back(json_key(flag));
       if (!options.dry_run) take_over(results::run_folder(at_cell.out, spec.seed_index, spec.model.name), spec);
@@ -210,8 +217,7 @@ int run_grid(const Options& options, const Study& study, const std::vector<std::
     if (study.grid.finalists > 1) {
       put_back(options, study, grid, configs);
       fmt::print("\nfinalists  the best {} cells of each configuration by {} of one seed, now with seeds {}\n",
-                 study.grid.finalists, grid.chosen_by,
-                 options.typed.contains("seeds") ? options.seeds : study.grid.chosen_seeds);
+                 study.grid.finalists, grid.chosen_by, with_chosen_seeds(options, study).seeds);
       status = std::max(status, run_all_of(options, study, finalist_runs(options, study, grid, configs), command));
       grid = results::summarise_grid(options.out);
     }
@@ -220,8 +226,7 @@ int run_grid(const Options& options, const Study& study, const std::vector<std::
     status = std::max(status, run_all_of(options, study, runs_of_each(options, study, grid, configs), command));
     grid = results::summarise_grid(options.out);
   } else if (grid.chosen && (only_chosen || options.cells == "all")) {
-    Options o = options_of(options, study, grid.cells[*grid.chosen].cell);
-    if (!options.typed.contains("seeds")) o.seeds = study.grid.chosen_seeds;
+    const Options o = with_chosen_seeds(options_of(options, study, grid.cells[*grid.chosen].cell), study);
     fmt::print("\nchosen     {} by {}\n", grid.cells[*grid.chosen].cell.name, grid.chosen_by);
     status = std::max(status, run_all_of(options, study, plan_runs(o, study, configs), command));
     grid = results::summarise_grid(options.out);

@@ -100,7 +100,7 @@ WeighedMixture::WeighedMixture(ParameterSet& set, const std::string& layer_name,
       second_residual_(c.second_residual),
       layer_(layer) {
   const auto mixture = c.options.get<std::string>(mixture_option());
-  // Models of routers that were refused later are read as ever (check_acts).
+  // Models of routers that were refused later are read as ever (check_pair).
   if (!can_be_weighed(router_row(c.router).traits)) check_weighable(c);
   if (c.options.contains("update-rule") && std::get<std::string>(c.options.all().at("update-rule")) != "none")
     fail_input("--update-rule: expected --mixture routed, whose tokens have experts of their own, got {}", mixture);

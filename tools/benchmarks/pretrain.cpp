@@ -8,6 +8,7 @@
 #include "engine/core/build_info.h"
 #include "experiments/pretraining/run.h"
 #include "experiments/pretraining/text_feed.h"
+#include "experiments/report/statistics.h"
 #include "experiments/training/schedule.h"
 #include "tools/benchmarks/command.h"
 #include "tools/benchmarks/profile.h"
@@ -34,7 +35,7 @@ int run(const PretrainOptions& o, int64_t steps) {
   const int64_t tokens_before = trainer.tokens_done();
   const std::vector<double> times = trainer.timed_steps(steps);
   const double tokens = static_cast<double>(trainer.tokens_done() - tokens_before) / static_cast<double>(steps);
-  const double ms = median(times);
+  const double ms = statistics::median(times);
   const int64_t masked = training_pieces(o, corpus).masking.rows;
   // Pieces are taken to have their whole length.
   const double length = static_cast<double>(o.max_length);

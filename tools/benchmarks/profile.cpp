@@ -7,6 +7,7 @@
 
 #include "engine/device/profiler.h"
 #include "engine/ops/products/matmul.h"
+#include "experiments/report/statistics.h"
 
 namespace glia {
 namespace {
@@ -64,15 +65,10 @@ double empty_mark_ms(Context& context) {
   std::vector<double> times;
   for (size_t i = 1; i < marks.size(); ++i)
     times.push_back(milliseconds_between(context.backend(), marks[i - 1].get(), marks[i].get()));
-  return median(times);
+  return statistics::median(times);
 }
 
 }  // namespace
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 double matmul_ceiling_tflops(Context& context, DType dtype) {
   const int64_t n = context.device().is_cuda() ? 8192 : 1024;

@@ -10,8 +10,6 @@
 
 namespace glia {
 
-double median(std::vector<double> values);
-
 // The best of some large products in the type, on random data, in TFLOP/s: what this machine can reach at all.
 double matmul_ceiling_tflops(Context& context, DType dtype);
 

@@ -8,6 +8,7 @@
 
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
+#include "experiments/report/statistics.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/run.h"
 #include "experiments/training/training.h"
@@ -84,7 +85,7 @@ Point measure(const Options& o, const RunModel& run, const Dataset& data, const 
     trainer.seek(0);
   }
   const int64_t before = trainer.tokens_done();
-  p.ms = median(trainer.timed_steps(steps));
+  p.ms = statistics::median(trainer.timed_steps(steps));
   p.tokens = static_cast<double>(trainer.tokens_done() - before) / static_cast<double>(steps);
   p.gib = static_cast<double>(context.allocator().stats().peak) / (1 << 30);
   p.parameters = static_cast<double>(trainer.model().parameters().count());

@@ -8,6 +8,7 @@
 #include "engine/core/build_info.h"
 #include "engine/core/file.h"
 #include "experiments/records/results.h"
+#include "experiments/report/statistics.h"
 #include "experiments/training/feed/data_source.h"
 #include "experiments/training/progress.h"
 #include "experiments/training/run.h"
@@ -74,7 +75,7 @@ int run(const BenchCommand& bench, const Options& options) {
 
   const StepProfile profile =
       profile_steps(context, trainer, std::min<int64_t>(steps, gpu ? 10 : 3), !run.moe.dense());
-  const double ms = median(times), tflops = 1e-9 * flops / ms;
+  const double ms = statistics::median(times), tflops = 1e-9 * flops / ms;
   Json json = {{"config", run.name},
                {"preset", o.preset},
                {"precision", o.precision},
